@@ -1,0 +1,52 @@
+//! `latchkey logout`
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::{
+    Common, Failure, client,
+    output::{rejection_json, rejection_text},
+    secret,
+};
+use crate::grpc::pb;
+
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  echo \"$TOKEN\" | latchkey logout\n  echo \"$TOKEN\" | latchkey logout --scope others"
+)]
+pub(super) struct Logout {
+    /// Which sessions to end.
+    #[arg(long, value_enum, default_value_t = Scope::This)]
+    scope: Scope,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Scope {
+    /// The session of the token.
+    This,
+    /// Every other session of the user.
+    Others,
+    /// Every session of the user.
+    All,
+}
+
+impl Logout {
+    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+        let scope = match self.scope {
+            Scope::This => pb::LogoutScope::This,
+            Scope::Others => pb::LogoutScope::Others,
+            Scope::All => pb::LogoutScope::All,
+        };
+        let request = pb::LogoutRequest { token: secret::token()?, scope: scope.into() };
+        let answer = client::auth(common).await?.logout(request).await.map_err(client::failed)?.into_inner();
+        let value = json!({
+            "ended": answer.ended,
+            "rejection": answer.rejection.as_ref().map(rejection_json),
+        });
+        common.output().print(&value, || match &answer.rejection {
+            None => format!("{} ended", answer.ended),
+            Some(rejection) => format!("nothing to end: {}", rejection_text(rejection)),
+        });
+        Ok(())
+    }
+}

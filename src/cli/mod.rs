@@ -1,0 +1,139 @@
+//! The command line: one file a command.
+//!
+//! Exit codes: 0 done, 1 refused or rejected, 2 wrong usage, 3 unavailable.
+
+mod account;
+mod client;
+mod key;
+mod login;
+mod logout;
+mod output;
+mod secret;
+mod serve;
+mod validate;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, builder::styling};
+
+use self::output::{Format, Output};
+use crate::config::Config;
+
+const STYLES: styling::Styles = styling::Styles::styled()
+    .header(styling::AnsiColor::Green.on_default().bold())
+    .usage(styling::AnsiColor::Green.on_default().bold())
+    .literal(styling::AnsiColor::Cyan.on_default().bold())
+    .placeholder(styling::AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  latchkey serve                          serve on the embedded default
+  latchkey account add alice --role staff create an account; asks for the password
+  TOKEN=$(latchkey login alice)           log in; asks for the password
+  echo \"$TOKEN\" | latchkey validate       is it still the latest?
+  echo \"$TOKEN\" | latchkey logout         end that session and no other
+
+Exit codes: 0 done, 1 refused or rejected, 2 wrong usage, 3 unavailable.";
+
+/// An authentication service in which the latest login wins.
+#[derive(Parser)]
+#[command(name = "latchkey", version, styles = STYLES, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What every command takes.
+#[derive(Args, Clone)]
+struct Common {
+    /// A TOML file with settings.
+    #[arg(long, global = true, env = "LATCHKEY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How to print data.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// The gRPC address of the server, for the commands that talk to one; by default `listen.grpc` of the
+    /// settings.
+    #[arg(long, global = true, env = "LATCHKEY_SERVER", value_name = "HOST:PORT")]
+    server: Option<String>,
+}
+
+impl Common {
+    fn config(&self) -> Result<Config, Failure> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "settings come from the environment; this hands it over"
+        )]
+        let environment = std::env::vars();
+        Config::load(self.config.as_deref(), environment).map_err(|error| Failure::Refused(error.to_string()))
+    }
+
+    fn output(&self) -> Output {
+        Output::new(self.output)
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(serve::Serve),
+    /// Manage accounts, with the admin key.
+    #[command(subcommand)]
+    Account(account::Account),
+    /// Log in: prints the token on standard output, everything else on standard error.
+    Login(login::Login),
+    /// Ask whether a token is good. The token comes from LATCHKEY_TOKEN or standard input.
+    Validate(validate::Validate),
+    /// End the session of a token. The token comes from LATCHKEY_TOKEN or standard input.
+    Logout(logout::Logout),
+    /// Manage signing keys, in the key directory on this machine.
+    #[command(subcommand)]
+    Key(key::Key),
+}
+
+/// Why a command did not do what it was asked to.
+enum Failure {
+    /// Refused or rejected: exit code 1.
+    Refused(String),
+    /// Wrong usage: exit code 2.
+    Usage(String),
+    /// The server or its store does not answer: exit code 3.
+    Unavailable(String),
+}
+
+/// Runs the command line: the exit code.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Unavailable(format!("cannot start: {error}")))
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(run(arguments));
+            // What still runs has had its time.
+            runtime.shutdown_background();
+            outcome
+        });
+    let (code, sentence) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Refused(sentence)) => (1, sentence),
+        Err(Failure::Usage(sentence)) => (2, sentence),
+        Err(Failure::Unavailable(sentence)) => (3, sentence),
+    };
+    output::complain(&sentence);
+    ExitCode::from(code)
+}
+
+async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { command, common } = arguments;
+    match command {
+        Command::Serve(command) => command.run(&common).await,
+        Command::Account(command) => command.run(&common).await,
+        Command::Login(command) => command.run(&common).await,
+        Command::Validate(command) => command.run(&common).await,
+        Command::Logout(command) => command.run(&common).await,
+        Command::Key(command) => command.run(&common),
+    }
+}

@@ -1,0 +1,174 @@
+//! What commands print: text for people, JSON for programs, colours only on a terminal.
+
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use anstyle::{AnsiColor, Style};
+use serde_json::{Value, json};
+
+use crate::grpc::pb;
+
+/// How to print data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Prints data on standard output.
+pub(super) struct Output {
+    format: Format,
+}
+
+impl Output {
+    pub(super) fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    /// Prints one thing, as JSON or as the text that `text` makes.
+    pub(super) fn print(&self, value: &Value, text: impl FnOnce() -> String) {
+        let shown = match self.format {
+            Format::Json => value.to_string(),
+            Format::Text => text(),
+        };
+        // Whoever reads may have gone away.
+        let _ = writeln!(anstream::stdout(), "{}", shown.trim_end());
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+}
+
+/// Says something on standard error.
+pub(super) fn remark(sentence: &str) {
+    let _ = writeln!(anstream::stderr(), "{sentence}");
+}
+
+/// Says what went wrong on standard error.
+pub(super) fn complain(sentence: &str) {
+    let red = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
+    let _ = writeln!(anstream::stderr(), "{red}error:{red:#} {sentence}");
+}
+
+/// Whether a person reads standard output.
+pub(super) fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// RFC 3339, or nothing.
+pub(super) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
+    timestamp.map_or_else(String::new, |timestamp| {
+        let since = Duration::new(
+            u64::try_from(timestamp.seconds).unwrap_or_default(),
+            u32::try_from(timestamp.nanos).unwrap_or_default(),
+        );
+        humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since).to_string()
+    })
+}
+
+/// A session as JSON, with the field names of the protocol.
+pub(super) fn session_json(session: &pb::Session) -> Value {
+    json!({
+        "session_id": session.session_id,
+        "user_id": session.user_id,
+        "username": session.username,
+        "slot": session.slot,
+        "device": session.device,
+        "roles": session.roles,
+        "issued_at": time(session.issued_at.as_ref()),
+        "expires_at": time(session.expires_at.as_ref()),
+        "idle_expires_at": time(session.idle_expires_at.as_ref()),
+    })
+}
+
+/// A session as lines of text.
+pub(super) fn session_text(session: &pb::Session) -> String {
+    lines(&[
+        ("user", format!("{} ({})", session.username, session.user_id)),
+        ("roles", session.roles.join(", ")),
+        ("session", session.session_id.clone()),
+        ("slot", session.slot.clone()),
+        ("device", session.device.clone()),
+        ("issued", time(session.issued_at.as_ref())),
+        ("expires", time(session.expires_at.as_ref())),
+        ("if unused", time(session.idle_expires_at.as_ref())),
+    ])
+}
+
+/// A rejection as JSON, with the field names of the protocol.
+pub(super) fn rejection_json(rejection: &pb::Rejection) -> Value {
+    json!({
+        "reason": reason(rejection),
+        "at": time(rejection.at.as_ref()),
+        "by_device": rejection.by_device,
+        "message": rejection.message,
+        "terminal": rejection.terminal,
+    })
+}
+
+/// A rejection as a sentence.
+pub(super) fn rejection_text(rejection: &pb::Rejection) -> String {
+    let mut text = format!("{}: {}", reason(rejection), rejection.message);
+    if rejection.at.is_some() {
+        let _ = write!(text, " ({})", time(rejection.at.as_ref()));
+    }
+    text
+}
+
+fn reason(rejection: &pb::Rejection) -> &'static str {
+    let name = rejection.reason().as_str_name();
+    name.strip_prefix("REJECTION_REASON_").unwrap_or(name)
+}
+
+/// An account as JSON, with the field names of the protocol.
+pub(super) fn account_json(account: &pb::Account) -> Value {
+    json!({
+        "user_id": account.user_id,
+        "username": account.username,
+        "roles": account.roles,
+        "disabled": account.disabled,
+        "disabled_until": account.disabled_until.as_ref().map(|until| time(Some(until))),
+        "created_at": time(account.created_at.as_ref()),
+    })
+}
+
+/// An account as lines of text.
+pub(super) fn account_text(account: &pb::Account) -> String {
+    lines(&[
+        ("user", account.username.clone()),
+        ("id", account.user_id.clone()),
+        ("roles", account.roles.join(", ")),
+        ("state", state(account)),
+        ("created", time(account.created_at.as_ref())),
+    ])
+}
+
+/// Whether an account is disabled, in words.
+pub(super) fn state(account: &pb::Account) -> String {
+    match (account.disabled, account.disabled_until.as_ref()) {
+        (false, _) => "enabled".into(),
+        (true, None) => "disabled".into(),
+        (true, until) => format!("disabled until {}", time(until)),
+    }
+}
+
+/// One item a line.
+pub(super) fn joined(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join("\n")
+}
+
+/// Pairs of name and value, one a line; what is empty is left out.
+pub(super) fn lines(pairs: &[(&str, String)]) -> String {
+    let bold = if is_terminal() { Style::new().bold() } else { Style::new() };
+    let mut text = String::new();
+    for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
+        let _ = writeln!(text, "{bold}{name:<10}{bold:#} {value}");
+    }
+    text
+}

@@ -1,0 +1,86 @@
+//! `latchkey serve`
+
+use std::{io::Write as _, sync::Arc};
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Common, Failure, output};
+use crate::{
+    app::App,
+    config::{self, Config},
+    store::clock::SystemClock,
+    telemetry,
+};
+
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  latchkey serve\n  latchkey serve --config latchkey.toml --check\n  LATCHKEY_SESSIONS__URL=redis://127.0.0.1 latchkey serve"
+)]
+pub(super) struct Serve {
+    /// Check the settings and the files they name, then exit.
+    #[arg(long)]
+    check: bool,
+    /// Print every setting with its default and its meaning, then exit.
+    #[arg(long)]
+    print_defaults: bool,
+}
+
+impl Serve {
+    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+        if self.print_defaults {
+            let _ = write!(anstream::stdout(), "{}", config::DEFAULTS);
+            return Ok(());
+        }
+        let config = common.config()?;
+        if self.check {
+            App::check(&config).map_err(|error| Failure::Refused(error.to_string()))?;
+            output::remark("the settings are good");
+            return Ok(());
+        }
+        telemetry::start(&config.log).map_err(Failure::Refused)?;
+        // Before anything else: a signal during a slow start must not be lost.
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut interrupt = listen(SignalKind::interrupt())?;
+
+        let app = App::start(&config, Arc::new(SystemClock))
+            .await
+            .map_err(|error| Failure::Refused(error.to_string()))?;
+        greet(&app, &config);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("draining");
+        app.stop().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|error| Failure::Refused(format!("cannot listen for signals: {error}")))
+}
+
+/// Says where it listens, which with port 0 nobody knows, and what to type next.
+fn greet(app: &App, config: &Config) {
+    let mut stdout = anstream::stdout();
+    // Nobody may be reading.
+    let _ = writeln!(
+        stdout,
+        "Latchkey {} listens on {} (gRPC) and {} (HTTP)",
+        env!("CARGO_PKG_VERSION"),
+        app.grpc,
+        app.http
+    );
+    let _ = writeln!(stdout, "data and keys   {}", config.data_dir.display());
+    let _ = writeln!(stdout, "admin key       {}", config.admin_key_file().display());
+    if output::is_terminal() {
+        let _ = writeln!(
+            stdout,
+            "\nNext, in another terminal:\n  latchkey account add alice\n  latchkey login alice\n  grpcurl -plaintext {} list\n",
+            app.grpc
+        );
+    }
+    let _ = stdout.flush();
+}

@@ -1,0 +1,98 @@
+use std::{io::Write as _, path::PathBuf};
+
+use super::*;
+
+fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load(file: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let mut on_disk = tempfile::NamedTempFile::new().unwrap();
+    on_disk.write_all(file.as_bytes()).unwrap();
+    Config::load(Some(on_disk.path()), environment(variables))
+}
+
+fn refusal(file: &str, variables: &[(&str, &str)]) -> String {
+    load(file, variables).unwrap_err().0
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let config = Config::load(None, []).unwrap();
+    assert_eq!(config.data_dir, PathBuf::from("./latchkey-data"));
+    assert_eq!(config.listen.grpc, "127.0.0.1:50051".parse().unwrap());
+    assert_eq!(config.listen.http, "127.0.0.1:8081".parse().unwrap());
+    assert_eq!(config.sessions.url, "embedded:");
+    assert_eq!(config.accounts.url, "embedded:");
+    assert_eq!(config.session.idle_timeout, Duration::from_hours(1));
+    assert_eq!(config.session.absolute_timeout, Duration::from_hours(24));
+    assert_eq!(config.session.slots, ["default"]);
+    assert_eq!((config.session.limit.get(), config.session.on_limit.as_str()), (1, "displace"));
+    assert_eq!(config.validate.max_staleness, Duration::ZERO);
+    let password = &config.password;
+    assert_eq!((password.memory_kib, password.iterations, password.parallelism), (19456, 2, 1));
+    assert_eq!(config.admin_key_file(), PathBuf::from("./latchkey-data/admin.key"));
+}
+
+#[test]
+fn the_environment_overrides_the_file_and_the_file_the_defaults() {
+    let file = "[session]\nidle_timeout = '2h'\nslots = ['web']\n";
+    let config = load(file, &[("LATCHKEY_SESSION__IDLE_TIMEOUT", "3h"), ("HOME", "/")]).unwrap();
+    assert_eq!(config.session.idle_timeout, Duration::from_hours(3));
+    assert_eq!(config.session.slots, ["web"]);
+    let config =
+        load(file, &[("LATCHKEY_SESSION__SLOTS", "web, mobile"), ("LATCHKEY_PASSWORD__QUEUE", "7")]).unwrap();
+    assert_eq!(config.session.slots, ["web", "mobile"]);
+    assert_eq!(config.password.queue, 7);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_the_key() {
+    for (file, variables, said) in [
+        ("[session]\nidle = '1h'\n", &[][..], "session.idle is not a setting; known here are: "),
+        ("verbose = true\n", &[], "verbose is not a setting"),
+        ("[session]\nlimit = 'one'\n", &[], "session.limit must be a whole number, not a string"),
+        ("session = 1\n", &[], "session must be a section, not a whole number"),
+        ("[session]\nidle_timeout = 'soon'\n", &[], "\"soon\" is not a duration"),
+        ("[session]\nidle_timeout = 'soon'\n", &[], "session.idle_timeout"),
+        ("[listen]\ngrpc = 'here'\n", &[], "listen.grpc"),
+        ("", &[("LATCHKEY_SESSION__IDLE", "1h")], "LATCHKEY_SESSION__IDLE is not a setting"),
+        ("", &[("LATCHKEY_SESSION", "1h")], "LATCHKEY_SESSION is not a setting"),
+        ("", &[("LATCHKEY_PASSWORD__QUEUE", "many")], "LATCHKEY_PASSWORD__QUEUE must be a whole number"),
+        (
+            "[session]\nidle_timeout = '2d'\n",
+            &[],
+            "session.idle_timeout is longer than session.absolute_timeout",
+        ),
+        ("[session]\nlimit = 0\n", &[], "session.limit"),
+        ("[session]\nslots = []\n", &[], "session.slots must name at least one"),
+        ("[session]\nslots = ['Web']\n", &[], "session.slots: \"Web\" must be"),
+        ("[password]\niterations = 1\n", &[], "password.allow_weak"),
+        ("[password]\nallow_weak = true\nmemory_kib = 1\n", &[], "memory_kib must be 8 to"),
+        ("[sessions]\npassword = 'a'\npassword_file = 'b'\n", &[], "both set: remove one"),
+        ("[token]\nleeway = '1h'\n", &[], "token.leeway must be at most 5m"),
+        ("[token]\nalgorithm = 'none'\n", &[], "token.algorithm"),
+        ("nonsense", &[], "is not TOML"),
+    ] {
+        let refusal = refusal(file, variables);
+        assert!(refusal.contains(said), "{file:?} {variables:?}: {refusal}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load(Some(Path::new("/nowhere/latchkey.toml")), []).unwrap_err();
+    assert!(error.0.starts_with("cannot read /nowhere/latchkey.toml: "), "{error}");
+}
+
+#[test]
+fn weak_parameters_start_where_they_are_allowed() {
+    let file = "[password]\nmemory_kib = 8\niterations = 1\nallow_weak = true\n";
+    assert_eq!(load(file, &[]).unwrap().password.memory_kib, 8);
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let config = load("[sessions]\nurl = 'redis://:hunter2@localhost'\npassword = 'hunter3'\n", &[]).unwrap();
+    assert!(!format!("{config:?}").contains("hunter"));
+}

@@ -1,0 +1,165 @@
+//! Accounts: create, read, change, delete. What ends sessions ends them before it answers.
+
+use std::sync::Arc;
+
+use super::{
+    Engine, Error, Violation,
+    password::{Password, PasswordHash},
+    ports::{Account, AccountChange, Debt, DebtCause, Disabled},
+    sessions::Profile,
+    transact::{Contention, Decision},
+    types::{Reason, Role, UserId},
+    username::Username,
+};
+
+/// Names an account.
+#[derive(Debug, Clone)]
+pub enum AccountKey {
+    /// By id.
+    Id(UserId),
+    /// By name.
+    Name(Username),
+}
+
+/// A change to an account, as asked for: what is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct Update {
+    /// In place of all old roles.
+    pub roles: Option<Vec<Role>>,
+    /// In place of the old state.
+    pub disabled: Option<Disabled>,
+}
+
+impl Engine {
+    /// Adds an account.
+    pub async fn create_account(
+        &self,
+        username: Username,
+        password: Password,
+        roles: Vec<Role>,
+    ) -> Result<Account, Error> {
+        let account = Account {
+            user_id: UserId::random(),
+            username,
+            password: self.passwords.hash(password).await?,
+            roles,
+            disabled: Disabled::No,
+            created_at: self.clock.now(),
+        };
+        if self.accounts.create(&account).await? { Ok(account) } else { Err(Error::AccountExists) }
+    }
+
+    /// Reads an account.
+    pub async fn account(&self, key: &AccountKey) -> Result<Account, Error> {
+        let account = match key {
+            AccountKey::Id(user_id) => self.accounts.get(user_id).await?,
+            AccountKey::Name(username) => self.accounts.find(username).await?,
+        };
+        account.ok_or(Error::AccountNotFound)
+    }
+
+    /// Accounts in the order of their usernames, those after `after`, at most `limit`.
+    pub async fn list_accounts(&self, after: Option<&Username>, limit: u32) -> Result<Vec<Account>, Error> {
+        Ok(self.accounts.list(after, limit).await?)
+    }
+
+    /// Changes roles, disables or enables; with how many sessions that ended.
+    pub async fn update_account(&self, user_id: &UserId, update: Update) -> Result<(Account, u32), Error> {
+        let now = self.clock.now();
+        if update.disabled.and_then(Disabled::until).is_some_and(|until| until <= now) {
+            return Err(Violation::new("disabled_until", "must lie in the future").into());
+        }
+        let debt = if update.disabled.is_some_and(|disabled| disabled.at(now)) {
+            Some(DebtCause::AccountDisabled)
+        } else {
+            update.roles.is_some().then_some(DebtCause::Profile)
+        };
+        let Update { roles, disabled } = update;
+        self.change_account(user_id, AccountChange::Update { roles, disabled }, debt).await
+    }
+
+    /// Sets a password; with how many sessions that ended.
+    pub async fn set_password(&self, user_id: &UserId, password: Password) -> Result<u32, Error> {
+        let hash = self.passwords.hash(password).await?;
+        let change = AccountChange::Password(hash);
+        let (_, ended) = self.change_account(user_id, change, Some(DebtCause::CredentialsChanged)).await?;
+        Ok(ended)
+    }
+
+    /// Deletes an account; with how many sessions that ended.
+    pub async fn delete_account(&self, user_id: &UserId) -> Result<u32, Error> {
+        let (_, ended) =
+            self.change_account(user_id, AccountChange::Delete, Some(DebtCause::AccountDisabled)).await?;
+        Ok(ended)
+    }
+
+    /// Settles debts that were left behind by a crash or an outage: how many.
+    pub async fn settle_debts(&self) -> Result<usize, Error> {
+        let debts = self.accounts.debts(100).await?;
+        for debt in &debts {
+            self.settle(debt).await?;
+            self.accounts.settled(debt).await?;
+        }
+        Ok(debts.len())
+    }
+
+    async fn change_account(
+        &self,
+        user_id: &UserId,
+        change: AccountChange,
+        debt: Option<DebtCause>,
+    ) -> Result<(Account, u32), Error> {
+        let changed = self.accounts.change(user_id, change, debt).await?;
+        let (account, debt) = changed.ok_or(Error::AccountNotFound)?;
+        let Some(debt) = debt else { return Ok((account, 0)) };
+        let ended = self.settle(&debt).await?;
+        if let Err(error) = self.accounts.settled(&debt).await {
+            // Harmless: the debt will be settled once more.
+            tracing::warn!(error.message = %error, "could not record that sessions have followed an account");
+        }
+        Ok((account, ended))
+    }
+
+    async fn settle(&self, debt: &Debt) -> Result<u32, Error> {
+        let reason = match debt.cause {
+            DebtCause::AccountDisabled => Reason::AccountDisabled,
+            DebtCause::CredentialsChanged => Reason::CredentialsChanged,
+            DebtCause::Profile => return self.show_profile(&debt.user_id).await,
+        };
+        let read = self.sessions.load(&debt.user_id).await?;
+        let longest = self.slots.longest();
+        self.transact(&debt.user_id, read, |state, at| Decision::Write(state.fence(reason, longest, at)))
+            .await
+    }
+
+    async fn show_profile(&self, user_id: &UserId) -> Result<u32, Error> {
+        let mut contention = Contention::default();
+        loop {
+            // The register before the account, as at login: whoever is faster with a newer account makes
+            // this conflict.
+            let read = self.sessions.load(user_id).await?;
+            let Some(account) = self.accounts.get(user_id).await? else { return Ok(0) };
+            let at = self.at();
+            let next = read.state.rename(Profile::of(&account), at);
+            if self.commit(user_id, &read, next, at).await?.is_ok() {
+                return Ok(0);
+            }
+            contention.lost().await?;
+        }
+    }
+
+    /// Brings a hash to the configured cost, in the background: no login waits for it or fails with it.
+    pub(super) fn rehash(&self, user_id: &UserId, password: &Password, old: &PasswordHash) {
+        let (accounts, passwords) = (Arc::clone(&self.accounts), Arc::clone(&self.passwords));
+        let (user_id, password, old) = (user_id.clone(), password.clone(), old.clone());
+        tokio::spawn(async move {
+            let outcome = match passwords.hash(password).await {
+                Ok(new) => accounts.rehash(&user_id, &old, &new).await.map_err(Error::from),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(user.id = %user_id, error.message = %error, "a password hash could not be renewed; the next login tries again");
+            }
+        });
+    }
+}

@@ -1,0 +1,66 @@
+//! Why a request was not done. `grpc::status` alone turns these into statuses.
+
+use std::time::Duration;
+
+use super::{ports::StoreError, types::Timestamp};
+
+/// What is wrong with one field of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The name of the field in the protocol.
+    pub field: &'static str,
+    /// What is wrong and what would be right, to be read after the field's name.
+    pub description: String,
+}
+
+impl Violation {
+    /// A violation of `field`.
+    pub fn new(field: &'static str, description: impl Into<String>) -> Self {
+        Self { field, description: description.into() }
+    }
+}
+
+/// Why a request was not done.
+///
+/// A bad token is not among these: that is a verdict, an answer like any other.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field is missing, too long or ill-formed.
+    #[error("{} {}", .0.field, .0.description)]
+    Invalid(Violation),
+    /// Unknown user or wrong password.
+    #[error("unknown user or wrong password")]
+    InvalidCredentials,
+    /// The right password of a disabled account.
+    #[error("the account is disabled")]
+    AccountDisabled {
+        /// When it will be enabled by itself, if ever.
+        until: Option<Timestamp>,
+    },
+    /// The username is taken.
+    #[error("an account with this username exists")]
+    AccountExists,
+    /// There is no such account.
+    #[error("there is no such account")]
+    AccountNotFound,
+    /// More work is waiting than can be done in time.
+    #[error("the server is overloaded: {what}")]
+    Overloaded {
+        /// What there is too much of.
+        what: &'static str,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// A store did not answer, or not sensibly.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A fault of ours.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Self {
+        Self::Invalid(violation)
+    }
+}

@@ -1,0 +1,99 @@
+//! Login: check a password, open a session, displace the one that held the slot.
+
+use super::{
+    Engine, Error,
+    password::{Checked, Password},
+    ports::Account,
+    sessions::{Open, Opened, Profile, Session},
+    transact::Contention,
+    types::{Device, SessionId, UserId},
+    username::Username,
+    validate::Verified,
+};
+
+/// Who wants to log in, and where.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// Who.
+    pub username: Username,
+    /// The proof.
+    pub password: Password,
+    /// The name of the slot; empty for the first one.
+    pub slot: String,
+    /// The client.
+    pub device: Device,
+}
+
+/// A login that took place.
+#[derive(Debug)]
+pub struct LoggedIn {
+    /// The token of the new session.
+    pub token: String,
+    /// The new session.
+    pub session: Verified,
+    /// The live sessions that had to go.
+    pub displaced: Vec<Session>,
+}
+
+impl Engine {
+    /// Logs a user in.
+    ///
+    /// The register is read before the account. So whatever changes the account meanwhile and then ends
+    /// the sessions makes the commit below conflict, and the account is read again.
+    pub async fn login(&self, login: Login) -> Result<LoggedIn, Error> {
+        let Login { username, password, slot, device } = login;
+        let (slot, policy) = self.slots.resolve(&slot)?;
+
+        // An unknown user takes the same way as a known one, under an id that nobody has.
+        let found = self.accounts.find(&username).await?;
+        let user_id = found.map_or_else(UserId::random, |account| account.user_id);
+        let mut read = self.sessions.load(&user_id).await?;
+        let mut account = self.admit(&user_id, &password, None).await?;
+
+        let id = SessionId::random();
+        let mut contention = Contention::default();
+        let opened = loop {
+            let at = self.at();
+            let profile = Profile::of(&account);
+            let open = Open { id, slot: slot.clone(), device: device.clone(), profile, policy };
+            match self.commit(&user_id, &read, read.state.open(open, at), at).await? {
+                Ok(opened) => break opened,
+                Err(newer) => read = newer,
+            }
+            contention.lost().await?;
+            account = self.admit(&user_id, &password, Some(account)).await?;
+        };
+
+        let Opened { session, displaced } = opened;
+        let token = self.tokens.issue(&user_id, &session, &account.roles)?;
+        let idle_expires_at = session.idle_expires_at();
+        let username = account.username.as_str().to_owned();
+        let session = Verified { user_id, username, roles: account.roles, session, idle_expires_at };
+        Ok(LoggedIn { token, session, displaced })
+    }
+
+    /// The account, if the password is its password and it is not disabled. A password that was checked
+    /// against the hash of `before` is not checked again while the hash is the same.
+    async fn admit(
+        &self,
+        user_id: &UserId,
+        password: &Password,
+        before: Option<Account>,
+    ) -> Result<Account, Error> {
+        let account = self.accounts.get(user_id).await?;
+        let stored = account.as_ref().map(|account| &account.password);
+        let checked = before.is_some_and(|before| Some(&before.password) == stored);
+        if !checked {
+            match (self.passwords.check(password, stored).await?, stored) {
+                (Checked::Right { outdated: true }, Some(old)) => self.rehash(user_id, password, old),
+                (Checked::Right { .. }, _) => {}
+                (Checked::Wrong, _) => return Err(Error::InvalidCredentials),
+            }
+        }
+        let account = account.ok_or(Error::InvalidCredentials)?;
+        if account.disabled.at(self.clock.now()) {
+            return Err(Error::AccountDisabled { until: account.disabled.until() });
+        }
+        Ok(account)
+    }
+}

@@ -1,0 +1,50 @@
+//! Logout: end the session of a token, the others of its user, or all. A stale token harms nobody.
+
+use super::{
+    Engine, Error,
+    sessions::Session,
+    transact::Decision,
+    types::{Reason, Rejection},
+};
+
+/// Which sessions to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The session of the token.
+    This,
+    /// Every other one of the user.
+    Others,
+    /// Every one of the user.
+    All,
+}
+
+/// What came of a logout: how many sessions ended, or what had happened to the token before.
+pub type LoggedOut = Result<u32, Rejection>;
+
+impl Engine {
+    /// Logs out. Only a live session can end others, so repeating it ends nothing more.
+    pub async fn logout(&self, token: &str, scope: Scope) -> Result<LoggedOut, Error> {
+        let claims = match self.tokens.verify(token, self.clock.now()) {
+            Ok(claims) => claims,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
+        let read = self.sessions.load(&claims.user_id).await?;
+        let which = |session: &Session| match scope {
+            Scope::This => session.id == claims.session_id,
+            Scope::Others => session.id != claims.session_id,
+            Scope::All => true,
+        };
+        self.transact(&claims.user_id, read, |state, at| {
+            if let Err(rejection) = state.verdict(&claims, at.now) {
+                return Decision::Keep(Err(rejection));
+            }
+            let next = state.close(which, Reason::LoggedOut, at);
+            if next.outcome == 0 {
+                return Decision::Keep(Ok(0));
+            }
+            let outcome = Ok(next.outcome);
+            Decision::Write(super::sessions::Next { state: next.state, events: next.events, outcome })
+        })
+        .await
+    }
+}

@@ -1,0 +1,85 @@
+//! The rules of Latchkey: who is logged in, and since when no longer.
+//!
+//! One verb, one file. [`Engine`] holds what the verbs need; each verb adds its method to it. Time is a
+//! parameter ([`ports::Clock`]), storage is a port, and [`sessions`] is pure.
+
+pub mod accounts;
+pub mod error;
+pub mod keyring;
+pub mod login;
+pub mod logout;
+pub mod password;
+pub mod ports;
+pub mod sessions;
+pub mod token;
+pub mod transact;
+pub mod types;
+pub mod username;
+pub mod validate;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+pub use error::{Error, Violation};
+
+use self::{
+    password::Passwords,
+    ports::{Accounts, Clock, Registers},
+    sessions::{SlotPolicy, UserSessions},
+    token::Tokens,
+    types::Slot,
+};
+
+/// The rules, and what they stand on. One of these serves a whole process.
+pub struct Engine {
+    /// Session state, one register a user.
+    pub sessions: Arc<dyn Registers<UserSessions>>,
+    /// Who can log in.
+    pub accounts: Arc<dyn Accounts>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Signs and verifies tokens.
+    pub tokens: Tokens,
+    /// Hashes and checks passwords.
+    pub passwords: Arc<Passwords>,
+    /// The configured slots and their rules.
+    pub slots: Slots,
+    /// How long the reason of an ended session is remembered, at most.
+    pub tombstone_ttl: std::time::Duration,
+}
+
+/// The configured slots.
+#[derive(Debug, Clone)]
+pub struct Slots {
+    first: Slot,
+    policies: BTreeMap<Slot, SlotPolicy>,
+}
+
+impl Slots {
+    /// The same rules for every slot. `slots` must not be empty: then this is `None`.
+    pub fn uniform(slots: &[Slot], policy: SlotPolicy) -> Option<Self> {
+        Some(Self {
+            first: slots.first()?.clone(),
+            policies: slots.iter().map(|slot| (slot.clone(), policy)).collect(),
+        })
+    }
+
+    /// The slot a request names, or the first where it names none.
+    pub(crate) fn resolve(&self, requested: &str) -> Result<(Slot, SlotPolicy), Violation> {
+        if requested.is_empty() {
+            return Ok((self.first.clone(), self.policies[&self.first]));
+        }
+        self.policies
+            .iter()
+            .find(|(slot, _)| slot.as_str() == requested)
+            .map(|(slot, policy)| (slot.clone(), *policy))
+            .ok_or_else(|| {
+                let names: Vec<_> = self.policies.keys().map(Slot::as_str).collect();
+                Violation::new("slot", format!("is not configured; use one of: {}", names.join(", ")))
+            })
+    }
+
+    /// The longest that any session can live.
+    pub(crate) fn longest(&self) -> std::time::Duration {
+        self.policies.values().map(|policy| policy.absolute_timeout).max().unwrap_or_default()
+    }
+}

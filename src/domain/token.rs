@@ -1,0 +1,185 @@
+//! Tokens: JWTs in the profile of RFC 9068, read as strictly as RFC 8725 asks.
+//!
+//! The library checks the signature, and that `iss` and `aud` are ours. It accepts more than we ever
+//! write (see the tests), so everything else is checked here: a token is good if it is one that this
+//! module could have written, for these keys, at this time.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::{Header, Validation, errors::ErrorKind};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Error,
+    keyring::{Key, Keyring},
+    sessions::Session,
+    types::{Generation, Reason, Rejection, Role, SessionId, Slot, Timestamp, UserId},
+};
+
+/// A longer token is refused before any of it is read, in bytes.
+pub const MAX_LEN: usize = 4096;
+
+/// The `typ` of our tokens (RFC 9068 section 2.1), so that no other JWT passes for one.
+const TYP: &str = "at+jwt";
+
+/// What a good token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// Whose session: `sub`.
+    pub user_id: UserId,
+    /// Which session: `jti`.
+    pub session_id: SessionId,
+    /// Its generation: `gen`.
+    pub generation: Generation,
+    /// Its slot: `slot`.
+    pub slot: Slot,
+    /// Its absolute deadline: `exp`.
+    pub expires_at: Timestamp,
+}
+
+/// Signs and verifies tokens.
+pub struct Tokens {
+    ring: ArcSwap<Keyring>,
+    settings: TokenSettings,
+}
+
+/// What all tokens have in common.
+#[derive(Debug, Clone)]
+pub struct TokenSettings {
+    /// `iss`.
+    pub issuer: String,
+    /// `aud`.
+    pub audience: String,
+    /// How far in the future `iat` and `nbf` may lie, for clocks that differ.
+    pub leeway: Duration,
+}
+
+/// The claims as they are written, each of exactly one JSON type.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    iss: String,
+    aud: String,
+    sub: String,
+    iat: u64,
+    nbf: u64,
+    exp: u64,
+    jti: String,
+    #[serde(rename = "gen")]
+    generation: u64,
+    slot: String,
+    roles: Vec<String>,
+}
+
+impl Tokens {
+    /// Tokens signed with these keys.
+    pub fn new(ring: Keyring, settings: TokenSettings) -> Self {
+        Self { ring: ArcSwap::from_pointee(ring), settings }
+    }
+
+    /// Signs with other keys from now on. Tokens of keys that are gone no longer verify.
+    pub fn rotate(&self, ring: Keyring) {
+        self.ring.store(Arc::new(ring));
+    }
+
+    /// The keys in use.
+    pub fn keyring(&self) -> Arc<Keyring> {
+        self.ring.load_full()
+    }
+
+    /// The token of a session.
+    pub fn issue(&self, user_id: &UserId, session: &Session, roles: &[Role]) -> Result<String, Error> {
+        let ring = self.ring.load();
+        let key = ring.signing();
+        let mut header = Header::new(key.jwt_algorithm);
+        header.typ = Some(TYP.into());
+        header.kid = Some(key.kid.clone());
+        let issued_at = session.issued_at.as_secs();
+        let wire = Wire {
+            iss: self.settings.issuer.clone(),
+            aud: self.settings.audience.clone(),
+            sub: user_id.to_string(),
+            iat: issued_at,
+            nbf: issued_at,
+            exp: session.expires_at.as_secs(),
+            jti: session.id.to_string(),
+            generation: session.generation.0,
+            slot: session.slot.as_str().into(),
+            roles: roles.iter().map(|role| role.as_str().to_owned()).collect(),
+        };
+        jsonwebtoken::encode(&header, &wire, &key.signing)
+            .map_err(|error| Error::Internal(format!("cannot sign a token: {error}")))
+    }
+
+    /// What a token says, if it is one of ours and its time has come and not gone. Whether its session
+    /// is live is another question.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Rejection> {
+        if token.len() > MAX_LEN {
+            return Err(Rejection::bare(Reason::Malformed));
+        }
+        let ring = self.ring.load();
+        let key = key_of(&ring, token)?;
+        let data =
+            jsonwebtoken::decode::<Wire>(token, &key.verifying, &self.validation(key)).map_err(|error| {
+                Rejection::bare(match error.kind() {
+                    ErrorKind::InvalidSignature => Reason::BadSignature,
+                    _ => Reason::Malformed,
+                })
+            })?;
+        self.check_time(&data.claims, now)?;
+        claims(&data.claims).ok_or(Rejection::bare(Reason::Malformed))
+    }
+
+    /// What the library is to check. Time is not among it: it reads the wall clock, and takes a token at
+    /// the very second of its `exp`.
+    fn validation(&self, key: &Key) -> Validation {
+        let mut validation = Validation::new(key.jwt_algorithm);
+        validation.set_issuer(&[&self.settings.issuer]);
+        validation.set_audience(&[&self.settings.audience]);
+        validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation
+    }
+
+    fn check_time(&self, wire: &Wire, now: Timestamp) -> Result<(), Rejection> {
+        let latest = now.after(self.settings.leeway);
+        for start in [wire.iat, wire.nbf].map(Timestamp::from_secs) {
+            if start > latest {
+                return Err(Rejection::at(Reason::NotYetValid, start));
+            }
+        }
+        let end = Timestamp::from_secs(wire.exp);
+        if now >= end { Err(Rejection::at(Reason::Expired, end)) } else { Ok(()) }
+    }
+}
+
+/// The key that a token's header names, if the header is one of ours in every respect.
+fn key_of<'a>(ring: &'a Keyring, token: &str) -> Result<&'a Key, Rejection> {
+    let malformed = Rejection::bare(Reason::Malformed);
+    let header = jsonwebtoken::decode_header(token).map_err(|_| malformed.clone())?;
+    let kid = header.kid.as_deref().ok_or(malformed.clone())?;
+    let supported = ring.keys().iter().any(|key| key.jwt_algorithm == header.alg);
+    let mut ours = Header::new(header.alg);
+    ours.typ = Some(TYP.into());
+    ours.kid = Some(kid.to_owned());
+    // Equality refuses what the library overlooks: `crit`, `b64`, `zip`, embedded keys, another `typ`.
+    if !supported || header != ours {
+        return Err(malformed);
+    }
+    let key = ring.find(kid).ok_or(Rejection::bare(Reason::BadSignature))?;
+    if key.jwt_algorithm == header.alg { Ok(key) } else { Err(malformed) }
+}
+
+fn claims(wire: &Wire) -> Option<Claims> {
+    Some(Claims {
+        user_id: UserId::parse(&wire.sub).ok()?,
+        session_id: SessionId::parse(&wire.jti)?,
+        generation: Generation(wire.generation),
+        slot: Slot::parse(&wire.slot).ok()?,
+        expires_at: Timestamp::from_secs(wire.exp),
+    })
+}
+
+#[cfg(test)]
+mod tests;

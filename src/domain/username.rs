@@ -1,0 +1,84 @@
+//! Usernames, and when two of them are the same.
+//!
+//! The rule: Unicode canonical caseless matching (The Unicode Standard, definition D145): two names are
+//! the same if they are equal after NFD, full case folding and NFC. So `Jürgen`, `JÜRGEN` and a
+//! `jürgen` whose `ü` is two code points are one user. Width and compatibility variants are not folded.
+
+use caseless::Caseless as _;
+use unicode_normalization::UnicodeNormalization as _;
+
+use super::Violation;
+
+/// A username: how it is written, and what it is compared by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Username {
+    display: String,
+    key: String,
+}
+
+impl Username {
+    /// 1 to 128 code points, no control characters, no white space at either end.
+    pub fn parse(text: &str) -> Result<Self, Violation> {
+        if text.is_empty() {
+            return Err(Violation::new("username", "is missing"));
+        }
+        let too_long = Violation::new("username", "must be at most 128 code points");
+        // Before any work that grows with the text.
+        if text.chars().nth(128).is_some() {
+            return Err(too_long);
+        }
+        if text.chars().any(char::is_control) || text.trim() != text {
+            return Err(Violation::new(
+                "username",
+                "must not contain control characters or begin or end with white space",
+            ));
+        }
+        let display: String = text.nfc().collect();
+        // NFC lengthens a few texts.
+        if display.chars().nth(128).is_some() {
+            return Err(too_long);
+        }
+        Ok(Self { key: display.nfd().default_case_fold().nfc().collect(), display })
+    }
+
+    /// As it is written, in NFC.
+    pub fn as_str(&self) -> &str {
+        &self.display
+    }
+
+    /// What it is compared and sorted by.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Username;
+
+    fn key(text: &str) -> String {
+        Username::parse(text).unwrap().key().to_owned()
+    }
+
+    #[test]
+    fn names_that_differ_in_case_or_composition_are_one() {
+        assert_eq!(key("Jürgen"), key("JU\u{308}RGEN"));
+        assert_eq!(key("STRASSE"), key("straße"));
+        assert_eq!(key("ΣΊΣΥΦΟΣ"), key("σίσυφος"));
+        assert_ne!(key("anna"), key("änna"));
+        assert_ne!(key("a1"), key("a１"), "compatibility variants stay apart");
+    }
+
+    #[test]
+    fn the_written_form_keeps_its_case_in_nfc() {
+        assert_eq!(Username::parse("JU\u{308}rgen").unwrap().as_str(), "JÜrgen");
+    }
+
+    #[test]
+    fn what_nobody_can_type_twice_is_refused() {
+        for text in ["", " anna", "anna ", "an\u{0}na", "an\nna", &"x".repeat(129)] {
+            assert_eq!(Username::parse(text).unwrap_err().field, "username", "{text:?}");
+        }
+        assert!(Username::parse(&"ü".repeat(128)).is_ok());
+    }
+}

@@ -1,0 +1,73 @@
+use prost_reflect::DescriptorPool;
+
+use super::*;
+use crate::grpc::pb;
+
+/// Every method that the server can serve, by full path.
+fn methods() -> Vec<String> {
+    let mut pool = DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
+    for descriptors in [tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET]
+    {
+        pool.decode_file_descriptor_set(descriptors).unwrap();
+    }
+    pool.services()
+        .flat_map(|service| {
+            service
+                .methods()
+                .map(|method| format!("/{}/{}", service.full_name(), method.name()))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn every_method_has_a_rule() {
+    let methods = methods();
+    assert!(methods.len() >= 14, "{methods:?}");
+    for method in methods {
+        assert!(rule(&method).is_some(), "{method} has no rule: say in access.rs who may call it");
+    }
+}
+
+#[test]
+fn everything_about_accounts_is_for_admins() {
+    for method in methods().iter().filter(|method| method.contains("AccountService")) {
+        assert_eq!(rule(method), Some(Rule::Admin), "{method}");
+    }
+}
+
+#[test]
+fn what_is_not_known_is_denied() {
+    let access = Access::new(b"key");
+    let mut headers = HeaderMap::new();
+    headers.insert(KEY_HEADER, "key".parse().unwrap());
+    for path in [
+        "",
+        "/",
+        "/latchkey.v1.AuthService",
+        "/latchkey.v1.AuthService/login",
+        "/latchkey.v1.AuthService/Login/",
+        "//latchkey.v1.AuthService/Login",
+        "/latchkey.v1.AuthService/LoginAsAnybody",
+    ] {
+        assert!(access.check(path, &headers).is_err(), "{path}");
+    }
+}
+
+#[test]
+fn an_admin_method_takes_exactly_the_admin_key() {
+    let access = Access::new(b"the key\n");
+    let path = "/latchkey.v1.AccountService/GetAccount";
+    let check = |keys: &[&str]| {
+        let mut headers = HeaderMap::new();
+        for key in keys {
+            headers.append(KEY_HEADER, key.parse().unwrap());
+        }
+        access.check(path, &headers).is_ok()
+    };
+    assert!(check(&["the key"]));
+    for wrong in [&[][..], &[""], &["the kez"], &["the key2"], &["the key", "the key"], &["other", "the key"]]
+    {
+        assert!(!check(wrong), "{wrong:?}");
+    }
+}

@@ -1,0 +1,120 @@
+//! `AuthService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{
+    convert,
+    guard::RequestId,
+    pb::{self, auth_service_server::AuthService, validate_response::Verdict},
+    status,
+};
+use crate::domain::{
+    Engine, Error, Violation, login::Login, logout::Scope, password::Password, types::Device,
+    username::Username,
+};
+
+pub(super) struct AuthHandler {
+    engine: Arc<Engine>,
+}
+
+impl AuthHandler {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+}
+
+#[async_trait]
+impl AuthService for AuthHandler {
+    async fn login(&self, request: Request<pb::LoginRequest>) -> Result<Response<pb::LoginResponse>, Status> {
+        let id = RequestId::from_extensions(request.extensions());
+        let answer = async {
+            let login = login(request.into_inner())?;
+            self.engine.login(login).await
+        };
+        let logged_in = answer.await.map_err(|error| status::of(error, &id))?;
+        Ok(Response::new(pb::LoginResponse {
+            token: logged_in.token,
+            session: Some(convert::session(logged_in.session)),
+            displaced: logged_in.displaced.into_iter().map(convert::displaced).collect(),
+        }))
+    }
+
+    async fn validate(
+        &self,
+        request: Request<pb::ValidateRequest>,
+    ) -> Result<Response<pb::ValidateResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let answer = async {
+            let token = convert::token(&message.token, &metadata)?;
+            max_staleness(message.max_staleness)?;
+            self.engine.validate(token, message.peek).await
+        };
+        let verdict =
+            answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
+        let verdict = match verdict {
+            Ok(verified) => Verdict::Session(convert::session(verified)),
+            Err(rejection) => Verdict::Rejection(convert::rejection(&rejection)),
+        };
+        Ok(Response::new(pb::ValidateResponse { verdict: Some(verdict) }))
+    }
+
+    async fn logout(
+        &self,
+        request: Request<pb::LogoutRequest>,
+    ) -> Result<Response<pb::LogoutResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let answer = async {
+            let token = convert::token(&message.token, &metadata)?;
+            self.engine.logout(token, scope(message.scope)?).await
+        };
+        let outcome =
+            answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
+        Ok(Response::new(match outcome {
+            Ok(ended) => pb::LogoutResponse { ended, rejection: None },
+            Err(rejection) => {
+                pb::LogoutResponse { ended: 0, rejection: Some(convert::rejection(&rejection)) }
+            }
+        }))
+    }
+
+    async fn get_jwks(
+        &self,
+        request: Request<pb::GetJwksRequest>,
+    ) -> Result<Response<pb::GetJwksResponse>, Status> {
+        let jwks = serde_json::to_string(&self.engine.tokens.keyring().jwks()).map_err(|error| {
+            let id = RequestId::from_extensions(request.extensions());
+            status::of(Error::Internal(error.to_string()), &id)
+        })?;
+        Ok(Response::new(pb::GetJwksResponse { jwks }))
+    }
+}
+
+fn login(message: pb::LoginRequest) -> Result<Login, Violation> {
+    Ok(Login {
+        username: Username::parse(&message.username)?,
+        password: Password::presented(message.password)?,
+        slot: message.slot,
+        device: Device::parse(&message.device)?,
+    })
+}
+
+fn scope(number: i32) -> Result<Scope, Violation> {
+    match pb::LogoutScope::try_from(number) {
+        Ok(pb::LogoutScope::Unspecified | pb::LogoutScope::This) => Ok(Scope::This),
+        Ok(pb::LogoutScope::Others) => Ok(Scope::Others),
+        Ok(pb::LogoutScope::All) => Ok(Scope::All),
+        Err(_) => {
+            Err(Violation::new("scope", "must be LOGOUT_SCOPE_THIS, LOGOUT_SCOPE_OTHERS or LOGOUT_SCOPE_ALL"))
+        }
+    }
+}
+
+/// Every verdict is read from the primary store, so any bound is kept; it only has to make sense.
+fn max_staleness(duration: Option<prost_types::Duration>) -> Result<(), Violation> {
+    if duration.is_some_and(|duration| duration.seconds < 0 || duration.nanos < 0) {
+        return Err(Violation::new("max_staleness", "must not be negative"));
+    }
+    Ok(())
+}

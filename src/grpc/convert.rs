@@ -1,0 +1,148 @@
+//! Domain to protobuf, and the parts of requests that several RPCs share.
+
+use std::time::Duration;
+
+use tonic::metadata::MetadataMap;
+
+use super::pb;
+use crate::domain::{
+    Violation,
+    ports::Account,
+    sessions::Session,
+    types::{Rejection, Role, Timestamp},
+    validate::Verified,
+};
+
+pub(super) fn timestamp(moment: Timestamp) -> prost_types::Timestamp {
+    let micros = moment.as_micros();
+    prost_types::Timestamp {
+        seconds: i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(micros % 1_000_000 * 1000).unwrap_or_default(),
+    }
+}
+
+/// A moment as a caller gave it; before 1970 is 1970.
+pub(super) fn moment(timestamp: prost_types::Timestamp) -> Timestamp {
+    let seconds = u64::try_from(timestamp.seconds).unwrap_or_default();
+    let nanos = u64::try_from(timestamp.nanos).unwrap_or_default();
+    Timestamp::from_secs(seconds).after(Duration::from_nanos(nanos))
+}
+
+pub(super) fn session(verified: Verified) -> pb::Session {
+    let Verified { user_id, username, roles, session, idle_expires_at } = verified;
+    pb::Session {
+        session_id: session.id.to_string(),
+        user_id: user_id.to_string(),
+        username,
+        slot: session.slot.as_str().to_owned(),
+        device: session.device.as_str().to_owned(),
+        roles: texts(&roles),
+        issued_at: Some(timestamp(session.issued_at)),
+        expires_at: Some(timestamp(session.expires_at)),
+        idle_expires_at: Some(timestamp(idle_expires_at)),
+    }
+}
+
+pub(super) fn displaced(session: Session) -> pb::DisplacedSession {
+    pb::DisplacedSession {
+        session_id: session.id.to_string(),
+        slot: session.slot.as_str().to_owned(),
+        device: session.device.as_str().to_owned(),
+        issued_at: Some(timestamp(session.issued_at)),
+    }
+}
+
+pub(super) fn rejection(rejection: &Rejection) -> pb::Rejection {
+    pb::Rejection {
+        reason: i32::from(rejection.reason.code()),
+        at: rejection.at.map(timestamp),
+        by_device: rejection.by_device.as_ref().map(|device| device.as_str().to_owned()).unwrap_or_default(),
+        message: rejection.message(),
+        terminal: rejection.reason.is_terminal(),
+    }
+}
+
+pub(super) fn account(account: &Account, now: Timestamp) -> pb::Account {
+    let disabled = account.disabled.at(now);
+    pb::Account {
+        user_id: account.user_id.to_string(),
+        username: account.username.as_str().to_owned(),
+        roles: texts(&account.roles),
+        disabled,
+        disabled_until: account.disabled.until().filter(|_| disabled).map(timestamp),
+        created_at: Some(timestamp(account.created_at)),
+    }
+}
+
+fn texts(roles: &[Role]) -> Vec<String> {
+    roles.iter().map(|role| role.as_str().to_owned()).collect()
+}
+
+/// The token of a request: the field, or else the metadata `authorization: Bearer ...`.
+pub(super) fn token<'a>(field: &'a str, metadata: &'a MetadataMap) -> Result<&'a str, Violation> {
+    if !field.is_empty() {
+        return Ok(field);
+    }
+    let mut values = metadata.get_all("authorization").iter();
+    match (values.next(), values.next()) {
+        (None, _) => Err(Violation::new(
+            "token",
+            "is missing: set it, or send the metadata `authorization: Bearer <token>`",
+        )),
+        // Which of them did the caller mean? Proxies disagree, so we do not guess.
+        (Some(_), Some(_)) => {
+            Err(Violation::new("token", "is missing, and there is more than one `authorization`"))
+        }
+        (Some(value), None) => value.to_str().ok().and_then(bearer).ok_or_else(|| {
+            Violation::new("token", "is missing, and `authorization` is not of the form `Bearer <token>`")
+        }),
+    }
+}
+
+/// RFC 6750 section 2.1; the scheme is compared without regard to case (RFC 9110 section 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim_matches(' ');
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::types::Reason;
+
+    #[test]
+    fn reasons_have_the_numbers_and_names_of_the_protocol() {
+        for reason in Reason::ALL {
+            let wire = pb::RejectionReason::try_from(i32::from(reason.code())).unwrap();
+            assert_eq!(wire.as_str_name(), format!("REJECTION_REASON_{}", reason.name()));
+            assert_eq!(Reason::from_code(reason.code().into()), Some(reason));
+        }
+        assert!(pb::RejectionReason::try_from(13).is_err());
+    }
+
+    #[test]
+    fn a_bearer_token_is_found_in_every_spelling_of_the_scheme() {
+        for (value, token) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer abc", Some("abc")),
+            ("BEARER  abc ", Some("abc")),
+            ("Basic abc", None),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("abc", None),
+        ] {
+            assert_eq!(bearer(value), token, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn two_authorizations_are_none() {
+        let mut metadata = MetadataMap::new();
+        metadata.append("authorization", "Bearer a".parse().unwrap());
+        assert_eq!(token("", &metadata), Ok("a"));
+        assert_eq!(token("b", &metadata), Ok("b"));
+        metadata.append("authorization", "Bearer a".parse().unwrap());
+        assert_eq!(token("", &metadata).unwrap_err().field, "token");
+    }
+}

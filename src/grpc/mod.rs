@@ -1,0 +1,64 @@
+//! Inbound: protobuf to domain and back. The one place that says tonic.
+
+pub mod access;
+mod account;
+mod auth;
+mod convert;
+mod guard;
+pub mod health;
+pub mod pb;
+pub mod server;
+mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use tonic::service::Routes;
+
+use self::{
+    access::Access,
+    account::AccountHandler,
+    auth::AuthHandler,
+    guard::{Guard, GuardSettings},
+    health::Health,
+    pb::{account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer},
+};
+use crate::domain::Engine;
+
+/// A larger request is refused before it is decoded, in bytes.
+const MAX_REQUEST: usize = 64 * 1024;
+
+/// Every service, behind the guard.
+pub fn services(
+    engine: &Arc<Engine>,
+    access: Access,
+    health: &Health,
+    settings: GuardSettings,
+    reflection: bool,
+) -> Result<Guard<Router>, String> {
+    let mut routes = Routes::builder();
+    routes
+        .add_service(
+            AuthServiceServer::new(AuthHandler::new(Arc::clone(engine)))
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
+            AccountServiceServer::new(AccountHandler::new(Arc::clone(engine)))
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(health.service());
+    if reflection {
+        let service = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that grpcurl can show the details of an error.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(|error| format!("the descriptors cannot be served: {error}"))?;
+        routes.add_service(service);
+    }
+    let router = routes.routes().prepare().into_axum_router();
+    Ok(Guard::new(router, access, settings))
+}
+
+pub use guard::{Guard as ServiceGuard, GuardSettings as Settings};

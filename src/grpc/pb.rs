@@ -1,0 +1,57 @@
+//! The generated messages and services of `proto/`.
+
+#![expect(
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    clippy::allow_attributes,
+    reason = "generated"
+)]
+
+use std::fmt;
+
+tonic::include_proto!("latchkey.v1");
+
+/// The descriptor set of `proto/`, with everything it imports.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latchkey.bin"));
+
+/// Shows everything but the fields that are secret.
+macro_rules! redacted {
+    ($message:ident: $($shown:ident),*; $($secret:ident),+) => {
+        impl fmt::Debug for $message {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($message))
+                    $(.field(stringify!($shown), &self.$shown))*
+                    $(.field(stringify!($secret), &format_args!("[redacted]")))+
+                    .finish()
+            }
+        }
+    };
+}
+
+redacted!(LoginRequest: username, slot, device; password);
+redacted!(LoginResponse: session, displaced; token);
+redacted!(ValidateRequest: peek, max_staleness; token);
+redacted!(LogoutRequest: scope; token);
+redacted!(CreateAccountRequest: username, roles; password);
+redacted!(SetPasswordRequest: user_id; password);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_neither_passwords_nor_tokens() {
+        let secret = || "hunter2".to_owned();
+        let shown = [
+            format!("{:?}", LoginRequest { password: secret(), ..Default::default() }),
+            format!("{:?}", LoginResponse { token: secret(), ..Default::default() }),
+            format!("{:?}", ValidateRequest { token: secret(), ..Default::default() }),
+            format!("{:?}", LogoutRequest { token: secret(), ..Default::default() }),
+            format!("{:?}", CreateAccountRequest { password: secret(), ..Default::default() }),
+            format!("{:?}", SetPasswordRequest { password: secret(), ..Default::default() }),
+        ];
+        for text in shown {
+            assert!(!text.contains("hunter2") && text.contains("[redacted]"), "{text}");
+        }
+    }
+}

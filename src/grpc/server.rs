@@ -1,0 +1,152 @@
+//! The gRPC port: who gets a connection, for how long, and how it ends.
+//!
+//! An accept loop of our own, because that of the library spins at full speed when file descriptors run
+//! out, and leaves HTTP/2 limits off that the layer below has on.
+
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service;
+
+/// How long a client may take to send its first byte.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
+/// How long to wait after accepting failed: what it lacks, such as file descriptors, takes time to come.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// All headers of a request together, in bytes. A token of 4 KiB and a caller key fit.
+const MAX_HEADERS: u32 = 16 * 1024;
+/// Streams that a client opened and reset before we looked at them (CVE-2023-44487, "Rapid Reset").
+const MAX_PENDING_RESETS: usize = 20;
+/// Streams that we reset for errors of the client (CVE-2025-8671, "MadeYouReset").
+const MAX_LOCAL_RESETS: usize = 64;
+/// A connection on which nothing comes back for this long is dead.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
+/// Bounds on connections.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// At a time.
+    pub max_connections: usize,
+    /// Requests at a time on one of them.
+    pub max_streams: u32,
+    /// After this long, give or take a tenth, a client is asked to reconnect.
+    pub age: Duration,
+}
+
+/// Serves `service` on `listener` until `shutdown`, then until the last request has its answer.
+pub async fn serve<S>(
+    listener: TcpListener,
+    service: S,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let connections = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(limits.max_connections));
+    let accepting = accept(&listener, &places, |socket, place| {
+        let serving = connection(socket, service.clone(), limits, shutdown.clone());
+        connections.spawn(async move {
+            serving.await;
+            drop(place);
+        });
+    });
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = accepting => {}
+    }
+    // At once, so that new clients are refused and go elsewhere instead of waiting.
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    serve: impl Fn(TcpStream, tokio::sync::OwnedSemaphorePermit),
+) {
+    loop {
+        let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((socket, _)) => serve(socket, place),
+            Err(error) => {
+                tracing::warn!(error.message = %error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn connection<S>(
+    socket: TcpStream,
+    service: S,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+) -> impl Future<Output = ()> + Send
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    async move {
+        // Small answers must not wait for more.
+        if socket.set_nodelay(true).is_err() {
+            return;
+        }
+        let first_byte = tokio::select! {
+            () = shutdown.cancelled() => return,
+            first_byte = tokio::time::timeout(FIRST_BYTE, socket.readable()) => first_byte,
+        };
+        if !matches!(first_byte, Ok(Ok(()))) {
+            return;
+        }
+        let builder = http2(limits.max_streams);
+        let serving = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+        tokio::pin!(serving);
+        let jitter = rand::random_range(0.9..1.1);
+        let retired = tokio::time::sleep(limits.age.mul_f64(jitter));
+        tokio::pin!(retired);
+        let mut retiring = false;
+        loop {
+            tokio::select! {
+                result = serving.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(error.message = %error, "a connection ended with an error");
+                    }
+                    return;
+                }
+                () = shutdown.cancelled(), if !retiring => {}
+                () = retired.as_mut(), if !retiring => {}
+            }
+            // Once: a client is told to go, and may finish what is under way.
+            retiring = true;
+            serving.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+fn http2(max_streams: u32) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(max_streams)
+        .max_header_list_size(MAX_HEADERS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        .keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1);
+    builder
+}

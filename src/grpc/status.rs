@@ -1,0 +1,84 @@
+//! The only table from errors to statuses, and the only place that logs them.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::{guard::RequestId, pb::ErrorReason};
+use crate::domain::{Error, ports::StoreError};
+
+/// The domain of every `google.rpc.ErrorInfo` that we send.
+const DOMAIN: &str = "latchkey";
+
+/// When to try a store again that does not answer.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// The status of an error. What the caller cannot mend is logged, under the id of the request.
+pub(super) fn of(error: Error, request: &RequestId) -> Status {
+    let message = error.to_string();
+    match error {
+        Error::Invalid(violation) => {
+            let mut details = info(ErrorReason::InvalidRequest);
+            details.add_bad_request_violation(violation.field, violation.description);
+            Status::with_error_details(Code::InvalidArgument, message, details)
+        }
+        Error::InvalidCredentials => status(Code::Unauthenticated, message, ErrorReason::InvalidCredentials),
+        Error::AccountDisabled { until } => {
+            let mut metadata = HashMap::new();
+            if let Some(until) = until {
+                metadata.insert("disabled_until_unix".to_owned(), until.as_secs().to_string());
+            }
+            let mut details = ErrorDetails::new();
+            details.set_error_info(name(ErrorReason::AccountDisabled), DOMAIN, metadata);
+            Status::with_error_details(Code::PermissionDenied, message, details)
+        }
+        Error::AccountExists => status(Code::AlreadyExists, message, ErrorReason::AccountExists),
+        Error::AccountNotFound => status(Code::NotFound, message, ErrorReason::AccountNotFound),
+        Error::Overloaded { retry_after, .. } => overloaded(&message, retry_after),
+        Error::Store(StoreError::Unavailable { store, cause }) => {
+            tracing::warn!(request.id = %request, store.name = store, error.message = cause, "a store did not answer");
+            let mut details = info(ErrorReason::StoreUnavailable);
+            details.set_retry_info(Some(STORE_RETRY));
+            // What the store said stays in the log.
+            let message = format!("the {store} store is unavailable: try again");
+            Status::with_error_details(Code::Unavailable, message, details)
+        }
+        Error::Store(StoreError::Corrupt { .. }) | Error::Internal(_) => {
+            tracing::error!(request.id = %request, error.message = message, "a request failed for a fault of ours");
+            let message = format!("internal error; the log has it under request {request}");
+            status(Code::Internal, message, ErrorReason::Internal)
+        }
+    }
+}
+
+/// The caller has not said who it is, or not truly.
+pub(super) fn caller_unauthenticated(message: &str) -> Status {
+    status(Code::Unauthenticated, message, ErrorReason::CallerUnauthenticated)
+}
+
+/// More is asked of the server than it can do in time.
+pub(super) fn overloaded(message: &str, retry_after: Duration) -> Status {
+    let mut details = info(ErrorReason::Overloaded);
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// The call took longer than any call may.
+pub(super) fn deadline_exceeded() -> Status {
+    let message = "the call took longer than server.request_timeout; it may or may not have taken effect";
+    status(Code::DeadlineExceeded, message, ErrorReason::DeadlineExceeded)
+}
+
+fn status(code: Code, message: impl Into<String>, reason: ErrorReason) -> Status {
+    Status::with_error_details(code, message, info(reason))
+}
+
+fn info(reason: ErrorReason) -> ErrorDetails {
+    ErrorDetails::with_error_info(name(reason), DOMAIN, HashMap::new())
+}
+
+fn name(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix("ERROR_REASON_").unwrap_or(name)
+}

@@ -1,0 +1,290 @@
+//! How a state becomes bytes: a format byte, then Protocol Buffers.
+//!
+//! Protocol Buffers because a rolling upgrade mixes versions: fields may be added, and a reader skips
+//! those it does not know. An older replica that writes a state drops them, though, so a field that must
+//! not be lost raises [`FORMAT`], and older replicas then say so instead of guessing.
+//!
+//! The numbers are chosen for size, since every user has one of these in memory somewhere: moments are
+//! differences, and what has its usual value is left out.
+
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use prost::Message;
+
+use crate::domain::{
+    ports::Event,
+    sessions::{Ended, Fence, Profile, Session, Tombstone, UserSessions},
+    types::{Device, Generation, Reason, Rejection, Role, SessionId, Slot, Timestamp, UserId},
+};
+
+/// The first byte of what we write.
+const FORMAT: u8 = 1;
+
+/// The slot that is written as nothing.
+const USUAL_SLOT: &str = "default";
+
+/// Why bytes could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// Written by a version of Latchkey that says that we would misread it.
+    #[error("format {0} is newer than this version of Latchkey: upgrade it")]
+    Newer(u8),
+    /// Not one of ours.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+#[derive(Message)]
+struct StateWire {
+    #[prost(uint64, tag = "1")]
+    generation: u64,
+    #[prost(string, tag = "2")]
+    username: String,
+    #[prost(string, repeated, tag = "3")]
+    roles: Vec<String>,
+    #[prost(message, repeated, tag = "4")]
+    sessions: Vec<SessionWire>,
+    #[prost(message, repeated, tag = "5")]
+    tombstones: Vec<TombstoneWire>,
+    #[prost(message, optional, tag = "6")]
+    fence: Option<FenceWire>,
+}
+
+#[derive(Message)]
+struct SessionWire {
+    #[prost(bytes = "bytes", tag = "1")]
+    id: Bytes,
+    #[prost(uint64, tag = "2")]
+    generation: u64,
+    #[prost(string, tag = "3")]
+    slot: String,
+    #[prost(string, tag = "4")]
+    device: String,
+    /// Microseconds from the generation, which as a rule is the moment of the login.
+    #[prost(sint64, tag = "5")]
+    issued_delta: i64,
+    /// Seconds since the epoch.
+    #[prost(uint64, tag = "6")]
+    expires_secs: u64,
+    /// Microseconds from the login.
+    #[prost(sint64, tag = "7")]
+    seen_delta: i64,
+    #[prost(uint64, tag = "8")]
+    idle_micros: u64,
+}
+
+#[derive(Message)]
+struct TombstoneWire {
+    #[prost(bytes = "bytes", tag = "1")]
+    id: Bytes,
+    #[prost(uint64, tag = "2")]
+    generation: u64,
+    #[prost(string, tag = "3")]
+    slot: String,
+    #[prost(uint32, tag = "4")]
+    reason: u32,
+    #[prost(uint64, tag = "5")]
+    at_micros: u64,
+    #[prost(string, tag = "6")]
+    by_device: String,
+    #[prost(uint64, tag = "7")]
+    until_micros: u64,
+}
+
+#[derive(Message)]
+struct FenceWire {
+    #[prost(uint64, tag = "1")]
+    generation: u64,
+    #[prost(uint32, tag = "2")]
+    reason: u32,
+    #[prost(uint64, tag = "3")]
+    at_micros: u64,
+    #[prost(uint64, tag = "4")]
+    until_micros: u64,
+}
+
+#[derive(Message)]
+struct EventWire {
+    #[prost(string, tag = "1")]
+    user_id: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    session_id: Bytes,
+    #[prost(string, tag = "3")]
+    slot: String,
+    #[prost(uint32, tag = "4")]
+    reason: u32,
+    #[prost(uint64, optional, tag = "5")]
+    at_micros: Option<u64>,
+    #[prost(string, optional, tag = "6")]
+    by_device: Option<String>,
+    #[prost(uint64, tag = "7")]
+    expires_micros: u64,
+}
+
+/// The bytes of a state.
+pub fn encode_sessions(state: &UserSessions) -> Bytes {
+    pack(&StateWire {
+        generation: state.generation.0,
+        username: state.profile.username.clone(),
+        roles: state.profile.roles.iter().map(|role| role.as_str().to_owned()).collect(),
+        sessions: state.sessions.iter().map(session_wire).collect(),
+        tombstones: state.tombstones.iter().map(tombstone_wire).collect(),
+        fence: state.fence.map(|fence| FenceWire {
+            generation: fence.generation.0,
+            reason: fence.reason.code().into(),
+            at_micros: fence.at.as_micros(),
+            until_micros: fence.until.as_micros(),
+        }),
+    })
+}
+
+/// The state that these are the bytes of.
+pub fn decode_sessions(bytes: &[u8]) -> Result<UserSessions, CodecError> {
+    let wire: StateWire = unpack(bytes)?;
+    Ok(UserSessions {
+        generation: Generation(wire.generation),
+        profile: Profile { username: wire.username, roles: checked(Role::parse_all(&wire.roles))? },
+        sessions: wire.sessions.into_iter().map(session).collect::<Result<_, _>>()?,
+        tombstones: wire.tombstones.into_iter().map(tombstone).collect::<Result<_, _>>()?,
+        fence: wire.fence.map(fence).transpose()?,
+    })
+}
+
+/// The bytes of an event.
+pub fn encode_event(user_id: &UserId, ended: &Ended) -> Bytes {
+    pack(&EventWire {
+        user_id: user_id.as_str().to_owned(),
+        session_id: Bytes::copy_from_slice(ended.session_id.as_bytes()),
+        slot: slot_wire(&ended.slot),
+        reason: ended.rejection.reason.code().into(),
+        at_micros: ended.rejection.at.map(Timestamp::as_micros),
+        by_device: ended.rejection.by_device.as_ref().map(|device| device.as_str().to_owned()),
+        expires_micros: ended.expires_at.as_micros(),
+    })
+}
+
+/// The event that these are the bytes of.
+pub fn decode_event(bytes: &[u8]) -> Result<Event, CodecError> {
+    let wire: EventWire = unpack(bytes)?;
+    Ok(Event {
+        user_id: checked(UserId::parse(&wire.user_id))?,
+        ended: Ended {
+            session_id: session_id(&wire.session_id)?,
+            slot: slot(&wire.slot)?,
+            rejection: Rejection {
+                reason: reason(wire.reason)?,
+                at: wire.at_micros.map(Timestamp::from_micros),
+                by_device: wire.by_device.as_deref().map(device).transpose()?,
+            },
+            expires_at: Timestamp::from_micros(wire.expires_micros),
+        },
+    })
+}
+
+fn session_wire(session: &Session) -> SessionWire {
+    SessionWire {
+        id: Bytes::copy_from_slice(session.id.as_bytes()),
+        generation: session.generation.0,
+        slot: slot_wire(&session.slot),
+        device: session.device.as_str().to_owned(),
+        issued_delta: difference(session.issued_at.as_micros(), session.generation.0),
+        expires_secs: session.expires_at.as_secs(),
+        seen_delta: difference(session.last_seen.as_micros(), session.issued_at.as_micros()),
+        idle_micros: u64::try_from(session.idle_timeout.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+fn session(wire: SessionWire) -> Result<Session, CodecError> {
+    let issued = wire.generation.saturating_add_signed(wire.issued_delta);
+    Ok(Session {
+        id: session_id(&wire.id)?,
+        generation: Generation(wire.generation),
+        slot: slot(&wire.slot)?,
+        device: device(&wire.device)?,
+        issued_at: Timestamp::from_micros(issued),
+        expires_at: Timestamp::from_secs(wire.expires_secs),
+        last_seen: Timestamp::from_micros(issued.saturating_add_signed(wire.seen_delta)),
+        idle_timeout: Duration::from_micros(wire.idle_micros),
+    })
+}
+
+fn tombstone_wire(grave: &Tombstone) -> TombstoneWire {
+    TombstoneWire {
+        id: Bytes::copy_from_slice(grave.id.as_bytes()),
+        generation: grave.generation.0,
+        slot: slot_wire(&grave.slot),
+        reason: grave.reason.code().into(),
+        at_micros: grave.at.as_micros(),
+        by_device: grave.by_device.as_str().to_owned(),
+        until_micros: grave.until.as_micros(),
+    }
+}
+
+fn tombstone(wire: TombstoneWire) -> Result<Tombstone, CodecError> {
+    Ok(Tombstone {
+        id: session_id(&wire.id)?,
+        generation: Generation(wire.generation),
+        slot: slot(&wire.slot)?,
+        reason: reason(wire.reason)?,
+        at: Timestamp::from_micros(wire.at_micros),
+        by_device: device(&wire.by_device)?,
+        until: Timestamp::from_micros(wire.until_micros),
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "like its siblings")]
+fn fence(wire: FenceWire) -> Result<Fence, CodecError> {
+    Ok(Fence {
+        generation: Generation(wire.generation),
+        reason: reason(wire.reason)?,
+        at: Timestamp::from_micros(wire.at_micros),
+        until: Timestamp::from_micros(wire.until_micros),
+    })
+}
+
+fn slot_wire(slot: &Slot) -> String {
+    if slot.as_str() == USUAL_SLOT { String::new() } else { slot.as_str().to_owned() }
+}
+
+fn slot(wire: &str) -> Result<Slot, CodecError> {
+    checked(Slot::parse(if wire.is_empty() { USUAL_SLOT } else { wire }))
+}
+
+fn device(wire: &str) -> Result<Device, CodecError> {
+    checked(Device::parse(wire))
+}
+
+fn session_id(wire: &[u8]) -> Result<SessionId, CodecError> {
+    let bytes =
+        wire.try_into().map_err(|_| CodecError::Damaged("a session id of the wrong length".into()))?;
+    Ok(SessionId::from_bytes(bytes))
+}
+
+fn reason(code: u32) -> Result<Reason, CodecError> {
+    Reason::from_code(code).ok_or_else(|| CodecError::Damaged(format!("reason {code} is not known")))
+}
+
+fn checked<T>(parsed: Result<T, crate::domain::Violation>) -> Result<T, CodecError> {
+    parsed.map_err(|violation| CodecError::Damaged(format!("{} {}", violation.field, violation.description)))
+}
+
+/// What to add to `from` to come to `to`.
+fn difference(to: u64, from: u64) -> i64 {
+    i64::try_from(i128::from(to) - i128::from(from)).unwrap_or_default()
+}
+
+fn pack(wire: &impl Message) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(1 + wire.encoded_len());
+    bytes.put_u8(FORMAT);
+    wire.encode_raw(&mut bytes);
+    bytes.freeze()
+}
+
+fn unpack<M: Message + Default>(bytes: &[u8]) -> Result<M, CodecError> {
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => M::decode(rest).map_err(|error| CodecError::Damaged(error.to_string())),
+        Some((&newer, _)) if newer > FORMAT => Err(CodecError::Newer(newer)),
+        _ => Err(CodecError::Damaged("it does not begin with a format that we know".into())),
+    }
+}

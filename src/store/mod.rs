@@ -1,0 +1,14 @@
+//! Outbound: what the domain asks of the world, on SQLite, Redis and the file system.
+//!
+//! A backend keeps bytes under keys ([`raw::RawRegisters`]) and knows nothing of sessions. [`encoded`]
+//! turns any of them into the domain's ports, with the one [`codec`].
+
+pub mod clock;
+pub mod codec;
+pub mod embedded;
+pub mod encoded;
+pub mod key_files;
+pub mod raw;
+pub mod redis;
+pub mod secret_file;
+pub mod sql;

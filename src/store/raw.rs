@@ -1,0 +1,70 @@
+//! What a backend has to do: compare-and-set registers of bytes, and a log.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::domain::{
+    ports::{Cursor, StoreError},
+    types::Timestamp,
+};
+
+/// A value as it stands in its register.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawValue {
+    /// Grows with every commit; never 0.
+    pub revision: u64,
+    /// What was committed.
+    pub bytes: Bytes,
+}
+
+/// What to write.
+#[derive(Debug, Clone)]
+pub struct RawChange {
+    /// The revision that must stand there now; 0 where there must be nothing.
+    pub expected: u64,
+    /// The new value, at a revision above the expected one.
+    pub value: RawValue,
+    /// The register may be forgotten from then on.
+    pub keep_until: Timestamp,
+    /// Appended to the log in the same atomic step.
+    pub events: Vec<Bytes>,
+}
+
+/// How a commit ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RawCommit {
+    /// The value stands there now. Also the answer to a repeated commit that changed nothing.
+    Committed,
+    /// Something else stood there, and still does.
+    Conflict(Option<RawValue>),
+}
+
+/// Events from the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawTail {
+    /// As they were appended.
+    pub events: Vec<Bytes>,
+    /// Where to go on.
+    pub next: Cursor,
+    /// Some were missed.
+    pub gap: bool,
+}
+
+/// A backend.
+#[async_trait]
+pub trait RawRegisters: Send + Sync + 'static {
+    /// What messages to the operator call it.
+    const NAME: &'static str;
+
+    /// What stands in a register.
+    async fn load(&self, key: &str) -> Result<Option<RawValue>, StoreError>;
+
+    /// See `Registers::commit`.
+    async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError>;
+
+    /// See `EventLog::tail`.
+    async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<RawTail, StoreError>;
+
+    /// Whether it answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

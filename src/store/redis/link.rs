@@ -1,0 +1,236 @@
+//! One supervised connection to Redis.
+//!
+//! The client library multiplexes well and repairs badly: a half-open link only times out, and a
+//! time-out does not make it reconnect. So one task owns the link. It connects, makes sure that what
+//! answers is a master, pings, and throws the connection away at the first sign of trouble. Whoever asks
+//! meanwhile is told at once that the store is unavailable: fail fast, never queue.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo as _, RedisError, RedisResult,
+    ScriptInvocation, ServerErrorKind, Value,
+    aio::MultiplexedConnection,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+};
+use tokio::sync::Notify;
+
+use super::NAME;
+use crate::domain::ports::StoreError;
+
+/// A connection that has timed out this often in a row is thrown away.
+const TIMEOUTS_IN_A_ROW: u32 = 3;
+/// How often an idle connection is tried.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait before connecting again: doubled from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// How to reach Redis.
+#[derive(Clone)]
+pub struct LinkSettings {
+    /// `redis://[user:password@]host[:port][/db]`.
+    pub url: String,
+    /// Used where the URL has no password.
+    pub password: Option<String>,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long an answer may take.
+    pub response_timeout: Duration,
+}
+
+impl LinkSettings {
+    /// Whether the URL is one.
+    pub fn check(&self) -> Result<(), String> {
+        client(self).map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+/// A supervised connection.
+pub(super) struct Link(Arc<Shared>);
+
+struct Shared {
+    current: ArcSwapOption<Live>,
+    trouble: Notify,
+}
+
+struct Live {
+    connection: MultiplexedConnection,
+    timeouts: AtomicU32,
+}
+
+impl Link {
+    /// Begins to connect.
+    pub(super) fn start(settings: &LinkSettings) -> Result<Self, String> {
+        let client = client(settings).map_err(|error| error.to_string())?;
+        let shared = Arc::new(Shared { current: ArcSwapOption::empty(), trouble: Notify::new() });
+        tokio::spawn(supervise(Arc::downgrade(&shared), client, settings.clone()));
+        Ok(Self(shared))
+    }
+
+    /// The answer to a command.
+    pub(super) async fn query(&self, command: &Cmd) -> Result<Value, StoreError> {
+        let live = self.live()?;
+        let mut connection = live.connection.clone();
+        let answer = connection.send_packed_command(command).await.and_then(Value::extract_error);
+        self.judge(&live, answer)
+    }
+
+    /// The answer of a script.
+    pub(super) async fn invoke(&self, script: &ScriptInvocation<'_>) -> Result<Value, StoreError> {
+        let live = self.live()?;
+        let mut connection = live.connection.clone();
+        let answer = script.invoke_async(&mut connection).await;
+        self.judge(&live, answer)
+    }
+
+    fn live(&self) -> Result<Arc<Live>, StoreError> {
+        self.0
+            .current
+            .load_full()
+            .ok_or_else(|| StoreError::Unavailable { store: NAME, cause: "not connected".into() })
+    }
+
+    fn judge(&self, live: &Arc<Live>, answer: RedisResult<Value>) -> Result<Value, StoreError> {
+        match &answer {
+            Ok(_) => live.timeouts.store(0, Ordering::Relaxed),
+            Err(error) if error.is_timeout() => {
+                if live.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_IN_A_ROW {
+                    self.0.give_up(live, "it no longer answers");
+                }
+            }
+            Err(error) if is_broken(error) => self.0.give_up(live, &error.to_string()),
+            Err(_) => {}
+        }
+        answer.map_err(|error| StoreError::Unavailable { store: NAME, cause: error.to_string() })
+    }
+}
+
+impl Shared {
+    /// Throws a connection away, unless that has been done.
+    fn give_up(&self, live: &Arc<Live>, cause: &str) {
+        let current = self.current.compare_and_swap(live, None);
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
+            tracing::warn!(error.message = cause, "lost the connection to Redis");
+            self.trouble.notify_one();
+        }
+    }
+}
+
+/// Whether a new connection, perhaps to another server, is what can help.
+fn is_broken(error: &RedisError) -> bool {
+    let demoted = matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading
+        )
+    );
+    demoted || error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error()
+}
+
+fn client(settings: &LinkSettings) -> RedisResult<Client> {
+    let info = settings.url.as_str().into_connection_info()?;
+    let mut redis = info.redis_settings().clone();
+    if let (None, Some(password)) = (redis.password(), &settings.password) {
+        redis = redis.set_password(password);
+    }
+    // Without these a link whose other side is gone stays open for a quarter of an hour.
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(5))
+        .with_interval(Duration::from_secs(1))
+        .with_retries(3);
+    let tcp = TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(keepalive)
+        .set_user_timeout(Duration::from_secs(5));
+    Client::open(info.set_redis_settings(redis).set_tcp_settings(tcp))
+}
+
+async fn supervise(shared: Weak<Shared>, client: Client, settings: LinkSettings) {
+    let mut backoff = BACKOFF.0;
+    let mut reported = false;
+    while shared.strong_count() > 0 {
+        match connect(&client, &settings).await {
+            Ok(connection) => {
+                tracing::info!("connected to Redis");
+                let Some(shared) = shared.upgrade() else { return };
+                shared.current.store(Some(Arc::new(Live { connection, timeouts: AtomicU32::new(0) })));
+                drop(shared);
+                (backoff, reported) = (BACKOFF.0, false);
+            }
+            Err(cause) => {
+                if !reported {
+                    tracing::warn!(
+                        error.message = cause,
+                        "cannot connect to Redis; trying again until it works"
+                    );
+                    reported = true;
+                }
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF.1);
+                continue;
+            }
+        }
+        watch(&shared).await;
+    }
+}
+
+/// Returns once the connection is gone.
+async fn watch(shared: &Weak<Shared>) {
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        let Some(live) = shared.current.load_full() else { return };
+        let link = Link(Arc::clone(&shared));
+        drop(shared);
+        tokio::select! {
+            () = link.0.trouble.notified() => {}
+            () = tokio::time::sleep(PING_INTERVAL) => {
+                drop(live);
+                // The answer is judged on the way.
+                let _ = link.query(&Cmd::ping()).await;
+            }
+        }
+    }
+}
+
+async fn connect(client: &Client, settings: &LinkSettings) -> Result<MultiplexedConnection, String> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(settings.connect_timeout))
+        .set_response_timeout(Some(settings.response_timeout));
+    let mut connection = client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+        .map_err(|error| error.to_string())?;
+
+    // After a failover the old address may be that of a replica, which reads well and refuses writes.
+    let role: Vec<Value> =
+        redis::cmd("ROLE").query_async(&mut connection).await.map_err(|error| error.to_string())?;
+    let role: String =
+        role.into_iter().next().and_then(|value| redis::from_redis_value(value).ok()).unwrap_or_default();
+    if role != "master" {
+        return Err(format!("its role is {role}, not master"));
+    }
+    warn_of_eviction(&mut connection).await;
+    Ok(connection)
+}
+
+/// Any policy but noeviction may drop sessions when memory is short, which logs users out.
+async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
+    let info: RedisResult<String> = redis::cmd("INFO").arg("memory").query_async(connection).await;
+    let policy = info.ok().and_then(|info| {
+        info.lines()
+            .find_map(|line| line.strip_prefix("maxmemory_policy:").map(|policy| policy.trim().to_owned()))
+    });
+    if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
+        tracing::warn!(
+            redis.maxmemory_policy = policy,
+            "Redis may drop sessions when its memory is full: set maxmemory-policy to noeviction"
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! Accounts in SQLite.
+
+use async_trait::async_trait;
+use sqlx::{Row as _, Sqlite, SqlitePool, Transaction, sqlite::SqliteRow};
+
+use crate::domain::{
+    Violation,
+    password::PasswordHash,
+    ports::{Account, AccountChange, Accounts, Debt, DebtCause, Disabled, StoreError},
+    types::{Role, Timestamp, UserId},
+    username::Username,
+};
+
+/// What messages to the operator call it.
+const NAME: &str = "accounts";
+
+/// Accounts in SQLite.
+pub struct SqliteAccounts(pub SqlitePool);
+
+#[async_trait]
+impl Accounts for SqliteAccounts {
+    async fn find(&self, username: &Username) -> Result<Option<Account>, StoreError> {
+        let row = sqlx::query("SELECT * FROM accounts WHERE username_key = ?")
+            .bind(username.key())
+            .fetch_optional(&self.0)
+            .await
+            .map_err(unavailable)?;
+        row.map(|row| account(&row)).transpose()
+    }
+
+    async fn get(&self, user_id: &UserId) -> Result<Option<Account>, StoreError> {
+        let row = sqlx::query("SELECT * FROM accounts WHERE user_id = ?")
+            .bind(user_id.as_str())
+            .fetch_optional(&self.0)
+            .await
+            .map_err(unavailable)?;
+        row.map(|row| account(&row)).transpose()
+    }
+
+    async fn list(&self, after: Option<&Username>, limit: u32) -> Result<Vec<Account>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM accounts WHERE username_key > ? ORDER BY username_key LIMIT ?")
+            .bind(after.map_or("", Username::key))
+            .bind(limit)
+            .fetch_all(&self.0)
+            .await
+            .map_err(unavailable)?;
+        rows.iter().map(account).collect()
+    }
+
+    async fn create(&self, account: &Account) -> Result<bool, StoreError> {
+        let (disabled, disabled_until) = disabled_columns(account.disabled);
+        let inserted = sqlx::query(
+            "INSERT INTO accounts
+                (user_id, username, username_key, password_hash, roles, disabled, disabled_until, created_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (username_key) DO NOTHING",
+        )
+        .bind(account.user_id.as_str())
+        .bind(account.username.as_str())
+        .bind(account.username.key())
+        .bind(account.password.as_str())
+        .bind(roles_column(&account.roles))
+        .bind(disabled)
+        .bind(disabled_until)
+        .bind(integer(account.created_at))
+        .execute(&self.0)
+        .await
+        .map_err(unavailable)?;
+        Ok(inserted.rows_affected() == 1)
+    }
+
+    async fn change(
+        &self,
+        user_id: &UserId,
+        change: AccountChange,
+        debt: Option<DebtCause>,
+    ) -> Result<Option<(Account, Option<Debt>)>, StoreError> {
+        // Immediate: two that read before they write would otherwise fail each other.
+        let mut transaction = self.0.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+        let Some(changed) = apply(&mut transaction, user_id, change).await? else { return Ok(None) };
+        let debt = match debt {
+            None => None,
+            Some(cause) => {
+                let id = sqlx::query("INSERT INTO session_debts (user_id, cause) VALUES (?, ?)")
+                    .bind(user_id.as_str())
+                    .bind(cause_column(cause))
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err(unavailable)?
+                    .last_insert_rowid();
+                Some(Debt { id, user_id: user_id.clone(), cause })
+            }
+        };
+        transaction.commit().await.map_err(unavailable)?;
+        Ok(Some((changed, debt)))
+    }
+
+    async fn rehash(
+        &self,
+        user_id: &UserId,
+        old: &PasswordHash,
+        new: &PasswordHash,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE accounts SET password_hash = ? WHERE user_id = ? AND password_hash = ?")
+            .bind(new.as_str())
+            .bind(user_id.as_str())
+            .bind(old.as_str())
+            .execute(&self.0)
+            .await
+            .map_err(unavailable)?;
+        Ok(())
+    }
+
+    async fn debts(&self, limit: u32) -> Result<Vec<Debt>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM session_debts ORDER BY id LIMIT ?")
+            .bind(limit)
+            .fetch_all(&self.0)
+            .await
+            .map_err(unavailable)?;
+        rows.iter()
+            .map(|row| {
+                Ok(Debt {
+                    id: row.get("id"),
+                    user_id: UserId::parse(row.get("user_id")).map_err(|error| corrupt(&error))?,
+                    cause: cause(row.get("cause"))?,
+                })
+            })
+            .collect()
+    }
+
+    async fn settled(&self, debt: &Debt) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM session_debts WHERE id = ?")
+            .bind(debt.id)
+            .execute(&self.0)
+            .await
+            .map_err(unavailable)?;
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.0).await.map_err(unavailable)?;
+        Ok(())
+    }
+}
+
+async fn apply(
+    transaction: &mut Transaction<'_, Sqlite>,
+    user_id: &UserId,
+    change: AccountChange,
+) -> Result<Option<Account>, StoreError> {
+    let row = match change {
+        AccountChange::Delete => sqlx::query("DELETE FROM accounts WHERE user_id = ? RETURNING *"),
+        AccountChange::Password(ref hash) => {
+            sqlx::query("UPDATE accounts SET password_hash = ? WHERE user_id = ? RETURNING *")
+                .bind(hash.as_str())
+        }
+        AccountChange::Update { ref roles, disabled } => {
+            let (is_disabled, until) = disabled.map(disabled_columns).unzip();
+            sqlx::query(
+                "UPDATE accounts
+                 SET roles = coalesce(?, roles),
+                     disabled = coalesce(?, disabled),
+                     disabled_until = CASE WHEN ? THEN ? ELSE disabled_until END
+                 WHERE user_id = ? RETURNING *",
+            )
+            .bind(roles.as_deref().map(roles_column))
+            .bind(is_disabled)
+            .bind(disabled.is_some())
+            .bind(until.flatten())
+        }
+    }
+    .bind(user_id.as_str())
+    .fetch_optional(&mut **transaction)
+    .await
+    .map_err(unavailable)?;
+    row.map(|row| account(&row)).transpose()
+}
+
+fn account(row: &SqliteRow) -> Result<Account, StoreError> {
+    let roles: Vec<&str> = row.get::<&str, _>("roles").split_ascii_whitespace().collect();
+    let until: Option<i64> = row.get("disabled_until");
+    Ok(Account {
+        user_id: UserId::parse(row.get("user_id")).map_err(|error| corrupt(&error))?,
+        username: Username::parse(row.get("username")).map_err(|error| corrupt(&error))?,
+        password: PasswordHash::new(row.get("password_hash")),
+        roles: Role::parse_all(&roles).map_err(|error| corrupt(&error))?,
+        disabled: match (row.get::<bool, _>("disabled"), until) {
+            (false, _) => Disabled::No,
+            (true, None) => Disabled::Yes,
+            (true, Some(until)) => Disabled::Until(timestamp(until)),
+        },
+        created_at: timestamp(row.get("created_at")),
+    })
+}
+
+fn disabled_columns(disabled: Disabled) -> (bool, Option<i64>) {
+    (disabled != Disabled::No, disabled.until().map(integer))
+}
+
+fn roles_column(roles: &[Role]) -> String {
+    roles.iter().map(Role::as_str).collect::<Vec<_>>().join(" ")
+}
+
+fn cause_column(cause: DebtCause) -> &'static str {
+    match cause {
+        DebtCause::AccountDisabled => "account_disabled",
+        DebtCause::CredentialsChanged => "credentials_changed",
+        DebtCause::Profile => "profile",
+    }
+}
+
+fn cause(column: &str) -> Result<DebtCause, StoreError> {
+    [DebtCause::AccountDisabled, DebtCause::CredentialsChanged, DebtCause::Profile]
+        .into_iter()
+        .find(|cause| cause_column(*cause) == column)
+        .ok_or_else(|| StoreError::Corrupt { store: NAME, cause: format!("unknown debt {column}") })
+}
+
+fn timestamp(column: i64) -> Timestamp {
+    Timestamp::from_micros(u64::try_from(column).unwrap_or_default())
+}
+
+fn integer(timestamp: Timestamp) -> i64 {
+    i64::try_from(timestamp.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "so that it can stand in map_err as it is")]
+fn unavailable(error: sqlx::Error) -> StoreError {
+    StoreError::Unavailable { store: NAME, cause: error.to_string() }
+}
+
+fn corrupt(violation: &Violation) -> StoreError {
+    StoreError::Corrupt { store: NAME, cause: format!("{} {}", violation.field, violation.description) }
+}

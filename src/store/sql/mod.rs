@@ -1,0 +1,5 @@
+//! Accounts in an SQL database.
+
+mod accounts;
+
+pub use accounts::SqliteAccounts;
