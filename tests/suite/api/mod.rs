@@ -1,0 +1,3 @@
+//! Every RPC, reason and status.
+
+mod login;

@@ -1,0 +1,88 @@
+//! The direction of dependencies: `grpc, http -> domain -> ports <- store`.
+
+use std::{fs, path::Path};
+
+/// What the code of a folder must not name, and where it would be a path or a word.
+const RULES: [(&str, &[&str]); 5] = [
+    (
+        "src/domain",
+        &[
+            "tonic",
+            "prost",
+            "redis::",
+            "sqlx",
+            "axum",
+            "hyper",
+            "std::env",
+            "SystemTime",
+            "std::fs",
+            "crate::grpc",
+            "crate::http",
+            "crate::store",
+            "crate::app",
+            "crate::cli",
+            "crate::config",
+        ],
+    ),
+    (
+        "src/store",
+        &["tonic", "axum", "crate::grpc", "crate::http", "crate::app", "crate::cli", "crate::config"],
+    ),
+    (
+        "src/grpc",
+        &["sqlx", "redis::", "crate::store", "crate::http", "crate::app", "crate::cli", "crate::config"],
+    ),
+    ("src/http", &["tonic", "sqlx", "redis::", "crate::store", "crate::grpc", "crate::app", "crate::cli"]),
+    ("src/cli", &["sqlx", "redis::", "axum"]),
+];
+
+fn files(folder: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+        }
+    }
+    found
+}
+
+/// The lines of code that name something, without comments.
+fn offences(text: &str, word: &str) -> Vec<String> {
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .filter(|code| code.contains(word))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn data_flows_one_way() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (folder, banned) in RULES {
+        let files = files(&root.join(folder));
+        assert!(!files.is_empty(), "{folder} is empty: has it moved?");
+        for (path, text) in files {
+            for word in banned {
+                let found = offences(&text, word);
+                assert!(found.is_empty(), "{path} names {word}: {found:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_rule_would_notice() {
+    assert_eq!(offences("use tonic::Status; // tonic", "tonic").len(), 1);
+    assert!(offences("// tonic is not named here", "tonic").is_empty());
+}
+
+#[test]
+fn no_file_does_two_things() {
+    for (path, text) in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let lines = text.lines().count();
+        assert!(lines <= 450, "{path} has {lines} lines: it is asking to be two files");
+    }
+}

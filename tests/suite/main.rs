@@ -1,0 +1,21 @@
+//! The tests against the real thing: real servers, real stores, the real binary.
+//!
+//! | module | what it tests |
+//! |---|---|
+//! | `api` | every RPC, reason and status, on the server in this process and both stores, with a clock set by hand |
+//! | `stores` | one suite of behaviour for every store, and what networks do to a connection |
+//! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the README |
+//! | `architecture` | the direction of dependencies |
+
+#![expect(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test that panics has failed"
+)]
+
+mod api;
+mod architecture;
+mod process;
+mod stores;
+mod support;

@@ -1,0 +1,1 @@
+//! The binary: crashes, outages, replicas, signals, limits, the command line, the README.

@@ -1,0 +1,8 @@
+//! What the tests stand on: servers of our own on free ports, a clock that is set by hand, a client.
+
+pub mod client;
+pub mod clock;
+pub mod process;
+pub mod proxy;
+pub mod redis;
+pub mod server;

@@ -1,0 +1,141 @@
+//! The real binary, as a process of its own.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{client::Client, server::usual_settings};
+
+/// The binary under test.
+pub const LATCHKEY: &str = env!("CARGO_BIN_EXE_latchkey");
+
+/// A running `latchkey serve`.
+pub struct Process {
+    child: Child,
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    data: PathBuf,
+    output: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts on `data` with these settings besides the usual ones, and waits until it listens.
+    pub fn start(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut child = command(data, settings)
+            .arg("serve")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = Arc::new(Mutex::new(String::new()));
+        let mut stderr = child.stderr.take().unwrap();
+        let log = Arc::clone(&output);
+        let errors = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stderr.read(&mut buffer) {
+                log.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+            }
+        });
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let Some((grpc, http)) = addresses(&line) else {
+            child.wait().unwrap();
+            errors.join().unwrap();
+            panic!("it does not listen: {line}{}", output.lock().unwrap());
+        };
+        output.lock().unwrap().push_str(&line);
+        let rest = Arc::clone(&output);
+        let lines = std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                rest.lock().unwrap().push_str(&line);
+            }
+        });
+        Self { child, grpc, http, data: data.to_owned(), output, readers: vec![errors, lines] }
+    }
+
+    pub async fn client(&self) -> Client {
+        let admin_key = std::fs::read_to_string(self.data.join("admin.key")).unwrap();
+        Client::connect(self.grpc, &admin_key).await
+    }
+
+    /// Everything it has printed so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// kill -9
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end: the exit code and everything it printed.
+    pub fn wait(mut self, limit: Duration) -> (Option<i32>, String) {
+        let deadline = Instant::now() + limit;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "still running after {limit:?}: {}", self.output());
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        (status.code(), self.output())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `Latchkey 0.1.0 listens on 127.0.0.1:1 (gRPC) and 127.0.0.1:2 (HTTP)`
+fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let mut found = line.split_whitespace().filter_map(|word| word.parse().ok());
+    Some((found.next()?, found.next()?))
+}
+
+/// The binary with settings in its environment, and none of ours.
+pub fn command(data: &Path, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(LATCHKEY);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LATCHKEY_") {
+            command.env_remove(name);
+        }
+    }
+    for (name, value) in usual_settings(data) {
+        command.env(format!("LATCHKEY_{name}"), value);
+    }
+    for (name, value) in settings {
+        command.env(format!("LATCHKEY_{name}"), value);
+    }
+    command
+}
+
+/// Runs a command line to its end, with `input` on standard input.
+pub fn run(mut command: Command, input: &str) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It may end without reading.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}

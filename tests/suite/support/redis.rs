@@ -1,0 +1,128 @@
+//! A Redis or Valkey server of our own, on a free port, gone with the test.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Which program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    Redis,
+    Valkey,
+}
+
+impl Flavour {
+    /// The program, or why the test cannot run. Missing tools are an error: `make test` installs them.
+    fn program(self) -> PathBuf {
+        let (variable, name) = match self {
+            Self::Redis => ("LATCHKEY_TEST_REDIS_SERVER", "redis-server"),
+            Self::Valkey => ("LATCHKEY_TEST_VALKEY_SERVER", "valkey-server"),
+        };
+        #[expect(clippy::disallowed_methods, reason = "where `make test` has put the tools")]
+        std::env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from)
+    }
+
+    /// Whether the program can be started at all.
+    pub fn is_installed(self) -> bool {
+        Command::new(self.program())
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+}
+
+/// A running server.
+pub struct RedisServer {
+    flavour: Flavour,
+    pub port: u16,
+    dir: TempDir,
+    child: Option<Child>,
+    arguments: Vec<String>,
+}
+
+impl RedisServer {
+    pub fn start() -> Self {
+        Self::with(Flavour::Redis, &[])
+    }
+
+    /// Started with these arguments besides the usual ones.
+    pub fn with(flavour: Flavour, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Self { flavour, port: 0, dir, child: None, arguments };
+        // Between finding a free port and using it somebody else may take it: then another one.
+        for _ in 0..10 {
+            server.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            if server.launch() {
+                return server;
+            }
+        }
+        panic!("{flavour:?} does not start: is it installed? `make test` installs what the tests need");
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends at once, like a machine that loses power.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Starts again on the same port with the same directory.
+    pub fn restart(&mut self) {
+        self.kill();
+        assert!(self.launch(), "the server does not start again on port {}", self.port);
+    }
+
+    /// The answer to a command, over a connection of its own.
+    pub fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
+        let client = redis::Client::open(self.url()).unwrap();
+        command.query(&mut client.get_connection().unwrap()).unwrap()
+    }
+
+    fn launch(&mut self) -> bool {
+        let mut child = Command::new(self.flavour.program())
+            .args(["--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"])
+            .arg("--port")
+            .arg(self.port.to_string())
+            .arg("--dir")
+            .arg(self.dir.path())
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", self.flavour.program()));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            if child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                self.child = Some(child);
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        false
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
