@@ -53,7 +53,10 @@ pub enum KeyAlgorithm {
 }
 
 impl KeyAlgorithm {
-    fn jwt(self) -> Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 4] = [Self::EdDSA, Self::ES256, Self::RS256, Self::HS256];
+
+    pub(super) fn jwt(self) -> Algorithm {
         match self {
             Self::EdDSA => Algorithm::EdDSA,
             Self::ES256 => Algorithm::ES256,
@@ -237,8 +240,7 @@ mod tests {
 
     #[test]
     fn every_algorithm_makes_keys_that_it_can_read() {
-        for algorithm in [KeyAlgorithm::EdDSA, KeyAlgorithm::ES256, KeyAlgorithm::RS256, KeyAlgorithm::HS256]
-        {
+        for algorithm in KeyAlgorithm::ALL {
             let key = Key::read(algorithm.generate().unwrap().as_bytes()).unwrap();
             assert_eq!(key.algorithm, algorithm);
         }

@@ -379,3 +379,6 @@ impl UserSessions {
 fn count(sessions: &[Session]) -> u32 {
     u32::try_from(sessions.len()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Error,
-    keyring::{Key, Keyring},
+    keyring::{Key, KeyAlgorithm, Keyring},
     sessions::Session,
     types::{Generation, Reason, Rejection, Role, SessionId, Slot, Timestamp, UserId},
 };
@@ -159,7 +159,7 @@ fn key_of<'a>(ring: &'a Keyring, token: &str) -> Result<&'a Key, Rejection> {
     let malformed = Rejection::bare(Reason::Malformed);
     let header = jsonwebtoken::decode_header(token).map_err(|_| malformed.clone())?;
     let kid = header.kid.as_deref().ok_or(malformed.clone())?;
-    let supported = ring.keys().iter().any(|key| key.jwt_algorithm == header.alg);
+    let supported = KeyAlgorithm::ALL.iter().any(|algorithm| algorithm.jwt() == header.alg);
     let mut ours = Header::new(header.alg);
     ours.typ = Some(TYP.into());
     ours.kid = Some(kid.to_owned());

@@ -27,7 +27,6 @@ pub fn rule(path: &str) -> Option<Rule> {
         | "/latchkey.v1.AuthService/Logout"
         | "/latchkey.v1.AuthService/GetJwks"
         | "/grpc.health.v1.Health/Check"
-        | "/grpc.health.v1.Health/List"
         | "/grpc.health.v1.Health/Watch"
         | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Rule::Open,
         "/latchkey.v1.AuthService/Validate" => Rule::Validator,

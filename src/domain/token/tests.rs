@@ -1,1 +1,348 @@
+//! Every lenient default of the library, tried: what we did not write is not ours.
 
+use data_encoding::BASE64URL_NOPAD;
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::domain::keyring::KeyAlgorithm;
+
+/// A Saturday in 2033.
+const NOW: u64 = 2_000_000_000;
+
+fn settings() -> TokenSettings {
+    TokenSettings {
+        issuer: "latchkey".into(),
+        audience: "services".into(),
+        leeway: Duration::from_secs(5),
+    }
+}
+
+struct Bench {
+    tokens: Tokens,
+    key: Key,
+}
+
+impl Bench {
+    fn new(algorithm: KeyAlgorithm) -> Self {
+        let key = Key::read(algorithm.generate().unwrap().as_bytes()).unwrap();
+        let tokens = Tokens::new(Keyring::new(vec![key.clone()], 0).unwrap(), settings());
+        Self { tokens, key }
+    }
+
+    fn header(&self) -> Value {
+        json!({ "typ": "at+jwt", "alg": self.key.algorithm.name(), "kid": self.key.kid })
+    }
+
+    /// A token with any header and claims, properly signed with our key.
+    fn signed(&self, header: &Value, claims: &Value) -> String {
+        let message = format!("{}.{}", encode(header), encode(claims));
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &self.key.signing, self.key.jwt_algorithm).unwrap();
+        format!("{message}.{signature}")
+    }
+
+    fn reason(&self, token: &str) -> Option<Reason> {
+        self.tokens.verify(token, Timestamp::from_secs(NOW)).err().map(|rejection| rejection.reason)
+    }
+
+    /// What comes of claims with one of them replaced, or removed where the value is null.
+    fn with_claim(&self, name: &str, value: Value) -> Option<Reason> {
+        let mut claims = claims();
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(name);
+        } else {
+            claims[name] = value;
+        }
+        self.reason(&self.signed(&self.header(), &claims))
+    }
+
+    /// What comes of a header with one member replaced, or removed where the value is null.
+    fn with_header(&self, name: &str, value: Value) -> Option<Reason> {
+        let mut header = self.header();
+        if value.is_null() {
+            header.as_object_mut().unwrap().remove(name);
+        } else {
+            header[name] = value;
+        }
+        self.reason(&self.signed(&header, &claims()))
+    }
+}
+
+fn encode(value: &Value) -> String {
+    BASE64URL_NOPAD.encode(value.to_string().as_bytes())
+}
+
+fn claims() -> Value {
+    json!({
+        "iss": "latchkey",
+        "aud": "services",
+        "sub": "user-1",
+        "iat": NOW - 10,
+        "nbf": NOW - 10,
+        "exp": NOW + 10,
+        "jti": SessionId::from_bytes([7; 16]).to_string(),
+        "gen": 42,
+        "slot": "default",
+        "roles": ["staff"],
+    })
+}
+
+fn session() -> Session {
+    Session {
+        id: SessionId::from_bytes([7; 16]),
+        generation: Generation(42),
+        slot: Slot::parse("web").unwrap(),
+        device: crate::domain::types::Device::default(),
+        issued_at: Timestamp::from_secs(NOW - 10),
+        expires_at: Timestamp::from_secs(NOW + 10),
+        last_seen: Timestamp::from_secs(NOW - 10),
+        idle_timeout: Duration::from_mins(1),
+    }
+}
+
+#[test]
+fn a_token_says_what_its_session_is_with_every_algorithm() {
+    for algorithm in KeyAlgorithm::ALL {
+        let bench = Bench::new(algorithm);
+        let user_id = UserId::parse("user-1").unwrap();
+        let roles = Role::parse_all(&["staff"]).unwrap();
+        let token = bench.tokens.issue(&user_id, &session(), &roles).unwrap();
+        let claims = bench.tokens.verify(&token, Timestamp::from_secs(NOW)).unwrap();
+        let session = session();
+        assert_eq!(
+            claims,
+            Claims {
+                user_id,
+                session_id: session.id,
+                generation: session.generation,
+                slot: session.slot,
+                expires_at: session.expires_at,
+            }
+        );
+    }
+}
+
+#[test]
+fn the_largest_token_that_we_write_is_one_that_we_read() {
+    let bench = Bench::new(KeyAlgorithm::RS256);
+    let user_id = UserId::parse(&"u".repeat(UserId::MAX_LEN)).unwrap();
+    let names: Vec<_> = (0..Role::MAX_COUNT).map(|n| format!("{n:064}")).collect();
+    let token = bench.tokens.issue(&user_id, &session(), &Role::parse_all(&names).unwrap()).unwrap();
+    assert!(token.len() <= MAX_LEN, "{}", token.len());
+    assert_eq!(bench.reason(&token), None);
+}
+
+#[test]
+fn the_twin_of_all_refusals_is_accepted() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    assert_eq!(bench.reason(&bench.signed(&bench.header(), &claims())), None);
+}
+
+#[test]
+fn claims_that_are_missing_or_of_another_type_are_refused() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    for name in ["iss", "aud", "sub", "iat", "nbf", "exp", "jti", "gen", "slot", "roles"] {
+        for value in [Value::Null, json!(-1), json!(1.5), json!(true), json!({}), json!([1]), json!("")] {
+            assert_eq!(bench.with_claim(name, value.clone()), Some(Reason::Malformed), "{name}: {value}");
+        }
+    }
+}
+
+#[test]
+fn an_issuer_or_audience_that_is_not_exactly_ours_is_refused() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    for value in [json!("latchkey2"), json!(["latchkey"]), json!(["other", "latchkey"]), json!("LATCHKEY")] {
+        assert_eq!(bench.with_claim("iss", value.clone()), Some(Reason::Malformed), "iss: {value}");
+    }
+    for value in [json!("other"), json!(["services"]), json!(["services", "other"])] {
+        assert_eq!(bench.with_claim("aud", value.clone()), Some(Reason::Malformed), "aud: {value}");
+    }
+}
+
+#[test]
+fn a_header_that_is_not_exactly_ours_is_refused() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    for (name, value) in [
+        ("typ", Value::Null),
+        ("typ", json!("JWT")),
+        ("typ", json!("AT+JWT")),
+        ("typ", json!("application/at+jwt")),
+        ("alg", json!("none")),
+        ("alg", json!("None")),
+        ("alg", json!("HS256")),
+        ("alg", json!("RS256")),
+        ("alg", json!("ES256")),
+        ("kid", Value::Null),
+        ("kid", json!(7)),
+        ("crit", json!(["exp"])),
+        ("crit", json!([])),
+        ("b64", json!(false)),
+        ("b64", json!(true)),
+        ("zip", json!("DEF")),
+        ("cty", json!("JWT")),
+        ("jku", json!("https://example.com/keys")),
+        ("x5u", json!("https://example.com/cert")),
+        ("jwk", json!({ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" })),
+        ("anything", json!("else")),
+    ] {
+        assert_eq!(bench.with_header(name, value.clone()), Some(Reason::Malformed), "{name}: {value}");
+    }
+}
+
+#[test]
+fn an_unknown_key_id_is_a_bad_signature() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    for kid in ["", "other", "../../etc/passwd", "' OR 1=1"] {
+        assert_eq!(bench.with_header("kid", json!(kid)), Some(Reason::BadSignature), "{kid}");
+    }
+}
+
+#[test]
+fn a_public_key_is_no_hmac_secret() {
+    // The classic confusion of algorithms: the attacker knows our public key.
+    let bench = Bench::new(KeyAlgorithm::RS256);
+    let public = serde_json::to_string(&bench.tokens.keyring().jwks().keys[0]).unwrap();
+    let header = json!({ "typ": "at+jwt", "alg": "HS256", "kid": bench.key.kid });
+    let message = format!("{}.{}", encode(&header), encode(&claims()));
+    let forged = jsonwebtoken::EncodingKey::from_secret(public.as_bytes());
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &forged, Algorithm::HS256).unwrap();
+    assert_eq!(bench.reason(&format!("{message}.{signature}")), Some(Reason::Malformed));
+}
+
+#[test]
+fn two_keys_of_different_algorithms_do_not_stand_in_for_each_other() {
+    let keys = [KeyAlgorithm::EdDSA, KeyAlgorithm::HS256]
+        .map(|algorithm| Key::read(algorithm.generate().unwrap().as_bytes()).unwrap());
+    let tokens = Tokens::new(Keyring::new(keys.to_vec(), 0).unwrap(), settings());
+    let header = json!({ "typ": "at+jwt", "alg": "HS256", "kid": keys[0].kid });
+    let message = format!("{}.{}", encode(&header), encode(&claims()));
+    let signature =
+        jsonwebtoken::crypto::sign(message.as_bytes(), &keys[1].signing, Algorithm::HS256).unwrap();
+    let rejection = tokens.verify(&format!("{message}.{signature}"), Timestamp::from_secs(NOW)).unwrap_err();
+    assert_eq!(rejection.reason, Reason::Malformed);
+}
+
+#[test]
+fn a_changed_token_is_a_bad_signature_or_malformed() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    let token = bench.signed(&bench.header(), &claims());
+    for index in 0..token.len() {
+        let mut changed = token.clone().into_bytes();
+        changed[index] = if changed[index] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(changed).unwrap();
+        let reason = bench.reason(&changed);
+        assert!(matches!(reason, Some(Reason::BadSignature | Reason::Malformed)), "{index}: {reason:?}");
+    }
+}
+
+#[test]
+fn a_second_spelling_of_a_token_is_refused() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    let token = bench.signed(&bench.header(), &claims());
+    for other in [
+        format!("{token}="),
+        format!("{token} "),
+        format!(" {token}"),
+        format!("{token}\n"),
+        format!("{token}."),
+        format!("{token}.{token}"),
+        token.replace('-', "+").replace('_', "/") + "=",
+        // The last character of 64 bytes in base64 has four bits to spare.
+        format!("{}{}", &token[..token.len() - 1], next(token.as_bytes()[token.len() - 1])),
+    ] {
+        assert!(bench.reason(&other).is_some(), "{other}");
+    }
+}
+
+/// The character after this one in the alphabet of base64url, which differs in a bit to spare.
+fn next(character: u8) -> char {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let index = alphabet.iter().position(|other| *other == character).unwrap();
+    char::from(alphabet[index ^ 1])
+}
+
+#[test]
+fn what_is_no_token_at_all_is_malformed() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    for text in ["", ".", "..", "a.b", "a.b.c", "a.b.c.d", "\u{0}", "ü.ü.ü", "e30.e30.", "null.null.null"] {
+        assert_eq!(bench.reason(text), Some(Reason::Malformed), "{text:?}");
+    }
+}
+
+#[test]
+fn a_token_over_four_kib_is_refused_unread() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    let padding = |length: usize| {
+        let mut claims = claims();
+        claims["padding"] = json!("x".repeat(length));
+        bench.signed(&bench.header(), &claims)
+    };
+    let fits = padding(2000);
+    assert!(fits.len() <= MAX_LEN);
+    assert_eq!(bench.reason(&fits), None, "claims that we do not know are skipped");
+    let too_long = padding(3000);
+    assert!(too_long.len() > MAX_LEN);
+    assert_eq!(bench.reason(&too_long), Some(Reason::Malformed));
+}
+
+#[test]
+fn a_token_expires_at_the_very_second() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    let token = bench.signed(&bench.header(), &claims());
+    let end = Timestamp::from_secs(NOW + 10);
+    let before = Timestamp::from_micros(end.as_micros() - 1);
+    assert!(bench.tokens.verify(&token, before).is_ok());
+    assert_eq!(bench.tokens.verify(&token, end), Err(Rejection::at(Reason::Expired, end)));
+    assert_eq!(bench.with_claim("exp", json!(NOW - 59)), Some(Reason::Expired), "no leeway behind `exp`");
+}
+
+#[test]
+fn a_token_from_the_future_is_refused_beyond_the_leeway() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    for name in ["nbf", "iat"] {
+        assert_eq!(bench.with_claim(name, json!(NOW + 5)), None, "{name}");
+        assert_eq!(bench.with_claim(name, json!(NOW + 6)), Some(Reason::NotYetValid), "{name}");
+        assert_eq!(bench.with_claim(name, json!(u64::MAX)), Some(Reason::NotYetValid), "{name}");
+    }
+}
+
+#[test]
+fn time_is_told_only_of_what_we_have_signed() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    let mut expired = claims();
+    expired["exp"] = json!(NOW - 1);
+    let token = bench.signed(&bench.header(), &expired);
+    assert_eq!(bench.reason(&token), Some(Reason::Expired));
+    let forged = format!("{}.{}", token.rsplit_once('.').unwrap().0, BASE64URL_NOPAD.encode(&[0; 64]));
+    assert_eq!(bench.reason(&forged), Some(Reason::BadSignature));
+}
+
+#[test]
+fn a_rotation_logs_nobody_out_until_the_old_key_goes() {
+    let old = Bench::new(KeyAlgorithm::EdDSA);
+    let new = Bench::new(KeyAlgorithm::ES256);
+    let token = old.signed(&old.header(), &claims());
+    let keys = vec![old.key.clone(), new.key.clone()];
+    old.tokens.rotate(Keyring::new(keys, 1).unwrap());
+    assert_eq!(old.reason(&token), None);
+    let issued = old.tokens.issue(&UserId::parse("user-1").unwrap(), &session(), &[]).unwrap();
+    assert_eq!(jsonwebtoken::decode_header(&issued).unwrap().kid.as_ref(), Some(&new.key.kid));
+    old.tokens.rotate(Keyring::new(vec![new.key.clone()], 0).unwrap());
+    assert_eq!(old.reason(&token), Some(Reason::BadSignature));
+}
+
+/// What `JWKS` readers elsewhere do: verify with nothing but the public key.
+#[test]
+fn the_published_keys_verify_the_tokens() {
+    for algorithm in [KeyAlgorithm::EdDSA, KeyAlgorithm::ES256, KeyAlgorithm::RS256] {
+        let bench = Bench::new(algorithm);
+        let token = bench.tokens.issue(&UserId::parse("user-1").unwrap(), &session(), &[]).unwrap();
+        let jwks = bench.tokens.keyring().jwks();
+        let key = DecodingKey::from_jwk(jwks.find(&bench.key.kid).unwrap()).unwrap();
+        let mut validation = Validation::new(bench.key.jwt_algorithm);
+        validation.set_audience(&["services"]);
+        validation.set_issuer(&["latchkey"]);
+        assert!(jsonwebtoken::decode::<Value>(&token, &key, &validation).is_ok(), "{}", algorithm.name());
+    }
+}

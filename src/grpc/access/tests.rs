@@ -23,7 +23,7 @@ fn methods() -> Vec<String> {
 #[test]
 fn every_method_has_a_rule() {
     let methods = methods();
-    assert!(methods.len() >= 14, "{methods:?}");
+    assert!(methods.len() >= 13, "{methods:?}");
     for method in methods {
         assert!(rule(&method).is_some(), "{method} has no rule: say in access.rs who may call it");
     }
