@@ -32,7 +32,7 @@ use crate::{
     },
     http,
     store::{
-        embedded::{self, EmbeddedRegisters},
+        embedded::{Database, EmbeddedRegisters},
         encoded::Encoded,
         key_files,
         redis::{LinkSettings, RedisRegisters},
@@ -73,7 +73,7 @@ pub struct App {
     serving: JoinSet<()>,
     /// What runs beside them; dropped at shutdown.
     background: JoinSet<()>,
-    database: sqlx::SqlitePool,
+    database: Database,
     _lock: Option<File>,
 }
 
@@ -86,10 +86,10 @@ impl App {
         let lock = prepare_data_dir(config)?;
         let admin_key = admin_key(config)?;
         let tokens = tokens(config, &*clock)?;
-        let database = embedded::open(&config.data_dir.join("latchkey.db"))
+        let database = Database::open(&config.data_dir.join("latchkey.db"))
             .await
             .map_err(|error| format!("cannot open the database in {}: {error}", config.data_dir.display()))?;
-        let (sessions, events) = session_store(config, &database, &clock).await?;
+        let (sessions, events) = session_store(config, &database, &clock)?;
 
         let engine = Arc::new(Engine {
             sessions,
@@ -261,16 +261,14 @@ fn key_files_exist(dir: &Path) -> Result<bool, String> {
     Ok(entries.count() > 0)
 }
 
-async fn session_store(
+fn session_store(
     config: &Config,
-    database: &sqlx::SqlitePool,
+    database: &Database,
     clock: &Arc<dyn Clock>,
 ) -> Result<SessionStore, String> {
     match scheme(&config.sessions.url) {
         "embedded" => {
-            let registers = EmbeddedRegisters::start(database.clone(), Arc::clone(clock))
-                .await
-                .map_err(|error| error.to_string())?;
+            let registers = EmbeddedRegisters::start(database.clone(), Arc::clone(clock));
             let store = Arc::new(Encoded(registers));
             Ok((store.clone(), store))
         }

@@ -51,11 +51,19 @@ const START: Timestamp = Timestamp::from_secs(1_000_000);
 /// What happens to a user.
 #[derive(Debug, Clone)]
 enum Command {
-    Login { slot: usize },
+    Login {
+        slot: usize,
+    },
     /// Of one of the tokens ever given out.
-    Logout { token: usize },
-    LogoutOthers { token: usize },
-    Touch { token: usize },
+    Logout {
+        token: usize,
+    },
+    LogoutOthers {
+        token: usize,
+    },
+    Touch {
+        token: usize,
+    },
     Disable,
     ChangePassword,
     Rename,
@@ -172,7 +180,8 @@ impl World {
                 self.furthest = self.furthest.max(self.now);
             }
             Command::SetBack(by) => {
-                self.now = Timestamp::from_micros(self.now.as_micros() - u64::try_from(by.as_micros()).unwrap());
+                self.now =
+                    Timestamp::from_micros(self.now.as_micros() - u64::try_from(by.as_micros()).unwrap());
             }
             Command::Lost => drop(self.state.open(open(u64::MAX, "web", "lost", self.limit), at(self.now))),
         }
@@ -195,7 +204,8 @@ impl World {
             self.tokens[index].ended = Some(reason);
         }
         self.tokens.push(Known { used: self.now, session: opened.session, ended: None });
-        let holders = self.tokens.iter().filter(|token| token.session.slot.as_str() == slot && self.is_live(token));
+        let holders =
+            self.tokens.iter().filter(|token| token.session.slot.as_str() == slot && self.is_live(token));
         assert!(holders.count() <= self.limit as usize, "a slot holds no more than its limit");
     }
 
@@ -205,7 +215,8 @@ impl World {
             return;
         }
         let own = known.session.id;
-        let living = self.tokens.iter().filter(|other| (other.session.id == own) != others && self.is_live(other));
+        let living =
+            self.tokens.iter().filter(|other| (other.session.id == own) != others && self.is_live(other));
         let living = u32::try_from(living.count()).unwrap();
         self.end_where(|other| (other.session.id == own) != others, Reason::LoggedOut);
         let which = |session: &Session| (session.id == own) != others;
@@ -270,8 +281,13 @@ impl World {
         if self.state.tombstones.iter().any(|grave| grave.id == token.session.id) {
             assert_eq!(reason, ended, "as long as it is remembered, the reason is exact");
         } else {
-            let fallbacks =
-                [ended, Reason::Replaced, Reason::AccountDisabled, Reason::CredentialsChanged, Reason::UnknownSession];
+            let fallbacks = [
+                ended,
+                Reason::Replaced,
+                Reason::AccountDisabled,
+                Reason::CredentialsChanged,
+                Reason::UnknownSession,
+            ];
             assert!(fallbacks.contains(&reason), "{ended:?} became {reason:?}");
         }
     }
@@ -397,7 +413,10 @@ fn a_use_that_went_unrecorded_still_counts_in_full() {
     story.after(TOUCH - Duration::from_micros(1));
     assert!(story.state.touch(session.id, story.now).is_none(), "too soon to be recorded");
     story.after(IDLE);
-    assert!(story.state.verdict(&claims(&session), story.now).is_ok(), "its full idle timeout after that use");
+    assert!(
+        story.state.verdict(&claims(&session), story.now).is_ok(),
+        "its full idle timeout after that use"
+    );
     story.after(Duration::from_micros(1));
     assert_eq!(story.rejection(&session).reason, Reason::IdleTimeout, "and no more than one interval beyond");
 }

@@ -11,11 +11,7 @@ use crate::domain::keyring::KeyAlgorithm;
 const NOW: u64 = 2_000_000_000;
 
 fn settings() -> TokenSettings {
-    TokenSettings {
-        issuer: "latchkey".into(),
-        audience: "services".into(),
-        leeway: Duration::from_secs(5),
-    }
+    TokenSettings { issuer: "latchkey".into(), audience: "services".into(), leeway: Duration::from_secs(5) }
 }
 
 struct Bench {
@@ -38,7 +34,8 @@ impl Bench {
     fn signed(&self, header: &Value, claims: &Value) -> String {
         let message = format!("{}.{}", encode(header), encode(claims));
         let signature =
-            jsonwebtoken::crypto::sign(message.as_bytes(), &self.key.signing, self.key.jwt_algorithm).unwrap();
+            jsonwebtoken::crypto::sign(message.as_bytes(), &self.key.signing, self.key.jwt_algorithm)
+                .unwrap();
         format!("{message}.{signature}")
     }
 
@@ -183,7 +180,10 @@ fn a_header_that_is_not_exactly_ours_is_refused() {
         ("cty", json!("JWT")),
         ("jku", json!("https://example.com/keys")),
         ("x5u", json!("https://example.com/cert")),
-        ("jwk", json!({ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" })),
+        (
+            "jwk",
+            json!({ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" }),
+        ),
         ("anything", json!("else")),
     ] {
         assert_eq!(bench.with_header(name, value.clone()), Some(Reason::Malformed), "{name}: {value}");
@@ -265,7 +265,8 @@ fn next(character: u8) -> char {
 #[test]
 fn what_is_no_token_at_all_is_malformed() {
     let bench = Bench::new(KeyAlgorithm::EdDSA);
-    for text in ["", ".", "..", "a.b", "a.b.c", "a.b.c.d", "\u{0}", "ü.ü.ü", "e30.e30.", "null.null.null"] {
+    for text in ["", ".", "..", "a.b", "a.b.c", "a.b.c.d", "\u{0}", "ü.ü.ü", "e30.e30.", "null.null.null"]
+    {
         assert_eq!(bench.reason(text), Some(Reason::Malformed), "{text:?}");
     }
 }

@@ -1,16 +1,26 @@
 //! Registers and event log in SQLite.
 //!
-//! SQLite has one writer, and a commit costs a sync of the disk. So one task owns the writing: it takes
-//! whatever commits have arrived, makes one transaction of them, and answers all of them after it.
+//! A commit costs a sync of the disk. So one task does them all: it takes whatever commits have arrived,
+//! makes one transaction of them, and answers all of them after it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::{Connection as _, Row as _, SqliteConnection, SqlitePool};
-use tokio::sync::{mpsc, oneshot};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+use tokio::{
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+    task::JoinSet,
+};
 
-use super::{NAME, unavailable};
+use super::{
+    Database, NAME,
+    database::store_error,
+    sweep::{self, integer},
+};
 use crate::{
     domain::{
         ports::{Clock, Cursor, StoreError},
@@ -23,17 +33,13 @@ use crate::{
 const BATCH: usize = 256;
 /// Commits that wait for the writer, at most; beyond that the store counts as unavailable.
 const QUEUE: usize = 4096;
-/// How long the log remembers.
-const EVENT_RETENTION: Duration = Duration::from_hours(24);
-/// How often forgotten registers and events are deleted.
-const SWEEP: Duration = Duration::from_mins(1);
-/// Rows deleted in one go, so that sweeping does not hold up commits.
-const SWEEP_ROWS: i64 = 1000;
 
 /// Registers in SQLite.
 pub struct EmbeddedRegisters {
-    readers: SqlitePool,
+    database: Database,
     writer: mpsc::Sender<Request>,
+    /// Ends with the registers; the writing ends when its channel does.
+    _sweeping: JoinSet<()>,
 }
 
 struct Request {
@@ -43,12 +49,19 @@ struct Request {
 }
 
 impl EmbeddedRegisters {
-    /// Registers in the database behind `pool`; writes through one of its connections, which it keeps.
-    pub async fn start(pool: SqlitePool, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let connection = pool.acquire().await.map_err(|error| unavailable(&error))?.detach();
+    /// Registers in this database. Needs a Tokio runtime.
+    pub fn start(database: Database, clock: Arc<dyn Clock>) -> Self {
         let (writer, requests) = mpsc::channel(QUEUE);
-        tokio::spawn(write(connection, requests, clock));
-        Ok(Self { readers: pool, writer })
+        tokio::spawn(write(database.clone(), requests, Arc::clone(&clock)));
+        let mut sweeping = JoinSet::new();
+        sweeping.spawn(sweep::forever(database.clone(), clock));
+        Self { database, writer, _sweeping: sweeping }
+    }
+
+    /// Deletes some registers and events that nobody needs any more at `now`; whether there may be more
+    /// of them. Happens by itself all the time.
+    pub async fn sweep(&self, now: Timestamp) -> Result<bool, StoreError> {
+        sweep::sweep(&self.database, now).await.map_err(|error| failed(&error))
     }
 }
 
@@ -59,101 +72,122 @@ impl RawRegisters for EmbeddedRegisters {
     async fn load(&self, key: &str) -> Result<Option<RawValue>, StoreError> {
         let row = sqlx::query("SELECT revision, value FROM registers WHERE key = ?")
             .bind(key)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.database.readers)
             .await
-            .map_err(|error| unavailable(&error))?;
+            .map_err(|error| failed(&error))?;
         row.map(|row| value(&row)).transpose()
     }
 
     async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError> {
         let (answer, answered) = oneshot::channel();
         let request = Request { key: key.to_owned(), change, answer };
-        let gone = |cause: &str| StoreError::Unavailable { store: NAME, cause: cause.to_owned() };
-        self.writer.try_send(request).map_err(|_| gone("too many commits are waiting"))?;
-        answered.await.map_err(|_| gone("the writer has stopped"))?
+        let unavailable = |cause: &str| StoreError::Unavailable { store: NAME, cause: cause.to_owned() };
+        self.writer.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => unavailable("too many commits are waiting"),
+            TrySendError::Closed(_) => unavailable("the writer has stopped"),
+        })?;
+        answered.await.map_err(|_| unavailable("the writer has stopped"))?
     }
 
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<RawTail, StoreError> {
-        let ends = sqlx::query(
-            "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) AS last,
-                    (SELECT min(seq) FROM events) AS first",
-        )
-        .fetch_one(&self.readers)
-        .await
-        .map_err(|error| unavailable(&error))?;
-        let last: i64 = ends.get("last");
-        let first: Option<i64> = ends.get("first");
-
-        let Some(after) = after else {
-            return Ok(RawTail { events: Vec::new(), next: Cursor(last.to_string()), gap: false });
+        let Some(Cursor(after)) = after else {
+            let newest = self.events("SELECT * FROM events ORDER BY seq DESC LIMIT ?2", 0, 1).await?;
+            let next = newest.last().map_or(Place::NOWHERE, |event| event.place).cursor();
+            return Ok(RawTail { events: Vec::new(), next, gap: false });
         };
-        let after: i64 = after.0.parse().unwrap_or(-1);
-        // A cursor from beyond the end belongs to another, lost log.
-        let gap = after < 0 || after > last || after + 1 < first.unwrap_or(last + 1);
-        let from = if gap { 0 } else { after };
-        let rows = sqlx::query("SELECT seq, value FROM events WHERE seq > ? ORDER BY seq LIMIT ?")
-            .bind(from)
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|error| unavailable(&error))?;
-        let next = rows.last().map_or(if gap { last } else { after }, |row| row.get("seq"));
-        let events = rows.iter().map(|row| Bytes::from(row.get::<Vec<u8>, _>("value"))).collect();
-        Ok(RawTail { events, next: Cursor(next.to_string()), gap })
+        // Where the event that the cursor names is still there, all after it are: the log only ever
+        // loses its beginning. Where it is not, some may have gone with it.
+        let place = Place::parse(after).unwrap_or(Place::NOWHERE);
+        let from = "SELECT * FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
+        let mut events = self.events(from, place.seq, limit.saturating_add(1)).await?;
+        let gap = events.first().is_none_or(|event| event.place != place);
+        if gap {
+            events = self.events(from, 0, limit).await?;
+        } else {
+            events.remove(0);
+        }
+        let next = events.last().map_or(if gap { Place::NOWHERE } else { place }, |event| event.place);
+        let events = events.into_iter().filter_map(|event| event.value).collect();
+        Ok(RawTail { events, next: next.cursor(), gap })
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.readers).await.map_err(|error| unavailable(&error))?;
+        sqlx::query("SELECT 1").execute(&self.database.readers).await.map_err(|error| failed(&error))?;
         Ok(())
     }
 }
 
-async fn write(
-    mut connection: SqliteConnection,
-    mut requests: mpsc::Receiver<Request>,
-    clock: Arc<dyn Clock>,
-) {
-    let mut sweep = tokio::time::interval(SWEEP);
-    let mut batch = Vec::with_capacity(BATCH);
-    loop {
-        tokio::select! {
-            received = requests.recv_many(&mut batch, BATCH) => {
-                if received == 0 {
-                    break;
-                }
-                answer(&mut connection, &mut batch, clock.now()).await;
-            }
-            _ = sweep.tick() => {
-                if let Err(error) = forget(&mut connection, clock.now()).await {
-                    tracing::warn!(error.message = %error, "could not delete what is no longer needed");
-                }
-            }
-        }
+impl EmbeddedRegisters {
+    async fn events(&self, sql: &'static str, from: i64, limit: usize) -> Result<Vec<EventRow>, StoreError> {
+        let rows = sqlx::query(sql)
+            .bind(from)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&self.database.readers)
+            .await
+            .map_err(|error| failed(&error))?;
+        rows.iter()
+            .map(|row| {
+                let place = Place { seq: row.try_get("seq")?, at: row.try_get("at")? };
+                Ok(EventRow { place, value: row.try_get::<Option<Vec<u8>>, _>("value")?.map(Bytes::from) })
+            })
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(|error| failed(&error))
     }
 }
 
-async fn answer(connection: &mut SqliteConnection, batch: &mut Vec<Request>, now: Timestamp) {
-    match transaction(connection, batch, now).await {
-        Ok(outcomes) => {
-            for (request, outcome) in batch.drain(..).zip(outcomes) {
-                // Whoever has gone away meanwhile does not need the answer.
-                let _ = request.answer.send(outcome);
+/// A row of the log.
+struct EventRow {
+    place: Place,
+    /// Nothing in the row that the log begins with.
+    value: Option<Bytes>,
+}
+
+/// What names an event, also among those of another log with the same numbers: a lost or restored one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    seq: i64,
+    at: i64,
+}
+
+impl Place {
+    /// Names no event.
+    const NOWHERE: Self = Self { seq: 0, at: 0 };
+
+    fn parse(cursor: &str) -> Option<Self> {
+        let (seq, at) = cursor.split_once('-')?;
+        Some(Self { seq: seq.parse().ok()?, at: at.parse().ok()? })
+    }
+
+    fn cursor(self) -> Cursor {
+        Cursor(format!("{}-{}", self.seq, self.at))
+    }
+}
+
+async fn write(database: Database, mut requests: mpsc::Receiver<Request>, clock: Arc<dyn Clock>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while requests.recv_many(&mut batch, BATCH).await > 0 {
+        match transaction(&database, &batch, clock.now()).await {
+            Ok(outcomes) => {
+                for (request, outcome) in batch.drain(..).zip(outcomes) {
+                    // Whoever has gone away meanwhile does not need the answer.
+                    let _ = request.answer.send(outcome);
+                }
             }
-        }
-        Err(error) => {
-            for request in batch.drain(..) {
-                let _ = request.answer.send(Err(unavailable(&error)));
+            Err(error) => {
+                for request in batch.drain(..) {
+                    let _ = request.answer.send(Err(failed(&error)));
+                }
             }
         }
     }
 }
 
 async fn transaction(
-    connection: &mut SqliteConnection,
+    database: &Database,
     batch: &[Request],
     now: Timestamp,
 ) -> Result<Vec<Result<RawCommit, StoreError>>, sqlx::Error> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let mut transaction = database.writer.begin_with("BEGIN IMMEDIATE").await?;
     let mut outcomes = Vec::with_capacity(batch.len());
     for request in batch {
         outcomes.push(apply(&mut transaction, &request.key, &request.change, now).await?);
@@ -199,33 +233,23 @@ async fn apply(
         return Ok(Ok(if repeated { RawCommit::Committed } else { RawCommit::Conflict(stands) }));
     }
     for event in events {
-        sqlx::query("INSERT INTO events (value, keep_until) VALUES (?, ?)")
+        sqlx::query("INSERT INTO events (at, value) VALUES (?, ?)")
+            .bind(integer(now.as_micros()))
             .bind(event.as_ref())
-            .bind(integer(now.after(EVENT_RETENTION).as_micros()))
             .execute(&mut *connection)
             .await?;
     }
     Ok(Ok(RawCommit::Committed))
 }
 
-async fn forget(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), sqlx::Error> {
-    let now = integer(now.as_micros());
-    for statement in [
-        "DELETE FROM registers WHERE key IN (SELECT key FROM registers WHERE keep_until < ?1 LIMIT ?2)",
-        "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE keep_until < ?1 ORDER BY seq LIMIT ?2)",
-    ] {
-        sqlx::query(statement).bind(now).bind(SWEEP_ROWS).execute(&mut *connection).await?;
-    }
-    Ok(())
-}
-
-fn value(row: &sqlx::sqlite::SqliteRow) -> Result<RawValue, StoreError> {
-    let revision = u64::try_from(row.get::<i64, _>("revision"))
+fn value(row: &SqliteRow) -> Result<RawValue, StoreError> {
+    let revision: i64 = row.try_get("revision").map_err(|error| failed(&error))?;
+    let bytes: Vec<u8> = row.try_get("value").map_err(|error| failed(&error))?;
+    let revision = u64::try_from(revision)
         .map_err(|_| StoreError::Corrupt { store: NAME, cause: "a negative revision".into() })?;
-    Ok(RawValue { revision, bytes: Bytes::from(row.get::<Vec<u8>, _>("value")) })
+    Ok(RawValue { revision, bytes: Bytes::from(bytes) })
 }
 
-/// SQLite's integers are signed; the years beyond their range are not ours to see.
-fn integer(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+fn failed(error: &sqlx::Error) -> StoreError {
+    store_error(NAME, error)
 }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo as _, RedisError, RedisResult,
     ScriptInvocation, ServerErrorKind, Value,
@@ -29,7 +29,7 @@ use crate::domain::ports::StoreError;
 const TIMEOUTS_IN_A_ROW: u32 = 3;
 /// How often an idle connection is tried.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// How long to wait before connecting again: doubled from the first to the last.
+/// How long to wait before connecting again: from the first, doubled each time, to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 /// How to reach Redis.
@@ -56,8 +56,14 @@ impl LinkSettings {
 pub(super) struct Link(Arc<Shared>);
 
 struct Shared {
-    current: ArcSwapOption<Live>,
+    state: ArcSwap<State>,
     trouble: Notify,
+}
+
+enum State {
+    Up(Live),
+    /// Why there is no connection.
+    Down(String),
 }
 
 struct Live {
@@ -69,56 +75,74 @@ impl Link {
     /// Begins to connect.
     pub(super) fn start(settings: &LinkSettings) -> Result<Self, String> {
         let client = client(settings).map_err(|error| error.to_string())?;
-        let shared = Arc::new(Shared { current: ArcSwapOption::empty(), trouble: Notify::new() });
+        let state = ArcSwap::from_pointee(State::Down("not yet connected".into()));
+        let shared = Arc::new(Shared { state, trouble: Notify::new() });
         tokio::spawn(supervise(Arc::downgrade(&shared), client, settings.clone()));
         Ok(Self(shared))
     }
 
     /// The answer to a command.
     pub(super) async fn query(&self, command: &Cmd) -> Result<Value, StoreError> {
-        let live = self.live()?;
-        let mut connection = live.connection.clone();
+        let state = self.0.state.load_full();
+        let mut connection = connection(&state)?;
         let answer = connection.send_packed_command(command).await.and_then(Value::extract_error);
-        self.judge(&live, answer)
+        self.judge(&state, answer)
     }
 
     /// The answer of a script.
     pub(super) async fn invoke(&self, script: &ScriptInvocation<'_>) -> Result<Value, StoreError> {
-        let live = self.live()?;
-        let mut connection = live.connection.clone();
+        let state = self.0.state.load_full();
+        let mut connection = connection(&state)?;
         let answer = script.invoke_async(&mut connection).await;
-        self.judge(&live, answer)
+        self.judge(&state, answer)
     }
 
-    fn live(&self) -> Result<Arc<Live>, StoreError> {
-        self.0
-            .current
-            .load_full()
-            .ok_or_else(|| StoreError::Unavailable { store: NAME, cause: "not connected".into() })
-    }
-
-    fn judge(&self, live: &Arc<Live>, answer: RedisResult<Value>) -> Result<Value, StoreError> {
+    fn judge(&self, state: &Arc<State>, answer: RedisResult<Value>) -> Result<Value, StoreError> {
         match &answer {
-            Ok(_) => live.timeouts.store(0, Ordering::Relaxed),
             Err(error) if error.is_timeout() => {
-                if live.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_IN_A_ROW {
-                    self.0.give_up(live, "it no longer answers");
+                if state.timeouts() >= TIMEOUTS_IN_A_ROW {
+                    self.0.give_up(state, "it no longer answers");
                 }
             }
-            Err(error) if is_broken(error) => self.0.give_up(live, &error.to_string()),
-            Err(_) => {}
+            Err(error) if is_broken(error) => self.0.give_up(state, &error.to_string()),
+            Ok(_) | Err(_) => state.answered(),
         }
-        answer.map_err(|error| StoreError::Unavailable { store: NAME, cause: error.to_string() })
+        answer.map_err(|error| store_error(&error))
+    }
+}
+
+impl State {
+    /// One more call has timed out: how many in a row.
+    fn timeouts(&self) -> u32 {
+        match self {
+            Self::Up(live) => live.timeouts.fetch_add(1, Ordering::Relaxed) + 1,
+            Self::Down(_) => 0,
+        }
+    }
+
+    fn answered(&self) {
+        if let Self::Up(live) = self {
+            live.timeouts.store(0, Ordering::Relaxed);
+        }
     }
 }
 
 impl Shared {
     /// Throws a connection away, unless that has been done.
-    fn give_up(&self, live: &Arc<Live>, cause: &str) {
-        let current = self.current.compare_and_swap(live, None);
-        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
+    fn give_up(&self, state: &Arc<State>, cause: &str) {
+        let stood = self.state.compare_and_swap(state, Arc::new(State::Down(cause.to_owned())));
+        if Arc::ptr_eq(&stood, state) {
             tracing::warn!(error.message = cause, "lost the connection to Redis");
             self.trouble.notify_one();
+        }
+    }
+}
+
+fn connection(state: &State) -> Result<MultiplexedConnection, StoreError> {
+    match state {
+        State::Up(live) => Ok(live.connection.clone()),
+        State::Down(cause) => {
+            Err(StoreError::Unavailable { store: NAME, cause: format!("not connected: {cause}") })
         }
     }
 }
@@ -132,6 +156,17 @@ fn is_broken(error: &RedisError) -> bool {
         )
     );
     demoted || error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error()
+}
+
+/// What an error of Redis means to the rules: that it cannot serve now, unless it found something else
+/// where ours should be.
+fn store_error(error: &RedisError) -> StoreError {
+    let cause = error.to_string();
+    if error.code() == Some("WRONGTYPE") {
+        StoreError::Corrupt { store: NAME, cause }
+    } else {
+        StoreError::Unavailable { store: NAME, cause }
+    }
 }
 
 fn client(settings: &LinkSettings) -> RedisResult<Client> {
@@ -154,44 +189,47 @@ fn client(settings: &LinkSettings) -> RedisResult<Client> {
 
 async fn supervise(shared: Weak<Shared>, client: Client, settings: LinkSettings) {
     let mut backoff = BACKOFF.0;
-    let mut reported = false;
-    while shared.strong_count() > 0 {
-        match connect(&client, &settings).await {
+    let mut reported = String::new();
+    loop {
+        let connected = connect(&client, &settings).await;
+        let Some(strong) = shared.upgrade() else { return };
+        match connected {
             Ok(connection) => {
                 tracing::info!("connected to Redis");
-                let Some(shared) = shared.upgrade() else { return };
-                shared.current.store(Some(Arc::new(Live { connection, timeouts: AtomicU32::new(0) })));
-                drop(shared);
-                (backoff, reported) = (BACKOFF.0, false);
+                let live = Live { connection, timeouts: AtomicU32::new(0) };
+                strong.state.store(Arc::new(State::Up(live)));
+                drop(strong);
+                watch(&shared).await;
+                (backoff, reported) = (BACKOFF.0, String::new());
             }
             Err(cause) => {
-                if !reported {
+                if cause != reported {
                     tracing::warn!(
                         error.message = cause,
                         "cannot connect to Redis; trying again until it works"
                     );
-                    reported = true;
+                    reported.clone_from(&cause);
                 }
-                tokio::time::sleep(backoff).await;
+                strong.state.store(Arc::new(State::Down(cause)));
+                drop(strong);
                 backoff = (backoff * 2).min(BACKOFF.1);
-                continue;
             }
         }
-        watch(&shared).await;
+        // Also after a connection was lost: it may have been good for nothing from the beginning.
+        tokio::time::sleep(backoff).await;
     }
 }
 
-/// Returns once the connection is gone.
+/// Returns once the connection is gone, or nobody needs it any more.
 async fn watch(shared: &Weak<Shared>) {
     loop {
-        let Some(shared) = shared.upgrade() else { return };
-        let Some(live) = shared.current.load_full() else { return };
-        let link = Link(Arc::clone(&shared));
-        drop(shared);
+        let Some(link) = shared.upgrade().map(Link) else { return };
+        if matches!(**link.0.state.load(), State::Down(_)) {
+            return;
+        }
         tokio::select! {
             () = link.0.trouble.notified() => {}
             () = tokio::time::sleep(PING_INTERVAL) => {
-                drop(live);
                 // The answer is judged on the way.
                 let _ = link.query(&Cmd::ping()).await;
             }
@@ -216,6 +254,9 @@ async fn connect(client: &Client, settings: &LinkSettings) -> Result<Multiplexed
     if role != "master" {
         return Err(format!("its role is {role}, not master"));
     }
+    // ROLE is answered even by a server that is still loading its data; this is not.
+    let _: Value =
+        redis::cmd("PING").query_async(&mut connection).await.map_err(|error| error.to_string())?;
     warn_of_eviction(&mut connection).await;
     Ok(connection)
 }

@@ -9,12 +9,16 @@
 //! | `<prefix>:{<bucket>}:events` | a stream, field `e`: an encoded event |
 
 mod link;
+mod places;
+
+use std::collections::VecDeque;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use redis::{Cmd, Script, Value};
 
-use self::link::Link;
+use self::{link::Link, places::Places};
 use super::raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue};
 use crate::domain::ports::{Cursor, StoreError};
 
@@ -78,35 +82,45 @@ impl RawRegisters for RedisRegisters {
             .key(self.stream(bucket(key)))
             .arg(if expected == 0 { Vec::new() } else { expected.to_be_bytes().to_vec() })
             .arg(bytes)
-            .arg(keep_until.as_micros().div_ceil(1000))
+            // Redis takes no 0.
+            .arg(keep_until.as_micros().div_ceil(1000).max(1))
             .arg(STREAM_LENGTH);
         for event in &events {
             commit.arg(event.as_ref());
         }
-        Ok(match self.link.invoke(&commit).await? {
-            Value::Nil => RawCommit::Committed,
-            Value::BulkString(stands) if stands.is_empty() => RawCommit::Conflict(None),
-            stands => RawCommit::Conflict(value(stands)?),
-        })
+        match self.link.invoke(&commit).await? {
+            Value::Nil => Ok(RawCommit::Committed),
+            Value::Array(stands) => {
+                value(stands.into_iter().next().unwrap_or(Value::Nil)).map(RawCommit::Conflict)
+            }
+            other => Err(corrupt(&format!("a commit was answered with {other:?}"))),
+        }
     }
 
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<RawTail, StoreError> {
-        let mut places = Places::parse(after);
-        let mut tail = RawTail { events: Vec::new(), next: Cursor(String::new()), gap: places.lost };
-        for bucket in 0..BUCKETS {
-            let room = limit.saturating_sub(tail.events.len());
-            if room == 0 {
-                break;
+        let known = after.and_then(Places::parse);
+        let mut tail = RawTail {
+            events: Vec::new(),
+            next: Cursor(String::new()),
+            gap: after.is_some() && known.is_none(),
+        };
+        let mut places = known.unwrap_or_else(Places::unknown);
+        // All buckets at once, each with its share of the limit; then those that had more than that.
+        let mut unread: VecDeque<u64> = (0..BUCKETS).collect();
+        let mut room = limit.max(1);
+        while room > 0 && !unread.is_empty() {
+            let share = (room / unread.len()).max(1);
+            let now: Vec<_> = unread.drain(..room.min(unread.len())).collect();
+            let parts = now.iter().map(|bucket| self.tail_bucket(*bucket, places.of(*bucket).clone(), share));
+            for (bucket, part) in now.iter().zip(try_join_all(parts.collect::<Vec<_>>()).await?) {
+                room -= part.events.len().min(room);
+                *places.of(*bucket) = part.last;
+                tail.gap |= part.gap;
+                tail.events.extend(part.events.into_iter().map(Bytes::from));
+                if part.more {
+                    unread.push_back(*bucket);
+                }
             }
-            let place = places.at(bucket);
-            let mut read = self.tail.key(self.stream(bucket));
-            read.arg(&place.id).arg(place.count).arg(room);
-            let answer = self.link.invoke(&read).await?;
-            let (id, count, gap, events): (String, u64, u8, Vec<Vec<u8>>) =
-                redis::from_redis_value(answer).map_err(|error| corrupt(&error.to_string()))?;
-            *place = Place { id, count };
-            tail.gap |= gap == 1;
-            tail.events.extend(events.into_iter().map(Bytes::from));
         }
         tail.next = places.cursor();
         Ok(tail)
@@ -117,50 +131,23 @@ impl RawRegisters for RedisRegisters {
     }
 }
 
-/// Where a reader is in one stream.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Place {
-    /// After this entry; empty where it has not begun.
-    id: String,
-    /// How many entries the stream had ever seen there.
-    count: u64,
+/// What one bucket's stream holds after a place.
+struct Part {
+    /// Where to go on.
+    last: String,
+    gap: bool,
+    /// There may be more.
+    more: bool,
+    events: Vec<Vec<u8>>,
 }
 
-/// Where a reader is in every stream: `id/count` of each bucket, separated by commas.
-#[derive(Debug, PartialEq, Eq)]
-struct Places {
-    places: Vec<Place>,
-    /// The cursor was not one of ours, so that nothing is known of what the reader has seen.
-    lost: bool,
-}
-
-impl Places {
-    fn parse(cursor: Option<&Cursor>) -> Self {
-        let buckets = usize::try_from(BUCKETS).unwrap_or_default();
-        let nowhere = vec![Place::default(); buckets];
-        let Some(Cursor(text)) = cursor else { return Self { places: nowhere, lost: false } };
-        let places: Option<Vec<_>> = text
-            .split(',')
-            .map(|place| {
-                let (id, count) = place.split_once('/')?;
-                Some(Place { id: id.to_owned(), count: count.parse().ok()? })
-            })
-            .collect();
-        match places {
-            Some(places) if places.len() == buckets => Self { places, lost: false },
-            _ => Self { places: nowhere, lost: true },
-        }
-    }
-
-    fn at(&mut self, bucket: u64) -> &mut Place {
-        let index = usize::try_from(bucket).unwrap_or_default();
-        &mut self.places[index]
-    }
-
-    fn cursor(&self) -> Cursor {
-        let places: Vec<_> =
-            self.places.iter().map(|place| format!("{}/{}", place.id, place.count)).collect();
-        Cursor(places.join(","))
+impl RedisRegisters {
+    async fn tail_bucket(&self, bucket: u64, after: String, limit: usize) -> Result<Part, StoreError> {
+        let mut read = self.tail.key(self.stream(bucket));
+        read.arg(after).arg(limit);
+        let (last, gap, more, events) = redis::from_redis_value(self.link.invoke(&read).await?)
+            .map_err(|error| corrupt(&error.to_string()))?;
+        Ok(Part { last, gap, more, events })
     }
 }
 
@@ -184,6 +171,10 @@ fn corrupt(cause: &str) -> StoreError {
     StoreError::Corrupt { store: NAME, cause: cause.to_owned() }
 }
 
+fn bucket_index(bucket: u64) -> usize {
+    usize::try_from(bucket).unwrap_or_default()
+}
+
 /// FNV-1a: stable over versions and machines, which the hashes of the standard library are not.
 fn bucket(key: &str) -> u64 {
     let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -200,19 +191,5 @@ mod tests {
     fn the_bucket_of_a_user_never_changes() {
         assert_eq!(bucket(""), 0xcbf2_9ce4_8422_2325 % 64);
         assert_eq!(bucket("foobar"), 0x8594_4171_f739_67e8 % 64, "the test vector of the FNV authors");
-    }
-
-    #[test]
-    fn a_cursor_survives_its_text_form() {
-        let mut places = Places::parse(None);
-        for bucket in 0..BUCKETS {
-            *places.at(bucket) = Place { id: format!("{bucket}-0"), count: bucket };
-        }
-        assert_eq!(Places::parse(Some(&places.cursor())), places);
-    }
-
-    #[test]
-    fn a_foreign_cursor_is_a_gap() {
-        assert!(Places::parse(Some(&Cursor("17".into()))).lost);
     }
 }

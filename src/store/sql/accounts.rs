@@ -1,39 +1,42 @@
 //! Accounts in SQLite.
 
 use async_trait::async_trait;
-use sqlx::{Row as _, Sqlite, SqlitePool, Transaction, sqlite::SqliteRow};
+use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
-use crate::domain::{
-    Violation,
-    password::PasswordHash,
-    ports::{Account, AccountChange, Accounts, Debt, DebtCause, Disabled, StoreError},
-    types::{Role, Timestamp, UserId},
-    username::Username,
+use crate::{
+    domain::{
+        Violation,
+        password::PasswordHash,
+        ports::{Account, AccountChange, Accounts, Debt, DebtCause, Disabled, StoreError},
+        types::{Role, Timestamp, UserId},
+        username::Username,
+    },
+    store::embedded::{Database, store_error},
 };
 
 /// What messages to the operator call it.
 const NAME: &str = "accounts";
 
 /// Accounts in SQLite.
-pub struct SqliteAccounts(pub SqlitePool);
+pub struct SqliteAccounts(pub Database);
 
 #[async_trait]
 impl Accounts for SqliteAccounts {
     async fn find(&self, username: &Username) -> Result<Option<Account>, StoreError> {
         let row = sqlx::query("SELECT * FROM accounts WHERE username_key = ?")
             .bind(username.key())
-            .fetch_optional(&self.0)
+            .fetch_optional(&self.0.readers)
             .await
-            .map_err(unavailable)?;
+            .map_err(failed)?;
         row.map(|row| account(&row)).transpose()
     }
 
     async fn get(&self, user_id: &UserId) -> Result<Option<Account>, StoreError> {
         let row = sqlx::query("SELECT * FROM accounts WHERE user_id = ?")
             .bind(user_id.as_str())
-            .fetch_optional(&self.0)
+            .fetch_optional(&self.0.readers)
             .await
-            .map_err(unavailable)?;
+            .map_err(failed)?;
         row.map(|row| account(&row)).transpose()
     }
 
@@ -41,9 +44,9 @@ impl Accounts for SqliteAccounts {
         let rows = sqlx::query("SELECT * FROM accounts WHERE username_key > ? ORDER BY username_key LIMIT ?")
             .bind(after.map_or("", Username::key))
             .bind(limit)
-            .fetch_all(&self.0)
+            .fetch_all(&self.0.readers)
             .await
-            .map_err(unavailable)?;
+            .map_err(failed)?;
         rows.iter().map(account).collect()
     }
 
@@ -63,9 +66,9 @@ impl Accounts for SqliteAccounts {
         .bind(disabled)
         .bind(disabled_until)
         .bind(integer(account.created_at))
-        .execute(&self.0)
+        .execute(&self.0.writer)
         .await
-        .map_err(unavailable)?;
+        .map_err(failed)?;
         Ok(inserted.rows_affected() == 1)
     }
 
@@ -76,7 +79,7 @@ impl Accounts for SqliteAccounts {
         debt: Option<DebtCause>,
     ) -> Result<Option<(Account, Option<Debt>)>, StoreError> {
         // Immediate: two that read before they write would otherwise fail each other.
-        let mut transaction = self.0.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+        let mut transaction = self.0.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         let Some(changed) = apply(&mut transaction, user_id, change).await? else { return Ok(None) };
         let debt = match debt {
             None => None,
@@ -86,12 +89,12 @@ impl Accounts for SqliteAccounts {
                     .bind(cause_column(cause))
                     .execute(&mut *transaction)
                     .await
-                    .map_err(unavailable)?
+                    .map_err(failed)?
                     .last_insert_rowid();
                 Some(Debt { id, user_id: user_id.clone(), cause })
             }
         };
-        transaction.commit().await.map_err(unavailable)?;
+        transaction.commit().await.map_err(failed)?;
         Ok(Some((changed, debt)))
     }
 
@@ -105,40 +108,32 @@ impl Accounts for SqliteAccounts {
             .bind(new.as_str())
             .bind(user_id.as_str())
             .bind(old.as_str())
-            .execute(&self.0)
+            .execute(&self.0.writer)
             .await
-            .map_err(unavailable)?;
+            .map_err(failed)?;
         Ok(())
     }
 
     async fn debts(&self, limit: u32) -> Result<Vec<Debt>, StoreError> {
         let rows = sqlx::query("SELECT * FROM session_debts ORDER BY id LIMIT ?")
             .bind(limit)
-            .fetch_all(&self.0)
+            .fetch_all(&self.0.readers)
             .await
-            .map_err(unavailable)?;
-        rows.iter()
-            .map(|row| {
-                Ok(Debt {
-                    id: row.get("id"),
-                    user_id: UserId::parse(row.get("user_id")).map_err(|error| corrupt(&error))?,
-                    cause: cause(row.get("cause"))?,
-                })
-            })
-            .collect()
+            .map_err(failed)?;
+        rows.iter().map(debt).collect()
     }
 
     async fn settled(&self, debt: &Debt) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM session_debts WHERE id = ?")
             .bind(debt.id)
-            .execute(&self.0)
+            .execute(&self.0.writer)
             .await
-            .map_err(unavailable)?;
+            .map_err(failed)?;
         Ok(())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.0).await.map_err(unavailable)?;
+        sqlx::query("SELECT 1").execute(&self.0.readers).await.map_err(failed)?;
         Ok(())
     }
 }
@@ -172,24 +167,35 @@ async fn apply(
     .bind(user_id.as_str())
     .fetch_optional(&mut **transaction)
     .await
-    .map_err(unavailable)?;
+    .map_err(failed)?;
     row.map(|row| account(&row)).transpose()
 }
 
 fn account(row: &SqliteRow) -> Result<Account, StoreError> {
-    let roles: Vec<&str> = row.get::<&str, _>("roles").split_ascii_whitespace().collect();
-    let until: Option<i64> = row.get("disabled_until");
+    let text = |column| row.try_get::<&str, _>(column).map_err(failed);
+    let roles: Vec<&str> = text("roles")?.split_ascii_whitespace().collect();
+    let disabled: bool = row.try_get("disabled").map_err(failed)?;
+    let until: Option<i64> = row.try_get("disabled_until").map_err(failed)?;
     Ok(Account {
-        user_id: UserId::parse(row.get("user_id")).map_err(|error| corrupt(&error))?,
-        username: Username::parse(row.get("username")).map_err(|error| corrupt(&error))?,
-        password: PasswordHash::new(row.get("password_hash")),
+        user_id: UserId::parse(text("user_id")?).map_err(|error| corrupt(&error))?,
+        username: Username::parse(text("username")?).map_err(|error| corrupt(&error))?,
+        password: PasswordHash::new(text("password_hash")?.to_owned()),
         roles: Role::parse_all(&roles).map_err(|error| corrupt(&error))?,
-        disabled: match (row.get::<bool, _>("disabled"), until) {
+        disabled: match (disabled, until) {
             (false, _) => Disabled::No,
             (true, None) => Disabled::Yes,
             (true, Some(until)) => Disabled::Until(timestamp(until)),
         },
-        created_at: timestamp(row.get("created_at")),
+        created_at: timestamp(row.try_get("created_at").map_err(failed)?),
+    })
+}
+
+fn debt(row: &SqliteRow) -> Result<Debt, StoreError> {
+    let user_id: &str = row.try_get("user_id").map_err(failed)?;
+    Ok(Debt {
+        id: row.try_get("id").map_err(failed)?,
+        user_id: UserId::parse(user_id).map_err(|error| corrupt(&error))?,
+        cause: cause(row.try_get("cause").map_err(failed)?)?,
     })
 }
 
@@ -225,8 +231,8 @@ fn integer(timestamp: Timestamp) -> i64 {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "so that it can stand in map_err as it is")]
-fn unavailable(error: sqlx::Error) -> StoreError {
-    StoreError::Unavailable { store: NAME, cause: error.to_string() }
+fn failed(error: sqlx::Error) -> StoreError {
+    store_error(NAME, &error)
 }
 
 fn corrupt(violation: &Violation) -> StoreError {

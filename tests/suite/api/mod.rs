@@ -1,3 +1,51 @@
-//! Every RPC, reason and status.
+//! Every RPC, reason and status, on the server in this process and on both stores.
 
+mod access;
+mod account;
+mod health;
+mod jwks;
 mod login;
+mod logout;
+mod passwords;
+mod races;
+mod validate;
+
+use latchkey::grpc::pb;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+/// The code, the reason of the ErrorInfo and the fields of the BadRequest of a status.
+fn parts(status: &Status) -> (Code, String, Vec<String>) {
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
+    assert_eq!(info.domain, "latchkey");
+    let fields = details
+        .bad_request()
+        .map(|bad| bad.field_violations.iter().map(|violation| violation.field.clone()).collect())
+        .unwrap_or_default();
+    (status.code(), info.reason.clone(), fields)
+}
+
+/// Asserts that a status is INVALID_ARGUMENT for exactly this field.
+fn assert_invalid(status: &Status, field: &str) {
+    let (code, reason, fields) = parts(status);
+    assert_eq!((code, reason.as_str()), (Code::InvalidArgument, "INVALID_REQUEST"), "{status:?}");
+    assert_eq!(fields, [field], "{status:?}");
+    assert!(status.message().starts_with(field), "the message names the field: {}", status.message());
+}
+
+/// The `n`th part of a token, as JSON.
+fn part(token: &str, n: usize) -> serde_json::Value {
+    let part = token.split('.').nth(n).unwrap();
+    serde_json::from_slice(&data_encoding::BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).unwrap()
+}
+
+/// A moment in seconds, for comparing.
+fn seconds(timestamp: Option<prost_types::Timestamp>) -> i64 {
+    timestamp.unwrap().seconds
+}
+
+/// Ends every session of a user by disabling the account.
+fn disable(user_id: &str) -> pb::UpdateAccountRequest {
+    pb::UpdateAccountRequest { user_id: user_id.into(), disabled: Some(true), ..Default::default() }
+}

@@ -5,15 +5,23 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
 };
 
 use super::{client::Client, server::usual_settings};
 
 /// The binary under test.
 pub const LATCHKEY: &str = env!("CARGO_BIN_EXE_latchkey");
+
+/// A command that runs for longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `latchkey serve`.
 pub struct Process {
@@ -28,13 +36,15 @@ pub struct Process {
 impl Process {
     /// Starts on `data` with these settings besides the usual ones, and waits until it listens.
     pub fn start(data: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut child = command(data, settings)
-            .arg("serve")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = command(data, settings);
+        command.arg("serve");
+        Self::launch(command, data)
+    }
+
+    /// Starts it with a command line of the test's own, which must serve on `data`.
+    pub fn launch(mut command: Command, data: &Path) -> Self {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = Arc::new(Mutex::new(String::new()));
         let mut stderr = child.stderr.take().unwrap();
         let log = Arc::clone(&output);
@@ -56,7 +66,7 @@ impl Process {
         let rest = Arc::clone(&output);
         let lines = std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                rest.lock().unwrap().push_str(&line);
+                rest.lock().unwrap().push_str(&(line + "\n"));
             }
         });
         Self { child, grpc, http, data: data.to_owned(), output, readers: vec![errors, lines] }
@@ -80,8 +90,28 @@ impl Process {
 
     /// SIGTERM, without waiting.
     pub fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("TERM");
+    }
+
+    /// A signal by its name, without waiting.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(status.unwrap().success());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the HTTP port answers: the status and the body.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(self.http).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http);
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
     /// Waits for its end: the exit code and everything it printed.
@@ -135,7 +165,13 @@ pub fn command(data: &Path, settings: &[(&str, &str)]) -> Command {
 pub fn run(mut command: Command, input: &str) -> Output {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id().to_string();
     // It may end without reading.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    end.recv_timeout(PATIENCE).map(Result::unwrap).unwrap_or_else(|_| {
+        let _ = Command::new("kill").args(["-KILL", &pid]).status();
+        panic!("still running after {PATIENCE:?}: {command:?}")
+    })
 }

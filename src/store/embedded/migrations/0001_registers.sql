@@ -8,9 +8,13 @@ CREATE TABLE registers (
 
 CREATE INDEX registers_keep_until ON registers (keep_until);
 
--- AUTOINCREMENT: a number is never given out twice, even after the newest events were deleted.
+-- AUTOINCREMENT: a number is never given out twice. With the time it names an event for good, also after
+-- the file was lost or restored from a backup. Only the beginning of the log is ever deleted.
 CREATE TABLE events (
-    seq        INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-    value      BLOB    NOT NULL,
-    keep_until INTEGER NOT NULL
+    seq   INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    at    INTEGER NOT NULL, -- microseconds since the epoch
+    value BLOB              -- NULL in the first row
 ) STRICT;
+
+-- The row that a cursor names before anything has happened.
+INSERT INTO events (at) VALUES (CAST(unixepoch('subsec') * 1000000 AS INTEGER));

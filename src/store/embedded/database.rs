@@ -1,0 +1,99 @@
+//! The database file: the connections that read it, and the one that writes.
+
+use std::{path::Path, time::Duration};
+
+use sqlx::{
+    SqlitePool,
+    migrate::MigrateError,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::NAME;
+use crate::domain::ports::StoreError;
+
+/// How long to wait for a connection, and for another process that is writing.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Connections that read.
+const READERS: u32 = 4;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/embedded/migrations");
+
+/// The embedded database.
+///
+/// SQLite lets one connection write at a time. Others would have to poll until they happen to find it
+/// free, and under load some of them never do. So everybody writes through `writer`, a pool of one
+/// connection, in front of which they queue. Both pools replace a connection that has died.
+#[derive(Clone)]
+pub struct Database {
+    /// Connections that can only read.
+    pub readers: SqlitePool,
+    /// The one connection that writes.
+    pub writer: SqlitePool,
+}
+
+impl Database {
+    /// Opens the database file, and creates or upgrades it where needed.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(PATIENCE)
+            .foreign_keys(true);
+        let pool =
+            |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE);
+
+        let writer = pool(1).connect_with(options.clone()).await.map_err(|error| refused(&error))?;
+        MIGRATIONS.run(&writer).await.map_err(|error| not_ours(&error))?;
+        let readers = pool(READERS)
+            .connect_with(options.pragma("query_only", "on"))
+            .await
+            .map_err(|error| refused(&error))?;
+        Ok(Self { readers, writer })
+    }
+
+    /// Closes every connection, which writes what is in the log of the database into its file.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// What an error of SQLite means to the rules.
+pub(crate) fn store_error(store: &'static str, error: &sqlx::Error) -> StoreError {
+    let cause = error.to_string();
+    // The primary result code is the low byte of the extended one.
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    let undecodable = matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_));
+    match code.map(|code| code & 0xff) {
+        // SQLITE_CORRUPT, SQLITE_NOTADB
+        Some(11 | 26) => StoreError::Corrupt { store, cause },
+        _ if undecodable => StoreError::Corrupt { store, cause },
+        _ => StoreError::Unavailable { store, cause },
+    }
+}
+
+/// As [`store_error`], with what an operator can do about it at the start.
+fn refused(error: &sqlx::Error) -> StoreError {
+    match store_error(NAME, error) {
+        StoreError::Corrupt { store, cause } => StoreError::Corrupt {
+            store,
+            cause: format!(
+                "the file is damaged or no database ({cause}): restore it from a backup, or move it away to begin with an empty one"
+            ),
+        },
+        unavailable @ StoreError::Unavailable { .. } => unavailable,
+    }
+}
+
+fn not_ours(error: &MigrateError) -> StoreError {
+    let corrupt = |cause: String| StoreError::Corrupt { store: NAME, cause };
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => refused(error),
+        MigrateError::VersionMissing(version) => corrupt(format!(
+            "it was written by a newer version of Latchkey (its schema is number {version}): start that version"
+        )),
+        other => corrupt(other.to_string()),
+    }
+}

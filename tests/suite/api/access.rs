@@ -1,0 +1,66 @@
+//! Who may call what.
+
+use latchkey::grpc::pb;
+use tonic::{Code, Request, client::Grpc};
+use tonic_prost::ProstCodec;
+
+use super::parts;
+use crate::on_both_stores;
+
+on_both_stores! {
+    async fn accounts_are_for_those_who_have_the_admin_key(server: Server) {
+        let client = &server.client;
+        let message = || pb::ListAccountsRequest::default();
+        let without = client.accounts.clone().list_accounts(message()).await.unwrap_err();
+        assert_eq!(parts(&without), (Code::Unauthenticated, "CALLER_UNAUTHENTICATED".into(), vec![]));
+        assert!(without.message().contains("x-latchkey-key"), "{}", without.message());
+
+        let mut wrong = Request::new(message());
+        wrong.metadata_mut().insert("x-latchkey-key", "lka_wrong".parse().unwrap());
+        let wrong = client.accounts.clone().list_accounts(wrong).await.unwrap_err();
+        assert_eq!(parts(&wrong), (Code::Unauthenticated, "CALLER_UNAUTHENTICATED".into(), vec![]));
+
+        // A user's token is no caller's key.
+        client.user("alice").await;
+        let token = client.login("alice", "").await.token;
+        let mut user = Request::new(message());
+        user.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let user = client.accounts.clone().list_accounts(user).await.unwrap_err();
+        assert_eq!(parts(&user).1, "CALLER_UNAUTHENTICATED");
+
+        client.accounts.clone().list_accounts(client.admin(message())).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_exist_is_unimplemented() {
+    use crate::support::server::{Server, Store};
+    let server = Server::start(Store::Embedded).await;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.app.grpc)).unwrap();
+    let mut grpc = Grpc::new(endpoint.connect().await.unwrap());
+    for path in ["/latchkey.v1.AuthService/Impersonate", "/latchkey.v1.Other/Login", "/"] {
+        grpc.ready().await.unwrap();
+        let codec: ProstCodec<pb::LoginRequest, pb::LoginResponse> = ProstCodec::default();
+        let request = server.client.admin(pb::LoginRequest::default());
+        let status = grpc.unary(request, path.parse().unwrap(), codec).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unimplemented, "{path}");
+    }
+}
+
+on_both_stores! {
+    async fn a_request_id_comes_back(server: Server) {
+        let validate = async |id: Option<&str>| {
+            let mut request = Request::new(pb::ValidateRequest { token: "x".into(), ..Default::default() });
+            if let Some(id) = id {
+                request.metadata_mut().insert("x-request-id", id.parse().unwrap());
+            }
+            let answer = server.client.auth.clone().validate(request).await.unwrap();
+            answer.metadata().get("x-request-id").unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(validate(Some("trace-7")).await, "trace-7");
+        let (first, second) = (validate(None).await, validate(None).await);
+        assert!(first.len() == 16 && first != second);
+        let too_long = "x".repeat(65);
+        assert_eq!(validate(Some(&too_long)).await.len(), 16, "what is not fit for a log is not taken over");
+    }
+}

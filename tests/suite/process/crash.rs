@@ -1,0 +1,203 @@
+//! Promise P6 on the embedded store: nothing acknowledged is lost, through kill -9.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use latchkey::grpc::pb::{LogoutRequest, RejectionReason, validate_response::Verdict};
+use tokio::task::JoinSet;
+
+use super::generation;
+use crate::support::{
+    client::{Client, login_request},
+    process::Process,
+};
+
+const KILLS: u32 = 5;
+const USERS: usize = 4;
+/// Clients that log in and out for each user at the same time.
+const CLIENTS: usize = 3;
+
+/// What the clients of one user know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct History {
+    /// Logins that were answered.
+    logins: Vec<Login>,
+    /// The rounds in which a login was not: it may have taken place just before the kill, or not at all.
+    lost: Vec<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Login {
+    round: u32,
+    generation: u64,
+    token: String,
+    logout: Logout,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Logout {
+    NotAsked,
+    /// Asked for, and not answered.
+    Lost,
+    Acknowledged,
+}
+
+/// What Validate says of a token after the crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Live,
+    Ended(RejectionReason),
+}
+
+impl History {
+    /// What was acknowledged and does not hold: nothing, if the store is sound.
+    fn broken(&self, fates: &[Fate]) -> Vec<String> {
+        let pairs = self.logins.iter().zip(fates);
+        pairs
+            .filter_map(|(login, fate)| self.complaint(login, *fate).map(|what| format!("{what}: {login:?}")))
+            .collect()
+    }
+
+    fn complaint(&self, login: &Login, fate: Fate) -> Option<&'static str> {
+        let displaced = self.logins.iter().any(|other| other.generation > login.generation);
+        let perhaps_displaced = self.lost.iter().any(|round| *round >= login.round);
+        match fate {
+            Fate::Live if login.logout == Logout::Acknowledged => Some("logged out, and live again"),
+            Fate::Live if displaced => Some("displaced, and live again"),
+            Fate::Live => None,
+            Fate::Ended(RejectionReason::LoggedOut) => {
+                (login.logout == Logout::NotAsked).then_some("logged out by nobody")
+            }
+            Fate::Ended(RejectionReason::Replaced) => {
+                (!displaced && !perhaps_displaced).then_some("replaced by nobody")
+            }
+            Fate::Ended(_) => Some("lost"),
+        }
+    }
+}
+
+/// Logs in, and out every other time, until the server is gone.
+async fn work(client: Client, username: String, round: u32) -> History {
+    let mut history = History::default();
+    loop {
+        let Ok(answer) = client.try_login(login_request(&username, "crash")).await else {
+            history.lost.push(round);
+            return history;
+        };
+        let token = answer.token;
+        history.logins.push(Login {
+            round,
+            generation: generation(&token),
+            token: token.clone(),
+            logout: Logout::NotAsked,
+        });
+        if rand::random() {
+            let answer = client.auth.clone().logout(LogoutRequest { token, scope: 0 }).await;
+            let logout = if answer.is_ok() { Logout::Acknowledged } else { Logout::Lost };
+            history.logins.last_mut().unwrap().logout = logout;
+            if logout == Logout::Lost {
+                return history;
+            }
+        }
+    }
+}
+
+async fn fates(client: &Client, history: &History) -> Vec<Fate> {
+    let verdicts = history.logins.iter().map(async |login| match client.validate(&login.token).await {
+        Verdict::Session(_) => Fate::Live,
+        Verdict::Rejection(rejection) => Fate::Ended(rejection.reason()),
+    });
+    stream::iter(verdicts).buffered(32).collect().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::start(data.path(), &[]);
+    let mut client = process.client().await;
+    let users: Vec<_> = (0..USERS).map(|number| format!("user{number}")).collect();
+    for user in &users {
+        client.user(user).await;
+    }
+
+    let mut histories = vec![History::default(); USERS];
+    for round in 0..KILLS {
+        let mut workers = JoinSet::new();
+        for worker in 0..USERS * CLIENTS {
+            let work = work(client.clone(), users[worker % USERS].clone(), round);
+            workers.spawn(async move { (worker % USERS, work.await) });
+        }
+        tokio::time::sleep(Duration::from_millis(rand::random_range(50..300))).await;
+        process.kill();
+        for (user, history) in workers.join_all().await {
+            histories[user].logins.extend(history.logins);
+            histories[user].lost.extend(history.lost);
+        }
+
+        // Answers at once, without waiting for anything.
+        process = Process::start(data.path(), &[]);
+        client = process.client().await;
+        for (user, history) in histories.iter().enumerate() {
+            let broken = history.broken(&fates(&client, history).await);
+            assert!(broken.is_empty(), "after kill {round}, {}: {broken:#?}", users[user]);
+        }
+    }
+
+    let all = |what: fn(&History) -> usize| histories.iter().map(what).sum::<usize>();
+    let logins = all(|history| history.logins.len());
+    let logouts =
+        all(|history| history.logins.iter().filter(|login| login.logout == Logout::Acknowledged).count());
+    let lost = all(|history| history.lost.len());
+    println!("{logins} logins and {logouts} logouts were acknowledged, {lost} logins were lost");
+    assert!(logins > 50 && logouts > 20 && lost > 0, "the kills met no work");
+}
+
+mod the_checker {
+    use super::*;
+
+    fn login(round: u32, generation: u64, logout: Logout) -> Login {
+        Login { round, generation, token: String::new(), logout }
+    }
+
+    fn broken(logins: Vec<Login>, lost: Vec<u32>, fates: &[Fate]) -> usize {
+        History { logins, lost }.broken(fates).len()
+    }
+
+    const REPLACED: Fate = Fate::Ended(RejectionReason::Replaced);
+    const LOGGED_OUT: Fate = Fate::Ended(RejectionReason::LoggedOut);
+    const UNKNOWN: Fate = Fate::Ended(RejectionReason::UnknownSession);
+
+    #[test]
+    fn accepts_what_a_sound_store_does() {
+        let logins = vec![
+            login(0, 1, Logout::NotAsked),
+            login(0, 2, Logout::Acknowledged),
+            login(0, 3, Logout::Lost),
+            login(1, 4, Logout::NotAsked),
+        ];
+        assert_eq!(broken(logins, vec![], &[REPLACED, LOGGED_OUT, LOGGED_OUT, Fate::Live]), 0);
+    }
+
+    #[test]
+    fn notices_a_lost_login() {
+        let logins = || vec![login(1, 1, Logout::NotAsked)];
+        assert_eq!(broken(logins(), vec![], &[UNKNOWN]), 1);
+        assert_eq!(broken(logins(), vec![1], &[UNKNOWN]), 1);
+        assert_eq!(broken(logins(), vec![], &[REPLACED]), 1, "there is no other login");
+        assert_eq!(broken(logins(), vec![0], &[REPLACED]), 1, "the lost login was before it");
+        assert_eq!(broken(logins(), vec![1], &[REPLACED]), 0, "the lost login may have been after it");
+    }
+
+    #[test]
+    fn notices_a_revived_logout() {
+        assert_eq!(broken(vec![login(0, 1, Logout::Acknowledged)], vec![0], &[Fate::Live]), 1);
+        assert_eq!(broken(vec![login(0, 1, Logout::Lost)], vec![], &[Fate::Live]), 0);
+        assert_eq!(broken(vec![login(0, 1, Logout::NotAsked)], vec![], &[LOGGED_OUT]), 1);
+    }
+
+    #[test]
+    fn notices_a_rollback_to_an_older_login() {
+        let logins = vec![login(0, 1, Logout::NotAsked), login(0, 2, Logout::NotAsked)];
+        assert_eq!(broken(logins, vec![], &[Fate::Live, UNKNOWN]), 2);
+    }
+}

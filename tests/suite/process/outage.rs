@@ -1,0 +1,134 @@
+//! Promise P5 while Redis is away: fail closed, fail fast, fail distinctly, and come back by itself.
+
+use std::time::{Duration, Instant};
+
+use latchkey::grpc::pb::{self, RejectionReason};
+use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
+use tonic_types::StatusExt as _;
+
+use crate::support::{
+    client::{Client, login_request},
+    process::Process,
+    proxy::{Mood, Proxy},
+    redis::{Flavour, RedisServer},
+};
+
+/// How long an answer may take while the store is away.
+const FAST: Duration = Duration::from_secs(1);
+/// How long health may take to follow.
+const NOTICED: Duration = Duration::from_millis(1500);
+/// How long after the store is back everything must work again.
+const RECOVERED: Duration = Duration::from_secs(2);
+
+/// The error of a call that must fail, and fast.
+async fn fails_fast<T: std::fmt::Debug>(call: impl Future<Output = Result<T, Status>>) {
+    let begun = Instant::now();
+    let status = call.await.unwrap_err();
+    assert!(begun.elapsed() < FAST, "took {:?}", begun.elapsed());
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), ("STORE_UNAVAILABLE", "latchkey"));
+    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+}
+
+/// Everything that needs sessions fails fast; what does not goes on.
+async fn nothing_is_taken_for_a_verdict(client: &Client, token: &str) {
+    fails_fast(client.try_validate(token)).await;
+    fails_fast(client.try_login(login_request("alice", "phone"))).await;
+    fails_fast(client.auth.clone().logout(pb::LogoutRequest { token: token.into(), scope: 0 })).await;
+    // What an outage of the store does not hide: the signature, and the keys.
+    assert_eq!(client.rejection("not a token").await.reason(), RejectionReason::Malformed);
+    let jwks = client.auth.clone().get_jwks(pb::GetJwksRequest {}).await.unwrap().into_inner().jwks;
+    assert!(jwks.contains("Ed25519"), "{jwks}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_redis_is_away_calls_fail_fast_and_recover_without_a_restart() {
+    let mut redis = RedisServer::start();
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[("SESSIONS__URL", &redis.url())]);
+    let client = process.client().await;
+    client.until_serving().await;
+    client.user("alice").await;
+    let token = client.login("alice", "phone").await.token;
+    client.session(&token).await;
+    assert_eq!(process.get("/readyz").await.0, 200);
+
+    redis.kill();
+    nothing_is_taken_for_a_verdict(&client, &token).await;
+    client.until(NotServing, NOTICED).await;
+    assert_eq!(client.serving("latchkey.v1.AuthService").await, NotServing);
+    assert_eq!(process.get("/readyz").await.0, 503);
+    assert_eq!(process.get("/livez").await.0, 200);
+    assert_eq!(process.get("/.well-known/jwks.json").await.0, 200);
+    nothing_is_taken_for_a_verdict(&client, &token).await;
+
+    redis.restart();
+    let begun = Instant::now();
+    client.until(Serving, RECOVERED).await;
+    // This Redis keeps nothing on its disk: the session is gone with it, and the answer says which.
+    assert_eq!(client.rejection(&token).await.reason(), RejectionReason::UnknownSession);
+    let new = client.login("alice", "phone").await.token;
+    client.session(&new).await;
+    assert!(begun.elapsed() < RECOVERED, "took {:?}", begun.elapsed());
+    assert_eq!(process.get("/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_outlive_a_crash_of_a_redis_that_keeps_them_on_disk() {
+    let mut redis = RedisServer::with(Flavour::Redis, &["--appendonly", "yes", "--appendfsync", "always"]);
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[("SESSIONS__URL", &redis.url())]);
+    let client = process.client().await;
+    client.until_serving().await;
+    client.user("alice").await;
+    let old = client.login("alice", "tablet").await.token;
+    let token = client.login("alice", "phone").await.token;
+
+    redis.kill();
+    client.until(NotServing, NOTICED).await;
+    redis.restart();
+    client.until(Serving, RECOVERED).await;
+    assert_eq!(client.session(&token).await.device, "phone");
+    assert_eq!(client.rejection(&old).await.reason(), RejectionReason::Replaced);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_falls_silent_holds_nobody_up() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(redis.port).await;
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[("SESSIONS__URL", &format!("redis://{}", proxy.address))]);
+    let client = process.client().await;
+    client.until_serving().await;
+    client.user("alice").await;
+    let token = client.login("alice", "phone").await.token;
+
+    proxy.set(Mood::Silent);
+    nothing_is_taken_for_a_verdict(&client, &token).await;
+    client.until(NotServing, NOTICED).await;
+
+    proxy.set(Mood::Carries);
+    client.until(Serving, RECOVERED).await;
+    assert_eq!(client.session(&token).await.device, "phone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_starts_before_redis_does() {
+    let mut redis = RedisServer::start();
+    redis.kill();
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[("SESSIONS__URL", &redis.url())]);
+    let client = process.client().await;
+    assert_eq!(client.serving("").await, NotServing);
+    assert_eq!(process.get("/readyz").await.0, 503);
+    fails_fast(client.try_login(login_request("alice", "phone"))).await;
+
+    redis.restart();
+    client.until(Serving, RECOVERED).await;
+    assert_eq!(process.get("/readyz").await.0, 200);
+    client.user("alice").await;
+    let token = client.login("alice", "phone").await.token;
+    client.session(&token).await;
+}

@@ -1,0 +1,247 @@
+//! Promises P1 and P2 with two servers on one Redis: exactly one login survives, and nothing revives.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, stream};
+use latchkey::grpc::pb::{LogoutScope, RejectionReason, validate_response::Verdict};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use super::generation;
+use crate::support::{client::Client, process::Process, redis::RedisServer};
+
+/// Logins of one user at a time.
+const LOGINS: usize = 1000;
+/// Validates in the race, where the environment does not say otherwise.
+const RACES: u64 = 100_000;
+/// Says otherwise.
+const RACES_VARIABLE: &str = "LATCHKEY_TEST_RACES";
+/// Users in the race.
+const USERS: usize = 40;
+/// Validates under way on each connection.
+const VALIDATORS: usize = 12;
+
+/// Two servers that share Redis, accounts and keys.
+struct Replicas {
+    processes: [Process; 2],
+    _redis: RedisServer,
+    _data: TempDir,
+}
+
+impl Replicas {
+    async fn start(settings: &[(&str, &str)]) -> Self {
+        let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
+        let url = redis.url();
+        let mut all = vec![("SESSIONS__URL", url.as_str()), ("SERVER__REQUEST_TIMEOUT", "60s")];
+        all.extend_from_slice(settings);
+        // One after the other: the first makes the keys.
+        let processes = [Process::start(data.path(), &all), Process::start(data.path(), &all)];
+        for process in &processes {
+            process.client().await.until_serving().await;
+        }
+        Self { processes, _redis: redis, _data: data }
+    }
+
+    /// So many connections to each.
+    async fn clients(&self, each: usize) -> Vec<Client> {
+        let mut clients = Vec::new();
+        for _ in 0..each {
+            for process in &self.processes {
+                clients.push(process.client().await);
+            }
+        }
+        clients
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_thousand_concurrent_logins_exactly_one_survives_and_both_replicas_agree() {
+    let replicas = Replicas::start(&[]).await;
+    let clients = replicas.clients(5).await;
+    clients[0].user("alice").await;
+
+    let mut logins = JoinSet::new();
+    for number in 0..LOGINS {
+        let client = clients[number % clients.len()].clone();
+        logins.spawn(async move { client.login("alice", &format!("device {number}")).await.token });
+    }
+    let tokens = logins.join_all().await;
+    let latest = tokens.iter().max_by_key(|token| generation(token)).unwrap();
+
+    for (replica, client) in clients[..2].iter().enumerate() {
+        let verdicts: Vec<_> =
+            stream::iter(&tokens).map(|token| client.validate(token)).buffered(64).collect().await;
+        for (token, verdict) in tokens.iter().zip(verdicts) {
+            match verdict {
+                Verdict::Session(session) => {
+                    assert_eq!(token, latest, "replica {replica} takes {session:?} for the latest");
+                }
+                Verdict::Rejection(rejection) => {
+                    assert_ne!(token, latest, "replica {replica} rejects the latest: {rejection:?}");
+                    assert_eq!(rejection.reason(), RejectionReason::Replaced, "replica {replica}");
+                }
+            }
+        }
+    }
+}
+
+/// A token, and whether the call that ended its session has been answered.
+type Handle = (String, Arc<AtomicBool>);
+
+/// One user: the latest tokens, the newest last.
+#[derive(Default)]
+struct User {
+    name: String,
+    handles: Mutex<Vec<Handle>>,
+}
+
+impl User {
+    /// A new token; the others are displaced by it.
+    fn took_over(&self, token: String) {
+        let mut handles = self.handles.lock().unwrap();
+        for (_, ended) in handles.iter() {
+            ended.store(true, Ordering::SeqCst);
+        }
+        handles.push((token, Arc::default()));
+        let surplus = handles.len().saturating_sub(3);
+        handles.drain(..surplus);
+    }
+
+    fn newest(&self) -> Option<Handle> {
+        self.handles.lock().unwrap().last().cloned()
+    }
+
+    fn any(&self) -> Option<Handle> {
+        let handles = self.handles.lock().unwrap();
+        (!handles.is_empty()).then(|| handles[rand::random_range(0..handles.len())].clone())
+    }
+
+    /// Logs in and out, again and again, now here and now there.
+    async fn come_and_go(&self, clients: &[Client], race: &Race) {
+        let anywhere = || &clients[rand::random_range(0..clients.len())];
+        while !race.is_over() {
+            let held = self.newest();
+            let login = async || anywhere().login(&self.name, "race").await.token;
+            let logout = async || {
+                let Some((token, ended)) = &held else { return };
+                anywhere().logout(token, LogoutScope::This).await;
+                ended.store(true, Ordering::SeqCst);
+            };
+            match rand::random_range(0..3) {
+                0 => logout().await,
+                1 => self.took_over(login().await),
+                _ => {
+                    let (token, ()) = tokio::join!(login(), logout());
+                    // P3: a logout that loses the race leaves the winner alone.
+                    if let Verdict::Rejection(rejection) = anywhere().validate(&token).await {
+                        race.wrong.lock().unwrap().push(format!("the winner was rejected: {rejection:?}"));
+                    }
+                    self.took_over(token);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(rand::random_range(0..40))).await;
+        }
+    }
+}
+
+/// What has happened so far.
+#[derive(Default)]
+struct Race {
+    left: AtomicU64,
+    /// Validates of sessions that had been ended before.
+    dead: AtomicU64,
+    /// Validates that were answered with a session.
+    live: AtomicU64,
+    wrong: Mutex<Vec<String>>,
+}
+
+impl Race {
+    fn is_over(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
+    }
+
+    async fn validate(&self, clients: &[Client], first: usize, users: &[User]) {
+        let mut number = first;
+        while self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        {
+            number += 1;
+            let Some((token, ended)) = users[rand::random_range(0..users.len())].any() else {
+                self.left.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                continue;
+            };
+            // Before the call begins.
+            let had_ended = ended.load(Ordering::SeqCst);
+            let verdict = clients[number % clients.len()].validate(&token).await;
+            self.dead.fetch_add(u64::from(had_ended), Ordering::Relaxed);
+            if let Some(wrong) = wrong(had_ended, &verdict) {
+                self.wrong.lock().unwrap().push(wrong);
+            }
+            if matches!(verdict, Verdict::Session(_)) {
+                self.live.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// What is wrong with a verdict on a session that had ended, or not known to have.
+fn wrong(had_ended: bool, verdict: &Verdict) -> Option<String> {
+    use RejectionReason::{IdleTimeout, LoggedOut, Replaced};
+    match verdict {
+        Verdict::Session(session) => had_ended.then(|| format!("ended, and live again: {session:?}")),
+        Verdict::Rejection(rejection) => (![Replaced, LoggedOut, IdleTimeout].contains(&rejection.reason()))
+            .then(|| format!("forgotten: {rejection:?}")),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn validate_racing_login_and_logout_never_revives_an_ended_session() {
+    // A short idle timeout, so that many of the Validates write: they could write back what has ended.
+    let replicas = Replicas::start(&[("SESSION__IDLE_TIMEOUT", "2s")]).await;
+    let clients: Arc<[Client]> = replicas.clients(4).await.into();
+    let users: Arc<[User]> =
+        (0..USERS).map(|number| User { name: format!("user{number}"), ..User::default() }).collect();
+    for user in users.iter() {
+        clients[0].user(&user.name).await;
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "how long a test takes is not a setting of the server")]
+    let races = std::env::var(RACES_VARIABLE).map_or(RACES, |number| number.parse().unwrap());
+    let race = Arc::new(Race { left: races.into(), ..Race::default() });
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for number in 0..USERS {
+        let (clients, users, race) = (Arc::clone(&clients), Arc::clone(&users), Arc::clone(&race));
+        tasks.spawn(async move { users[number].come_and_go(&clients, &race).await });
+    }
+    for number in 0..clients.len() * VALIDATORS {
+        let (clients, users, race) = (Arc::clone(&clients), Arc::clone(&users), Arc::clone(&race));
+        tasks.spawn(async move { race.validate(&clients, number, &users).await });
+    }
+    tasks.join_all().await;
+
+    let (dead, live) = (race.dead.load(Ordering::Relaxed), race.live.load(Ordering::Relaxed));
+    println!("{races} Validates in {:?}: {dead} of ended sessions, {live} accepted", begun.elapsed());
+    let wrong = race.wrong.lock().unwrap();
+    assert!(wrong.is_empty(), "{} wrong, such as {:?}", wrong.len(), &wrong[..wrong.len().min(3)]);
+    assert!(dead > races / 10 && live > races / 10, "it was no race: {dead} dead, {live} live");
+}
+
+#[test]
+fn the_race_would_notice_a_revived_and_a_forgotten_session() {
+    use latchkey::grpc::pb::{Rejection, Session};
+    let session = Verdict::Session(Session::default());
+    let rejection = |reason: RejectionReason| {
+        Verdict::Rejection(Rejection { reason: reason.into(), ..Default::default() })
+    };
+    assert!(wrong(true, &session).is_some());
+    assert!(wrong(false, &session).is_none());
+    assert!(wrong(true, &rejection(RejectionReason::Replaced)).is_none());
+    assert!(wrong(false, &rejection(RejectionReason::UnknownSession)).is_some());
+}
