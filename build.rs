@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = ["latchkey/v1/account.proto", "latchkey/v1/auth.proto", "latchkey/v1/reason.proto"];
     let descriptors = protox::compile(files, ["proto"])?;
 
-    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR: run this through cargo")?);
     fs::write(out.join("latchkey.bin"), descriptors.encode_to_vec())?;
 
     // What holds a password or a token gets a Debug that does not show it: see src/grpc/pb.rs.

@@ -1,0 +1,47 @@
+# Nothing but crates is downloaded here. No builder extensions are needed.
+
+ARG RUST_VERSION=1
+ARG DEBIAN=bookworm
+
+FROM rust:${RUST_VERSION}-${DEBIAN} AS build
+WORKDIR /src
+
+# The dependencies by themselves: this layer is built anew only when the lock file changes.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+ && echo 'fn main() {}' | tee src/main.rs > build.rs \
+ && touch src/lib.rs \
+ && cargo build --release --locked \
+ && rm -r src build.rs
+
+COPY build.rs ./
+COPY proto proto
+COPY src src
+# Cargo goes by time stamps, and those of the sources can be older than what was built above.
+RUN touch build.rs src/main.rs src/lib.rs \
+ && cargo build --release --locked \
+ && cp target/release/latchkey /usr/local/bin/
+
+FROM debian:${DEBIAN}-slim
+
+# Numbers, so that an orchestrator can see that this is not root, and volumes can be prepared for it.
+RUN groupadd --gid 10001 latchkey \
+ && useradd --uid 10001 --gid latchkey --no-create-home --home-dir /var/lib/latchkey \
+      --shell /usr/sbin/nologin latchkey \
+ && install --directory --owner=latchkey --group=latchkey --mode=0700 /var/lib/latchkey
+
+COPY LICENSE /usr/share/doc/latchkey/LICENSE
+COPY --from=build /usr/local/bin/latchkey /usr/local/bin/latchkey
+
+ENV LATCHKEY_DATA_DIR=/var/lib/latchkey \
+    LATCHKEY_LISTEN__GRPC=0.0.0.0:50051 \
+    LATCHKEY_LISTEN__HTTP=0.0.0.0:8081
+
+USER 10001:10001
+WORKDIR /var/lib/latchkey
+VOLUME /var/lib/latchkey
+# gRPC; HTTP with the probes and the public keys.
+EXPOSE 50051 8081
+
+ENTRYPOINT ["latchkey"]
+CMD ["serve"]

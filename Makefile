@@ -1,0 +1,69 @@
+# Everything that is done by hand, and everything that CI does. Longer shell stands in scripts/.
+
+SHELL := bash
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# Passed on to the program by `run`, and to the test runner by `test`.
+ARGS ?=
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## Build and serve on the embedded store, in ./latchkey-data (ARGS="..." adds arguments)
+	cargo run --release --locked -- serve $(ARGS)
+
+.PHONY: test
+test: ## Install what the tests need where it is missing, and run them all (ARGS="name" selects)
+	@scripts/test.sh $(ARGS)
+
+.PHONY: ci
+ci: fmt-check lint docs deny proto test ## Everything that must pass before a change is merged
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: fmt-check
+fmt-check: ## Check that the code is formatted
+	@scripts/tools.sh install rustfmt
+	cargo fmt --all --check
+
+.PHONY: lint
+lint: ## Clippy on everything; a warning is an error
+	@scripts/tools.sh install clippy
+	cargo clippy --locked --all-targets -- -D warnings
+
+.PHONY: docs
+docs: ## Build the documentation of the crate; a broken link is an error
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+	  cargo doc --locked --no-deps --document-private-items
+
+.PHONY: deny
+deny: ## Check licences, bans and sources of the dependencies
+	@scripts/tools.sh install cargo-deny
+	cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+.PHONY: advisories
+advisories: ## Check the dependencies for known vulnerabilities (downloads the RustSec database)
+	@scripts/tools.sh install cargo-deny
+	cargo deny --locked check advisories
+
+.PHONY: proto
+proto: ## Lint the protocol
+	@scripts/tools.sh install buf
+	"$$(scripts/tools.sh path buf)" lint
+
+.PHONY: tools
+tools: ## Install the tools of all targets where they are missing
+	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis valkey grpcurl
+
+.PHONY: image
+image: ## Build the container image latchkey:dev
+	docker build -t latchkey:dev .
+
+.PHONY: clean
+clean: ## Remove what was built, and the tools below target/
+	cargo clean

