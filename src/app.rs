@@ -23,6 +23,7 @@ use crate::{
         ports::{Clock, EventLog, Registers},
         sessions::{SlotPolicy, UserSessions},
         token::{TokenSettings, Tokens},
+        transact::Turns,
     },
     grpc::{
         self,
@@ -77,12 +78,20 @@ pub struct App {
     _lock: Option<File>,
 }
 
+/// What follows from the settings and the files they name.
+struct Parts {
+    slots: Slots,
+    passwords: Passwords,
+}
+
 /// Sessions as the rules see them, and as readers of the log do.
 type SessionStore = (Arc<dyn Registers<UserSessions>>, Arc<dyn EventLog>);
 
 impl App {
     /// Starts a server. It answers at once, and is healthy once its stores are.
     pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        // Before anything is made.
+        let Parts { slots, passwords } = parts(config)?;
         let lock = prepare_data_dir(config)?;
         let admin_key = admin_key(config)?;
         let tokens = tokens(config, &*clock)?;
@@ -96,8 +105,9 @@ impl App {
             accounts: Arc::new(SqliteAccounts(database.clone())),
             clock,
             tokens,
-            passwords: Arc::new(passwords(config)?),
-            slots: slots(config)?,
+            passwords: Arc::new(passwords),
+            slots,
+            turns: Turns::default(),
             tombstone_ttl: config.session.tombstone_ttl,
         });
         let health = Health::not_serving().await;
@@ -106,14 +116,15 @@ impl App {
             timeout: config.server.request_timeout,
         };
         let access = Access::new(&admin_key);
-        let services = grpc::services(&engine, access, &health, settings, config.server.reflection)?;
+        let shutdown = CancellationToken::new();
+        let services =
+            grpc::services(&engine, access, &health, settings, config.server.reflection, &shutdown)?;
 
         let grpc_listener = bind("listen.grpc", config.listen.grpc).await?;
         let http_listener = bind("listen.http", config.listen.http).await?;
         let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
         let (grpc, http) = (address(&grpc_listener)?, address(&http_listener)?);
 
-        let shutdown = CancellationToken::new();
         let limits = ConnectionLimits {
             max_connections: config.server.max_connections,
             max_streams: config.server.max_streams,
@@ -156,19 +167,7 @@ impl App {
 
     /// Refuses what [`App::start`] would refuse before it opens a store or a port, and changes nothing.
     pub fn check(config: &Config) -> Result<(), StartError> {
-        slots(config)?;
-        passwords(config)?;
-        if config.admin_key_file().exists() {
-            admin_key(config)?;
-        }
-        let keys = config.keys_dir();
-        if !config.token.keys_dir.is_empty() || key_files_exist(&keys)? {
-            key_files::load(&keys, config.signing_key())
-                .map_err(|error| format!("token.keys_dir: {error}"))?;
-        }
-        if scheme(&config.sessions.url) != "embedded" {
-            redis_settings(config)?;
-        }
+        parts(config)?;
         telemetry::check(&config.log)?;
         Ok(())
     }
@@ -177,7 +176,7 @@ impl App {
     /// the grace. False if it did not.
     pub async fn stop(mut self) -> bool {
         self.background.shutdown().await;
-        self.health.report(false).await;
+        self.health.drain().await;
         self.shutdown.cancel();
         let drained =
             tokio::time::timeout(self.grace, async { while self.serving.join_next().await.is_some() {} })
@@ -192,13 +191,34 @@ impl App {
     }
 }
 
+/// Refuses what can be refused without making anything.
+fn parts(config: &Config) -> Result<Parts, String> {
+    let parts = Parts { slots: slots(config)?, passwords: passwords(config)? };
+    if config.admin_key_file().exists() {
+        admin_key(config)?;
+    }
+    let keys = config.keys_dir();
+    if !config.token.keys_dir.is_empty() || key_files_exist(&keys)? {
+        key_files::load(&keys, config.signing_key()).map_err(|error| format!("token.keys_dir: {error}"))?;
+    } else if let Some(name) = config.signing_key() {
+        let keys = keys.display();
+        return Err(format!(
+            "token.signing_key: there is no {name} in {keys} yet: leave it empty for the first start, which makes a key"
+        ));
+    }
+    if !is_embedded(config) {
+        redis_settings(config)?;
+    }
+    Ok(parts)
+}
+
 fn prepare_data_dir(config: &Config) -> Result<Option<File>, String> {
     let dir = &config.data_dir;
     let refused = |error: std::io::Error| format!("data_dir: cannot use {}: {error}", dir.display());
     if !dir.exists() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(refused)?;
     }
-    if scheme(&config.sessions.url) != "embedded" {
+    if !is_embedded(config) {
         return Ok(None);
     }
     let lock = File::create(dir.join("latchkey.lock")).map_err(refused)?;
@@ -266,19 +286,18 @@ fn session_store(
     database: &Database,
     clock: &Arc<dyn Clock>,
 ) -> Result<SessionStore, String> {
-    match scheme(&config.sessions.url) {
-        "embedded" => {
-            let registers = EmbeddedRegisters::start(database.clone(), Arc::clone(clock));
-            let store = Arc::new(Encoded(registers));
-            Ok((store.clone(), store))
-        }
-        _ => {
-            let registers = RedisRegisters::start(&redis_settings(config)?, &config.sessions.key_prefix)
-                .map_err(|error| format!("sessions.url: {error}"))?;
-            let store = Arc::new(Encoded(registers));
-            Ok((store.clone(), store))
-        }
+    if is_embedded(config) {
+        let store = Arc::new(Encoded(EmbeddedRegisters::start(database.clone(), Arc::clone(clock))));
+        return Ok((store.clone(), store));
     }
+    let registers = RedisRegisters::start(&redis_settings(config)?, &config.sessions.key_prefix)
+        .map_err(|error| format!("sessions.url: {error}"))?;
+    let store = Arc::new(Encoded(registers));
+    Ok((store.clone(), store))
+}
+
+fn is_embedded(config: &Config) -> bool {
+    scheme(&config.sessions.url) == "embedded"
 }
 
 fn redis_settings(config: &Config) -> Result<LinkSettings, String> {

@@ -20,6 +20,11 @@ pub const DEFAULTS: &str = include_str!("config.default.toml");
 /// Environment variables with our prefix that are not settings of the server.
 const NOT_SETTINGS: [&str; 3] = ["CONFIG", "SERVER", "TOKEN"];
 
+/// What Kubernetes sets in every pod where a service is called `latchkey`.
+fn is_service_link(name: &str) -> bool {
+    name == "PORT" || ["PORT_", "SERVICE_HOST", "SERVICE_PORT"].iter().any(|link| name.starts_with(link))
+}
+
 /// What is wrong with the settings.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -171,8 +176,7 @@ impl Config {
         if let Some(path) = file {
             let text = fs::read_to_string(path)
                 .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))?;
-            let overlay: Table = toml::from_str(&text)
-                .map_err(|error| ConfigError(format!("{} is not TOML: {error}", path.display())))?;
+            let overlay: Table = toml::from_str(&text).map_err(|error| not_toml(path, &error))?;
             merge(&mut settings, &defaults, overlay, "")
                 .map_err(|error| ConfigError(format!("{error} (in {})", path.display())))?;
         }
@@ -295,6 +299,14 @@ impl Config {
     }
 }
 
+/// The library draws a picture of the line; its first line says where, and the message what.
+fn not_toml(path: &Path, error: &toml::de::Error) -> ConfigError {
+    let picture = error.to_string();
+    let place = picture.lines().next().unwrap_or_default();
+    let what = error.message().replace('\n', ", ");
+    ConfigError(format!("{} is not TOML: {place}: {what}", path.display()))
+}
+
 /// Lays `overlay` over `settings`. `defaults` says which keys there are, and of what type.
 fn merge(settings: &mut Table, defaults: &Table, overlay: Table, path: &str) -> Result<(), ConfigError> {
     for (key, value) in overlay {
@@ -329,9 +341,10 @@ fn overlay_variable(
     variable: &str,
     value: &str,
 ) -> Result<(), ConfigError> {
-    let Some(name) = variable.strip_prefix("LATCHKEY_").filter(|name| !NOT_SETTINGS.contains(name)) else {
+    let Some(name) = variable.strip_prefix("LATCHKEY_") else { return Ok(()) };
+    if NOT_SETTINGS.contains(&name) || is_service_link(name) {
         return Ok(());
-    };
+    }
     let lower = name.to_ascii_lowercase();
     let (section, key) = lower.split_once("__").unwrap_or(("", &lower));
     let (table, known) = if section.is_empty() {
@@ -352,7 +365,7 @@ fn overlay_variable(
         Value::Integer(_) => value.parse().ok().map(Value::Integer),
         Value::Boolean(_) => value.parse().ok().map(Value::Boolean),
         Value::Array(_) => Some(Value::Array(
-            value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(|item| item.into()).collect(),
+            value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect(),
         )),
         _ => Some(Value::String(value.to_owned())),
     };

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal as _, stderr};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::config::{Log, LogFormat};
 
@@ -44,6 +44,10 @@ pub fn check(log: &Log) -> Result<(), String> {
 }
 
 fn filter(log: &Log) -> Result<EnvFilter, String> {
+    // A single word that is no level would be taken for the name of a module, and nothing else be logged.
+    if !log.level.contains(['=', ',']) && log.level.parse::<LevelFilter>().is_err() {
+        return Err(format!("log.level: {} is not one of off, error, warn, info, debug, trace", log.level));
+    }
     let mut filter = EnvFilter::try_new(&log.level)
         .map_err(|error| format!("log.level: {error}; use error, warn, info, debug or trace"))?;
     for directive in QUIET {

@@ -25,8 +25,14 @@ pub(super) enum Account {
         roles: Vec<String>,
     },
     /// List every account.
+    #[command(
+        after_help = "Examples:\n  latchkey account list\n  latchkey account list --output json | jq -r '.accounts[].username'"
+    )]
     List,
     /// Show an account.
+    #[command(
+        after_help = "Examples:\n  latchkey account show alice\n  latchkey account show --id hm5oz4mkzzgdmxsybkmjz3zqay"
+    )]
     Show(User),
     /// Disable an account and end its sessions.
     #[command(
@@ -40,10 +46,15 @@ pub(super) enum Account {
         duration: Option<Duration>,
     },
     /// Enable an account.
+    #[command(after_help = "Example:\n  latchkey account enable alice")]
     Enable(User),
     /// Set a new password and end every session; asks for the password.
+    #[command(
+        after_help = "Examples:\n  latchkey account set-password alice\n  echo \"$PASSWORD\" | latchkey account set-password alice"
+    )]
     SetPassword(User),
     /// Delete an account and end its sessions.
+    #[command(after_help = "Example:\n  latchkey account delete alice")]
     Delete(User),
 }
 

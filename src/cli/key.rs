@@ -20,6 +20,7 @@ pub(super) enum Key {
         algorithm: Option<Algorithm>,
     },
     /// List the signing keys. The last one signs, unless `token.signing_key` names another.
+    #[command(after_help = "Examples:\n  latchkey key list\n  latchkey key list --output json")]
     List,
 }
 

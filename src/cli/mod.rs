@@ -80,7 +80,10 @@ enum Command {
     /// Run the server.
     Serve(serve::Serve),
     /// Manage accounts, with the admin key.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  latchkey account add alice\n  latchkey account disable alice --for 24h"
+    )]
     Account(account::Account),
     /// Log in: prints the token on standard output, everything else on standard error.
     Login(login::Login),
@@ -89,7 +92,7 @@ enum Command {
     /// End the session of a token. The token comes from LATCHKEY_TOKEN or standard input.
     Logout(logout::Logout),
     /// Manage signing keys, in the key directory on this machine.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  latchkey key generate\n  latchkey key list")]
     Key(key::Key),
 }
 

@@ -80,6 +80,18 @@ fn what_is_wrong_is_said_with_the_key() {
 }
 
 #[test]
+fn a_kubernetes_service_of_our_name_is_no_setting() {
+    for (name, value) in [
+        ("LATCHKEY_PORT", "tcp://10.0.0.1:50051"),
+        ("LATCHKEY_PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("LATCHKEY_SERVICE_HOST", "10.0.0.1"),
+        ("LATCHKEY_SERVICE_PORT_GRPC", "50051"),
+    ] {
+        assert!(load("", &[(name, value)]).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Some(Path::new("/nowhere/latchkey.toml")), []).unwrap_err();
     assert!(error.0.starts_with("cannot read /nowhere/latchkey.toml: "), "{error}");

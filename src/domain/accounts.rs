@@ -1,16 +1,19 @@
 //! Accounts: create, read, change, delete. What ends sessions ends them before it answers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Engine, Error, Violation,
     password::{Password, PasswordHash},
     ports::{Account, AccountChange, Debt, DebtCause, Disabled},
-    sessions::Profile,
+    rejection::Reason,
     transact::{Contention, Decision},
-    types::{Reason, Role, UserId},
+    types::{Role, UserId},
     username::Username,
 };
+
+/// A younger debt is being settled by the request that made it, which wants to know how many it ended.
+const DEBT_AGE: Duration = Duration::from_secs(15);
 
 /// Names an account.
 #[derive(Debug, Clone)]
@@ -95,7 +98,8 @@ impl Engine {
 
     /// Settles debts that were left behind by a crash or an outage: how many.
     pub async fn settle_debts(&self) -> Result<usize, Error> {
-        let debts = self.accounts.debts(100).await?;
+        let before = self.clock.now().before(DEBT_AGE);
+        let debts = self.accounts.debts(before, 100).await?;
         for debt in &debts {
             self.settle(debt).await?;
             self.accounts.settled(debt).await?;
@@ -109,7 +113,7 @@ impl Engine {
         change: AccountChange,
         debt: Option<DebtCause>,
     ) -> Result<(Account, u32), Error> {
-        let changed = self.accounts.change(user_id, change, debt).await?;
+        let changed = self.accounts.change(user_id, change, debt, self.clock.now()).await?;
         let (account, debt) = changed.ok_or(Error::AccountNotFound)?;
         let Some(debt) = debt else { return Ok((account, 0)) };
         let ended = self.settle(&debt).await?;
@@ -134,17 +138,17 @@ impl Engine {
 
     async fn show_profile(&self, user_id: &UserId) -> Result<u32, Error> {
         let mut contention = Contention::default();
+        let mut read = self.sessions.load(user_id).await?;
         loop {
             // The register before the account, as at login: whoever is faster with a newer account makes
             // this conflict.
-            let read = self.sessions.load(user_id).await?;
             let Some(account) = self.accounts.get(user_id).await? else { return Ok(0) };
             let at = self.at();
-            let next = read.state.rename(Profile::of(&account), at);
-            if self.commit(user_id, &read, next, at).await?.is_ok() {
-                return Ok(0);
+            let next = read.state.rename(account.profile(), at);
+            match self.commit(user_id, &read, next, at).await? {
+                Ok(()) => return Ok(0),
+                Err(newer) => read = self.lost(user_id, newer, &mut contention).await?,
             }
-            contention.lost().await?;
         }
     }
 

@@ -4,7 +4,7 @@ use super::{
     Engine, Error,
     password::{Checked, Password},
     ports::Account,
-    sessions::{Open, Opened, Profile, Session},
+    sessions::{Open, Opened, Session},
     transact::Contention,
     types::{Device, SessionId, UserId},
     username::Username,
@@ -54,13 +54,12 @@ impl Engine {
         let mut contention = Contention::default();
         let opened = loop {
             let at = self.at();
-            let profile = Profile::of(&account);
+            let profile = account.profile();
             let open = Open { id, slot: slot.clone(), device: device.clone(), profile, policy };
             match self.commit(&user_id, &read, read.state.open(open, at), at).await? {
                 Ok(opened) => break opened,
-                Err(newer) => read = newer,
+                Err(newer) => read = self.lost(&user_id, newer, &mut contention).await?,
             }
-            contention.lost().await?;
             account = self.admit(&user_id, &password, Some(account)).await?;
         };
 

@@ -2,9 +2,9 @@
 
 use super::{
     Engine, Error,
+    rejection::{Reason, Rejection},
     sessions::Session,
     transact::Decision,
-    types::{Reason, Rejection},
 };
 
 /// Which sessions to end.

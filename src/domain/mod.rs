@@ -10,6 +10,7 @@ pub mod login;
 pub mod logout;
 pub mod password;
 pub mod ports;
+pub mod rejection;
 pub mod sessions;
 pub mod token;
 pub mod transact;
@@ -26,6 +27,7 @@ use self::{
     ports::{Accounts, Clock, Registers},
     sessions::{SlotPolicy, UserSessions},
     token::Tokens,
+    transact::Turns,
     types::Slot,
 };
 
@@ -43,6 +45,8 @@ pub struct Engine {
     pub passwords: Arc<Passwords>,
     /// The configured slots and their rules.
     pub slots: Slots,
+    /// Who waits for whom.
+    pub turns: Turns,
     /// How long the reason of an ended session is remembered, at most.
     pub tombstone_ttl: std::time::Duration,
 }

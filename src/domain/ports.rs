@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{
     password::PasswordHash,
-    sessions::Ended,
+    sessions::{Ended, Profile},
     types::{Role, Timestamp, UserId},
     username::Username,
 };
@@ -159,6 +159,13 @@ pub struct Account {
     pub created_at: Timestamp,
 }
 
+impl Account {
+    /// What verdicts say of its user.
+    pub fn profile(&self) -> Profile {
+        Profile { username: self.username.as_str().to_owned(), roles: self.roles.clone() }
+    }
+}
+
 /// Whether an account is disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disabled {
@@ -252,6 +259,7 @@ pub trait Accounts: Send + Sync {
         user_id: &UserId,
         change: AccountChange,
         debt: Option<DebtCause>,
+        now: Timestamp,
     ) -> Result<Option<(Account, Option<Debt>)>, StoreError>;
 
     /// Replaces a hash by another of the same password, if it still is `old`.
@@ -262,8 +270,8 @@ pub trait Accounts: Send + Sync {
         new: &PasswordHash,
     ) -> Result<(), StoreError>;
 
-    /// The oldest debts, at most `limit`.
-    async fn debts(&self, limit: u32) -> Result<Vec<Debt>, StoreError>;
+    /// The oldest of the debts recorded before `before`, at most `limit`.
+    async fn debts(&self, before: Timestamp, limit: u32) -> Result<Vec<Debt>, StoreError>;
 
     /// A debt has been settled.
     async fn settled(&self, debt: &Debt) -> Result<(), StoreError>;

@@ -8,9 +8,8 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::{
-    ports::Account,
-    token::Claims,
-    types::{Device, Generation, Reason, Rejection, Role, SessionId, Slot, Timestamp},
+    rejection::{Reason, Rejection},
+    types::{Claims, Device, Generation, Role, SessionId, Slot, Timestamp},
 };
 
 /// How many ended sessions a state remembers one by one. A slot that changes hands more often than
@@ -164,13 +163,6 @@ pub struct Opened {
     pub session: Session,
     /// The live sessions that had to go.
     pub displaced: Vec<Session>,
-}
-
-impl Profile {
-    /// Of an account.
-    pub fn of(account: &Account) -> Self {
-        Self { username: account.username.as_str().to_owned(), roles: account.roles.clone() }
-    }
 }
 
 impl Session {

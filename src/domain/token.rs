@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Error,
     keyring::{Key, KeyAlgorithm, Keyring},
+    rejection::{Reason, Rejection},
     sessions::Session,
-    types::{Generation, Reason, Rejection, Role, SessionId, Slot, Timestamp, UserId},
+    types::{Claims, Generation, Role, SessionId, Slot, Timestamp, UserId},
 };
 
 /// A longer token is refused before any of it is read, in bytes.
@@ -22,21 +23,6 @@ pub const MAX_LEN: usize = 4096;
 
 /// The `typ` of our tokens (RFC 9068 section 2.1), so that no other JWT passes for one.
 const TYP: &str = "at+jwt";
-
-/// What a good token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claims {
-    /// Whose session: `sub`.
-    pub user_id: UserId,
-    /// Which session: `jti`.
-    pub session_id: SessionId,
-    /// Its generation: `gen`.
-    pub generation: Generation,
-    /// Its slot: `slot`.
-    pub slot: Slot,
-    /// Its absolute deadline: `exp`.
-    pub expires_at: Timestamp,
-}
 
 /// Signs and verifies tokens.
 pub struct Tokens {

@@ -1,6 +1,11 @@
 //! Decide on a value, commit, and where somebody was faster decide again on the newer value.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
+
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::{
     Engine, Error,
@@ -12,6 +17,10 @@ use super::{
 /// How often a decision is made again before the register counts as overloaded. With the pauses of
 /// [`Contention`] that is several seconds.
 const MAX_ATTEMPTS: u32 = 200;
+/// Who has lost this often waits for its turn. Two who meet are done sooner without.
+const QUEUE_AFTER: u32 = 2;
+/// Users share so many queues.
+const QUEUES: usize = 256;
 
 /// What was decided.
 pub(crate) enum Decision<T> {
@@ -21,32 +30,64 @@ pub(crate) enum Decision<T> {
     Write(Next<T>),
 }
 
-/// Spreads those who compete for one register.
-#[derive(Default)]
-pub(crate) struct Contention {
-    attempts: u32,
+/// Queues of this process for registers that many compete for.
+///
+/// Compare-and-set alone decides every race; but a thousand who keep trying at once mostly spoil each
+/// other's attempts. In a queue each needs one, and only other processes are left to lose to.
+pub struct Turns {
+    queues: Box<[Mutex<()>]>,
+    hasher: RandomState,
 }
 
-impl Contention {
-    /// Waits a little, at random, and longer each time.
-    pub(crate) async fn lost(&mut self) -> Result<(), Error> {
-        self.attempts += 1;
-        if self.attempts >= MAX_ATTEMPTS {
+impl Default for Turns {
+    fn default() -> Self {
+        Self { queues: (0..QUEUES).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+    }
+}
+
+impl Turns {
+    fn of(&self, user: &UserId) -> &Mutex<()> {
+        let hash = self.hasher.hash_one(user.as_str());
+        &self.queues[usize::try_from(hash % QUEUES as u64).unwrap_or_default()]
+    }
+}
+
+/// One who competes for a register.
+#[derive(Default)]
+pub(crate) struct Contention<'a> {
+    attempts: u32,
+    /// Held until the register was changed.
+    turn: Option<MutexGuard<'a, ()>>,
+}
+
+impl Engine {
+    /// What to decide on after a lost race: `newer`, or after a wait what stands there then.
+    pub(crate) async fn lost<'a>(
+        &'a self,
+        user: &UserId,
+        newer: Versioned<UserSessions>,
+        contention: &mut Contention<'a>,
+    ) -> Result<Versioned<UserSessions>, Error> {
+        contention.attempts += 1;
+        if contention.attempts >= MAX_ATTEMPTS {
             return Err(Error::Overloaded {
                 what: "too many concurrent changes to the sessions of one user",
                 retry_after: Duration::from_secs(1),
             });
         }
-        // The first losers go again at once: with two of them a pause only costs.
-        if self.attempts > 2 {
-            let ceiling = 500_u64 << self.attempts.min(7);
+        if contention.attempts < QUEUE_AFTER {
+            return Ok(newer);
+        }
+        if contention.turn.is_none() {
+            contention.turn = Some(self.turns.of(user).lock().await);
+        } else {
+            // Lost to another process: wait a little, at random, and longer each time.
+            let ceiling = 500_u64 << contention.attempts.min(7);
             tokio::time::sleep(Duration::from_micros(rand::random_range(0..ceiling))).await;
         }
-        Ok(())
+        Ok(self.sessions.load(user).await?)
     }
-}
 
-impl Engine {
     /// The circumstances of a transition that takes place now.
     pub(crate) fn at(&self) -> At {
         At { now: self.clock.now(), tombstone_ttl: self.tombstone_ttl }
@@ -84,9 +125,8 @@ impl Engine {
             };
             match self.commit(user, &read, next, at).await? {
                 Ok(outcome) => return Ok(outcome),
-                Err(newer) => read = newer,
+                Err(newer) => read = self.lost(user, newer, &mut contention).await?,
             }
-            contention.lost().await?;
         }
     }
 }

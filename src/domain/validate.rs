@@ -2,10 +2,10 @@
 
 use super::{
     Engine, Error,
+    rejection::Rejection,
     sessions::{Session, UserSessions},
-    token::Claims,
     transact::Decision,
-    types::{Rejection, Role, Timestamp, UserId},
+    types::{Claims, Role, Timestamp, UserId},
 };
 
 /// A live session, as verdicts show it.

@@ -40,6 +40,14 @@ pub fn rule(path: &str) -> Option<Rule> {
     })
 }
 
+/// Whether the answer of a method is a stream, which may stay open for long.
+pub(super) fn is_streaming(path: &str) -> bool {
+    matches!(
+        path,
+        "/grpc.health.v1.Health/Watch" | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    )
+}
+
 /// Knows the callers.
 #[derive(Clone)]
 pub struct Access {

@@ -7,8 +7,8 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     convert,
-    guard::RequestId,
     pb::{self, account_service_server::AccountService, get_account_request::Key},
+    request_id::RequestId,
     status,
 };
 use crate::domain::{

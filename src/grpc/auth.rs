@@ -6,8 +6,8 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     convert,
-    guard::RequestId,
     pb::{self, auth_service_server::AuthService, validate_response::Verdict},
+    request_id::RequestId,
     status,
 };
 use crate::domain::{
@@ -37,7 +37,7 @@ impl AuthService for AuthHandler {
         Ok(Response::new(pb::LoginResponse {
             token: logged_in.token,
             session: Some(convert::session(logged_in.session)),
-            displaced: logged_in.displaced.into_iter().map(convert::displaced).collect(),
+            displaced: logged_in.displaced.iter().map(convert::displaced).collect(),
         }))
     }
 

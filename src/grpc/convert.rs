@@ -8,8 +8,9 @@ use super::pb;
 use crate::domain::{
     Violation,
     ports::Account,
+    rejection::Rejection,
     sessions::Session,
-    types::{Rejection, Role, Timestamp},
+    types::{Role, Timestamp},
     validate::Verified,
 };
 
@@ -43,7 +44,7 @@ pub(super) fn session(verified: Verified) -> pb::Session {
     }
 }
 
-pub(super) fn displaced(session: Session) -> pb::DisplacedSession {
+pub(super) fn displaced(session: &Session) -> pb::DisplacedSession {
     pb::DisplacedSession {
         session_id: session.id.to_string(),
         slot: session.slot.as_str().to_owned(),
@@ -109,7 +110,7 @@ fn bearer(value: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::types::Reason;
+    use crate::domain::rejection::Reason;
 
     #[test]
     fn reasons_have_the_numbers_and_names_of_the_protocol() {

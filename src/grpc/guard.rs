@@ -1,8 +1,7 @@
-//! What every request passes before it reaches its method: an id, a place, permission, a deadline.
+//! What every request passes before it reaches its method: an id, permission, a place, a deadline.
 
 use std::{
     convert::Infallible,
-    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -13,13 +12,16 @@ use std::{
 use axum::body::Body;
 use http::{HeaderValue, Request, Response};
 use tokio::sync::Semaphore;
-use tonic::Status;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 use tower::Service;
 
-use super::{access::Access, status};
-
-/// The metadata in which a request id comes and goes.
-const ID_HEADER: &str = "x-request-id";
+use super::{
+    access::{Access, is_streaming},
+    drain,
+    request_id::RequestId,
+    status,
+};
 
 /// Bounds on requests.
 #[derive(Debug, Clone, Copy)]
@@ -30,35 +32,6 @@ pub struct GuardSettings {
     pub timeout: Duration,
 }
 
-/// Names a request, in the log and to the caller.
-#[derive(Debug, Clone)]
-pub(super) struct RequestId(HeaderValue);
-
-impl RequestId {
-    /// The caller's own id if it is fit to be logged (up to 64 visible characters), otherwise a new one.
-    fn of<B>(request: &Request<B>) -> Self {
-        let given = request
-            .headers()
-            .get(ID_HEADER)
-            .filter(|id| (1..=64).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
-        Self(given.cloned().unwrap_or_else(|| {
-            let id = format!("{:016x}", rand::random::<u64>());
-            HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("-"))
-        }))
-    }
-
-    /// The id of a request that has passed the guard.
-    pub(super) fn from_extensions(extensions: &http::Extensions) -> Self {
-        extensions.get().cloned().unwrap_or(Self(HeaderValue::from_static("-")))
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.to_str().unwrap_or("-"))
-    }
-}
-
 /// The services behind the guard.
 #[derive(Clone)]
 pub struct Guard<S> {
@@ -66,15 +39,22 @@ pub struct Guard<S> {
     access: Arc<Access>,
     places: Arc<Semaphore>,
     timeout: Duration,
+    shutdown: CancellationToken,
 }
 
 impl<S> Guard<S> {
-    pub(super) fn new(inner: S, access: Access, settings: GuardSettings) -> Self {
+    pub(super) fn new(
+        inner: S,
+        access: Access,
+        settings: GuardSettings,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
             inner,
             access: Arc::new(access),
             places: Arc::new(Semaphore::new(settings.max_requests)),
             timeout: settings.timeout,
+            shutdown,
         }
     }
 }
@@ -103,13 +83,14 @@ where
             let method = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
 
             let mut response = match guard.admit(request).await {
+                Ok(response) if is_undecodable(&response) => status::undecodable().into_http(),
                 Ok(response) => response,
                 Err(refusal) => refusal.into_http(),
             };
             if let Some(method) = method {
                 log(&method, &id, &response, started);
             }
-            response.headers_mut().insert(ID_HEADER, id.0);
+            id.show(response.headers_mut());
             Ok(response)
         })
     }
@@ -131,12 +112,24 @@ impl<S> Guard<S> {
                 return Err(status::overloaded("too many requests at a time", Duration::from_secs(1)));
             }
         };
+        let streaming = is_streaming(path);
         match tokio::time::timeout(self.timeout, self.inner.call(request)).await {
+            Ok(Ok(response)) if streaming => Ok(response.map(|body| drain::until(&self.shutdown, body))),
             Ok(Ok(response)) => Ok(response),
             Ok(Err(never)) => match never {},
             Err(_) => Err(status::deadline_exceeded()),
         }
     }
+}
+
+/// Whether the library refused the message, as too large (`OUT_OF_RANGE`) or as not the message that it should
+/// be (INTERNAL). What we refuse ourselves has details.
+fn is_undecodable(response: &Response<Body>) -> bool {
+    let refused = |status: &HeaderValue| {
+        [Code::OutOfRange, Code::Internal].iter().any(|code| status == HeaderValue::from(i32::from(*code)))
+    };
+    response.headers().get("grpc-status").is_some_and(refused)
+        && !response.headers().contains_key("grpc-status-details-bin")
 }
 
 /// The one line of a request. Its method, never its contents.

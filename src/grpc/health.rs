@@ -28,7 +28,7 @@ impl Health {
     /// Not serving yet. The library would begin with SERVING.
     pub async fn not_serving() -> Self {
         let health = Self { reporter: HealthReporter::new(), ready: watch::Sender::new(false) };
-        health.report(false).await;
+        health.set(false).await;
         health
     }
 
@@ -50,12 +50,22 @@ impl Health {
         }
     }
 
-    /// Tells whether we can serve.
-    pub async fn report(&self, ready: bool) {
+    /// Says NOT_SERVING, from now on. [`super::drain`] ends the streams of those who watch.
+    pub async fn drain(&self) {
+        self.ready.send_replace(false);
+        self.set(false).await;
+    }
+
+    async fn report(&self, ready: bool) {
         let changed = self.ready.send_if_modified(|current| std::mem::replace(current, ready) != ready);
-        if changed {
-            tracing::info!(health.ready = ready, "{}", if ready { "serving" } else { "not serving" });
+        if !changed {
+            return;
         }
+        tracing::info!(health.ready = ready, "{}", if ready { "serving" } else { "not serving" });
+        self.set(ready).await;
+    }
+
+    async fn set(&self, ready: bool) {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in SERVICES {
             self.reporter.set_service_status(service, status).await;

@@ -4,15 +4,18 @@ pub mod access;
 mod account;
 mod auth;
 mod convert;
+mod drain;
 mod guard;
 pub mod health;
 pub mod pb;
+mod request_id;
 pub mod server;
 mod status;
 
 use std::sync::Arc;
 
 use axum::Router;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use self::{
@@ -28,16 +31,17 @@ use crate::domain::Engine;
 /// A larger request is refused before it is decoded, in bytes.
 const MAX_REQUEST: usize = 64 * 1024;
 
-/// Every service, behind the guard.
+/// Every service, behind the guard. Streams end at `shutdown`.
 pub fn services(
     engine: &Arc<Engine>,
     access: Access,
     health: &Health,
     settings: GuardSettings,
     reflection: bool,
+    shutdown: &CancellationToken,
 ) -> Result<Guard<Router>, String> {
-    let mut routes = Routes::builder();
-    routes
+    let mut services = Routes::builder();
+    services
         .add_service(
             AuthServiceServer::new(AuthHandler::new(Arc::clone(engine)))
                 .max_decoding_message_size(MAX_REQUEST),
@@ -55,10 +59,10 @@ pub fn services(
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .map_err(|error| format!("the descriptors cannot be served: {error}"))?;
-        routes.add_service(service);
+        services.add_service(service);
     }
-    let router = routes.routes().prepare().into_axum_router();
-    Ok(Guard::new(router, access, settings))
+    let router = services.routes().prepare().into_axum_router();
+    Ok(Guard::new(router, access, settings, shutdown.clone()))
 }
 
 pub use guard::{Guard as ServiceGuard, GuardSettings as Settings};

@@ -3,7 +3,7 @@
 //! An accept loop of our own, because that of the library spins at full speed when file descriptors run
 //! out, and leaves HTTP/2 limits off that the layer below has on.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -90,50 +90,45 @@ async fn accept(
     }
 }
 
-fn connection<S>(
-    socket: TcpStream,
-    service: S,
-    limits: ConnectionLimits,
-    shutdown: CancellationToken,
-) -> impl Future<Output = ()> + Send
+async fn connection<S>(socket: TcpStream, service: S, limits: ConnectionLimits, shutdown: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    async move {
-        // Small answers must not wait for more.
-        if socket.set_nodelay(true).is_err() {
-            return;
-        }
-        let first_byte = tokio::select! {
-            () = shutdown.cancelled() => return,
-            first_byte = tokio::time::timeout(FIRST_BYTE, socket.readable()) => first_byte,
-        };
-        if !matches!(first_byte, Ok(Ok(()))) {
-            return;
-        }
-        let builder = http2(limits.max_streams);
-        let serving = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
-        tokio::pin!(serving);
-        let jitter = rand::random_range(0.9..1.1);
-        let retired = tokio::time::sleep(limits.age.mul_f64(jitter));
-        tokio::pin!(retired);
-        let mut retiring = false;
-        loop {
-            tokio::select! {
-                result = serving.as_mut() => {
-                    if let Err(error) = result {
-                        tracing::debug!(error.message = %error, "a connection ended with an error");
-                    }
-                    return;
+    // Small answers must not wait for more.
+    if socket.set_nodelay(true).is_err() {
+        return;
+    }
+    // Not `readable`, which a new socket is at once.
+    let mut first = [0];
+    let first_byte = tokio::select! {
+        () = shutdown.cancelled() => return,
+        first_byte = tokio::time::timeout(FIRST_BYTE, socket.peek(&mut first)) => first_byte,
+    };
+    if !matches!(first_byte, Ok(Ok(1))) {
+        return;
+    }
+    let builder = http2(limits.max_streams);
+    let serving = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+    tokio::pin!(serving);
+    let jitter = rand::random_range(0.9..1.1);
+    let retired = tokio::time::sleep(limits.age.mul_f64(jitter));
+    tokio::pin!(retired);
+    let mut retiring = false;
+    loop {
+        tokio::select! {
+            result = serving.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(error.message = %error, "a connection ended with an error");
                 }
-                () = shutdown.cancelled(), if !retiring => {}
-                () = retired.as_mut(), if !retiring => {}
+                return;
             }
-            // Once: a client is told to go, and may finish what is under way.
-            retiring = true;
-            serving.as_mut().graceful_shutdown();
+            () = shutdown.cancelled(), if !retiring => {}
+            () = retired.as_mut(), if !retiring => {}
         }
+        // Once: a client is told to go, and may finish what is under way.
+        retiring = true;
+        serving.as_mut().graceful_shutdown();
     }
 }
 

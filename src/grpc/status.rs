@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::{guard::RequestId, pb::ErrorReason};
+use super::{MAX_REQUEST, pb::ErrorReason, request_id::RequestId};
 use crate::domain::{Error, ports::StoreError};
 
 /// The domain of every `google.rpc.ErrorInfo` that we send.
@@ -64,10 +64,24 @@ pub(super) fn overloaded(message: &str, retry_after: Duration) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
+/// The message is too large, or not the one that the method takes.
+pub(super) fn undecodable() -> Status {
+    let message =
+        format!("the request is not the message that this method takes, or larger than {MAX_REQUEST} bytes");
+    let mut details = info(ErrorReason::InvalidRequest);
+    details.add_bad_request_violation("", message.clone());
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
 /// The call took longer than any call may.
 pub(super) fn deadline_exceeded() -> Status {
     let message = "the call took longer than server.request_timeout; it may or may not have taken effect";
     status(Code::DeadlineExceeded, message, ErrorReason::DeadlineExceeded)
+}
+
+/// A stream ends because the server does.
+pub(super) fn shutting_down() -> Status {
+    status(Code::Unavailable, "the server is stopping: connect again", ErrorReason::ShuttingDown)
 }
 
 fn status(code: Code, message: impl Into<String>, reason: ErrorReason) -> Status {

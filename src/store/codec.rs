@@ -14,8 +14,9 @@ use prost::Message;
 
 use crate::domain::{
     ports::Event,
+    rejection::{Reason, Rejection},
     sessions::{Ended, Fence, Profile, Session, Tombstone, UserSessions},
-    types::{Device, Generation, Reason, Rejection, Role, SessionId, Slot, Timestamp, UserId},
+    types::{Device, Generation, Role, SessionId, Slot, Timestamp, UserId},
 };
 
 /// The first byte of what we write.

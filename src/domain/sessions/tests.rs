@@ -396,7 +396,7 @@ fn use_slides_the_idle_timeout_and_never_the_absolute_one() {
     let mut story = Story::new();
     let session = story.login("a");
     for _ in 0..6 {
-        story.after(IDLE - Duration::from_secs(1));
+        story.after(IDLE.saturating_sub(Duration::from_secs(1)));
         story.state = story.state.touch(session.id, story.now).unwrap().state;
     }
     story.now = Timestamp::from_micros(session.expires_at.as_micros() - 1);
@@ -410,7 +410,7 @@ fn use_slides_the_idle_timeout_and_never_the_absolute_one() {
 fn a_use_that_went_unrecorded_still_counts_in_full() {
     let mut story = Story::new();
     let session = story.login("a");
-    story.after(TOUCH - Duration::from_micros(1));
+    story.after(TOUCH.saturating_sub(Duration::from_micros(1)));
     assert!(story.state.touch(session.id, story.now).is_none(), "too soon to be recorded");
     story.after(IDLE);
     assert!(

@@ -3,8 +3,8 @@ use prost_reflect::DescriptorPool;
 use super::*;
 use crate::grpc::pb;
 
-/// Every method that the server can serve, by full path.
-fn methods() -> Vec<String> {
+/// Every method that the server can serve, by full path, and whether its answer is a stream.
+fn methods() -> Vec<(String, bool)> {
     let mut pool = DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
     for descriptors in [tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET]
     {
@@ -14,7 +14,9 @@ fn methods() -> Vec<String> {
         .flat_map(|service| {
             service
                 .methods()
-                .map(|method| format!("/{}/{}", service.full_name(), method.name()))
+                .map(|method| {
+                    (format!("/{}/{}", service.full_name(), method.name()), method.is_server_streaming())
+                })
                 .collect::<Vec<_>>()
         })
         .collect()
@@ -24,15 +26,22 @@ fn methods() -> Vec<String> {
 fn every_method_has_a_rule() {
     let methods = methods();
     assert!(methods.len() >= 13, "{methods:?}");
-    for method in methods {
+    for (method, _) in methods {
         assert!(rule(&method).is_some(), "{method} has no rule: say in access.rs who may call it");
     }
 }
 
 #[test]
 fn everything_about_accounts_is_for_admins() {
-    for method in methods().iter().filter(|method| method.contains("AccountService")) {
+    for (method, _) in methods().iter().filter(|(method, _)| method.contains("AccountService")) {
         assert_eq!(rule(method), Some(Rule::Admin), "{method}");
+    }
+}
+
+#[test]
+fn every_stream_is_known_as_one() {
+    for (method, streams) in methods() {
+        assert_eq!(is_streaming(&method), streams, "{method}: say so in access.rs");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The database file: the connections that read it, and the one that writes.
 
-use std::{path::Path, time::Duration};
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
 
 use sqlx::{
     SqlitePool,
@@ -33,10 +33,17 @@ pub struct Database {
 
 impl Database {
     /// Opens the database file, and creates or upgrades it where needed.
+    ///
+    /// It holds password hashes, so only we can read it: SQLite gives its log the mode of the file.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| StoreError::Unavailable { store: NAME, cause: error.to_string() })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(PATIENCE)

@@ -211,12 +211,11 @@ async fn supervise(shared: Weak<Shared>, client: Client, settings: LinkSettings)
                     reported.clone_from(&cause);
                 }
                 strong.state.store(Arc::new(State::Down(cause)));
-                drop(strong);
-                backoff = (backoff * 2).min(BACKOFF.1);
             }
         }
         // Also after a connection was lost: it may have been good for nothing from the beginning.
         tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
     }
 }
 

@@ -77,6 +77,7 @@ impl Accounts for SqliteAccounts {
         user_id: &UserId,
         change: AccountChange,
         debt: Option<DebtCause>,
+        now: Timestamp,
     ) -> Result<Option<(Account, Option<Debt>)>, StoreError> {
         // Immediate: two that read before they write would otherwise fail each other.
         let mut transaction = self.0.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
@@ -84,13 +85,15 @@ impl Accounts for SqliteAccounts {
         let debt = match debt {
             None => None,
             Some(cause) => {
-                let id = sqlx::query("INSERT INTO session_debts (user_id, cause) VALUES (?, ?)")
-                    .bind(user_id.as_str())
-                    .bind(cause_column(cause))
-                    .execute(&mut *transaction)
-                    .await
-                    .map_err(failed)?
-                    .last_insert_rowid();
+                let id =
+                    sqlx::query("INSERT INTO session_debts (user_id, cause, created_at) VALUES (?, ?, ?)")
+                        .bind(user_id.as_str())
+                        .bind(cause_column(cause))
+                        .bind(integer(now))
+                        .execute(&mut *transaction)
+                        .await
+                        .map_err(failed)?
+                        .last_insert_rowid();
                 Some(Debt { id, user_id: user_id.clone(), cause })
             }
         };
@@ -114,8 +117,9 @@ impl Accounts for SqliteAccounts {
         Ok(())
     }
 
-    async fn debts(&self, limit: u32) -> Result<Vec<Debt>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM session_debts ORDER BY id LIMIT ?")
+    async fn debts(&self, before: Timestamp, limit: u32) -> Result<Vec<Debt>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM session_debts WHERE created_at < ? ORDER BY id LIMIT ?")
+            .bind(integer(before))
             .bind(limit)
             .fetch_all(&self.0.readers)
             .await

@@ -11,7 +11,8 @@ CREATE TABLE accounts (
 
 -- Changes that session state has yet to follow; written with the change, deleted once followed.
 CREATE TABLE session_debts (
-    id      INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-    user_id TEXT    NOT NULL,
-    cause   TEXT    NOT NULL
+    id         INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id    TEXT    NOT NULL,
+    cause      TEXT    NOT NULL,
+    created_at INTEGER NOT NULL -- microseconds since the epoch
 ) STRICT;
