@@ -46,6 +46,11 @@ deny: ## Check licences, bans and sources of the dependencies
 	@scripts/tools.sh install cargo-deny
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 
+.PHONY: redis-memory
+redis-memory: ## Measure what a user with one session costs in Redis, over 100,000 users
+	@scripts/tools.sh install redis
+	cargo run --release --locked --example redis_memory
+
 .PHONY: advisories
 advisories: ## Check the dependencies for known vulnerabilities (downloads the RustSec database)
 	@scripts/tools.sh install cargo-deny

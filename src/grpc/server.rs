@@ -3,7 +3,7 @@
 //! An accept loop of our own, because that of the library spins at full speed when file descriptors run
 //! out, and leaves HTTP/2 limits off that the layer below has on.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, io::Cursor, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -14,14 +14,17 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncReadExt as _, join},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-/// How long a client may take to send its first byte.
-const FIRST_BYTE: Duration = Duration::from_secs(10);
+/// What every HTTP/2 client says first (RFC 9113 section 3.4).
+const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a client may take to say it. From then on [`KEEPALIVE`] finds out whether it is there.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after accepting failed: what it lacks, such as file descriptors, takes time to come.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// All headers of a request together, in bytes. A token of 4 KiB and a caller key fit.
@@ -90,8 +93,12 @@ async fn accept(
     }
 }
 
-async fn connection<S>(socket: TcpStream, service: S, limits: ConnectionLimits, shutdown: CancellationToken)
-where
+async fn connection<S>(
+    mut socket: TcpStream,
+    service: S,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
@@ -99,17 +106,19 @@ where
     if socket.set_nodelay(true).is_err() {
         return;
     }
-    // Not `readable`, which a new socket is at once.
-    let mut first = [0];
-    let first_byte = tokio::select! {
+    // Read here, because the library would wait for it without end.
+    let mut preface = [0; PREFACE.len()];
+    let read = tokio::select! {
         () = shutdown.cancelled() => return,
-        first_byte = tokio::time::timeout(FIRST_BYTE, socket.peek(&mut first)) => first_byte,
+        read = tokio::time::timeout(PREFACE_TIMEOUT, socket.read_exact(&mut preface)) => read,
     };
-    if !matches!(first_byte, Ok(Ok(1))) {
+    if !matches!(read, Ok(Ok(_))) || preface != PREFACE {
         return;
     }
+    let (from_client, to_client) = socket.into_split();
+    let io = TokioIo::new(join(Cursor::new(preface).chain(from_client), to_client));
     let builder = http2(limits.max_streams);
-    let serving = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+    let serving = builder.serve_connection(io, TowerToHyperService::new(service));
     tokio::pin!(serving);
     let jitter = rand::random_range(0.9..1.1);
     let retired = tokio::time::sleep(limits.age.mul_f64(jitter));

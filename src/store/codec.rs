@@ -146,9 +146,9 @@ pub fn decode_sessions(bytes: &[u8]) -> Result<UserSessions, CodecError> {
     Ok(UserSessions {
         generation: Generation(wire.generation),
         profile: Profile { username: wire.username, roles: checked(Role::parse_all(&wire.roles))? },
-        sessions: wire.sessions.into_iter().map(session).collect::<Result<_, _>>()?,
-        tombstones: wire.tombstones.into_iter().map(tombstone).collect::<Result<_, _>>()?,
-        fence: wire.fence.map(fence).transpose()?,
+        sessions: wire.sessions.iter().map(session).collect::<Result<_, _>>()?,
+        tombstones: wire.tombstones.iter().map(tombstone).collect::<Result<_, _>>()?,
+        fence: wire.fence.as_ref().map(fence).transpose()?,
     })
 }
 
@@ -196,7 +196,7 @@ fn session_wire(session: &Session) -> SessionWire {
     }
 }
 
-fn session(wire: SessionWire) -> Result<Session, CodecError> {
+fn session(wire: &SessionWire) -> Result<Session, CodecError> {
     let issued = wire.generation.saturating_add_signed(wire.issued_delta);
     Ok(Session {
         id: session_id(&wire.id)?,
@@ -222,7 +222,7 @@ fn tombstone_wire(grave: &Tombstone) -> TombstoneWire {
     }
 }
 
-fn tombstone(wire: TombstoneWire) -> Result<Tombstone, CodecError> {
+fn tombstone(wire: &TombstoneWire) -> Result<Tombstone, CodecError> {
     Ok(Tombstone {
         id: session_id(&wire.id)?,
         generation: Generation(wire.generation),
@@ -234,8 +234,7 @@ fn tombstone(wire: TombstoneWire) -> Result<Tombstone, CodecError> {
     })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "like its siblings")]
-fn fence(wire: FenceWire) -> Result<Fence, CodecError> {
+fn fence(wire: &FenceWire) -> Result<Fence, CodecError> {
     Ok(Fence {
         generation: Generation(wire.generation),
         reason: reason(wire.reason)?,

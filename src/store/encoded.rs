@@ -22,11 +22,11 @@ impl<R: RawRegisters> Encoded<R> {
         let Some(RawValue { revision, bytes }) = value else {
             return Ok(Versioned { revision: Revision::ABSENT, state: Arc::default() });
         };
-        let state = codec::decode_sessions(&bytes).map_err(Self::corrupt)?;
+        let state = codec::decode_sessions(&bytes).map_err(|error| Self::corrupt(&error))?;
         Ok(Versioned { revision: Revision(revision), state: Arc::new(state) })
     }
 
-    fn corrupt(error: codec::CodecError) -> StoreError {
+    fn corrupt(error: &codec::CodecError) -> StoreError {
         StoreError::Corrupt { store: R::NAME, cause: error.to_string() }
     }
 }
@@ -70,6 +70,6 @@ impl<R: RawRegisters> EventLog for Encoded<R> {
         let raw = self.0.tail(after, limit).await?;
         let events: Result<Vec<Event>, _> =
             raw.events.iter().map(|bytes| codec::decode_event(bytes)).collect();
-        Ok(Tail { events: events.map_err(Self::corrupt)?, next: raw.next, gap: raw.gap })
+        Ok(Tail { events: events.map_err(|error| Self::corrupt(&error))?, next: raw.next, gap: raw.gap })
     }
 }

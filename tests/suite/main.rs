@@ -10,7 +10,6 @@
 #![expect(
     unreachable_pub,
     clippy::unwrap_used,
-    clippy::missing_panics_doc,
     reason = "a test that panics has failed"
 )]
 

@@ -2,7 +2,7 @@
 //!
 //! The client library multiplexes well and repairs badly: a half-open link only times out, and a
 //! time-out does not make it reconnect. So one task owns the link. It connects, makes sure that what
-//! answers is a master, pings, and throws the connection away at the first sign of trouble. Whoever asks
+//! answers is a master and stays one, and throws the connection away at the first sign of trouble. Whoever asks
 //! meanwhile is told at once that the store is unavailable: fail fast, never queue.
 
 use std::{
@@ -27,8 +27,8 @@ use crate::domain::ports::StoreError;
 
 /// A connection that has timed out this often in a row is thrown away.
 const TIMEOUTS_IN_A_ROW: u32 = 3;
-/// How often an idle connection is tried.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a connection is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait before connecting again: from the first, doubled each time, to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
@@ -95,6 +95,18 @@ impl Link {
         let mut connection = connection(&state)?;
         let answer = script.invoke_async(&mut connection).await;
         self.judge(&state, answer)
+    }
+
+    /// Gives up a connection that no longer answers, or to a server that has been demoted: it still
+    /// reads well, but what it reads grows old.
+    async fn check(&self) {
+        let state = self.0.state.load_full();
+        // The answer is judged on the way.
+        if let Ok(role) = self.query(&redis::cmd("ROLE")).await
+            && let Err(cause) = must_be_master(role)
+        {
+            self.0.give_up(&state, &cause);
+        }
     }
 
     fn judge(&self, state: &Arc<State>, answer: RedisResult<Value>) -> Result<Value, StoreError> {
@@ -228,9 +240,8 @@ async fn watch(shared: &Weak<Shared>) {
         }
         tokio::select! {
             () = link.0.trouble.notified() => {}
-            () = tokio::time::sleep(PING_INTERVAL) => {
-                // The answer is judged on the way.
-                let _ = link.query(&Cmd::ping()).await;
+            () = tokio::time::sleep(CHECK_INTERVAL) => {
+                link.check().await;
             }
         }
     }
@@ -246,18 +257,23 @@ async fn connect(client: &Client, settings: &LinkSettings) -> Result<Multiplexed
         .map_err(|error| error.to_string())?;
 
     // After a failover the old address may be that of a replica, which reads well and refuses writes.
-    let role: Vec<Value> =
-        redis::cmd("ROLE").query_async(&mut connection).await.map_err(|error| error.to_string())?;
-    let role: String =
-        role.into_iter().next().and_then(|value| redis::from_redis_value(value).ok()).unwrap_or_default();
-    if role != "master" {
-        return Err(format!("its role is {role}, not master"));
-    }
+    let role = redis::cmd("ROLE").query_async(&mut connection).await.map_err(|error| error.to_string())?;
+    must_be_master(role)?;
     // ROLE is answered even by a server that is still loading its data; this is not.
     let _: Value =
         redis::cmd("PING").query_async(&mut connection).await.map_err(|error| error.to_string())?;
     warn_of_eviction(&mut connection).await;
     Ok(connection)
+}
+
+/// Takes the answer to ROLE.
+fn must_be_master(answer: Value) -> Result<(), String> {
+    let role = match answer {
+        Value::Array(parts) => parts.into_iter().next().unwrap_or(Value::Nil),
+        other => other,
+    };
+    let role: String = redis::from_redis_value(role).unwrap_or_default();
+    if role == "master" { Ok(()) } else { Err(format!("its role is {role}, not master")) }
 }
 
 /// Any policy but noeviction may drop sessions when memory is short, which logs users out.

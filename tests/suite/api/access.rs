@@ -64,3 +64,21 @@ on_both_stores! {
         assert_eq!(validate(Some(&too_long)).await.len(), 16, "what is not fit for a log is not taken over");
     }
 }
+
+on_both_stores! {
+    async fn a_message_that_is_too_large_or_none_is_an_invalid_request(server: Server) {
+        let large = pb::ValidateRequest { token: "x".repeat(65 * 1024), ..Default::default() };
+        let status = server.client.auth.clone().validate(large).await.unwrap_err();
+        assert_eq!(parts(&status), (Code::InvalidArgument, "INVALID_REQUEST".into(), vec![String::new()]));
+
+        // Another message: its first field is a number where the method has a string.
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.app.grpc)).unwrap();
+        let mut grpc = Grpc::new(endpoint.connect().await.unwrap());
+        grpc.ready().await.unwrap();
+        let codec: ProstCodec<prost_types::Duration, ()> = ProstCodec::default();
+        let request = Request::new(prost_types::Duration { seconds: 7, nanos: 0 });
+        let path = "/latchkey.v1.AuthService/Login".parse().unwrap();
+        let status = grpc.unary(request, path, codec).await.unwrap_err();
+        assert_eq!(parts(&status).0, Code::InvalidArgument);
+    }
+}

@@ -1,4 +1,4 @@
-//! AccountService, and what its changes do to sessions.
+//! `AccountService`, and what its changes do to sessions.
 
 use std::time::Duration;
 
@@ -227,7 +227,7 @@ on_both_stores! {
 /// As if the process had died, or the session store been away, between the two databases.
 async fn leave_a_debt(server: &Server) {
     use latchkey::domain::{
-        ports::{AccountChange, DebtCause, Disabled},
+        ports::{AccountChange, Clock as _, DebtCause, Disabled},
         types::UserId,
     };
     let client = &server.client;
@@ -236,8 +236,12 @@ async fn leave_a_debt(server: &Server) {
     let change = AccountChange::Update { roles: None, disabled: Some(Disabled::Yes) };
     let id = UserId::parse(&user_id).unwrap();
     let engine = &server.app.engine;
-    engine.accounts.change(&id, change, Some(DebtCause::AccountDisabled)).await.unwrap().unwrap();
+    let now = server.clock.now();
+    engine.accounts.change(&id, change, Some(DebtCause::AccountDisabled), now).await.unwrap().unwrap();
+    engine.settle_debts().await.unwrap();
+    assert!(is_live(&client.validate(&token).await), "a young debt belongs to the request that made it");
+    server.clock.advance(Duration::from_secs(16));
     engine.settle_debts().await.unwrap();
     assert_eq!(client.rejection(&token).await.reason(), RejectionReason::AccountDisabled);
-    assert!(engine.accounts.debts(10).await.unwrap().is_empty());
+    assert!(engine.accounts.debts(server.clock.now(), 10).await.unwrap().is_empty());
 }

@@ -14,7 +14,7 @@ use latchkey::grpc::pb;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-/// The code, the reason of the ErrorInfo and the fields of the BadRequest of a status.
+/// The code, the reason of the `ErrorInfo` and the fields of the `BadRequest` of a status.
 fn parts(status: &Status) -> (Code, String, Vec<String>) {
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
@@ -26,7 +26,7 @@ fn parts(status: &Status) -> (Code, String, Vec<String>) {
     (status.code(), info.reason.clone(), fields)
 }
 
-/// Asserts that a status is INVALID_ARGUMENT for exactly this field.
+/// Asserts that a status is `INVALID_ARGUMENT` for exactly this field.
 fn assert_invalid(status: &Status, field: &str) {
     let (code, reason, fields) = parts(status);
     assert_eq!((code, reason.as_str()), (Code::InvalidArgument, "INVALID_REQUEST"), "{status:?}");

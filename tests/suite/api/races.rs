@@ -1,5 +1,6 @@
 //! Promise P2: no race makes an ended session live again, nor lets a late login survive.
 
+use latchkey::domain::ports::{AccountChange, Clock as _, DebtCause};
 use latchkey::grpc::pb::{self, LogoutScope, RejectionReason, validate_response::Verdict};
 use tonic::Code;
 
@@ -84,8 +85,10 @@ on_both_stores! {
         while engine.passwords.hashes() == before {
             tokio::task::yield_now().await;
         }
-        use latchkey::domain::ports::{AccountChange, DebtCause};
-        engine.accounts.change(&id, AccountChange::Password(hash), Some(DebtCause::CredentialsChanged)).await.unwrap();
+        let change = AccountChange::Password(hash);
+        let now = server.clock.now();
+        engine.accounts.change(&id, change, Some(DebtCause::CredentialsChanged), now).await.unwrap();
+        server.clock.advance(std::time::Duration::from_mins(1));
         engine.settle_debts().await.unwrap();
         match login.await.unwrap() {
             Ok(answer) => assert!(!is_live(&client.validate(&answer.token).await)),

@@ -1,8 +1,15 @@
 //! The binary: crashes, outages, replicas, signals, limits, the command line, the README.
 
+mod cli;
 mod crash;
+mod leaks;
+mod limits;
 mod outage;
+mod readme;
 mod replicas;
+mod signals;
+mod start;
+mod wire;
 
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
@@ -16,4 +23,10 @@ fn claims(token: &str) -> Value {
 /// What orders the logins of a user.
 fn generation(token: &str) -> u64 {
     claims(token)["gen"].as_u64().unwrap()
+}
+
+/// The key that signed a token.
+fn kid(token: &str) -> String {
+    let header = BASE64URL_NOPAD.decode(token.split('.').next().unwrap().as_bytes()).unwrap();
+    serde_json::from_slice::<Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
 }

@@ -18,14 +18,14 @@ use crate::support::{client::Client, process::Process, redis::RedisServer};
 
 /// Logins of one user at a time.
 const LOGINS: usize = 1000;
-/// Validates in the race, where the environment does not say otherwise.
-const RACES: u64 = 100_000;
-/// Says otherwise.
+/// Validates in the race, where [`RACES_VARIABLE`] does not say otherwise: what two processors can do in
+/// half a minute. Unoptimised code takes five times as long.
+const RACES: u64 = if cfg!(debug_assertions) { 20_000 } else { 100_000 };
 const RACES_VARIABLE: &str = "LATCHKEY_TEST_RACES";
 /// Users in the race.
-const USERS: usize = 40;
+const USERS: usize = 10;
 /// Validates under way on each connection.
-const VALIDATORS: usize = 12;
+const VALIDATORS: usize = 100;
 
 /// Two servers that share Redis, accounts and keys.
 struct Replicas {
@@ -38,7 +38,12 @@ impl Replicas {
     async fn start(settings: &[(&str, &str)]) -> Self {
         let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
         let url = redis.url();
-        let mut all = vec![("SESSIONS__URL", url.as_str()), ("SERVER__REQUEST_TIMEOUT", "60s")];
+        // These tests are of what is true, not of how fast: a busy machine is no outage.
+        let mut all = vec![
+            ("SESSIONS__URL", url.as_str()),
+            ("SESSIONS__RESPONSE_TIMEOUT", "60s"),
+            ("SERVER__REQUEST_TIMEOUT", "60s"),
+        ];
         all.extend_from_slice(settings);
         // One after the other: the first makes the keys.
         let processes = [Process::start(data.path(), &all), Process::start(data.path(), &all)];
@@ -117,9 +122,11 @@ impl User {
         self.handles.lock().unwrap().last().cloned()
     }
 
+    /// Now the newest, now an older one.
     fn any(&self) -> Option<Handle> {
         let handles = self.handles.lock().unwrap();
-        (!handles.is_empty()).then(|| handles[rand::random_range(0..handles.len())].clone())
+        let back = rand::random_range(0..4_usize).saturating_sub(1);
+        handles.iter().nth_back(back).or(handles.last()).cloned()
     }
 
     /// Logs in and out, again and again, now here and now there.
@@ -145,7 +152,7 @@ impl User {
                     self.took_over(token);
                 }
             }
-            tokio::time::sleep(Duration::from_millis(rand::random_range(0..40))).await;
+            tokio::time::sleep(Duration::from_millis(rand::random_range(0..300))).await;
         }
     }
 }
@@ -204,7 +211,7 @@ fn wrong(had_ended: bool, verdict: &Verdict) -> Option<String> {
 async fn validate_racing_login_and_logout_never_revives_an_ended_session() {
     // A short idle timeout, so that many of the Validates write: they could write back what has ended.
     let replicas = Replicas::start(&[("SESSION__IDLE_TIMEOUT", "2s")]).await;
-    let clients: Arc<[Client]> = replicas.clients(4).await.into();
+    let clients: Arc<[Client]> = replicas.clients(1).await.into();
     let users: Arc<[User]> =
         (0..USERS).map(|number| User { name: format!("user{number}"), ..User::default() }).collect();
     for user in users.iter() {

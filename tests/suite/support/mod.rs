@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod memory;
 pub mod process;
 pub mod proxy;
 pub mod redis;

@@ -21,7 +21,7 @@ use super::{client::Client, server::usual_settings};
 pub const LATCHKEY: &str = env!("CARGO_BIN_EXE_latchkey");
 
 /// A command that runs for longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running `latchkey serve`.
 pub struct Process {
@@ -170,8 +170,9 @@ pub fn run(mut command: Command, input: &str) -> Output {
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let (ended, end) = mpsc::channel();
     std::thread::spawn(move || ended.send(child.wait_with_output()));
-    end.recv_timeout(PATIENCE).map(Result::unwrap).unwrap_or_else(|_| {
-        let _ = Command::new("kill").args(["-KILL", &pid]).status();
-        panic!("still running after {PATIENCE:?}: {command:?}")
-    })
+    if let Ok(output) = end.recv_timeout(PATIENCE) {
+        return output.unwrap();
+    }
+    let _ = Command::new("kill").args(["-KILL", &pid]).status();
+    panic!("still running after {PATIENCE:?}: {command:?}")
 }

@@ -1,0 +1,160 @@
+//! Limits: what one client, or many, can ask of the server, and what becomes of those who ask for more.
+
+mod frames;
+
+use std::{fs, process::Command, time::Duration};
+
+use latchkey::grpc::pb::{RejectionReason, ValidateRequest};
+use tokio::{net::TcpStream, time::timeout};
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus::Serving;
+use tonic_types::StatusExt as _;
+
+use super::wire::Wire;
+use crate::support::{
+    client::{Client, login_request},
+    process::{LATCHKEY, Process, command},
+};
+
+/// A server with these settings, which serves.
+async fn server(settings: &[(&str, &str)]) -> (Process, Client, tempfile::TempDir) {
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), settings);
+    let client = process.client().await;
+    client.until_serving().await;
+    (process, client, data)
+}
+
+/// Asks for something that always works.
+async fn works(client: &Client) {
+    assert_eq!(client.rejection("not a token").await.reason(), RejectionReason::Malformed);
+}
+
+#[tokio::test]
+async fn more_requests_at_a_time_than_allowed_are_shed_and_probes_are_not() {
+    let (process, client, _data) = server(&[("SERVER__MAX_REQUESTS", "2")]).await;
+    let mut wire = Wire::connect(process.grpc).await;
+    let held = [wire.open("Validate").await, wire.open("Validate").await];
+
+    // As soon as both have arrived.
+    let shed = loop {
+        match client.try_validate("not a token").await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(shed.code(), Code::ResourceExhausted, "{shed:?}");
+    assert_eq!(shed.get_details_error_info().unwrap().reason, "OVERLOADED");
+    assert!(shed.get_details_retry_info().unwrap().retry_delay.is_some());
+    assert_eq!(client.serving("").await, Serving);
+
+    drop(held);
+    timeout(Duration::from_secs(5), async {
+        while client.try_validate("not a token").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the places come free");
+}
+
+#[tokio::test]
+async fn a_call_that_takes_too_long_is_ended() {
+    let (process, client, _data) = server(&[("SERVER__REQUEST_TIMEOUT", "200ms")]).await;
+    // Its message never comes.
+    let mut wire = Wire::connect(process.grpc).await;
+    let call = wire.open("Validate").await;
+    let answer = timeout(Duration::from_secs(3), call.answer()).await.expect("it is ended");
+    assert_eq!(answer.code(), Code::DeadlineExceeded, "{answer:?}");
+    assert_eq!(answer.get_details_error_info().unwrap().reason, "DEADLINE_EXCEEDED");
+    works(&client).await;
+}
+
+#[tokio::test]
+async fn a_message_over_64_kib_is_refused_before_it_has_arrived() {
+    let (process, client, _data) = server(&[]).await;
+    let status = client.try_validate(&"x".repeat(65 * 1024)).await.unwrap_err();
+    assert_ne!(status.code(), Code::Ok);
+    // The length alone is enough: the message itself never comes.
+    let mut wire = Wire::connect(process.grpc).await;
+    let mut call = wire.open("Validate").await;
+    call.announce(64 * 1024 + 1);
+    let refused = timeout(Duration::from_secs(3), call.answer()).await.expect("at once").code();
+    assert_eq!(refused, status.code());
+    let mut call = wire.open("Validate").await;
+    call.announce(64 * 1024);
+    assert!(timeout(Duration::from_millis(200), call.answer()).await.is_err(), "this one may come");
+
+    // As large as it may be, and then a verdict.
+    let mut message = ValidateRequest { token: String::new(), ..Default::default() };
+    message.token = "x".repeat(64 * 1024 - 4);
+    assert_eq!(prost::Message::encoded_len(&message), 64 * 1024);
+    assert_eq!(client.rejection(&message.token).await.reason(), RejectionReason::Malformed);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_until_one_leaves() {
+    let (process, first, _data) = server(&[("SERVER__MAX_CONNECTIONS", "2")]).await;
+    let second = process.client().await;
+    works(&second).await;
+
+    let third = process.client().await;
+    let waiting = tokio::spawn({
+        let third = third.clone();
+        async move { works(&third).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished(), "the third was served while there were two");
+    works(&first).await;
+    drop(second);
+    timeout(Duration::from_secs(3), waiting).await.expect("its turn has come").unwrap();
+}
+
+/// Seconds of processor time that a process has used.
+fn processor_time(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // After the name, which is in parentheses: utime and stime, in hundredths.
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11..=12].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
+}
+
+#[tokio::test]
+async fn out_of_file_descriptors_it_does_not_spin_and_recovers() {
+    let data = tempfile::tempdir().unwrap();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("ulimit -n 60; exec {LATCHKEY} serve")]);
+    for (name, value) in command(data.path(), &[]).get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    let process = Process::launch(limited, data.path());
+    let client = process.client().await;
+    client.until_serving().await;
+
+    let mut crowd = Vec::new();
+    for _ in 0..80 {
+        crowd.push(TcpStream::connect(process.grpc).await.unwrap());
+        crowd.push(TcpStream::connect(process.http).await.unwrap());
+    }
+    timeout(Duration::from_secs(5), async {
+        while !process.output().contains("cannot accept a connection") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it runs out of descriptors");
+    let (used, lines) = (processor_time(process.pid()), process.output().lines().count());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let used = processor_time(process.pid()) - used;
+    let lines = process.output().lines().count() - lines;
+    assert!(used < 0.3, "{used} s of processor time in one second");
+    assert!(lines < 40, "{lines} lines of log in one second");
+
+    drop(crowd);
+    let newcomer = timeout(Duration::from_secs(3), process.client()).await.expect("it lets clients in again");
+    timeout(Duration::from_secs(3), newcomer.until_serving()).await.expect("it serves again");
+    newcomer.user("alice").await;
+    newcomer.try_login(login_request("alice", "phone")).await.unwrap();
+}

@@ -1,0 +1,270 @@
+//! README.md tells the truth: its commands are run, and what it says they print is what they print.
+//!
+//! A block that follows `<!-- tested: quick-start -->` is run in one shell together with the others,
+//! against a real server. In the text only the addresses are replaced, because the usual ports may be taken,
+//! and `make run`, because the test starts the server itself.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use crate::support::process::{LATCHKEY, Process, run};
+
+const MARKER: &str = "<!-- tested: quick-start -->";
+/// The addresses that the text names.
+const GRPC: &str = "127.0.0.1:50051";
+const HTTP: &str = "127.0.0.1:8081";
+
+/// A command and what the text says it prints.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Step {
+    command: String,
+    output: Vec<String>,
+}
+
+impl Step {
+    fn starts_the_server(&self) -> bool {
+        self.command.starts_with("make run")
+    }
+}
+
+/// The commands of all marked blocks, in order. `$ ` begins a command; a line goes on after a backslash,
+/// and `> ` continues one, too.
+fn steps(text: &str) -> Result<Vec<Step>, String> {
+    let mut steps: Vec<Step> = Vec::new();
+    for section in text.split(MARKER).skip(1) {
+        let block = section
+            .trim_start()
+            .strip_prefix("```console\n")
+            .ok_or("after the marker there must be a ```console block")?;
+        let (block, _) = block.split_once("\n```").ok_or("the block does not end")?;
+        let mut goes_on = false;
+        for line in block.lines() {
+            if let Some(command) = line.strip_prefix("$ ") {
+                steps.push(Step { command: command.to_owned(), output: Vec::new() });
+            } else {
+                let step = steps.last_mut().ok_or("a block must begin with a command")?;
+                match line.strip_prefix("> ").or(goes_on.then_some(line)) {
+                    Some(more) => step.command = format!("{}\n{more}", step.command),
+                    None => step.output.push(line.to_owned()),
+                }
+            }
+            goes_on = line.ends_with('\\');
+        }
+    }
+    if steps.len() < 6 {
+        return Err(format!("only {} commands are marked with {MARKER}", steps.len()));
+    }
+    Ok(steps)
+}
+
+/// A line without what differs from run to run.
+fn normal(line: &str) -> String {
+    let inside = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    let mut normal = String::new();
+    let mut word = String::new();
+    for c in line.split_whitespace().collect::<Vec<_>>().join(" ").chars().chain(['\n']) {
+        if inside(c) {
+            word.push(c);
+            continue;
+        }
+        normal.push_str(placeholder(&word).unwrap_or(&word));
+        word.clear();
+        normal.push(c);
+    }
+    normal.trim_end().to_owned()
+}
+
+fn placeholder(word: &str) -> Option<&'static str> {
+    let bytes = word.as_bytes();
+    let is_id = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
+    if word.starts_with("eyJ") && word.contains('.') {
+        Some("<token>")
+    } else if bytes.len() >= 20 && bytes[4] == b'-' && bytes[10] == b'T' {
+        Some("<time>")
+    } else if bytes.len() == 26 && word.chars().all(is_id) {
+        Some("<id>")
+    } else if bytes.len() == 43 && !word.contains(['.', ':']) {
+        Some("<kid>")
+    } else {
+        None
+    }
+}
+
+/// Whether an actual line is as the text has it, where `...` stands for anything.
+fn matches(told: &str, actual: &str) -> bool {
+    let (told, actual) = (normal(told), normal(actual));
+    let parts: Vec<_> = told.split("...").collect();
+    let [first, .., last] = parts.as_slice() else { return told == actual };
+    let Some(mut rest) = actual.strip_prefix(first) else { return false };
+    for part in &parts[1..parts.len() - 1] {
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        rest = after;
+    }
+    rest.ends_with(last)
+}
+
+/// Which line of the text the actual lines lack, in this order.
+fn missing<'a>(told: &'a [String], actual: &[&str]) -> Option<&'a str> {
+    let mut actual = actual.iter();
+    told.iter()
+        .filter(|line| !["", "..."].contains(&line.trim()))
+        .find(|line| !actual.any(|actual| matches(line, actual)))
+        .map(String::as_str)
+}
+
+/// The programs that the text calls, in a folder of their own.
+fn programs(folder: &Path) -> PathBuf {
+    let bin = folder.join("bin");
+    fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(LATCHKEY, bin.join("latchkey")).unwrap();
+    if let Some(grpcurl) = std::env::var_os("LATCHKEY_TEST_GRPCURL") {
+        std::os::unix::fs::symlink(grpcurl, bin.join("grpcurl")).unwrap();
+    }
+    bin
+}
+
+/// Runs the commands of a text and compares.
+fn check(text: &str) -> Result<(), String> {
+    let steps = steps(text)?;
+    let folder = TempDir::new().unwrap();
+    let bin = programs(folder.path());
+    let here = folder.path().join("latchkey");
+    fs::create_dir(&here).unwrap();
+
+    // The defaults, apart from the ports.
+    let mut serve = Command::new(bin.join("latchkey"));
+    serve.arg("serve").current_dir(&here).env_clear();
+    serve.env("LATCHKEY_LISTEN__GRPC", "127.0.0.1:0").env("LATCHKEY_LISTEN__HTTP", "127.0.0.1:0");
+    let server = Process::launch(serve, &here.join("latchkey-data"));
+    let (grpc, http) = (server.grpc.to_string(), server.http.to_string());
+
+    // Before each command a line of our own, which leaves `$?` as it is.
+    let mut script =
+        String::from("exec 2>&1\n__begin() { local s=$?; printf '\\n\\001%s\\n' \"$s\"; return $s; }\n");
+    for step in &steps {
+        let command = if step.starts_the_server() { ":" } else { &step.command };
+        script += "__begin\n";
+        script += &command.replace(GRPC, &grpc).replace(HTTP, &http);
+        script += "\n";
+    }
+    script += "__begin\n";
+    fs::write(folder.path().join("script"), script).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the PATH, with ours before it")]
+    let path = std::env::var("PATH").unwrap();
+    let mut shell = Command::new("bash");
+    shell.arg(folder.path().join("script")).current_dir(&here).env_clear();
+    shell.env("PATH", format!("{}:{path}", bin.display())).env("LATCHKEY_SERVER", &grpc);
+    let printed = String::from_utf8(run(shell, "").stdout).unwrap();
+
+    // What each command printed, and before it the status of the one before.
+    let parts: Vec<_> =
+        printed.split('\u{1}').skip(1).map(|part| part.split_once('\n').unwrap_or_default()).collect();
+    if parts.len() != steps.len() + 1 {
+        return Err(format!("the shell ended early:\n{printed}"));
+    }
+    let started = server.output();
+    for (number, step) in steps.iter().enumerate() {
+        let actual = if step.starts_the_server() { &started } else { parts[number].1 };
+        let actual = actual.replace(&grpc, GRPC).replace(&http, HTTP);
+        let status = parts[number + 1].0;
+        if let Some(line) = missing(&step.output, &actual.lines().collect::<Vec<_>>()) {
+            return Err(format!("`{}` does not print `{line}` but:\n{actual}", step.command));
+        }
+        if step.output.is_empty() && status != "0" {
+            return Err(format!("`{}` fails with {status}:\n{actual}", step.command));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_readme_tells_the_truth() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    check(&text).unwrap();
+}
+
+mod the_check {
+    use super::*;
+
+    /// A small README.
+    const SAMPLE: &str = r#"
+<!-- tested: quick-start -->
+```console
+$ make run
+Latchkey 0.1.0 listens on 127.0.0.1:50051 (gRPC) and 127.0.0.1:8081 (HTTP)
+```
+Then:
+<!-- tested: quick-start -->
+
+```console
+$ echo 'correct horse battery staple' | latchkey account add alice
+user       alice
+id         hm5oz4mkzzgdmxsybkmjz3zqay
+...
+$ TOKEN=$(echo 'correct horse battery staple' | latchkey login alice --device Android 2>/dev/null)
+$ grpcurl -plaintext -d '{"username": "alice", "password": "correct horse battery staple",
+> "device": "iPhone"}' 127.0.0.1:50051 latchkey.v1.AuthService/Login
+{
+  "token": "eyJhbGciOiJFZERTQSIs...",
+    "issuedAt": "2026-01-01T00:00:00.123456Z",
+      "device": "Android",
+}
+$ echo "$TOKEN" | \
+  latchkey validate
+error: REPLACED: ...iPhone... (2026-01-01T00:00:00.123Z)
+$ echo $?
+1
+```
+Not run:
+```console
+$ false
+```
+"#;
+
+    #[test]
+    fn accepts_the_truth_and_notices_a_lie() {
+        check(SAMPLE).unwrap();
+        let lie = SAMPLE.replace("error: REPLACED", "error: KICKED");
+        let notice = check(&lie).unwrap_err();
+        assert!(notice.contains("does not print `error: KICKED"), "{notice}");
+        let broken = SAMPLE.replace("login alice", "login bob");
+        assert!(check(&broken).unwrap_err().contains("fails with"), "a command that fails in silence");
+    }
+
+    #[test]
+    fn reads_marked_blocks_only() {
+        let steps = steps(SAMPLE).unwrap();
+        assert_eq!(steps.len(), 6);
+        assert!(steps[0].starts_the_server());
+        assert!(steps[3].command.ends_with("latchkey.v1.AuthService/Login"), "{:?}", steps[3]);
+        assert_eq!(steps[4].command, "echo \"$TOKEN\" | \\\n  latchkey validate");
+        assert_eq!(steps[5].output, ["1"]);
+    }
+
+    #[test]
+    fn refuses_a_text_with_too_little_to_run() {
+        assert!(steps("# Latchkey").is_err());
+        assert!(steps(&SAMPLE.replacen(MARKER, "", 2)).is_err());
+        assert!(steps(&SAMPLE.replacen("$ echo", "  echo", 3)).is_err());
+    }
+
+    #[test]
+    fn ignores_only_what_varies() {
+        let token = "\"token\": \"eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl\",";
+        assert!(matches("\"token\": \"eyJ...\",", token));
+        assert!(matches("at 2026-11-23T23:22:01.5Z", "at  2027-01-01T00:00:00.000001Z"));
+        assert!(matches("id  aaaaaaaaaaaaaaaaaaaaaaaaaa", "id bbbbbbbbbbbbbbbbbbbbbbbbbb"));
+        assert!(matches("a ... d", "a b c d") && !matches("a ... d", "a b c"));
+        assert!(!matches("\"device\": \"Android\"", "\"device\": \"iPhone\""));
+        assert!(!matches("REPLACED", "KICKED"));
+        let told = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(missing(&told, &["a", "x", "b"]), None);
+        assert_eq!(missing(&told, &["b", "a"]), Some("b"), "the order counts");
+    }
+}

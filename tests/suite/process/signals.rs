@@ -1,0 +1,159 @@
+//! SIGTERM and SIGINT drain: what is under way finishes, nobody new comes in, and the process ends with 0.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use latchkey::grpc::pb;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tonic::{Code, Streaming};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus::{NotServing, Serving},
+};
+use tonic_types::StatusExt as _;
+
+use super::wire::Wire;
+use crate::support::{
+    client::{Client, login_request},
+    process::Process,
+};
+
+/// A hash that takes a second or more.
+const EXPENSIVE: [(&str, &str); 2] = [("PASSWORD__MEMORY_KIB", "131072"), ("PASSWORD__ITERATIONS", "6")];
+
+/// How long the end may take where nothing is under way.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+async fn watch(client: &Client) -> Streaming<HealthCheckResponse> {
+    let request = HealthCheckRequest { service: String::new() };
+    client.health.clone().watch(request).await.unwrap().into_inner()
+}
+
+/// Nobody new comes in.
+async fn refuses(address: SocketAddr) {
+    let begun = Instant::now();
+    while TcpStream::connect(address).await.is_ok() {
+        assert!(begun.elapsed() < Duration::from_secs(1), "{address} still lets clients in");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits off the threads of the test for the end.
+async fn end(process: Process, limit: Duration) -> (Option<i32>, String) {
+    tokio::task::spawn_blocking(move || process.wait(limit)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_under_way_finishes_before_the_server_ends() {
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &EXPENSIVE);
+    let client = process.client().await;
+    client.until_serving().await;
+    client.user("alice").await;
+
+    let login = tokio::spawn({
+        let client = client.clone();
+        async move { (client.try_login(login_request("alice", "phone")).await, Instant::now()) }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    process.terminate();
+    refuses(process.grpc).await;
+    assert!(!login.is_finished(), "the login was too fast for this test");
+
+    let (answer, answered) = login.await.unwrap();
+    assert!(!answer.unwrap().token.is_empty());
+    let (code, output) = end(process, AT_ONCE).await;
+    assert_eq!(code, Some(0), "{output}");
+    assert!(answered.elapsed() < AT_ONCE);
+    assert!(output.contains("draining") && output.contains("stopped"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_does_not_finish_within_the_grace_is_given_up() {
+    let data = tempfile::tempdir().unwrap();
+    let mut settings = vec![("SERVER__SHUTDOWN_GRACE", "300ms")];
+    settings.extend(EXPENSIVE);
+    let process = Process::start(data.path(), &settings);
+    let client = process.client().await;
+    client.until_serving().await;
+
+    // An unknown user costs as much.
+    let login = tokio::spawn({
+        let client = client.clone();
+        async move { client.try_login(login_request("nobody", "phone")).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let begun = Instant::now();
+    process.terminate();
+    let (code, output) = end(process, Duration::from_secs(5)).await;
+    let took = begun.elapsed();
+    assert_eq!(code, Some(0), "{output}");
+    assert!(took >= Duration::from_millis(250), "it did not wait for the call: {took:?}");
+    assert!(took < Duration::from_millis(1300), "{took:?}");
+    assert!(output.contains("did not finish within server.shutdown_grace"), "{output}");
+    // An error of the connection, not an answer that might be taken for one of ours.
+    let status = login.await.unwrap().unwrap_err();
+    assert!(status.get_details_error_info().is_none(), "{status:?}");
+}
+
+/// Nothing is under way; but there are connections, and streams that never end by themselves.
+async fn nothing_idle_holds_up_the_end(signal: &str) {
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[]);
+    let idle = process.client().await;
+    idle.until_serving().await;
+    let silent =
+        [TcpStream::connect(process.grpc).await.unwrap(), TcpStream::connect(process.http).await.unwrap()];
+    let mut halting = TcpStream::connect(process.grpc).await.unwrap();
+    halting.write_all(b"PRI").await.unwrap();
+    let mut wire = Wire::connect(process.grpc).await;
+    let asking = wire.open_path("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo").await;
+    let asking = tokio::spawn(asking.end());
+    let watcher = process.client().await;
+    let mut watch = watch(&watcher).await;
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), Serving);
+
+    let begun = Instant::now();
+    process.signal(signal);
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), NotServing);
+    let status = watch.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(status.get_details_error_info().unwrap().reason, "SHUTTING_DOWN");
+    refuses(process.grpc).await;
+    refuses(process.http).await;
+    let (code, output) = end(process, Duration::from_secs(15)).await;
+    assert_eq!(code, Some(0), "{output}");
+    assert!(begun.elapsed() < AT_ONCE, "took {:?}: {output}", begun.elapsed());
+    asking.await.unwrap();
+    drop((idle, silent, halting));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_sigterm_idle_connections_and_open_streams_hold_nothing_up() {
+    nothing_idle_holds_up_the_end("TERM").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_sigint_it_is_the_same() {
+    nothing_idle_holds_up_the_end("INT").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_before_the_end_is_there_after_it() {
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[]);
+    let client = process.client().await;
+    client.user("alice").await;
+    let ended = client.login("alice", "phone").await.token;
+    client.logout(&ended, pb::LogoutScope::This).await;
+    let token = client.login("alice", "tablet").await.token;
+    process.terminate();
+    assert_eq!(end(process, AT_ONCE).await.0, Some(0));
+
+    let process = Process::start(data.path(), &[]);
+    let client = process.client().await;
+    assert_eq!(client.session(&token).await.device, "tablet");
+    assert_eq!(client.rejection(&ended).await.reason(), pb::RejectionReason::LoggedOut);
+}

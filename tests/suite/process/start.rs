@@ -1,0 +1,237 @@
+//! Starting: what is refused, with one sentence and before anything is made; and what the first start makes.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use tempfile::TempDir;
+
+use crate::support::process::{Process, command, run};
+
+/// A place with nothing in it yet.
+struct Place {
+    root: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { root: tempfile::tempdir().unwrap() }
+    }
+
+    /// The data directory; not there yet.
+    fn data(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    /// A file with a mode.
+    fn file(&self, name: &str, contents: &str, mode: u32) -> String {
+        let path = self.root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, contents).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.root.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn serve(&self, settings: &[(&str, &str)], arguments: &[&str]) -> Output {
+        let mut command = command(&self.data(), settings);
+        command.arg("serve").args(arguments);
+        run(command, "")
+    }
+
+    /// It must end with 1 and one sentence that says this, with and without `--check`, and leave nothing.
+    fn refuses(&self, settings: &[(&str, &str)], arguments: &[&str], said: &str) {
+        let before = everything(self.root.path());
+        for check in [&["--check"][..], &[]] {
+            let output = self.serve(settings, &[arguments, check].concat());
+            assert_eq!(output.status.code(), Some(1), "{settings:?} {arguments:?} {check:?}");
+            let sentence = refusal(&output);
+            assert!(sentence.contains(said), "{settings:?} {arguments:?} {check:?}: {sentence}");
+            assert_eq!(everything(self.root.path()), before, "it made something: {settings:?} {check:?}");
+        }
+    }
+}
+
+/// The one sentence on standard error.
+fn refusal(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(text.lines().count(), 1, "more than a sentence: {text}");
+    text.strip_prefix("error: ").unwrap_or_else(|| panic!("{text}")).trim_end().to_owned()
+}
+
+/// The paths of all that is there.
+fn everything(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(everything(&path));
+        }
+        found.push(path);
+    }
+    found.sort();
+    found
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn settings_that_are_wrong_are_refused() {
+    let place = Place::new();
+    let file = |contents: &str| place.file("latchkey.toml", contents, 0o644);
+    let config = file("[session]\nidle = '1h'\n");
+    place.refuses(&[], &["--config", &config], "session.idle is not a setting");
+    let config = file("[session\n");
+    place.refuses(&[], &["--config", &config], "is not TOML");
+    place.refuses(&[], &["--config", &place.path("nowhere.toml")], "nowhere.toml");
+    let folder = place.path("");
+    place.refuses(&[], &["--config", &folder], "cannot read");
+    for (name, value, said) in [
+        ("SESSION__IDLE", "1h", "LATCHKEY_SESSION__IDLE is not a setting"),
+        ("SESSION__IDLE_TIMEOUT", "25h", "session.idle_timeout is longer than session.absolute_timeout"),
+        ("SESSION__IDLE_TIMEOUT", "soon", "session.idle_timeout"),
+        ("PASSWORD__ALLOW_WEAK", "false", "password.allow_weak"),
+        ("SESSIONS__URL", "mongodb://localhost", "sessions.url: mongodb is not supported"),
+        ("SESSIONS__URL", "redis://[", "sessions.url"),
+        ("SESSIONS__PASSWORD_FILE", "/nowhere", "/nowhere"),
+        ("TOKEN__SIGNING_KEY", "nowhere.pem", "token.signing_key: there is no nowhere.pem"),
+        ("LOG__LEVEL", "latchkey=loud", "log.level"),
+        ("LISTEN__GRPC", "50051", "listen.grpc"),
+    ] {
+        let redis = [("SESSIONS__URL", "redis://127.0.0.1:1")];
+        let with_redis = if name == "SESSIONS__PASSWORD_FILE" { &redis[..] } else { &[] };
+        place.refuses(&[with_redis, &[(name, value)]].concat(), &[], said);
+    }
+}
+
+#[test]
+fn weak_and_unprotected_keys_are_refused() {
+    let place = Place::new();
+    let in_folder = |folder: &str, name: &str, contents: &str, mode: u32, said: &str| {
+        place.file(&format!("{folder}/{name}"), contents, mode);
+        place.refuses(&[("TOKEN__KEYS_DIR", &place.path(folder))], &[], said);
+    };
+    in_folder("short", "a.secret", "only thirty-one bytes, not more", 0o600, "HS256 secret of 31 bytes");
+    in_folder("known", "a.secret", "a-string-secret-at-least-256-bits-long", 0o600, "a.secret");
+    in_folder("nonsense", "a.pem", "not a key", 0o600, "a.pem");
+    let good = "f3b9o5WmVnX0b3mXh1S0bq3wT1yQe8jJr2k7c6d5e4f3g2h1";
+    in_folder("readable", "a.secret", good, 0o644, "can be read by everybody (mode 0644): run `chmod 600");
+    in_folder("readable", "a.secret", good, 0o604, "can be read by everybody");
+    fs::create_dir_all(place.path("unreadable/a.pem")).unwrap();
+    place.refuses(&[("TOKEN__KEYS_DIR", &place.path("unreadable"))], &[], "unreadable/a.pem");
+    fs::create_dir(place.path("empty")).unwrap();
+    place.refuses(&[("TOKEN__KEYS_DIR", &place.path("empty"))], &[], "latchkey key generate");
+
+    // The same secret where only we can read it.
+    place.file("readable/a.secret", good, 0o640);
+    let check = place.serve(&[("TOKEN__KEYS_DIR", &place.path("readable"))], &["--check"]);
+    assert_eq!(check.status.code(), Some(0), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+#[test]
+fn an_admin_key_that_others_can_read_or_guess_is_refused() {
+    let place = Place::new();
+    let open = place.file("open.key", "lka_0123456789abcdef0123456789abcdef\n", 0o644);
+    place.refuses(&[("ACCESS__ADMIN_KEY_FILE", &open)], &[], "can be read by everybody");
+    let short = place.file("short.key", "secret\n", 0o600);
+    place.refuses(&[("ACCESS__ADMIN_KEY_FILE", &short)], &[], "fewer than 16 characters");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (name, key) in [("LISTEN__GRPC", "listen.grpc"), ("LISTEN__HTTP", "listen.http")] {
+        let place = Place::new();
+        let sentence = refusal(&place.serve(&[(name, &address)], &[]));
+        assert!(sentence.starts_with(&format!("{key}: cannot listen on {address}: ")), "{sentence}");
+    }
+}
+
+#[test]
+fn one_embedded_data_directory_serves_one_process() {
+    let place = Place::new();
+    let first = Process::start(&place.data(), &[]);
+    let sentence = refusal(&place.serve(&[], &[]));
+    assert!(sentence.starts_with("another Latchkey is running on "), "{sentence}");
+    assert!(sentence.contains("sessions.url"), "it says what else can be done: {sentence}");
+
+    // The lock goes with the process, however that ends.
+    drop(first);
+    Process::start(&place.data(), &[]);
+}
+
+#[test]
+fn check_accepts_good_settings_and_makes_nothing() {
+    let place = Place::new();
+    for settings in [&[][..], &[("SESSIONS__URL", "redis://127.0.0.1:1/2")]] {
+        let output = place.serve(settings, &["--check"]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(everything(place.root.path()).is_empty(), "it made something");
+    }
+}
+
+#[test]
+fn the_printed_defaults_are_the_compiled_ones_and_valid() {
+    let place = Place::new();
+    let printed = String::from_utf8(place.serve(&[], &["--print-defaults"]).stdout).unwrap();
+    assert_eq!(printed, latchkey::config::DEFAULTS);
+    let tables: toml::Table = printed.parse().unwrap();
+    assert_eq!(tables["session"]["idle_timeout"].as_str(), Some("1h"));
+    // As a file they change nothing, and are good.
+    let config = place.file("defaults.toml", &printed, 0o644);
+    assert_eq!(place.serve(&[], &["--check", "--config", &config]).status.code(), Some(0));
+}
+
+#[test]
+fn what_the_first_start_makes_is_for_nobody_else() {
+    let place = Place::new();
+    let process = Process::start(&place.data(), &[]);
+    assert_eq!(mode(&place.data()), 0o700);
+    assert_eq!(mode(&place.data().join("admin.key")), 0o600);
+    let keys: Vec<_> =
+        fs::read_dir(place.data().join("keys")).unwrap().map(|key| key.unwrap().path()).collect();
+    assert_eq!(keys.len(), 1);
+    assert_eq!(mode(&keys[0]), 0o600);
+    let made = |path: &Path| (fs::read(path).unwrap(), fs::metadata(path).unwrap().modified().unwrap());
+    let first = (made(&keys[0]), made(&place.data().join("admin.key")));
+
+    // The next start uses them as they are.
+    drop(process);
+    let process = Process::start(&place.data(), &[]);
+    assert_eq!((made(&keys[0]), made(&place.data().join("admin.key"))), first);
+    assert!(!process.output().contains(String::from_utf8_lossy(&first.1.0).trim()), "the key, in the output");
+}
+
+#[test]
+fn password_hashes_are_for_nobody_else_even_where_the_directory_is_open() {
+    let place = Place::new();
+    fs::create_dir(place.data()).unwrap();
+    fs::set_permissions(place.data(), fs::Permissions::from_mode(0o755)).unwrap();
+    let _process = Process::start(&place.data(), &[]);
+    for entry in fs::read_dir(place.data()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("latchkey.db") {
+            assert_eq!(mode(&path) & 0o077, 0, "{} has mode {:o}", path.display(), mode(&path));
+        }
+    }
+}
+
+#[test]
+fn what_listens_and_where_things_are_is_said_first() {
+    let place = Place::new();
+    let process = Process::start(&place.data(), &[]);
+    let said = process.output();
+    assert!(said.contains(&format!("{} (gRPC) and {} (HTTP)", process.grpc, process.http)), "{said}");
+}

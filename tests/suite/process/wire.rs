@@ -1,0 +1,69 @@
+//! A well-behaved HTTP/2 client below gRPC, for calls whose message is late.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use h2::{SendStream, client, client::ResponseFuture};
+use http::Request;
+use tokio::net::TcpStream;
+use tonic::Status;
+
+pub struct Wire(client::SendRequest<Bytes>);
+
+/// A call that has begun; dropped, it is cancelled.
+pub struct Call {
+    message: SendStream<Bytes>,
+    response: ResponseFuture,
+}
+
+impl Wire {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).await.unwrap();
+        let (requests, connection) = client::handshake(socket).await.unwrap();
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Self(requests.ready().await.unwrap())
+    }
+
+    /// Begins a call of `AuthService`, without a message.
+    pub async fn open(&mut self, method: &str) -> Call {
+        self.open_path(&format!("/latchkey.v1.AuthService/{method}")).await
+    }
+
+    /// Begins a call, without a message.
+    pub async fn open_path(&mut self, path: &str) -> Call {
+        let request = Request::post(format!("http://latchkey{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let mut requests = self.0.clone().ready().await.unwrap();
+        let (response, message) = requests.send_request(request, false).unwrap();
+        Call { message, response }
+    }
+}
+
+impl Call {
+    /// Sends the prefix of a message of this length, and nothing of the message.
+    pub fn announce(&mut self, length: u32) {
+        let prefix = [&[0], &length.to_be_bytes()[..]].concat();
+        self.message.send_data(prefix.into(), false).unwrap();
+    }
+
+    /// What the server answers in its headers.
+    pub async fn answer(self) -> Status {
+        let headers = self.response.await.unwrap().into_parts().0.headers;
+        Status::from_header_map(&headers).unwrap()
+    }
+
+    /// Listens until the server has said all, as a client does that has more to ask.
+    pub async fn end(self) {
+        let Self { message, response } = self;
+        let mut answers = response.await.unwrap().into_body();
+        while let Some(answer) = answers.data().await {
+            answer.unwrap();
+        }
+        drop(message);
+    }
+}

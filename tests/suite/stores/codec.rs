@@ -1,0 +1,195 @@
+//! How a state becomes bytes, which other versions of Latchkey must be able to read.
+
+use std::time::Duration;
+
+use latchkey::{
+    domain::{
+        rejection::{Reason, Rejection},
+        sessions::{Ended, Fence, Profile, Session, Tombstone, UserSessions},
+        types::{Device, Generation, Role, SessionId, Slot, Timestamp},
+    },
+    store::codec::{CodecError, decode_event, decode_sessions, encode_event, encode_sessions},
+};
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::states::{events, user, user_ids, user_sessions};
+
+/// A state that has some of everything.
+fn full_state() -> UserSessions {
+    let slot = |name| Slot::parse(name).unwrap();
+    let device = |name| Device::parse(name).unwrap();
+    let login = 1_700_000_000_000_000;
+    UserSessions {
+        generation: Generation(login + 5),
+        profile: Profile { username: "zoë".into(), roles: vec![Role::parse("staff").unwrap()] },
+        sessions: vec![Session {
+            id: SessionId::from_bytes([0x11; 16]),
+            generation: Generation(login),
+            slot: slot("default"),
+            device: device("Firefox on Linux"),
+            issued_at: Timestamp::from_micros(login - 1),
+            expires_at: Timestamp::from_secs(1_700_086_400),
+            last_seen: Timestamp::from_micros(login + 99),
+            idle_timeout: Duration::from_hours(1),
+        }],
+        tombstones: vec![Tombstone {
+            id: SessionId::from_bytes([0x22; 16]),
+            generation: Generation(login - 10),
+            slot: slot("web"),
+            reason: Reason::Replaced,
+            at: Timestamp::from_micros(login),
+            by_device: device("iPhone"),
+            until: Timestamp::from_micros(login + 1_000_000),
+        }],
+        fence: Some(Fence {
+            generation: Generation(login - 20),
+            reason: Reason::CredentialsChanged,
+            at: Timestamp::from_micros(login - 30),
+            until: Timestamp::from_micros(login + 2_000_000),
+        }),
+    }
+}
+
+fn full_event() -> Ended {
+    Ended {
+        session_id: SessionId::from_bytes([0x33; 16]),
+        slot: Slot::parse("web").unwrap(),
+        rejection: Rejection {
+            reason: Reason::Kicked,
+            at: Some(Timestamp::from_micros(1_700_000_000_000_000)),
+            by_device: Some(Device::parse("").unwrap()),
+        },
+        expires_at: Timestamp::from_secs(1_700_086_400),
+    }
+}
+
+/// The bytes of [`full_state`].
+const STATE: &str = concat!(
+    "01088580f9c0c1c4820312047a6fc3ab1a057374616666223e0a1011111111111111111111111111111111108080f9c0",
+    "c1c48203221046697265666f78206f6e204c696e75782801308085d5aa0638c8014080c8ceb40d2a3c0a102222222222",
+    "222222222222222222222210f6fff8c0c1c482031a037765622006288080f9c0c1c4820332066950686f6e6538c084b6",
+    "c1c1c48203321d08ecfff8c0c1c48203100a18e2fff8c0c1c48203208089f3c1c1c48203",
+);
+
+/// The bytes of [`full_event`], of alice.
+const EVENT: &str = concat!(
+    "010a05616c6963651210333333333333333333333333333333331a037765622007288080f9c0c1c4820332003880c0d6",
+    "af83c78203",
+);
+
+fn unhex(text: &str) -> Vec<u8> {
+    data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+/// If one of these fails, what is in the stores of those who upgrade can no longer be read, or older
+/// replicas cannot read what newer ones write: raise FORMAT, or find another way.
+#[test]
+fn the_bytes_of_a_state_never_change() {
+    assert_eq!(hex(&encode_sessions(&full_state())), STATE);
+    assert_eq!(decode_sessions(&unhex(STATE)).unwrap(), full_state());
+}
+
+#[test]
+fn the_bytes_of_an_event_never_change() {
+    assert_eq!(hex(&encode_event(&user("alice"), &full_event())), EVENT);
+    let event = decode_event(&unhex(EVENT)).unwrap();
+    assert_eq!((event.user_id, event.ended), (user("alice"), full_event()));
+}
+
+#[test]
+fn the_bytes_of_nothing_are_one_byte() {
+    assert_eq!(encode_sessions(&UserSessions::default())[..], [1]);
+    assert_eq!(decode_sessions(&[1]).unwrap(), UserSessions::default());
+}
+
+/// What a newer version might add to a state, and to a session in it.
+#[derive(prost::Message)]
+struct NewerState {
+    #[prost(uint64, tag = "1")]
+    generation: u64,
+    #[prost(message, repeated, tag = "4")]
+    sessions: Vec<NewerSession>,
+    #[prost(string, tag = "100")]
+    novelty: String,
+    #[prost(message, optional, tag = "101")]
+    nested: Option<NewerSession>,
+}
+
+#[derive(Clone, prost::Message)]
+struct NewerSession {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(fixed64, tag = "99")]
+    novelty: u64,
+}
+
+#[test]
+fn fields_of_a_newer_version_are_skipped() {
+    let session = NewerSession { id: vec![0x11; 16], novelty: 7 };
+    let newer = NewerState {
+        generation: 3,
+        sessions: vec![session.clone()],
+        novelty: "what is this".into(),
+        nested: Some(session),
+    };
+    let state = decode_sessions(&[&[1][..], &newer.encode_to_vec()].concat()).unwrap();
+    assert_eq!(state.generation, Generation(3));
+    assert_eq!(state.sessions[0].id, SessionId::from_bytes([0x11; 16]));
+}
+
+#[test]
+fn a_newer_format_is_refused_in_words_that_help() {
+    let mut bytes = encode_sessions(&full_state()).to_vec();
+    bytes[0] = 2;
+    for error in [decode_sessions(&bytes).unwrap_err(), decode_event(&bytes).unwrap_err()] {
+        assert!(matches!(error, CodecError::Newer(2)));
+        assert_eq!(error.to_string(), "format 2 is newer than this version of Latchkey: upgrade it");
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_damaged() {
+    let good = encode_sessions(&full_state());
+    let reason_13 = [&[1][..], &[0x32, 2, 0x10, 13]].concat();
+    let short_id = [&[1][..], &[0x22, 3, 0x0a, 1, 0xff]].concat();
+    for bytes in [&[][..], &[0], b"\0garbage", &good[..good.len() - 1], &reason_13, &short_id] {
+        let error = decode_sessions(bytes).unwrap_err();
+        assert!(matches!(error, CodecError::Damaged(_)), "{bytes:?}: {error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_state_survives(state in user_sessions()) {
+        prop_assert_eq!(decode_sessions(&encode_sessions(&state)).unwrap(), state);
+    }
+
+    #[test]
+    fn an_event_survives(user_id in user_ids(), ended in events()) {
+        let event = decode_event(&encode_event(&user_id, &ended)).unwrap();
+        prop_assert_eq!((event.user_id, event.ended), (user_id, ended));
+    }
+
+    #[test]
+    fn no_garbage_makes_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+        let _ = (decode_sessions(&bytes), decode_event(&bytes));
+        if let Some(format) = bytes.first_mut() {
+            *format = 1;
+        }
+        let _ = (decode_sessions(&bytes), decode_event(&bytes));
+    }
+
+    #[test]
+    fn no_damage_makes_it_panic(state in user_sessions(), at in any::<usize>(), byte in any::<u8>()) {
+        let mut bytes = encode_sessions(&state).to_vec();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        let _ = decode_sessions(&bytes);
+        let _ = decode_sessions(&bytes[..at]);
+    }
+}

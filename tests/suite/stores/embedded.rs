@@ -1,0 +1,294 @@
+//! What is special to the embedded store: batches, the file, and what can be wrong with it.
+
+use std::{
+    fs,
+    io::{Seek as _, SeekFrom, Write as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use latchkey::{
+    domain::ports::{Change, Commit, EventLog as _, Registers as _, Revision, StoreError},
+    domain::sessions::{Profile, UserSessions},
+    store::{
+        embedded::{Database, EmbeddedRegisters},
+        encoded::Encoded,
+    },
+};
+use tokio::task::JoinSet;
+
+use super::{
+    stand::{corrupt, unavailable},
+    states::{change, change_with, now, state, user},
+};
+use crate::support::clock::ManualClock;
+
+type Store = Encoded<EmbeddedRegisters>;
+
+async fn open(dir: &Path) -> Result<(Arc<Store>, Database), StoreError> {
+    let database = Database::open(&dir.join("latchkey.db")).await?;
+    let registers = EmbeddedRegisters::start(database.clone(), Arc::new(ManualClock::new()));
+    Ok((Arc::new(Encoded(registers)), database))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_commits_at_once_over_a_hundred_users_all_take_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path()).await.unwrap();
+    let end = store.tail(None, 1).await.unwrap().next;
+    let mut tasks = JoinSet::new();
+    for number in 0..1000_u64 {
+        let store = Arc::clone(&store);
+        tasks.spawn(async move {
+            let user = user(&format!("user{}", number % 100));
+            let mut read = store.load(&user).await.unwrap();
+            loop {
+                let mut state = (*read.state).clone();
+                state.generation.0 += 1;
+                state.profile.username = number.to_string();
+                let change = Change { state, ..change_with(0, [number]) };
+                match store.commit(&user, read.revision, change).await.unwrap() {
+                    Commit::Committed => return,
+                    Commit::Conflict(newer) => read = newer,
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
+    for number in 0..100 {
+        let found = store.load(&user(&format!("user{number}"))).await.unwrap();
+        assert_eq!(found.state.generation.0, 10, "user{number}");
+    }
+    let mut seen: Vec<_> = super::states::numbers(&store.tail(Some(&end), 2000).await.unwrap().events)
+        .into_iter()
+        .map(|(_, number)| number)
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..1000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn more_commits_than_can_wait_are_refused_and_the_others_succeed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    // Nobody writes until this ends.
+    let busy = database.writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let mut tasks = JoinSet::new();
+    for number in 0..5000 {
+        let store = Arc::clone(&store);
+        let user = user(&format!("user{number}"));
+        tasks.spawn(async move { store.commit(&user, Revision::ABSENT, change(1)).await });
+    }
+    let (mut committed, mut refused) = (0, 0);
+    let mut busy = Some(busy);
+    while let Some(outcome) = tasks.join_next().await {
+        match outcome.unwrap() {
+            Ok(Commit::Committed) => committed += 1,
+            Ok(Commit::Conflict(_)) => panic!("a conflict"),
+            error => {
+                assert!(unavailable(error).contains("too many commits are waiting"));
+                refused += 1;
+                drop(busy.take());
+            }
+        }
+    }
+    assert!(refused > 0 && committed >= 4096, "{committed} committed, {refused} refused");
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_when_the_file_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    let beginning = store.tail(None, 1).await.unwrap().next;
+    for number in 1..=50 {
+        let user = user(&format!("user{number}"));
+        let outcome = store.commit(&user, Revision::ABSENT, change_with(number, [number])).await.unwrap();
+        assert!(matches!(outcome, Commit::Committed));
+    }
+    let end = store.tail(None, 1).await.unwrap().next;
+    drop(store);
+    database.close().await;
+
+    let (store, _) = open(dir.path()).await.unwrap();
+    for number in 1..=50 {
+        assert_eq!(*store.load(&user(&format!("user{number}"))).await.unwrap().state, state(number));
+    }
+    let seen = store.tail(Some(&beginning), 100).await.unwrap();
+    assert_eq!((seen.events.len(), seen.gap, seen.next), (50, false, end.clone()));
+    let rest = store.tail(Some(&end), 100).await.unwrap();
+    assert_eq!((rest.events.len(), rest.gap), (0, false));
+}
+
+#[tokio::test]
+async fn a_backup_that_was_restored_is_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1])).await.unwrap();
+    let backup = dir.path().join("backup.db");
+    sqlx::query("VACUUM INTO ?").bind(backup.to_str().unwrap()).execute(&database.writer).await.unwrap();
+    store.commit(&user("bob"), Revision::ABSENT, change_with(1, [2])).await.unwrap();
+    let cursor = store.tail(None, 1).await.unwrap().next;
+    drop(store);
+    database.close().await;
+
+    fs::rename(backup, dir.path().join("latchkey.db")).unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let (store, _) = open(dir.path()).await.unwrap();
+    assert!(store.tail(Some(&cursor), 10).await.unwrap().gap);
+    // Also once the numbers have caught up.
+    store.commit(&user("carol"), Revision::ABSENT, change_with(1, [3, 4])).await.unwrap();
+    assert!(store.tail(Some(&cursor), 10).await.unwrap().gap);
+}
+
+#[tokio::test]
+async fn sweeping_takes_everything_that_is_due_and_only_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    let mut commits = JoinSet::new();
+    for number in 0..2500 {
+        let store = Arc::clone(&store);
+        // A fifth of them stays.
+        let minutes = if number % 5 == 0 { 60 } else { 1 };
+        commits.spawn(async move {
+            let keep_until = now().after(Duration::from_mins(minutes));
+            let change = Change { keep_until, ..change_with(1, [number]) };
+            store.commit(&user(&format!("user{number}")), Revision::ABSENT, change).await.unwrap()
+        });
+    }
+    commits.join_all().await;
+    let count = async |table: &'static str| {
+        let sql = match table {
+            "registers" => "SELECT count(*) FROM registers",
+            _ => "SELECT count(*) FROM events WHERE value IS NOT NULL",
+        };
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&database.readers).await.unwrap()
+    };
+    let soon = now().after(Duration::from_mins(2));
+    assert!(store.0.sweep(soon).await.unwrap(), "it does not take all at once");
+    assert_eq!(count("registers").await, 1500);
+    while store.0.sweep(soon).await.unwrap() {}
+    assert_eq!((count("registers").await, count("events").await), (500, 2500));
+
+    let tomorrow = now().after(Duration::from_hours(25));
+    while store.0.sweep(tomorrow).await.unwrap() {}
+    assert_eq!((count("registers").await, count("events").await), (0, 1), "the newest event stays");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused_in_words_that_help() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("latchkey.db"), "this is a letter, not a database\n".repeat(500)).unwrap();
+    let cause = corrupt(open(dir.path()).await);
+    assert!(
+        cause.contains("damaged or no database") && cause.contains("restore it from a backup"),
+        "{cause}"
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_refused_in_words_that_help() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    for number in 0..50 {
+        store.commit(&user(&format!("user{number}")), Revision::ABSENT, change(1)).await.unwrap();
+    }
+    drop(store);
+    database.close().await;
+    // All but the header.
+    let path = dir.path().join("latchkey.db");
+    let length = usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
+    let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.seek(SeekFrom::Start(100)).unwrap();
+    file.write_all(&vec![0xa5; length - 100]).unwrap();
+    let cause = corrupt(open(dir.path()).await);
+    assert!(cause.contains("damaged or no database"), "{cause}");
+}
+
+#[tokio::test]
+async fn damage_that_shows_later_is_corrupt_and_never_an_empty_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    let user = user("alice");
+    store.commit(&user, Revision::ABSENT, change(1)).await.unwrap();
+    for damage in ["x'ff'", "x''", "x'02'", "x'010aff'"] {
+        let update = format!("UPDATE registers SET value = {damage}");
+        sqlx::query(sqlx::AssertSqlSafe(update)).execute(&database.writer).await.unwrap();
+        corrupt(store.load(&user).await);
+        corrupt(store.commit(&user, Revision::ABSENT, change(2)).await);
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_in_words_that_help() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'from the future', TRUE, x'00', 0)",
+    )
+    .execute(&database.writer)
+    .await
+    .unwrap();
+    drop(store);
+    database.close().await;
+    let cause = corrupt(open(dir.path()).await);
+    assert!(cause.contains("a newer version of Latchkey (its schema is number 9999)"), "{cause}");
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_be_written_is_unavailable() {
+    let dir = tempfile::tempdir().unwrap();
+    unavailable(open(&dir.path().join("missing")).await);
+    fs::create_dir(dir.path().join("latchkey.db")).unwrap();
+    unavailable(open(dir.path()).await);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_unavailable_and_no_commit_is_half_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    let user = user("alice");
+    let end = store.tail(None, 1).await.unwrap().next;
+    store.commit(&user, Revision::ABSENT, change(1)).await.unwrap();
+    let read = store.load(&user).await.unwrap();
+
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&database.writer).await.unwrap();
+    let limit = async |pages: i64| {
+        let pragma = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        sqlx::query(pragma).execute(&database.writer).await.unwrap();
+    };
+    limit(pages).await;
+    let large =
+        UserSessions { profile: Profile { username: "x".repeat(100_000), roles: Vec::new() }, ..state(2) };
+    let large = Change { state: large, ..change_with(2, [2]) };
+    assert!(unavailable(store.commit(&user, read.revision, large.clone()).await).contains("full"));
+    assert_eq!(*store.load(&user).await.unwrap().state, state(1));
+    assert_eq!(store.tail(Some(&end), 10).await.unwrap().events, []);
+
+    limit(1 << 30).await;
+    let outcome = store.commit(&user, read.revision, large).await.unwrap();
+    assert!(matches!(outcome, Commit::Committed), "once there is room again");
+    assert_eq!(store.tail(Some(&end), 10).await.unwrap().events.len(), 1);
+}
+
+#[tokio::test]
+async fn a_writer_whose_connection_has_died_gets_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    for generation in 1..=3 {
+        let user = user(&format!("user{generation}"));
+        let outcome = store.commit(&user, Revision::ABSENT, change(generation)).await.unwrap();
+        assert!(matches!(outcome, Commit::Committed));
+        database.writer.acquire().await.unwrap().close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn readers_cannot_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, database) = open(dir.path()).await.unwrap();
+    for statement in ["DELETE FROM registers", "DELETE FROM accounts"] {
+        sqlx::query(statement).execute(&database.readers).await.unwrap_err();
+    }
+}

@@ -1,0 +1,235 @@
+//! A store of its own for every test of the suite, whichever backend it stands on.
+
+use std::{sync::Arc, time::Duration};
+
+use latchkey::{
+    domain::{
+        ports::{Change, Commit, Cursor, Event, EventLog, Registers, Revision, StoreError, Tail},
+        sessions::UserSessions,
+        types::{Timestamp, UserId},
+    },
+    store::{
+        embedded::{Database, EmbeddedRegisters},
+        encoded::Encoded,
+        redis::{LinkSettings, RedisRegisters},
+    },
+};
+use tempfile::TempDir;
+
+use super::states::now;
+use crate::support::{
+    clock::ManualClock,
+    redis::{Flavour, RedisServer},
+};
+
+pub struct Stand {
+    pub registers: Arc<dyn Registers<UserSessions>>,
+    pub log: Arc<dyn EventLog>,
+    pub backend: Backend,
+}
+
+/// What the tests must do behind the store's back.
+pub enum Backend {
+    Embedded { database: Database, store: Arc<Encoded<EmbeddedRegisters>>, _dir: TempDir },
+    Redis(RedisServer),
+}
+
+impl Stand {
+    pub async fn embedded() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(&dir.path().join("latchkey.db")).await.unwrap();
+        let registers = EmbeddedRegisters::start(database.clone(), Arc::new(ManualClock::new()));
+        let store = Arc::new(Encoded(registers));
+        let backend = Backend::Embedded { database, store: store.clone(), _dir: dir };
+        Self { registers: store.clone(), log: store, backend }
+    }
+
+    /// `None` where the program is missing and need not be there.
+    #[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
+    pub async fn redis(flavour: Flavour) -> Option<Self> {
+        if !flavour.is_installed() && !flavour.is_required() {
+            println!("skipped: no {flavour:?} here; LATCHKEY_TEST_VALKEY_SERVER says where it is");
+            return None;
+        }
+        let server = RedisServer::with(flavour, &[]);
+        let store = connect(&settings(server.url())).await;
+        Some(Self { registers: store.clone(), log: store, backend: Backend::Redis(server) })
+    }
+
+    pub async fn load(&self, user: &UserId) -> (Revision, UserSessions) {
+        let found = self.registers.load(user).await.unwrap();
+        (found.revision, Arc::unwrap_or_clone(found.state))
+    }
+
+    pub async fn try_commit(
+        &self,
+        user: &UserId,
+        expected: Revision,
+        change: Change<UserSessions>,
+    ) -> Commit<UserSessions> {
+        self.registers.commit(user, expected, change).await.unwrap()
+    }
+
+    /// A commit that must succeed: the revision it leads to.
+    pub async fn commit(&self, user: &UserId, expected: Revision, change: Change<UserSessions>) -> Revision {
+        let outcome = self.try_commit(user, expected, change).await;
+        assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
+        self.load(user).await.0
+    }
+
+    pub async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Tail {
+        self.log.tail(after, limit).await.unwrap()
+    }
+
+    pub async fn end_of_log(&self) -> Cursor {
+        let tail = self.tail(None, 100).await;
+        assert!(tail.events.is_empty() && !tail.gap, "{tail:?}");
+        tail.next
+    }
+
+    /// Everything after the cursor, in steps of `limit`; there must be no gap.
+    pub async fn drain(&self, mut after: Cursor, limit: usize) -> (Vec<Event>, Cursor) {
+        let mut events = Vec::new();
+        loop {
+            let tail = self.tail(Some(&after), limit).await;
+            assert!(!tail.gap, "a gap after {after:?}");
+            assert!(tail.events.len() <= limit, "{} events are more than {limit}", tail.events.len());
+            if tail.next == after {
+                assert!(tail.events.is_empty(), "the cursor does not move past {:?}", tail.events);
+                return (events, after);
+            }
+            events.extend(tail.events);
+            after = tail.next;
+        }
+    }
+
+    /// How long the store will keep a register.
+    pub async fn time_left(&self, user: &UserId) -> Duration {
+        match &self.backend {
+            Backend::Embedded { database, .. } => {
+                let until: i64 = sqlx::query_scalar("SELECT keep_until FROM registers WHERE key = ?")
+                    .bind(user.as_str())
+                    .fetch_one(&database.readers)
+                    .await
+                    .unwrap();
+                Timestamp::from_micros(until.unsigned_abs()).since(now())
+            }
+            Backend::Redis(server) => {
+                let keys: Vec<String> = server.query(redis::cmd("KEYS").arg("*:s:*"));
+                let key = keys.iter().find(|key| key.ends_with(&format!(":s:{user}"))).unwrap();
+                Duration::from_millis(server.query(redis::cmd("PTTL").arg(key)))
+            }
+        }
+    }
+
+    /// Lets `time` pass for what forgets.
+    pub async fn pass(&self, time: Duration) {
+        match &self.backend {
+            Backend::Embedded { store, .. } => while store.0.sweep(now().after(time)).await.unwrap() {},
+            Backend::Redis(_) => tokio::time::sleep(time).await,
+        }
+    }
+
+    /// Has the log forget its beginning, but not its newest event, as it does by itself in the long run.
+    pub async fn trim_log(&self) {
+        match &self.backend {
+            Backend::Embedded { .. } => self.pass(Duration::from_hours(25)).await,
+            Backend::Redis(server) => {
+                let streams: Vec<String> = server.query(redis::cmd("KEYS").arg("*:events"));
+                for stream in streams {
+                    let _: u64 = server.query(redis::cmd("XTRIM").arg(stream).arg("MAXLEN").arg(1));
+                }
+            }
+        }
+    }
+
+    /// The log loses everything, as if it had never been.
+    pub async fn lose_log(&self) {
+        match &self.backend {
+            Backend::Embedded { database, .. } => {
+                for statement in ["DELETE FROM events", "DELETE FROM sqlite_sequence"] {
+                    sqlx::query(statement).execute(&database.writer).await.unwrap();
+                }
+            }
+            Backend::Redis(server) => server.query(&redis::cmd("FLUSHALL")),
+        }
+    }
+}
+
+/// Settings as in production, but less patient.
+pub fn settings(url: String) -> LinkSettings {
+    LinkSettings {
+        url,
+        password: None,
+        connect_timeout: Duration::from_secs(1),
+        response_timeout: Duration::from_millis(500),
+    }
+}
+
+/// A store on Redis that has connected.
+pub async fn connect(settings: &LinkSettings) -> Arc<Encoded<RedisRegisters>> {
+    let store = Arc::new(Encoded(RedisRegisters::start(settings, "lk").unwrap()));
+    until_up(&*store).await;
+    store
+}
+
+/// Waits until the store answers; how long that took.
+pub async fn until_up(store: &dyn Registers<UserSessions>) -> Duration {
+    let begun = std::time::Instant::now();
+    while let Err(error) = store.ping().await {
+        assert!(begun.elapsed() < Duration::from_secs(10), "still down: {error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    begun.elapsed()
+}
+
+/// Why the store must say that it is not there.
+pub fn unavailable<T>(answer: Result<T, StoreError>) -> String {
+    match answer {
+        Err(StoreError::Unavailable { cause, .. }) => cause,
+        Err(error) => panic!("not unavailable, but: {error}"),
+        Ok(_) => panic!("an answer"),
+    }
+}
+
+/// What the store must have found unreadable.
+pub fn corrupt<T>(answer: Result<T, StoreError>) -> String {
+    match answer {
+        Err(StoreError::Corrupt { cause, .. }) => cause,
+        Err(error) => panic!("not corrupt, but: {error}"),
+        Ok(_) => panic!("an answer"),
+    }
+}
+
+/// Runs async tests on every store, each as one test a backend.
+macro_rules! on_every_store {
+    ($($(#[$meta:meta])* async fn $name:ident($store:ident: Stand) $body:block)+) => {
+        $(
+            $(#[$meta])*
+            mod $name {
+                #[allow(unused_imports, reason = "not every test needs them")]
+                use super::*;
+                use crate::{stores::stand::Stand, support::redis::Flavour};
+
+                async fn run($store: Stand) $body
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn embedded() {
+                    run(Stand::embedded().await).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn redis() {
+                    run(Stand::redis(Flavour::Redis).await.unwrap()).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn valkey() {
+                    if let Some(store) = Stand::redis(Flavour::Valkey).await {
+                        run(store).await;
+                    }
+                }
+            }
+        )+
+    };
+}

@@ -1,0 +1,163 @@
+//! States and events: arbitrary ones, and plain ones that tell apart what was committed.
+
+use std::time::Duration;
+
+use latchkey::domain::{
+    ports::{Change, Event},
+    rejection::{Reason, Rejection},
+    sessions::{Ended, Fence, Profile, Session, Tombstone, UserSessions},
+    types::{Device, Generation, Role, SessionId, Slot, Timestamp, UserId},
+};
+use proptest::{
+    collection::vec, option, prelude::*, sample::select, strategy::ValueTree as _, test_runner::TestRunner,
+};
+
+use crate::support::clock::ManualClock;
+
+pub fn user(id: &str) -> UserId {
+    UserId::parse(id).unwrap()
+}
+
+pub fn now() -> Timestamp {
+    use latchkey::domain::ports::Clock as _;
+    ManualClock::new().now()
+}
+
+/// A state that is told apart from others by its generation.
+pub fn state(generation: u64) -> UserSessions {
+    UserSessions { generation: Generation(generation), ..UserSessions::default() }
+}
+
+/// A change to that state, without events, that stays for a day.
+pub fn change(generation: u64) -> Change<UserSessions> {
+    Change { state: state(generation), keep_until: now().after(Duration::from_hours(24)), events: Vec::new() }
+}
+
+/// An event that is told apart from others by its number.
+pub fn ended(number: u64) -> Ended {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&number.to_be_bytes());
+    Ended {
+        session_id: SessionId::from_bytes(id),
+        slot: Slot::parse("default").unwrap(),
+        rejection: Rejection::at(Reason::Replaced, Timestamp::from_micros(number)),
+        expires_at: Timestamp::from_secs(number),
+    }
+}
+
+/// The change to a state, with these events.
+pub fn change_with(generation: u64, events: impl IntoIterator<Item = u64>) -> Change<UserSessions> {
+    Change { events: events.into_iter().map(ended).collect(), ..change(generation) }
+}
+
+/// Whose events these are, and their numbers.
+pub fn numbers(events: &[Event]) -> Vec<(&str, u64)> {
+    let number = |event: &Event| event.ended.expires_at.as_secs();
+    events.iter().map(|event| (event.user_id.as_str(), number(event))).collect()
+}
+
+/// One value of each of `count` samples.
+pub fn samples<S: Strategy>(count: usize, strategy: &S) -> Vec<S::Value> {
+    let mut runner = TestRunner::default();
+    (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
+}
+
+pub fn user_ids() -> impl Strategy<Value = UserId> {
+    "[!-~]{1,128}".prop_map(|id| user(&id))
+}
+
+pub fn user_sessions() -> impl Strategy<Value = UserSessions> {
+    let parts = (
+        generations(),
+        "\\PC{0,24}",
+        vec("[a-zA-Z0-9_.:/-]{1,64}", 0..4),
+        vec(sessions(), 0..5),
+        vec(tombstones(), 0..16),
+        option::of(fences()),
+    );
+    parts.prop_map(|(generation, username, roles, sessions, tombstones, fence)| UserSessions {
+        generation,
+        profile: Profile { username, roles: Role::parse_all(&roles).unwrap() },
+        sessions,
+        tombstones,
+        fence,
+    })
+}
+
+pub fn events() -> impl Strategy<Value = Ended> {
+    let parts = (session_ids(), slots(), reasons(), option::of(moments()), option::of(devices()), moments());
+    parts.prop_map(|(session_id, slot, reason, at, by_device, expires_at)| Ended {
+        session_id,
+        slot,
+        rejection: Rejection { reason, at, by_device },
+        expires_at,
+    })
+}
+
+fn sessions() -> impl Strategy<Value = Session> {
+    let parts =
+        (session_ids(), generations(), slots(), devices(), moments(), moments(), moments(), 0..1_u64 << 50);
+    parts.prop_map(|(id, generation, slot, device, issued_at, expires_at, last_seen, idle)| Session {
+        id,
+        generation,
+        slot,
+        device,
+        issued_at,
+        // Sessions end on whole seconds, as their tokens do.
+        expires_at: expires_at.ceil_to_second(),
+        last_seen,
+        idle_timeout: Duration::from_micros(idle),
+    })
+}
+
+fn tombstones() -> impl Strategy<Value = Tombstone> {
+    let parts = (session_ids(), generations(), slots(), reasons(), moments(), devices(), moments());
+    parts.prop_map(|(id, generation, slot, reason, at, by_device, until)| Tombstone {
+        id,
+        generation,
+        slot,
+        reason,
+        at,
+        by_device,
+        until,
+    })
+}
+
+fn fences() -> impl Strategy<Value = Fence> {
+    (generations(), reasons(), moments(), moments()).prop_map(|(generation, reason, at, until)| Fence {
+        generation,
+        reason,
+        at,
+        until,
+    })
+}
+
+fn session_ids() -> impl Strategy<Value = SessionId> {
+    any::<[u8; 16]>().prop_map(SessionId::from_bytes)
+}
+
+fn reasons() -> impl Strategy<Value = Reason> {
+    select(&Reason::ALL[..])
+}
+
+/// The usual slot, the shortest, the longest, and any.
+fn slots() -> impl Strategy<Value = Slot> {
+    prop_oneof![Just("default".to_owned()), Just("0".to_owned()), "[a-z0-9][a-z0-9_-]{0,31}"]
+        .prop_map(|slot| Slot::parse(&slot).unwrap())
+}
+
+/// Anything that `Device` takes: none, the usual, the longest, every script.
+fn devices() -> impl Strategy<Value = Device> {
+    prop_oneof![Just(String::new()), Just("Firefox on Linux".to_owned()), "\\PC{1,128}", "[Ж😀]{128}"]
+        .prop_filter_map("control characters", |device| Device::parse(&device).ok())
+}
+
+/// Around now, at the beginning of time, and far away.
+fn generations() -> impl Strategy<Value = Generation> {
+    moments().prop_map(|moment| Generation(moment.as_micros()))
+}
+
+fn moments() -> impl Strategy<Value = Timestamp> {
+    prop_oneof![0..10_u64, 1_700_000_000_000_000..1_900_000_000_000_000_u64, 0..1_u64 << 62]
+        .prop_map(Timestamp::from_micros)
+}

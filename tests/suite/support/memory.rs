@@ -1,0 +1,73 @@
+//! How much memory a user costs Redis.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
+use latchkey::{
+    domain::{
+        ports::{Change, Clock as _, Commit, Registers as _, Revision},
+        sessions::{At, Open, Profile, SlotPolicy, UserSessions},
+        types::{Device, SessionId, Slot, UserId},
+    },
+    store::{
+        clock::SystemClock,
+        encoded::Encoded,
+        redis::{LinkSettings, RedisRegisters},
+    },
+};
+
+use super::redis::RedisServer;
+
+/// What is promised: bytes of Redis memory a user with one session, key and overhead included.
+pub const MAX_BYTES_PER_USER: f64 = 300.0;
+
+/// Logs in so many users, one session each, on a server of its own: bytes of its memory a user.
+pub async fn bytes_per_user(users: u32) -> f64 {
+    let server = RedisServer::start();
+    let settings = LinkSettings {
+        url: server.url(),
+        password: None,
+        connect_timeout: Duration::from_secs(5),
+        response_timeout: Duration::from_secs(5),
+    };
+    let registers = Arc::new(Encoded(RedisRegisters::start(&settings, "lk").unwrap()));
+    while registers.ping().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let before = used_memory(&server);
+    stream::iter(0..users)
+        .for_each_concurrent(64, |number| {
+            let registers = Arc::clone(&registers);
+            async move { log_in(&registers, number).await }
+        })
+        .await;
+    let keys: u32 = server.query(&redis::cmd("DBSIZE"));
+    assert_eq!(keys, users);
+    f64::from(used_memory(&server) - before) / f64::from(users)
+}
+
+/// What a login does to the store: an id of 26 characters, a username of 12, and no roles.
+async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) {
+    let now = SystemClock.now();
+    let open = Open {
+        id: SessionId::random(),
+        slot: Slot::parse("default").unwrap(),
+        device: Device::parse("Firefox on Linux").unwrap(),
+        profile: Profile { username: format!("user{number:08}"), roles: Vec::new() },
+        policy: SlotPolicy {
+            idle_timeout: Duration::from_hours(1),
+            absolute_timeout: Duration::from_hours(24),
+            limit: NonZeroU32::MIN,
+        },
+    };
+    let next = UserSessions::default().open(open, At { now, tombstone_ttl: Duration::from_hours(24) });
+    let change = Change { keep_until: next.state.keep_until(now), state: next.state, events: next.events };
+    let outcome = registers.commit(&UserId::random(), Revision::ABSENT, change).await.unwrap();
+    assert!(matches!(outcome, Commit::Committed));
+}
+
+fn used_memory(server: &RedisServer) -> u32 {
+    let info: String = server.query(redis::cmd("INFO").arg("memory"));
+    let line = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+    line.unwrap().parse().unwrap()
+}
