@@ -7,11 +7,7 @@
 //! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the README |
 //! | `architecture` | the direction of dependencies |
 
-#![expect(
-    unreachable_pub,
-    clippy::unwrap_used,
-    reason = "a test that panics has failed"
-)]
+#![expect(unreachable_pub, clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod api;
 mod architecture;

@@ -97,6 +97,13 @@ impl Link {
         self.judge(&state, answer)
     }
 
+    /// Whether it answers.
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        self.query(&Cmd::ping()).await?;
+        // An answer can come late, over a connection that has been given up.
+        connection(&self.0.state.load()).map(|_| ())
+    }
+
     /// Gives up a connection that no longer answers, or to a server that has been demoted: it still
     /// reads well, but what it reads grows old.
     async fn check(&self) {

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use redis::{Cmd, Script, Value};
+use redis::{Script, Value};
 
 use self::{link::Link, places::Places};
 use super::raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue};
@@ -127,7 +127,7 @@ impl RawRegisters for RedisRegisters {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.link.query(&Cmd::ping()).await.map(|_| ())
+        self.link.ping().await
     }
 }
 
