@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     domain::{
-        Engine, Slots,
+        Engine, Error, Slots,
         password::{Argon2Params, Passwords},
         ports::{Clock, EventLog, Registers},
         sessions::{SlotPolicy, UserSessions},
@@ -363,8 +363,11 @@ async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
 
 async fn settle_debts(engine: Arc<Engine>) {
     loop {
-        if let Err(error) = engine.settle_debts().await {
-            tracing::debug!(error.message = %error, "sessions could not follow their accounts yet");
+        match engine.settle_debts().await {
+            Ok(_) => {}
+            // Health has told of the outage.
+            Err(Error::Store(error)) if error.is_transient() => {}
+            Err(error) => tracing::error!(error.message = %error, "sessions cannot follow their accounts"),
         }
         tokio::time::sleep(DEBT_INTERVAL).await;
     }

@@ -76,9 +76,11 @@ fn greet(app: &App, config: &Config) {
     let _ = writeln!(stdout, "data and keys   {}", config.data_dir.display());
     let _ = writeln!(stdout, "admin key       {}", config.admin_key_file().display());
     if output::is_terminal() {
+        // As it was called, which with `cargo run` is not on the path.
+        let latchkey = std::env::args().next().unwrap_or_else(|| "latchkey".to_owned());
         let _ = writeln!(
             stdout,
-            "\nNext, in another terminal:\n  latchkey account add alice\n  latchkey login alice\n  grpcurl -plaintext {} list\n",
+            "\nNext, in another terminal:\n  {latchkey} account add alice\n  {latchkey} login alice\n  grpcurl -plaintext {} list\n",
             app.grpc
         );
     }

@@ -100,11 +100,15 @@ impl Engine {
     pub async fn settle_debts(&self) -> Result<usize, Error> {
         let before = self.clock.now().before(DEBT_AGE);
         let debts = self.accounts.debts(before, 100).await?;
+        let mut failure = None;
         for debt in &debts {
-            self.settle(debt).await?;
-            self.accounts.settled(debt).await?;
+            // One that cannot be settled must not hold up the others.
+            match self.settle(debt).await {
+                Ok(_) => self.accounts.settled(debt).await?,
+                Err(error) => failure = Some(error),
+            }
         }
-        Ok(debts.len())
+        failure.map_or(Ok(debts.len()), Err)
     }
 
     async fn change_account(

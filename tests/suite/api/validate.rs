@@ -24,8 +24,8 @@ on_both_stores! {
         let client = &server.client;
         client.user("alice").await;
         let token = client.login("alice", "").await.token;
-        let (message, signature) = token.rsplit_once('.').unwrap();
-        let forged = format!("{message}.{}", signature.replace(['a', 'b'], "c"));
+        let (message, _) = token.rsplit_once('.').unwrap();
+        let forged = format!("{message}.{}", data_encoding::BASE64URL_NOPAD.encode(&[7; 64]));
         for (token, reason) in [
             ("nonsense".to_owned(), RejectionReason::Malformed),
             ("a.b.c".to_owned(), RejectionReason::Malformed),
@@ -34,10 +34,7 @@ on_both_stores! {
             (forged, RejectionReason::BadSignature),
         ] {
             let rejection = client.rejection(&token).await;
-            assert!(
-                rejection.reason() == reason || rejection.reason() == RejectionReason::BadSignature,
-                "{rejection:?}"
-            );
+            assert_eq!(rejection.reason(), reason);
             assert!(!rejection.terminal && rejection.at.is_none() && !rejection.message.is_empty());
         }
         assert!(is_live(&client.validate(&token).await));
