@@ -1,28 +1,20 @@
-//! The composition root: the only file that knows all the others.
+//! The composition root: with [`mod@parts`], the only place that knows all the others.
 //!
 //! Tests and production start the same [`App`]; what differs are the settings and the clock.
 
-use std::{
-    fs::{self, DirBuilder, File, TryLockError},
-    net::SocketAddr,
-    os::unix::fs::DirBuilderExt as _,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+mod parts;
 
-use data_encoding::BASE64URL_NOPAD;
+use std::{fs::File, net::SocketAddr, sync::Arc, time::Duration};
+
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::parts::{Parts, admin_key, parts, prepare_data_dir, scheme, session_store, tokens};
 use crate::{
     config::Config,
     domain::{
-        Engine, Error, Slots,
-        password::{Argon2Params, Passwords},
-        ports::{Clock, EventLog, Registers},
-        sessions::{SlotPolicy, UserSessions},
-        token::{TokenSettings, Tokens},
+        Engine, Error,
+        ports::{Clock, EventLog},
         transact::Turns,
     },
     grpc::{
@@ -32,14 +24,7 @@ use crate::{
         server::{ConnectionLimits, serve},
     },
     http,
-    store::{
-        embedded::{Database, EmbeddedRegisters},
-        encoded::Encoded,
-        key_files,
-        redis::{LinkSettings, RedisRegisters},
-        secret_file,
-        sql::SqliteAccounts,
-    },
+    store::{embedded::Database, key_files, sql::SqliteAccounts},
     telemetry,
 };
 
@@ -77,15 +62,6 @@ pub struct App {
     database: Database,
     _lock: Option<File>,
 }
-
-/// What follows from the settings and the files they name.
-struct Parts {
-    slots: Slots,
-    passwords: Passwords,
-}
-
-/// Sessions as the rules see them, and as readers of the log do.
-type SessionStore = (Arc<dyn Registers<UserSessions>>, Arc<dyn EventLog>);
 
 impl App {
     /// Starts a server. It answers at once, and is healthy once its stores are.
@@ -189,172 +165,6 @@ impl App {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.database.close()).await;
         drained.is_ok()
     }
-}
-
-/// Refuses what can be refused without making anything.
-fn parts(config: &Config) -> Result<Parts, String> {
-    let parts = Parts { slots: slots(config)?, passwords: passwords(config)? };
-    if config.admin_key_file().exists() {
-        admin_key(config)?;
-    }
-    let keys = config.keys_dir();
-    if !config.token.keys_dir.is_empty() || key_files_exist(&keys)? {
-        key_files::load(&keys, config.signing_key()).map_err(|error| format!("token.keys_dir: {error}"))?;
-    } else if let Some(name) = config.signing_key() {
-        let keys = keys.display();
-        return Err(format!(
-            "token.signing_key: there is no {name} in {keys} yet: leave it empty for the first start, which makes a key"
-        ));
-    }
-    if !is_embedded(config) {
-        redis_settings(config)?;
-    }
-    Ok(parts)
-}
-
-fn prepare_data_dir(config: &Config) -> Result<Option<File>, String> {
-    let dir = &config.data_dir;
-    let refused = |error: std::io::Error| format!("data_dir: cannot use {}: {error}", dir.display());
-    if !dir.exists() {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(refused)?;
-    }
-    if !is_embedded(config) {
-        return Ok(None);
-    }
-    let lock = File::create(dir.join("latchkey.lock")).map_err(refused)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(TryLockError::WouldBlock) => Err(format!(
-            "another Latchkey is running on {}: stop it, choose another data_dir, or share sessions through Redis (sessions.url)",
-            dir.display()
-        )),
-        Err(TryLockError::Error(error)) => Err(refused(error)),
-    }
-}
-
-/// The admin key; made where there is none.
-fn admin_key(config: &Config) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
-    let path = config.admin_key_file();
-    if !path.exists() {
-        let mut random = zeroize::Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *random).map_err(|error| format!("no randomness for the admin key: {error}"))?;
-        let key = zeroize::Zeroizing::new(format!("lka_{}\n", BASE64URL_NOPAD.encode(&*random)));
-        // Another process may have been faster; then its key counts.
-        if let Err(error) = secret_file::create(&path, key.as_bytes())
-            && !path.exists()
-        {
-            return Err(format!("access.admin_key_file: {error}"));
-        }
-    }
-    let key = secret_file::read(&path).map_err(|error| format!("access.admin_key_file: {error}"))?;
-    if key.trim_ascii().len() < 16 {
-        return Err(format!(
-            "access.admin_key_file: {} holds fewer than 16 characters: remove it, and the next start makes a good one",
-            path.display()
-        ));
-    }
-    Ok(key)
-}
-
-fn tokens(config: &Config, clock: &dyn Clock) -> Result<Tokens, String> {
-    let dir = config.keys_dir();
-    let own = config.token.keys_dir.is_empty();
-    if own && !key_files_exist(&dir)? {
-        key_files::generate(&dir, config.token.algorithm, clock.now())?;
-    }
-    let ring =
-        key_files::load(&dir, config.signing_key()).map_err(|error| format!("token.keys_dir: {error}"))?;
-    let settings = TokenSettings {
-        issuer: config.token.issuer.clone(),
-        audience: config.token.audience.clone(),
-        leeway: config.token.leeway,
-    };
-    Ok(Tokens::new(ring, settings))
-}
-
-fn key_files_exist(dir: &Path) -> Result<bool, String> {
-    if !dir.exists() {
-        return Ok(false);
-    }
-    let entries = fs::read_dir(dir)
-        .map_err(|error| format!("token.keys_dir: cannot read {}: {error}", dir.display()))?;
-    Ok(entries.count() > 0)
-}
-
-fn session_store(
-    config: &Config,
-    database: &Database,
-    clock: &Arc<dyn Clock>,
-) -> Result<SessionStore, String> {
-    if is_embedded(config) {
-        let store = Arc::new(Encoded(EmbeddedRegisters::start(database.clone(), Arc::clone(clock))));
-        return Ok((store.clone(), store));
-    }
-    let registers = RedisRegisters::start(&redis_settings(config)?, &config.sessions.key_prefix)
-        .map_err(|error| format!("sessions.url: {error}"))?;
-    let store = Arc::new(Encoded(registers));
-    Ok((store.clone(), store))
-}
-
-fn is_embedded(config: &Config) -> bool {
-    scheme(&config.sessions.url) == "embedded"
-}
-
-fn redis_settings(config: &Config) -> Result<LinkSettings, String> {
-    let url = config.sessions.url.clone();
-    if scheme(&url) != "redis" {
-        let other = scheme(&url);
-        return Err(format!("sessions.url: {other} is not supported; use embedded: or redis://host:port/db"));
-    }
-    let settings = LinkSettings {
-        url,
-        password: redis_password(config)?,
-        connect_timeout: config.sessions.connect_timeout,
-        response_timeout: config.sessions.response_timeout,
-    };
-    settings.check().map_err(|error| format!("sessions.url: {error}"))?;
-    Ok(settings)
-}
-
-fn scheme(url: &str) -> &str {
-    url.split_once(':').map_or(url, |(scheme, _)| scheme)
-}
-
-fn redis_password(config: &Config) -> Result<Option<String>, String> {
-    let sessions = &config.sessions;
-    if sessions.password_file.is_empty() {
-        return Ok(Some(sessions.password.clone()).filter(|password| !password.is_empty()));
-    }
-    let contents = secret_file::read(Path::new(&sessions.password_file))
-        .map_err(|error| format!("sessions.password_file: {error}"))?;
-    let text =
-        std::str::from_utf8(&contents).map_err(|_| "sessions.password_file: is not UTF-8".to_owned())?;
-    Ok(Some(text.trim_end().to_owned()))
-}
-
-fn passwords(config: &Config) -> Result<Passwords, String> {
-    let password = &config.password;
-    let params = Argon2Params {
-        memory_kib: password.memory_kib,
-        iterations: password.iterations,
-        parallelism: password.parallelism,
-    };
-    let threads = match password.threads {
-        // One processor stays free for everything else.
-        0 => std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1).max(1)),
-        threads => threads,
-    };
-    Passwords::new(params, threads, password.queue).map_err(|error| error.to_string())
-}
-
-fn slots(config: &Config) -> Result<Slots, String> {
-    let policy = SlotPolicy {
-        idle_timeout: config.session.idle_timeout,
-        absolute_timeout: config.session.absolute_timeout,
-        limit: config.session.limit,
-    };
-    let slots = config.slots().map_err(|error| error.to_string())?;
-    Slots::uniform(&slots, policy).ok_or_else(|| "session.slots must name at least one slot".to_owned())
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {

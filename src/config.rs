@@ -1,6 +1,8 @@
 //! Settings: defaults, then a file, then the environment. What is wrong with them is one sentence that
 //! names the key and the remedy.
 
+mod layers;
+
 use std::{
     fs,
     net::SocketAddr,
@@ -12,18 +14,11 @@ use std::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::{Table, Value};
 
+use self::layers::{merge, overlay_variable};
 use crate::domain::{keyring::KeyAlgorithm, types::Slot};
 
 /// Every setting with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("config.default.toml");
-
-/// Environment variables with our prefix that are not settings of the server.
-const NOT_SETTINGS: [&str; 3] = ["CONFIG", "SERVER", "TOKEN"];
-
-/// What Kubernetes sets in every pod where a service is called `latchkey`.
-fn is_service_link(name: &str) -> bool {
-    name == "PORT" || ["PORT_", "SERVICE_HOST", "SERVICE_PORT"].iter().any(|link| name.starts_with(link))
-}
 
 /// What is wrong with the settings.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -305,90 +300,6 @@ fn not_toml(path: &Path, error: &toml::de::Error) -> ConfigError {
     let place = picture.lines().next().unwrap_or_default();
     let what = error.message().replace('\n', ", ");
     ConfigError(format!("{} is not TOML: {place}: {what}", path.display()))
-}
-
-/// Lays `overlay` over `settings`. `defaults` says which keys there are, and of what type.
-fn merge(settings: &mut Table, defaults: &Table, overlay: Table, path: &str) -> Result<(), ConfigError> {
-    for (key, value) in overlay {
-        let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        let Some(default) = defaults.get(&key) else {
-            return Err(unknown(&name, defaults));
-        };
-        match (default, value) {
-            (Value::Table(defaults), Value::Table(overlay)) => {
-                if let Some(Value::Table(settings)) = settings.get_mut(&key) {
-                    merge(settings, defaults, overlay, &name)?;
-                }
-            }
-            (default, value) if default.same_type(&value) => {
-                settings.insert(key, value);
-            }
-            (default, value) => {
-                return Err(ConfigError(format!(
-                    "{name} must be {}, not {}",
-                    describe(default),
-                    describe(&value)
-                )));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn overlay_variable(
-    settings: &mut Table,
-    defaults: &Table,
-    variable: &str,
-    value: &str,
-) -> Result<(), ConfigError> {
-    let Some(name) = variable.strip_prefix("LATCHKEY_") else { return Ok(()) };
-    if NOT_SETTINGS.contains(&name) || is_service_link(name) {
-        return Ok(());
-    }
-    let lower = name.to_ascii_lowercase();
-    let (section, key) = lower.split_once("__").unwrap_or(("", &lower));
-    let (table, known) = if section.is_empty() {
-        (Some(settings), Some(defaults))
-    } else {
-        (
-            settings.get_mut(section).and_then(Value::as_table_mut),
-            defaults.get(section).and_then(Value::as_table),
-        )
-    };
-    let found = known.and_then(|known| known.get(key)).filter(|default| !default.is_table());
-    let (Some(table), Some(default)) = (table, found) else {
-        return Err(ConfigError(format!(
-            "the environment variable {variable} is not a setting: it is LATCHKEY_<SECTION>__<KEY>, see `latchkey serve --print-defaults`"
-        )));
-    };
-    let parsed = match default {
-        Value::Integer(_) => value.parse().ok().map(Value::Integer),
-        Value::Boolean(_) => value.parse().ok().map(Value::Boolean),
-        Value::Array(_) => Some(Value::Array(
-            value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect(),
-        )),
-        _ => Some(Value::String(value.to_owned())),
-    };
-    let parsed = parsed.ok_or_else(|| ConfigError(format!("{variable} must be {}", describe(default))))?;
-    table.insert(key.to_owned(), parsed);
-    Ok(())
-}
-
-fn unknown(name: &str, known: &Table) -> ConfigError {
-    let known: Vec<_> = known.keys().map(String::as_str).collect();
-    ConfigError(format!("{name} is not a setting; known here are: {}", known.join(", ")))
-}
-
-fn describe(value: &Value) -> &'static str {
-    match value {
-        Value::String(_) => "a string",
-        Value::Integer(_) => "a whole number",
-        Value::Float(_) => "a number",
-        Value::Boolean(_) => "true or false",
-        Value::Datetime(_) => "a date",
-        Value::Array(_) => "a list",
-        Value::Table(_) => "a section",
-    }
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
