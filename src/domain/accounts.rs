@@ -122,7 +122,8 @@ impl Engine {
         let Some(debt) = debt else { return Ok((account, 0)) };
         let ended = self.settle(&debt).await?;
         if let Err(error) = self.accounts.settled(&debt).await {
-            // Harmless: the debt will be settled once more.
+            // The debt will be settled once more, which ends what the user has opened by then: too much
+            // rather than too little.
             tracing::warn!(error.message = %error, "could not record that sessions have followed an account");
         }
         Ok((account, ended))

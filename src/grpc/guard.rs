@@ -77,17 +77,17 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let mut guard = self.clone();
         Box::pin(async move {
-            let started = Instant::now();
             let id = RequestId::of(&request);
             request.extensions_mut().insert(id.clone());
-            let method = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
+            let observed = tracing::enabled!(tracing::Level::DEBUG)
+                .then(|| (request.uri().path().to_owned(), Instant::now()));
 
             let mut response = match guard.admit(request).await {
                 Ok(response) if is_undecodable(&response) => status::undecodable().into_http(),
                 Ok(response) => response,
                 Err(refusal) => refusal.into_http(),
             };
-            if let Some(method) = method {
+            if let Some((method, started)) = observed {
                 log(&method, &id, &response, started);
             }
             id.show(response.headers_mut());

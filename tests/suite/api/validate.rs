@@ -196,6 +196,31 @@ async fn a_session_that_the_store_has_forgotten_is_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_redis_a_verdict_is_one_get_and_a_login_one_script() {
+    let server = Server::start(Store::Redis).await;
+    let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
+    client.user("alice").await;
+    // The first script of a server has to be loaded.
+    client.login("alice", "").await;
+    let calls = |command: &str| {
+        let stats: String = redis.query(redis::cmd("INFO").arg("commandstats"));
+        let found = stats
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")).map(str::to_owned));
+        found.map_or(0, |line| line.split(',').next().unwrap().parse::<u32>().unwrap())
+    };
+    let scripts = calls("evalsha");
+    let token = client.login("alice", "").await.token;
+    assert_eq!(calls("evalsha") - scripts, 1);
+
+    let (gets, scripts) = (calls("get"), calls("evalsha"));
+    for _ in 0..10 {
+        client.session(&token).await;
+    }
+    assert_eq!((calls("get") - gets, calls("evalsha") - scripts, calls("mget")), (10, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_is_an_error_and_never_a_verdict() {
     let mut server = Server::start(Store::Redis).await;
     let client = server.client.clone();
