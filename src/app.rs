@@ -21,10 +21,11 @@ use crate::{
         self,
         access::Access,
         health::Health,
+        origin::Origins,
         server::{ConnectionLimits, serve},
     },
     http,
-    store::{embedded::Database, key_files, sql::SqliteAccounts},
+    store::{audit::AuditLog, embedded::Database, key_files, sql::SqliteAccounts},
     telemetry,
 };
 
@@ -80,6 +81,7 @@ impl App {
             sessions,
             accounts: Arc::new(SqliteAccounts(database.clone())),
             clock,
+            audit: Arc::new(AuditLog),
             tokens,
             passwords: Arc::new(passwords),
             slots,
@@ -92,9 +94,17 @@ impl App {
             timeout: config.server.request_timeout,
         };
         let access = Access::new(&admin_key);
+        let origins = Origins;
         let shutdown = CancellationToken::new();
-        let services =
-            grpc::services(&engine, access, &health, settings, config.server.reflection, &shutdown)?;
+        let services = grpc::services(
+            &engine,
+            access,
+            &origins,
+            &health,
+            settings,
+            config.server.reflection,
+            &shutdown,
+        )?;
 
         let grpc_listener = bind("listen.grpc", config.listen.grpc).await?;
         let http_listener = bind("listen.http", config.listen.http).await?;

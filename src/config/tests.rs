@@ -1,5 +1,7 @@
 use std::{io::Write as _, path::PathBuf};
 
+use std::time::Duration;
+
 use super::*;
 
 fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {

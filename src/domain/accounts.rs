@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Engine, Error, Violation,
+    audit::Action,
+    origin::Origin,
     password::{Password, PasswordHash},
     ports::{Account, AccountChange, Debt, DebtCause, Disabled},
     rejection::Reason,
@@ -33,6 +35,23 @@ pub struct Update {
     pub disabled: Option<Disabled>,
 }
 
+impl Update {
+    /// What is to be changed, for the audit trail.
+    fn detail(&self) -> String {
+        let roles = self.roles.as_deref().map(roles_detail);
+        let disabled = self.disabled.map(|disabled| match disabled {
+            Disabled::No => "enabled".to_owned(),
+            Disabled::Yes => "disabled".to_owned(),
+            Disabled::Until(until) => format!("disabled until {} (Unix time)", until.as_secs()),
+        });
+        roles.into_iter().chain(disabled).collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn roles_detail(roles: &[Role]) -> String {
+    format!("roles: {}", roles.iter().map(Role::as_str).collect::<Vec<_>>().join(" "))
+}
+
 impl Engine {
     /// Adds an account.
     pub async fn create_account(
@@ -40,7 +59,25 @@ impl Engine {
         username: Username,
         password: Password,
         roles: Vec<Role>,
+        origin: &Origin,
     ) -> Result<Account, Error> {
+        let name = username.as_str().to_owned();
+        let outcome = self.add_account(username, password, roles).await;
+        let mut entry = self.entry(Action::CreateAccount, &outcome, origin).named(&name);
+        if let Ok(account) = &outcome {
+            entry = entry.user(&account.user_id).detail(roles_detail(&account.roles));
+        }
+        self.audit.record(entry);
+        outcome
+    }
+
+    async fn add_account(
+        &self,
+        username: Username,
+        password: Password,
+        roles: Vec<Role>,
+    ) -> Result<Account, Error> {
+        self.writable()?;
         let account = Account {
             user_id: UserId::random(),
             username,
@@ -67,7 +104,23 @@ impl Engine {
     }
 
     /// Changes roles, disables or enables; with how many sessions that ended.
-    pub async fn update_account(&self, user_id: &UserId, update: Update) -> Result<(Account, u32), Error> {
+    pub async fn update_account(
+        &self,
+        user_id: &UserId,
+        update: Update,
+        origin: &Origin,
+    ) -> Result<(Account, u32), Error> {
+        let detail = update.detail();
+        let outcome = self.apply_update(user_id, update).await;
+        let mut entry = self.entry(Action::UpdateAccount, &outcome, origin).user(user_id).detail(detail);
+        if let Ok((account, ended)) = &outcome {
+            entry = entry.named(account.username.as_str()).ended(*ended);
+        }
+        self.audit.record(entry);
+        outcome
+    }
+
+    async fn apply_update(&self, user_id: &UserId, update: Update) -> Result<(Account, u32), Error> {
         let now = self.clock.now();
         if update.disabled.and_then(Disabled::until).is_some_and(|until| until <= now) {
             return Err(Violation::new("disabled_until", "must lie in the future").into());
@@ -82,22 +135,52 @@ impl Engine {
     }
 
     /// Sets a password; with how many sessions that ended.
-    pub async fn set_password(&self, user_id: &UserId, password: Password) -> Result<u32, Error> {
-        let hash = self.passwords.hash(password).await?;
-        let change = AccountChange::Password(hash);
-        let (_, ended) = self.change_account(user_id, change, Some(DebtCause::CredentialsChanged)).await?;
-        Ok(ended)
+    pub async fn set_password(
+        &self,
+        user_id: &UserId,
+        password: Password,
+        origin: &Origin,
+    ) -> Result<u32, Error> {
+        let outcome = async {
+            self.writable()?;
+            let change = AccountChange::Password(self.passwords.hash(password).await?);
+            self.change_account(user_id, change, Some(DebtCause::CredentialsChanged)).await
+        };
+        self.audited_change(Action::SetPassword, user_id, outcome.await, origin)
     }
 
     /// Deletes an account; with how many sessions that ended.
-    pub async fn delete_account(&self, user_id: &UserId) -> Result<u32, Error> {
-        let (_, ended) =
-            self.change_account(user_id, AccountChange::Delete, Some(DebtCause::AccountDisabled)).await?;
-        Ok(ended)
+    pub async fn delete_account(&self, user_id: &UserId, origin: &Origin) -> Result<u32, Error> {
+        let outcome =
+            self.change_account(user_id, AccountChange::Delete, Some(DebtCause::AccountDisabled)).await;
+        self.audited_change(Action::DeleteAccount, user_id, outcome, origin)
+    }
+
+    fn audited_change(
+        &self,
+        action: Action,
+        user_id: &UserId,
+        outcome: Result<(Account, u32), Error>,
+        origin: &Origin,
+    ) -> Result<u32, Error> {
+        let mut entry = self.entry(action, &outcome, origin).user(user_id);
+        if let Ok((account, ended)) = &outcome {
+            entry = entry.named(account.username.as_str()).ended(*ended);
+        }
+        self.audit.record(entry);
+        outcome.map(|(_, ended)| ended)
+    }
+
+    /// Refuses to change accounts that are only read.
+    fn writable(&self) -> Result<(), Error> {
+        if self.accounts.read_only() { Err(Error::AccountsReadOnly) } else { Ok(()) }
     }
 
     /// Settles debts that were left behind by a crash or an outage: how many.
     pub async fn settle_debts(&self) -> Result<usize, Error> {
+        if self.accounts.read_only() {
+            return Ok(0);
+        }
         let before = self.clock.now().before(DEBT_AGE);
         let debts = self.accounts.debts(before, 100).await?;
         let mut failure = None;
@@ -117,6 +200,7 @@ impl Engine {
         change: AccountChange,
         debt: Option<DebtCause>,
     ) -> Result<(Account, u32), Error> {
+        self.writable()?;
         let changed = self.accounts.change(user_id, change, debt, self.clock.now()).await?;
         let (account, debt) = changed.ok_or(Error::AccountNotFound)?;
         let Some(debt) = debt else { return Ok((account, 0)) };

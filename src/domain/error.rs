@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ports::StoreError, types::Timestamp};
+use super::{ports::StoreError, rejection::Rejection, types::Timestamp};
 
 /// What is wrong with one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,18 @@ pub enum Error {
     /// There is no such account.
     #[error("there is no such account")]
     AccountNotFound,
+    /// Accounts are only read here.
+    #[error("accounts belong to another system (accounts.lookup is set): change them there")]
+    AccountsReadOnly,
+    /// Too many failures.
+    #[error("too many failed attempts: wait before you try again")]
+    Throttled {
+        /// When another attempt can be made.
+        retry_after: Duration,
+    },
+    /// The token that the request stands on is not good.
+    #[error("{}", .0.message())]
+    Rejected(Rejection),
     /// More work is waiting than can be done in time.
     #[error("the server is overloaded: {what}")]
     Overloaded {
@@ -62,5 +74,24 @@ pub enum Error {
 impl From<Violation> for Error {
     fn from(violation: Violation) -> Self {
         Self::Invalid(violation)
+    }
+}
+
+impl Error {
+    /// The `reason` that callers and the audit trail see. See `ErrorReason` in the protocol.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "INVALID_REQUEST",
+            Self::InvalidCredentials => "INVALID_CREDENTIALS",
+            Self::AccountDisabled { .. } => "ACCOUNT_DISABLED",
+            Self::AccountExists => "ACCOUNT_EXISTS",
+            Self::AccountNotFound => "ACCOUNT_NOT_FOUND",
+            Self::AccountsReadOnly => "ACCOUNTS_READ_ONLY",
+            Self::Throttled { .. } => "THROTTLED",
+            Self::Rejected(rejection) => rejection.reason.name(),
+            Self::Overloaded { .. } => "OVERLOADED",
+            Self::Store(StoreError::Unavailable { .. }) => "STORE_UNAVAILABLE",
+            Self::Store(StoreError::Corrupt { .. }) | Self::Internal(_) => "INTERNAL",
+        }
     }
 }

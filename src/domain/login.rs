@@ -2,6 +2,8 @@
 
 use super::{
     Engine, Error,
+    audit::Action,
+    origin::Origin,
     password::{Checked, Password},
     ports::Account,
     sessions::{Open, Opened, Session},
@@ -40,7 +42,14 @@ impl Engine {
     ///
     /// The register is read before the account. So whatever changes the account meanwhile and then ends
     /// the sessions makes the commit below conflict, and the account is read again.
-    pub async fn login(&self, login: Login) -> Result<LoggedIn, Error> {
+    pub async fn login(&self, login: Login, origin: &Origin) -> Result<LoggedIn, Error> {
+        let typed = login.username.as_str().to_owned();
+        let outcome = self.open_session(login).await;
+        self.audit_login(&typed, &outcome, origin);
+        outcome
+    }
+
+    async fn open_session(&self, login: Login) -> Result<LoggedIn, Error> {
         let Login { username, password, slot, device } = login;
         let (slot, policy) = self.slots.resolve(&slot)?;
 
@@ -71,6 +80,19 @@ impl Engine {
         Ok(LoggedIn { token, session, displaced })
     }
 
+    fn audit_login(&self, typed: &str, outcome: &Result<LoggedIn, Error>, origin: &Origin) {
+        let mut entry = self.entry(Action::Login, outcome, origin).named(typed);
+        if let Ok(LoggedIn { session, displaced, .. }) = outcome {
+            entry = entry.user(&session.user_id).session(&session.session).ended(displaced_count(displaced));
+            for old in displaced {
+                let entry = self.entry(Action::SessionDisplaced, outcome, origin);
+                let by = format!("by session {}", session.session.id);
+                self.audit.record(entry.user(&session.user_id).named(typed).session(old).detail(by));
+            }
+        }
+        self.audit.record(entry);
+    }
+
     /// The account, if the password is its password and it is not disabled. A password that was checked
     /// against the hash of `before` is not checked again while the hash is the same.
     async fn admit(
@@ -95,4 +117,8 @@ impl Engine {
         }
         Ok(account)
     }
+}
+
+fn displaced_count(displaced: &[Session]) -> u32 {
+    u32::try_from(displaced.len()).unwrap_or(u32::MAX)
 }

@@ -2,9 +2,12 @@
 
 use super::{
     Engine, Error,
+    audit::Action,
+    origin::Origin,
     rejection::{Reason, Rejection},
     sessions::Session,
     transact::Decision,
+    types::Claims,
 };
 
 /// Which sessions to end.
@@ -23,11 +26,28 @@ pub type LoggedOut = Result<u32, Rejection>;
 
 impl Engine {
     /// Logs out. Only a live session can end others, so repeating it ends nothing more.
-    pub async fn logout(&self, token: &str, scope: Scope) -> Result<LoggedOut, Error> {
+    pub async fn logout(&self, token: &str, scope: Scope, origin: &Origin) -> Result<LoggedOut, Error> {
         let claims = match self.tokens.verify(token, self.clock.now()) {
             Ok(claims) => claims,
-            Err(rejection) => return Ok(Err(rejection)),
+            Err(rejection) => {
+                self.audit.record(self.rejected(Action::Logout, rejection.reason, origin));
+                return Ok(Err(rejection));
+            }
         };
+        let outcome = self.end_by_token(&claims, scope).await;
+        let entry = match &outcome {
+            Ok(Err(rejection)) => self.rejected(Action::Logout, rejection.reason, origin),
+            Ok(Ok(ended)) => self.entry(Action::Logout, &outcome, origin).ended(*ended),
+            Err(_) => self.entry(Action::Logout, &outcome, origin),
+        };
+        let mut entry = entry.user(&claims.user_id);
+        entry.session_id = Some(claims.session_id);
+        entry.slot = Some(claims.slot.as_str().to_owned());
+        self.audit.record(entry);
+        outcome
+    }
+
+    async fn end_by_token(&self, claims: &Claims, scope: Scope) -> Result<LoggedOut, Error> {
         let read = self.sessions.load(&claims.user_id).await?;
         let which = |session: &Session| match scope {
             Scope::This => session.id == claims.session_id,
@@ -35,7 +55,7 @@ impl Engine {
             Scope::All => true,
         };
         self.transact(&claims.user_id, read, |state, at| {
-            if let Err(rejection) = state.verdict(&claims, at.now) {
+            if let Err(rejection) = state.verdict(claims, at.now) {
                 return Decision::Keep(Err(rejection));
             }
             let next = state.close(which, Reason::LoggedOut, at);

@@ -4,10 +4,12 @@
 //! parameter ([`ports::Clock`]), storage is a port, and [`sessions`] is pure.
 
 pub mod accounts;
+pub mod audit;
 pub mod error;
 pub mod keyring;
 pub mod login;
 pub mod logout;
+pub mod origin;
 pub mod password;
 pub mod ports;
 pub mod rejection;
@@ -23,6 +25,7 @@ use std::{collections::BTreeMap, sync::Arc};
 pub use error::{Error, Violation};
 
 use self::{
+    audit::Audit,
     password::Passwords,
     ports::{Accounts, Clock, Registers},
     sessions::{SlotPolicy, UserSessions},
@@ -39,6 +42,8 @@ pub struct Engine {
     pub accounts: Arc<dyn Accounts>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// Keeps the audit trail.
+    pub audit: Arc<dyn Audit>,
     /// Signs and verifies tokens.
     pub tokens: Tokens,
     /// Hashes and checks passwords.

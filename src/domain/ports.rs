@@ -1,14 +1,20 @@
 //! What the rules ask of the world: capabilities, not tables.
 
+mod accounts;
+mod callers;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::{
-    password::PasswordHash,
-    sessions::{Ended, Profile},
-    types::{Role, Timestamp, UserId},
-    username::Username,
+    sessions::Ended,
+    types::{Timestamp, UserId},
+};
+
+pub use self::{
+    accounts::{Account, AccountChange, Accounts, Debt, DebtCause, Disabled, Imported},
+    callers::{Caller, CallerKeyHash, Callers},
 };
 
 /// Why a store did not answer.
@@ -140,142 +146,4 @@ pub trait EventLog: Send + Sync {
     /// The events after `after`, at most about `limit` of them; without a cursor none, only the end
     /// of the log. At least once: after a crash an event may be seen again, never skipped silently.
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<Tail, StoreError>;
-}
-
-/// An account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
-    /// Stable and opaque.
-    pub user_id: UserId,
-    /// What a person types.
-    pub username: Username,
-    /// What the password is checked against.
-    pub password: PasswordHash,
-    /// Roles, sorted.
-    pub roles: Vec<Role>,
-    /// Whether it is disabled.
-    pub disabled: Disabled,
-    /// When it was created.
-    pub created_at: Timestamp,
-}
-
-impl Account {
-    /// What verdicts say of its user.
-    pub fn profile(&self) -> Profile {
-        Profile { username: self.username.as_str().to_owned(), roles: self.roles.clone() }
-    }
-}
-
-/// Whether an account is disabled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disabled {
-    /// It is not.
-    No,
-    /// Until further notice.
-    Yes,
-    /// It enables itself at this moment.
-    Until(Timestamp),
-}
-
-impl Disabled {
-    /// Whether the account is disabled at `now`.
-    pub fn at(self, now: Timestamp) -> bool {
-        match self {
-            Self::No => false,
-            Self::Yes => true,
-            Self::Until(until) => now < until,
-        }
-    }
-
-    /// When it enables itself.
-    pub const fn until(self) -> Option<Timestamp> {
-        match self {
-            Self::Until(until) => Some(until),
-            Self::No | Self::Yes => None,
-        }
-    }
-}
-
-/// A change to an account.
-#[derive(Debug, Clone)]
-pub enum AccountChange {
-    /// New roles and a new state of being disabled, each where given.
-    Update {
-        /// In place of all old roles.
-        roles: Option<Vec<Role>>,
-        /// In place of the old state.
-        disabled: Option<Disabled>,
-    },
-    /// A new password.
-    Password(PasswordHash),
-    /// No account any more.
-    Delete,
-}
-
-/// A change of an account that the user's session state has yet to follow.
-///
-/// Accounts and sessions may live in different databases, so no transaction spans them. Instead the
-/// account's own transaction records the debt, and whoever finds it settles it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Debt {
-    /// Names the debt.
-    pub id: i64,
-    /// Whose sessions.
-    pub user_id: UserId,
-    /// What the sessions must follow.
-    pub cause: DebtCause,
-}
-
-/// What session state has to follow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DebtCause {
-    /// The account was disabled or deleted: end every session.
-    AccountDisabled,
-    /// The password was changed: end every session.
-    CredentialsChanged,
-    /// Name or roles changed: show them from now on.
-    Profile,
-}
-
-/// Who can log in.
-#[async_trait]
-pub trait Accounts: Send + Sync {
-    /// By username, compared by its rule.
-    async fn find(&self, username: &Username) -> Result<Option<Account>, StoreError>;
-
-    /// By id.
-    async fn get(&self, user_id: &UserId) -> Result<Option<Account>, StoreError>;
-
-    /// Accounts in the order of their usernames, those after `after`, at most `limit`.
-    async fn list(&self, after: Option<&Username>, limit: u32) -> Result<Vec<Account>, StoreError>;
-
-    /// Adds an account; false if the username is taken.
-    async fn create(&self, account: &Account) -> Result<bool, StoreError>;
-
-    /// Changes an account and records, in the same transaction, the debt that follows from it.
-    /// Answers with the account as it was left and the debt; `None` if there is no such account.
-    async fn change(
-        &self,
-        user_id: &UserId,
-        change: AccountChange,
-        debt: Option<DebtCause>,
-        now: Timestamp,
-    ) -> Result<Option<(Account, Option<Debt>)>, StoreError>;
-
-    /// Replaces a hash by another of the same password, if it still is `old`.
-    async fn rehash(
-        &self,
-        user_id: &UserId,
-        old: &PasswordHash,
-        new: &PasswordHash,
-    ) -> Result<(), StoreError>;
-
-    /// The oldest of the debts recorded before `before`, at most `limit`.
-    async fn debts(&self, before: Timestamp, limit: u32) -> Result<Vec<Debt>, StoreError>;
-
-    /// A debt has been settled.
-    async fn settled(&self, debt: &Debt) -> Result<(), StoreError>;
-
-    /// Whether the store answers.
-    async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     convert,
+    origin::Origins,
     pb::{self, account_service_server::AccountService, get_account_request::Key},
     request_id::RequestId,
     status,
@@ -14,6 +15,7 @@ use super::{
 use crate::domain::{
     Engine, Error, Violation,
     accounts::{AccountKey, Update},
+    origin::Origin,
     password::Password,
     ports::{Account, Disabled},
     types::{Role, UserId},
@@ -22,22 +24,33 @@ use crate::domain::{
 
 pub(super) struct AccountHandler {
     engine: Arc<Engine>,
+    origins: Origins,
 }
 
 impl AccountHandler {
-    pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
+    pub(super) fn new(engine: Arc<Engine>, origins: Origins) -> Self {
+        Self { engine, origins }
+    }
+
+    fn parts<T>(&self, request: Request<T>) -> (T, Origin, RequestId) {
+        let (metadata, extensions, message) = request.into_parts();
+        let origin = self.origins.of(metadata.as_ref(), &extensions);
+        (message, origin, RequestId::from_extensions(&extensions))
     }
 
     fn shown(&self, account: &Account) -> pb::Account {
         convert::account(account, self.engine.clock.now())
     }
 
-    async fn create(&self, message: pb::CreateAccountRequest) -> Result<pb::CreateAccountResponse, Error> {
+    async fn create(
+        &self,
+        message: pb::CreateAccountRequest,
+        origin: &Origin,
+    ) -> Result<pb::CreateAccountResponse, Error> {
         let username = Username::parse(&message.username)?;
         let password = Password::chosen(message.password)?;
         let roles = Role::parse_all(&message.roles)?;
-        let account = self.engine.create_account(username, password, roles).await?;
+        let account = self.engine.create_account(username, password, roles, origin).await?;
         Ok(pb::CreateAccountResponse { account: Some(self.shown(&account)) })
     }
 
@@ -71,9 +84,13 @@ impl AccountHandler {
         Ok(pb::ListAccountsResponse { accounts, next_page_token })
     }
 
-    async fn update(&self, message: pb::UpdateAccountRequest) -> Result<pb::UpdateAccountResponse, Error> {
+    async fn update(
+        &self,
+        message: pb::UpdateAccountRequest,
+        origin: &Origin,
+    ) -> Result<pb::UpdateAccountResponse, Error> {
         let user_id = UserId::parse(&message.user_id)?;
-        let (account, ended) = self.engine.update_account(&user_id, update(&message)?).await?;
+        let (account, ended) = self.engine.update_account(&user_id, update(&message)?, origin).await?;
         Ok(pb::UpdateAccountResponse { account: Some(self.shown(&account)), ended })
     }
 }
@@ -84,8 +101,8 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<pb::CreateAccountRequest>,
     ) -> Result<Response<pb::CreateAccountResponse>, Status> {
-        let id = RequestId::from_extensions(request.extensions());
-        answer(self.create(request.into_inner()).await, &id)
+        let (message, origin, id) = self.parts(request);
+        answer(self.create(message, &origin).await, &id)
     }
 
     async fn get_account(
@@ -108,19 +125,19 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<pb::UpdateAccountRequest>,
     ) -> Result<Response<pb::UpdateAccountResponse>, Status> {
-        let id = RequestId::from_extensions(request.extensions());
-        answer(self.update(request.into_inner()).await, &id)
+        let (message, origin, id) = self.parts(request);
+        answer(self.update(message, &origin).await, &id)
     }
 
     async fn set_password(
         &self,
         request: Request<pb::SetPasswordRequest>,
     ) -> Result<Response<pb::SetPasswordResponse>, Status> {
-        let id = RequestId::from_extensions(request.extensions());
-        let message = request.into_inner();
+        let (message, origin, id) = self.parts(request);
         let done = async {
             let user_id = UserId::parse(&message.user_id)?;
-            let ended = self.engine.set_password(&user_id, Password::chosen(message.password)?).await?;
+            let ended =
+                self.engine.set_password(&user_id, Password::chosen(message.password)?, &origin).await?;
             Ok(pb::SetPasswordResponse { ended })
         };
         answer(done.await, &id)
@@ -130,9 +147,10 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<pb::DeleteAccountRequest>,
     ) -> Result<Response<pb::DeleteAccountResponse>, Status> {
-        let id = RequestId::from_extensions(request.extensions());
+        let (message, origin, id) = self.parts(request);
         let done = async {
-            let ended = self.engine.delete_account(&UserId::parse(&request.into_inner().user_id)?).await?;
+            let user_id = UserId::parse(&message.user_id)?;
+            let ended = self.engine.delete_account(&user_id, &origin).await?;
             Ok(pb::DeleteAccountResponse { ended })
         };
         answer(done.await, &id)

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     convert,
+    origin::Origins,
     pb::{self, auth_service_server::AuthService, validate_response::Verdict},
     request_id::RequestId,
     status,
@@ -17,23 +18,25 @@ use crate::domain::{
 
 pub(super) struct AuthHandler {
     engine: Arc<Engine>,
+    origins: Origins,
 }
 
 impl AuthHandler {
-    pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
+    pub(super) fn new(engine: Arc<Engine>, origins: Origins) -> Self {
+        Self { engine, origins }
     }
 }
 
 #[async_trait]
 impl AuthService for AuthHandler {
     async fn login(&self, request: Request<pb::LoginRequest>) -> Result<Response<pb::LoginResponse>, Status> {
-        let id = RequestId::from_extensions(request.extensions());
+        let (metadata, extensions, message) = request.into_parts();
         let answer = async {
-            let login = login(request.into_inner())?;
-            self.engine.login(login).await
+            let origin = self.origins.of(metadata.as_ref(), &extensions);
+            self.engine.login(login(message)?, &origin).await
         };
-        let logged_in = answer.await.map_err(|error| status::of(error, &id))?;
+        let logged_in =
+            answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
         Ok(Response::new(pb::LoginResponse {
             token: logged_in.token,
             session: Some(convert::session(logged_in.session)),
@@ -67,7 +70,8 @@ impl AuthService for AuthHandler {
         let (metadata, extensions, message) = request.into_parts();
         let answer = async {
             let token = convert::token(&message.token, &metadata)?;
-            self.engine.logout(token, scope(message.scope)?).await
+            let origin = self.origins.of(metadata.as_ref(), &extensions);
+            self.engine.logout(token, scope(message.scope)?, &origin).await
         };
         let outcome =
             answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;

@@ -7,6 +7,7 @@ mod convert;
 mod drain;
 mod guard;
 pub mod health;
+pub mod origin;
 pub mod pb;
 mod request_id;
 pub mod server;
@@ -24,6 +25,7 @@ use self::{
     auth::AuthHandler,
     guard::{Guard, GuardSettings},
     health::Health,
+    origin::Origins,
     pb::{account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer},
 };
 use crate::domain::Engine;
@@ -35,6 +37,7 @@ const MAX_REQUEST: usize = 64 * 1024;
 pub fn services(
     engine: &Arc<Engine>,
     access: Access,
+    origins: &Origins,
     health: &Health,
     settings: GuardSettings,
     reflection: bool,
@@ -43,11 +46,11 @@ pub fn services(
     let mut services = Routes::builder();
     services
         .add_service(
-            AuthServiceServer::new(AuthHandler::new(Arc::clone(engine)))
+            AuthServiceServer::new(AuthHandler::new(Arc::clone(engine), origins.clone()))
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(
-            AccountServiceServer::new(AccountHandler::new(Arc::clone(engine)))
+            AccountServiceServer::new(AccountHandler::new(Arc::clone(engine), origins.clone()))
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(health.service());

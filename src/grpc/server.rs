@@ -19,7 +19,9 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::Service;
+use tower::{Service, ServiceExt as _};
+
+use super::origin::Peer;
 
 /// What every HTTP/2 client says first (RFC 9113 section 3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -59,8 +61,12 @@ pub async fn serve<S>(
 {
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(limits.max_connections));
-    let accepting = accept(&listener, &places, |socket, place| {
-        let serving = connection(socket, service.clone(), limits, shutdown.clone());
+    let accepting = accept(&listener, &places, |socket, peer, place| {
+        let service = service.clone().map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request
+        });
+        let serving = connection(socket, service, limits, shutdown.clone());
         connections.spawn(async move {
             serving.await;
             drop(place);
@@ -79,12 +85,12 @@ pub async fn serve<S>(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-    serve: impl Fn(TcpStream, tokio::sync::OwnedSemaphorePermit),
+    serve: impl Fn(TcpStream, Peer, tokio::sync::OwnedSemaphorePermit),
 ) {
     loop {
         let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((socket, _)) => serve(socket, place),
+            Ok((socket, address)) => serve(socket, Peer { address }, place),
             Err(error) => {
                 tracing::warn!(error.message = %error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

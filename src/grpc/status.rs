@@ -35,6 +35,21 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
         }
         Error::AccountExists => status(Code::AlreadyExists, message, ErrorReason::AccountExists),
         Error::AccountNotFound => status(Code::NotFound, message, ErrorReason::AccountNotFound),
+        Error::AccountsReadOnly => status(Code::FailedPrecondition, message, ErrorReason::AccountsReadOnly),
+        Error::Throttled { retry_after } => {
+            let mut details = info(ErrorReason::Throttled);
+            details.set_retry_info(Some(retry_after));
+            Status::with_error_details(Code::ResourceExhausted, message, details)
+        }
+        Error::Rejected(rejection) => {
+            let mut metadata = HashMap::new();
+            if let Some(at) = rejection.at {
+                metadata.insert("at_unix".to_owned(), at.as_secs().to_string());
+            }
+            let mut details = ErrorDetails::new();
+            details.set_error_info(rejection.reason.name(), DOMAIN, metadata);
+            Status::with_error_details(Code::Unauthenticated, message, details)
+        }
         Error::Overloaded { retry_after, .. } => overloaded(&message, retry_after),
         Error::Store(StoreError::Unavailable { store, cause }) => {
             tracing::warn!(request.id = %request, store.name = store, error.message = cause, "a store did not answer");

@@ -3,6 +3,7 @@
 //! A backend keeps bytes under keys ([`raw::RawRegisters`]) and knows nothing of sessions. [`encoded`]
 //! turns any of them into the domain's ports, with the one [`codec`].
 
+pub mod audit;
 pub mod clock;
 pub mod codec;
 pub mod embedded;

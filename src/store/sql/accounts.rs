@@ -7,7 +7,7 @@ use crate::{
     domain::{
         Violation,
         password::PasswordHash,
-        ports::{Account, AccountChange, Accounts, Debt, DebtCause, Disabled, StoreError},
+        ports::{Account, AccountChange, Accounts, Debt, DebtCause, Disabled, Imported, StoreError},
         types::{Role, Timestamp, UserId},
         username::Username,
     },
@@ -70,6 +70,19 @@ impl Accounts for SqliteAccounts {
         .await
         .map_err(failed)?;
         Ok(inserted.rows_affected() == 1)
+    }
+
+    fn read_only(&self) -> bool {
+        false
+    }
+
+    async fn import(&self, accounts: &[Account]) -> Result<Vec<Imported>, StoreError> {
+        let mut outcomes = Vec::with_capacity(accounts.len());
+        for account in accounts {
+            let added = self.create(account).await?;
+            outcomes.push(if added { Imported::Added } else { Imported::UsernameTaken });
+        }
+        Ok(outcomes)
     }
 
     async fn change(

@@ -1,0 +1,81 @@
+//! Refuses settings that could not work or would not be safe.
+
+use std::time::Duration;
+
+use super::{Config, ConfigError};
+
+/// Refuses what could not work or would not be safe.
+pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+    let session = &config.session;
+    let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
+    if session.idle_timeout > session.absolute_timeout {
+        return refuse(
+            "session.idle_timeout is longer than session.absolute_timeout, so it could never take effect: shorten it or lengthen the other",
+        );
+    }
+    if session.idle_timeout < Duration::from_millis(100) || session.absolute_timeout < Duration::from_secs(1)
+    {
+        return refuse(
+            "session.idle_timeout must be at least 100ms and session.absolute_timeout at least 1s",
+        );
+    }
+    if session.absolute_timeout > Duration::from_hours(24 * 400) {
+        return refuse("session.absolute_timeout must be at most 400d");
+    }
+    if session.slots.is_empty() {
+        return refuse("session.slots must name at least one slot");
+    }
+    config.slots()?;
+    if session.limit.get() > 16 {
+        return refuse("session.limit must be 1 to 16");
+    }
+    if session.on_limit != "displace" {
+        return refuse("session.on_limit must be \"displace\"");
+    }
+    if config.accounts.url != "embedded:" {
+        return refuse("accounts.url must be \"embedded:\"");
+    }
+    if !config.sessions.password.is_empty() && !config.sessions.password_file.is_empty() {
+        return refuse("sessions.password and sessions.password_file are both set: remove one");
+    }
+    if config.sessions.key_prefix.is_empty() || config.sessions.key_prefix.contains(['{', '}']) {
+        return refuse("sessions.key_prefix must not be empty or contain braces");
+    }
+    if config.token.issuer.is_empty() || config.token.audience.is_empty() {
+        return refuse("token.issuer and token.audience must not be empty");
+    }
+    if config.token.leeway > Duration::from_mins(5) {
+        return refuse("token.leeway must be at most 5m: mend the clocks instead");
+    }
+    if config.token.reload_interval.is_zero() || config.server.connection_age.is_zero() {
+        return refuse("token.reload_interval and server.connection_age must not be 0s");
+    }
+    let limits =
+        [config.server.max_connections, config.server.max_requests, config.server.max_streams as usize];
+    if limits.contains(&0) {
+        return refuse("server.max_connections, server.max_requests and server.max_streams must not be 0");
+    }
+    password(config)
+}
+
+fn password(config: &Config) -> Result<(), ConfigError> {
+    let password = &config.password;
+    let weak = password.memory_kib < 19456 || password.iterations < 2 || password.parallelism < 1;
+    if weak && !password.allow_weak {
+        return Err(ConfigError(
+            "password.memory_kib, password.iterations and password.parallelism are below 19456, 2 and 1: raise them, or set password.allow_weak = true for tests"
+                .into(),
+        ));
+    }
+    let possible = (8..=1 << 20).contains(&password.memory_kib)
+        && (1..=64).contains(&password.iterations)
+        && (1..=64).contains(&password.parallelism)
+        && password.memory_kib >= 8 * password.parallelism;
+    if !possible || password.threads > 1024 || password.queue > 1_000_000 {
+        return Err(ConfigError(
+            "password: memory_kib must be 8 to 1048576 and at least 8 times parallelism, iterations and parallelism 1 to 64, threads at most 1024, queue at most 1000000"
+                .into(),
+        ));
+    }
+    Ok(())
+}

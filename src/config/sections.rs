@@ -1,0 +1,131 @@
+//! The sections of the settings, as types.
+
+use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::domain::keyring::KeyAlgorithm;
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Listen {
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+}
+
+#[derive(Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Sessions {
+    pub url: String,
+    pub password: String,
+    pub password_file: String,
+    pub key_prefix: String,
+    #[serde(deserialize_with = "duration")]
+    pub connect_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub response_timeout: Duration,
+}
+
+impl std::fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("Sessions").finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Accounts {
+    pub url: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Session {
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub absolute_timeout: Duration,
+    pub slots: Vec<String>,
+    pub limit: NonZeroU32,
+    pub on_limit: String,
+    #[serde(deserialize_with = "duration")]
+    pub tombstone_ttl: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Validate {
+    #[serde(deserialize_with = "duration")]
+    pub max_staleness: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Token {
+    pub issuer: String,
+    pub audience: String,
+    pub algorithm: KeyAlgorithm,
+    pub keys_dir: String,
+    pub signing_key: String,
+    #[serde(deserialize_with = "duration")]
+    pub leeway: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub reload_interval: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Password {
+    pub memory_kib: u32,
+    pub iterations: u32,
+    pub parallelism: u32,
+    pub allow_weak: bool,
+    pub threads: usize,
+    pub queue: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Access {
+    pub admin_key_file: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Server {
+    #[serde(deserialize_with = "duration")]
+    pub shutdown_grace: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub request_timeout: Duration,
+    pub max_connections: usize,
+    pub max_requests: usize,
+    pub max_streams: u32,
+    #[serde(deserialize_with = "duration")]
+    pub connection_age: Duration,
+    pub reflection: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(|_| {
+        D::Error::custom(format!("\"{text}\" is not a duration such as 500ms, 90s, 15m, 24h or 30d"))
+    })
+}
