@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "latchkey.v1.LoginResponse",
         "latchkey.v1.ValidateRequest",
         "latchkey.v1.LogoutRequest",
+        "latchkey.v1.ChangePasswordRequest",
         "latchkey.v1.CreateAccountRequest",
         "latchkey.v1.SetPasswordRequest",
     ];

@@ -9,7 +9,9 @@ use std::{fs::File, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::parts::{Parts, admin_key, parts, prepare_data_dir, scheme, session_store, tokens};
+use self::parts::{
+    Parts, SessionStore, admin_key, gate, parts, prepare_data_dir, scheme, session_store, tokens,
+};
 use crate::{
     config::Config,
     domain::{
@@ -75,8 +77,9 @@ impl App {
         let database = Database::open(&config.data_dir.join("latchkey.db"))
             .await
             .map_err(|error| format!("cannot open the database in {}: {error}", config.data_dir.display()))?;
-        let (sessions, events) = session_store(config, &database, &clock)?;
+        let SessionStore { sessions, throttle, events } = session_store(config, &database, &clock)?;
 
+        let gate = gate(config, throttle, &clock);
         let engine = Arc::new(Engine {
             sessions,
             accounts: Arc::new(SqliteAccounts(database.clone())),
@@ -84,6 +87,7 @@ impl App {
             audit: Arc::new(AuditLog),
             tokens,
             passwords: Arc::new(passwords),
+            gate: Arc::new(gate),
             slots,
             turns: Turns::default(),
             tombstone_ttl: config.session.tombstone_ttl,
@@ -94,7 +98,7 @@ impl App {
             timeout: config.server.request_timeout,
         };
         let access = Access::new(&admin_key);
-        let origins = Origins;
+        let origins = Origins::new(config.trusted_proxies().map_err(|error| error.to_string())?);
         let shutdown = CancellationToken::new();
         let services = grpc::services(
             &engine,

@@ -7,9 +7,11 @@ mod sections;
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -17,7 +19,7 @@ use self::layers::{merge, overlay_variable};
 use crate::domain::types::Slot;
 
 pub use self::sections::{
-    Access, Accounts, Listen, Log, LogFormat, Password, Server, Session, Sessions, Token, Validate,
+    Access, Accounts, Listen, Log, LogFormat, Password, Server, Session, Sessions, Throttle, Token, Validate,
 };
 
 /// Every setting with its default and its meaning.
@@ -40,6 +42,7 @@ pub struct Config {
     pub validate: Validate,
     pub token: Token,
     pub password: Password,
+    pub throttle: Throttle,
     pub access: Access,
     pub server: Server,
     pub log: Log,
@@ -79,6 +82,19 @@ impl Config {
                 .map_err(|error| ConfigError(format!("session.slots: \"{slot}\" {}", error.description)))
         });
         slots.collect()
+    }
+
+    /// The networks of the proxies whose word on their clients' addresses counts.
+    pub fn trusted_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
+        let networks = self.throttle.trusted_proxies.iter().map(|text| {
+            let address = || text.parse::<IpAddr>().map(IpNet::from);
+            text.parse::<IpNet>().or_else(|_| address()).map_err(|_| {
+                ConfigError(format!(
+                    "throttle.trusted_proxies: \"{text}\" is not an address or a network such as 10.0.0.0/8"
+                ))
+            })
+        });
+        networks.collect()
     }
 
     /// Where the signing keys are.

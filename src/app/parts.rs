@@ -16,12 +16,14 @@ use crate::{
         password::{Argon2Params, Passwords},
         ports::{Clock, EventLog, Registers},
         sessions::{SlotPolicy, UserSessions},
+        throttle::{Gate, Rule, Throttle},
         token::{TokenSettings, Tokens},
     },
     store::{
         embedded::{Database, EmbeddedRegisters},
         encoded::Encoded,
         key_files,
+        raw::RawRegisters,
         redis::{LinkSettings, RedisRegisters},
         secret_file,
     },
@@ -33,8 +35,19 @@ pub(super) struct Parts {
     pub(super) passwords: Passwords,
 }
 
-/// Sessions as the rules see them, and as readers of the log do.
-pub(super) type SessionStore = (Arc<dyn Registers<UserSessions>>, Arc<dyn EventLog>);
+/// One store, as the rules see it, and as readers of the log do.
+pub(super) struct SessionStore {
+    pub(super) sessions: Arc<dyn Registers<UserSessions>>,
+    pub(super) throttle: Arc<dyn Registers<Throttle>>,
+    pub(super) events: Arc<dyn EventLog>,
+}
+
+impl SessionStore {
+    fn of<R: RawRegisters>(registers: R) -> Self {
+        let store = Arc::new(Encoded(registers));
+        Self { sessions: store.clone(), throttle: store.clone(), events: store }
+    }
+}
 
 /// Refuses what can be refused without making anything.
 pub(super) fn parts(config: &Config) -> Result<Parts, String> {
@@ -132,13 +145,11 @@ pub(super) fn session_store(
     clock: &Arc<dyn Clock>,
 ) -> Result<SessionStore, String> {
     if is_embedded(config) {
-        let store = Arc::new(Encoded(EmbeddedRegisters::start(database.clone(), Arc::clone(clock))));
-        return Ok((store.clone(), store));
+        return Ok(SessionStore::of(EmbeddedRegisters::start(database.clone(), Arc::clone(clock))));
     }
     let registers = RedisRegisters::start(&redis_settings(config)?, &config.sessions.key_prefix)
         .map_err(|error| format!("sessions.url: {error}"))?;
-    let store = Arc::new(Encoded(registers));
-    Ok((store.clone(), store))
+    Ok(SessionStore::of(registers))
 }
 
 fn is_embedded(config: &Config) -> bool {
@@ -200,4 +211,17 @@ fn slots(config: &Config) -> Result<Slots, String> {
     };
     let slots = config.slots().map_err(|error| error.to_string())?;
     Slots::uniform(&slots, policy).ok_or_else(|| "session.slots must name at least one slot".to_owned())
+}
+
+pub(super) fn gate(config: &Config, registers: Arc<dyn Registers<Throttle>>, clock: &Arc<dyn Clock>) -> Gate {
+    let throttle = &config.throttle;
+    let account = Rule::Account {
+        free: throttle.free_attempts,
+        first_wait: throttle.first_wait,
+        longest_wait: throttle.longest_wait,
+        stop: throttle.max_failures,
+    };
+    let address = (throttle.address_failures > 0)
+        .then_some(Rule::Address { failures: throttle.address_failures, window: throttle.address_window });
+    Gate::new(registers, Arc::clone(clock), account, address)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     Common, Failure, client,
-    output::{self, account_json, account_text},
+    output::{self, account_json, account_text, throttle_json, throttle_text},
     secret,
 };
 use crate::grpc::pb;
@@ -53,6 +53,9 @@ pub(super) enum Account {
         after_help = "Examples:\n  latchkey account set-password alice\n  echo \"$PASSWORD\" | latchkey account set-password alice"
     )]
     SetPassword(User),
+    /// Forget the failed logins of a username, so that it can be tried again at once.
+    #[command(after_help = "Example:\n  latchkey account unlock alice")]
+    Unlock(User),
     /// Delete an account and end its sessions.
     #[command(after_help = "Example:\n  latchkey account delete alice")]
     Delete(User),
@@ -74,7 +77,12 @@ impl Account {
             Self::Add { username, roles } => add(common, username, roles).await,
             Self::List => list(common).await,
             Self::Show(user) => {
-                print(common, &user.account(common).await?);
+                let (account, throttle) = user.look(common).await?;
+                let value =
+                    json!({ "account": account_json(&account), "login_throttle": throttle_json(&throttle) });
+                common
+                    .output()
+                    .print(&value, || format!("{}{}", account_text(&account), throttle_text(&throttle)));
                 Ok(())
             }
             Self::Disable { user, duration } => {
@@ -99,6 +107,7 @@ impl Account {
                 print_ended(common, ended);
                 Ok(())
             }
+            Self::Unlock(user) => unlock(common, user).await,
             Self::Delete(user) => {
                 let user_id = user.user_id(common).await?;
                 let mut client = client::accounts(common).await?;
@@ -113,12 +122,16 @@ impl Account {
 
 impl User {
     async fn account(&self, common: &Common) -> Result<pb::Account, Failure> {
+        Ok(self.look(common).await?.0)
+    }
+
+    async fn look(&self, common: &Common) -> Result<(pb::Account, pb::LoginThrottle), Failure> {
         use pb::get_account_request::Key;
         let key = if self.id { Key::UserId(self.user.clone()) } else { Key::Username(self.user.clone()) };
         let request = pb::GetAccountRequest { key: Some(key) };
         let mut client = client::accounts(common).await?;
-        let answer = client.get_account(request).await.map_err(client::failed)?;
-        Ok(answer.into_inner().account.unwrap_or_default())
+        let answer = client.get_account(request).await.map_err(client::failed)?.into_inner();
+        Ok((answer.account.unwrap_or_default(), answer.login_throttle.unwrap_or_default()))
     }
 
     async fn user_id(&self, common: &Common) -> Result<String, Failure> {
@@ -132,6 +145,18 @@ async fn add(common: &Common, username: String, roles: Vec<String>) -> Result<()
     let request = pb::CreateAccountRequest { username, password, roles };
     let answer = client.create_account(request).await.map_err(client::failed)?;
     print(common, &answer.into_inner().account.unwrap_or_default());
+    Ok(())
+}
+
+async fn unlock(common: &Common, user: User) -> Result<(), Failure> {
+    use pb::unlock_account_request::Key;
+    let key = if user.id { Key::UserId(user.user) } else { Key::Username(user.user) };
+    let request = pb::UnlockAccountRequest { key: Some(key) };
+    let mut client = client::accounts(common).await?;
+    let failures = client.unlock_account(request).await.map_err(client::failed)?.into_inner().failures;
+    common.output().print(&json!({ "failures": failures }), || {
+        output::lines(&[("logins", format!("{failures} failed ones forgotten"))])
+    });
     Ok(())
 }
 

@@ -82,9 +82,13 @@ async fn connect(common: &Common) -> Result<Channel, Failure> {
 pub(super) fn failed(status: Status) -> Failure {
     let mut sentence = status.message().to_owned();
     if let Some(delay) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
-        sentence = format!("{sentence} (try again in {})", humantime::format_duration(delay));
+        let whole = Duration::from_secs(delay.as_secs() + u64::from(delay.subsec_nanos() > 0));
+        sentence = format!("{sentence} (try again in {})", humantime::format_duration(whole));
     }
+    // The server is there and says no; more of the same would not be taken either.
+    let throttled = status.get_details_error_info().is_some_and(|info| info.reason == "THROTTLED");
     match status.code() {
+        _ if throttled => Failure::Refused(sentence),
         Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
             Failure::Unavailable(sentence)
         }

@@ -172,3 +172,25 @@ pub(super) fn lines(pairs: &[(&str, String)]) -> String {
     }
     text
 }
+
+/// How a username stands with those who try its password.
+pub(super) fn throttle_json(throttle: &pb::LoginThrottle) -> Value {
+    json!({
+        "failures": throttle.failures,
+        "locked": throttle.locked,
+        "next_attempt_at": throttle.next_attempt_at.as_ref().map(|at| time(Some(at))),
+    })
+}
+
+/// As [`throttle_json`], as text; nothing where there is nothing to say.
+pub(super) fn throttle_text(throttle: &pb::LoginThrottle) -> String {
+    if throttle.failures == 0 {
+        return String::new();
+    }
+    let until = match (&throttle.next_attempt_at, throttle.locked) {
+        (_, true) => "; locked: `latchkey account unlock` lets it be tried again".to_owned(),
+        (Some(at), false) => format!("; the next is let through at {}", time(Some(at))),
+        (None, false) => String::new(),
+    };
+    lines(&[("logins", format!("{} failed in a row{until}", throttle.failures))])
+}

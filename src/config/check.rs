@@ -55,6 +55,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if limits.contains(&0) {
         return refuse("server.max_connections, server.max_requests and server.max_streams must not be 0");
     }
+    throttle(config)?;
     password(config)
 }
 
@@ -78,4 +79,30 @@ fn password(config: &Config) -> Result<(), ConfigError> {
         ));
     }
     Ok(())
+}
+
+fn throttle(config: &Config) -> Result<(), ConfigError> {
+    let throttle = &config.throttle;
+    let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
+    if !(1..=100).contains(&throttle.max_failures) {
+        return refuse("throttle.max_failures must be 1 to 100: NIST SP 800-63B-4 allows no more");
+    }
+    if throttle.free_attempts == 0 || throttle.free_attempts > throttle.max_failures {
+        return refuse("throttle.free_attempts must be at least 1 and at most throttle.max_failures");
+    }
+    if throttle.first_wait.is_zero() || throttle.first_wait > throttle.longest_wait {
+        return refuse("throttle.first_wait must be above 0s and at most throttle.longest_wait");
+    }
+    if throttle.longest_wait > Duration::from_hours(24) {
+        return refuse("throttle.longest_wait must be at most 24h");
+    }
+    let window = throttle.address_window;
+    if throttle.address_failures > 1_000_000
+        || !(Duration::from_secs(1)..=Duration::from_hours(24 * 30)).contains(&window)
+    {
+        return refuse(
+            "throttle.address_failures must be at most 1000000 and throttle.address_window 1s to 30d",
+        );
+    }
+    config.trusted_proxies().map(drop)
 }

@@ -87,6 +87,21 @@ pub struct Password {
 
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Throttle {
+    pub free_attempts: u32,
+    #[serde(deserialize_with = "duration")]
+    pub first_wait: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub longest_wait: Duration,
+    pub max_failures: u32,
+    pub address_failures: u32,
+    #[serde(deserialize_with = "duration")]
+    pub address_window: Duration,
+    pub trusted_proxies: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Access {
     pub admin_key_file: String,
 }

@@ -9,8 +9,9 @@ use super::{
     password::{Password, PasswordHash},
     ports::{Account, AccountChange, Debt, DebtCause, Disabled},
     rejection::Reason,
+    throttle::Standing,
     transact::{Contention, Decision},
-    types::{Role, UserId},
+    types::{Role, SessionId, UserId},
     username::Username,
 };
 
@@ -146,7 +147,35 @@ impl Engine {
             let change = AccountChange::Password(self.passwords.hash(password).await?);
             self.change_account(user_id, change, Some(DebtCause::CredentialsChanged)).await
         };
-        self.audited_change(Action::SetPassword, user_id, outcome.await, origin)
+        let outcome = outcome.await;
+        let username = outcome.as_ref().ok().map(|(account, _)| account.username.clone());
+        let ended = self.audited_change(Action::SetPassword, user_id, outcome, origin)?;
+        if let Some(username) = username {
+            // Nobody has failed with this password yet.
+            self.gate.clear(&username).await?;
+        }
+        Ok(ended)
+    }
+
+    /// Lets a username that was locked or has to wait be tried again: how many failures that forgets.
+    pub async fn unlock_account(&self, key: &AccountKey, origin: &Origin) -> Result<u32, Error> {
+        let username = match key {
+            // Whether there is such an account or not: failures are counted by what was typed.
+            AccountKey::Name(username) => username.clone(),
+            AccountKey::Id(_) => self.account(key).await?.username,
+        };
+        let outcome = self.gate.clear(&username).await;
+        let mut entry = self.entry(Action::UnlockAccount, &outcome, origin).named(username.as_str());
+        if let Ok(failures) = outcome {
+            entry = entry.detail(format!("after {failures} failures"));
+        }
+        self.audit.record(entry);
+        outcome
+    }
+
+    /// How an account stands with those who try its password.
+    pub async fn standing(&self, username: &Username) -> Result<Standing, Error> {
+        self.gate.standing(username).await
     }
 
     /// Deletes an account; with how many sessions that ended.
@@ -172,7 +201,7 @@ impl Engine {
     }
 
     /// Refuses to change accounts that are only read.
-    fn writable(&self) -> Result<(), Error> {
+    pub(super) fn writable(&self) -> Result<(), Error> {
         if self.accounts.read_only() { Err(Error::AccountsReadOnly) } else { Ok(()) }
     }
 
@@ -186,7 +215,7 @@ impl Engine {
         let mut failure = None;
         for debt in &debts {
             // One that cannot be settled must not hold up the others.
-            match self.settle(debt).await {
+            match self.settle(debt, None).await {
                 Ok(_) => self.accounts.settled(debt).await?,
                 Err(error) => failure = Some(error),
             }
@@ -203,17 +232,22 @@ impl Engine {
         self.writable()?;
         let changed = self.accounts.change(user_id, change, debt, self.clock.now()).await?;
         let (account, debt) = changed.ok_or(Error::AccountNotFound)?;
-        let Some(debt) = debt else { return Ok((account, 0)) };
-        let ended = self.settle(&debt).await?;
+        Ok((account, self.follow(debt, None).await?))
+    }
+
+    /// Makes sessions follow their account, all but `kept`: how many ended.
+    pub(super) async fn follow(&self, debt: Option<Debt>, kept: Option<SessionId>) -> Result<u32, Error> {
+        let Some(debt) = debt else { return Ok(0) };
+        let ended = self.settle(&debt, kept).await?;
         if let Err(error) = self.accounts.settled(&debt).await {
             // The debt will be settled once more, which ends what the user has opened by then: too much
             // rather than too little.
             tracing::warn!(error.message = %error, "could not record that sessions have followed an account");
         }
-        Ok((account, ended))
+        Ok(ended)
     }
 
-    async fn settle(&self, debt: &Debt) -> Result<u32, Error> {
+    async fn settle(&self, debt: &Debt, kept: Option<SessionId>) -> Result<u32, Error> {
         let reason = match debt.cause {
             DebtCause::AccountDisabled => Reason::AccountDisabled,
             DebtCause::CredentialsChanged => Reason::CredentialsChanged,
@@ -221,8 +255,10 @@ impl Engine {
         };
         let read = self.sessions.load(&debt.user_id).await?;
         let longest = self.slots.longest();
-        self.transact(&debt.user_id, read, |state, at| Decision::Write(state.fence(reason, longest, at)))
-            .await
+        self.transact(&debt.user_id, read, |state, at| {
+            Decision::Write(state.fence_but(kept, reason, longest, at))
+        })
+        .await
     }
 
     async fn show_profile(&self, user_id: &UserId) -> Result<u32, Error> {

@@ -46,11 +46,13 @@ pub enum Error {
     /// Accounts are only read here.
     #[error("accounts belong to another system (accounts.lookup is set): change them there")]
     AccountsReadOnly,
-    /// Too many failures.
-    #[error("too many failed attempts: wait before you try again")]
+    /// Too many failures. Says nothing about the password, nor whether there is such an account.
+    #[error("too many failed attempts: {}", if *.stopped { "an operator has to unlock this username" } else { "wait before you try again" })]
     Throttled {
-        /// When another attempt can be made.
+        /// When another attempt can be made, or is worth making.
         retry_after: Duration,
+        /// Waiting alone does not help.
+        stopped: bool,
     },
     /// The token that the request stands on is not good.
     #[error("{}", .0.message())]

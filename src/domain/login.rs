@@ -1,12 +1,17 @@
 //! Login: check a password, open a session, displace the one that held the slot.
 
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
 use super::{
     Engine, Error,
     audit::Action,
     origin::Origin,
-    password::{Checked, Password},
+    password::{Checked, Password, PasswordHash},
     ports::Account,
     sessions::{Open, Opened, Session},
+    throttle::Outcome,
     transact::Contention,
     types::{Device, SessionId, UserId},
     username::Username,
@@ -44,12 +49,12 @@ impl Engine {
     /// the sessions makes the commit below conflict, and the account is read again.
     pub async fn login(&self, login: Login, origin: &Origin) -> Result<LoggedIn, Error> {
         let typed = login.username.as_str().to_owned();
-        let outcome = self.open_session(login).await;
+        let outcome = self.open_session(login, origin).await;
         self.audit_login(&typed, &outcome, origin);
         outcome
     }
 
-    async fn open_session(&self, login: Login) -> Result<LoggedIn, Error> {
+    async fn open_session(&self, login: Login, origin: &Origin) -> Result<LoggedIn, Error> {
         let Login { username, password, slot, device } = login;
         let (slot, policy) = self.slots.resolve(&slot)?;
 
@@ -57,7 +62,7 @@ impl Engine {
         let found = self.accounts.find(&username).await?;
         let user_id = found.map_or_else(UserId::random, |account| account.user_id);
         let mut read = self.sessions.load(&user_id).await?;
-        let mut account = self.admit(&user_id, &password, None).await?;
+        let mut account = self.admit(&user_id, &username, &password, None, origin).await?;
 
         let id = SessionId::random();
         let mut contention = Contention::default();
@@ -69,7 +74,7 @@ impl Engine {
                 Ok(opened) => break opened,
                 Err(newer) => read = self.lost(&user_id, newer, &mut contention).await?,
             }
-            account = self.admit(&user_id, &password, Some(account)).await?;
+            account = self.admit(&user_id, &username, &password, Some(account), origin).await?;
         };
 
         let Opened { session, displaced } = opened;
@@ -93,19 +98,55 @@ impl Engine {
         self.audit.record(entry);
     }
 
+    /// Checks a password, as an attempt that counts.
+    ///
+    /// In a task of its own, so that a client which hangs up neither keeps the outcome from being
+    /// recorded nor has it recorded as a failure.
+    pub(super) async fn try_password(
+        &self,
+        username: &Username,
+        password: &Password,
+        stored: Option<&PasswordHash>,
+        origin: &Origin,
+    ) -> Result<Checked, Error> {
+        let ticket = self.gate.begin(username, origin.address).await?;
+        let (gate, passwords) = (Arc::clone(&self.gate), Arc::clone(&self.passwords));
+        let (password, stored) = (password.clone(), stored.cloned());
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
+            let checked = passwords.check(&password, stored.as_ref()).await;
+            let outcome = match &checked {
+                Ok(Checked::Right { .. }) => {
+                    // The user does not wait for us to forget earlier failures.
+                    let _ = answer.send(checked);
+                    return gate.finish(ticket, Outcome::Right).await;
+                }
+                Ok(Checked::Wrong) => Outcome::Wrong,
+                Err(_) => Outcome::NotMade,
+            };
+            // Before the answer: the next attempt must find it.
+            gate.finish(ticket, outcome).await;
+            let _ = answer.send(checked);
+        });
+        answered.await.unwrap_or_else(|_| Err(Error::Internal("checking a password failed".into())))
+    }
+
     /// The account, if the password is its password and it is not disabled. A password that was checked
     /// against the hash of `before` is not checked again while the hash is the same.
     async fn admit(
         &self,
         user_id: &UserId,
+        username: &Username,
         password: &Password,
         before: Option<Account>,
+        origin: &Origin,
     ) -> Result<Account, Error> {
-        let account = self.accounts.get(user_id).await?;
+        // By name, because a table of somebody else's may be readable in no other way.
+        let account = self.accounts.find(username).await?.filter(|account| account.user_id == *user_id);
         let stored = account.as_ref().map(|account| &account.password);
         let checked = before.is_some_and(|before| Some(&before.password) == stored);
         if !checked {
-            match (self.passwords.check(password, stored).await?, stored) {
+            match (self.try_password(username, password, stored, origin).await?, stored) {
                 (Checked::Right { outdated: true }, Some(old)) => self.rehash(user_id, password, old),
                 (Checked::Right { .. }, _) => {}
                 (Checked::Wrong, _) => return Err(Error::InvalidCredentials),

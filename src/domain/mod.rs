@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod audit;
+pub mod change_password;
 pub mod error;
 pub mod keyring;
 pub mod login;
@@ -14,6 +15,7 @@ pub mod password;
 pub mod ports;
 pub mod rejection;
 pub mod sessions;
+pub mod throttle;
 pub mod token;
 pub mod transact;
 pub mod types;
@@ -29,6 +31,7 @@ use self::{
     password::Passwords,
     ports::{Accounts, Clock, Registers},
     sessions::{SlotPolicy, UserSessions},
+    throttle::Gate,
     token::Tokens,
     transact::Turns,
     types::Slot,
@@ -48,6 +51,8 @@ pub struct Engine {
     pub tokens: Tokens,
     /// Hashes and checks passwords.
     pub passwords: Arc<Passwords>,
+    /// Lets passwords be tried, or not.
+    pub gate: Arc<Gate>,
     /// The configured slots and their rules.
     pub slots: Slots,
     /// Who waits for whom.

@@ -133,6 +133,7 @@ pub struct Passwords {
     hasher: Argon2<'static>,
     /// Checked where there is no account, so that this costs the same.
     decoy: PasswordHash,
+    places: usize,
     admitted: Arc<Semaphore>,
     running: Arc<Semaphore>,
     hashes: Arc<AtomicU64>,
@@ -147,6 +148,7 @@ impl Passwords {
             params,
             hasher,
             decoy,
+            places: threads + queue,
             admitted: Arc::new(Semaphore::new(threads + queue)),
             running: Arc::new(Semaphore::new(threads)),
             hashes: Arc::default(),
@@ -156,6 +158,11 @@ impl Passwords {
     /// How many hashes have been computed, for whatever purpose.
     pub fn hashes(&self) -> u64 {
         self.hashes.load(Ordering::Relaxed)
+    }
+
+    /// How many passwords are being hashed or wait for it.
+    pub fn under_way(&self) -> usize {
+        self.places.saturating_sub(self.admitted.available_permits())
     }
 
     /// The hash of a new password.

@@ -52,6 +52,14 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
 }
 
+/// What a register can hold.
+pub trait State: Default + Send + Sync + 'static {
+    /// What such registers are named by.
+    type Key: Send + Sync;
+    /// What their changes append to the event log.
+    type Event: Send + Sync;
+}
+
 /// Which value of a register this is. It grows with every commit to the register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision(pub u64);
@@ -78,13 +86,13 @@ impl<S> Clone for Versioned<S> {
 
 /// What to write to a register.
 #[derive(Debug, Clone)]
-pub struct Change<S> {
+pub struct Change<S: State> {
     /// The new value.
     pub state: S,
     /// From when on the store may forget the register: nothing in it matters any more then.
     pub keep_until: Timestamp,
     /// Appended to the event log in the same atomic step.
-    pub events: Vec<Ended>,
+    pub events: Vec<S::Event>,
 }
 
 /// How a commit ended.
@@ -96,17 +104,17 @@ pub enum Commit<S> {
     Conflict(Versioned<S>),
 }
 
-/// Compare-and-set registers, one a user, each holding one `S`.
+/// Compare-and-set registers, each holding one `S`.
 #[async_trait]
-pub trait Registers<S>: Send + Sync {
+pub trait Registers<S: State>: Send + Sync {
     /// What the register holds.
-    async fn load(&self, user: &UserId) -> Result<Versioned<S>, StoreError>;
+    async fn load(&self, key: &S::Key) -> Result<Versioned<S>, StoreError>;
 
     /// Replaces the value if the register still is at `expected`, and appends the events, in one
     /// atomic step. Safe to repeat: the second of two equal commits changes nothing and succeeds.
     async fn commit(
         &self,
-        user: &UserId,
+        key: &S::Key,
         expected: Revision,
         change: Change<S>,
     ) -> Result<Commit<S>, StoreError>;

@@ -8,8 +8,9 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::{
+    ports::State,
     rejection::{Reason, Rejection},
-    types::{Claims, Device, Generation, Role, SessionId, Slot, Timestamp},
+    types::{Claims, Device, Generation, Role, SessionId, Slot, Timestamp, UserId},
 };
 
 /// How many ended sessions a state remembers one by one. A slot that changes hands more often than
@@ -53,6 +54,11 @@ pub struct UserSessions {
     pub tombstones: Vec<Tombstone>,
     /// Everything up to a generation is dead, whether we remember it or not.
     pub fence: Option<Fence>,
+}
+
+impl State for UserSessions {
+    type Key = UserId;
+    type Event = Ended;
 }
 
 /// What verdicts say of a user.
@@ -294,7 +300,12 @@ impl UserSessions {
     /// Ends everything that this user has had until now, remembered or not, and every login that is
     /// under way. `longest` is the longest that any token lives.
     pub fn fence(&self, reason: Reason, longest: Duration, at: At) -> Next<u32> {
-        let mut next = self.close(|_| true, reason, at);
+        self.fence_but(None, reason, longest, at)
+    }
+
+    /// As [`Self::fence`], but for one live session.
+    pub fn fence_but(&self, kept: Option<SessionId>, reason: Reason, longest: Duration, at: At) -> Next<u32> {
+        let mut next = self.close(|session| Some(session.id) != kept, reason, at);
         // One past the last generation, so that a fence always changes the state and every login that
         // read the register before it conflicts.
         let generation = next.state.generation.next(at.now);

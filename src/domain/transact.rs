@@ -46,8 +46,9 @@ impl Default for Turns {
 }
 
 impl Turns {
-    fn of(&self, user: &UserId) -> &Mutex<()> {
-        let hash = self.hasher.hash_one(user.as_str());
+    /// The queue for a register.
+    pub(crate) fn of(&self, key: &str) -> &Mutex<()> {
+        let hash = self.hasher.hash_one(key);
         &self.queues[usize::try_from(hash % QUEUES as u64).unwrap_or_default()]
     }
 }
@@ -79,7 +80,7 @@ impl Engine {
             return Ok(newer);
         }
         if contention.turn.is_none() {
-            contention.turn = Some(self.turns.of(user).lock().await);
+            contention.turn = Some(self.turns.of(user.as_str()).lock().await);
         } else {
             // Lost to another process: wait a little, at random, and longer each time.
             let ceiling = 500_u64 << contention.attempts.min(7);

@@ -25,6 +25,7 @@ pub fn rule(path: &str) -> Option<Rule> {
     Some(match path {
         "/latchkey.v1.AuthService/Login"
         | "/latchkey.v1.AuthService/Logout"
+        | "/latchkey.v1.AuthService/ChangePassword"
         | "/latchkey.v1.AuthService/GetJwks"
         | "/grpc.health.v1.Health/Check"
         | "/grpc.health.v1.Health/Watch"
@@ -35,6 +36,7 @@ pub fn rule(path: &str) -> Option<Rule> {
         | "/latchkey.v1.AccountService/ListAccounts"
         | "/latchkey.v1.AccountService/UpdateAccount"
         | "/latchkey.v1.AccountService/SetPassword"
+        | "/latchkey.v1.AccountService/UnlockAccount"
         | "/latchkey.v1.AccountService/DeleteAccount" => Rule::Admin,
         _ => return None,
     })

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{
     convert,
     origin::Origins,
-    pb::{self, account_service_server::AccountService, get_account_request::Key},
+    pb::{self, account_service_server::AccountService, get_account_request::Key, unlock_account_request},
     request_id::RequestId,
     status,
 };
@@ -56,12 +56,30 @@ impl AccountHandler {
 
     async fn read(&self, message: pb::GetAccountRequest) -> Result<pb::GetAccountResponse, Error> {
         let key = match message.key {
-            Some(Key::UserId(user_id)) => AccountKey::Id(UserId::parse(&user_id)?),
-            Some(Key::Username(username)) => AccountKey::Name(Username::parse(&username)?),
-            None => return Err(Violation::new("user_id", "is missing, and so is username: set one").into()),
+            Some(Key::UserId(user_id)) => by_id(&user_id)?,
+            Some(Key::Username(username)) => by_name(&username)?,
+            None => return Err(no_key().into()),
         };
         let account = self.engine.account(&key).await?;
-        Ok(pb::GetAccountResponse { account: Some(self.shown(&account)) })
+        let standing = self.engine.standing(&account.username).await?;
+        Ok(pb::GetAccountResponse {
+            account: Some(self.shown(&account)),
+            login_throttle: Some(convert::standing(&standing)),
+        })
+    }
+
+    async fn unlock(
+        &self,
+        message: pb::UnlockAccountRequest,
+        origin: &Origin,
+    ) -> Result<pb::UnlockAccountResponse, Error> {
+        let key = match message.key {
+            Some(unlock_account_request::Key::UserId(user_id)) => by_id(&user_id)?,
+            Some(unlock_account_request::Key::Username(username)) => by_name(&username)?,
+            None => return Err(no_key().into()),
+        };
+        let failures = self.engine.unlock_account(&key, origin).await?;
+        Ok(pb::UnlockAccountResponse { failures })
     }
 
     async fn list(&self, message: pb::ListAccountsRequest) -> Result<pb::ListAccountsResponse, Error> {
@@ -143,6 +161,14 @@ impl AccountService for AccountHandler {
         answer(done.await, &id)
     }
 
+    async fn unlock_account(
+        &self,
+        request: Request<pb::UnlockAccountRequest>,
+    ) -> Result<Response<pb::UnlockAccountResponse>, Status> {
+        let (message, origin, id) = self.parts(request);
+        answer(self.unlock(message, &origin).await, &id)
+    }
+
     async fn delete_account(
         &self,
         request: Request<pb::DeleteAccountRequest>,
@@ -159,6 +185,18 @@ impl AccountService for AccountHandler {
 
 fn answer<T>(outcome: Result<T, Error>, id: &RequestId) -> Result<Response<T>, Status> {
     outcome.map(Response::new).map_err(|error| status::of(error, id))
+}
+
+fn by_id(user_id: &str) -> Result<AccountKey, Violation> {
+    UserId::parse(user_id).map(AccountKey::Id)
+}
+
+fn by_name(username: &str) -> Result<AccountKey, Violation> {
+    Username::parse(username).map(AccountKey::Name)
+}
+
+fn no_key() -> Violation {
+    Violation::new("user_id", "is missing, and so is username: set one")
 }
 
 fn page_token(token: &str) -> Result<Option<Username>, Violation> {

@@ -83,6 +83,24 @@ impl AuthService for AuthHandler {
         }))
     }
 
+    async fn change_password(
+        &self,
+        request: Request<pb::ChangePasswordRequest>,
+    ) -> Result<Response<pb::ChangePasswordResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let answer = async {
+            let origin = self.origins.of(metadata.as_ref(), &extensions);
+            let token = convert::token(&message.token, &metadata)?;
+            let current =
+                Password::presented(message.current_password).map_err(in_field("current_password"))?;
+            let new = Password::chosen(message.new_password).map_err(in_field("new_password"))?;
+            self.engine.change_password(token, current, new, &origin).await
+        };
+        let ended =
+            answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
+        Ok(Response::new(pb::ChangePasswordResponse { ended }))
+    }
+
     async fn get_jwks(
         &self,
         request: Request<pb::GetJwksRequest>,
@@ -102,6 +120,11 @@ fn login(message: pb::LoginRequest) -> Result<Login, Violation> {
         slot: message.slot,
         device: Device::parse(&message.device)?,
     })
+}
+
+/// The same violation, of the field that a request has instead.
+fn in_field(field: &'static str) -> impl Fn(Violation) -> Violation {
+    move |violation| Violation { field, ..violation }
 }
 
 fn scope(number: i32) -> Result<Scope, Violation> {

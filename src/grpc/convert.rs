@@ -10,6 +10,7 @@ use crate::domain::{
     ports::Account,
     rejection::Rejection,
     sessions::Session,
+    throttle::Standing,
     types::{Role, Timestamp},
     validate::Verified,
 };
@@ -60,6 +61,14 @@ pub(super) fn rejection(rejection: &Rejection) -> pb::Rejection {
         by_device: rejection.by_device.as_ref().map(|device| device.as_str().to_owned()).unwrap_or_default(),
         message: rejection.message(),
         terminal: rejection.reason.is_terminal(),
+    }
+}
+
+pub(super) fn standing(standing: &Standing) -> pb::LoginThrottle {
+    pb::LoginThrottle {
+        failures: standing.failures,
+        locked: standing.stopped,
+        next_attempt_at: standing.next_attempt_at.map(timestamp),
     }
 }
 

@@ -32,6 +32,7 @@ redacted!(LoginRequest: username, slot, device; password);
 redacted!(LoginResponse: session, displaced; token);
 redacted!(ValidateRequest: peek, max_staleness; token);
 redacted!(LogoutRequest: scope; token);
+redacted!(ChangePasswordRequest: ; token, current_password, new_password);
 redacted!(CreateAccountRequest: username, roles; password);
 redacted!(SetPasswordRequest: user_id; password);
 
@@ -47,6 +48,10 @@ mod tests {
             format!("{:?}", LoginResponse { token: secret(), ..Default::default() }),
             format!("{:?}", ValidateRequest { token: secret(), ..Default::default() }),
             format!("{:?}", LogoutRequest { token: secret(), ..Default::default() }),
+            format!(
+                "{:?}",
+                ChangePasswordRequest { token: secret(), current_password: secret(), new_password: secret() }
+            ),
             format!("{:?}", CreateAccountRequest { password: secret(), ..Default::default() }),
             format!("{:?}", SetPasswordRequest { password: secret(), ..Default::default() }),
         ];

@@ -7,6 +7,8 @@
 //! The numbers are chosen for size, since every user has one of these in memory somewhere: moments are
 //! differences, and what has its usual value is left out.
 
+mod throttle;
+
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -18,6 +20,8 @@ use crate::domain::{
     sessions::{Ended, Fence, Profile, Session, Tombstone, UserSessions},
     types::{Device, Generation, Role, SessionId, Slot, Timestamp, UserId},
 };
+
+pub use self::throttle::{decode_throttle, encode_throttle};
 
 /// The first byte of what we write.
 const FORMAT: u8 = 1;

@@ -1,59 +1,126 @@
 //! Any backend of bytes, as the registers and the event log that the domain asks for.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
-    codec,
+    codec::{self, CodecError},
     raw::{RawChange, RawCommit, RawRegisters, RawValue},
 };
 use crate::domain::{
-    ports::{Change, Commit, Cursor, Event, EventLog, Registers, Revision, StoreError, Tail, Versioned},
-    sessions::UserSessions,
+    ports::{
+        Change, Commit, Cursor, Event, EventLog, Registers, Revision, State, StoreError, Tail, Versioned,
+    },
+    sessions::{Ended, UserSessions},
+    throttle::{Throttle, ThrottleKey},
     types::UserId,
 };
+
+/// A state that can be bytes.
+pub trait Encode: State + Sized {
+    /// The name of the register.
+    fn name(key: &Self::Key) -> &str;
+
+    /// A number that grows with the state, through the register being forgotten and made anew: taken
+    /// from the clock.
+    fn floor(&self) -> u64;
+
+    /// The state as bytes.
+    fn encode(&self) -> Bytes;
+
+    /// The state that these are the bytes of.
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError>;
+
+    /// An event as bytes.
+    fn encode_event(key: &Self::Key, event: &Self::Event) -> Bytes;
+}
+
+impl Encode for UserSessions {
+    fn name(key: &UserId) -> &str {
+        key.as_str()
+    }
+
+    fn floor(&self) -> u64 {
+        self.generation.0
+    }
+
+    fn encode(&self) -> Bytes {
+        codec::encode_sessions(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode_sessions(bytes)
+    }
+
+    fn encode_event(key: &UserId, event: &Ended) -> Bytes {
+        codec::encode_event(key, event)
+    }
+}
+
+impl Encode for Throttle {
+    fn name(key: &ThrottleKey) -> &str {
+        key.as_str()
+    }
+
+    fn floor(&self) -> u64 {
+        self.changed_at.as_micros()
+    }
+
+    fn encode(&self) -> Bytes {
+        codec::encode_throttle(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode_throttle(bytes)
+    }
+
+    fn encode_event(_: &ThrottleKey, event: &Infallible) -> Bytes {
+        match *event {}
+    }
+}
 
 /// A backend with the codec around it.
 pub struct Encoded<R>(pub R);
 
 impl<R: RawRegisters> Encoded<R> {
-    fn decode(value: Option<RawValue>) -> Result<Versioned<UserSessions>, StoreError> {
+    fn decode<S: Encode>(value: Option<RawValue>) -> Result<Versioned<S>, StoreError> {
         let Some(RawValue { revision, bytes }) = value else {
             return Ok(Versioned { revision: Revision::ABSENT, state: Arc::default() });
         };
-        let state = codec::decode_sessions(&bytes).map_err(|error| Self::corrupt(&error))?;
+        let state = S::decode(&bytes).map_err(|error| Self::corrupt(&error))?;
         Ok(Versioned { revision: Revision(revision), state: Arc::new(state) })
     }
 
-    fn corrupt(error: &codec::CodecError) -> StoreError {
+    fn corrupt(error: &CodecError) -> StoreError {
         StoreError::Corrupt { store: R::NAME, cause: error.to_string() }
     }
 }
 
 #[async_trait]
-impl<R: RawRegisters> Registers<UserSessions> for Encoded<R> {
-    async fn load(&self, user: &UserId) -> Result<Versioned<UserSessions>, StoreError> {
-        Self::decode(self.0.load(user.as_str()).await?)
+impl<R: RawRegisters, S: Encode> Registers<S> for Encoded<R> {
+    async fn load(&self, key: &S::Key) -> Result<Versioned<S>, StoreError> {
+        Self::decode(self.0.load(S::name(key)).await?)
     }
 
     async fn commit(
         &self,
-        user: &UserId,
+        key: &S::Key,
         expected: Revision,
-        change: Change<UserSessions>,
-    ) -> Result<Commit<UserSessions>, StoreError> {
+        change: Change<S>,
+    ) -> Result<Commit<S>, StoreError> {
         let Change { state, keep_until, events } = change;
         // Not simply one more than before: a register that was forgotten and made anew must not come by
-        // a revision that a slow reader still holds. Generations are taken from the clock.
-        let revision = state.generation.0.max(expected.0 + 1);
+        // a revision that a slow reader still holds.
+        let revision = state.floor().max(expected.0 + 1);
         let change = RawChange {
             expected: expected.0,
-            value: RawValue { revision, bytes: codec::encode_sessions(&state) },
+            value: RawValue { revision, bytes: state.encode() },
             keep_until,
-            events: events.iter().map(|ended| codec::encode_event(user, ended)).collect(),
+            events: events.iter().map(|event| S::encode_event(key, event)).collect(),
         };
-        Ok(match self.0.commit(user.as_str(), change).await? {
+        Ok(match self.0.commit(S::name(key), change).await? {
             RawCommit::Committed => Commit::Committed,
             RawCommit::Conflict(stands) => Commit::Conflict(Self::decode(stands)?),
         })

@@ -89,6 +89,13 @@ pub enum AccountChange {
     },
     /// A new password.
     Password(PasswordHash),
+    /// A new password in place of this one; no change if another one stands there.
+    ReplacePassword {
+        /// The hash that must stand there.
+        old: PasswordHash,
+        /// The hash to put there.
+        new: PasswordHash,
+    },
     /// No account any more.
     Delete,
 }
@@ -142,7 +149,8 @@ pub trait Accounts: Send + Sync {
     async fn import(&self, accounts: &[Account]) -> Result<Vec<Imported>, StoreError>;
 
     /// Changes an account and records, in the same transaction, the debt that follows from it.
-    /// Answers with the account as it was left and the debt; `None` if there is no such account.
+    /// Answers with the account as it was left and the debt; `None` if there is no such account,
+    /// or none to which the change applies.
     async fn change(
         &self,
         user_id: &UserId,

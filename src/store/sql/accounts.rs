@@ -166,6 +166,11 @@ async fn apply(
             sqlx::query("UPDATE accounts SET password_hash = ? WHERE user_id = ? RETURNING *")
                 .bind(hash.as_str())
         }
+        AccountChange::ReplacePassword { ref old, ref new } => sqlx::query(
+            "UPDATE accounts SET password_hash = ?2 WHERE password_hash = ?1 AND user_id = ?3 RETURNING *",
+        )
+        .bind(old.as_str())
+        .bind(new.as_str()),
         AccountChange::Update { ref roles, disabled } => {
             let (is_disabled, until) = disabled.map(disabled_columns).unzip();
             sqlx::query(

@@ -2,12 +2,14 @@
 
 mod access;
 mod account;
+mod change_password;
 mod health;
 mod jwks;
 mod login;
 mod logout;
 mod passwords;
 mod races;
+mod throttle;
 mod validate;
 
 use latchkey::grpc::pb;

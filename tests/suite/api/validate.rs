@@ -196,12 +196,13 @@ async fn a_session_that_the_store_has_forgotten_is_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_redis_a_verdict_is_one_get_and_a_login_one_script() {
+async fn on_redis_a_verdict_is_one_get_and_a_login_three_scripts() {
     let server = Server::start(Store::Redis).await;
     let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
     client.user("alice").await;
     // The first script of a server has to be loaded.
     client.login("alice", "").await;
+    server.until_settled("alice").await;
     let calls = |command: &str| {
         let stats: String = redis.query(redis::cmd("INFO").arg("commandstats"));
         let found = stats
@@ -211,7 +212,9 @@ async fn on_redis_a_verdict_is_one_get_and_a_login_one_script() {
     };
     let scripts = calls("evalsha");
     let token = client.login("alice", "").await.token;
-    assert_eq!(calls("evalsha") - scripts, 1);
+    // The session; and before and after the password is checked, the attempt.
+    server.until_settled("alice").await;
+    assert_eq!(calls("evalsha") - scripts, 3);
 
     let (gets, scripts) = (calls("get"), calls("evalsha"));
     for _ in 0..10 {

@@ -131,10 +131,22 @@ fn accounts_are_managed_in_json() {
     assert_eq!(account["roles"][0], "staff");
     assert_eq!((&account["disabled"], &account["disabled_until"]), (&Value::Bool(false), &Value::Null));
     assert!(account["created_at"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(shell.says_json("account show alice", ""), added);
+    let shown = shell.says_json("account show alice", "");
+    assert_eq!((&shown["account"], &shown["login_throttle"]["failures"]), (account, &0.into()));
+    for _ in 0..6 {
+        shell.says("login alice", "not this one").fails(1, "");
+    }
+    let throttle = &shell.says_json("account show alice", "")["login_throttle"];
+    assert_eq!((&throttle["failures"], &throttle["locked"]), (&5.into(), &Value::Bool(false)));
+    assert!(throttle["next_attempt_at"].is_string());
+    assert!(
+        shell.says("account show alice", "").text().contains("5 failed in a row; the next is let through at")
+    );
+    assert_eq!(shell.says_json("account unlock alice", "")["failures"], 5);
+    shell.says("login alice", PASSWORD).text();
     assert_eq!(&shell.says_json("account list", "")["accounts"][0], account);
     let disabled = shell.says_json("account disable alice --for 1h", "");
-    assert_eq!((&disabled["account"]["disabled"], &disabled["ended"]), (&Value::Bool(true), &0.into()));
+    assert_eq!((&disabled["account"]["disabled"], &disabled["ended"]), (&Value::Bool(true), &1.into()));
     assert!(disabled["account"]["disabled_until"].is_string());
     assert_eq!(shell.says_json("account enable alice", "")["account"]["disabled"], false);
     assert_eq!(shell.says_json("account set-password alice", "a new password")["ended"], 0);

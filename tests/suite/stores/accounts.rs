@@ -18,7 +18,10 @@ use latchkey::{
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::states::{change, now, user};
+use super::{
+    stand::of_sessions,
+    states::{change, now, user},
+};
 use crate::support::clock::ManualClock;
 
 async fn accounts() -> (SqliteAccounts, TempDir) {
@@ -237,7 +240,7 @@ async fn accounts_are_changed_while_hundreds_of_commits_go_on() {
             for generation in 1..=40 {
                 let outcome = registers.commit(&user, revision, change(generation)).await.unwrap();
                 assert!(matches!(outcome, Commit::Committed));
-                revision = registers.load(&user).await.unwrap().revision;
+                revision = of_sessions(&*registers).load(&user).await.unwrap().revision;
             }
         });
     }

@@ -19,7 +19,7 @@ use latchkey::{
 use tokio::task::JoinSet;
 
 use super::{
-    stand::{corrupt, unavailable},
+    stand::{corrupt, of_sessions, unavailable},
     states::{change, change_with, now, state, user},
 };
 use crate::support::clock::ManualClock;
@@ -42,7 +42,7 @@ async fn a_thousand_commits_at_once_over_a_hundred_users_all_take_effect() {
         let store = Arc::clone(&store);
         tasks.spawn(async move {
             let user = user(&format!("user{}", number % 100));
-            let mut read = store.load(&user).await.unwrap();
+            let mut read = of_sessions(&*store).load(&user).await.unwrap();
             loop {
                 let mut state = (*read.state).clone();
                 state.generation.0 += 1;
@@ -57,7 +57,7 @@ async fn a_thousand_commits_at_once_over_a_hundred_users_all_take_effect() {
     }
     tasks.join_all().await;
     for number in 0..100 {
-        let found = store.load(&user(&format!("user{number}"))).await.unwrap();
+        let found = of_sessions(&*store).load(&user(&format!("user{number}"))).await.unwrap();
         assert_eq!(found.state.generation.0, 10, "user{number}");
     }
     let mut seen: Vec<_> = super::states::numbers(&store.tail(Some(&end), 2000).await.unwrap().events)
@@ -112,7 +112,10 @@ async fn what_was_committed_is_there_when_the_file_is_opened_again() {
 
     let (store, _) = open(dir.path()).await.unwrap();
     for number in 1..=50 {
-        assert_eq!(*store.load(&user(&format!("user{number}"))).await.unwrap().state, state(number));
+        assert_eq!(
+            *of_sessions(&*store).load(&user(&format!("user{number}"))).await.unwrap().state,
+            state(number)
+        );
     }
     let seen = store.tail(Some(&beginning), 100).await.unwrap();
     assert_eq!((seen.events.len(), seen.gap, seen.next), (50, false, end.clone()));
@@ -214,7 +217,7 @@ async fn damage_that_shows_later_is_corrupt_and_never_an_empty_state() {
     for damage in ["x'ff'", "x''", "x'02'", "x'010aff'"] {
         let update = format!("UPDATE registers SET value = {damage}");
         sqlx::query(sqlx::AssertSqlSafe(update)).execute(&database.writer).await.unwrap();
-        corrupt(store.load(&user).await);
+        corrupt(of_sessions(&*store).load(&user).await);
         corrupt(store.commit(&user, Revision::ABSENT, change(2)).await);
     }
 }
@@ -251,7 +254,7 @@ async fn a_full_disk_is_unavailable_and_no_commit_is_half_done() {
     let user = user("alice");
     let end = store.tail(None, 1).await.unwrap().next;
     store.commit(&user, Revision::ABSENT, change(1)).await.unwrap();
-    let read = store.load(&user).await.unwrap();
+    let read = of_sessions(&*store).load(&user).await.unwrap();
 
     let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&database.writer).await.unwrap();
     let limit = async |pages: i64| {
@@ -263,7 +266,7 @@ async fn a_full_disk_is_unavailable_and_no_commit_is_half_done() {
         UserSessions { profile: Profile { username: "x".repeat(100_000), roles: Vec::new() }, ..state(2) };
     let large = Change { state: large, ..change_with(2, [2]) };
     assert!(unavailable(store.commit(&user, read.revision, large.clone()).await).contains("full"));
-    assert_eq!(*store.load(&user).await.unwrap().state, state(1));
+    assert_eq!(*of_sessions(&*store).load(&user).await.unwrap().state, state(1));
     assert_eq!(store.tail(Some(&end), 10).await.unwrap().events, []);
 
     limit(1 << 30).await;

@@ -15,7 +15,7 @@ use latchkey::{
 };
 
 use super::{
-    stand::{connect, corrupt, settings, unavailable, until_up},
+    stand::{connect, corrupt, of_sessions, settings, unavailable, until_up},
     states::{change, change_with, numbers, state, user},
 };
 use crate::support::{
@@ -44,7 +44,7 @@ async fn through_proxy() -> (Store, Proxy, RedisServer) {
 /// How long a call takes that must find the store unavailable; and why it is.
 async fn time_to_fail(store: &Store) -> (Duration, String) {
     let begun = Instant::now();
-    let cause = unavailable(store.load(&user("alice")).await);
+    let cause = unavailable(of_sessions(store.as_ref()).load(&user("alice")).await);
     (begun.elapsed(), cause)
 }
 
@@ -74,7 +74,7 @@ async fn a_link_that_falls_silent_times_out_then_fails_at_once_and_comes_back_by
     proxy.set(Mood::Carries);
     let back = until_up(&*store).await;
     assert!(back < Duration::from_secs(2), "{back:?}");
-    assert_eq!(*store.load(&alice).await.unwrap().state, state(1));
+    assert_eq!(*of_sessions(&*store).load(&alice).await.unwrap().state, state(1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,7 +99,7 @@ async fn a_single_slow_answer_does_not_cost_the_connection() {
         proxy.set(Mood::Silent);
         time_to_fail(&store).await;
         proxy.set(Mood::Carries);
-        store.ping().await.unwrap();
+        of_sessions(&*store).ping().await.unwrap();
     }
     assert_eq!(connections(), before + 1, "only the one that asks");
 }
@@ -110,7 +110,7 @@ async fn a_commit_whose_answer_was_lost_can_be_repeated_and_tells_its_events_onc
     let alice = user("alice");
     let end = store.tail(None, 10).await.unwrap().next;
     store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
-    let read = store.load(&alice).await.unwrap();
+    let read = of_sessions(&*store).load(&alice).await.unwrap();
 
     proxy.set(Mood::SwallowsAnswers);
     let change = change_with(2, [2]);
@@ -120,7 +120,11 @@ async fn a_commit_whose_answer_was_lost_can_be_repeated_and_tells_its_events_onc
     proxy.set(Mood::Carries);
     until_up(&*store).await;
 
-    assert_eq!(*store.load(&alice).await.unwrap().state, state(2), "it was applied all the same");
+    assert_eq!(
+        *of_sessions(&*store).load(&alice).await.unwrap().state,
+        state(2),
+        "it was applied all the same"
+    );
     for _ in 0..2 {
         let outcome = store.commit(&alice, read.revision, change.clone()).await.unwrap();
         assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
@@ -208,7 +212,7 @@ async fn a_master_that_is_demoted_is_left_although_nobody_writes() {
     let store = connect(&impatient(server.url())).await;
     let () = server.query(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port));
     let begun = Instant::now();
-    while store.load(&user("alice")).await.is_ok() {
+    while of_sessions(&*store).load(&user("alice")).await.is_ok() {
         assert!(begun.elapsed() < Duration::from_secs(2), "a replica is still read");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -222,7 +226,7 @@ async fn scripts_that_the_server_forgets_are_sent_again() {
     let mut end = store.tail(None, 10).await.unwrap().next;
     for generation in 1..=5 {
         let () = server.query(redis::cmd("SCRIPT").arg("FLUSH"));
-        let read = store.load(&alice).await.unwrap();
+        let read = of_sessions(&*store).load(&alice).await.unwrap();
         let change = change_with(generation, [generation]);
         let outcome = store.commit(&alice, read.revision, change).await.unwrap();
         assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
@@ -247,12 +251,12 @@ async fn what_is_not_ours_is_corrupt_and_never_an_empty_state_or_overwritten() {
     let store = connect(&settings(server.url())).await;
     let alice = user("alice");
     store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
-    let revision = store.load(&alice).await.unwrap().revision;
+    let revision = of_sessions(&*store).load(&alice).await.unwrap().revision;
     let (key, _) = keys(&server);
     let newer: &[u8] = b"\0\0\0\0\0\0\0\x05\x02whatever";
     for garbage in [b"".as_slice(), b"short", b"12345678", b"12345678garbage", newer] {
         let () = server.query(redis::cmd("SET").arg(&key).arg(garbage));
-        corrupt(store.load(&alice).await);
+        corrupt(of_sessions(&*store).load(&alice).await);
         for expected in [Revision::ABSENT, revision] {
             corrupt(store.commit(&alice, expected, change(2)).await);
         }
@@ -261,7 +265,7 @@ async fn what_is_not_ours_is_corrupt_and_never_an_empty_state_or_overwritten() {
     }
     let () = server.query(redis::cmd("DEL").arg(&key));
     let _: u64 = server.query(redis::cmd("LPUSH").arg(&key).arg("a list"));
-    assert!(corrupt(store.load(&alice).await).contains("WRONGTYPE"));
+    assert!(corrupt(of_sessions(&*store).load(&alice).await).contains("WRONGTYPE"));
     assert!(corrupt(store.commit(&alice, Revision::ABSENT, change(2)).await).contains("WRONGTYPE"));
     // Others are not concerned, and the connection is as good as it was.
     store.commit(&user("bob"), Revision::ABSENT, change(1)).await.unwrap();
@@ -273,12 +277,12 @@ async fn a_commit_whose_events_cannot_be_appended_does_not_happen() {
     let store = connect(&settings(server.url())).await;
     let alice = user("alice");
     store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
-    let read = store.load(&alice).await.unwrap();
+    let read = of_sessions(&*store).load(&alice).await.unwrap();
     let (_, stream) = keys(&server);
     let () = server.query(redis::cmd("SET").arg(&stream).arg("no stream"));
 
     corrupt(store.commit(&alice, read.revision, change_with(2, [2])).await);
-    assert_eq!(*store.load(&alice).await.unwrap().state, state(1));
+    assert_eq!(*of_sessions(&*store).load(&alice).await.unwrap().state, state(1));
     corrupt(store.tail(None, 10).await);
 }
 
@@ -316,7 +320,7 @@ async fn a_server_that_is_out_of_memory_is_unavailable_for_writing_and_still_rea
     let alice = user("alice");
     let end = store.tail(None, 10).await.unwrap().next;
     store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
-    let read = store.load(&alice).await.unwrap();
+    let read = of_sessions(&*store).load(&alice).await.unwrap();
 
     let memory =
         |limit: &str| -> () { server.query(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(limit)) };
@@ -326,7 +330,7 @@ async fn a_server_that_is_out_of_memory_is_unavailable_for_writing_and_still_rea
     let large = Change { state: large, ..change_with(2, [2]) };
     let cause = unavailable(store.commit(&alice, read.revision, large.clone()).await);
     assert!(cause.contains("OOM"), "{cause}");
-    assert_eq!(*store.load(&alice).await.unwrap().state, state(1));
+    assert_eq!(*of_sessions(&*store).load(&alice).await.unwrap().state, state(1));
     assert_eq!(store.tail(Some(&end), 10).await.unwrap().events, []);
 
     memory("0");
@@ -357,14 +361,14 @@ async fn a_server_that_is_loading_its_data_is_unavailable_until_it_has() {
     let begun = Instant::now();
     let mut causes = Vec::new();
     while causes.is_empty() && begun.elapsed() < Duration::from_secs(5) {
-        if let Err(error) = store.ping().await {
+        if let Err(error) = of_sessions(&*store).ping().await {
             causes.push(error.to_string());
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     reload.join().unwrap();
     until_up(&*store).await;
-    assert_eq!(*store.load(&user("alice")).await.unwrap().state, state(1));
+    assert_eq!(*of_sessions(&*store).load(&user("alice")).await.unwrap().state, state(1));
     assert!(!causes.is_empty(), "it was never seen loading");
 }
 
@@ -377,6 +381,6 @@ async fn installations_that_share_a_server_do_not_share_sessions() {
     let alice = user("alice");
     let end = other.tail(None, 10).await.unwrap().next;
     one.commit(&alice, Revision::ABSENT, change_with(1, [1])).await.unwrap();
-    assert_eq!(other.load(&alice).await.unwrap().revision, Revision::ABSENT);
+    assert_eq!(of_sessions(&*other).load(&alice).await.unwrap().revision, Revision::ABSENT);
     assert_eq!(other.tail(Some(&end), 10).await.unwrap().events, []);
 }

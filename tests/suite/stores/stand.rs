@@ -28,6 +28,11 @@ pub struct Stand {
     pub backend: Backend,
 }
 
+/// A store as far as it holds sessions: it holds other registers, too.
+pub fn of_sessions(store: &impl Registers<UserSessions>) -> &dyn Registers<UserSessions> {
+    store
+}
+
 /// What the tests must do behind the store's back.
 pub enum Backend {
     Embedded { database: Database, store: Arc<Encoded<EmbeddedRegisters>>, _dir: TempDir },

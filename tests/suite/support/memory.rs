@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, stream};
 use latchkey::{
     domain::{
-        ports::{Change, Clock as _, Commit, Registers as _, Revision},
+        ports::{Change, Clock as _, Commit, Registers, Revision},
         sessions::{At, Open, Profile, SlotPolicy, UserSessions},
         types::{Device, SessionId, Slot, UserId},
     },
@@ -31,7 +31,7 @@ pub async fn bytes_per_user(users: u32) -> f64 {
         response_timeout: Duration::from_secs(5),
     };
     let registers = Arc::new(Encoded(RedisRegisters::start(&settings, "lk").unwrap()));
-    while registers.ping().await.is_err() {
+    while Registers::<UserSessions>::ping(&*registers).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let before = used_memory(&server);

@@ -2,7 +2,16 @@
 
 use std::sync::Arc;
 
-use latchkey::{app::App, config::Config};
+use latchkey::{
+    app::App,
+    config::Config,
+    domain::{
+        password::PasswordHash,
+        ports::{AccountChange, Clock as _},
+        types::UserId,
+        username::Username,
+    },
+};
 use tempfile::TempDir;
 
 use super::{client::Client, clock::ManualClock, redis::RedisServer};
@@ -30,11 +39,19 @@ impl Server {
     /// With settings as environment variables: `("SESSION__LIMIT", "2")`.
     pub async fn with(store: Store, settings: &[(&str, &str)]) -> Self {
         let redis = (store == Store::Redis).then(RedisServer::start);
+        let url = redis.as_ref().map(RedisServer::url);
+        Self { redis, ..Self::on(url, settings).await }
+    }
+
+    /// Another one on the same Redis, with accounts of its own.
+    pub async fn beside(other: &Self, settings: &[(&str, &str)]) -> Self {
+        Self::on(other.redis.as_ref().map(RedisServer::url), settings).await
+    }
+
+    async fn on(redis: Option<String>, settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut all = usual_settings(data.path());
-        if let Some(redis) = &redis {
-            all.push(("SESSIONS__URL".into(), redis.url()));
-        }
+        all.extend(redis.map(|url| ("SESSIONS__URL".into(), url)));
         all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let environment = all.into_iter().map(|(name, value)| (format!("LATCHKEY_{name}"), value));
         let config = Config::load(None, environment).unwrap();
@@ -43,7 +60,29 @@ impl Server {
         let admin_key = std::fs::read_to_string(data.path().join("admin.key")).unwrap();
         let client = Client::connect(app.grpc, &admin_key).await;
         client.until_serving().await;
-        Self { app, clock, client, redis, _data: data }
+        Self { app, clock, client, redis: None, _data: data }
+    }
+
+    /// Puts a hash there that nobody can read.
+    pub async fn break_hash(&self, user_id: &str) {
+        let (user_id, now) = (UserId::parse(user_id).unwrap(), self.clock.now());
+        let change = AccountChange::Password(PasswordHash::new("$unknown$v=1$rubbish".into()));
+        self.app.engine.accounts.change(&user_id, change, None, now).await.unwrap().unwrap();
+    }
+
+    /// Waits until no login of this name is under way and its failures are forgotten: a login that
+    /// succeeds is answered before that is written down.
+    pub async fn until_settled(&self, username: &str) {
+        let username = Username::parse(username).unwrap();
+        let begun = std::time::Instant::now();
+        loop {
+            let standing = self.app.engine.standing(&username).await.unwrap();
+            if (standing.failures, standing.under_way) == (0, 0) {
+                return;
+            }
+            assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{standing:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
     }
 }
 

@@ -1,0 +1,75 @@
+//! `ChangePassword`: who knows the current password and holds a live session sets a new one.
+
+use super::{
+    Engine, Error,
+    audit::Action,
+    origin::Origin,
+    password::{Checked, Password},
+    ports::{AccountChange, DebtCause},
+    rejection::{Reason, Rejection},
+    types::Claims,
+};
+
+/// How often the current password is checked again because its hash was changed meanwhile.
+const MAX_ATTEMPTS: u32 = 3;
+
+impl Engine {
+    /// Sets a new password and ends every other session of the user: how many.
+    ///
+    /// The current password is asked for because a token can be stolen, and is throttled as at login.
+    pub async fn change_password(
+        &self,
+        token: &str,
+        current: Password,
+        new: Password,
+        origin: &Origin,
+    ) -> Result<u32, Error> {
+        self.writable()?;
+        let claims = self.tokens.verify(token, self.clock.now()).map_err(Error::Rejected)?;
+        let outcome = self.replace_password(&claims, &current, new, origin).await;
+        let mut entry = self.entry(Action::ChangePassword, &outcome, origin).user(&claims.user_id);
+        entry.session_id = Some(claims.session_id);
+        if let Ok(ended) = outcome {
+            entry = entry.ended(ended);
+        }
+        self.audit.record(entry);
+        outcome
+    }
+
+    async fn replace_password(
+        &self,
+        claims: &Claims,
+        current: &Password,
+        new: Password,
+        origin: &Origin,
+    ) -> Result<u32, Error> {
+        let mut new_hash = None;
+        for _ in 0..MAX_ATTEMPTS {
+            let read = self.sessions.load(&claims.user_id).await?;
+            read.state.verdict(claims, self.clock.now()).map_err(Error::Rejected)?;
+            let gone = || Error::Rejected(Rejection::bare(Reason::AccountDisabled));
+            let account = self.accounts.get(&claims.user_id).await?.ok_or_else(gone)?;
+            if account.disabled.at(self.clock.now()) {
+                return Err(gone());
+            }
+            let old = account.password;
+            if self.try_password(&account.username, current, Some(&old), origin).await? == Checked::Wrong {
+                return Err(Error::InvalidCredentials);
+            }
+            let new_hash = match &new_hash {
+                Some(hash) => hash,
+                None => &*new_hash.insert(self.passwords.hash(new.clone()).await?),
+            };
+            // Only in place of the hash that was checked: a password that an operator has reset meanwhile
+            // must not be overwritten by whoever knew the one before.
+            let change = AccountChange::ReplacePassword { old, new: new_hash.clone() };
+            let cause = Some(DebtCause::CredentialsChanged);
+            if let Some((_, debt)) =
+                self.accounts.change(&claims.user_id, change, cause, self.clock.now()).await?
+            {
+                return self.follow(debt, Some(claims.session_id)).await;
+            }
+        }
+        Err(Error::InvalidCredentials)
+    }
+}

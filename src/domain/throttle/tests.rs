@@ -1,0 +1,223 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const ACCOUNT: Rule =
+    Rule::Account { free: 5, first_wait: SECOND, longest_wait: Duration::from_mins(15), stop: 100 };
+const ADDRESS: Rule = Rule::Address { failures: 10, window: Duration::from_secs(100) };
+
+fn start() -> Timestamp {
+    Timestamp::from_secs(1_000_000)
+}
+
+fn failed(rule: Rule, times: u32, now: Timestamp) -> Throttle {
+    let mut state = Throttle::default();
+    for _ in 0..times {
+        state.fail(rule, now);
+    }
+    state
+}
+
+#[test]
+fn the_first_failures_cost_nothing_and_the_waits_double() {
+    let waits: Vec<_> = (0..=16)
+        .map(|failures| match failed(ACCOUNT, failures, start()).begin(ACCOUNT, 1, start()) {
+            Ok(_) => 0,
+            Err(Refusal::Wait(wait)) => wait.as_secs(),
+            Err(other) => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(waits, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900]);
+}
+
+#[test]
+fn a_wait_ends_to_the_microsecond() {
+    let state = failed(ACCOUNT, 5, start());
+    let end = start().after(SECOND);
+    let before = Timestamp::from_micros(end.as_micros() - 1);
+    assert_eq!(state.begin(ACCOUNT, 1, before), Err(Refusal::Wait(Duration::from_micros(1))));
+    assert!(state.begin(ACCOUNT, 1, end).is_ok());
+}
+
+#[test]
+fn at_the_hundredth_failure_no_wait_helps() {
+    let state = failed(ACCOUNT, 100, start());
+    let in_a_year = start().after(Duration::from_hours(24 * 365));
+    assert_eq!(state.begin(ACCOUNT, 1, in_a_year), Err(Refusal::Stopped));
+    assert!(state.keep_until(ACCOUNT) > in_a_year, "it is not forgotten either");
+    assert!(failed(ACCOUNT, 99, start()).begin(ACCOUNT, 1, in_a_year).is_ok());
+}
+
+#[test]
+fn a_right_password_clears_an_account_but_not_an_address() {
+    let state = failed(ACCOUNT, 7, start());
+    let later = start().after(Duration::from_secs(5));
+    let state = state.begin(ACCOUNT, 1, later).unwrap().finish(ACCOUNT, 1, Outcome::Right, later);
+    assert_eq!((state.failures, state.attempts.len()), (0, 0));
+
+    let state = failed(ADDRESS, 7, start()).begin(ADDRESS, 1, start()).unwrap();
+    assert_eq!(state.finish(ADDRESS, 1, Outcome::Right, start()).failures, 7);
+}
+
+#[test]
+fn an_attempt_that_was_not_made_leaves_no_trace() {
+    for rule in [ACCOUNT, ADDRESS] {
+        let before = failed(rule, 3, start()).at(rule, start());
+        let after = before.begin(rule, 1, start()).unwrap().finish(rule, 1, Outcome::NotMade, start());
+        assert_eq!(after, before);
+    }
+}
+
+#[test]
+fn an_attempt_of_which_nothing_is_heard_has_failed_and_is_counted_once() {
+    let state = Throttle::default().begin(ACCOUNT, 1, start()).unwrap();
+    let later = start().after(ATTEMPT_TTL);
+    assert_eq!(state.at(ACCOUNT, later).failures, 1);
+    assert_eq!(state.finish(ACCOUNT, 1, Outcome::Wrong, later).failures, 1);
+    assert_eq!(state.finish(ACCOUNT, 1, Outcome::Right, later).failures, 0);
+}
+
+#[test]
+fn an_address_is_forgiven_one_failure_at_a_time() {
+    let state = failed(ADDRESS, 10, start());
+    assert_eq!(state.begin(ADDRESS, 1, start()), Err(Refusal::Wait(Duration::from_secs(10))));
+    let later = start().after(Duration::from_secs(10));
+    let next = state.begin(ADDRESS, 1, later).unwrap();
+    assert_eq!(next.begin(ADDRESS, 2, later), Err(Refusal::Busy), "one at a time");
+    let much_later = start().after(Duration::from_secs(100));
+    assert_eq!(state.at(ADDRESS, much_later).failures, 0);
+}
+
+#[test]
+fn what_has_no_failures_can_be_forgotten_at_once() {
+    let state = Throttle::default().begin(ACCOUNT, 1, start()).unwrap();
+    assert!(state.keep_until(ACCOUNT) > start().after(ATTEMPT_TTL), "while an attempt is under way");
+    let state = state.finish(ACCOUNT, 1, Outcome::Right, start());
+    assert_eq!(state.keep_until(ACCOUNT), start().after(KEEP_MARGIN));
+}
+
+#[test]
+fn addresses_count_by_network_and_usernames_by_what_they_are_compared_by() {
+    let address = |text: &str| ThrottleKey::address(text.parse().unwrap());
+    assert_eq!(address("2001:db8:0:7::1"), address("2001:db8:0:7:ffff::2"));
+    assert_ne!(address("2001:db8:0:7::1"), address("2001:db8:0:8::1"));
+    assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
+    assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
+    let name = |text: &str| ThrottleKey::account(&Username::parse(text).unwrap());
+    assert_eq!(name("Alice"), name("aLICE"));
+    assert_ne!(name("alice"), name("bob"));
+    assert!(!name("hunter2").as_str().contains("hunter2"));
+}
+
+/// What an attacker and the clock can do.
+#[derive(Debug, Clone)]
+enum Step {
+    Begin,
+    /// The attempt with this index, of those under way, ends.
+    End(usize, Outcome),
+    /// A replica disappears with the attempt.
+    Lose(usize),
+    Wait(u32),
+}
+
+fn steps(outcomes: impl Strategy<Value = Outcome> + Clone + 'static) -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => Just(Step::Begin),
+        4 => (0..8_usize, outcomes).prop_map(|(index, outcome)| Step::End(index, outcome)),
+        1 => (0..8_usize).prop_map(Step::Lose),
+        3 => (0..2_000_000_u32).prop_map(Step::Wait),
+        1 => (0..1_000_000_000_u32).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 0..400)
+}
+
+/// What a run let through.
+#[derive(Default)]
+struct Run {
+    checked: Vec<Timestamp>,
+    state: Throttle,
+}
+
+fn run(
+    rule: Rule,
+    steps: &[Step],
+    begin: impl Fn(&Throttle, AttemptId, Timestamp) -> Option<Throttle>,
+) -> Run {
+    let (mut now, mut id, mut under_way, mut run) = (start(), 0, Vec::new(), Run::default());
+    for step in steps {
+        match *step {
+            Step::Begin => {
+                id += 1;
+                if let Some(next) = begin(&run.state, id, now) {
+                    run.state = next;
+                    under_way.push(id);
+                    run.checked.push(now);
+                }
+            }
+            Step::End(index, outcome) if index < under_way.len() => {
+                let id = under_way.remove(index);
+                run.state = run.state.finish(rule, id, outcome, now);
+            }
+            Step::Lose(index) if index < under_way.len() => drop(under_way.remove(index)),
+            Step::Wait(micros) => now = now.after(Duration::from_micros(micros.into())),
+            Step::End(..) | Step::Lose(_) => {}
+        }
+    }
+    run
+}
+
+/// `begin` without the attempts that are under way.
+fn forgetful(rule: Rule) -> impl Fn(&Throttle, AttemptId, Timestamp) -> Option<Throttle> {
+    move |state, id, now| {
+        let alone = Throttle { attempts: Vec::new(), ..state.clone() };
+        let mut next = alone.begin(rule, id, now).ok()?;
+        next.attempts.extend(&state.attempts);
+        Some(next)
+    }
+}
+
+const SMALL: Rule = Rule::Account { free: 3, first_wait: SECOND, longest_wait: SECOND, stop: 8 };
+
+proptest! {
+    #[test]
+    fn no_interleaving_checks_more_wrong_passwords_than_the_limit(steps in steps(Just(Outcome::Wrong))) {
+        let run = run(SMALL, &steps, |state, id, now| state.begin(SMALL, id, now).ok());
+        prop_assert!(run.checked.len() <= 8, "{} were checked", run.checked.len());
+    }
+
+    #[test]
+    fn beyond_the_free_ones_there_is_a_wait_between_any_two(steps in steps(Just(Outcome::Wrong))) {
+        let run = run(SMALL, &steps, |state, id, now| state.begin(SMALL, id, now).ok());
+        for pair in run.checked.windows(2).skip(3) {
+            prop_assert!(pair[1].since(pair[0]) >= SECOND);
+        }
+    }
+
+    #[test]
+    fn an_address_has_no_more_failures_than_its_share(steps in steps(Just(Outcome::Wrong))) {
+        let run = run(ADDRESS, &steps, |state, id, now| state.begin(ADDRESS, id, now).ok());
+        for (index, first) in run.checked.iter().enumerate() {
+            let in_window =
+                run.checked[index..].iter().take_while(|at| at.since(*first) < Duration::from_secs(100)).count();
+            // The ten it may have at once, and the ten that are forgiven meanwhile.
+            prop_assert!(in_window <= 20, "{in_window} in one window");
+        }
+    }
+
+    #[test]
+    fn no_more_are_under_way_than_may_still_fail(steps in steps(prop_oneof![
+        3 => Just(Outcome::Wrong), 1 => Just(Outcome::Right), 1 => Just(Outcome::NotMade),
+    ])) {
+        let run = run(SMALL, &steps, |state, id, now| state.begin(SMALL, id, now).ok());
+        let under_way = u32::try_from(run.state.attempts.len()).unwrap();
+        prop_assert!(under_way <= 3);
+    }
+}
+
+#[test]
+fn without_counting_those_under_way_the_limit_would_not_hold() {
+    let steps = vec![Step::Begin; 50];
+    assert_eq!(run(SMALL, &steps, |state, id, now| state.begin(SMALL, id, now).ok()).checked.len(), 3);
+    assert_eq!(run(SMALL, &steps, forgetful(SMALL)).checked.len(), 50);
+}

@@ -1,0 +1,236 @@
+//! Who guesses passwords waits, and in the end stops.
+
+use std::time::Duration;
+
+use latchkey::grpc::pb::{self, unlock_account_request::Key};
+use tokio::task::JoinSet;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use super::{disable, parts};
+use crate::{
+    on_both_stores,
+    support::{
+        client::{Client, PASSWORD, login_request},
+        server::{Server, Store},
+    },
+};
+
+/// A login with a wrong password, from a client's address as a proxy passes it on.
+fn guess(username: &str, from: &str) -> Request<pb::LoginRequest> {
+    let message = pb::LoginRequest { password: "not this one".into(), ..login_request(username, "") };
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("x-forwarded-for", from.parse().unwrap());
+    request
+}
+
+/// Why a wrong password was refused.
+async fn refused(client: &Client, request: Request<pb::LoginRequest>) -> Status {
+    client.auth.clone().login(request).await.unwrap_err()
+}
+
+fn reason(status: &Status) -> String {
+    parts(status).1
+}
+
+fn retry_after(status: &Status) -> Duration {
+    let details = status.get_error_details();
+    details
+        .retry_info()
+        .and_then(|info| info.retry_delay)
+        .unwrap_or_else(|| panic!("no RetryInfo: {status:?}"))
+}
+
+async fn unlock(client: &Client, username: &str) -> u32 {
+    let message = pb::UnlockAccountRequest { key: Some(Key::Username(username.into())) };
+    client.accounts.clone().unlock_account(client.admin(message)).await.unwrap().into_inner().failures
+}
+
+async fn standing(client: &Client, username: &str) -> pb::LoginThrottle {
+    let key = Some(pb::get_account_request::Key::Username(username.into()));
+    let request = client.admin(pb::GetAccountRequest { key });
+    client.accounts.clone().get_account(request).await.unwrap().into_inner().login_throttle.unwrap()
+}
+
+on_both_stores! {
+    async fn after_five_wrong_passwords_one_waits_and_no_hash_is_computed_for_it(server: Server) {
+        let client = &server.client;
+        client.user("alice").await;
+        for _ in 0..5 {
+            assert_eq!(reason(&refused(client, guess("alice", "198.51.100.1")).await), "INVALID_CREDENTIALS");
+        }
+        let hashes = server.app.engine.passwords.hashes();
+        let status = client.try_login(login_request("alice", "")).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "THROTTLED"));
+        let wait = retry_after(&status);
+        assert!(wait > Duration::from_millis(900) && wait <= Duration::from_secs(1), "{wait:?}");
+        assert_eq!(server.app.engine.passwords.hashes(), hashes);
+
+        server.clock.advance(wait);
+        client.login("alice", "").await;
+        server.until_settled("alice").await;
+        assert_eq!(standing(client, "alice").await, pb::LoginThrottle::default(), "a success clears");
+    }
+}
+
+on_both_stores! {
+    async fn an_unknown_name_is_throttled_exactly_as_a_known_one(server: Server) {
+        let client = &server.client;
+        let disabled = client.user("disabled").await;
+        client.user("alice").await;
+        client.update(disable(&disabled)).await;
+        let malformed = client.user("malformed").await;
+        server.break_hash(&malformed).await;
+        let mut told = Vec::new();
+        for name in ["alice", "nobody", "disabled", "malformed"] {
+            let mut answers = Vec::new();
+            for _ in 0..9 {
+                let before = server.app.engine.passwords.hashes();
+                let status = refused(client, guess(name, "198.51.100.1")).await;
+                let hashes = server.app.engine.passwords.hashes() - before;
+                let expected = u64::from(reason(&status) == "INVALID_CREDENTIALS");
+                assert_eq!(hashes, expected, "{name}: {status:?}");
+                let wait = status.get_error_details().retry_info().map(|info| info.retry_delay.unwrap().as_secs());
+                answers.push((status.code(), status.message().to_owned(), parts(&status), wait));
+                server.clock.advance(Duration::from_millis(500));
+            }
+            told.push(answers);
+        }
+        assert_eq!(told[0].iter().filter(|answer| answer.2.1 == "THROTTLED").count(), 3);
+        assert!(told.iter().all(|answers| *answers == told[0]), "{told:#?}");
+    }
+}
+
+on_both_stores! {
+    async fn at_a_hundred_failures_only_an_operator_helps(server: Server, &[("THROTTLE__ADDRESS_FAILURES", "0")]) {
+        let client = &server.client;
+        client.user("alice").await;
+        let live = client.login("alice", "").await.token;
+        for name in ["alice", "nobody"] {
+            for _ in 0..100 {
+                assert_eq!(reason(&refused(client, guess(name, "198.51.100.1")).await), "INVALID_CREDENTIALS");
+                server.clock.advance(Duration::from_mins(15));
+            }
+            let status = client.try_login(login_request(name, "")).await.unwrap_err();
+            assert_eq!(reason(&status), "THROTTLED");
+            assert!(status.message().contains("operator"), "{}", status.message());
+            assert!(retry_after(&status) >= Duration::from_hours(1));
+        }
+        assert!(standing(client, "alice").await.locked);
+        assert!(client.rejection(&live).await.reason() != pb::RejectionReason::Unspecified, "idle by now");
+
+        assert_eq!(unlock(client, "alice").await, 100);
+        client.login("alice", "").await;
+        assert_eq!(unlock(client, "nobody").await, 100, "a name that nobody has, too");
+        assert_eq!(unlock(client, "alice").await, 0);
+    }
+}
+
+on_both_stores! {
+    async fn a_locked_users_sessions_go_on_and_a_new_password_unlocks(server: Server,
+        &[("THROTTLE__MAX_FAILURES", "3"), ("THROTTLE__FREE_ATTEMPTS", "3")])
+    {
+        let client = &server.client;
+        let user_id = client.user("alice").await;
+        let token = client.login("alice", "").await.token;
+        for _ in 0..3 {
+            refused(client, guess("alice", "198.51.100.1")).await;
+        }
+        assert_eq!(reason(&client.try_login(login_request("alice", "")).await.unwrap_err()), "THROTTLED");
+        client.session(&token).await;
+
+        let message = pb::SetPasswordRequest { user_id, password: PASSWORD.into() };
+        client.accounts.clone().set_password(client.admin(message)).await.unwrap();
+        client.login("alice", "").await;
+    }
+}
+
+on_both_stores! {
+    async fn one_address_cannot_go_through_the_names(server: Server, &[("THROTTLE__ADDRESS_FAILURES", "20")]) {
+        let client = &server.client;
+        client.user("alice").await;
+        for number in 0..20 {
+            let from = ["2001:db8::1", "2001:db8::ffff"][number % 2];
+            let status = refused(client, guess(&format!("user{number}"), from)).await;
+            assert_eq!(reason(&status), "INVALID_CREDENTIALS");
+        }
+        let hashes = server.app.engine.passwords.hashes();
+        let status = refused(client, guess("user99", "2001:db8::2")).await;
+        assert_eq!(reason(&status), "THROTTLED");
+        assert!(retry_after(&status) <= Duration::from_mins(3));
+        assert_eq!(server.app.engine.passwords.hashes(), hashes);
+        assert_eq!(standing(client, "alice").await.failures, 0);
+
+        client.login("alice", "").await;
+        assert_eq!(reason(&refused(client, guess("user99", "2001:db8:0:1::2")).await), "INVALID_CREDENTIALS");
+        server.clock.advance(Duration::from_mins(3));
+        assert_eq!(reason(&refused(client, guess("user99", "2001:db8::2")).await), "INVALID_CREDENTIALS");
+    }
+}
+
+on_both_stores! {
+    async fn a_crowd_that_logs_in_at_once_with_the_right_password_gets_in(server: Server) {
+        let client = &server.client;
+        client.user("alice").await;
+        let mut logins = JoinSet::new();
+        for _ in 0..50 {
+            let client = client.clone();
+            logins.spawn(async move { client.login("alice", "").await });
+        }
+        assert_eq!(logins.join_all().await.len(), 50);
+        server.until_settled("alice").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_101_parallel_guesses_from_50_addresses_over_two_replicas_at_most_100_are_checked() {
+    // As many at once as ever can be; and as few as the defaults let through.
+    let all: &[(&str, &str)] = &[("THROTTLE__FREE_ATTEMPTS", "100")];
+    for (settings, most) in [(all, 100), (&[], 5)] {
+        let one = Server::with(Store::Redis, settings).await;
+        let two = Server::beside(&one, settings).await;
+        one.client.user("alice").await;
+        two.client.user("alice").await;
+        let before = one.app.engine.passwords.hashes() + two.app.engine.passwords.hashes();
+        let mut guesses = JoinSet::new();
+        for number in 0..101 {
+            let client = if number % 2 == 0 { one.client.clone() } else { two.client.clone() };
+            let from = format!("198.51.100.{}", number % 50);
+            guesses.spawn(async move { refused(&client, guess("alice", &from)).await });
+        }
+        let answers = guesses.join_all().await;
+        let checked = one.app.engine.passwords.hashes() + two.app.engine.passwords.hashes() - before;
+        let wrong = answers.iter().filter(|status| reason(status) == "INVALID_CREDENTIALS").count();
+        let throttled = answers.iter().filter(|status| reason(status) == "THROTTLED").count();
+        assert_eq!((wrong + throttled, checked), (101, wrong as u64));
+        assert_eq!(checked, most, "every one that may be is checked, and no more");
+        assert_eq!(standing(&two.client, "alice").await.failures, u32::try_from(most).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_that_disconnect_at_once_leave_nothing_behind() {
+    // Slow enough that none has been checked when its client goes away.
+    let slow =
+        [("PASSWORD__MEMORY_KIB", "4096"), ("PASSWORD__QUEUE", "64"), ("THROTTLE__ADDRESS_FAILURES", "0")];
+    let server = Server::with(Store::Embedded, &slow).await;
+    for number in 0..500 {
+        let client = Client::connect(server.app.grpc, &server.client.admin_key).await;
+        let login =
+            tokio::spawn(async move { client.try_login(login_request(&format!("user{number}"), "")).await });
+        tokio::task::yield_now().await;
+        login.abort();
+    }
+    let engine = &server.app.engine;
+    let begun = std::time::Instant::now();
+    while engine.passwords.under_way() > 0 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "{} are still there",
+            engine.passwords.under_way()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    server.client.user("alice").await;
+    server.client.login("alice", "").await;
+}
