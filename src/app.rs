@@ -10,12 +10,14 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::parts::{
-    Parts, SessionStore, admin_key, gate, parts, prepare_data_dir, scheme, session_store, tokens,
+    Parts, SessionStore, admin_key, audit_trail, gate, parts, prepare_data_dir, scheme, session_store, tokens,
 };
 use crate::{
     config::Config,
     domain::{
         Engine, Error,
+        audit::{Action, Audit, Entry, Outcome},
+        origin::Origin,
         ports::{Clock, EventLog},
         transact::Turns,
     },
@@ -27,7 +29,7 @@ use crate::{
         server::{ConnectionLimits, serve},
     },
     http,
-    store::{audit::AuditLog, embedded::Database, key_files, sql::SqliteAccounts},
+    store::{audit::AuditTrail, embedded::Database, key_files, sql::SqliteAccounts},
     telemetry,
 };
 
@@ -63,6 +65,7 @@ pub struct App {
     /// What runs beside them; dropped at shutdown.
     background: JoinSet<()>,
     database: Database,
+    audit: Arc<AuditTrail>,
     _lock: Option<File>,
 }
 
@@ -79,12 +82,13 @@ impl App {
             .map_err(|error| format!("cannot open the database in {}: {error}", config.data_dir.display()))?;
         let SessionStore { sessions, throttle, events } = session_store(config, &database, &clock)?;
 
+        let audit = Arc::new(audit_trail(config)?);
         let gate = gate(config, throttle, &clock);
         let engine = Arc::new(Engine {
             sessions,
             accounts: Arc::new(SqliteAccounts(database.clone())),
             clock,
-            audit: Arc::new(AuditLog),
+            audit: Arc::clone(&audit) as Arc<dyn Audit>,
             tokens,
             passwords: Arc::new(passwords),
             gate: Arc::new(gate),
@@ -151,6 +155,7 @@ impl App {
             serving,
             background,
             database,
+            audit,
             _lock: lock,
         })
     }
@@ -177,6 +182,8 @@ impl App {
         self.serving.shutdown().await;
         // Writes what is in the log of the database into its file.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.database.close()).await;
+        let audit = self.audit;
+        let _ = tokio::task::spawn_blocking(move || audit.flush(Duration::from_secs(1))).await;
         drained.is_ok()
     }
 }
@@ -212,6 +219,13 @@ async fn reload_keys(engine: Arc<Engine>, config: Config) {
                         token.keys = ring.keys().len(),
                         "using new signing keys"
                     );
+                    let entry = Entry::new(
+                        engine.clock.now(),
+                        Action::UseSigningKey,
+                        Outcome::Done,
+                        &Origin::default(),
+                    );
+                    engine.audit.record(entry.detail(format!("kid {}", ring.signing().kid)));
                     engine.tokens.rotate(ring);
                 }
             }

@@ -19,7 +19,8 @@ use self::layers::{merge, overlay_variable};
 use crate::domain::types::Slot;
 
 pub use self::sections::{
-    Access, Accounts, Listen, Log, LogFormat, Password, Server, Session, Sessions, Throttle, Token, Validate,
+    Access, Accounts, Audit, Listen, Log, LogFormat, Password, Server, Session, Sessions, Throttle, Token,
+    Validate,
 };
 
 /// Every setting with its default and its meaning.
@@ -44,6 +45,7 @@ pub struct Config {
     pub password: Password,
     pub throttle: Throttle,
     pub access: Access,
+    pub audit: Audit,
     pub server: Server,
     pub log: Log,
 }

@@ -20,6 +20,7 @@ use crate::{
         token::{TokenSettings, Tokens},
     },
     store::{
+        audit::{AuditFile, AuditTrail},
         embedded::{Database, EmbeddedRegisters},
         encoded::Encoded,
         key_files,
@@ -224,4 +225,12 @@ pub(super) fn gate(config: &Config, registers: Arc<dyn Registers<Throttle>>, clo
     let address = (throttle.address_failures > 0)
         .then_some(Rule::Address { failures: throttle.address_failures, window: throttle.address_window });
     Gate::new(registers, Arc::clone(clock), account, address)
+}
+
+pub(super) fn audit_trail(config: &Config) -> Result<AuditTrail, String> {
+    let file = match config.audit.file.as_str() {
+        "" => None,
+        path => Some(AuditFile::open(Path::new(path)).map_err(|error| format!("audit.file: {error}"))?),
+    };
+    Ok(AuditTrail { log: config.audit.log, file })
 }

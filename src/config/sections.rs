@@ -108,6 +108,13 @@ pub struct Access {
 
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Audit {
+    pub log: bool,
+    pub file: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Server {
     #[serde(deserialize_with = "duration")]
     pub shutdown_grace: Duration,

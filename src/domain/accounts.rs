@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Engine, Error, Violation,
-    audit::Action,
+    audit::{Action, Entry, Outcome},
     origin::Origin,
     password::{Password, PasswordHash},
     ports::{Account, AccountChange, Debt, DebtCause, Disabled},
@@ -216,7 +216,17 @@ impl Engine {
         for debt in &debts {
             // One that cannot be settled must not hold up the others.
             match self.settle(debt, None).await {
-                Ok(_) => self.accounts.settled(debt).await?,
+                Ok(ended) => {
+                    self.accounts.settled(debt).await?;
+                    let entry = Entry::new(
+                        self.clock.now(),
+                        Action::SessionsEnded,
+                        Outcome::Done,
+                        &Origin::default(),
+                    );
+                    let detail = "sessions have followed an earlier change of the account";
+                    self.audit.record(entry.user(&debt.user_id).ended(ended).detail(detail));
+                }
                 Err(error) => failure = Some(error),
             }
         }

@@ -35,6 +35,25 @@ pub enum Action {
 }
 
 impl Action {
+    /// Every action.
+    pub const ALL: [Self; 15] = [
+        Self::Login,
+        Self::SessionDisplaced,
+        Self::Logout,
+        Self::SessionsEnded,
+        Self::ChangePassword,
+        Self::CreateAccount,
+        Self::ImportAccount,
+        Self::UpdateAccount,
+        Self::SetPassword,
+        Self::UnlockAccount,
+        Self::DeleteAccount,
+        Self::CreateCaller,
+        Self::RevokeCaller,
+        Self::Call,
+        Self::UseSigningKey,
+    ];
+
     /// The name on every surface.
     pub const fn name(self) -> &'static str {
         match self {

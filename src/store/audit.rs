@@ -1,25 +1,192 @@
-//! Where the audit trail goes.
+//! Where the audit trail goes: the log, and a file of its own. docs/audit.md describes the entries.
 
-use crate::domain::audit::{Audit, Entry, Outcome};
+mod file;
 
-/// The audit trail in the log, under the target `audit`.
-pub struct AuditLog;
+use std::{
+    borrow::Cow,
+    time::{Duration, UNIX_EPOCH},
+};
 
-impl Audit for AuditLog {
+use serde::Serialize;
+
+pub use self::file::AuditFile;
+use crate::domain::{
+    audit::{Audit, Entry, Outcome},
+    types::Timestamp,
+};
+
+/// The audit trail, in the log under the target `audit` and in a file, where they are wanted.
+#[derive(Default)]
+pub struct AuditTrail {
+    /// Whether it goes to the log.
+    pub log: bool,
+    /// The file it goes to.
+    pub file: Option<AuditFile>,
+}
+
+impl AuditTrail {
+    /// Waits until everything that was recorded is in the file, at most this long.
+    pub fn flush(&self, limit: Duration) {
+        if let Some(file) = &self.file {
+            file.flush(limit);
+        }
+    }
+}
+
+impl Audit for AuditTrail {
     fn record(&self, entry: Entry) {
+        let line = Line::of(&entry);
+        if self.log {
+            line.log();
+        }
+        if let Some(file) = &self.file {
+            file.write(&line);
+        }
+    }
+}
+
+/// An entry as it is written. What is not known is left out.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    action: &'static str,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<Cow<'a, str>>,
+}
+
+impl<'a> Line<'a> {
+    fn of(entry: &'a Entry) -> Self {
         let (outcome, reason) = match entry.outcome {
             Outcome::Done => ("done", None),
             Outcome::Refused(reason) => ("refused", Some(reason)),
             Outcome::Failed(reason) => ("failed", Some(reason)),
         };
+        let text = |text: &'a Option<String>| text.as_deref().map(visible);
+        Self {
+            time: time(entry.at),
+            action: entry.action.name(),
+            outcome,
+            reason,
+            request_id: Some(entry.origin.request_id.as_str()).filter(|id| !id.is_empty()).map(visible),
+            address: entry.origin.address.map(|address| address.to_string()),
+            caller: text(&entry.origin.caller),
+            user_id: entry.user_id.as_ref().map(|user_id| visible(user_id.as_str())),
+            username: text(&entry.username),
+            session_id: entry.session_id.map(|id| id.to_string()),
+            slot: text(&entry.slot),
+            device: text(&entry.device),
+            ended: entry.ended,
+            detail: text(&entry.detail),
+        }
+    }
+
+    fn log(&self) {
         tracing::event!(
             target: "audit",
             tracing::Level::INFO,
-            audit.action = entry.action.name(),
-            audit.outcome = outcome,
-            audit.reason = reason,
-            request.id = entry.origin.request_id,
+            audit.action = self.action,
+            audit.outcome = self.outcome,
+            audit.reason = self.reason,
+            request.id = self.request_id.as_deref(),
+            client.address = self.address.as_deref(),
+            caller.name = self.caller.as_deref(),
+            user.id = self.user_id.as_deref(),
+            user.name = self.username.as_deref(),
+            session.id = self.session_id.as_deref(),
+            session.slot = self.slot.as_deref(),
+            session.device = self.device.as_deref(),
+            sessions.ended = self.ended,
+            audit.detail = self.detail.as_deref(),
             "audit"
         );
+    }
+}
+
+/// The same text without anything that a terminal, a pager or a parser of lines could take for something
+/// else: control characters, line separators and what changes the direction of writing become `\u{..}`.
+fn visible(text: &str) -> Cow<'_, str> {
+    let harmful = |char: char| {
+        char.is_control()
+            || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    if !text.contains(harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for char in text.chars() {
+        if harmful(char) { shown.extend(char.escape_unicode()) } else { shown.push(char) }
+    }
+    Cow::Owned(shown)
+}
+
+/// RFC 3339, in UTC, to the microsecond.
+fn time(at: Timestamp) -> String {
+    humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(at.as_micros())).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{audit::Action, origin::Origin, types::UserId};
+
+    fn json(entry: &Entry) -> serde_json::Value {
+        serde_json::to_value(Line::of(entry)).unwrap()
+    }
+
+    fn entry() -> Entry {
+        let origin = Origin {
+            request_id: "abc".into(),
+            address: Some("198.51.100.1".parse().unwrap()),
+            caller: Some("web".into()),
+        };
+        Entry::new(Timestamp::from_secs(1_800_000_000), Action::Login, Outcome::Done, &origin)
+    }
+
+    #[test]
+    fn a_line_says_who_what_from_where_and_when() {
+        let entry = entry().user(&UserId::parse("u1").unwrap()).named("Jürgen").ended(2);
+        let expected = serde_json::json!({
+            "time": "2027-01-15T08:00:00.000000Z", "action": "login", "outcome": "done", "request_id": "abc",
+            "address": "198.51.100.1", "caller": "web", "user_id": "u1", "username": "Jürgen", "ended": 2
+        });
+        assert_eq!(json(&entry), expected);
+        let refused = Entry { outcome: Outcome::Refused("THROTTLED"), ..entry };
+        assert_eq!(
+            (&json(&refused)["outcome"], &json(&refused)["reason"]),
+            (&"refused".into(), &"THROTTLED".into())
+        );
+    }
+
+    #[test]
+    fn nothing_in_it_can_begin_a_new_line_or_paint_on_a_terminal() {
+        let entry = entry().named("a\nb\u{1b}[31m\u{85}\u{202e}\u{2028}c\u{7f}").detail("plain");
+        let line = serde_json::to_string(&Line::of(&entry)).unwrap();
+        assert!(
+            !line.chars().any(|char| char.is_control() || ('\u{2028}'..='\u{202e}').contains(&char)),
+            "{line}"
+        );
+        assert_eq!(json(&entry)["username"], r"a\u{a}b\u{1b}[31m\u{85}\u{202e}\u{2028}c\u{7f}");
+        assert_eq!(visible("Ærøskøbing 東京"), "Ærøskøbing 東京");
     }
 }

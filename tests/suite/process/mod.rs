@@ -1,5 +1,6 @@
 //! The binary: crashes, outages, replicas, signals, limits, the command line, the README.
 
+mod audit;
 mod cli;
 mod crash;
 mod leaks;

@@ -1,0 +1,160 @@
+//! The audit trail of the real binary.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use latchkey::{
+    domain::audit::Action,
+    grpc::pb::{self, LogoutScope},
+};
+use serde_json::Value;
+use tonic::Request;
+
+use crate::support::{
+    client::{PASSWORD, login_request},
+    process::Process,
+};
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Waits until the file has so many lines.
+fn until(path: &Path, count: usize) -> Vec<Value> {
+    let begun = Instant::now();
+    loop {
+        let found = lines(path);
+        if found.len() >= count {
+            assert_eq!(found.len(), count, "{found:#?}");
+            return found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{found:#?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Action, outcome and reason, username, and how many ended.
+fn gist(line: &Value) -> String {
+    let text = |field: &str| line[field].as_str().unwrap_or("-").to_owned();
+    format!(
+        "{} {} {} {} {}",
+        text("action"),
+        text("outcome"),
+        text("reason"),
+        text("username"),
+        line["ended"]
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_that_happens_to_an_account_is_in_the_trail_once() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("audit.jsonl");
+    let process = Process::start(data.path(), &[("AUDIT__FILE", path.to_str().unwrap())]);
+    let client = process.client().await;
+    client.until_serving().await;
+
+    let user_id = client.user_with_roles("alice", &["staff"]).await;
+    let old = client.login("alice", "Android").await;
+    let mut login = Request::new(login_request("alice", "iPhone"));
+    login.metadata_mut().insert("x-forwarded-for", "198.51.100.7".parse().unwrap());
+    login.metadata_mut().insert("x-request-id", "my-own-id".parse().unwrap());
+    let new = client.auth.clone().login(login).await.unwrap().into_inner();
+    let wrong = pb::LoginRequest { password: "hunter2 is wrong".into(), ..login_request("alice", "") };
+    client.try_login(wrong).await.unwrap_err();
+    client.validate(&new.token).await;
+    client.logout(&old.token, LogoutScope::This).await;
+    client.logout(&new.token, LogoutScope::This).await;
+    let token = client.login("alice", "").await.token;
+    let change = pb::ChangePasswordRequest {
+        token,
+        current_password: PASSWORD.into(),
+        new_password: "an entirely different sentence".into(),
+    };
+    client.auth.clone().change_password(change).await.unwrap();
+    client.update(pb::UpdateAccountRequest { user_id, disabled: Some(true), ..Default::default() }).await;
+
+    let found = until(&path, 10);
+    let gists: Vec<_> = found.iter().map(gist).collect();
+    assert_eq!(
+        gists,
+        [
+            "account.create done - alice null",
+            "login done - alice 0",
+            "session.displaced done - alice null",
+            "login done - alice 1",
+            "login refused INVALID_CREDENTIALS alice null",
+            "logout refused REPLACED - null",
+            "logout done - - 1",
+            "login done - alice 0",
+            "password.change done - - 0",
+            "account.update done - alice 1",
+        ]
+    );
+    let login = &found[3];
+    assert_eq!((&login["request_id"], &login["address"]), (&"my-own-id".into(), &"198.51.100.7".into()));
+    assert_eq!((&login["device"], &login["slot"]), (&"iPhone".into(), &"default".into()));
+    assert_eq!(login["session_id"], new.session.unwrap().session_id);
+    assert_eq!(found[2]["session_id"], old.session.unwrap().session_id);
+
+    let text = fs::read_to_string(&path).unwrap();
+    for secret in ["hunter2", PASSWORD, "entirely different", "$argon2", "eyJ", client.admin_key.as_str()] {
+        assert!(!text.contains(secret), "{secret} is in the trail");
+    }
+    let log = process.output();
+    assert_eq!(log.matches("\"audit.action\":\"login\"").count(), 4, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_moved_away_is_begun_anew_and_a_stop_loses_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("audit.jsonl");
+    let settings = [("AUDIT__FILE", path.to_str().unwrap()), ("AUDIT__LOG", "false")];
+    let process = Process::start(data.path(), &settings);
+    let client = process.client().await;
+    client.until_serving().await;
+    client.user("alice").await;
+    until(&path, 1);
+    let old = data.path().join("audit.jsonl.1");
+    fs::rename(&path, &old).unwrap();
+    let begun = Instant::now();
+    let mut count = 1;
+    while !path.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        client.login("alice", "").await;
+        count += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    process.terminate();
+    let (code, log) = process.wait(Duration::from_secs(20));
+    assert_eq!(code, Some(0), "{log}");
+    let logins =
+        lines(&old).into_iter().chain(lines(&path)).filter(|line| line["action"] != "session.displaced");
+    assert_eq!(logins.count(), count);
+    assert!(!log.contains("audit.action"), "{log}");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_refused_at_the_start() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("missing/audit.jsonl");
+    let mut command =
+        crate::support::process::command(data.path(), &[("AUDIT__FILE", path.to_str().unwrap())]);
+    command.arg("serve");
+    let output = crate::support::process::run(command, "");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("audit.file: cannot write"), "{said}");
+}
+
+#[test]
+fn every_action_is_documented() {
+    let docs = include_str!("../../../docs/audit.md");
+    for action in Action::ALL {
+        assert!(docs.contains(&format!("| `{}` |", action.name())), "{}", action.name());
+    }
+}
