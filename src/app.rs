@@ -10,7 +10,8 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::parts::{
-    Parts, SessionStore, admin_key, audit_trail, gate, parts, prepare_data_dir, scheme, session_store, tokens,
+    Parts, SessionStore, accounts_and_callers, admin_key, audit_trail, gate, parts, prepare_data_dir, scheme,
+    session_store, tokens,
 };
 use crate::{
     config::Config,
@@ -18,7 +19,7 @@ use crate::{
         Engine, Error,
         audit::{Action, Audit, Entry, Outcome},
         origin::Origin,
-        ports::{Clock, EventLog},
+        ports::{Callers, Clock, EventLog},
         transact::Turns,
     },
     grpc::{
@@ -29,7 +30,7 @@ use crate::{
         server::{ConnectionLimits, serve},
     },
     http,
-    store::{audit::AuditTrail, embedded::Database, key_files, sql::SqliteAccounts},
+    store::{audit::AuditTrail, embedded::Database, key_files},
     telemetry,
 };
 
@@ -57,6 +58,8 @@ pub struct App {
     pub engine: Arc<Engine>,
     /// The log of sessions that ended.
     pub events: Arc<dyn EventLog>,
+    /// Who may call what needs a permission.
+    pub callers: Arc<dyn Callers>,
     health: Health,
     grace: Duration,
     shutdown: CancellationToken,
@@ -81,12 +84,13 @@ impl App {
             .await
             .map_err(|error| format!("cannot open the database in {}: {error}", config.data_dir.display()))?;
         let SessionStore { sessions, throttle, events } = session_store(config, &database, &clock)?;
+        let (accounts, callers) = accounts_and_callers(&database);
 
         let audit = Arc::new(audit_trail(config)?);
         let gate = gate(config, throttle, &clock);
         let engine = Arc::new(Engine {
             sessions,
-            accounts: Arc::new(SqliteAccounts(database.clone())),
+            accounts,
             clock,
             audit: Arc::clone(&audit) as Arc<dyn Audit>,
             tokens,
@@ -149,6 +153,7 @@ impl App {
             http,
             engine,
             events,
+            callers,
             health,
             grace,
             shutdown,

@@ -14,7 +14,7 @@ use crate::{
     domain::{
         Slots,
         password::{Argon2Params, Passwords},
-        ports::{Clock, EventLog, Registers},
+        ports::{Accounts, Callers, Clock, EventLog, Registers},
         sessions::{SlotPolicy, UserSessions},
         throttle::{Gate, Rule, Throttle},
         token::{TokenSettings, Tokens},
@@ -27,6 +27,7 @@ use crate::{
         raw::RawRegisters,
         redis::{LinkSettings, RedisRegisters},
         secret_file,
+        sql::{SqlAccounts, SqlCallers},
     },
 };
 
@@ -151,6 +152,11 @@ pub(super) fn session_store(
     let registers = RedisRegisters::start(&redis_settings(config)?, &config.sessions.key_prefix)
         .map_err(|error| format!("sessions.url: {error}"))?;
     Ok(SessionStore::of(registers))
+}
+
+/// Who can log in, and who may call what needs a permission.
+pub(super) fn accounts_and_callers(database: &Database) -> (Arc<dyn Accounts>, Arc<dyn Callers>) {
+    (Arc::new(SqlAccounts::embedded(database)), Arc::new(SqlCallers::embedded(database)))
 }
 
 fn is_embedded(config: &Config) -> bool {
