@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "latchkey.v1.LogoutRequest",
         "latchkey.v1.CreateAccountRequest",
         "latchkey.v1.SetPasswordRequest",
+        "latchkey.v1.ImportedAccount",
     ];
     tonic_prost_build::configure().skip_debug(secret).compile_fds(descriptors)?;
     Ok(())

@@ -172,7 +172,7 @@ impl Engine {
     }
 
     /// Refuses to change accounts that are only read.
-    fn writable(&self) -> Result<(), Error> {
+    pub(super) fn writable(&self) -> Result<(), Error> {
         if self.accounts.read_only() { Err(Error::AccountsReadOnly) } else { Ok(()) }
     }
 

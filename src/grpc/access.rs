@@ -35,7 +35,8 @@ pub fn rule(path: &str) -> Option<Rule> {
         | "/latchkey.v1.AccountService/ListAccounts"
         | "/latchkey.v1.AccountService/UpdateAccount"
         | "/latchkey.v1.AccountService/SetPassword"
-        | "/latchkey.v1.AccountService/DeleteAccount" => Rule::Admin,
+        | "/latchkey.v1.AccountService/DeleteAccount"
+        | "/latchkey.v1.AccountService/ImportAccounts" => Rule::Admin,
         _ => return None,
     })
 }
