@@ -5,7 +5,7 @@ use serde_json::json;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    Common, Failure, client,
+    Common, Failure, client, import,
     output::{self, account_json, account_text},
     secret,
 };
@@ -56,6 +56,12 @@ pub(super) enum Account {
     /// Delete an account and end its sessions.
     #[command(after_help = "Example:\n  latchkey account delete alice")]
     Delete(User),
+    /// Import accounts from a file, with the hashes of their passwords. Running it again goes on where
+    /// it stopped; what is there already is left as it is.
+    #[command(
+        after_help = "Examples:\n  latchkey account import users.jsonl --dry-run\n  latchkey account import users.csv --role customer --ignore email\n  python manage.py dumpdata --natural-foreign auth.user | latchkey account import -"
+    )]
+    Import(Box<import::Import>),
 }
 
 /// Names an account.
@@ -107,6 +113,7 @@ impl Account {
                 print_ended(common, ended);
                 Ok(())
             }
+            Self::Import(import) => import.run(common).await,
         }
     }
 }

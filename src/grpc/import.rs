@@ -61,10 +61,10 @@ impl Import {
                 let violation = Violation::new("accounts", "must be at most 1,000 in a message");
                 return Err(status::of(violation.into(), &id));
             }
-            let lines: Vec<_> = message.accounts.iter().map(|account| account.line).collect();
+            let names: Vec<_> = message.accounts.iter().map(name).collect();
             let fates = self.import(message, &origin).await?.map_err(|error| status::of(error, &id))?;
-            for (line, fate) in lines.into_iter().zip(fates) {
-                count(&mut answer, line, fate);
+            for (name, fate) in names.into_iter().zip(fates) {
+                count(&mut answer, name, fate);
             }
         }
     }
@@ -90,14 +90,20 @@ impl Import {
     }
 }
 
-fn count(answer: &mut pb::ImportAccountsResponse, line: u64, fate: Fate) {
+/// What a refusal names an account by; many may stand in one line.
+fn name(account: &pb::ImportedAccount) -> (u64, String) {
+    (account.line, account.username.chars().take(Username::MAX_LEN).collect())
+}
+
+fn count(answer: &mut pb::ImportAccountsResponse, (line, username): (u64, String), fate: Fate) {
     match fate {
         Fate::Added => answer.added += 1,
         Fate::Present => answer.present += 1,
         Fate::Refused(Violation { field, description }) => {
             answer.refused += 1;
             if answer.refusals.len() < MAX_REFUSALS {
-                answer.refusals.push(pb::RefusedAccount { line, field: field.to_owned(), description });
+                let field = field.to_owned();
+                answer.refusals.push(pb::RefusedAccount { line, username, field, description });
             }
         }
     }
@@ -168,7 +174,7 @@ mod tests {
     fn an_answer_lists_the_first_refusals_and_counts_all() {
         let mut answer = pb::ImportAccountsResponse::default();
         for line in 1..=1500 {
-            count(&mut answer, line, Fate::Refused(Violation::new("roles", "are wrong")));
+            count(&mut answer, (line, String::new()), Fate::Refused(Violation::new("roles", "are wrong")));
         }
         assert_eq!((answer.refused, answer.refusals.len(), answer.refusals[999].line), (1500, 1000, 1000));
     }
