@@ -103,6 +103,8 @@ pub(super) struct Settings {
     pub(super) username_field: String,
     /// The roles of groups whose names are not to be roles, or cannot be; empty is none.
     pub(super) group_roles: HashMap<String, String>,
+    /// Fields to pass over.
+    pub(super) ignored: Vec<String>,
 }
 
 /// The users of a dump.
@@ -114,14 +116,12 @@ pub(super) struct Django {
     groups: HashMap<String, String>,
     /// Entries of other models.
     pub(super) skipped: u64,
-    /// Users in a group whose name is not known.
-    pub(super) unresolved: u64,
 }
 
 impl Django {
     pub(super) fn new(text: Text, settings: Settings) -> Self {
         let (objects, groups) = (Objects::default(), HashMap::new());
-        Self { text, objects, settings, groups, skipped: 0, unresolved: 0 }
+        Self { text, objects, settings, groups, skipped: 0 }
     }
 
     pub(super) const fn offset(&self) -> u64 {
@@ -162,13 +162,14 @@ impl Django {
         false
     }
 
-    fn read(&mut self, account: &mut ImportedAccount, mut entry: Map<String, Value>) -> Result<(), Flaw> {
+    fn read(&self, account: &mut ImportedAccount, mut entry: Map<String, Value>) -> Result<(), Flaw> {
         let pk = entry.remove("pk").filter(|pk| !pk.is_null());
         let (Some(Value::String(_)), Some(Value::Object(mut fields))) =
             (entry.remove("model"), entry.remove("fields"))
         else {
             return Err(Flaw::whole("is not an entry of a dump, which has model, pk and fields"));
         };
+        fields.retain(|field, _| !self.settings.ignored.contains(field));
         let Some(Value::String(username)) = fields.remove(&self.settings.username_field) else {
             let reason = "is missing: --username-field names the one that users log in with";
             return Err(Flaw::new(&self.settings.username_field, reason));
@@ -200,28 +201,28 @@ impl Django {
         }
     }
 
-    fn add_groups(&mut self, account: &mut ImportedAccount, groups: Vec<Value>) -> Result<(), Flaw> {
-        let mut unresolved = false;
+    /// The names of groups are roles. A user in a group without a name is refused: it would be there
+    /// without its roles from now on, whatever is imported later.
+    fn add_groups(&self, account: &mut ImportedAccount, groups: Vec<Value>) -> Result<(), Flaw> {
         for group in groups {
             let name = match group {
                 // The natural key of a group is its name.
-                Value::Array(mut natural) if natural.len() == 1 && natural[0].is_string() => {
-                    natural.pop().and_then(key)
-                }
-                pk => {
-                    let pk = key(pk).ok_or_else(|| Flaw::new("groups", "must hold keys of groups"))?;
-                    self.groups.get(&pk).cloned()
-                }
+                Value::Array(mut natural) if natural.len() == 1 => natural.pop().and_then(key),
+                pk => key(pk).and_then(|pk| self.groups.get(&pk).cloned()),
             };
-            match name {
-                Some(name) => {
-                    let role = self.settings.group_roles.get(&name).cloned().unwrap_or(name);
-                    account.roles.extend(Some(role).filter(|role| !role.is_empty()));
-                }
-                None => unresolved = true,
+            let name = name.ok_or_else(|| {
+                Flaw::new(
+                    "groups",
+                    "names a group that does not stand before it in the dump: dump `auth.group auth.user` in this \
+                     order, or with --natural-foreign; or pass over groups with --ignore groups",
+                )
+            })?;
+            match self.settings.group_roles.get(&name) {
+                Some(none) if none.is_empty() => {}
+                Some(role) => account.roles.push(role.clone()),
+                None => account.roles.push(name),
             }
         }
-        self.unresolved += u64::from(unresolved);
         Ok(())
     }
 }

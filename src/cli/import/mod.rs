@@ -7,6 +7,8 @@ mod json_lines;
 mod progress;
 mod report;
 mod source;
+#[cfg(test)]
+mod tests;
 mod text;
 mod upload;
 
@@ -54,7 +56,8 @@ pub(super) struct Import {
     /// Go on trying for this long where the server does not answer.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
     retry_for: Duration,
-    /// A field to pass over (JSON lines, CSV); may be repeated. Others that an account does not have are errors.
+    /// A field to pass over; may be repeated. In JSON lines and CSV, others that an account does not have are
+    /// errors.
     #[arg(long = "ignore", value_name = "FIELD")]
     ignored: Vec<String>,
     /// The model of the users (Django).
@@ -90,9 +93,6 @@ impl Import {
         run.report.skipped = run.source.skipped();
         run.report.complete = ended.is_ok();
         run.report.print(&output, self.dry_run, file)?;
-        if let Some(note) = run.source.note() {
-            super::output::remark(&note);
-        }
         ended?;
         match run.report.refused() {
             0 => Ok(()),
@@ -107,8 +107,9 @@ impl Import {
             model: self.model.clone(),
             username_field: self.username_field.clone(),
             group_roles: self.group_roles.iter().cloned().collect(),
+            ignored: self.ignored.clone(),
         };
-        Source::open(&self.file, self.format, self.ignored.clone(), django)
+        Source::open(&self.file, self.format, &self.ignored, django)
     }
 }
 

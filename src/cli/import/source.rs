@@ -50,7 +50,7 @@ impl Source {
     pub(super) fn open(
         path: &Path,
         format: Format,
-        ignored: Vec<String>,
+        ignored: &[String],
         django: django::Settings,
     ) -> Result<Self, Failure> {
         let unreadable = |error| Failure::Usage(format!("{} cannot be read: {error}", path.display()));
@@ -71,9 +71,9 @@ impl Source {
         reader.consume(mark);
         let text = Text::new(reader);
         let reader = match format {
-            Format::Auto | Format::Jsonl => Reader::JsonLines(JsonLines::new(text, ignored)),
+            Format::Auto | Format::Jsonl => Reader::JsonLines(JsonLines::new(text, ignored.to_vec())),
             Format::Csv => Reader::Csv(
-                Csv::new(text, &ignored)
+                Csv::new(text, ignored)
                     .map_err(|sentence| Failure::Usage(format!("{}: {sentence}", path.display())))?,
             ),
             Format::Django => Reader::Django(Box::new(Django::new(text, django))),
@@ -101,18 +101,6 @@ impl Source {
     /// How much of it was not about users.
     pub(super) fn skipped(&self) -> u64 {
         if let Reader::Django(reader) = &self.reader { reader.skipped } else { 0 }
-    }
-
-    /// What there is to say of it besides.
-    pub(super) fn note(&self) -> Option<String> {
-        let Reader::Django(reader) = &self.reader else { return None };
-        (reader.unresolved > 0).then(|| {
-            format!(
-                "note: {} users are in groups whose names do not stand before them, and have no roles of those; \
-                 dump `auth.group auth.user` in this order, or with --natural-foreign",
-                reader.unresolved
-            )
-        })
     }
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod account;
 mod health;
+mod import;
 mod jwks;
 mod login;
 mod logout;
