@@ -9,12 +9,14 @@ use std::{fs::File, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::parts::{Parts, admin_key, parts, prepare_data_dir, scheme, session_store, tokens};
+use self::parts::{
+    Parts, accounts_and_callers, admin_key, parts, prepare_data_dir, scheme, session_store, tokens,
+};
 use crate::{
     config::Config,
     domain::{
         Engine, Error,
-        ports::{Clock, EventLog},
+        ports::{Callers, Clock, EventLog},
         transact::Turns,
     },
     grpc::{
@@ -25,7 +27,7 @@ use crate::{
         server::{ConnectionLimits, serve},
     },
     http,
-    store::{audit::AuditLog, embedded::Database, key_files, sql::SqliteAccounts},
+    store::{audit::AuditLog, embedded::Database, key_files},
     telemetry,
 };
 
@@ -53,6 +55,8 @@ pub struct App {
     pub engine: Arc<Engine>,
     /// The log of sessions that ended.
     pub events: Arc<dyn EventLog>,
+    /// Who may call what needs a permission.
+    pub callers: Arc<dyn Callers>,
     health: Health,
     grace: Duration,
     shutdown: CancellationToken,
@@ -76,10 +80,11 @@ impl App {
             .await
             .map_err(|error| format!("cannot open the database in {}: {error}", config.data_dir.display()))?;
         let (sessions, events) = session_store(config, &database, &clock)?;
+        let (accounts, callers) = accounts_and_callers(&database);
 
         let engine = Arc::new(Engine {
             sessions,
-            accounts: Arc::new(SqliteAccounts(database.clone())),
+            accounts,
             clock,
             audit: Arc::new(AuditLog),
             tokens,
@@ -141,6 +146,7 @@ impl App {
             http,
             engine,
             events,
+            callers,
             health,
             grace,
             shutdown,

@@ -14,7 +14,7 @@ use crate::{
     domain::{
         Slots,
         password::{Argon2Params, Passwords},
-        ports::{Clock, EventLog, Registers},
+        ports::{Accounts, Callers, Clock, EventLog, Registers},
         sessions::{SlotPolicy, UserSessions},
         token::{TokenSettings, Tokens},
     },
@@ -24,6 +24,7 @@ use crate::{
         key_files,
         redis::{LinkSettings, RedisRegisters},
         secret_file,
+        sql::{SqlAccounts, SqlCallers},
     },
 };
 
@@ -139,6 +140,11 @@ pub(super) fn session_store(
         .map_err(|error| format!("sessions.url: {error}"))?;
     let store = Arc::new(Encoded(registers));
     Ok((store.clone(), store))
+}
+
+/// Who can log in, and who may call what needs a permission.
+pub(super) fn accounts_and_callers(database: &Database) -> (Arc<dyn Accounts>, Arc<dyn Callers>) {
+    (Arc::new(SqlAccounts::embedded(database)), Arc::new(SqlCallers::embedded(database)))
 }
 
 fn is_embedded(config: &Config) -> bool {

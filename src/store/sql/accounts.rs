@@ -1,88 +1,127 @@
-//! Accounts in SQLite.
+//! Accounts in tables of ours.
 
 use async_trait::async_trait;
-use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
+use super::{
+    corrupt,
+    fault::{Attempts, Fault},
+    import::import,
+    integer,
+    link::Link,
+    row::{Row, Value},
+    timestamp,
+};
 use crate::{
     domain::{
-        Violation,
         password::PasswordHash,
         ports::{Account, AccountChange, Accounts, Debt, DebtCause, Disabled, Imported, StoreError},
         types::{Role, Timestamp, UserId},
         username::Username,
     },
-    store::embedded::{Database, store_error},
+    store::embedded::Database,
 };
 
 /// What messages to the operator call it.
-const NAME: &str = "accounts";
+pub(super) const NAME: &str = "accounts";
 
-/// Accounts in SQLite.
-pub struct SqliteAccounts(pub Database);
+/// Accounts in tables of ours.
+pub struct SqlAccounts(pub(super) Link);
+
+impl SqlAccounts {
+    /// Accounts in the embedded database.
+    pub fn embedded(database: &Database) -> Self {
+        Self(Link::embedded(NAME, database))
+    }
+
+    async fn one(&self, statement: &str, value: &str) -> Result<Option<Account>, StoreError> {
+        let rows = self.0.fetch(statement, &[Value::Text(value)]).await?;
+        rows.first().map(account).transpose()
+    }
+
+    async fn try_change(
+        &self,
+        user_id: &UserId,
+        change: &AccountChange,
+        debt: Option<DebtCause>,
+        now: Timestamp,
+    ) -> Result<Option<(Account, Option<Debt>)>, Fault> {
+        let id = Value::Text(user_id.as_str());
+        let mut transaction = self.0.begin().await?;
+        let lock = self.0.dialect().for_update();
+        let read = format!("SELECT * FROM @accounts WHERE user_id = ?{lock}");
+        let rows = transaction.fetch(&read, &[id]).await?;
+        let Some(row) = rows.first() else {
+            transaction.roll_back().await?;
+            return Ok(None);
+        };
+        let mut account = account(row)?;
+        match change {
+            AccountChange::Delete => {
+                transaction.execute("DELETE FROM @accounts WHERE user_id = ?", &[id]).await?;
+            }
+            AccountChange::Password(hash) => {
+                account.password = hash.clone();
+                let values = [Value::Text(hash.as_str()), id];
+                transaction
+                    .execute("UPDATE @accounts SET password_hash = ? WHERE user_id = ?", &values)
+                    .await?;
+            }
+            AccountChange::Update { roles, disabled } => {
+                account.roles = roles.clone().unwrap_or(account.roles);
+                account.disabled = disabled.unwrap_or(account.disabled);
+                let (disabled, until) = disabled_columns(account.disabled);
+                let roles = roles_column(&account.roles);
+                let update =
+                    "UPDATE @accounts SET roles = ?, disabled = ?, disabled_until = ? WHERE user_id = ?";
+                transaction.execute(update, &[Value::Text(&roles), disabled, until, id]).await?;
+            }
+        }
+        let debt = match debt {
+            None => None,
+            Some(cause) => {
+                let values = [id, Value::Text(cause_column(cause)), Value::Integer(integer(now))];
+                let insert = "INSERT INTO @session_debts (user_id, cause, created_at) VALUES (?, ?, ?)";
+                let id = transaction.insert(insert, &values).await?;
+                Some(Debt { id, user_id: user_id.clone(), cause })
+            }
+        };
+        transaction.commit().await?;
+        Ok(Some((account, debt)))
+    }
+}
 
 #[async_trait]
-impl Accounts for SqliteAccounts {
+impl Accounts for SqlAccounts {
     async fn find(&self, username: &Username) -> Result<Option<Account>, StoreError> {
-        let row = sqlx::query("SELECT * FROM accounts WHERE username_key = ?")
-            .bind(username.key())
-            .fetch_optional(&self.0.readers)
-            .await
-            .map_err(failed)?;
-        row.map(|row| account(&row)).transpose()
+        self.one("SELECT * FROM @accounts WHERE username_key = ?", username.key()).await
     }
 
     async fn get(&self, user_id: &UserId) -> Result<Option<Account>, StoreError> {
-        let row = sqlx::query("SELECT * FROM accounts WHERE user_id = ?")
-            .bind(user_id.as_str())
-            .fetch_optional(&self.0.readers)
-            .await
-            .map_err(failed)?;
-        row.map(|row| account(&row)).transpose()
+        self.one("SELECT * FROM @accounts WHERE user_id = ?", user_id.as_str()).await
     }
 
     async fn list(&self, after: Option<&Username>, limit: u32) -> Result<Vec<Account>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM accounts WHERE username_key > ? ORDER BY username_key LIMIT ?")
-            .bind(after.map_or("", Username::key))
-            .bind(limit)
-            .fetch_all(&self.0.readers)
-            .await
-            .map_err(failed)?;
-        rows.iter().map(account).collect()
-    }
-
-    async fn create(&self, account: &Account) -> Result<bool, StoreError> {
-        let (disabled, disabled_until) = disabled_columns(account.disabled);
-        let inserted = sqlx::query(
-            "INSERT INTO accounts
-                (user_id, username, username_key, password_hash, roles, disabled, disabled_until, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-             ON CONFLICT (username_key) DO NOTHING",
-        )
-        .bind(account.user_id.as_str())
-        .bind(account.username.as_str())
-        .bind(account.username.key())
-        .bind(account.password.as_str())
-        .bind(roles_column(&account.roles))
-        .bind(disabled)
-        .bind(disabled_until)
-        .bind(integer(account.created_at))
-        .execute(&self.0.writer)
-        .await
-        .map_err(failed)?;
-        Ok(inserted.rows_affected() == 1)
+        let values = [Value::Text(after.map_or("", Username::key)), Value::Integer(limit.into())];
+        let page = "SELECT * FROM @accounts WHERE username_key > ? ORDER BY username_key LIMIT ?";
+        self.0.fetch(page, &values).await?.iter().map(account).collect()
     }
 
     fn read_only(&self) -> bool {
         false
     }
 
-    async fn import(&self, accounts: &[Account]) -> Result<Vec<Imported>, StoreError> {
-        let mut outcomes = Vec::with_capacity(accounts.len());
-        for account in accounts {
-            let added = self.create(account).await?;
-            outcomes.push(if added { Imported::Added } else { Imported::UsernameTaken });
+    async fn create(&self, account: &Account) -> Result<bool, StoreError> {
+        match import(&self.0, std::slice::from_ref(account)).await?.as_slice() {
+            [Imported::Added] => Ok(true),
+            [Imported::IdTaken] => {
+                Err(StoreError::Corrupt { store: NAME, cause: "a new user_id is taken already".into() })
+            }
+            _ => Ok(false),
         }
-        Ok(outcomes)
+    }
+
+    async fn import(&self, accounts: &[Account]) -> Result<Vec<Imported>, StoreError> {
+        import(&self.0, accounts).await
     }
 
     async fn change(
@@ -92,26 +131,13 @@ impl Accounts for SqliteAccounts {
         debt: Option<DebtCause>,
         now: Timestamp,
     ) -> Result<Option<(Account, Option<Debt>)>, StoreError> {
-        // Immediate: two that read before they write would otherwise fail each other.
-        let mut transaction = self.0.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        let Some(changed) = apply(&mut transaction, user_id, change).await? else { return Ok(None) };
-        let debt = match debt {
-            None => None,
-            Some(cause) => {
-                let id =
-                    sqlx::query("INSERT INTO session_debts (user_id, cause, created_at) VALUES (?, ?, ?)")
-                        .bind(user_id.as_str())
-                        .bind(cause_column(cause))
-                        .bind(integer(now))
-                        .execute(&mut *transaction)
-                        .await
-                        .map_err(failed)?
-                        .last_insert_rowid();
-                Some(Debt { id, user_id: user_id.clone(), cause })
+        let mut attempts = Attempts::default();
+        loop {
+            match self.try_change(user_id, &change, debt, now).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(fault) => attempts.again(fault).await?,
             }
-        };
-        transaction.commit().await.map_err(failed)?;
-        Ok(Some((changed, debt)))
+        }
     }
 
     async fn rehash(
@@ -120,107 +146,58 @@ impl Accounts for SqliteAccounts {
         old: &PasswordHash,
         new: &PasswordHash,
     ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE accounts SET password_hash = ? WHERE user_id = ? AND password_hash = ?")
-            .bind(new.as_str())
-            .bind(user_id.as_str())
-            .bind(old.as_str())
-            .execute(&self.0.writer)
-            .await
-            .map_err(failed)?;
+        let values = [new.as_str(), user_id.as_str(), old.as_str()].map(Value::Text);
+        let update = "UPDATE @accounts SET password_hash = ? WHERE user_id = ? AND password_hash = ?";
+        self.0.execute(update, &values).await?;
         Ok(())
     }
 
     async fn debts(&self, before: Timestamp, limit: u32) -> Result<Vec<Debt>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM session_debts WHERE created_at < ? ORDER BY id LIMIT ?")
-            .bind(integer(before))
-            .bind(limit)
-            .fetch_all(&self.0.readers)
-            .await
-            .map_err(failed)?;
-        rows.iter().map(debt).collect()
+        let values = [Value::Integer(integer(before)), Value::Integer(limit.into())];
+        let oldest = "SELECT * FROM @session_debts WHERE created_at < ? ORDER BY id LIMIT ?";
+        self.0.fetch(oldest, &values).await?.iter().map(debt).collect()
     }
 
     async fn settled(&self, debt: &Debt) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM session_debts WHERE id = ?")
-            .bind(debt.id)
-            .execute(&self.0.writer)
-            .await
-            .map_err(failed)?;
+        self.0.execute("DELETE FROM @session_debts WHERE id = ?", &[Value::Integer(debt.id)]).await?;
         Ok(())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.0.readers).await.map_err(failed)?;
+        self.0.fetch("SELECT 1", &[]).await?;
         Ok(())
     }
 }
 
-async fn apply(
-    transaction: &mut Transaction<'_, Sqlite>,
-    user_id: &UserId,
-    change: AccountChange,
-) -> Result<Option<Account>, StoreError> {
-    let row = match change {
-        AccountChange::Delete => sqlx::query("DELETE FROM accounts WHERE user_id = ? RETURNING *"),
-        AccountChange::Password(ref hash) => {
-            sqlx::query("UPDATE accounts SET password_hash = ? WHERE user_id = ? RETURNING *")
-                .bind(hash.as_str())
-        }
-        AccountChange::Update { ref roles, disabled } => {
-            let (is_disabled, until) = disabled.map(disabled_columns).unzip();
-            sqlx::query(
-                "UPDATE accounts
-                 SET roles = coalesce(?, roles),
-                     disabled = coalesce(?, disabled),
-                     disabled_until = CASE WHEN ? THEN ? ELSE disabled_until END
-                 WHERE user_id = ? RETURNING *",
-            )
-            .bind(roles.as_deref().map(roles_column))
-            .bind(is_disabled)
-            .bind(disabled.is_some())
-            .bind(until.flatten())
-        }
-    }
-    .bind(user_id.as_str())
-    .fetch_optional(&mut **transaction)
-    .await
-    .map_err(failed)?;
-    row.map(|row| account(&row)).transpose()
-}
-
-fn account(row: &SqliteRow) -> Result<Account, StoreError> {
-    let text = |column| row.try_get::<&str, _>(column).map_err(failed);
-    let roles: Vec<&str> = text("roles")?.split_ascii_whitespace().collect();
-    let disabled: bool = row.try_get("disabled").map_err(failed)?;
-    let until: Option<i64> = row.try_get("disabled_until").map_err(failed)?;
+fn account(row: &Row) -> Result<Account, StoreError> {
+    let roles: Vec<&str> = row.text("roles")?.split_ascii_whitespace().collect();
     Ok(Account {
-        user_id: UserId::parse(text("user_id")?).map_err(|error| corrupt(&error))?,
-        username: Username::parse(text("username")?).map_err(|error| corrupt(&error))?,
-        password: PasswordHash::new(text("password_hash")?.to_owned()),
-        roles: Role::parse_all(&roles).map_err(|error| corrupt(&error))?,
-        disabled: match (disabled, until) {
+        user_id: UserId::parse(row.text("user_id")?).map_err(|error| corrupt(NAME, &error))?,
+        username: Username::parse(row.text("username")?).map_err(|error| corrupt(NAME, &error))?,
+        password: PasswordHash::new(row.text("password_hash")?.to_owned()),
+        roles: Role::parse_all(&roles).map_err(|error| corrupt(NAME, &error))?,
+        disabled: match (row.boolean("disabled")?, row.optional("disabled_until")?) {
             (false, _) => Disabled::No,
             (true, None) => Disabled::Yes,
             (true, Some(until)) => Disabled::Until(timestamp(until)),
         },
-        created_at: timestamp(row.try_get("created_at").map_err(failed)?),
+        created_at: timestamp(row.integer("created_at")?),
     })
 }
 
-fn debt(row: &SqliteRow) -> Result<Debt, StoreError> {
-    let user_id: &str = row.try_get("user_id").map_err(failed)?;
+fn debt(row: &Row) -> Result<Debt, StoreError> {
     Ok(Debt {
-        id: row.try_get("id").map_err(failed)?,
-        user_id: UserId::parse(user_id).map_err(|error| corrupt(&error))?,
-        cause: cause(row.try_get("cause").map_err(failed)?)?,
+        id: row.integer("id")?,
+        user_id: UserId::parse(row.text("user_id")?).map_err(|error| corrupt(NAME, &error))?,
+        cause: cause(row.text("cause")?)?,
     })
 }
 
-fn disabled_columns(disabled: Disabled) -> (bool, Option<i64>) {
-    (disabled != Disabled::No, disabled.until().map(integer))
+pub(super) fn disabled_columns(disabled: Disabled) -> (Value<'static>, Value<'static>) {
+    (Value::Bool(disabled != Disabled::No), Value::Optional(disabled.until().map(integer)))
 }
 
-fn roles_column(roles: &[Role]) -> String {
+pub(super) fn roles_column(roles: &[Role]) -> String {
     roles.iter().map(Role::as_str).collect::<Vec<_>>().join(" ")
 }
 
@@ -237,21 +214,4 @@ fn cause(column: &str) -> Result<DebtCause, StoreError> {
         .into_iter()
         .find(|cause| cause_column(*cause) == column)
         .ok_or_else(|| StoreError::Corrupt { store: NAME, cause: format!("unknown debt {column}") })
-}
-
-fn timestamp(column: i64) -> Timestamp {
-    Timestamp::from_micros(u64::try_from(column).unwrap_or_default())
-}
-
-fn integer(timestamp: Timestamp) -> i64 {
-    i64::try_from(timestamp.as_micros()).unwrap_or(i64::MAX)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "so that it can stand in map_err as it is")]
-fn failed(error: sqlx::Error) -> StoreError {
-    store_error(NAME, &error)
-}
-
-fn corrupt(violation: &Violation) -> StoreError {
-    StoreError::Corrupt { store: NAME, cause: format!("{} {}", violation.field, violation.description) }
 }

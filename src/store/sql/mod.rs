@@ -1,5 +1,29 @@
-//! Accounts in an SQL database.
+//! Accounts and callers in an SQL database: SQLite, PostgreSQL, MySQL or MariaDB.
+//!
+//! Each statement is written once. [`link`] makes one of the three drivers, `dialect` says what differs.
 
 mod accounts;
+mod callers;
+mod dialect;
+mod fault;
+mod import;
+mod link;
+mod row;
 
-pub use accounts::SqliteAccounts;
+pub use accounts::SqlAccounts;
+pub use callers::SqlCallers;
+
+use crate::domain::{Violation, ports::StoreError, types::Timestamp};
+
+/// Microseconds since the epoch, as a column has them.
+fn timestamp(column: i64) -> Timestamp {
+    Timestamp::from_micros(u64::try_from(column).unwrap_or_default())
+}
+
+fn integer(timestamp: Timestamp) -> i64 {
+    i64::try_from(timestamp.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn corrupt(store: &'static str, violation: &Violation) -> StoreError {
+    StoreError::Corrupt { store, cause: format!("{} {}", violation.field, violation.description) }
+}

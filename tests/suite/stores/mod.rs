@@ -2,8 +2,11 @@
 
 #[macro_use]
 mod stand;
+#[macro_use]
+mod tables;
 
 mod accounts;
+mod callers;
 mod codec;
 mod conformance;
 mod embedded;

@@ -1,0 +1,99 @@
+//! Who may call what needs a permission, in a table of ours.
+
+use async_trait::async_trait;
+
+use super::{
+    fault::{Attempts, Fault},
+    integer,
+    link::Link,
+    row::{Row, Value},
+    timestamp,
+};
+use crate::{
+    domain::{
+        ports::{Caller, CallerKeyHash, Callers, StoreError},
+        types::Timestamp,
+    },
+    store::embedded::Database,
+};
+
+/// What messages to the operator call it.
+pub(super) const NAME: &str = "callers";
+
+/// Callers in a table of ours.
+pub struct SqlCallers(pub(super) Link);
+
+impl SqlCallers {
+    /// Callers in the embedded database.
+    pub fn embedded(database: &Database) -> Self {
+        Self(Link::embedded(NAME, database))
+    }
+
+    async fn try_create(&self, caller: &Caller) -> Result<bool, Fault> {
+        let name = Value::Text(&caller.name);
+        let mut transaction = self.0.begin().await?;
+        let taken = transaction.fetch("SELECT name FROM @callers WHERE name = ?", &[name]).await?;
+        if !taken.is_empty() {
+            transaction.roll_back().await?;
+            return Ok(false);
+        }
+        let roles = caller.roles.join(" ");
+        let insert =
+            "INSERT INTO @callers (name, key_hash, roles, created_at, last_used_at) VALUES (?, ?, ?, ?, ?)";
+        let values = [
+            name,
+            Value::Bytes(&caller.key.0),
+            Value::Text(&roles),
+            Value::Integer(integer(caller.created_at)),
+            Value::Optional(caller.last_used_at.map(integer)),
+        ];
+        transaction.execute(insert, &values).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+}
+
+#[async_trait]
+impl Callers for SqlCallers {
+    async fn create(&self, caller: &Caller) -> Result<bool, StoreError> {
+        let mut attempts = Attempts::default();
+        loop {
+            match self.try_create(caller).await {
+                Ok(created) => return Ok(created),
+                Err(fault) => attempts.again(fault).await?,
+            }
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<Caller>, StoreError> {
+        self.0.fetch("SELECT * FROM @callers ORDER BY name", &[]).await?.iter().map(caller).collect()
+    }
+
+    async fn find(&self, key: &CallerKeyHash) -> Result<Option<Caller>, StoreError> {
+        let rows = self.0.fetch("SELECT * FROM @callers WHERE key_hash = ?", &[Value::Bytes(&key.0)]).await?;
+        rows.first().map(caller).transpose()
+    }
+
+    async fn revoke(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.0.execute("DELETE FROM @callers WHERE name = ?", &[Value::Text(name)]).await? > 0)
+    }
+
+    async fn used(&self, name: &str, at: Timestamp) -> Result<(), StoreError> {
+        let at = Value::Integer(integer(at));
+        let update = "UPDATE @callers SET last_used_at = ?
+                      WHERE name = ? AND (last_used_at IS NULL OR last_used_at < ?)";
+        self.0.execute(update, &[at, Value::Text(name), at]).await?;
+        Ok(())
+    }
+}
+
+fn caller(row: &Row) -> Result<Caller, StoreError> {
+    let key = row.bytes("key_hash")?.try_into().map_err(|_| row.unreadable("key_hash", "32 bytes"))?;
+    Ok(Caller {
+        name: row.text("name")?.to_owned(),
+        key: CallerKeyHash(key),
+        roles: row.text("roles")?.split_ascii_whitespace().map(str::to_owned).collect(),
+        created_at: timestamp(row.integer("created_at")?),
+        last_used_at: row.optional("last_used_at")?.map(timestamp),
+    })
+}

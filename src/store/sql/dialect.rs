@@ -1,0 +1,71 @@
+//! What differs between the databases, as far as statements are concerned: little.
+
+use std::fmt::Write as _;
+
+/// Which SQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Sqlite,
+    Postgres,
+    /// MySQL and MariaDB.
+    MySql,
+}
+
+impl Dialect {
+    /// A statement of ours in this dialect. It is written with `?` for a value, and with `@` before the name
+    /// of a table: in a database that we share with others our tables have a prefix.
+    pub(super) fn translate(self, statement: &str) -> String {
+        let mut text = String::with_capacity(statement.len() + 64);
+        let mut values = 0;
+        for character in statement.chars() {
+            match character {
+                '@' if self != Self::Sqlite => text.push_str("latchkey_"),
+                '@' => {}
+                '?' if self == Self::Postgres => {
+                    values += 1;
+                    // Writing to a String does not fail.
+                    let _ = write!(text, "${values}");
+                }
+                other => text.push(other),
+            }
+        }
+        text
+    }
+
+    /// Begins a transaction that is going to write. SQLite: two that read before they write would otherwise
+    /// fail each other.
+    pub(super) const fn begin(self) -> &'static str {
+        match self {
+            Self::Sqlite => "BEGIN IMMEDIATE",
+            Self::Postgres => "BEGIN",
+            Self::MySql => "START TRANSACTION",
+        }
+    }
+
+    /// What a SELECT ends with that holds its rows for the transaction. In SQLite the transaction holds all.
+    pub(super) const fn for_update(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres | Self::MySql => " FOR UPDATE",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Dialect;
+
+    #[test]
+    fn one_statement_serves_three_databases() {
+        let statement = "UPDATE @accounts SET roles = ? WHERE user_id = ?";
+        assert_eq!(Dialect::Sqlite.translate(statement), "UPDATE accounts SET roles = ? WHERE user_id = ?");
+        assert_eq!(
+            Dialect::Postgres.translate(statement),
+            "UPDATE latchkey_accounts SET roles = $1 WHERE user_id = $2"
+        );
+        assert_eq!(
+            Dialect::MySql.translate(statement),
+            "UPDATE latchkey_accounts SET roles = ? WHERE user_id = ?"
+        );
+    }
+}

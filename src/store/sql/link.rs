@@ -1,0 +1,306 @@
+//! Connections to a database, whichever it is.
+//!
+//! The library has a type for everything of every database. This file is where the three become one, so that
+//! each statement of ours is written once.
+
+use std::time::Duration;
+
+use sqlx::{
+    AssertSqlSafe, MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool, mysql::MySqlQueryResult,
+    pool::PoolConnection, postgres::PgQueryResult, sqlite::SqliteQueryResult,
+};
+use tokio::{
+    runtime::Handle,
+    time::{error::Elapsed, timeout},
+};
+
+use super::{
+    dialect::Dialect,
+    fault::Fault,
+    row::{Row, Value},
+};
+use crate::{domain::ports::StoreError, store::embedded::Database};
+
+/// SQLite bounds its waits itself; this is for a disk that hangs.
+const EMBEDDED_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Does the same with each database.
+macro_rules! each {
+    ($kind:ident, $value:expr, $inner:ident => $body:expr) => {
+        match $value {
+            $kind::Sqlite($inner) => $body,
+            $kind::Postgres($inner) => $body,
+            $kind::MySql($inner) => $body,
+        }
+    };
+}
+
+/// Binds values to a query of any database.
+macro_rules! bind {
+    ($query:expr, $values:expr) => {{
+        let mut query = $query;
+        for value in $values {
+            query = match *value {
+                Value::Text(text) => query.bind(text),
+                Value::Bytes(bytes) => query.bind(bytes),
+                Value::Integer(integer) => query.bind(integer),
+                Value::Optional(integer) => query.bind(integer),
+                Value::Bool(boolean) => query.bind(boolean),
+            };
+        }
+        query
+    }};
+}
+
+/// The connections for reading, and those for writing.
+#[derive(Clone)]
+pub(super) struct Pair<P> {
+    pub(super) readers: P,
+    pub(super) writer: P,
+}
+
+/// The connections to a database.
+#[derive(Clone)]
+#[expect(dead_code, reason = "the connections to the other databases come next")]
+pub(super) enum Pools {
+    Sqlite(Pair<SqlitePool>),
+    Postgres(Pair<PgPool>),
+    MySql(Pair<MySqlPool>),
+}
+
+/// A database, and what messages to the operator call it.
+#[derive(Clone)]
+pub(super) struct Link {
+    store: &'static str,
+    pools: Pools,
+    timeout: Duration,
+}
+
+/// What a statement that answers with no rows has done.
+struct Done {
+    rows: u64,
+    id: i64,
+}
+
+impl Link {
+    /// The embedded database.
+    pub(super) fn embedded(store: &'static str, database: &Database) -> Self {
+        let Database { readers, writer } = database.clone();
+        Self { store, pools: Pools::Sqlite(Pair { readers, writer }), timeout: EMBEDDED_TIMEOUT }
+    }
+
+    pub(super) const fn dialect(&self) -> Dialect {
+        match self.pools {
+            Pools::Sqlite(_) => Dialect::Sqlite,
+            Pools::Postgres(_) => Dialect::Postgres,
+            Pools::MySql(_) => Dialect::MySql,
+        }
+    }
+
+    /// The rows that a SELECT of ours answers with.
+    pub(super) async fn fetch(&self, statement: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Fault> {
+        self.session(Purpose::Read).await?.fetch(statement, values).await
+    }
+
+    /// Executes a statement of ours by itself: how many rows it changed.
+    pub(super) async fn execute(&self, statement: &str, values: &[Value<'_>]) -> Result<u64, Fault> {
+        self.session(Purpose::Write).await?.execute(statement, values).await
+    }
+
+    /// Begins a transaction.
+    pub(super) async fn begin(&self) -> Result<Session, Fault> {
+        let mut session = self.session(Purpose::Write).await?;
+        session.raw(self.dialect().begin()).await?;
+        session.in_transaction = true;
+        Ok(session)
+    }
+
+    async fn session(&self, purpose: Purpose) -> Result<Session, Fault> {
+        let connection = match &self.pools {
+            Pools::Sqlite(pair) => pair.of(purpose).acquire().await.map(Connection::Sqlite),
+            Pools::Postgres(pair) => pair.of(purpose).acquire().await.map(Connection::Postgres),
+            Pools::MySql(pair) => pair.of(purpose).acquire().await.map(Connection::MySql),
+        };
+        let connection = connection.map_err(|error| Fault::Failed(self.unreachable(&error)))?;
+        let (store, dialect, timeout) = (self.store, self.dialect(), self.timeout);
+        Ok(Session {
+            connection: Some(connection),
+            store,
+            dialect,
+            timeout,
+            usable: true,
+            in_transaction: false,
+        })
+    }
+
+    /// Whatever kept us from a connection, later it can be different.
+    fn unreachable(&self, error: &sqlx::Error) -> StoreError {
+        match StoreError::from(Fault::new(self.store, error)) {
+            StoreError::Corrupt { store, cause } if self.dialect() != Dialect::Sqlite => {
+                StoreError::Unavailable { store, cause }
+            }
+            error => error,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Purpose {
+    Read,
+    Write,
+}
+
+impl<P> Pair<P> {
+    const fn of(&self, purpose: Purpose) -> &P {
+        match purpose {
+            Purpose::Read => &self.readers,
+            Purpose::Write => &self.writer,
+        }
+    }
+}
+
+enum Connection {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+    MySql(PoolConnection<MySql>),
+}
+
+/// A connection, from the pool and back: for one statement, or for one transaction.
+///
+/// It goes back only if it is known to be idle. One that was left in the middle of something, because the
+/// time was up or the caller went away, is thrown away, and the database undoes what was not committed.
+pub(super) struct Session {
+    connection: Option<Connection>,
+    store: &'static str,
+    dialect: Dialect,
+    timeout: Duration,
+    usable: bool,
+    in_transaction: bool,
+}
+
+impl Session {
+    /// See [`Link::fetch`].
+    pub(super) async fn fetch(&mut self, statement: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Fault> {
+        let (text, store) = (self.dialect.translate(statement), self.store);
+        let patience = self.timeout;
+        let connection = self.begin_use()?;
+        let work = async {
+            each!(Connection, connection, connection => {
+                let query = bind!(sqlx::query(AssertSqlSafe(text)), values);
+                let rows = query.fetch_all(&mut **connection).await?;
+                rows.iter().map(|row| Row::new(store, row)).collect()
+            })
+        };
+        let outcome = timeout(patience, work).await;
+        self.end_use(outcome)
+    }
+
+    /// See [`Link::execute`].
+    pub(super) async fn execute(&mut self, statement: &str, values: &[Value<'_>]) -> Result<u64, Fault> {
+        Ok(self.done(statement, values).await?.rows)
+    }
+
+    /// Adds a row to a table that numbers them in a column `id`: its number.
+    pub(super) async fn insert(&mut self, statement: &str, values: &[Value<'_>]) -> Result<i64, Fault> {
+        if self.dialect == Dialect::MySql {
+            return Ok(self.done(statement, values).await?.id);
+        }
+        let rows = self.fetch(&format!("{statement} RETURNING id"), values).await?;
+        let missing = || StoreError::Corrupt { store: self.store, cause: "a row without a number".into() };
+        Ok(rows.first().ok_or_else(missing)?.integer("id")?)
+    }
+
+    /// Makes the transaction last.
+    pub(super) async fn commit(mut self) -> Result<(), Fault> {
+        self.raw("COMMIT").await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    /// Undoes the transaction, with less ado than dropping it.
+    pub(super) async fn roll_back(mut self) -> Result<(), Fault> {
+        self.raw("ROLLBACK").await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    async fn done(&mut self, statement: &str, values: &[Value<'_>]) -> Result<Done, Fault> {
+        let text = self.dialect.translate(statement);
+        let patience = self.timeout;
+        let connection = self.begin_use()?;
+        let work = async {
+            each!(Connection, connection, connection => {
+                let query = bind!(sqlx::query(AssertSqlSafe(text)), values);
+                query.execute(&mut **connection).await.map(Done::from)
+            })
+        };
+        let outcome = timeout(patience, work).await;
+        self.end_use(outcome)
+    }
+
+    async fn raw(&mut self, statement: &'static str) -> Result<(), Fault> {
+        let patience = self.timeout;
+        let connection = self.begin_use()?;
+        let work = async {
+            each!(Connection, connection, connection => {
+                sqlx::raw_sql(statement).execute(&mut **connection).await.map(|_| ())
+            })
+        };
+        let outcome = timeout(patience, work).await;
+        self.end_use(outcome)
+    }
+
+    fn begin_use(&mut self) -> Result<&mut Connection, Fault> {
+        self.usable = false;
+        let gone = || StoreError::Unavailable { store: self.store, cause: "the connection is gone".into() };
+        self.connection.as_mut().ok_or_else(|| gone().into())
+    }
+
+    fn end_use<T>(&mut self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, Fault> {
+        let store = self.store;
+        // What the database itself refused has come to its end.
+        self.usable = matches!(&outcome, Ok(Ok(_) | Err(sqlx::Error::Database(_))));
+        if let Ok(outcome) = outcome {
+            return outcome.map_err(|error| Fault::new(store, &error));
+        }
+        let cause = format!("no answer within {:?}", self.timeout);
+        Err(StoreError::Unavailable { store, cause }.into())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let reusable = self.usable && !self.in_transaction;
+        each!(Connection, connection, connection => {
+            if reusable { give_back(connection, self.timeout) } else { drop(connection.detach()) }
+        });
+    }
+}
+
+/// Returns a connection to its pool, which tests it first. Left to itself the pool would wait for a server
+/// that hangs for as long as the network does, and count the connection all the while.
+fn give_back<D: sqlx::Database>(mut connection: PoolConnection<D>, patience: Duration) {
+    if Handle::try_current().is_ok() {
+        tokio::spawn(timeout(patience, connection.return_to_pool()));
+    }
+}
+
+impl From<SqliteQueryResult> for Done {
+    fn from(result: SqliteQueryResult) -> Self {
+        Self { rows: result.rows_affected(), id: result.last_insert_rowid() }
+    }
+}
+
+impl From<PgQueryResult> for Done {
+    fn from(result: PgQueryResult) -> Self {
+        Self { rows: result.rows_affected(), id: 0 }
+    }
+}
+
+impl From<MySqlQueryResult> for Done {
+    fn from(result: MySqlQueryResult) -> Self {
+        let id = i64::try_from(result.last_insert_id()).unwrap_or_default();
+        Self { rows: result.rows_affected(), id }
+    }
+}

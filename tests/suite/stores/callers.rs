@@ -1,0 +1,91 @@
+//! What the store of callers promises.
+
+use std::{sync::Arc, time::Duration};
+
+use latchkey::domain::ports::{Caller, CallerKeyHash, Callers};
+use tokio::task::JoinSet;
+
+use super::states::now;
+
+fn caller(name: &str, key: u8) -> Caller {
+    Caller {
+        name: name.into(),
+        key: CallerKeyHash([key; 32]),
+        roles: vec!["issuer".into(), "operator".into()],
+        created_at: now(),
+        last_used_at: None,
+    }
+}
+
+async fn created(callers: &dyn Callers, name: &str, key: u8) -> Caller {
+    let caller = caller(name, key);
+    assert!(callers.create(&caller).await.unwrap());
+    caller
+}
+
+on_every_database! {
+    async fn a_caller_is_found_by_its_key_as_it_was_created(tables: Tables) {
+        let callers = &*tables.callers;
+        let shop = created(callers, "shop", 0).await;
+        let used = Caller { last_used_at: Some(now()), roles: Vec::new(), ..caller("Bücher & mehr", 255) };
+        assert!(callers.create(&used).await.unwrap());
+        assert_eq!(callers.find(&shop.key).await.unwrap().as_ref(), Some(&shop));
+        assert_eq!(callers.find(&used.key).await.unwrap().as_ref(), Some(&used));
+        assert_eq!(callers.find(&CallerKeyHash([1; 32])).await.unwrap(), None);
+        let tables = tables.reopen().await;
+        assert_eq!(tables.callers.list().await.unwrap(), [used, shop]);
+    }
+
+    async fn names_are_unique_to_the_letter_and_listed_in_order(tables: Tables) {
+        let callers = &*tables.callers;
+        for (key, name) in (0..).zip(["b", "a", "B", "é", "e", "z"]) {
+            created(callers, name, key).await;
+        }
+        assert!(!callers.create(&caller("b", 99)).await.unwrap());
+        assert_eq!(callers.find(&CallerKeyHash([99; 32])).await.unwrap(), None, "the refused left no trace");
+        let names: Vec<_> = callers.list().await.unwrap().into_iter().map(|caller| caller.name).collect();
+        assert_eq!(names, ["B", "a", "b", "e", "z", "é"]);
+    }
+
+    async fn a_key_belongs_to_one_caller(tables: Tables) {
+        let shop = created(&*tables.callers, "shop", 1).await;
+        tables.callers.create(&caller("other", 1)).await.unwrap_err();
+        assert_eq!(tables.callers.list().await.unwrap(), [shop]);
+    }
+
+    async fn a_revoked_caller_is_gone_and_its_name_is_free(tables: Tables) {
+        let callers = &*tables.callers;
+        let shop = created(callers, "shop", 1).await;
+        let other = created(callers, "other", 2).await;
+        assert!(!callers.revoke("Shop").await.unwrap());
+        assert!(callers.revoke("shop").await.unwrap());
+        assert!(!callers.revoke("shop").await.unwrap());
+        assert_eq!(callers.find(&shop.key).await.unwrap(), None);
+        assert_eq!(callers.list().await.unwrap(), [other]);
+        created(callers, "shop", 3).await;
+    }
+
+    async fn the_last_use_never_moves_back(tables: Tables) {
+        let callers = &*tables.callers;
+        let shop = created(callers, "shop", 1).await;
+        created(callers, "other", 2).await;
+        let later = now().after(Duration::from_secs(1));
+        for (at, expected) in [(now(), now()), (later, later), (now(), later), (later, later)] {
+            callers.used("shop", at).await.unwrap();
+            let left = callers.find(&shop.key).await.unwrap().unwrap();
+            assert_eq!(left, Caller { last_used_at: Some(expected), ..shop.clone() });
+        }
+        callers.used("nobody", later).await.unwrap();
+        assert_eq!(callers.find(&CallerKeyHash([2; 32])).await.unwrap().unwrap().last_used_at, None);
+    }
+
+    async fn of_concurrent_creations_of_one_name_exactly_one_succeeds(tables: Tables) {
+        let mut tasks = JoinSet::new();
+        for key in 0..12 {
+            let callers = Arc::clone(&tables.callers);
+            tasks.spawn(async move { callers.create(&caller("shop", key)).await.unwrap() });
+        }
+        assert_eq!(tasks.join_all().await.into_iter().filter(|created| *created).count(), 1);
+        assert_eq!(tables.callers.list().await.unwrap().len(), 1);
+    }
+}
