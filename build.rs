@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "latchkey.v1.ChangePasswordRequest",
         "latchkey.v1.CreateAccountRequest",
         "latchkey.v1.SetPasswordRequest",
+        "latchkey.v1.ImportedAccount",
     ];
     tonic_prost_build::configure().skip_debug(secret).compile_fds(descriptors)?;
     Ok(())

@@ -5,7 +5,7 @@ use serde_json::json;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    Common, Failure, client,
+    Common, Failure, client, import,
     output::{self, account_json, account_text, throttle_json, throttle_text},
     secret,
 };
@@ -59,6 +59,12 @@ pub(super) enum Account {
     /// Delete an account and end its sessions.
     #[command(after_help = "Example:\n  latchkey account delete alice")]
     Delete(User),
+    /// Import accounts from a file, with the hashes of their passwords. Running it again goes on where
+    /// it stopped; what is there already is left as it is.
+    #[command(
+        after_help = "Examples:\n  latchkey account import users.jsonl --dry-run\n  latchkey account import users.csv --role customer --ignore email\n  python manage.py dumpdata --natural-foreign auth.user | latchkey account import -"
+    )]
+    Import(Box<import::Import>),
 }
 
 /// Names an account.
@@ -116,6 +122,7 @@ impl Account {
                 print_ended(common, ended);
                 Ok(())
             }
+            Self::Import(import) => import.run(common).await,
         }
     }
 }

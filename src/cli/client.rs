@@ -26,9 +26,10 @@ pub(super) async fn auth(common: &Common) -> Result<AuthServiceClient<Channel>, 
     Ok(AuthServiceClient::new(connect(common).await?))
 }
 
-pub(super) async fn accounts(
-    common: &Common,
-) -> Result<AccountServiceClient<InterceptedService<Channel, AdminKey>>, Failure> {
+/// A client that proves that it is an admin.
+pub(super) type Accounts = AccountServiceClient<InterceptedService<Channel, AdminKey>>;
+
+pub(super) async fn accounts(common: &Common) -> Result<Accounts, Failure> {
     let key = AdminKey::read(common)?;
     Ok(AccountServiceClient::with_interceptor(connect(common).await?, key))
 }

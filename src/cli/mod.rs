@@ -4,6 +4,7 @@
 
 mod account;
 mod client;
+mod import;
 mod key;
 mod login;
 mod logout;

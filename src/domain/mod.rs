@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod audit;
 pub mod change_password;
 pub mod error;
+pub mod import;
 pub mod keyring;
 pub mod login;
 pub mod logout;

@@ -191,15 +191,19 @@ impl Passwords {
         .await
     }
 
-    /// Whether a stored hash is one that we can check, at a cost that we are ready to pay.
-    fn readable(&self, stored: &PasswordHash) -> bool {
+    /// Whether a hash is one that we can check, at a cost that we are ready to pay.
+    pub(super) fn can_read(&self, hash: &PasswordHash) -> bool {
         let ceiling =
             Argon2Params { memory_kib: MAX_STORED.memory_kib.max(self.params.memory_kib), ..MAX_STORED };
-        let readable = Phc::new(stored.as_str())
+        Phc::new(hash.as_str())
             .ok()
             .filter(|phc| phc.algorithm.as_str().parse::<Algorithm>().is_ok())
             .and_then(|phc| Argon2Params::of(&phc))
-            .is_some_and(|params| !params.exceeds(ceiling));
+            .is_some_and(|params| !params.exceeds(ceiling))
+    }
+
+    fn readable(&self, stored: &PasswordHash) -> bool {
+        let readable = self.can_read(stored);
         if !readable {
             tracing::error!(
                 "a stored password hash is not Argon2 in PHC format within bounds; nobody can log in with it until it is set again"

@@ -17,6 +17,9 @@ pub struct Username {
 }
 
 impl Username {
+    /// The longest username, in code points.
+    pub const MAX_LEN: usize = 128;
+
     /// 1 to 128 code points, no control characters, no white space at either end.
     pub fn parse(text: &str) -> Result<Self, Violation> {
         if text.is_empty() {
@@ -24,7 +27,7 @@ impl Username {
         }
         let too_long = Violation::new("username", "must be at most 128 code points");
         // Before any work that grows with the text.
-        if text.chars().nth(128).is_some() {
+        if text.chars().nth(Self::MAX_LEN).is_some() {
             return Err(too_long);
         }
         if text.chars().any(char::is_control) || text.trim() != text {
@@ -35,7 +38,7 @@ impl Username {
         }
         let display: String = text.nfc().collect();
         // NFC lengthens a few texts.
-        if display.chars().nth(128).is_some() {
+        if display.chars().nth(Self::MAX_LEN).is_some() {
             return Err(too_long);
         }
         Ok(Self { key: display.nfd().default_case_fold().nfc().collect(), display })

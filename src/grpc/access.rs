@@ -37,7 +37,8 @@ pub fn rule(path: &str) -> Option<Rule> {
         | "/latchkey.v1.AccountService/UpdateAccount"
         | "/latchkey.v1.AccountService/SetPassword"
         | "/latchkey.v1.AccountService/UnlockAccount"
-        | "/latchkey.v1.AccountService/DeleteAccount" => Rule::Admin,
+        | "/latchkey.v1.AccountService/DeleteAccount"
+        | "/latchkey.v1.AccountService/ImportAccounts" => Rule::Admin,
         _ => return None,
     })
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
     convert,
+    import::Import,
     origin::Origins,
     pb::{self, account_service_server::AccountService, get_account_request::Key, unlock_account_request},
     request_id::RequestId,
@@ -25,11 +26,12 @@ use crate::domain::{
 pub(super) struct AccountHandler {
     engine: Arc<Engine>,
     origins: Origins,
+    import: Import,
 }
 
 impl AccountHandler {
-    pub(super) fn new(engine: Arc<Engine>, origins: Origins) -> Self {
-        Self { engine, origins }
+    pub(super) fn new(engine: Arc<Engine>, origins: Origins, import: Import) -> Self {
+        Self { engine, origins, import }
     }
 
     fn parts<T>(&self, request: Request<T>) -> (T, Origin, RequestId) {
@@ -180,6 +182,14 @@ impl AccountService for AccountHandler {
             Ok(pb::DeleteAccountResponse { ended })
         };
         answer(done.await, &id)
+    }
+
+    async fn import_accounts(
+        &self,
+        request: Request<Streaming<pb::ImportAccountsRequest>>,
+    ) -> Result<Response<pb::ImportAccountsResponse>, Status> {
+        let origin = self.origins.of(request.metadata().as_ref(), request.extensions());
+        self.import.run(request, origin).await.map(Response::new)
     }
 }
 

@@ -19,6 +19,7 @@ use tower::Service;
 use super::{
     access::{Access, is_streaming},
     drain,
+    import::is_upload,
     request_id::RequestId,
     status,
 };
@@ -112,6 +113,9 @@ impl<S> Guard<S> {
                 return Err(status::overloaded("too many requests at a time", Duration::from_secs(1)));
             }
         };
+        if is_upload(path) {
+            return self.inner.call(request).await.map_err(|never| match never {});
+        }
         let streaming = is_streaming(path);
         match tokio::time::timeout(self.timeout, self.inner.call(request)).await {
             Ok(Ok(response)) if streaming => Ok(response.map(|body| drain::until(&self.shutdown, body))),

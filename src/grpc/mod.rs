@@ -7,6 +7,7 @@ mod convert;
 mod drain;
 mod guard;
 pub mod health;
+mod import;
 pub mod origin;
 pub mod pb;
 mod request_id;
@@ -25,6 +26,7 @@ use self::{
     auth::AuthHandler,
     guard::{Guard, GuardSettings},
     health::Health,
+    import::Import,
     origin::Origins,
     pb::{account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer},
 };
@@ -43,6 +45,8 @@ pub fn services(
     reflection: bool,
     shutdown: &CancellationToken,
 ) -> Result<Guard<Router>, String> {
+    let import =
+        Import { engine: Arc::clone(engine), patience: settings.timeout, shutdown: shutdown.clone() };
     let mut services = Routes::builder();
     services
         .add_service(
@@ -50,7 +54,7 @@ pub fn services(
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(
-            AccountServiceServer::new(AccountHandler::new(Arc::clone(engine), origins.clone()))
+            AccountServiceServer::new(AccountHandler::new(Arc::clone(engine), origins.clone(), import))
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(health.service());

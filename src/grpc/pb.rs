@@ -35,6 +35,7 @@ redacted!(LogoutRequest: scope; token);
 redacted!(ChangePasswordRequest: ; token, current_password, new_password);
 redacted!(CreateAccountRequest: username, roles; password);
 redacted!(SetPasswordRequest: user_id; password);
+redacted!(ImportedAccount: line, user_id, username, roles, disabled, disabled_until, created_at; password_hash);
 
 #[cfg(test)]
 mod tests {
@@ -54,6 +55,7 @@ mod tests {
             ),
             format!("{:?}", CreateAccountRequest { password: secret(), ..Default::default() }),
             format!("{:?}", SetPasswordRequest { password: secret(), ..Default::default() }),
+            format!("{:?}", ImportedAccount { password_hash: secret(), ..Default::default() }),
         ];
         for text in shown {
             assert!(!text.contains("hunter2") && text.contains("[redacted]"), "{text}");

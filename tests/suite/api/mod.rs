@@ -4,6 +4,7 @@ mod access;
 mod account;
 mod change_password;
 mod health;
+mod import;
 mod jwks;
 mod login;
 mod logout;

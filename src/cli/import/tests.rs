@@ -1,0 +1,371 @@
+//! What is written in a format is what is read from it, with its lines; and nothing makes a reader panic.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{
+    account::{FIELDS, Record},
+    csv::Csv,
+    django::{Django, Settings},
+    json_lines::JsonLines,
+    text::{Broken, Text},
+};
+use crate::grpc::pb::ImportedAccount;
+
+type Read = Result<Vec<Record>, Broken>;
+
+fn all(mut next: impl FnMut() -> Result<Option<Record>, Broken>) -> Read {
+    std::iter::from_fn(|| next().transpose()).collect()
+}
+
+fn json_lines(text: &[u8], portion: usize, ignored: &[&str]) -> Read {
+    let ignored = ignored.iter().map(|field| (*field).to_owned()).collect();
+    let mut reader = JsonLines::new(Text::of(text, portion), ignored);
+    all(|| reader.next())
+}
+
+fn csv(text: &[u8], portion: usize, ignored: &[&str]) -> Result<Read, String> {
+    let ignored: Vec<_> = ignored.iter().map(|field| (*field).to_owned()).collect();
+    let mut reader = Csv::new(Text::of(text, portion), &ignored)?;
+    Ok(all(|| reader.next()))
+}
+
+fn settings() -> Settings {
+    Settings {
+        model: "auth.user".into(),
+        username_field: "username".into(),
+        group_roles: HashMap::new(),
+        ignored: Vec::new(),
+    }
+}
+
+fn django(text: &[u8], portion: usize) -> Read {
+    let mut reader = Django::new(Text::of(text, portion), settings());
+    all(|| reader.next())
+}
+
+fn lines(records: &[Record]) -> Vec<u64> {
+    records.iter().map(|record| record.line).collect()
+}
+
+/// The field of each flaw, or the username where there is none.
+fn outcomes(records: &[Record]) -> Vec<&str> {
+    records
+        .iter()
+        .map(|record| {
+            record.flaw.as_ref().map_or(record.account.username.as_str(), |flaw| flaw.field.as_str())
+        })
+        .collect()
+}
+
+fn account_json(account: &ImportedAccount) -> Value {
+    json!({
+        "user_id": account.user_id,
+        "username": account.username,
+        "password_hash": account.password_hash,
+        "roles": account.roles,
+        "disabled": account.disabled,
+    })
+}
+
+fn quoted(cell: &str) -> String {
+    format!("\"{}\"", cell.replace('"', "\"\""))
+}
+
+/// Text with everything in it that means something to one of the formats.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[ -~]{1,12}",
+        proptest::collection::vec(
+            prop_oneof![
+                Just("\""),
+                Just(","),
+                Just("\n"),
+                Just("\r\n"),
+                Just("{"),
+                Just("]"),
+                Just("\\"),
+                Just("ü"),
+                Just("a")
+            ],
+            1..12
+        )
+        .prop_map(|parts| parts.concat()),
+    ]
+}
+
+fn accounts() -> impl Strategy<Value = Vec<ImportedAccount>> {
+    let account = (text(), text(), text(), proptest::collection::vec("[a-z]{1,8}", 0..4), any::<bool>())
+        .prop_map(|(user_id, username, password_hash, roles, disabled)| ImportedAccount {
+            user_id,
+            username,
+            password_hash,
+            roles,
+            disabled,
+            ..Default::default()
+        });
+    proptest::collection::vec(account, 0..8)
+}
+
+/// The records that a faithful reader gives.
+fn expected(accounts: Vec<ImportedAccount>, lines: &[u64]) -> Vec<Record> {
+    accounts
+        .into_iter()
+        .zip(lines)
+        .map(|(account, line)| Record {
+            line: *line,
+            account: ImportedAccount { line: *line, ..account },
+            flaw: None,
+        })
+        .collect()
+}
+
+fn breaks(text: &str) -> u64 {
+    text.matches('\n').count() as u64
+}
+
+proptest! {
+    #[test]
+    fn json_lines_are_read_as_written(accounts in accounts(), blank in 0..3_u64, portion in 1..64_usize) {
+        let mut text = String::new();
+        let mut places = Vec::new();
+        for account in &accounts {
+            text.push_str(&"\r\n".repeat(usize::try_from(blank).unwrap()));
+            places.push(breaks(&text) + 1);
+            text.push_str(&format!("{}\n", account_json(account)));
+        }
+        prop_assert_eq!(json_lines(text.as_bytes(), portion, &[]).unwrap(), expected(accounts, &places));
+    }
+
+    #[test]
+    fn csv_is_read_as_written(accounts in accounts(), end in "\r?\n", blank in 0..3_usize, portion in 1..64_usize) {
+        let mut text = format!("username,user_id,password_hash,roles,disabled{end}");
+        let mut places = Vec::new();
+        for account in &accounts {
+            text.push_str(&end.repeat(blank));
+            places.push(breaks(&text) + 1);
+            let cells = [&account.username, &account.user_id, &account.password_hash].map(|cell| quoted(cell));
+            text.push_str(&format!("{},{},{}{end}", cells.join(","), account.roles.join(" "), account.disabled));
+        }
+        prop_assert_eq!(csv(text.as_bytes(), portion, &[]).unwrap().unwrap(), expected(accounts, &places));
+    }
+
+    #[test]
+    fn django_is_read_as_written(accounts in accounts(), pretty in any::<bool>(), portion in 1..64_usize) {
+        let mut text = "[".to_owned();
+        let mut places = Vec::new();
+        for (number, account) in accounts.iter().enumerate() {
+            text.push_str(if number == 0 { "\n" } else { ",\n" });
+            places.push(breaks(&text) + 1);
+            let groups: Vec<_> = account.roles.iter().map(|role| [role]).collect();
+            let fields = json!({
+                "username": account.username, "password": account.password_hash, "is_active": !account.disabled,
+                "groups": groups, "first_name": account.username, "is_staff": false,
+            });
+            let entry = json!({ "model": "auth.user", "pk": account.user_id, "fields": fields });
+            let entry = if pretty { serde_json::to_string_pretty(&entry) } else { serde_json::to_string(&entry) };
+            text.push_str(&entry.unwrap());
+        }
+        text.push_str("\n]\n");
+        prop_assert_eq!(django(text.as_bytes(), portion).unwrap(), expected(accounts.clone(), &places));
+        // Cut off anywhere it is noticed, and what came before stands.
+        let cut = text.trim_end().len() - 1;
+        prop_assert!(django(&text.as_bytes()[..cut], portion).is_err());
+    }
+
+    #[test]
+    fn nothing_makes_a_reader_panic(text in proptest::collection::vec(any::<u8>(), 0..200), portion in 1..16_usize) {
+        let _ = (json_lines(&text, portion, &[]), csv(&text, portion, &[]), django(&text, portion));
+    }
+
+    #[test]
+    fn nothing_that_looks_right_makes_a_reader_panic(parts in proptest::collection::vec(text(), 0..20), portion in 1..16_usize) {
+        let text = parts.concat();
+        let _ = json_lines(text.as_bytes(), portion, &[]);
+        let _ = csv(format!("username,password_hash\n{text}").as_bytes(), portion, &[]);
+        let _ = django(format!("[{{{text}").as_bytes(), portion);
+        let _ = django(format!("[{{\"model\":\"auth.user\",\"fields\":{{\"username\":{text}").as_bytes(), portion);
+    }
+}
+
+#[test]
+fn a_bad_line_spoils_no_other() {
+    let text = "\n{\"username\":\"a\",\"password_hash\":\"!\"}\n{\"username\": \n[]\n\n{\"username\":\"b\",\"rolls\":[]}\n\
+        {\"username\":7}\n{\"username\":\"c\",\"user_id\":7,\"disabled_until\":null,\"roles\":[\"x\"]}";
+    let records = json_lines(text.as_bytes(), 7, &[]).unwrap();
+    assert_eq!(lines(&records), [2, 3, 4, 6, 7, 8]);
+    assert_eq!(outcomes(&records), ["a", "", "", "rolls", "username", "c"]);
+    assert_eq!((records[3].account.username.as_str(), records[5].account.user_id.as_str()), ("b", "7"));
+    assert_eq!(outcomes(&json_lines(text.as_bytes(), 7, &["rolls"]).unwrap())[3], "b");
+}
+
+#[test]
+fn a_line_without_end_is_passed_over() {
+    let long = format!("{{\"username\":\"{}\"}}\n{{\"username\":\"b\"}}", "x".repeat(3 << 20));
+    let records = json_lines(long.as_bytes(), 4096, &[]).unwrap();
+    assert_eq!((lines(&records), outcomes(&records)), (vec![1, 2], vec!["", "b"]));
+    assert!(records[0].flaw.as_ref().unwrap().reason.contains("larger than any account"));
+}
+
+#[test]
+fn a_bad_row_spoils_no_other() {
+    let text = b"username,password_hash,disabled,email\na,!,,x\nb,!,perhaps,x\nc,!,no\n\"d\ne\",!,yes,x\n\xff,!,,x\nf,!,1,\n";
+    let records = csv(text, 5, &["email"]).unwrap().unwrap();
+    assert_eq!(lines(&records), [2, 3, 4, 5, 7, 8]);
+    assert_eq!(outcomes(&records), ["a", "disabled", "", "d\ne", "", "f"]);
+    assert!(records[2].flaw.as_ref().unwrap().reason.contains("3 cells where the first row has 4"));
+}
+
+#[test]
+fn the_first_row_of_csv_names_the_fields() {
+    for (text, said) in [
+        ("", "line 1: must be a row of field names"),
+        ("username\n", "password_hash among them"),
+        ("username,username,password_hash\n", "username is there twice"),
+        ("username,password_hash,email\n", "--ignore email passes over it"),
+        ("username,password\n", "only hashes are imported"),
+        ("\"username\n", "a quote is not closed"),
+    ] {
+        let error = csv(text.as_bytes(), 64, &[]).unwrap_err();
+        assert!(error.contains(said), "{text:?}: {error}");
+    }
+    assert_eq!(csv(FIELDS.join(",").as_bytes(), 64, &[]).unwrap(), Ok(vec![]));
+}
+
+#[test]
+fn a_quote_that_is_not_closed_ends_a_file_where_it_begins() {
+    let broken = csv(b"username,password_hash\na,!\nb,\"!\nc,!\n", 64, &[]).unwrap().unwrap_err();
+    assert_eq!((broken.line, broken.reason.contains("not closed")), (3, true));
+}
+
+#[test]
+fn a_dump_is_read_up_to_where_it_is_broken() {
+    let entry =
+        |pk: u32| json!({ "model": "auth.user", "pk": pk, "fields": { "username": "a", "password": "!" } });
+    let good = entry(1);
+    for (text, line, said) in [
+        (format!("[\n{good},\n{{\"model\": \"auth.user\",\n\"pk\": nil}}\n]"), 4, "is not JSON"),
+        (format!("[\n{good},\n{{\"model\": \"auth.user}}\n]"), 3, "a string that is not closed"),
+        (format!("[\n{good},\n{{\"model\": "), 3, "cut off"),
+        (format!("[\n{good},\n"), 3, "cut off"),
+        (format!("[\n{good}\n{good}]"), 3, "`,` or `]`"),
+        (format!("[\n{good}\n]\n]"), 4, "after the end"),
+        (format!("[\n{good},\n7]"), 3, "not what Django's dumpdata writes"),
+    ] {
+        let mut reader = Django::new(Text::of(text.as_bytes(), 9), settings());
+        let first = reader.next().unwrap().unwrap();
+        assert_eq!((first.line, first.account.user_id.as_str(), first.flaw), (2, "1", None), "{text}");
+        let broken = reader.next().unwrap_err();
+        assert_eq!(broken.line, line, "{text}: {broken:?}");
+        assert!(broken.reason.contains(said), "{text}: {broken:?}");
+    }
+    assert_eq!(django(b"[ ]", 1), Ok(vec![]));
+    assert!(django(b" \n", 1).unwrap_err().reason.contains("nothing in it"));
+}
+
+#[test]
+fn what_is_odd_about_a_user_is_said_of_that_user() {
+    let user = |fields: Value| json!({ "model": "auth.user", "pk": 1, "fields": fields });
+    let usual = || json!({ "username": "a", "password": "!" });
+    let with = |field: &str, value: Value| {
+        let mut fields = usual();
+        fields[field] = value;
+        user(fields)
+    };
+    for (entry, field) in [
+        (json!({ "pk": 1 }), ""),
+        (json!({ "model": "auth.user", "pk": 1 }), ""),
+        (json!({ "model": "auth.user", "pk": [1], "fields": usual() }), "pk"),
+        (user(json!({ "email": "a", "password": "!" })), "username"),
+        (user(json!({ "username": "a" })), "password"),
+        (with("is_active", 1.into()), "is_active"),
+        (with("date_joined", "yesterday".into()), "date_joined"),
+        (with("groups", "staff".into()), "groups"),
+        (with("groups", json!([3])), "groups"),
+    ] {
+        let records = django(json!([entry, user(usual())]).to_string().as_bytes(), 64).unwrap();
+        assert_eq!(outcomes(&records), [field, "a"], "{entry}");
+    }
+}
+
+#[test]
+fn a_custom_user_model_is_read_by_its_names() {
+    let dump = json!([
+        { "model": "shop.customer", "pk": "f00", "fields": { "email": "a@example.org", "password": "", "groups": [["Big Buyers"], ["spam"]] } },
+        { "model": "auth.user", "pk": 1, "fields": { "username": "a", "password": "!" } },
+    ]);
+    let settings = Settings {
+        model: "shop.Customer".into(),
+        username_field: "email".into(),
+        group_roles: [("Big Buyers", "buyer"), ("spam", "")]
+            .map(|(name, role)| (name.into(), role.into()))
+            .into(),
+        ignored: Vec::new(),
+    };
+    let mut reader = Django::new(Text::of(dump.to_string().as_bytes(), 64), settings);
+    let account = reader.next().unwrap().unwrap().account;
+    assert_eq!((account.user_id.as_str(), account.username.as_str()), ("f00", "a@example.org"));
+    assert_eq!((account.password_hash.as_str(), account.roles), ("!", vec!["buyer".to_owned()]));
+    assert_eq!((reader.next(), reader.skipped), (Ok(None), 1));
+}
+
+const DUMPS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/django/");
+
+#[test]
+fn real_dumps_are_read_whole() {
+    let names = [
+        "root",
+        "pbkdf2_sha256",
+        "pbkdf2_sha1",
+        "bcrypt_sha256",
+        "bcrypt",
+        "scrypt",
+        "md5",
+        "Jürgen",
+        "ann+tag@example.org",
+        "odd",
+        "gone",
+        "sso",
+        "blank",
+    ];
+    for (file, first, keys, whole) in [
+        ("natural.json", 1, true, true),
+        ("groups_first.json", 18, true, true),
+        ("users_first.json", 2, true, false),
+        ("lines.jsonl", 3, true, true),
+        ("everything.json", 220, false, true),
+    ] {
+        let text = std::fs::read(format!("{DUMPS}{file}")).unwrap();
+        let records = django(&text, 100).unwrap();
+        assert_eq!(
+            records.iter().map(|record| record.account.username.as_str()).collect::<Vec<_>>(),
+            names,
+            "{file}"
+        );
+        assert_eq!(records[0].line, first, "{file}");
+        let ids: Vec<_> = records.iter().map(|record| record.account.user_id.clone()).collect();
+        let expected = (1..=names.len()).map(|id| if keys { id.to_string() } else { String::new() });
+        assert_eq!(ids, expected.collect::<Vec<_>>(), "{file}");
+        let of = |name: &str| records.iter().find(|record| record.account.username == name).unwrap();
+        assert_eq!(of("root").account.roles, ["staff", "superuser"], "{file}");
+        assert!(of("root").account.created_at.is_some(), "{file}");
+        assert!(of("gone").account.disabled && !of("root").account.disabled, "{file}");
+        assert!(of("sso").account.password_hash.starts_with('!'), "{file}");
+        assert_eq!(of("blank").account.password_hash, "!", "{file}");
+        assert!(of("scrypt").account.password_hash.starts_with("scrypt$"), "{file}");
+        // Groups by number need the groups before them.
+        if whole {
+            assert_eq!(of("ann+tag@example.org").account.roles, ["staff", "editors"], "{file}");
+            assert_eq!(of("odd").account.roles, ["editors", "Content Editors"], "{file}");
+        } else {
+            let flawed: Vec<_> = records
+                .iter()
+                .filter(|record| record.flaw.is_some())
+                .map(|record| record.account.username.as_str())
+                .collect();
+            assert_eq!(flawed, ["Jürgen", "ann+tag@example.org", "odd"]);
+        }
+    }
+}
