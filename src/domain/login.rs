@@ -105,7 +105,7 @@ impl Engine {
         let stored = account.as_ref().map(|account| &account.password);
         let checked = before.is_some_and(|before| Some(&before.password) == stored);
         if !checked {
-            match (self.passwords.check(password, stored).await?, stored) {
+            match (self.passwords.check(user_id, password, stored).await?, stored) {
                 (Checked::Right { outdated: true }, Some(old)) => self.rehash(user_id, password, old),
                 (Checked::Right { .. }, _) => {}
                 (Checked::Wrong, _) => return Err(Error::InvalidCredentials),
