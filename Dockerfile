@@ -30,7 +30,7 @@ RUN groupadd --gid 10001 latchkey \
       --shell /usr/sbin/nologin latchkey \
  && install --directory --owner=latchkey --group=latchkey --mode=0700 /var/lib/latchkey
 
-COPY LICENSE /usr/share/doc/latchkey/LICENSE
+COPY LICENSE NOTICE /usr/share/doc/latchkey/
 COPY --from=build /usr/local/bin/latchkey /usr/local/bin/latchkey
 
 ENV LATCHKEY_DATA_DIR=/var/lib/latchkey \

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     domain::{
         Slots,
-        password::{Argon2Params, Passwords},
+        password::{Argon2Params, PasswordPolicy, Passwords},
         ports::{Accounts, Callers, Clock, EventLog, Registers},
         sessions::{SlotPolicy, UserSessions},
         throttle::{Gate, Rule, Throttle},
@@ -207,7 +207,9 @@ fn passwords(config: &Config) -> Result<Passwords, String> {
         0 => std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1).max(1)),
         threads => threads,
     };
-    Passwords::new(params, threads, password.queue).map_err(|error| error.to_string())
+    let policy = PasswordPolicy::new(password.min_length, ["latchkey", &config.token.issuer]);
+    let passwords = Passwords::new(params, threads, password.queue).map_err(|error| error.to_string())?;
+    Ok(passwords.with_policy(policy))
 }
 
 fn slots(config: &Config) -> Result<Slots, String> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Config, ConfigError};
+use crate::domain::password::Argon2Params;
 
 /// Refuses what could not work or would not be safe.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
@@ -68,13 +69,25 @@ fn password(config: &Config) -> Result<(), ConfigError> {
                 .into(),
         ));
     }
-    let possible = (8..=1 << 20).contains(&password.memory_kib)
-        && (1..=64).contains(&password.iterations)
-        && (1..=64).contains(&password.parallelism)
-        && password.memory_kib >= 8 * password.parallelism;
+    let shortest = if password.allow_weak { 0 } else { 8 };
+    if !(shortest..=64).contains(&password.min_length) {
+        return Err(ConfigError(
+            "password.min_length must be 8 to 64; below 8 only with password.allow_weak = true, for tests"
+                .into(),
+        ));
+    }
+    let params = Argon2Params {
+        memory_kib: password.memory_kib,
+        iterations: password.iterations,
+        parallelism: password.parallelism,
+    };
+    let possible = params.is_affordable()
+        && params.iterations >= 1
+        && params.parallelism >= 1
+        && params.memory_kib >= 8 * params.parallelism;
     if !possible || password.threads > 1024 || password.queue > 1_000_000 {
         return Err(ConfigError(
-            "password: memory_kib must be 8 to 1048576 and at least 8 times parallelism, iterations and parallelism 1 to 64, threads at most 1024, queue at most 1000000"
+            "password: memory_kib must be 8 to 1048576 and at least 8 times parallelism, iterations and parallelism 1 to 64, memory_kib times iterations at most 4194304, threads at most 1024, queue at most 1000000"
                 .into(),
         ));
     }

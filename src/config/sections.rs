@@ -77,6 +77,7 @@ pub struct Token {
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Password {
+    pub min_length: usize,
     pub memory_kib: u32,
     pub iterations: u32,
     pub parallelism: u32,

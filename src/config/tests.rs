@@ -33,6 +33,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.validate.max_staleness, Duration::ZERO);
     let password = &config.password;
     assert_eq!((password.memory_kib, password.iterations, password.parallelism), (19456, 2, 1));
+    assert_eq!(password.min_length, 15);
     assert_eq!(config.admin_key_file(), PathBuf::from("./latchkey-data/admin.key"));
 }
 
@@ -71,6 +72,10 @@ fn what_is_wrong_is_said_with_the_key() {
         ("[session]\nslots = ['Web']\n", &[], "session.slots: \"Web\" must be"),
         ("[password]\niterations = 1\n", &[], "password.allow_weak"),
         ("[password]\nallow_weak = true\nmemory_kib = 1\n", &[], "memory_kib must be 8 to"),
+        ("[password]\nmemory_kib = 1048576\niterations = 5\n", &[], "memory_kib times iterations at most"),
+        ("[password]\nmin_length = 7\n", &[], "password.min_length must be 8 to 64; below 8 only with"),
+        ("[password]\nmin_length = 65\n", &[], "password.min_length must be 8 to 64"),
+        ("[password]\nallow_weak = true\nmin_length = 65\n", &[], "password.min_length must be 8 to 64"),
         ("[sessions]\npassword = 'a'\npassword_file = 'b'\n", &[], "both set: remove one"),
         ("[token]\nleeway = '1h'\n", &[], "token.leeway must be at most 5m"),
         ("[token]\nalgorithm = 'none'\n", &[], "token.algorithm"),
@@ -103,6 +108,8 @@ fn a_file_that_is_not_there_is_named() {
 fn weak_parameters_start_where_they_are_allowed() {
     let file = "[password]\nmemory_kib = 8\niterations = 1\nallow_weak = true\n";
     assert_eq!(load(file, &[]).unwrap().password.memory_kib, 8);
+    assert_eq!(load("[password]\nmin_length = 0\nallow_weak = true\n", &[]).unwrap().password.min_length, 0);
+    assert_eq!(load("[password]\nmin_length = 8\n", &[]).unwrap().password.min_length, 8);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{
     Engine, Error, Violation,
     audit::{Action, Entry, Outcome},
     origin::Origin,
-    password::{Password, PasswordHash},
+    password::{NewPassword, Password, PasswordHash},
     ports::{Account, AccountChange, Debt, DebtCause, Disabled},
     rejection::Reason,
     throttle::Standing,
@@ -58,7 +58,7 @@ impl Engine {
     pub async fn create_account(
         &self,
         username: Username,
-        password: Password,
+        password: NewPassword,
         roles: Vec<Role>,
         origin: &Origin,
     ) -> Result<Account, Error> {
@@ -75,10 +75,11 @@ impl Engine {
     async fn add_account(
         &self,
         username: Username,
-        password: Password,
+        password: NewPassword,
         roles: Vec<Role>,
     ) -> Result<Account, Error> {
         self.writable()?;
+        let password = self.passwords.policy().check(password, &username)?;
         let account = Account {
             user_id: UserId::random(),
             username,
@@ -139,11 +140,13 @@ impl Engine {
     pub async fn set_password(
         &self,
         user_id: &UserId,
-        password: Password,
+        password: NewPassword,
         origin: &Origin,
     ) -> Result<u32, Error> {
         let outcome = async {
             self.writable()?;
+            let account = self.accounts.get(user_id).await?.ok_or(Error::AccountNotFound)?;
+            let password = self.passwords.policy().check(password, &account.username)?;
             let change = AccountChange::Password(self.passwords.hash(password).await?);
             self.change_account(user_id, change, Some(DebtCause::CredentialsChanged)).await
         };
@@ -287,12 +290,13 @@ impl Engine {
         }
     }
 
-    /// Brings a hash to the configured cost, in the background: no login waits for it or fails with it.
+    /// Brings a hash to the configured kind and cost, in the background: no login fails with it, and none
+    /// gives up its place for it. Where the threads are busy it is left to the next login.
     pub(super) fn rehash(&self, user_id: &UserId, password: &Password, old: &PasswordHash) {
-        let (accounts, passwords) = (Arc::clone(&self.accounts), Arc::clone(&self.passwords));
-        let (user_id, password, old) = (user_id.clone(), password.clone(), old.clone());
+        let Some(renewed) = self.passwords.renew(password, old) else { return };
+        let (accounts, user_id, old) = (Arc::clone(&self.accounts), user_id.clone(), old.clone());
         tokio::spawn(async move {
-            let outcome = match passwords.hash(password).await {
+            let outcome = match renewed.await {
                 Ok(new) => accounts.rehash(&user_id, &old, &new).await.map_err(Error::from),
                 Err(error) => Err(error),
             };

@@ -3,8 +3,9 @@
 use super::{
     Engine, Error,
     audit::Action,
+    credentials::Presented,
     origin::Origin,
-    password::{Checked, Password},
+    password::{Checked, NewPassword, Password},
     ports::{AccountChange, DebtCause},
     rejection::{Reason, Rejection},
     types::Claims,
@@ -21,7 +22,7 @@ impl Engine {
         &self,
         token: &str,
         current: Password,
-        new: Password,
+        new: NewPassword,
         origin: &Origin,
     ) -> Result<u32, Error> {
         self.writable()?;
@@ -40,35 +41,40 @@ impl Engine {
         &self,
         claims: &Claims,
         current: &Password,
-        new: Password,
+        new: NewPassword,
         origin: &Origin,
     ) -> Result<u32, Error> {
+        let gone = || Error::Rejected(Rejection::bare(Reason::AccountDisabled));
+        let account = async || self.accounts.get(&claims.user_id).await?.ok_or_else(gone);
+        let mut found = account().await?;
+        // Before any work: what cannot be the new password is refused for free.
+        let new = self.passwords.policy().check(new, &found.username)?;
         let mut new_hash = None;
         for _ in 0..MAX_ATTEMPTS {
             let read = self.sessions.load(&claims.user_id).await?;
             read.state.verdict(claims, self.clock.now()).map_err(Error::Rejected)?;
-            let gone = || Error::Rejected(Rejection::bare(Reason::AccountDisabled));
-            let account = self.accounts.get(&claims.user_id).await?.ok_or_else(gone)?;
-            if account.disabled.at(self.clock.now()) {
+            if found.disabled.at(self.clock.now()) {
                 return Err(gone());
             }
-            let old = account.password;
-            if self.try_password(&account.username, current, Some(&old), origin).await? == Checked::Wrong {
+            let old = found.password;
+            let who =
+                Presented { user_id: &claims.user_id, username: &found.username, password: current, origin };
+            if self.try_password(&who, Some(&old)).await? == Checked::Wrong {
                 return Err(Error::InvalidCredentials);
             }
-            let new_hash = match &new_hash {
+            let new = match &new_hash {
                 Some(hash) => hash,
                 None => &*new_hash.insert(self.passwords.hash(new.clone()).await?),
             };
             // Only in place of the hash that was checked: a password that an operator has reset meanwhile
             // must not be overwritten by whoever knew the one before.
-            let change = AccountChange::ReplacePassword { old, new: new_hash.clone() };
+            let change = AccountChange::ReplacePassword { old, new: new.clone() };
             let cause = Some(DebtCause::CredentialsChanged);
-            if let Some((_, debt)) =
-                self.accounts.change(&claims.user_id, change, cause, self.clock.now()).await?
-            {
+            let changed = self.accounts.change(&claims.user_id, change, cause, self.clock.now()).await?;
+            if let Some((_, debt)) = changed {
                 return self.follow(debt, Some(claims.session_id)).await;
             }
+            found = account().await?;
         }
         Err(Error::InvalidCredentials)
     }

@@ -1,17 +1,13 @@
 //! Login: check a password, open a session, displace the one that held the slot.
 
-use std::sync::Arc;
-
-use tokio::sync::oneshot;
-
 use super::{
     Engine, Error,
     audit::Action,
+    credentials::Presented,
     origin::Origin,
-    password::{Checked, Password, PasswordHash},
+    password::{Checked, Password},
     ports::Account,
     sessions::{Open, Opened, Session},
-    throttle::Outcome,
     transact::Contention,
     types::{Device, SessionId, UserId},
     username::Username,
@@ -62,20 +58,26 @@ impl Engine {
         let found = self.accounts.find(&username).await?;
         let user_id = found.map_or_else(UserId::random, |account| account.user_id);
         let mut read = self.sessions.load(&user_id).await?;
-        let mut account = self.admit(&user_id, &username, &password, None, origin).await?;
+        let who = Presented { user_id: &user_id, username: &username, password: &password, origin };
+        let mut admitted = self.admit(&who, None).await?;
 
         let id = SessionId::random();
         let mut contention = Contention::default();
         let opened = loop {
             let at = self.at();
-            let profile = account.profile();
+            let profile = admitted.account.profile();
             let open = Open { id, slot: slot.clone(), device: device.clone(), profile, policy };
             match self.commit(&user_id, &read, read.state.open(open, at), at).await? {
                 Ok(opened) => break opened,
                 Err(newer) => read = self.lost(&user_id, newer, &mut contention).await?,
             }
-            account = self.admit(&user_id, &username, &password, Some(account), origin).await?;
+            admitted = self.admit(&who, Some(admitted)).await?;
         };
+        let Admitted { account, outdated } = admitted;
+        if outdated {
+            // Only now, so that a login which has to read the account again finds the hash it has checked.
+            self.rehash(&user_id, &password, &account.password);
+        }
 
         let Opened { session, displaced } = opened;
         let token = self.tokens.issue(&user_id, &session, &account.roles)?;
@@ -98,66 +100,33 @@ impl Engine {
         self.audit.record(entry);
     }
 
-    /// Checks a password, as an attempt that counts.
-    ///
-    /// In a task of its own, so that a client which hangs up neither keeps the outcome from being
-    /// recorded nor has it recorded as a failure.
-    pub(super) async fn try_password(
-        &self,
-        username: &Username,
-        password: &Password,
-        stored: Option<&PasswordHash>,
-        origin: &Origin,
-    ) -> Result<Checked, Error> {
-        let ticket = self.gate.begin(username, origin.address).await?;
-        let (gate, passwords) = (Arc::clone(&self.gate), Arc::clone(&self.passwords));
-        let (password, stored) = (password.clone(), stored.cloned());
-        let (answer, answered) = oneshot::channel();
-        tokio::spawn(async move {
-            let checked = passwords.check(&password, stored.as_ref()).await;
-            let outcome = match &checked {
-                Ok(Checked::Right { .. }) => {
-                    // The user does not wait for us to forget earlier failures.
-                    let _ = answer.send(checked);
-                    return gate.finish(ticket, Outcome::Right).await;
-                }
-                Ok(Checked::Wrong) => Outcome::Wrong,
-                Err(_) => Outcome::NotMade,
-            };
-            // Before the answer: the next attempt must find it.
-            gate.finish(ticket, outcome).await;
-            let _ = answer.send(checked);
-        });
-        answered.await.unwrap_or_else(|_| Err(Error::Internal("checking a password failed".into())))
-    }
-
     /// The account, if the password is its password and it is not disabled. A password that was checked
     /// against the hash of `before` is not checked again while the hash is the same.
-    async fn admit(
-        &self,
-        user_id: &UserId,
-        username: &Username,
-        password: &Password,
-        before: Option<Account>,
-        origin: &Origin,
-    ) -> Result<Account, Error> {
+    async fn admit(&self, who: &Presented<'_>, before: Option<Admitted>) -> Result<Admitted, Error> {
         // By name, because a table of somebody else's may be readable in no other way.
-        let account = self.accounts.find(username).await?.filter(|account| account.user_id == *user_id);
+        let found = self.accounts.find(who.username).await?;
+        let account = found.filter(|account| account.user_id == *who.user_id);
         let stored = account.as_ref().map(|account| &account.password);
-        let checked = before.is_some_and(|before| Some(&before.password) == stored);
-        if !checked {
-            match (self.try_password(username, password, stored, origin).await?, stored) {
-                (Checked::Right { outdated: true }, Some(old)) => self.rehash(user_id, password, old),
-                (Checked::Right { .. }, _) => {}
-                (Checked::Wrong, _) => return Err(Error::InvalidCredentials),
-            }
-        }
+        let outdated = match before {
+            Some(before) if Some(&before.account.password) == stored => before.outdated,
+            _ => match self.try_password(who, stored).await? {
+                Checked::Right { outdated } => outdated,
+                Checked::Wrong => return Err(Error::InvalidCredentials),
+            },
+        };
         let account = account.ok_or(Error::InvalidCredentials)?;
         if account.disabled.at(self.clock.now()) {
             return Err(Error::AccountDisabled { until: account.disabled.until() });
         }
-        Ok(account)
+        Ok(Admitted { account, outdated })
     }
+}
+
+/// An account whose password was presented.
+struct Admitted {
+    account: Account,
+    /// Its hash should be renewed.
+    outdated: bool,
 }
 
 fn displaced_count(displaced: &[Session]) -> u32 {

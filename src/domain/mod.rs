@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod audit;
 pub mod change_password;
+mod credentials;
 pub mod error;
 pub mod import;
 pub mod keyring;

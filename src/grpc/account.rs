@@ -17,7 +17,7 @@ use crate::domain::{
     Engine, Error, Violation,
     accounts::{AccountKey, Update},
     origin::Origin,
-    password::Password,
+    password::NewPassword,
     ports::{Account, Disabled},
     types::{Role, UserId},
     username::Username,
@@ -50,7 +50,7 @@ impl AccountHandler {
         origin: &Origin,
     ) -> Result<pb::CreateAccountResponse, Error> {
         let username = Username::parse(&message.username)?;
-        let password = Password::chosen(message.password)?;
+        let password = NewPassword::new("password", message.password);
         let roles = Role::parse_all(&message.roles)?;
         let account = self.engine.create_account(username, password, roles, origin).await?;
         Ok(pb::CreateAccountResponse { account: Some(self.shown(&account)) })
@@ -156,8 +156,8 @@ impl AccountService for AccountHandler {
         let (message, origin, id) = self.parts(request);
         let done = async {
             let user_id = UserId::parse(&message.user_id)?;
-            let ended =
-                self.engine.set_password(&user_id, Password::chosen(message.password)?, &origin).await?;
+            let password = NewPassword::new("password", message.password);
+            let ended = self.engine.set_password(&user_id, password, &origin).await?;
             Ok(pb::SetPasswordResponse { ended })
         };
         answer(done.await, &id)

@@ -12,7 +12,11 @@ use super::{
     status,
 };
 use crate::domain::{
-    Engine, Error, Violation, login::Login, logout::Scope, password::Password, types::Device,
+    Engine, Error, Violation,
+    login::Login,
+    logout::Scope,
+    password::{NewPassword, Password},
+    types::Device,
     username::Username,
 };
 
@@ -91,9 +95,8 @@ impl AuthService for AuthHandler {
         let answer = async {
             let origin = self.origins.of(metadata.as_ref(), &extensions);
             let token = convert::token(&message.token, &metadata)?;
-            let current =
-                Password::presented(message.current_password).map_err(in_field("current_password"))?;
-            let new = Password::chosen(message.new_password).map_err(in_field("new_password"))?;
+            let current = Password::presented_in("current_password", message.current_password)?;
+            let new = NewPassword::new("new_password", message.new_password);
             self.engine.change_password(token, current, new, &origin).await
         };
         let ended =
@@ -120,11 +123,6 @@ fn login(message: pb::LoginRequest) -> Result<Login, Violation> {
         slot: message.slot,
         device: Device::parse(&message.device)?,
     })
-}
-
-/// The same violation, of the field that a request has instead.
-fn in_field(field: &'static str) -> impl Fn(Violation) -> Violation {
-    move |violation| Violation { field, ..violation }
 }
 
 fn scope(number: i32) -> Result<Scope, Violation> {

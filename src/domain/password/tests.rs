@@ -1,11 +1,20 @@
-use std::time::Duration;
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use super::*;
+use crate::domain::{Error, types::UserId};
 
 const CHEAP: Argon2Params = Argon2Params { memory_kib: 8, iterations: 1, parallelism: 1 };
 
 fn password(text: &str) -> Password {
     Password::presented(text.into()).unwrap()
+}
+
+fn user() -> UserId {
+    UserId::random()
 }
 
 fn stored(phc: &str) -> PasswordHash {
@@ -17,7 +26,7 @@ async fn the_right_password_is_right_and_no_other() {
     let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
     let hash = passwords.hash(password(" Tr0ub4dor&3 ")).await.unwrap();
     assert!(hash.as_str().starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{}", hash.as_str());
-    let check = async |text: &str| passwords.check(&password(text), Some(&hash)).await.unwrap();
+    let check = async |text: &str| passwords.check(&user(), &password(text), Some(&hash)).await.unwrap();
     assert_eq!(check(" Tr0ub4dor&3 ").await, Checked::Right { outdated: false });
     for wrong in ["Tr0ub4dor&3", " Tr0ub4dor&3", " tr0ub4dor&3 ", " Tr0ub4dor&3 \u{0}"] {
         assert_eq!(check(wrong).await, Checked::Wrong, "{wrong:?}");
@@ -35,50 +44,187 @@ async fn two_hashes_of_one_password_differ() {
 async fn a_hash_of_another_cost_is_outdated() {
     let old = Passwords::new(CHEAP, 1, 4).unwrap().hash(password("secret")).await.unwrap();
     let passwords = Passwords::new(Argon2Params { iterations: 2, ..CHEAP }, 1, 4).unwrap();
-    let checked = passwords.check(&password("secret"), Some(&old)).await.unwrap();
+    let checked = passwords.check(&user(), &password("secret"), Some(&old)).await.unwrap();
     assert_eq!(checked, Checked::Right { outdated: true });
-    assert_eq!(passwords.check(&password("other"), Some(&old)).await.unwrap(), Checked::Wrong);
+    assert_eq!(passwords.check(&user(), &password("other"), Some(&old)).await.unwrap(), Checked::Wrong);
 }
+
+const TOO_DEAR: &str =
+    "$argon2id$v=19$m=4194304,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g";
+/// Of "correct horse battery staple".
+const BCRYPT: &str = "$2a$04$Jgb5g0TjZVUBAJBhC79GL.LNN.mQN2KqE3LMGfUoLpFIiHHIjpn4q";
+const DJANGOS: &str =
+    "pbkdf2_sha256$1000$rmaik8GP3v2AyiMgfu4ZAc$S0Nj3cnTf10J7UxslGFLveOZoHdEXqtqWsNx3t+7Lcs=";
 
 #[tokio::test]
 async fn whatever_is_stored_a_check_costs_one_hash() {
     let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
     let good = passwords.hash(password("secret")).await.unwrap();
-    let too_dear = "$argon2id$v=19$m=4194304,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g";
     for stored in [
         None,
         Some(good),
         Some(stored("")),
+        Some(stored("!unusable")),
         Some(stored("plain text")),
+        Some(stored(BCRYPT)),
+        Some(stored(DJANGOS)),
         Some(stored("pbkdf2_sha256$600000$salt$hash")),
         Some(stored("$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ")),
-        Some(stored(too_dear)),
-        Some(stored(&too_dear.replace("m=4194304,t=1", "m=8,t=1000"))),
+        Some(stored(TOO_DEAR)),
+        Some(stored(&TOO_DEAR.replace("m=4194304,t=1", "m=8,t=1000"))),
     ] {
         let before = passwords.hashes();
-        let checked = passwords.check(&password("wrong password"), stored.as_ref()).await.unwrap();
+        let checked = passwords.check(&user(), &password("wrong password"), stored.as_ref()).await.unwrap();
         assert_eq!((checked, passwords.hashes() - before), (Checked::Wrong, 1), "{stored:?}");
     }
+    for old in [BCRYPT, DJANGOS] {
+        let before = passwords.hashes();
+        let right = password("correct horse battery staple");
+        let checked = passwords.check(&user(), &right, Some(&stored(old))).await.unwrap();
+        assert_eq!((checked, passwords.hashes() - before), (Checked::Right { outdated: true }, 1), "{old}");
+    }
+    assert_eq!(passwords.renewals(), 0);
+}
+
+/// What was logged while this ran, on this thread.
+async fn logged(work: impl Future) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    work.await;
+    drop(guard);
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn the_operator_is_told_whose_hash_cannot_be_read_and_what_to_do() {
+    let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
+    let user_id = user();
+    for (unreadable, said) in [
+        ("$6$hunter2$hunter2", "of a kind that Latchkey does not read: sha512-crypt"),
+        ("hunter2", "of no kind that Latchkey knows"),
+        ("$argon2id$v=19$m=8,t=1,p=1$hunter2", "not well-formed: argon2"),
+        (TOO_DEAR, "more memory or time than Latchkey is ready to spend: argon2"),
+    ] {
+        let secret = password("my secret");
+        let log = logged(passwords.check(&user_id, &secret, Some(&stored(unreadable)))).await;
+        assert_eq!(log.lines().count(), 1, "{log}");
+        assert!(log.contains("ERROR") && log.contains(said), "{log}");
+        assert!(log.contains(user_id.as_str()) && log.contains("set the password again"), "{log}");
+        for secret in ["hunter2", "c2FsdHNhbHQ", "my secret"] {
+            assert!(!log.contains(secret), "{log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_said_of_hashes_that_are_as_they_should_be() {
+    let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
+    for stored in [None, Some(stored("")), Some(stored("!unusable")), Some(stored(BCRYPT))] {
+        let log = logged(passwords.check(&user(), &password("secret"), stored.as_ref())).await;
+        assert_eq!(log, "", "{stored:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_hash_is_of_the_form_of_the_old_one() {
+    let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
+    let right = password("correct horse battery staple");
+    for (old, form) in
+        [(BCRYPT, "$argon2id$v=19$m=8,t=1,p=1$"), (DJANGOS, "argon2$argon2id$v=19$m=8,t=1,p=1$")]
+    {
+        let new = passwords.renew(&right, &stored(old)).unwrap().await.unwrap();
+        assert!(new.as_str().starts_with(form), "{}", new.as_str());
+        let checked = passwords.check(&user(), &right, Some(&new)).await.unwrap();
+        assert_eq!(checked, Checked::Right { outdated: false });
+    }
+    assert_eq!((passwords.renewals(), passwords.hashes()), (2, 2));
+}
+
+const SLOW: Argon2Params = Argon2Params { memory_kib: 1024, iterations: 64, parallelism: 1 };
+
+/// With one thread and no queue there is room for one check. A renewal must not take it, neither by
+/// waiting nor by running.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_yields_to_logins() {
+    let passwords = Arc::new(Passwords::new(SLOW, 1, 0).unwrap());
+    let check = || {
+        let passwords = Arc::clone(&passwords);
+        async move { passwords.check(&user(), &password("secret"), None).await }
+    };
+    let login = tokio::spawn(check());
+    while passwords.hashes() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let old = stored(BCRYPT);
+    assert!(passwords.renew(&password("secret"), &old).is_none(), "the thread is at work");
+    assert_eq!(login.await.unwrap().unwrap(), Checked::Wrong);
+
+    let renewal = tokio::spawn(passwords.renew(&password("secret"), &old).expect("the thread is idle"));
+    assert!(passwords.renew(&password("secret"), &old).is_none(), "one at a time");
+    assert_eq!(check().await.unwrap(), Checked::Wrong, "a login waits for the thread, and is not shed");
+    renewal.await.unwrap().unwrap();
+    assert_eq!((passwords.hashes(), passwords.renewals()), (2, 1));
+}
+
+/// The decoy costs as much as a hash of ours; a cheaper one must not tell by its time that it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_for_a_cheap_hash_takes_as_long_as_for_an_unknown_user() {
+    let passwords = Passwords::new(SLOW, 1, 0).unwrap();
+    let took = async |stored: Option<&PasswordHash>, text: &str| {
+        let begun = std::time::Instant::now();
+        let checked = passwords.check(&user(), &password(text), stored).await.unwrap();
+        (begun.elapsed(), checked)
+    };
+    let mut unknown = Duration::MAX;
+    for _ in 0..5 {
+        unknown = unknown.min(took(None, "secret").await.0);
+    }
+    let cheap = stored(&DJANGOS.replace("1000", "1"));
+    let (wrong, _) = took(Some(&cheap), "secret").await;
+    assert!(wrong >= unknown / 2, "{wrong:?} against {unknown:?}");
+    // The twin: without being held back it would take no time.
+    let mut right = Duration::MAX;
+    for _ in 0..5 {
+        let (time, checked) = took(Some(&stored(DJANGOS)), "correct horse battery staple").await;
+        assert_eq!(checked, Checked::Right { outdated: true });
+        right = right.min(time);
+    }
+    assert!(right < unknown / 2, "{right:?} against {unknown:?}");
 }
 
 #[tokio::test]
 async fn the_decoy_lets_nobody_in() {
     let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
-    assert_eq!(passwords.check(&password("decoy"), None).await.unwrap(), Checked::Wrong);
-    assert_eq!(passwords.check(&password("decoy"), Some(&stored("?"))).await.unwrap(), Checked::Wrong);
+    assert_eq!(passwords.check(&user(), &password("decoy"), None).await.unwrap(), Checked::Wrong);
+    assert_eq!(
+        passwords.check(&user(), &password("decoy"), Some(&stored("?"))).await.unwrap(),
+        Checked::Wrong
+    );
 }
 
 #[test]
-fn length_is_counted_in_code_points_and_nothing_is_trimmed() {
-    assert!(Password::chosen("1234567".into()).is_err());
-    assert!(Password::chosen("12345678".into()).is_ok());
-    assert!(Password::chosen("       1".into()).is_ok());
-    assert!(Password::chosen("ü".repeat(8)).is_ok());
-    assert!(Password::chosen("𝄞".repeat(256)).is_ok());
-    assert!(Password::chosen("𝄞".repeat(257)).is_err());
+fn a_password_to_be_checked_may_be_short() {
     assert!(Password::presented("1".into()).is_ok(), "an old, short password can still be presented");
     assert!(Password::presented(String::new()).is_err());
+    assert!(Password::presented("𝄞".repeat(256)).is_ok());
     assert!(Password::presented("x".repeat(257)).is_err());
+    assert_eq!(
+        Password::presented_in("current_password", String::new()).unwrap_err().field,
+        "current_password"
+    );
 }
 
 #[test]
@@ -89,11 +235,10 @@ fn debug_shows_no_secret() {
 /// A blocking task is not cancelled with its client, so its permit must live as long as the work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_away_leaves_its_place_taken_until_the_work_is_done() {
-    let slow = Argon2Params { memory_kib: 1024, iterations: 64, parallelism: 1 };
-    let passwords = Arc::new(Passwords::new(slow, 1, 0).unwrap());
+    let passwords = Arc::new(Passwords::new(SLOW, 1, 0).unwrap());
     let client = tokio::spawn({
         let passwords = Arc::clone(&passwords);
-        async move { passwords.check(&password("secret"), None).await }
+        async move { passwords.check(&user(), &password("secret"), None).await }
     });
     while passwords.hashes() == 0 {
         tokio::task::yield_now().await;
@@ -101,12 +246,12 @@ async fn a_client_that_goes_away_leaves_its_place_taken_until_the_work_is_done()
     client.abort();
     assert!(client.await.unwrap_err().is_cancelled());
 
-    let next = passwords.check(&password("secret"), None).await;
+    let next = passwords.check(&user(), &password("secret"), None).await;
     assert!(matches!(next, Err(Error::Overloaded { .. })), "the thread is still at work: {next:?}");
-    while passwords.admitted.available_permits() == 0 {
+    while passwords.free_places() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(passwords.check(&password("secret"), None).await.unwrap(), Checked::Wrong);
+    assert_eq!(passwords.check(&user(), &password("secret"), None).await.unwrap(), Checked::Wrong);
     assert_eq!(passwords.hashes(), 2);
 }
 
@@ -117,7 +262,7 @@ async fn a_full_queue_sheds_at_once() {
     let checks: Vec<_> = (0..20)
         .map(|_| {
             let passwords = Arc::clone(&passwords);
-            tokio::spawn(async move { passwords.check(&password("secret"), None).await })
+            tokio::spawn(async move { passwords.check(&user(), &password("secret"), None).await })
         })
         .collect();
     let (mut done, mut shed) = (0, 0);

@@ -22,7 +22,7 @@ use crate::{
 
 /// The hash of the usual password.
 async fn usual_hash(server: &Server) -> String {
-    let password = Password::chosen(PASSWORD.into()).unwrap();
+    let password = Password::presented(PASSWORD.into()).unwrap();
     server.app.engine.passwords.hash(password).await.unwrap().as_str().to_owned()
 }
 

@@ -1,13 +1,19 @@
 //! What a login does to stored hashes, and what a login storm does to the server.
 
-use latchkey::domain::{password::PasswordHash, types::UserId};
+use std::time::Duration;
+
+use latchkey::{
+    domain::{password::PasswordHash, types::UserId},
+    grpc::pb,
+};
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use super::parts;
 use crate::{
     on_both_stores,
     support::{
-        client::login_request,
+        client::{PASSWORD, login_request},
         server::{Server, Store},
     },
 };
@@ -17,44 +23,235 @@ async fn stored(server: &Server, user_id: &str) -> PasswordHash {
     server.app.engine.accounts.get(&id).await.unwrap().unwrap().password
 }
 
+/// Puts another hash in the place of the one that is stored.
+async fn store(server: &Server, user_id: &str, hash: &str) {
+    let id = UserId::parse(user_id).unwrap();
+    let current = stored(server, user_id).await;
+    server.app.engine.accounts.rehash(&id, &current, &PasswordHash::new(hash.into())).await.unwrap();
+}
+
+/// Waits until the hash is another; the login does not.
+async fn renewed(server: &Server, user_id: &str, old: &str) -> PasswordHash {
+    let mut waited = 0;
+    loop {
+        let now = stored(server, user_id).await;
+        if now.as_str() != old {
+            return now;
+        }
+        waited += 1;
+        assert!(waited < 1000, "the hash was not renewed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Hashes of the usual password, as others store it, and what comes in their place.
+const OTHERS: &[(&str, &str)] = &[
+    (
+        "pbkdf2_sha256$1000$rmaik8GP3v2AyiMgfu4ZAc$S0Nj3cnTf10J7UxslGFLveOZoHdEXqtqWsNx3t+7Lcs=",
+        "argon2$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    (
+        "pbkdf2_sha1$1000$ORs27YLNM6dAlZupFRlG3f$iD4r6VoMyM9Vin+olj+5vkWOm7A=",
+        "argon2$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    (
+        "argon2$argon2id$v=19$m=64,t=2,p=2$RHpjeTBPcktWTzlvZk5oNmJRZ1BMbw$P5EcGzuJquoEkeYsLt6I/6UKW/q3nEW6s3NTWR1MmLc",
+        "argon2$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    (
+        "scrypt$64$YcmSHoHcIgyYxcjngW8hzg$8$5$zc8u4Hqr8AAE9+X7qycB+lN7I5wr2bvM0/uEgLKlg66QW24154rIi8ZjJlkKeILtSLorQxcZ3Z96aCr1agHWfw==",
+        "argon2$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    (
+        "bcrypt_sha256$$2b$04$8cm..l2A.iJ2mf.QASviG.d9voe9820HXjEzMC3.78SI.ESIwlI92",
+        "argon2$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    (
+        "bcrypt$$2b$04$69qMyY5m.Yq9Mxr84I/oNuf4BT4nLyxmrN8DXeKIjXFpzi//ZWute",
+        "argon2$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    ("$2a$04$Jgb5g0TjZVUBAJBhC79GL.LNN.mQN2KqE3LMGfUoLpFIiHHIjpn4q", "$argon2id$v=19$m=8,t=1,p=1$"),
+    ("$2b$04$g36hvT.mjwzpk2aBd5tGMOWdkBs6nCE2UUl48hpT1vNxWA475KHdC", "$argon2id$v=19$m=8,t=1,p=1$"),
+    (
+        "$argon2id$v=19$m=64,t=2,p=1$ScinrFfSwjGLTZnZxHYhNQ$1Ecver5LLsmbSTfGmvVUZYyBq1RntFiGaSKA0Y57imk",
+        "$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    (
+        "$argon2i$v=19$m=64,t=2,p=1$DxDNkUVHkmd/Q2BDkWKdWQ$zA7493Q4dfT7fjuMx3pQZw6/BFlPN1I4tSUIJfNTBio",
+        "$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    (
+        "$argon2d$v=19$m=64,t=2,p=1$yjRAnF2vpcJTABWKsOmD5A$5x+V+OhSeiumTiCf7R4NxyjJHOJXMb2xol0Y/Es5AI0",
+        "$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    ("$pbkdf2$1000$UoqR8n6PcY4R4hzjPEcIwQ$FkXBzQIie5igdV9qvZA8og8JvcM", "$argon2id$v=19$m=8,t=1,p=1$"),
+    (
+        "$pbkdf2-sha256$1000$1lrLee/du/f.f0.JUWrNWQ$DwmzDu6wR5pzgItQOXKjdbANLQu8eSinuRi8EBBV/3I",
+        "$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    (
+        "$pbkdf2-sha512$1000$aa0VwjgnhFBKCcFYS8nZWw$vB1K.vishGiZ6h1mqDZPSD9rkj6hc9l8QTy91TN5dns71pojX9VXCkDImZozzQUmtaCcCh/qgqnClDGwWtEpsg",
+        "$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    (
+        "$scrypt$ln=6,r=8,p=2$eQ/BeK+VEsK4FwJgjLE2Rg$PEb/qtCyBcYp5hI5maZmW9GP3+rGgk1ErbGhDuMhIvk",
+        "$argon2id$v=19$m=8,t=1,p=1$",
+    ),
+    ("$2y$04$F73sgoJXDAq/VUz5AGlFb.3.LB7fa0.iXMVZ8NPTxzWGIr3RWSX46", "$argon2id$v=19$m=8,t=1,p=1$"),
+    ("$pbkdf2-sha1$i=1000$HkEcF0HN1oe1dp5jusKLYw$cmrQl/9CsEwPIw+EmTXfaRi5wXM", "$argon2id$v=19$m=8,t=1,p=1$"),
+];
+
 on_both_stores! {
-    async fn a_hash_of_another_cost_is_renewed_at_login(server: Server) {
+    async fn users_log_in_with_the_hashes_they_have_and_get_better_ones(server: Server) {
         let client = &server.client;
         let user_id = client.user("alice").await;
-        let id = UserId::parse(&user_id).unwrap();
-        let weaker = latchkey::domain::password::Argon2Params { memory_kib: 16, iterations: 1, parallelism: 1 };
-        let passwords = latchkey::domain::password::Passwords::new(weaker, 1, 1).unwrap();
-        let password = latchkey::domain::password::Password::chosen(crate::support::client::PASSWORD.into());
-        let old = passwords.hash(password.unwrap()).await.unwrap();
-        let current = stored(&server, &user_id).await;
-        server.app.engine.accounts.rehash(&id, &current, &old).await.unwrap();
-
-        client.login("alice", "").await;
-        // The login does not wait for it.
-        let mut waited = 0;
-        while stored(&server, &user_id).await == old {
-            waited += 1;
-            assert!(waited < 1000, "the hash was not renewed");
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        let passwords = &server.app.engine.passwords;
+        for (old, form) in OTHERS {
+            store(&server, &user_id, old).await;
+            let before = (passwords.hashes(), passwords.renewals());
+            let wrong = pb::LoginRequest { password: "wrong".into(), ..login_request("alice", "") };
+            client.try_login(wrong).await.unwrap_err();
+            client.login("alice", "").await;
+            assert_eq!(passwords.hashes() - before.0, 2, "one for each attempt: {old}");
+            let new = renewed(&server, &user_id, old).await;
+            assert!(new.as_str().starts_with(form), "{old}");
+            assert_eq!(passwords.renewals() - before.1, 1, "{old}");
+            client.login("alice", "").await;
         }
-        assert!(stored(&server, &user_id).await.as_str().starts_with("$argon2id$v=19$m=8,t=1,p=1$"));
+        // What is as it should be stays.
+        let current = stored(&server, &user_id).await;
+        let before = passwords.renewals();
         client.login("alice", "").await;
+        assert_eq!((passwords.renewals() - before, stored(&server, &user_id).await), (0, current));
     }
 }
 
 on_both_stores! {
-    async fn a_hash_that_cannot_be_read_lets_nobody_in_and_tells_nothing(server: Server) {
+    async fn every_login_that_fails_costs_one_hash_and_looks_the_same(server: Server) {
         let client = &server.client;
         let user_id = client.user("alice").await;
-        let id = UserId::parse(&user_id).unwrap();
+        let passwords = &server.app.engine.passwords;
         let current = stored(&server, &user_id).await;
-        let garbled = PasswordHash::new("md5$garbled".into());
-        server.app.engine.accounts.rehash(&id, &current, &garbled).await.unwrap();
-        let before = server.app.engine.passwords.hashes();
-        let status = client.try_login(login_request("alice", "")).await.unwrap_err();
-        assert_eq!(parts(&status), (Code::Unauthenticated, "INVALID_CREDENTIALS".into(), vec![]));
-        assert_eq!(server.app.engine.passwords.hashes() - before, 1);
+        let mut answers = Vec::new();
+        let mut fail = async |username: &str, password: &str| {
+            let before = passwords.hashes();
+            let attempt = pb::LoginRequest { password: password.into(), ..login_request(username, "") };
+            let status = client.try_login(attempt).await.unwrap_err();
+            assert_eq!(passwords.hashes() - before, 1, "{username}, {password}");
+            answers.push((status.code(), status.message().to_owned(), parts(&status)));
+        };
+        fail("nobody", PASSWORD).await;
+        fail("alice", "wrong").await;
+        for hash in [
+            "", "!", "!Wd8kSfMHAZVIbnCS1PrBJJK4MeR8FkBR7XFOvHlz", "md5$garbled", "garbled", "$argon2id$v=19$",
+            "$argon2id$v=19$m=4194304,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g",
+        ] {
+            store(&server, &user_id, hash).await;
+            fail("alice", PASSWORD).await;
+            fail("alice", hash.get(1..).filter(|rest| !rest.is_empty()).unwrap_or("x")).await;
+        }
+        for (hash, _) in OTHERS {
+            store(&server, &user_id, hash).await;
+            fail("alice", "wrong").await;
+        }
+        store(&server, &user_id, current.as_str()).await;
+        client.update(pb::UpdateAccountRequest { user_id, disabled: Some(true), ..Default::default() }).await;
+        fail("alice", "wrong").await;
+
+        assert_eq!(answers[0].2, (Code::Unauthenticated, "INVALID_CREDENTIALS".into(), vec![]));
+        answers.dedup();
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        assert_eq!(passwords.renewals(), 0);
     }
+}
+
+/// There is room for exactly these logins. Each of them also calls for a renewal, which must not take the
+/// place of any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_cost_no_login_its_place() {
+    let settings = [("PASSWORD__THREADS", "1"), ("PASSWORD__QUEUE", "7")];
+    let server = Server::with(Store::Embedded, &settings).await;
+    let mut users = Vec::new();
+    for number in 0..8 {
+        let name = format!("user{number}");
+        let user_id = server.client.user(&name).await;
+        store(&server, &user_id, OTHERS[0].0).await;
+        users.push((name, user_id));
+    }
+    let mut rounds = 0;
+    // Who found the thread at work is renewed at a later login.
+    loop {
+        let logins = users.iter().map(|(name, _)| server.client.try_login(login_request(name, "")));
+        for login in futures_util::future::join_all(logins).await {
+            login.unwrap();
+        }
+        let mut old = 0;
+        for (_, user_id) in &users {
+            old += usize::from(stored(&server, user_id).await.as_str() == OTHERS[0].0);
+        }
+        if old == 0 {
+            break;
+        }
+        rounds += 1;
+        assert!(rounds < 1000, "{old} are not renewed");
+    }
+}
+
+on_both_stores! {
+    async fn a_new_password_is_refused_with_the_reason(server: Server) {
+        let client = &server.client;
+        let user_id = client.user("alice@example.com").await;
+        let before = stored(&server, &user_id).await;
+        let hashes = server.app.engine.passwords.hashes();
+        for (password, reason) in [
+            ("", "is missing"),
+            ("fourteen of it", "must be at least 15 code points"),
+            (&*"x".repeat(257), "must be at most 256 code points"),
+            ("ManchesterUnited", "is one of the most common passwords: choose another"),
+            ("Alice@Example.com", "must not be the username"),
+        ] {
+            let message = pb::SetPasswordRequest { user_id: user_id.clone(), password: password.into() };
+            let set = client.accounts.clone().set_password(client.admin(message)).await.unwrap_err();
+            let message = pb::CreateAccountRequest {
+                username: if reason.contains("username") { "alice@example.com" } else { "bob" }.into(),
+                password: password.into(),
+                roles: vec![],
+            };
+            let create = client.accounts.clone().create_account(client.admin(message)).await.unwrap_err();
+            for status in [set, create] {
+                assert_eq!((status.code(), parts(&status).1.as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));
+                let violations = status.get_details_bad_request().unwrap().field_violations;
+                let violations: Vec<_> =
+                    violations.iter().map(|violation| (&*violation.field, &*violation.description)).collect();
+                assert_eq!(violations, [("password", reason)]);
+            }
+        }
+        assert_eq!(stored(&server, &user_id).await, before);
+        assert_eq!(server.app.engine.passwords.hashes(), hashes, "no hash was made");
+        let nobody = pb::SetPasswordRequest { user_id: "nobody".into(), password: PASSWORD.into() };
+        let status = client.accounts.clone().set_password(client.admin(nobody)).await.unwrap_err();
+        assert_eq!(parts(&status).1, "ACCOUNT_NOT_FOUND");
+        // The twin.
+        let message = pb::SetPasswordRequest { user_id: user_id.clone(), password: "fifteen of them".into() };
+        client.accounts.clone().set_password(client.admin(message)).await.unwrap();
+        assert_ne!(stored(&server, &user_id).await, before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_policy_is_that_of_the_settings() {
+    let settings = [("PASSWORD__MIN_LENGTH", "8"), ("TOKEN__ISSUER", "login.example.com")];
+    let server = Server::with(Store::Embedded, &settings).await;
+    let client = &server.client;
+    let create = async |username: &str, password: &str| {
+        let (username, password) = (username.into(), password.into());
+        let message = pb::CreateAccountRequest { username, password, roles: vec![] };
+        client.accounts.clone().create_account(client.admin(message)).await
+    };
+    for refused in ["seven !", "password", "Latchkey", "login.example.com"] {
+        assert_eq!(create("alice", refused).await.unwrap_err().code(), Code::InvalidArgument, "{refused}");
+    }
+    create("alice", "eight !!").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,7 +280,7 @@ async fn a_login_storm_is_shed_and_validate_goes_on() {
             Ok(_) => admitted += 1,
             Err(status) => {
                 assert_eq!(parts(&status), (Code::ResourceExhausted, "OVERLOADED".into(), vec![]));
-                assert!(tonic_types::StatusExt::get_details_retry_info(&status).is_some());
+                assert!(status.get_details_retry_info().is_some());
                 shed += 1;
             }
         }

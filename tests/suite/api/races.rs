@@ -75,7 +75,7 @@ on_both_stores! {
         let user_id = client.user("alice").await;
         // So that its own hash is made before the login begins, and only the change itself overlaps.
         let engine = &server.app.engine;
-        let hash = engine.passwords.hash(latchkey::domain::password::Password::chosen("another password".into()).unwrap()).await.unwrap();
+        let hash = engine.passwords.hash(latchkey::domain::password::Password::presented("another password".into()).unwrap()).await.unwrap();
         let id = latchkey::domain::types::UserId::parse(&user_id).unwrap();
         let before = engine.passwords.hashes();
         let login = tokio::spawn({

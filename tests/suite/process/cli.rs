@@ -149,7 +149,7 @@ fn accounts_are_managed_in_json() {
     assert_eq!((&disabled["account"]["disabled"], &disabled["ended"]), (&Value::Bool(true), &1.into()));
     assert!(disabled["account"]["disabled_until"].is_string());
     assert_eq!(shell.says_json("account enable alice", "")["account"]["disabled"], false);
-    assert_eq!(shell.says_json("account set-password alice", "a new password")["ended"], 0);
+    assert_eq!(shell.says_json("account set-password alice", "another new password")["ended"], 0);
     assert_eq!(shell.says_json("account delete alice", "")["ended"], 0);
     assert_eq!(shell.says_json("account list", "")["accounts"].as_array().unwrap().len(), 0);
 }
@@ -203,7 +203,7 @@ fn exit_codes_tell_refused_from_wrong_usage_from_unavailable() {
     shell.says("validate", "not a token").fails(1, "MALFORMED");
     shell.says("account show nobody", "").fails(1, "");
 
-    shell.says("account add bob", "short").fails(2, "8 code points");
+    shell.says("account add bob", "short").fails(2, "15 code points");
     shell.says("login alice --slot nowhere", PASSWORD).fails(2, "slot");
     shell.says("frobnicate", "").fails(2, "frobnicate");
     shell.says("validate --server [", "token").fails(2, "--server");

@@ -1,0 +1,218 @@
+//! Hashes and checks passwords, on threads of its own.
+//!
+//! Hashing is slow on purpose, so it is bounded twice: so many at a time, and so many waiting. A permit
+//! moves into the task that hashes, because a blocking task is not cancelled when its client goes away.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use argon2::{Argon2, password_hash::PasswordHasher as _};
+use tokio::sync::{Semaphore, TryAcquireError};
+use zeroize::Zeroizing;
+
+use super::{
+    Argon2Params, Password, PasswordHash, PasswordPolicy,
+    pace::Pace,
+    stored::{Stored, Unreadable},
+};
+use crate::domain::{Error, types::UserId};
+
+/// What came of checking a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// It is the right one.
+    Right {
+        /// The stored hash is not Argon2id (version 0x13) with exactly the configured parameters.
+        outdated: bool,
+    },
+    /// It is not, or there was nothing to check it against.
+    Wrong,
+}
+
+/// Hashes and checks passwords.
+pub struct Passwords {
+    params: Argon2Params,
+    hasher: Argon2<'static>,
+    policy: PasswordPolicy,
+    /// Checked where there is no account, so that this costs the same.
+    decoy: Stored,
+    places: usize,
+    admitted: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+    hashes: Arc<AtomicU64>,
+    renewals: Arc<AtomicU64>,
+    pace: Arc<Pace>,
+}
+
+impl Passwords {
+    /// Hashes at this cost, `threads` at a time while at most `queue` others wait. New passwords are
+    /// those of the default policy.
+    pub fn new(params: Argon2Params, threads: usize, queue: usize) -> Result<Self, Error> {
+        let hasher = params.argon2id().filter(|_| params.is_affordable()).ok_or_else(|| {
+            Error::Internal(format!("there is no Argon2id of this cost that we could check: {params:?}"))
+        })?;
+        let decoy = hash(&hasher, &Password(Zeroizing::new("decoy".into())))?;
+        let decoy = Stored::parse(decoy.as_str())
+            .map_err(|error| Error::Internal(format!("a hash of our own cannot be read: {error}")))?;
+        Ok(Self {
+            params,
+            hasher,
+            policy: PasswordPolicy::default(),
+            decoy,
+            places: threads + queue,
+            admitted: Arc::new(Semaphore::new(threads + queue)),
+            running: Arc::new(Semaphore::new(threads)),
+            hashes: Arc::default(),
+            renewals: Arc::default(),
+            pace: Arc::default(),
+        })
+    }
+
+    /// With another policy for new passwords.
+    #[must_use]
+    pub fn with_policy(self, policy: PasswordPolicy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// What can be a new password.
+    pub const fn policy(&self) -> &PasswordPolicy {
+        &self.policy
+    }
+
+    /// How many hashes have been computed that somebody waited for: one for every check, one for every
+    /// new password.
+    pub fn hashes(&self) -> u64 {
+        self.hashes.load(Ordering::Relaxed)
+    }
+
+    /// How many hashes have been computed to renew old ones.
+    pub fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Relaxed)
+    }
+
+    /// The hash of a new password.
+    pub async fn hash(&self, password: Password) -> Result<PasswordHash, Error> {
+        let hasher = self.hasher.clone();
+        self.run(move || hash(&hasher, &password)).await?
+    }
+
+    /// Checks a password against the stored hash of a user. Exactly one hash is computed, whatever is
+    /// stored: without a hash, or with one that we cannot read or that no password matches, the password
+    /// is wrong after the work on the decoy. See [`Pace`] for the time that this takes.
+    pub async fn check(
+        &self,
+        user_id: &UserId,
+        password: &Password,
+        stored: Option<&PasswordHash>,
+    ) -> Result<Checked, Error> {
+        let (stored, is_known) = match stored.map(|stored| Stored::parse(stored.as_str())) {
+            None | Some(Ok(Stored::Unmatchable)) => (self.decoy.clone(), false),
+            Some(Ok(stored)) => (stored, true),
+            Some(Err(problem)) => {
+                report(user_id, problem);
+                (self.decoy.clone(), false)
+            }
+        };
+        let is_current = stored.is_current(self.params);
+        let (password, pace) = (password.clone(), Arc::clone(&self.pace));
+        let work = move || {
+            let begun = Instant::now();
+            let matches = stored.matches(password.as_bytes());
+            let took = begun.elapsed();
+            pace.learn(is_current, took);
+            (matches, took)
+        };
+        let (matches, took) = self.run(work).await?;
+        if matches && is_known {
+            return Ok(Checked::Right { outdated: !is_current });
+        }
+        let rest = self.pace.rest(took);
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
+        Ok(Checked::Wrong)
+    }
+
+    /// The hash that is to stand in the place of `old`, which was made from the same password; `None` if
+    /// there is no idle thread to compute it.
+    ///
+    /// It takes no place from anybody who waits, in the queue or before it: a thread is idle only if
+    /// nobody waits for one. Who comes later waits for at most this one hash.
+    ///
+    /// Where the old hash is in a form of Django's, so is the new one: the table may be Django's, which
+    /// reads no other.
+    pub fn renew(
+        &self,
+        password: &Password,
+        old: &PasswordHash,
+    ) -> Option<impl Future<Output = Result<PasswordHash, Error>> + Send + 'static> {
+        let running = Arc::clone(&self.running).try_acquire_owned().ok()?;
+        let (hasher, password, renewals) =
+            (self.hasher.clone(), password.clone(), Arc::clone(&self.renewals));
+        let is_djangos = !old.as_str().starts_with('$');
+        let work = tokio::task::spawn_blocking(move || {
+            let _held_while_hashing = running;
+            renewals.fetch_add(1, Ordering::Relaxed);
+            let new = hash(&hasher, &password)?;
+            Ok(if is_djangos { PasswordHash(format!("argon2{}", new.as_str())) } else { new })
+        });
+        Some(async move { work.await.map_err(|error| broken(&error))? })
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::NoPermits => Error::Overloaded {
+                what: "too many passwords are waiting to be checked",
+                retry_after: Duration::from_secs(1),
+            },
+            TryAcquireError::Closed => Error::Internal("the password threads are gone".into()),
+        })?;
+        let running = Arc::clone(&self.running)
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::Internal("the password threads are gone".into()))?;
+        let hashes = Arc::clone(&self.hashes);
+        tokio::task::spawn_blocking(move || {
+            let _held_while_hashing = (admitted, running);
+            hashes.fetch_add(1, Ordering::Relaxed);
+            work()
+        })
+        .await
+        .map_err(|error| broken(&error))
+    }
+
+    /// How many passwords are being hashed or wait for it.
+    pub fn under_way(&self) -> usize {
+        self.places.saturating_sub(self.admitted.available_permits())
+    }
+
+    #[cfg(test)]
+    pub(super) fn free_places(&self) -> usize {
+        self.admitted.available_permits()
+    }
+}
+
+/// For the operator: whose hash, which kind of problem, and what to do. Never the hash.
+fn report(user_id: &UserId, problem: Unreadable) {
+    tracing::error!(
+        user.id = %user_id,
+        error.message = %problem,
+        "the stored password hash of a user cannot be read, so nobody can log in as this user: set the password again (latchkey account set-password), or store a hash of another kind"
+    );
+}
+
+fn hash(hasher: &Argon2<'_>, password: &Password) -> Result<PasswordHash, Error> {
+    hasher
+        .hash_password(password.as_bytes())
+        .map(|phc| PasswordHash(phc.to_string()))
+        .map_err(|error| Error::Internal(format!("hashing a password failed: {error}")))
+}
+
+fn broken(error: &tokio::task::JoinError) -> Error {
+    Error::Internal(format!("hashing a password failed: {error}"))
+}
