@@ -76,6 +76,34 @@ impl PasswordHash {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Why we could not check a password against it, if so. A hash that no password matches on purpose
+    /// (empty, or Django's, which begins with `!`) is readable.
+    pub fn readable(&self) -> Result<(), Unreadable> {
+        if self.0.is_empty() || self.0.starts_with('!') {
+            return Ok(());
+        }
+        let params = Phc::new(&self.0)
+            .ok()
+            .filter(|phc| phc.algorithm.as_str().parse::<Algorithm>().is_ok())
+            .and_then(|phc| Argon2Params::of(&phc));
+        match params {
+            None => Err(Unreadable::Unknown),
+            Some(params) if params.exceeds(MAX_STORED) => Err(Unreadable::Excessive("argon2")),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// Why no password can be checked against a stored hash. Says nothing of the hash but its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Of no kind that we know.
+    #[error("it is of no kind that Latchkey knows")]
+    Unknown,
+    /// It asks for more memory or time than we are ready to spend.
+    #[error("it asks for more memory or time than Latchkey is ready to spend: {0}")]
+    Excessive(&'static str),
 }
 
 impl fmt::Debug for PasswordHash {
@@ -184,19 +212,15 @@ impl Passwords {
         .await
     }
 
-    /// Whether a hash is one that we can check, at a cost that we are ready to pay.
-    pub(super) fn can_read(&self, hash: &PasswordHash) -> bool {
+    /// Whether a stored hash is one that we can check, at a cost that we are ready to pay.
+    fn readable(&self, stored: &PasswordHash) -> bool {
         let ceiling =
             Argon2Params { memory_kib: MAX_STORED.memory_kib.max(self.params.memory_kib), ..MAX_STORED };
-        Phc::new(hash.as_str())
+        let readable = Phc::new(stored.as_str())
             .ok()
             .filter(|phc| phc.algorithm.as_str().parse::<Algorithm>().is_ok())
             .and_then(|phc| Argon2Params::of(&phc))
-            .is_some_and(|params| !params.exceeds(ceiling))
-    }
-
-    fn readable(&self, stored: &PasswordHash) -> bool {
-        let readable = self.can_read(stored);
+            .is_some_and(|params| !params.exceeds(ceiling));
         if !readable {
             tracing::error!(
                 "a stored password hash is not Argon2 in PHC format within bounds; nobody can log in with it until it is set again"

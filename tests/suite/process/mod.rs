@@ -2,6 +2,7 @@
 
 mod cli;
 mod crash;
+mod import;
 mod leaks;
 mod limits;
 mod outage;
