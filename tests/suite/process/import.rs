@@ -103,8 +103,11 @@ fn hash() -> String {
 
 /// So many accounts as JSON lines.
 fn many(count: usize) -> String {
-    let line = |number| json!({ "user_id": format!("{number}"), "username": format!("user{number:06}"), "password_hash": "!" });
-    (0..count).map(|number| format!("{}\n", line(number))).collect()
+    let line = |number| {
+        let (id, name) = (format!("{number}"), format!("user{number:06}"));
+        json!({ "user_id": id, "username": name, "password_hash": "!" }).to_string() + "\n"
+    };
+    (0..count).map(line).collect()
 }
 
 #[test]
