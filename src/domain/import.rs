@@ -12,8 +12,8 @@ use super::{
     username::Username,
 };
 
-/// The longest hash, in bytes. The formats that are read need a quarter of it.
-const MAX_HASH: usize = 1024;
+/// The longest hash, in bytes. The formats that are read need half of it.
+const MAX_HASH: usize = 512;
 
 /// An account as it comes.
 #[derive(Debug, Clone)]
@@ -197,17 +197,16 @@ fn repeated(first: u64) -> Violation {
     Violation::new("username", format!("is the same as in line {first}; case makes no difference"))
 }
 
-/// What is wrong with the hash of an account that is to be imported, never with the hash in it: it may be a
-/// password by mistake.
+/// What is wrong with a hash, never with the hash in it: it may be a password by mistake.
 fn check_hash(hash: &PasswordHash) -> Result<(), Violation> {
-    let refuse = |why: String| Err(Violation::new("password_hash", why));
-    if hash.as_str().is_empty() {
-        return refuse("is missing; `!` is an account that nobody can log in to by password".into());
-    }
-    if hash.as_str().len() > MAX_HASH {
-        return refuse("must be at most 1,024 bytes".into());
-    }
-    hash.readable().or_else(|problem| {
-        refuse(format!("cannot be checked: {problem}; have the user set a new password, or import `!`"))
-    })
+    let wrong = if hash.as_str().is_empty() {
+        "is missing; `!` is an account that nobody can log in to by password".to_owned()
+    } else if hash.as_str().len() > MAX_HASH {
+        "must be at most 512 bytes".to_owned()
+    } else if let Err(unreadable) = hash.readable() {
+        format!("cannot be checked: {unreadable}; with `!` in its place the user can be given a new password")
+    } else {
+        return Ok(());
+    };
+    Err(Violation::new("password_hash", wrong))
 }

@@ -94,6 +94,12 @@ pub(super) fn deadline_exceeded() -> Status {
     status(Code::DeadlineExceeded, message, ErrorReason::DeadlineExceeded)
 }
 
+/// The next message of a stream did not come in time.
+pub(super) fn stalled() -> Status {
+    let message = "no message came for longer than server.request_timeout; what came before has taken effect";
+    status(Code::DeadlineExceeded, message, ErrorReason::DeadlineExceeded)
+}
+
 /// A stream ends because the server does.
 pub(super) fn shutting_down() -> Status {
     status(Code::Unavailable, "the server is stopping: connect again", ErrorReason::ShuttingDown)

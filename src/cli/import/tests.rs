@@ -134,7 +134,7 @@ proptest! {
         for account in &accounts {
             text.push_str(&"\r\n".repeat(usize::try_from(blank).unwrap()));
             places.push(breaks(&text) + 1);
-            text.push_str(&format!("{}\n", account_json(account)));
+            text.push_str(&(account_json(account).to_string() + "\n"));
         }
         prop_assert_eq!(json_lines(text.as_bytes(), portion, &[]).unwrap(), expected(accounts, &places));
     }
@@ -147,7 +147,8 @@ proptest! {
             text.push_str(&end.repeat(blank));
             places.push(breaks(&text) + 1);
             let cells = [&account.username, &account.user_id, &account.password_hash].map(|cell| quoted(cell));
-            text.push_str(&format!("{},{},{}{end}", cells.join(","), account.roles.join(" "), account.disabled));
+            let roles = account.roles.join(" ");
+            text.push_str(&[cells.join(",").as_str(), &roles, &format!("{}{end}", account.disabled)].join(","));
         }
         prop_assert_eq!(csv(text.as_bytes(), portion, &[]).unwrap().unwrap(), expected(accounts, &places));
     }

@@ -147,16 +147,16 @@ async fn what_is_wrong_with_one_account_refuses_that_one_and_says_why() {
         (ImportedAccount { created_at: time(-1), ..good() }, "created_at", "1970"),
         (ImportedAccount { disabled_until: time(1_700_000_000_000), ..good() }, "disabled_until", "9999"),
         (ImportedAccount { password_hash: String::new(), ..good() }, "password_hash", "is missing"),
-        (ImportedAccount { password_hash: "hunter2".into(), ..good() }, "password_hash", "format"),
+        (ImportedAccount { password_hash: "hunter2".into(), ..good() }, "password_hash", "no kind that"),
         (
             ImportedAccount { password_hash: hash.replace("m=8", "m=99999999"), ..good() },
             "password_hash",
-            "work",
+            "memory or time",
         ),
         (
-            ImportedAccount { password_hash: format!("!{}", "x".repeat(1024)), ..good() },
+            ImportedAccount { password_hash: format!("!{}", "x".repeat(512)), ..good() },
             "password_hash",
-            "1,024",
+            "512",
         ),
         (
             ImportedAccount { username: "ALICE".into(), user_id: "2".into(), ..good() },
@@ -341,13 +341,7 @@ async fn a_hundred_thousand_accounts_fit_into_one_call() {
         let numbers = batch * 500..(batch + 1) * 500;
         message(numbers.map(|n| account(n, &n.to_string(), &format!("user{n:06}"), "!")).collect())
     }));
-    let begun = Instant::now();
     assert_eq!(counts(&send(client, messages).await.unwrap()), (COUNT, 0, 0));
-    println!("{COUNT} accounts in {:?}", begun.elapsed());
-    assert!(
-        begun.elapsed() > Duration::from_secs(1),
-        "too fast to show that the limit of a call does not apply"
-    );
     let last = pb::GetAccountRequest { key: Some(pb::get_account_request::Key::UserId("99999".into())) };
     let last = client.accounts.clone().get_account(client.admin(last)).await.unwrap().into_inner();
     assert_eq!(last.account.unwrap().username, "user099999");

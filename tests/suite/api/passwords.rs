@@ -127,7 +127,7 @@ on_both_stores! {
 }
 
 on_both_stores! {
-    async fn every_login_that_fails_costs_one_hash_and_looks_the_same(server: Server) {
+    async fn every_login_that_fails_costs_one_hash_and_looks_the_same(server: Server, &[("THROTTLE__FREE_ATTEMPTS", "100")]) {
         let client = &server.client;
         let user_id = client.user("alice").await;
         let passwords = &server.app.engine.passwords;

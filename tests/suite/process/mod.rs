@@ -3,6 +3,7 @@
 mod audit;
 mod cli;
 mod crash;
+mod import;
 mod leaks;
 mod limits;
 mod outage;
