@@ -14,10 +14,11 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use self::layers::{merge, overlay_variable};
-use crate::domain::types::Slot;
+use crate::domain::{callers::certificates::Certificates, types::Slot};
 
 pub use self::sections::{
-    Access, Accounts, Listen, Log, LogFormat, Password, Server, Session, Sessions, Token, Validate,
+    Access, Accounts, ClientCertificate, Listen, Log, LogFormat, Password, Server, Session, Sessions, Tls,
+    Token, Validate, ValidateAccess,
 };
 
 /// Every setting with its default and its meaning.
@@ -41,6 +42,7 @@ pub struct Config {
     pub token: Token,
     pub password: Password,
     pub access: Access,
+    pub tls: Tls,
     pub server: Server,
     pub log: Log,
 }
@@ -94,6 +96,12 @@ impl Config {
     /// Where the admin key is.
     pub fn admin_key_file(&self) -> PathBuf {
         self.path_or(&self.access.admin_key_file, "admin.key")
+    }
+
+    /// The certificates that are callers.
+    pub fn certificates(&self) -> Result<Certificates, ConfigError> {
+        Certificates::parse(&self.access.certificates)
+            .map_err(|error| ConfigError(format!("access.certificates: {error}")))
     }
 
     fn path_or(&self, set: &str, name: &str) -> PathBuf {

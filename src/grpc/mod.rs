@@ -3,6 +3,7 @@
 pub mod access;
 mod account;
 mod auth;
+mod caller;
 mod convert;
 mod drain;
 mod guard;
@@ -12,6 +13,7 @@ pub mod pb;
 mod request_id;
 pub mod server;
 mod status;
+pub mod tls;
 
 use std::sync::Arc;
 
@@ -23,10 +25,14 @@ use self::{
     access::Access,
     account::AccountHandler,
     auth::AuthHandler,
+    caller::CallerHandler,
     guard::{Guard, GuardSettings},
     health::Health,
     origin::Origins,
-    pb::{account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer},
+    pb::{
+        account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer,
+        caller_service_server::CallerServiceServer,
+    },
 };
 use crate::domain::Engine;
 
@@ -51,6 +57,10 @@ pub fn services(
         )
         .add_service(
             AccountServiceServer::new(AccountHandler::new(Arc::clone(engine), origins.clone()))
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
+            CallerServiceServer::new(CallerHandler::new(Arc::clone(engine), origins.clone()))
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(health.service());

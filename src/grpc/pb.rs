@@ -34,6 +34,7 @@ redacted!(ValidateRequest: peek, max_staleness; token);
 redacted!(LogoutRequest: scope; token);
 redacted!(CreateAccountRequest: username, roles; password);
 redacted!(SetPasswordRequest: user_id; password);
+redacted!(CreateCallerResponse: caller; key);
 
 #[cfg(test)]
 mod tests {
@@ -49,6 +50,7 @@ mod tests {
             format!("{:?}", LogoutRequest { token: secret(), ..Default::default() }),
             format!("{:?}", CreateAccountRequest { password: secret(), ..Default::default() }),
             format!("{:?}", SetPasswordRequest { password: secret(), ..Default::default() }),
+            format!("{:?}", CreateCallerResponse { key: secret(), ..Default::default() }),
         ];
         for text in shown {
             assert!(!text.contains("hunter2") && text.contains("[redacted]"), "{text}");

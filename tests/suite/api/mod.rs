@@ -2,6 +2,7 @@
 
 mod access;
 mod account;
+mod callers;
 mod health;
 mod jwks;
 mod login;

@@ -1,5 +1,6 @@
 //! The binary: crashes, outages, replicas, signals, limits, the command line, the README.
 
+mod callers;
 mod cli;
 mod crash;
 mod leaks;
@@ -9,6 +10,7 @@ mod readme;
 mod replicas;
 mod signals;
 mod start;
+mod tls;
 mod wire;
 
 use data_encoding::BASE64URL_NOPAD;
