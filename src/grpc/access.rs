@@ -97,7 +97,7 @@ impl Access {
     /// The role that a method needs.
     fn needed(&self, rule: Rule) -> Option<CallerRole> {
         match rule {
-            Rule::Role(role) => Some(role),
+            Rule::Role(needed) => Some(needed),
             Rule::Validator if self.settings.validate_needs_role => Some(CallerRole::Validator),
             Rule::Open | Rule::Validator => None,
         }
@@ -111,7 +111,7 @@ impl Access {
         extensions: &Extensions,
     ) -> Result<Option<Arc<str>>, Error> {
         let presented = Presented::of(headers);
-        let Some(role) = self.needed(rule) else { return Ok(self.recall(&presented, extensions)) };
+        let Some(needed) = self.needed(rule) else { return Ok(self.recall(&presented, extensions)) };
         let identity = match presented {
             Presented::Key(key) if self.is_admin(key.as_bytes()) => admin(),
             Presented::Key(key) => self.authenticate(key).await?,
@@ -122,10 +122,10 @@ impl Access {
                 ));
             }
         };
-        if identity.roles.allow(role) {
+        if identity.roles.allow(needed) {
             Ok(Some(identity.name))
         } else {
-            Err(Error::CallerNotAllowed { caller: identity.name, role })
+            Err(Error::CallerNotAllowed { caller: identity.name, role: needed })
         }
     }
 

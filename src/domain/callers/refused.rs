@@ -102,7 +102,7 @@ mod tests {
         let told = (0..1000).filter(|_| window.admit("X")).count();
         assert_eq!(told, 20);
         assert_eq!(window.turn(begun.after(Duration::from_secs(59))), None);
-        assert_eq!(window.turn(begun.after(Duration::from_secs(60))), Some(980));
+        assert_eq!(window.turn(begun.after(Duration::from_mins(1))), Some(980));
         assert!(window.admit("X"), "the next minute has entries again");
         assert_eq!(window.turn(begun.after(Duration::from_secs(121))), None, "there is nothing to add");
         window.admit("X");
