@@ -6,7 +6,12 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["latchkey/v1/account.proto", "latchkey/v1/auth.proto", "latchkey/v1/reason.proto"];
+    let files = [
+        "latchkey/v1/account.proto",
+        "latchkey/v1/auth.proto",
+        "latchkey/v1/caller.proto",
+        "latchkey/v1/reason.proto",
+    ];
     let descriptors = protox::compile(files, ["proto"])?;
 
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR: run this through cargo")?);
@@ -22,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "latchkey.v1.CreateAccountRequest",
         "latchkey.v1.SetPasswordRequest",
         "latchkey.v1.ImportedAccount",
+        "latchkey.v1.CreateCallerResponse",
     ];
     tonic_prost_build::configure().skip_debug(secret).compile_fds(descriptors)?;
     Ok(())

@@ -3,6 +3,7 @@
 //! Tests and production start the same [`App`]; what differs are the settings and the clock.
 
 mod parts;
+mod tls;
 
 use std::{fs::File, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,16 +11,17 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::parts::{
-    Parts, SessionStore, accounts_and_callers, admin_key, audit_trail, gate, parts, prepare_data_dir, scheme,
-    session_store, tokens,
+    Parts, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail, gate, parts,
+    prepare_data_dir, scheme, session_store, tokens,
 };
 use crate::{
     config::Config,
     domain::{
         Engine, Error,
         audit::{Action, Audit, Entry, Outcome},
+        callers::{KnownCallers, refused::Refusals},
         origin::Origin,
-        ports::{Callers, Clock, EventLog},
+        ports::{Clock, EventLog},
         transact::Turns,
     },
     grpc::{
@@ -36,6 +38,9 @@ use crate::{
 
 /// How often debts of sessions to accounts are looked for.
 const DEBT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether calls were refused that have no entry in the audit trail.
+const REFUSALS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why the server did not start: one sentence with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +63,6 @@ pub struct App {
     pub engine: Arc<Engine>,
     /// The log of sessions that ended.
     pub events: Arc<dyn EventLog>,
-    /// Who may call what needs a permission.
-    pub callers: Arc<dyn Callers>,
     health: Health,
     grace: Duration,
     shutdown: CancellationToken,
@@ -79,6 +82,7 @@ impl App {
         let Parts { slots, passwords } = parts(config)?;
         let lock = prepare_data_dir(config)?;
         let admin_key = admin_key(config)?;
+        let encryption = tls::encryption(config, &clock)?;
         let tokens = tokens(config, &*clock)?;
         let database = Database::open(&config.data_dir.join("latchkey.db"))
             .await
@@ -91,6 +95,8 @@ impl App {
         let engine = Arc::new(Engine {
             sessions,
             accounts,
+            callers: KnownCallers::new(callers, Arc::clone(&clock), config.access.outage_grace),
+            refusals: Refusals::default(),
             clock,
             audit: Arc::clone(&audit) as Arc<dyn Audit>,
             tokens,
@@ -105,8 +111,8 @@ impl App {
             max_requests: config.server.max_requests,
             timeout: config.server.request_timeout,
         };
-        let access = Access::new(&admin_key);
         let origins = Origins::new(config.trusted_proxies().map_err(|error| error.to_string())?);
+        let access = Access::new(&admin_key, access_settings(config)?, Arc::clone(&engine), origins.clone());
         let shutdown = CancellationToken::new();
         let services = grpc::services(
             &engine,
@@ -129,7 +135,8 @@ impl App {
             age: config.server.connection_age,
         };
         let mut serving = JoinSet::new();
-        serving.spawn(serve(grpc_listener, services, limits, shutdown.clone()));
+        let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
+        serving.spawn(serve(grpc_listener, tls, services, limits, shutdown.clone()));
         serving.spawn(http::serve(http_listener, Arc::clone(&engine), health.ready(), shutdown.clone()));
 
         let mut background = JoinSet::new();
@@ -138,6 +145,18 @@ impl App {
             async move { health.watch(engine).await }
         });
         background.spawn(settle_debts(Arc::clone(&engine)));
+        background.spawn(keep_callers(Arc::clone(&engine)));
+        match encryption {
+            Some(encryption) => {
+                tls::look_at_dates(config, &encryption, &*engine.clock);
+                background.spawn(tls::reload(encryption, config.clone(), Arc::clone(&engine.clock)));
+            }
+            None if !grpc.ip().is_loopback() => tracing::warn!(
+                listen.grpc = %grpc,
+                "passwords, tokens and keys travel in clear: set tls.certificate_file and tls.key_file, or let only a proxy that speaks TLS reach this port"
+            ),
+            None => {}
+        }
         background.spawn(reload_keys(Arc::clone(&engine), config.clone()));
 
         tracing::info!(
@@ -153,7 +172,6 @@ impl App {
             http,
             engine,
             events,
-            callers,
             health,
             grace,
             shutdown,
@@ -185,6 +203,8 @@ impl App {
             tracing::warn!("requests that were under way did not finish within server.shutdown_grace");
         }
         self.serving.shutdown().await;
+        // When callers were last seen. Of no great importance: not long.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.engine.callers.flush()).await;
         // Writes what is in the log of the database into its file.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.database.close()).await;
         let audit = self.audit;
@@ -207,6 +227,17 @@ async fn settle_debts(engine: Arc<Engine>) {
         }
         tokio::time::sleep(DEBT_INTERVAL).await;
     }
+}
+
+/// Keeps the callers known, and the audit trail told of those that were refused.
+async fn keep_callers(engine: Arc<Engine>) {
+    let telling = async {
+        loop {
+            tokio::time::sleep(REFUSALS_INTERVAL).await;
+            engine.tell_refused_calls();
+        }
+    };
+    tokio::join!(engine.callers.keep(), telling);
 }
 
 /// Picks up keys that were added or removed.

@@ -16,11 +16,11 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use self::layers::{merge, overlay_variable};
-use crate::domain::types::Slot;
+use crate::domain::{callers::certificates::Certificates, types::Slot};
 
 pub use self::sections::{
-    Access, Accounts, Audit, Listen, Log, LogFormat, Password, Server, Session, Sessions, Throttle, Token,
-    Validate,
+    Access, Accounts, Audit, ClientCertificate, Listen, Log, LogFormat, Password, Server, Session, Sessions,
+    Throttle, Tls, Token, Validate, ValidateAccess,
 };
 
 /// Every setting with its default and its meaning.
@@ -45,6 +45,7 @@ pub struct Config {
     pub password: Password,
     pub throttle: Throttle,
     pub access: Access,
+    pub tls: Tls,
     pub audit: Audit,
     pub server: Server,
     pub log: Log,
@@ -112,6 +113,12 @@ impl Config {
     /// Where the admin key is.
     pub fn admin_key_file(&self) -> PathBuf {
         self.path_or(&self.access.admin_key_file, "admin.key")
+    }
+
+    /// The certificates that are callers.
+    pub fn certificates(&self) -> Result<Certificates, ConfigError> {
+        Certificates::parse(&self.access.certificates)
+            .map_err(|error| ConfigError(format!("access.certificates: {error}")))
     }
 
     fn path_or(&self, set: &str, name: &str) -> PathBuf {

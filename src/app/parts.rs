@@ -10,7 +10,7 @@ use std::{
 use data_encoding::BASE64URL_NOPAD;
 
 use crate::{
-    config::Config,
+    config::{Config, ValidateAccess},
     domain::{
         Slots,
         password::{Argon2Params, PasswordPolicy, Passwords},
@@ -19,8 +19,10 @@ use crate::{
         throttle::{Gate, Rule, Throttle},
         token::{TokenSettings, Tokens},
     },
+    grpc::access::AccessSettings,
     store::{
         audit::{AuditFile, AuditTrail},
+        clock::SystemClock,
         embedded::{Database, EmbeddedRegisters},
         encoded::Encoded,
         key_files,
@@ -57,6 +59,8 @@ pub(super) fn parts(config: &Config) -> Result<Parts, String> {
     if config.admin_key_file().exists() {
         admin_key(config)?;
     }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    super::tls::encryption(config, &clock)?;
     let keys = config.keys_dir();
     if !config.token.keys_dir.is_empty() || key_files_exist(&keys)? {
         key_files::load(&keys, config.signing_key()).map_err(|error| format!("token.keys_dir: {error}"))?;
@@ -90,6 +94,14 @@ pub(super) fn prepare_data_dir(config: &Config) -> Result<Option<File>, String> 
         )),
         Err(TryLockError::Error(error)) => Err(refused(error)),
     }
+}
+
+/// What the settings say of callers.
+pub(super) fn access_settings(config: &Config) -> Result<AccessSettings, String> {
+    Ok(AccessSettings {
+        validate_needs_role: config.access.validate == ValidateAccess::Caller,
+        certificates: config.certificates().map_err(|error| error.to_string())?,
+    })
 }
 
 /// The admin key; made where there is none.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 refused or rejected, 2 wrong usage, 3 unavailable.
 
 mod account;
+mod caller;
 mod client;
 mod import;
 mod key;
@@ -11,6 +12,7 @@ mod logout;
 mod output;
 mod secret;
 mod serve;
+mod tls;
 mod validate;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -56,9 +58,34 @@ struct Common {
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     output: Format,
     /// The gRPC address of the server, for the commands that talk to one; by default `listen.grpc` of the
-    /// settings.
+    /// settings. With `https://` before it by TLS, with `http://` without.
     #[arg(long, global = true, env = "LATCHKEY_SERVER", value_name = "HOST:PORT")]
     server: Option<String>,
+    /// A file with the key of a caller; by default the admin key of the server on this machine.
+    #[arg(long, global = true, env = "LATCHKEY_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// The roots to trust the server's certificate by, in PEM; by default those of the system, and for the
+    /// server on this machine exactly its own certificate.
+    #[arg(long, global = true, env = "LATCHKEY_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// A client certificate in PEM, for servers that ask for one.
+    #[arg(
+        long,
+        global = true,
+        env = "LATCHKEY_CERTIFICATE_FILE",
+        value_name = "FILE",
+        requires = "certificate_key_file"
+    )]
+    certificate_file: Option<PathBuf>,
+    /// The private key of the client certificate, in PEM.
+    #[arg(
+        long,
+        global = true,
+        env = "LATCHKEY_CERTIFICATE_KEY_FILE",
+        value_name = "FILE",
+        requires = "certificate_file"
+    )]
+    certificate_key_file: Option<PathBuf>,
 }
 
 impl Common {
@@ -86,6 +113,12 @@ enum Command {
         after_help = "Examples:\n  latchkey account add alice\n  latchkey account disable alice --for 24h"
     )]
     Account(account::Account),
+    /// Manage callers: the services that may call what needs a permission.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  latchkey caller create web --role validator\n  latchkey caller list\n  latchkey caller revoke web"
+    )]
+    Caller(caller::Caller),
     /// Log in: prints the token on standard output, everything else on standard error.
     Login(login::Login),
     /// Ask whether a token is good. The token comes from LATCHKEY_TOKEN or standard input.
@@ -135,6 +168,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     match command {
         Command::Serve(command) => command.run(&common).await,
         Command::Account(command) => command.run(&common).await,
+        Command::Caller(command) => command.run(&common).await,
         Command::Login(command) => command.run(&common).await,
         Command::Validate(command) => command.run(&common).await,
         Command::Logout(command) => command.run(&common).await,

@@ -80,9 +80,12 @@ fn greet(app: &App, config: &Config) {
         let latchkey = std::env::args().next().unwrap_or_else(|| "latchkey".to_owned());
         let _ = writeln!(
             stdout,
-            "\nNext, in another terminal:\n  {latchkey} account add alice\n  {latchkey} login alice\n  grpcurl -plaintext {} list\n",
-            app.grpc
+            "\nNext, in another terminal:\n  {latchkey} account add alice\n  {latchkey} login alice"
         );
+        if !config.tls.is_on() {
+            let _ = writeln!(stdout, "  grpcurl -plaintext {} list", app.grpc);
+        }
+        let _ = writeln!(stdout);
     }
     let _ = stdout.flush();
 }

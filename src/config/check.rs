@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, ConfigError};
+use super::{ClientCertificate, Config, ConfigError};
 use crate::domain::password::Argon2Params;
 
 /// Refuses what could not work or would not be safe.
@@ -57,7 +57,36 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         return refuse("server.max_connections, server.max_requests and server.max_streams must not be 0");
     }
     throttle(config)?;
+    tls(config)?;
     password(config)
+}
+
+fn tls(config: &Config) -> Result<(), ConfigError> {
+    let tls = &config.tls;
+    let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
+    if tls.certificate_file.is_empty() != tls.key_file.is_empty() {
+        return refuse("tls.certificate_file and tls.key_file go together: set both, or neither");
+    }
+    if !tls.client_ca_file.is_empty() && !tls.is_on() {
+        return refuse("tls.client_ca_file needs TLS: set tls.certificate_file and tls.key_file, too");
+    }
+    if tls.client_certificate == ClientCertificate::Required && tls.client_ca_file.is_empty() {
+        return refuse(
+            "tls.client_certificate is \"required\", and tls.client_ca_file does not say whose are good: set it",
+        );
+    }
+    if !config.certificates()?.is_empty() && tls.client_ca_file.is_empty() {
+        return refuse(
+            "access.certificates lists client certificates, and tls.client_ca_file does not say whose are good: set it",
+        );
+    }
+    if tls.reload_interval.is_zero() {
+        return refuse("tls.reload_interval must not be 0s");
+    }
+    if config.access.outage_grace > Duration::from_hours(24) {
+        return refuse("access.outage_grace must be at most 24h");
+    }
+    Ok(())
 }
 
 fn password(config: &Config) -> Result<(), ConfigError> {

@@ -5,7 +5,8 @@ use toml::{Table, Value};
 use super::ConfigError;
 
 /// Environment variables with our prefix that are not settings of the server.
-const NOT_SETTINGS: [&str; 3] = ["CONFIG", "SERVER", "TOKEN"];
+const NOT_SETTINGS: [&str; 7] =
+    ["CONFIG", "SERVER", "TOKEN", "KEY_FILE", "CA_FILE", "CERTIFICATE_FILE", "CERTIFICATE_KEY_FILE"];
 
 /// What Kubernetes sets in every pod where a service is called `latchkey`.
 fn is_service_link(name: &str) -> bool {

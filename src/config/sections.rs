@@ -105,6 +105,46 @@ pub struct Throttle {
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Access {
     pub admin_key_file: String,
+    pub validate: ValidateAccess,
+    pub certificates: Vec<String>,
+    #[serde(deserialize_with = "duration")]
+    pub outage_grace: Duration,
+}
+
+/// Who may ask for verdicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub enum ValidateAccess {
+    Open,
+    Caller,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Tls {
+    pub certificate_file: String,
+    pub key_file: String,
+    pub client_ca_file: String,
+    pub client_certificate: ClientCertificate,
+    #[serde(deserialize_with = "duration")]
+    pub reload_interval: Duration,
+}
+
+impl Tls {
+    /// Whether the gRPC port is encrypted.
+    pub fn is_on(&self) -> bool {
+        !self.certificate_file.is_empty()
+    }
+}
+
+/// Whether a client needs a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub enum ClientCertificate {
+    Optional,
+    Required,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -79,6 +79,24 @@ fn what_is_wrong_is_said_with_the_key() {
         ("[sessions]\npassword = 'a'\npassword_file = 'b'\n", &[], "both set: remove one"),
         ("[token]\nleeway = '1h'\n", &[], "token.leeway must be at most 5m"),
         ("[token]\nalgorithm = 'none'\n", &[], "token.algorithm"),
+        ("[access]\nvalidate = 'closed'\n", &[], "access.validate"),
+        (
+            "[access]\ncertificates = ['dns:web validator']\n",
+            &[],
+            "tls.client_ca_file does not say whose are good",
+        ),
+        (
+            "[access]\ncertificates = ['web validator']\n",
+            &[],
+            "access.certificates: the name in \"web validator\"",
+        ),
+        ("[access]\noutage_grace = '30d'\n", &[], "access.outage_grace must be at most 24h"),
+        ("[tls]\nkey_file = 'a'\n", &[], "tls.certificate_file and tls.key_file go together"),
+        ("[tls]\ncertificate_file = 'a'\n", &[], "tls.certificate_file and tls.key_file go together"),
+        ("[tls]\nclient_ca_file = 'a'\n", &[], "tls.client_ca_file needs TLS"),
+        ("[tls]\nclient_certificate = 'required'\n", &[], "tls.client_certificate is \"required\""),
+        ("[tls]\nclient_certificate = 'maybe'\n", &[], "tls.client_certificate"),
+        ("[tls]\nreload_interval = '0s'\n", &[], "tls.reload_interval must not be 0s"),
         ("nonsense", &[], "is not TOML"),
     ] {
         let refusal = refusal(file, variables);

@@ -1,8 +1,8 @@
 //! Why a request was not done. `grpc::status` alone turns these into statuses.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{ports::StoreError, rejection::Rejection, types::Timestamp};
+use super::{callers::role::CallerRole, ports::StoreError, rejection::Rejection, types::Timestamp};
 
 /// What is wrong with one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,23 @@ pub enum Error {
     /// Accounts are only read here.
     #[error("accounts belong to another system (accounts.lookup is set): change them there")]
     AccountsReadOnly,
+    /// A caller is needed and none has proved who it is.
+    #[error("{0}")]
+    CallerUnauthenticated(&'static str),
+    /// The caller is known and may not do this.
+    #[error("the caller `{caller}` does not have the role `{}`, which this method needs", .role.name())]
+    CallerNotAllowed {
+        /// Its name.
+        caller: Arc<str>,
+        /// What it would need.
+        role: CallerRole,
+    },
+    /// The name of a caller is taken.
+    #[error("a caller with this name exists: revoke it first, or choose another name")]
+    CallerExists,
+    /// There is no such caller.
+    #[error("there is no caller with this name")]
+    CallerNotFound,
     /// Too many failures. Says nothing about the password, nor whether there is such an account.
     #[error("too many failed attempts: {}", if *.stopped { "an operator has to unlock this username" } else { "wait before you try again" })]
     Throttled {
@@ -89,6 +106,10 @@ impl Error {
             Self::AccountExists => "ACCOUNT_EXISTS",
             Self::AccountNotFound => "ACCOUNT_NOT_FOUND",
             Self::AccountsReadOnly => "ACCOUNTS_READ_ONLY",
+            Self::CallerUnauthenticated(_) => "CALLER_UNAUTHENTICATED",
+            Self::CallerNotAllowed { .. } => "CALLER_NOT_ALLOWED",
+            Self::CallerExists => "CALLER_EXISTS",
+            Self::CallerNotFound => "CALLER_NOT_FOUND",
             Self::Throttled { .. } => "THROTTLED",
             Self::Rejected(rejection) => rejection.reason.name(),
             Self::Overloaded { .. } => "OVERLOADED",

@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod audit;
+pub mod callers;
 pub mod change_password;
 mod credentials;
 pub mod error;
@@ -30,6 +31,7 @@ pub use error::{Error, Violation};
 
 use self::{
     audit::Audit,
+    callers::{KnownCallers, refused::Refusals},
     password::Passwords,
     ports::{Accounts, Clock, Registers},
     sessions::{SlotPolicy, UserSessions},
@@ -45,6 +47,10 @@ pub struct Engine {
     pub sessions: Arc<dyn Registers<UserSessions>>,
     /// Who can log in.
     pub accounts: Arc<dyn Accounts>,
+    /// Who may call what needs a permission.
+    pub callers: KnownCallers,
+    /// How many calls have been refused of late.
+    pub refusals: Refusals,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Keeps the audit trail.

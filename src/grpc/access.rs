@@ -1,10 +1,29 @@
 //! Who may call what: by full method path, default deny.
+//!
+//! A caller proves who it is with a key or, where it sends none, with the certificate of its connection. A
+//! key that is not known is not made good by a certificate: whoever sends a key means it, and should learn
+//! that it was revoked.
+//!
+//! On a method that is open to everybody, a key or a certificate only tells who calls, for the audit trail.
+//! One that is not known is passed over there: without it the same call would be served, so a refusal would
+//! protect nothing; and revoking the key of a gateway, or an outage of the store of keys, would keep its users
+//! from logging in.
+
+use std::sync::Arc;
 
 use aws_lc_rs::{constant_time, digest};
-use http::HeaderMap;
-use tonic::Status;
+use http::{Extensions, HeaderMap, HeaderValue};
 
-use super::status;
+use super::origin::{Origins, Peer};
+use crate::domain::{
+    Engine, Error,
+    callers::{
+        ADMIN, Identity,
+        certificates::Certificates,
+        key::CallerKey,
+        role::{CallerRole, CallerRoles},
+    },
+};
 
 /// The metadata in which a caller sends its key.
 pub const KEY_HEADER: &str = "x-latchkey-key";
@@ -14,10 +33,10 @@ pub const KEY_HEADER: &str = "x-latchkey-key";
 pub enum Rule {
     /// Everybody who can reach the port.
     Open,
-    /// Services that ask for verdicts: everybody, too, until they have keys of their own.
+    /// Services that ask for verdicts: everybody, or callers with the role `validator`, as the settings say.
     Validator,
-    /// Callers with the role `admin`.
-    Admin,
+    /// Callers with this role.
+    Role(CallerRole),
 }
 
 /// The rule of a method; what has none is not served.
@@ -38,7 +57,10 @@ pub fn rule(path: &str) -> Option<Rule> {
         | "/latchkey.v1.AccountService/SetPassword"
         | "/latchkey.v1.AccountService/UnlockAccount"
         | "/latchkey.v1.AccountService/DeleteAccount"
-        | "/latchkey.v1.AccountService/ImportAccounts" => Rule::Admin,
+        | "/latchkey.v1.AccountService/ImportAccounts"
+        | "/latchkey.v1.CallerService/CreateCaller"
+        | "/latchkey.v1.CallerService/ListCallers"
+        | "/latchkey.v1.CallerService/RevokeCaller" => Rule::Role(CallerRole::Admin),
         _ => return None,
     })
 }
@@ -51,44 +73,136 @@ pub(super) fn is_streaming(path: &str) -> bool {
     )
 }
 
+/// What the settings say of callers.
+#[derive(Debug, Default)]
+pub struct AccessSettings {
+    /// Whether asking for verdicts needs the role `validator`.
+    pub validate_needs_role: bool,
+    /// The certificates that are callers.
+    pub certificates: Certificates,
+}
+
 /// Knows the callers.
-#[derive(Clone)]
 pub struct Access {
-    /// Keys are kept as hashes: random as they are, a plain hash is enough.
+    /// The admin key is kept as a hash: random as it is, a plain one is enough.
     admin: [u8; 32],
+    settings: AccessSettings,
+    engine: Arc<Engine>,
+    origins: Origins,
 }
 
 impl Access {
-    /// Access with one key, of the role `admin`.
-    pub fn new(admin_key: &[u8]) -> Self {
-        Self { admin: fingerprint(admin_key.trim_ascii()) }
+    /// Access with the admin key, and the callers that `engine` knows.
+    pub fn new(admin_key: &[u8], settings: AccessSettings, engine: Arc<Engine>, origins: Origins) -> Self {
+        Self { admin: fingerprint(admin_key.trim_ascii()), settings, engine, origins }
     }
 
-    /// Whether a caller with these headers may call the method at `path`.
-    pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Status> {
-        match rule(path) {
-            None => Err(Status::unimplemented("there is no such method")),
-            Some(Rule::Open | Rule::Validator) => Ok(()),
-            Some(Rule::Admin) => self.check_admin(headers),
+    /// The role that a method needs.
+    fn needed(&self, rule: Rule) -> Option<CallerRole> {
+        match rule {
+            Rule::Role(needed) => Some(needed),
+            Rule::Validator if self.settings.validate_needs_role => Some(CallerRole::Validator),
+            Rule::Open | Rule::Validator => None,
         }
     }
 
-    fn check_admin(&self, headers: &HeaderMap) -> Result<(), Status> {
-        let mut keys = headers.get_all(KEY_HEADER).iter();
-        match (keys.next(), keys.next()) {
-            (Some(key), None) if self.is_admin(key.as_bytes()) => Ok(()),
-            (Some(_), _) => {
-                Err(status::caller_unauthenticated("the caller key in `x-latchkey-key` is not known"))
+    /// Who calls, if that is known and may call a method with this rule.
+    pub(super) async fn check(
+        &self,
+        rule: Rule,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Option<Arc<str>>, Error> {
+        let presented = Presented::of(headers);
+        let Some(needed) = self.needed(rule) else { return Ok(self.recall(&presented, extensions)) };
+        let identity = match presented {
+            Presented::Key(key) if self.is_admin(key.as_bytes()) => admin(),
+            Presented::Key(key) => self.authenticate(key).await?,
+            Presented::None => self.certified(extensions)?,
+            Presented::Several => {
+                return Err(Error::CallerUnauthenticated(
+                    "there are several caller keys in `x-latchkey-key`: send one",
+                ));
             }
-            (None, _) => Err(status::caller_unauthenticated(
-                "this method needs a caller key: send the contents of the admin key file in the metadata `x-latchkey-key`",
-            )),
+        };
+        if identity.roles.allow(needed) {
+            Ok(Some(identity.name))
+        } else {
+            Err(Error::CallerNotAllowed { caller: identity.name, role: needed })
         }
+    }
+
+    /// Records that a call was refused because of its caller.
+    pub(super) fn refused(&self, error: &Error, method: &str, headers: &HeaderMap, extensions: &Extensions) {
+        let mut origin = self.origins.of(headers, extensions);
+        match error {
+            Error::CallerUnauthenticated(_) => {}
+            Error::CallerNotAllowed { caller, .. } => origin.caller = Some(caller.to_string()),
+            // Nothing was decided.
+            _ => return,
+        }
+        self.engine.call_refused(error, &origin, method);
+    }
+
+    /// Who calls, as far as is known without asking a store.
+    fn recall(&self, presented: &Presented<'_>, extensions: &Extensions) -> Option<Arc<str>> {
+        let identity = match presented {
+            Presented::None => self.listed(extensions.get::<Peer>()?),
+            Presented::Key(key) if self.is_admin(key.as_bytes()) => Some(admin()),
+            Presented::Key(key) => self.engine.callers.recall(&CallerKey::hash_of(key.as_bytes())?),
+            Presented::Several => None,
+        };
+        identity.map(|identity| identity.name)
+    }
+
+    async fn authenticate(&self, key: &HeaderValue) -> Result<Identity, Error> {
+        let known = match CallerKey::hash_of(key.as_bytes()) {
+            Some(hash) => self.engine.callers.authenticate(&hash).await?,
+            None => None,
+        };
+        known.ok_or(Error::CallerUnauthenticated("the caller key in `x-latchkey-key` is not known"))
+    }
+
+    fn certified(&self, extensions: &Extensions) -> Result<Identity, Error> {
+        let peer = extensions.get::<Peer>().filter(|peer| peer.certificate.is_some());
+        let peer = peer.ok_or(Error::CallerUnauthenticated(
+            "this method needs a caller key: send it in the metadata `x-latchkey-key`",
+        ))?;
+        self.listed(peer).ok_or(Error::CallerUnauthenticated(
+            "no name in the client certificate is listed in access.certificates, and there is no caller key in `x-latchkey-key`",
+        ))
+    }
+
+    /// The caller whose certificate this is.
+    fn listed(&self, peer: &Peer) -> Option<Identity> {
+        self.settings.certificates.identify(peer.certificate.as_deref()?)
     }
 
     fn is_admin(&self, key: &[u8]) -> bool {
         constant_time::verify_slices_are_equal(&fingerprint(key), &self.admin).is_ok()
     }
+}
+
+/// The keys that came with a request.
+enum Presented<'a> {
+    None,
+    Key(&'a HeaderValue),
+    Several,
+}
+
+impl<'a> Presented<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut keys = headers.get_all(KEY_HEADER).iter();
+        match (keys.next(), keys.next()) {
+            (None, _) => Self::None,
+            (Some(key), None) => Self::Key(key),
+            (Some(_), Some(_)) => Self::Several,
+        }
+    }
+}
+
+fn admin() -> Identity {
+    Identity { name: ADMIN.into(), roles: CallerRoles::from(CallerRole::Admin) }
 }
 
 fn fingerprint(key: &[u8]) -> [u8; 32] {

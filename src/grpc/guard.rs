@@ -17,9 +17,10 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::{
-    access::{Access, is_streaming},
+    access::{Access, Rule, is_streaming, rule},
     drain,
     import::is_upload,
+    origin::CallerName,
     request_id::RequestId,
     status,
 };
@@ -103,7 +104,9 @@ impl<S> Guard<S> {
         S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     {
         let path = request.uri().path();
-        self.access.check(path, request.headers())?;
+        let Some(rule) = rule(path) else {
+            return Err(Status::unimplemented("there is no such method"));
+        };
         // A server that is busy is alive, and probes must be able to see it.
         let probe = path.starts_with("/grpc.health.v1.Health/");
         let _place = match Arc::clone(&self.places).try_acquire_owned() {
@@ -114,14 +117,33 @@ impl<S> Guard<S> {
             }
         };
         if is_upload(path) {
-            return self.inner.call(request).await.map_err(|never| match never {});
+            return self.pass(rule, request).await;
         }
         let streaming = is_streaming(path);
-        match tokio::time::timeout(self.timeout, self.inner.call(request)).await {
+        match tokio::time::timeout(self.timeout, self.pass(rule, request)).await {
             Ok(Ok(response)) if streaming => Ok(response.map(|body| drain::until(&self.shutdown, body))),
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(never)) => match never {},
+            Ok(answer) => answer,
             Err(_) => Err(status::deadline_exceeded()),
+        }
+    }
+
+    /// To its method, if the caller may call it.
+    async fn pass<B>(&mut self, rule: Rule, mut request: Request<B>) -> Result<Response<Body>, Status>
+    where
+        S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    {
+        match self.access.check(rule, request.headers(), request.extensions()).await {
+            Ok(None) => {}
+            Ok(Some(name)) => _ = request.extensions_mut().insert(CallerName(name)),
+            Err(error) => {
+                let (method, extensions) = (request.uri().path(), request.extensions());
+                self.access.refused(&error, method, request.headers(), extensions);
+                return Err(status::of(error, &RequestId::from_extensions(extensions)));
+            }
+        }
+        match self.inner.call(request).await {
+            Ok(response) => Ok(response),
+            Err(never) => match never {},
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod access;
 mod account;
 mod auth;
+mod caller;
 mod convert;
 mod drain;
 mod guard;
@@ -13,6 +14,7 @@ pub mod pb;
 mod request_id;
 pub mod server;
 mod status;
+pub mod tls;
 
 use std::sync::Arc;
 
@@ -24,11 +26,15 @@ use self::{
     access::Access,
     account::AccountHandler,
     auth::AuthHandler,
+    caller::CallerHandler,
     guard::{Guard, GuardSettings},
     health::Health,
     import::Import,
     origin::Origins,
-    pb::{account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer},
+    pb::{
+        account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer,
+        caller_service_server::CallerServiceServer,
+    },
 };
 use crate::domain::Engine;
 
@@ -55,6 +61,10 @@ pub fn services(
         )
         .add_service(
             AccountServiceServer::new(AccountHandler::new(Arc::clone(engine), origins.clone(), import))
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
+            CallerServiceServer::new(CallerHandler::new(Arc::clone(engine), origins.clone()))
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(health.service());

@@ -9,16 +9,18 @@ use http::{Extensions, HeaderMap};
 use ipnet::IpNet;
 
 use super::request_id::RequestId;
-use crate::domain::origin::Origin;
+use crate::domain::{callers::certificates::CertificateName, origin::Origin};
 
 /// The header in which proxies pass on whom they speak for: each appends the address it was called from.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// The other end of the connection, for every request that comes over it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     /// Its address.
     pub address: SocketAddr,
+    /// The names in its certificate, where it has proved to have one.
+    pub certificate: Option<Arc<[CertificateName]>>,
 }
 
 /// The name of a caller that has proved who it is.

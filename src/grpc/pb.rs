@@ -36,6 +36,7 @@ redacted!(ChangePasswordRequest: ; token, current_password, new_password);
 redacted!(CreateAccountRequest: username, roles; password);
 redacted!(SetPasswordRequest: user_id; password);
 redacted!(ImportedAccount: line, user_id, username, roles, disabled, disabled_until, created_at; password_hash);
+redacted!(CreateCallerResponse: caller; key);
 
 #[cfg(test)]
 mod tests {
@@ -56,6 +57,7 @@ mod tests {
             format!("{:?}", CreateAccountRequest { password: secret(), ..Default::default() }),
             format!("{:?}", SetPasswordRequest { password: secret(), ..Default::default() }),
             format!("{:?}", ImportedAccount { password_hash: secret(), ..Default::default() }),
+            format!("{:?}", CreateCallerResponse { key: secret(), ..Default::default() }),
         ];
         for text in shown {
             assert!(!text.contains("hunter2") && text.contains("[redacted]"), "{text}");

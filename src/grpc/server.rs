@@ -3,7 +3,7 @@
 //! An accept loop of our own, because that of the library spins at full speed when file descriptors run
 //! out, and leaves HTTP/2 limits off that the layer below has on.
 
-use std::{convert::Infallible, io::Cursor, sync::Arc, time::Duration};
+use std::{convert::Infallible, io::Cursor, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -14,19 +14,24 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncReadExt as _, join},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join, split},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt as _};
 
-use super::origin::Peer;
+use super::{
+    origin::Peer,
+    tls::{self, Tls},
+};
 
 /// What every HTTP/2 client says first (RFC 9113 section 3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client may take to say it. From then on [`KEEPALIVE`] finds out whether it is there.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after accepting failed: what it lacks, such as file descriptors, takes time to come.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// All headers of a request together, in bytes. A token of 4 KiB and a caller key fit.
@@ -49,9 +54,11 @@ pub struct ConnectionLimits {
     pub age: Duration,
 }
 
-/// Serves `service` on `listener` until `shutdown`, then until the last request has its answer.
+/// Serves `service` on `listener` until `shutdown`, then until the last request has its answer. Encrypted,
+/// where there is a `tls`; nothing else is spoken then.
 pub async fn serve<S>(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     service: S,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
@@ -61,12 +68,8 @@ pub async fn serve<S>(
 {
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(limits.max_connections));
-    let accepting = accept(&listener, &places, |socket, peer, place| {
-        let service = service.clone().map_request(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer);
-            request
-        });
-        let serving = connection(socket, service, limits, shutdown.clone());
+    let accepting = accept(&listener, &places, |socket, address, place| {
+        let serving = connection(socket, address, tls.clone(), service.clone(), limits, shutdown.clone());
         connections.spawn(async move {
             serving.await;
             drop(place);
@@ -85,12 +88,12 @@ pub async fn serve<S>(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-    serve: impl Fn(TcpStream, Peer, tokio::sync::OwnedSemaphorePermit),
+    serve: impl Fn(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit),
 ) {
     loop {
         let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((socket, address)) => serve(socket, Peer { address }, place),
+            Ok((socket, address)) => serve(socket, address, place),
             Err(error) => {
                 tracing::warn!(error.message = %error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -99,8 +102,11 @@ async fn accept(
     }
 }
 
+/// A connection from its first byte to its last.
 async fn connection<S>(
-    mut socket: TcpStream,
+    socket: TcpStream,
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
     service: S,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
@@ -112,16 +118,53 @@ async fn connection<S>(
     if socket.set_nodelay(true).is_err() {
         return;
     }
+    let Some(tls) = tls else {
+        let (from_client, to_client) = socket.into_split();
+        let peer = Peer { address, certificate: None };
+        return speak(from_client, to_client, peer, service, limits, shutdown).await;
+    };
+    let shaken = tokio::select! {
+        () = shutdown.cancelled() => return,
+        shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => shaken,
+    };
+    match shaken {
+        Ok(Ok(stream)) => {
+            let peer = Peer { address, certificate: tls::client_names(&stream) };
+            let (from_client, to_client) = split(stream);
+            speak(from_client, to_client, peer, service, limits, shutdown).await;
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(client.address = %address, error.message = %error, "a TLS handshake failed");
+        }
+        Err(_) => tracing::debug!(client.address = %address, "a TLS handshake took too long"),
+    }
+}
+
+/// HTTP/2 on a connection.
+async fn speak<S>(
+    mut from_client: impl AsyncRead + Send + Unpin + 'static,
+    to_client: impl AsyncWrite + Send + Unpin + 'static,
+    peer: Peer,
+    service: S,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     // Read here, because the library would wait for it without end.
     let mut preface = [0; PREFACE.len()];
     let read = tokio::select! {
         () = shutdown.cancelled() => return,
-        read = tokio::time::timeout(PREFACE_TIMEOUT, socket.read_exact(&mut preface)) => read,
+        read = tokio::time::timeout(PREFACE_TIMEOUT, from_client.read_exact(&mut preface)) => read,
     };
     if !matches!(read, Ok(Ok(_))) || preface != PREFACE {
         return;
     }
-    let (from_client, to_client) = socket.into_split();
+    let service = service.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        request
+    });
     let io = TokioIo::new(join(Cursor::new(preface).chain(from_client), to_client));
     let builder = http2(limits.max_streams);
     let serving = builder.serve_connection(io, TowerToHyperService::new(service));

@@ -36,6 +36,17 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
         Error::AccountExists => status(Code::AlreadyExists, message, ErrorReason::AccountExists),
         Error::AccountNotFound => status(Code::NotFound, message, ErrorReason::AccountNotFound),
         Error::AccountsReadOnly => status(Code::FailedPrecondition, message, ErrorReason::AccountsReadOnly),
+        Error::CallerUnauthenticated(_) => {
+            status(Code::Unauthenticated, message, ErrorReason::CallerUnauthenticated)
+        }
+        Error::CallerNotAllowed { role, .. } => {
+            let metadata = HashMap::from([("role".to_owned(), role.name().to_owned())]);
+            let mut details = ErrorDetails::new();
+            details.set_error_info(name(ErrorReason::CallerNotAllowed), DOMAIN, metadata);
+            Status::with_error_details(Code::PermissionDenied, message, details)
+        }
+        Error::CallerExists => status(Code::AlreadyExists, message, ErrorReason::CallerExists),
+        Error::CallerNotFound => status(Code::NotFound, message, ErrorReason::CallerNotFound),
         Error::Throttled { retry_after, .. } => {
             let mut details = info(ErrorReason::Throttled);
             details.set_retry_info(Some(retry_after));
@@ -65,11 +76,6 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
             status(Code::Internal, message, ErrorReason::Internal)
         }
     }
-}
-
-/// The caller has not said who it is, or not truly.
-pub(super) fn caller_unauthenticated(message: &str) -> Status {
-    status(Code::Unauthenticated, message, ErrorReason::CallerUnauthenticated)
 }
 
 /// More is asked of the server than it can do in time.

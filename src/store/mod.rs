@@ -13,3 +13,4 @@ pub mod raw;
 pub mod redis;
 pub mod secret_file;
 pub mod sql;
+pub mod tls_files;

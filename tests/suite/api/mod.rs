@@ -2,6 +2,7 @@
 
 mod access;
 mod account;
+mod callers;
 mod change_password;
 mod health;
 mod import;

@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
-use latchkey::grpc::pb::{self, LogoutScope, RejectionReason, validate_response::Verdict};
+use latchkey::{
+    domain::callers::key::CallerKey,
+    grpc::pb::{self, LogoutScope, RejectionReason, validate_response::Verdict},
+};
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
-use tonic::Request;
+use tonic::{Code, Request};
 
 use crate::support::{
     client::{Client, login_request},
@@ -114,6 +117,8 @@ async fn use_everything(client: &Client, data: &Path) -> Secrets {
     client.rejection(&second.repeat(20)).await;
     client.try_validate(&second.repeat(300)).await.unwrap_err();
 
+    use_caller_keys(client, &first, &mut secrets).await;
+
     // A rotation, which must be in use before this goes on.
     assert!(
         run(
@@ -155,6 +160,30 @@ async fn use_everything(client: &Client, data: &Path) -> Secrets {
         secrets.add_key(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
     }
     secrets
+}
+
+/// A caller, known and then no longer, and one that never was.
+async fn use_caller_keys(client: &Client, token: &str, secrets: &mut Secrets) {
+    let create = pb::CreateCallerRequest { name: "web".into(), roles: vec!["validator".into()] };
+    let mut callers = client.callers.clone();
+    let key = callers.create_caller(client.admin(create)).await.unwrap().into_inner().key;
+    let made_up = CallerKey::random().reveal().to_owned();
+    for (key, code) in [(&key, Code::PermissionDenied), (&made_up, Code::Unauthenticated)] {
+        let mut request = Request::new(pb::ListCallersRequest {});
+        request.metadata_mut().insert("x-latchkey-key", key.parse().unwrap());
+        assert_eq!(callers.list_callers(request).await.unwrap_err().code(), code);
+        let mut request = Request::new(pb::ValidateRequest { token: token.to_owned(), ..Default::default() });
+        request.metadata_mut().insert("x-latchkey-key", key.parse().unwrap());
+        client.auth.clone().validate(request).await.unwrap();
+    }
+    callers.revoke_caller(client.admin(pb::RevokeCallerRequest { name: "web".into() })).await.unwrap();
+    for (what, key) in [("the caller's key", &key), ("the made-up key", &made_up)] {
+        let hash = CallerKey::hash_of(key.as_bytes()).unwrap().0;
+        secrets.add(what, &key[4..]);
+        secrets.add(format!("{what}: its hash in hex"), HEXLOWER.encode(&hash));
+        secrets.add(format!("{what}: its hash in base64"), BASE64.encode(&hash));
+        secrets.add(format!("{what}: its hash as a list"), format!("{hash:?}").replace(['[', ']'], ""));
+    }
 }
 
 async fn stored_hash(data: &Path) -> String {

@@ -1,6 +1,7 @@
 //! The binary: crashes, outages, replicas, signals, limits, the command line, the README.
 
 mod audit;
+mod callers;
 mod cli;
 mod crash;
 mod import;
@@ -11,6 +12,7 @@ mod readme;
 mod replicas;
 mod signals;
 mod start;
+mod tls;
 mod wire;
 
 use data_encoding::BASE64URL_NOPAD;

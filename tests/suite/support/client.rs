@@ -7,7 +7,7 @@ use std::{
 
 use latchkey::grpc::pb::{
     self, account_service_client::AccountServiceClient, auth_service_client::AuthServiceClient,
-    validate_response::Verdict,
+    caller_service_client::CallerServiceClient, validate_response::Verdict,
 };
 use tonic::{Request, Status, transport::Channel, transport::Endpoint};
 use tonic_health::pb::{
@@ -21,6 +21,7 @@ pub const PASSWORD: &str = "correct horse battery staple";
 pub struct Client {
     pub auth: AuthServiceClient<Channel>,
     pub accounts: AccountServiceClient<Channel>,
+    pub callers: CallerServiceClient<Channel>,
     pub health: HealthClient<Channel>,
     pub admin_key: String,
 }
@@ -28,10 +29,15 @@ pub struct Client {
 impl Client {
     pub async fn connect(address: SocketAddr, admin_key: &str) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        let channel = endpoint.connect().await.unwrap();
+        Self::over(endpoint.connect().await.unwrap(), admin_key)
+    }
+
+    /// Over a connection that is there.
+    pub fn over(channel: Channel, admin_key: &str) -> Self {
         Self {
             auth: AuthServiceClient::new(channel.clone()),
             accounts: AccountServiceClient::new(channel.clone()),
+            callers: CallerServiceClient::new(channel.clone()),
             health: HealthClient::new(channel),
             admin_key: admin_key.trim().to_owned(),
         }

@@ -7,3 +7,4 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod server;
+pub mod tls;

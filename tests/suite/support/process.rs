@@ -82,6 +82,19 @@ impl Process {
         self.output.lock().unwrap().clone()
     }
 
+    /// Everything it has printed, once this is among it.
+    pub fn output_until(&self, text: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let output = self.output();
+            if output.contains(text) {
+                return output;
+            }
+            assert!(Instant::now() < deadline, "it does not say {text}: {output}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// kill -9
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

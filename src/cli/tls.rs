@@ -1,0 +1,187 @@
+//! TLS of the commands to a server.
+
+use std::{
+    error::Error as _,
+    fs, io,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    },
+};
+use tonic::transport;
+use tower::Service;
+
+use super::{Common, Failure, client::Target};
+use crate::store::secret_file;
+
+/// Connects by TLS.
+#[derive(Clone)]
+pub(super) struct Connector {
+    tls: TlsConnector,
+}
+
+/// The way to a server that is spoken to by TLS.
+pub(super) fn connector(common: &Common, target: &Target) -> Result<Option<Connector>, Failure> {
+    if !target.encrypted {
+        return Ok(None);
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Failure::Refused(error.to_string()))?;
+    let builder = if target.local {
+        let path = common.config()?.tls.certificate_file;
+        let certificate = certificates("tls.certificate_file", Path::new(&path))?.swap_remove(0);
+        let pinned = Pinned { certificate, path, provider };
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
+    } else {
+        builder.with_root_certificates(roots(common)?)
+    };
+    let mut config = match (&common.certificate_file, &common.certificate_key_file) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates("--certificate-file", certificate)?;
+            let key = secret_file::read(key)
+                .map_err(|error| Failure::Refused(format!("--certificate-key-file: {error}")))?;
+            let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| {
+                Failure::Refused("--certificate-key-file holds no private key in PEM".to_owned())
+            })?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| {
+                Failure::Refused(format!("--certificate-file and --certificate-key-file do not fit: {error}"))
+            })?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Some(Connector { tls: TlsConnector::from(Arc::new(config)) }))
+}
+
+/// Why TLS did not come about, if that is why there is no connection.
+pub(super) fn reason(error: &transport::Error) -> Option<String> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // An I/O error does not tell its inner one as its source, but as its own.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(tls) = tls.or_else(|| error.downcast_ref()) {
+            return Some(tls.to_string());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn roots(common: &Common) -> Result<RootCertStore, Failure> {
+    let mut store = RootCertStore::empty();
+    if let Some(path) = &common.ca_file {
+        for root in certificates("--ca-file", path)? {
+            store.add(root).map_err(|error| {
+                Failure::Refused(format!("--ca-file: {} holds no root: {error}", path.display()))
+            })?;
+        }
+        return Ok(store);
+    }
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if store.is_empty() {
+        return Err(Failure::Refused(
+            "this system has no roots to trust a server by: name a file with some by --ca-file".to_owned(),
+        ));
+    }
+    Ok(store)
+}
+
+fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let refused = |error: &dyn std::fmt::Display| {
+        Failure::Refused(format!("{what}: cannot use {}: {error}", path.display()))
+    };
+    let contents = fs::read(path).map_err(|error| refused(&error))?;
+    let found = CertificateDer::pem_slice_iter(&contents).collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|error| refused(&error))?;
+    if found.is_empty() { Err(refused(&"it holds no certificate in PEM")) } else { Ok(found) }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let tls = self.tls.clone();
+        Box::pin(async move {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let socket = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await?;
+            socket.set_nodelay(true)?;
+            let name = ServerName::try_from(host).map_err(io::Error::other)?;
+            Ok(TokioIo::new(tls.connect(name, socket).await?))
+        })
+    }
+}
+
+/// Trusts one certificate, whatever names and dates are in it: that of the server on this machine, which is
+/// known from its settings.
+#[derive(Debug)]
+struct Pinned {
+    certificate: CertificateDer<'static>,
+    path: String,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if *end_entity == self.certificate {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(rustls::Error::General(format!(
+            "its certificate is not the one in {} (tls.certificate_file); for another server write https:// before its name",
+            self.path
+        )))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
