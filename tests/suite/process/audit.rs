@@ -100,6 +100,7 @@ async fn everything_that_happens_to_an_account_is_in_the_trail_once() {
     assert_eq!((&login["device"], &login["slot"]), (&"iPhone".into(), &"default".into()));
     assert_eq!(login["session_id"], new.session.unwrap().session_id);
     assert_eq!(found[2]["session_id"], old.session.unwrap().session_id);
+    assert_eq!(found[0]["caller"], "admin");
 
     let text = fs::read_to_string(&path).unwrap();
     for secret in ["hunter2", PASSWORD, "entirely different", "$argon2", "eyJ", client.admin_key.as_str()] {
