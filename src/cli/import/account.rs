@@ -37,8 +37,8 @@ impl Flaw {
         if field == "password" {
             return Self::new(
                 field,
-                "is not taken: only hashes are imported, as password_hash. `argon2 SALT -id -m 15 -t 2 -p 1 -e` makes one, \
-                 and `latchkey account add` makes an account from a password",
+                "is not taken: only hashes are imported, as password_hash. `argon2 SALT -id -m 15 -t 2 -p 1 -e` \
+                 makes one, and `latchkey account add` makes an account from a password",
             );
         }
         Self::new(

@@ -53,7 +53,8 @@ pub(super) struct Import {
     /// Write what was refused into a file, a line each, and not on standard output.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Go on trying for this long where the server does not answer.
+    /// Go on trying for this long where the server does not answer. What was added before the answer was lost is
+    /// then counted as present.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
     retry_for: Duration,
     /// A field to pass over; may be repeated. In JSON lines and CSV, others that an account does not have are

@@ -182,7 +182,10 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_looks_right_makes_a_reader_panic(parts in proptest::collection::vec(text(), 0..20), portion in 1..16_usize) {
+    fn nothing_that_looks_right_makes_a_reader_panic(
+        parts in proptest::collection::vec(text(), 0..20),
+        portion in 1..16_usize,
+    ) {
         let text = parts.concat();
         let _ = json_lines(text.as_bytes(), portion, &[]);
         let _ = csv(format!("username,password_hash\n{text}").as_bytes(), portion, &[]);
@@ -294,7 +297,9 @@ fn what_is_odd_about_a_user_is_said_of_that_user() {
 #[test]
 fn a_custom_user_model_is_read_by_its_names() {
     let dump = json!([
-        { "model": "shop.customer", "pk": "f00", "fields": { "email": "a@example.org", "password": "", "groups": [["Big Buyers"], ["spam"]] } },
+        { "model": "shop.customer", "pk": "f00", "fields": {
+            "email": "a@example.org", "password": "", "groups": [["Big Buyers"], ["spam"]],
+        } },
         { "model": "auth.user", "pk": 1, "fields": { "username": "a", "password": "!" } },
     ]);
     let settings = Settings {

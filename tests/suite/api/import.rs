@@ -15,7 +15,7 @@ use super::{assert_invalid, parts};
 use crate::{
     on_both_stores,
     support::{
-        client::{Client, PASSWORD},
+        client::{Client, PASSWORD, login_request},
         server::{Server, Store},
     },
 };
@@ -83,7 +83,8 @@ on_both_stores! {
         let gone = ImportedAccount { disabled: true, ..account(2, "8", "gone", &hash) };
         let until = prost_types::Timestamp { seconds: 32_000_000_000, nanos: 0 };
         let away = ImportedAccount { disabled_until: Some(until), ..account(3, "9", "away", &hash) };
-        let answer = import(client, vec![alice, gone, away, account(4, "", "ours", &hash), account(5, "x-1", "sso", "!")]).await;
+        let (ours, sso) = (account(4, "", "ours", &hash), account(5, "x-1", "sso", "!"));
+        let answer = import(client, vec![alice, gone, away, ours, sso]).await;
         assert_eq!(answer, ImportAccountsResponse { added: 5, ..Default::default() });
 
         let accounts = all(client).await;
@@ -101,11 +102,11 @@ on_both_stores! {
 
         assert_eq!(client.login("alice", "").await.session.unwrap().user_id, "7");
         client.login("ours", "").await;
-        let disabled = client.try_login(crate::support::client::login_request("gone", "")).await.unwrap_err();
+        let disabled = client.try_login(login_request("gone", "")).await.unwrap_err();
         assert_eq!(parts(&disabled).1, "ACCOUNT_DISABLED");
         // There is no password that it could be.
         for password in [PASSWORD, "!", ""] {
-            let request = pb::LoginRequest { password: password.into(), ..crate::support::client::login_request("sso", "") };
+            let request = pb::LoginRequest { password: password.into(), ..login_request("sso", "") };
             client.try_login(request).await.unwrap_err();
         }
     }
@@ -127,7 +128,7 @@ async fn importing_again_changes_nothing() {
     let renamed = vec![ImportedAccount { roles: vec!["admin".into()], ..account(1, "1", "ALICE", &hash) }];
     assert_eq!(counts(&import(client, renamed).await), (0, 1, 0));
     assert_eq!(all(client).await, before);
-    client.try_login(crate::support::client::login_request("alice", "")).await.unwrap_err();
+    client.try_login(login_request("alice", "")).await.unwrap_err();
     client.login("bob", "").await;
 }
 

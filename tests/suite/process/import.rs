@@ -115,8 +115,14 @@ fn json_lines_are_imported_once_and_only_once() {
     let shop = Shop::open();
     let text = format!(
         "{}\n\n{}\n",
-        json!({ "user_id": 7, "username": "Alice", "password_hash": hash(), "roles": ["staff"], "created_at": "2024-05-01T12:34:56Z" }),
-        json!({ "user_id": "b", "username": "Jürgen", "password_hash": hash(), "disabled": true, "disabled_until": null }),
+        json!({
+            "user_id": 7, "username": "Alice", "password_hash": hash(), "roles": ["staff"],
+            "created_at": "2024-05-01T12:34:56Z",
+        }),
+        json!({
+            "user_id": "b", "username": "Jürgen", "password_hash": hash(), "disabled": true,
+            "disabled_until": null,
+        }),
     );
     let file = shop.file("users.jsonl", text);
     let done = shop.import(&file, &["--role", "customer", "--id-prefix", "shop-"]);
