@@ -80,7 +80,7 @@ impl App {
             .await
             .map_err(|error| format!("cannot open the database in {}: {error}", config.data_dir.display()))?;
         let (sessions, events) = session_store(config, &database, &clock)?;
-        let (accounts, callers) = accounts_and_callers(&database);
+        let (accounts, callers) = accounts_and_callers(config, &database).await?;
 
         let engine = Arc::new(Engine {
             sessions,

@@ -17,7 +17,8 @@ use self::layers::{merge, overlay_variable};
 use crate::domain::types::Slot;
 
 pub use self::sections::{
-    Access, Accounts, Listen, Log, LogFormat, Password, Server, Session, Sessions, Token, Validate,
+    Access, Accounts, Listen, Log, LogFormat, Password, SecretText, Server, Session, Sessions, Token,
+    Validate,
 };
 
 /// Every setting with its default and its meaning.

@@ -46,6 +46,9 @@ pub enum Error {
     /// Accounts are only read here.
     #[error("accounts belong to another system (accounts.lookup is set): change them there")]
     AccountsReadOnly,
+    /// Accounts are kept elsewhere, and cannot be read from here in this way.
+    #[error("{0}")]
+    AccountsElsewhere(&'static str),
     /// Too many failures.
     #[error("too many failed attempts: wait before you try again")]
     Throttled {
@@ -86,7 +89,7 @@ impl Error {
             Self::AccountDisabled { .. } => "ACCOUNT_DISABLED",
             Self::AccountExists => "ACCOUNT_EXISTS",
             Self::AccountNotFound => "ACCOUNT_NOT_FOUND",
-            Self::AccountsReadOnly => "ACCOUNTS_READ_ONLY",
+            Self::AccountsReadOnly | Self::AccountsElsewhere(_) => "ACCOUNTS_READ_ONLY",
             Self::Throttled { .. } => "THROTTLED",
             Self::Rejected(rejection) => rejection.reason.name(),
             Self::Overloaded { .. } => "OVERLOADED",

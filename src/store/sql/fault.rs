@@ -92,8 +92,8 @@ fn judge(error: &dyn DatabaseError) -> Judgement {
     }
     if let Some(error) = error.try_downcast_ref::<MySqlDatabaseError>() {
         return match error.number() {
-            // Lock wait time-out, deadlock.
-            1205 | 1213 => Judgement::Collision,
+            // Deadlock.
+            1213 => Judgement::Collision,
             // No access to the database, unknown database, too many connections of one user, a limit.
             1044 | 1049 | 1203 | 1226 => Judgement::Passing,
             _ => by_state(error.code().unwrap_or_default()),
