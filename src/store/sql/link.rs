@@ -143,9 +143,9 @@ impl Link {
         Ok(self.session(Purpose::Write).await?.done(text.to_owned(), values).await?.rows)
     }
 
-    /// What the database says of a statement that is not ours.
-    pub(super) async fn describe(&self, text: &str) -> Result<Description, Fault> {
-        self.session(Purpose::Read).await?.describe(text).await
+    /// What the database says of a statement that is not ours, on a connection for that purpose.
+    pub(super) async fn describe(&self, text: &str, purpose: Purpose) -> Result<Description, Fault> {
+        self.session(purpose).await?.describe(text).await
     }
 
     /// Begins a transaction.
@@ -202,8 +202,9 @@ impl Description {
     }
 }
 
+/// What a connection is for.
 #[derive(Clone, Copy)]
-enum Purpose {
+pub(super) enum Purpose {
     Read,
     Write,
 }

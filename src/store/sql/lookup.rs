@@ -16,7 +16,8 @@ use super::{
     accounts::NAME,
     corrupt,
     dialect::Dialect,
-    link::{Description, Link, Pools},
+    fault::Fault,
+    link::{Description, Link, Pools, Purpose},
     pools::{Rights, pools},
     row::{Cell, Row, Value},
     start::{Prepare, start},
@@ -127,13 +128,19 @@ impl Query {
         StoreError::Corrupt { store: NAME, cause: format!("{} {sentence}", self.key) }
     }
 
+    fn refused(&self, fault: Fault) -> StoreError {
+        match fault {
+            Fault::Refused(StoreError::Unavailable { cause, .. } | StoreError::Corrupt { cause, .. }) => {
+                self.refuse(&format!("is refused by the database: {cause}"))
+            }
+            other => other.into(),
+        }
+    }
+
     /// Asks the database what it makes of the statement.
-    async fn describe(&self, link: &Link) -> Result<Description, StoreError> {
-        let described = link.describe(&self.statement.text).await;
-        let description = described.map_err(|fault| match StoreError::from(fault) {
-            StoreError::Corrupt { cause, .. } => self.refuse(&format!("is refused by the database: {cause}")),
-            unavailable @ StoreError::Unavailable { .. } => unavailable,
-        })?;
+    async fn describe(&self, link: &Link, purpose: Purpose) -> Result<Description, StoreError> {
+        let described = link.describe(&self.statement.text, purpose).await;
+        let description = described.map_err(|fault| self.refused(fault))?;
         for (name, wanted) in self.statement.names.iter().zip(&description.wanted) {
             if !Typed::is_possible(wanted) {
                 return Err(self.refuse(&format!(
@@ -146,7 +153,7 @@ impl Query {
     }
 
     async fn check_select(&self, link: &Link) -> Result<(), StoreError> {
-        let description = self.describe(link).await?;
+        let description = self.describe(link, Purpose::Read).await?;
         let dialect = link.dialect();
         for (column, required, readable) in [
             ("user_id", true, Reads::Written),
@@ -176,10 +183,7 @@ impl Query {
         let sample = |_: &str| "1";
         let nil = |_: &str| "00000000-0000-0000-0000-000000000000";
         let values = self.values(sample).or_else(|| self.values(nil)).unwrap_or_default();
-        link.fetch_foreign(&self.statement.text, &values).await.map_err(|fault| match fault.into() {
-            StoreError::Corrupt { cause, .. } => self.refuse(&format!("is refused by the database: {cause}")),
-            unavailable @ StoreError::Unavailable { .. } => unavailable,
-        })?;
+        link.fetch_foreign(&self.statement.text, &values).await.map_err(|fault| self.refused(fault))?;
         Ok(())
     }
 }
@@ -243,7 +247,7 @@ impl Prepare for Check {
                 by_id.check_select(link).await?;
             }
             if let Some(update) = &self.0.update_hash {
-                let description = update.describe(link).await?;
+                let description = update.describe(link, Purpose::Write).await?;
                 if !description.columns.is_empty() {
                     return Err(update.refuse("answers with columns: it must be an UPDATE"));
                 }

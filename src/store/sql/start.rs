@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use sqlx::{
-    Database, MySql, Pool, Postgres,
+    Database, MySql, MySqlConnection, Pool, Postgres,
     migrate::{Migrate, MigrateError, Migrator},
     pool::PoolOptions,
 };
@@ -138,22 +138,26 @@ impl Prepare for Migrations {
                 // Opened with its migrations.
                 Target::Sqlite(_) => Ok(()),
                 Target::Postgres(options) => {
+                    let pool = one::<Postgres>(self.1).connect_lazy_with((**options).clone());
                     let migrator = sqlx::migrate!("src/store/sql/migrations/postgres");
-                    migrate(
-                        link.store(),
-                        one::<Postgres>(self.1).connect_lazy_with((**options).clone()),
-                        migrator,
-                    )
-                    .await
+                    let work = async { migrate(&mut *pool.acquire().await?, migrator).await };
+                    let outcome = within(link.store(), work).await;
+                    end(&pool).await;
+                    outcome
                 }
                 Target::MySql(options) => {
-                    let migrator = sqlx::migrate!("src/store/sql/migrations/mysql");
-                    migrate(
-                        link.store(),
-                        one::<MySql>(self.1).connect_lazy_with((**options).clone()),
-                        migrator,
-                    )
-                    .await
+                    let pool = one::<MySql>(self.1).connect_lazy_with((**options).clone());
+                    let mut migrator = sqlx::migrate!("src/store/sql/migrations/mysql");
+                    // The library's lock waits for -1 seconds, which MariaDB takes for a mistake: no lock.
+                    migrator.set_locking(false);
+                    let work = async {
+                        let mut connection = pool.acquire().await?;
+                        lock_mysql(&mut connection).await?;
+                        migrate(&mut *connection, migrator).await
+                    };
+                    let outcome = within(link.store(), work).await;
+                    end(&pool).await;
+                    outcome
                 }
             }
         })
@@ -165,27 +169,37 @@ fn one<D: Database>(connect_timeout: Duration) -> PoolOptions<D> {
     PoolOptions::new().max_connections(1).acquire_timeout(connect_timeout)
 }
 
-/// The library takes a lock in the database, which lets one replica through at a time.
-async fn migrate<D: Database>(
-    store: &'static str,
-    pool: Pool<D>,
-    mut migrator: Migrator,
-) -> Result<(), StoreError>
-where
-    D::Connection: Migrate,
-{
+/// For as long as the connection lasts. The names of locks are the server's, not the database's.
+async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+    let lock = "SELECT GET_LOCK(CONCAT('latchkey ', SHA1(DATABASE())), ?)";
+    let locked: Option<i64> =
+        sqlx::query_scalar(lock).bind(MIGRATION.as_secs()).fetch_one(&mut *connection).await?;
+    if locked == Some(1) { Ok(()) } else { Err(sqlx::Error::PoolTimedOut) }
+}
+
+/// One replica at a time: of PostgreSQL the library takes an advisory lock.
+async fn migrate<C: Migrate>(connection: &mut C, mut migrator: Migrator) -> Result<(), MigrateError> {
     // Others who use the library in the same database have a table of its usual name.
     migrator.dangerous_set_table_name("latchkey_migrations");
-    let outcome = match timeout(MIGRATION, migrator.run(&pool)).await {
+    migrator.run_direct(None, connection, false).await
+}
+
+async fn within(
+    store: &'static str,
+    work: impl Future<Output = Result<(), MigrateError>>,
+) -> Result<(), StoreError> {
+    match timeout(MIGRATION, work).await {
         Ok(outcome) => outcome.map_err(|error| refused(store, &error)),
         Err(_) => {
             let cause = format!("the tables were not ready within {MIGRATION:?}");
             Err(StoreError::Unavailable { store, cause })
         }
-    };
-    // Ends the connection, and so its lock. A server that hangs must not hold us up.
+    }
+}
+
+/// Ends the connection and so its lock. A server that hangs must not hold us up.
+async fn end<D: Database>(pool: &Pool<D>) {
     let _ = timeout(Duration::from_secs(1), pool.close()).await;
-    outcome
 }
 
 fn refused(store: &'static str, error: &MigrateError) -> StoreError {

@@ -72,11 +72,9 @@ impl MariaDb {
         let install = unprivileged(&PathBuf::from("mariadb-install-db"), USER, &dir)
             .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
             .arg(format!("--datadir={}", dir.join("data").display()))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        let installed = install.is_ok_and(|status| status.success());
-        assert!(installed, "mariadb-install-db fails: is MariaDB installed? `make test` installs it");
+            .output()
+            .expect("mariadb-install-db is missing: `make test` installs MariaDB");
+        assert!(install.status.success(), "mariadb-install-db fails: {install:?}");
         let init = "CREATE USER IF NOT EXISTS 'test'@'%' IDENTIFIED BY 'secret';
                     GRANT ALL ON *.* TO 'test'@'%' WITH GRANT OPTION;";
         std::fs::write(dir.join("init.sql"), init).unwrap();
@@ -98,7 +96,7 @@ impl MariaDb {
             "--bind-address=127.0.0.1",
             "--skip-name-resolve",
             "--max-connections=500",
-            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-flush-log-at-trx-commit=2",
         ]);
         for (name, value) in
             [("datadir", "data"), ("socket", "socket"), ("init-file", "init.sql"), ("pid-file", "pid")]

@@ -2,7 +2,8 @@
 
 use std::{
     net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
     process::{Command, Stdio},
     sync::{
         LazyLock,
@@ -18,12 +19,13 @@ use super::guard::{Guarded, unprivileged};
 /// The account of the operating system that it runs under where we are root.
 const USER: &str = "postgres";
 
-static SHARED: LazyLock<Postgres> = LazyLock::new(|| Postgres::launch(&[], true));
+static SHARED: LazyLock<Postgres> = LazyLock::new(|| Postgres::launch(true));
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 pub struct Postgres {
     pub port: u16,
     dir: PathBuf,
+    /// `name=value`
     settings: Vec<String>,
     server: Option<Guarded>,
     /// Deleted by its guard, after this process.
@@ -36,9 +38,9 @@ impl Postgres {
         &SHARED
     }
 
-    /// One for a test that stops it, or that needs settings (`name=value`) of its own.
-    pub fn start(settings: &[&str]) -> Self {
-        Self::launch(settings, false)
+    /// One for a test that stops it, or that needs another one.
+    pub fn start() -> Self {
+        Self::launch(false)
     }
 
     /// The URL of a new database, for its superuser.
@@ -63,10 +65,9 @@ impl Postgres {
         assert!(self.serve(), "it does not start again on port {}", self.port);
     }
 
-    fn launch(settings: &[&str], shared: bool) -> Self {
+    fn launch(shared: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("latchkey-pg").tempdir().unwrap().keep();
-        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut server = Self { port: 0, dir, settings, server: None, shared };
+        let mut server = Self { port: 0, dir, settings: Vec::new(), server: None, shared };
         // The order of names that a locale has is not the one that we promise.
         if !server.initdb(&["--locale-provider=icu", "--icu-locale=en"]) {
             assert!(server.initdb(&[]), "initdb fails: is PostgreSQL installed? `make test` installs it");
@@ -122,8 +123,24 @@ impl Postgres {
             .is_ok_and(|status| status.success())
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// Starts again with TLS, and takes no connection without it.
+    pub fn require_tls(&mut self, certificate: &str, key: &str) {
+        let hba = "hostssl all all 127.0.0.1/32 trust\n";
+        for (name, contents) in [("server.crt", certificate), ("server.key", key), ("hba.conf", hba)] {
+            let path = self.dir.join(name);
+            std::fs::write(&path, contents).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let file = |name| self.dir.join(name).display().to_string();
+        let settings = [
+            format!("ssl_cert_file={}", file("server.crt")),
+            format!("ssl_key_file={}", file("server.key")),
+            format!("hba_file={}", file("hba.conf")),
+            "ssl=on".to_owned(),
+        ];
+        self.settings.extend(settings);
+        self.stop();
+        self.start_again();
     }
 }
 
