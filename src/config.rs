@@ -19,8 +19,8 @@ use self::layers::{merge, overlay_variable};
 use crate::domain::{callers::certificates::Certificates, types::Slot};
 
 pub use self::sections::{
-    Access, Accounts, Audit, ClientCertificate, Listen, Log, LogFormat, Password, Server, Session, Sessions,
-    Throttle, Tls, Token, Validate, ValidateAccess,
+    Access, Accounts, Audit, ClientCertificate, Listen, Log, LogFormat, Password, SecretText, Server,
+    Session, Sessions, Throttle, Tls, Token, Validate, ValidateAccess,
 };
 
 /// Every setting with its default and its meaning.

@@ -1,5 +1,7 @@
 //! What a server is made of, from the settings and the files they name.
 
+mod accounts;
+
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     os::unix::fs::DirBuilderExt as _,
@@ -14,7 +16,7 @@ use crate::{
     domain::{
         Slots,
         password::{Argon2Params, PasswordPolicy, Passwords},
-        ports::{Accounts, Callers, Clock, EventLog, Registers},
+        ports::{Clock, EventLog, Registers},
         sessions::{SlotPolicy, UserSessions},
         throttle::{Gate, Rule, Throttle},
         token::{TokenSettings, Tokens},
@@ -29,9 +31,10 @@ use crate::{
         raw::RawRegisters,
         redis::{LinkSettings, RedisRegisters},
         secret_file,
-        sql::{SqlAccounts, SqlCallers},
     },
 };
+
+pub(super) use self::accounts::accounts_and_callers;
 
 /// What follows from the settings and the files they name.
 pub(super) struct Parts {
@@ -73,6 +76,7 @@ pub(super) fn parts(config: &Config) -> Result<Parts, String> {
     if !is_embedded(config) {
         redis_settings(config)?;
     }
+    accounts::check(config)?;
     Ok(parts)
 }
 
@@ -166,11 +170,6 @@ pub(super) fn session_store(
     Ok(SessionStore::of(registers))
 }
 
-/// Who can log in, and who may call what needs a permission.
-pub(super) fn accounts_and_callers(database: &Database) -> (Arc<dyn Accounts>, Arc<dyn Callers>) {
-    (Arc::new(SqlAccounts::embedded(database)), Arc::new(SqlCallers::embedded(database)))
-}
-
 fn is_embedded(config: &Config) -> bool {
     scheme(&config.sessions.url) == "embedded"
 }
@@ -183,7 +182,7 @@ fn redis_settings(config: &Config) -> Result<LinkSettings, String> {
     }
     let settings = LinkSettings {
         url,
-        password: redis_password(config)?,
+        password: password("sessions", &config.sessions.password, &config.sessions.password_file)?,
         connect_timeout: config.sessions.connect_timeout,
         response_timeout: config.sessions.response_timeout,
     };
@@ -195,15 +194,14 @@ pub(super) fn scheme(url: &str) -> &str {
     url.split_once(':').map_or(url, |(scheme, _)| scheme)
 }
 
-fn redis_password(config: &Config) -> Result<Option<String>, String> {
-    let sessions = &config.sessions;
-    if sessions.password_file.is_empty() {
-        return Ok(Some(sessions.password.clone()).filter(|password| !password.is_empty()));
+/// A password that is given as a value or as a file, or not at all.
+fn password(key: &str, value: &str, file: &str) -> Result<Option<String>, String> {
+    if file.is_empty() {
+        return Ok(Some(value.to_owned()).filter(|password| !password.is_empty()));
     }
-    let contents = secret_file::read(Path::new(&sessions.password_file))
-        .map_err(|error| format!("sessions.password_file: {error}"))?;
-    let text =
-        std::str::from_utf8(&contents).map_err(|_| "sessions.password_file: is not UTF-8".to_owned())?;
+    let contents =
+        secret_file::read(Path::new(file)).map_err(|error| format!("{key}.password_file: {error}"))?;
+    let text = std::str::from_utf8(&contents).map_err(|_| format!("{key}.password_file: is not UTF-8"))?;
     Ok(Some(text.trim_end().to_owned()))
 }
 

@@ -33,9 +33,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if session.on_limit != "displace" {
         return refuse("session.on_limit must be \"displace\"");
     }
-    if config.accounts.url != "embedded:" {
-        return refuse("accounts.url must be \"embedded:\"");
-    }
+    accounts(config)?;
     if !config.sessions.password.is_empty() && !config.sessions.password_file.is_empty() {
         return refuse("sessions.password and sessions.password_file are both set: remove one");
     }
@@ -85,6 +83,31 @@ fn tls(config: &Config) -> Result<(), ConfigError> {
     }
     if config.access.outage_grace > Duration::from_hours(24) {
         return refuse("access.outage_grace must be at most 24h");
+    }
+    Ok(())
+}
+
+fn accounts(config: &Config) -> Result<(), ConfigError> {
+    let accounts = &config.accounts;
+    let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
+    if !accounts.password.is_empty() && !accounts.password_file.is_empty() {
+        return refuse("accounts.password and accounts.password_file are both set: remove one");
+    }
+    if accounts.max_connections.get() > 10_000 {
+        return refuse("accounts.max_connections must be 1 to 10000");
+    }
+    let possible = Duration::from_millis(10)..=Duration::from_hours(1);
+    if !possible.contains(&accounts.connect_timeout) || !possible.contains(&accounts.query_timeout) {
+        return refuse("accounts.connect_timeout and accounts.query_timeout must be 10ms to 1h");
+    }
+    if accounts.lookup.trim().is_empty() {
+        if !accounts.lookup_by_id.is_empty() || !accounts.update_hash.is_empty() {
+            return refuse(
+                "accounts.lookup_by_id and accounts.update_hash need accounts.lookup: set it, or remove them",
+            );
+        }
+    } else if accounts.url == "embedded:" {
+        return refuse("accounts.lookup needs accounts.url to say in which database the table is");
     }
     Ok(())
 }

@@ -33,10 +33,27 @@ impl std::fmt::Debug for Sessions {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Accounts {
     pub url: String,
+    pub password: String,
+    pub password_file: String,
+    pub max_connections: NonZeroU32,
+    #[serde(deserialize_with = "duration")]
+    pub connect_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub query_timeout: Duration,
+    pub lookup: String,
+    pub lookup_by_id: String,
+    pub update_hash: String,
+}
+
+impl std::fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("Accounts").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -105,6 +122,7 @@ pub struct Throttle {
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Access {
     pub admin_key_file: String,
+    pub callers_url: SecretText,
     pub validate: ValidateAccess,
     pub certificates: Vec<String>,
     #[serde(deserialize_with = "duration")]
@@ -174,6 +192,16 @@ pub struct Server {
 pub struct Log {
     pub level: String,
     pub format: LogFormat,
+}
+
+/// A text that may hold a secret: not shown by Debug.
+#[derive(Clone, Deserialize)]
+pub struct SecretText(pub String);
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretText([redacted])")
+    }
 }
 
 /// How log lines look.

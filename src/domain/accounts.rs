@@ -94,6 +94,11 @@ impl Engine {
     /// Reads an account.
     pub async fn account(&self, key: &AccountKey) -> Result<Account, Error> {
         let account = match key {
+            AccountKey::Id(_) if !self.accounts.finds_by_id() => {
+                return Err(Error::AccountsElsewhere(
+                    "accounts are looked up in another system by their usernames only: give the username, or set accounts.lookup_by_id",
+                ));
+            }
             AccountKey::Id(user_id) => self.accounts.get(user_id).await?,
             AccountKey::Name(username) => self.accounts.find(username).await?,
         };
@@ -102,6 +107,11 @@ impl Engine {
 
     /// Accounts in the order of their usernames, those after `after`, at most `limit`.
     pub async fn list_accounts(&self, after: Option<&Username>, limit: u32) -> Result<Vec<Account>, Error> {
+        if self.accounts.read_only() {
+            return Err(Error::AccountsElsewhere(
+                "accounts are looked up in another system, one at a time (accounts.lookup is set): list them there",
+            ));
+        }
         Ok(self.accounts.list(after, limit).await?)
     }
 
@@ -293,6 +303,9 @@ impl Engine {
     /// Brings a hash to the configured kind and cost, in the background: no login fails with it, and none
     /// gives up its place for it. Where the threads are busy it is left to the next login.
     pub(super) fn rehash(&self, user_id: &UserId, password: &Password, old: &PasswordHash) {
+        if !self.accounts.renews_hashes() {
+            return;
+        }
         let Some(renewed) = self.passwords.renew(password, old) else { return };
         let (accounts, user_id, old) = (Arc::clone(&self.accounts), user_id.clone(), old.clone());
         tokio::spawn(async move {

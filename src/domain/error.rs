@@ -46,6 +46,9 @@ pub enum Error {
     /// Accounts are only read here.
     #[error("accounts belong to another system (accounts.lookup is set): change them there")]
     AccountsReadOnly,
+    /// Accounts are kept elsewhere, and cannot be read from here in this way.
+    #[error("{0}")]
+    AccountsElsewhere(&'static str),
     /// A caller is needed and none has proved who it is.
     #[error("{0}")]
     CallerUnauthenticated(&'static str),
@@ -105,7 +108,7 @@ impl Error {
             Self::AccountDisabled { .. } => "ACCOUNT_DISABLED",
             Self::AccountExists => "ACCOUNT_EXISTS",
             Self::AccountNotFound => "ACCOUNT_NOT_FOUND",
-            Self::AccountsReadOnly => "ACCOUNTS_READ_ONLY",
+            Self::AccountsReadOnly | Self::AccountsElsewhere(_) => "ACCOUNTS_READ_ONLY",
             Self::CallerUnauthenticated(_) => "CALLER_UNAUTHENTICATED",
             Self::CallerNotAllowed { .. } => "CALLER_NOT_ALLOWED",
             Self::CallerExists => "CALLER_EXISTS",

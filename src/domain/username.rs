@@ -44,6 +44,14 @@ impl Username {
         Ok(Self { key: display.nfd().default_case_fold().nfc().collect(), display })
     }
 
+    /// A name from a table that is not ours, which has rules of its own: what ours do not allow is left out.
+    /// `None` if nothing is left.
+    pub fn foreign(text: &str) -> Option<Self> {
+        let plain: String = text.chars().filter(|character| !character.is_control()).collect();
+        let display: String = plain.trim().nfc().take(128).collect();
+        Self::parse(display.trim_end()).ok()
+    }
+
     /// As it is written, in NFC.
     pub fn as_str(&self) -> &str {
         &self.display
@@ -83,5 +91,19 @@ mod tests {
             assert_eq!(Username::parse(text).unwrap_err().field, "username", "{text:?}");
         }
         assert!(Username::parse(&"ü".repeat(128)).is_ok());
+    }
+
+    #[test]
+    fn a_name_with_other_rules_is_made_to_fit_ours() {
+        for (text, expected) in [
+            ("Jürgen", Some("Jürgen".to_owned())),
+            (" a\u{0}nna \n", Some("anna".to_owned())),
+            (&"x".repeat(150), Some("x".repeat(128))),
+            (&format!("{} y", "x".repeat(127)), Some("x".repeat(127))),
+            (" \n", None),
+            ("", None),
+        ] {
+            assert_eq!(Username::foreign(text).map(|name| name.as_str().to_owned()), expected, "{text:?}");
+        }
     }
 }

@@ -35,7 +35,9 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
         }
         Error::AccountExists => status(Code::AlreadyExists, message, ErrorReason::AccountExists),
         Error::AccountNotFound => status(Code::NotFound, message, ErrorReason::AccountNotFound),
-        Error::AccountsReadOnly => status(Code::FailedPrecondition, message, ErrorReason::AccountsReadOnly),
+        Error::AccountsReadOnly | Error::AccountsElsewhere(_) => {
+            status(Code::FailedPrecondition, message, ErrorReason::AccountsReadOnly)
+        }
         Error::CallerUnauthenticated(_) => {
             status(Code::Unauthenticated, message, ErrorReason::CallerUnauthenticated)
         }

@@ -141,6 +141,17 @@ pub trait Accounts: Send + Sync {
     /// true, what changes an account must not be called.
     fn read_only(&self) -> bool;
 
+    /// Whether accounts are found by their ids. Where this is false, [`Accounts::get`] must not be called:
+    /// only [`Accounts::find`] answers.
+    fn finds_by_id(&self) -> bool {
+        true
+    }
+
+    /// Whether [`Accounts::rehash`] does anything, so that a new hash is worth its cost.
+    fn renews_hashes(&self) -> bool {
+        true
+    }
+
     /// Adds an account; false if the username is taken.
     async fn create(&self, account: &Account) -> Result<bool, StoreError>;
 

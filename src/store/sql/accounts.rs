@@ -3,12 +3,14 @@
 use async_trait::async_trait;
 
 use super::{
-    corrupt,
+    SqlCallers, callers, corrupt,
     fault::{Attempts, Fault},
     import::import,
     integer,
     link::Link,
     row::{Row, Value},
+    start::open,
+    target::Settings,
     timestamp,
 };
 use crate::{
@@ -31,6 +33,18 @@ impl SqlAccounts {
     /// Accounts in the embedded database.
     pub fn embedded(database: &Database) -> Self {
         Self(Link::embedded(NAME, database))
+    }
+
+    /// Accounts in tables of ours in another database. One sentence, to be read after the name of the
+    /// setting, if that can never be; a database that does not answer yet is waited for in the background.
+    /// Needs a Tokio runtime.
+    pub async fn open(settings: &Settings) -> Result<Self, String> {
+        open(NAME, settings).await.map(Self)
+    }
+
+    /// Callers in the same database, over the same connections.
+    pub fn callers(&self) -> SqlCallers {
+        SqlCallers(self.0.named(callers::NAME))
     }
 
     async fn one(&self, statement: &str, value: &str) -> Result<Option<Account>, StoreError> {

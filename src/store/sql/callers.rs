@@ -7,6 +7,8 @@ use super::{
     integer,
     link::Link,
     row::{Row, Value},
+    start::open,
+    target::Settings,
     timestamp,
 };
 use crate::{
@@ -27,6 +29,11 @@ impl SqlCallers {
     /// Callers in the embedded database.
     pub fn embedded(database: &Database) -> Self {
         Self(Link::embedded(NAME, database))
+    }
+
+    /// Callers in a table of ours in another database. As `SqlAccounts::open`.
+    pub async fn open(settings: &Settings) -> Result<Self, String> {
+        open(NAME, settings).await.map(Self)
     }
 
     async fn try_create(&self, caller: &Caller) -> Result<bool, Fault> {

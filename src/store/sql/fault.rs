@@ -20,6 +20,8 @@ const PAUSE: u64 = 4;
 pub(super) enum Fault {
     /// Somebody else was at the same rows at the same time. Begin the transaction again.
     Collision(StoreError),
+    /// The statement is nothing for this database, or nothing for a connection that can only read.
+    Refused(StoreError),
     /// Anything else.
     Failed(StoreError),
 }
@@ -33,8 +35,13 @@ impl Fault {
         let cause = describe(database);
         match judge(database) {
             Judgement::Collision => Self::Collision(StoreError::Unavailable { store, cause }),
+            Judgement::ReadOnly => Self::Refused(StoreError::Unavailable { store, cause }),
             Judgement::Passing => Self::Failed(StoreError::Unavailable { store, cause }),
-            Judgement::Lasting => Self::Failed(StoreError::Corrupt { store, cause }),
+            Judgement::Lasting => Self::Refused(StoreError::Corrupt { store, cause }),
+            // SQLITE_ERROR: its grammar or its tables; SQLITE_READONLY.
+            Judgement::Embedded if matches!(database.code().as_deref(), Some("1" | "8")) => {
+                Self::Refused(store_error(store, error))
+            }
             Judgement::Embedded => Self::Failed(store_error(store, error)),
         }
     }
@@ -49,7 +56,7 @@ impl From<StoreError> for Fault {
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Collision(error) | Fault::Failed(error) => error,
+            Fault::Collision(error) | Fault::Refused(error) | Fault::Failed(error) => error,
         }
     }
 }
@@ -68,13 +75,15 @@ impl Attempts {
                 tokio::time::sleep(Duration::from_millis(rand::random_range(0..ceiling))).await;
                 Ok(())
             }
-            Fault::Collision(error) | Fault::Failed(error) => Err(error),
+            Fault::Collision(error) | Fault::Refused(error) | Fault::Failed(error) => Err(error),
         }
     }
 }
 
 enum Judgement {
     Collision,
+    /// Something was to be written where we can only read: a stand-by that has taken over for reading.
+    ReadOnly,
     /// Later it can be different.
     Passing,
     /// It is the schema, the rows or the permissions.
@@ -92,8 +101,8 @@ fn judge(error: &dyn DatabaseError) -> Judgement {
     }
     if let Some(error) = error.try_downcast_ref::<MySqlDatabaseError>() {
         return match error.number() {
-            // Lock wait time-out, deadlock.
-            1205 | 1213 => Judgement::Collision,
+            // Deadlock.
+            1213 => Judgement::Collision,
             // No access to the database, unknown database, too many connections of one user, a limit.
             1044 | 1049 | 1203 | 1226 => Judgement::Passing,
             _ => by_state(error.code().unwrap_or_default()),
@@ -110,6 +119,7 @@ fn by_state(state: &str) -> Judgement {
         // Data exception, integrity constraint violation, syntax error or access rule violation.
         "22" | "23" | "42" => Judgement::Lasting,
         _ => match state {
+            "25006" => Judgement::ReadOnly,
             // PostgreSQL: a damaged file, a damaged index.
             "XX001" | "XX002" => Judgement::Lasting,
             _ => Judgement::Passing,

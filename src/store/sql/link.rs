@@ -3,11 +3,15 @@
 //! The library has a type for everything of every database. This file is where the three become one, so that
 //! each statement of ours is written once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool, mysql::MySqlQueryResult,
-    pool::PoolConnection, postgres::PgQueryResult, sqlite::SqliteQueryResult,
+    AssertSqlSafe, Column as _, Either, Executor as _, MySql, MySqlPool, PgPool, Postgres, SqlSafeStr as _,
+    Sqlite, SqlitePool, Statement, TypeInfo as _,
+    mysql::MySqlQueryResult,
+    pool::PoolConnection,
+    postgres::{PgQueryResult, PgTypeInfo},
+    sqlite::SqliteQueryResult,
 };
 use tokio::{
     runtime::Handle,
@@ -18,6 +22,7 @@ use super::{
     dialect::Dialect,
     fault::Fault,
     row::{Row, Value},
+    start::Gate,
 };
 use crate::{domain::ports::StoreError, store::embedded::Database};
 
@@ -46,6 +51,7 @@ macro_rules! bind {
                 Value::Integer(integer) => query.bind(integer),
                 Value::Optional(integer) => query.bind(integer),
                 Value::Bool(boolean) => query.bind(boolean),
+                Value::Typed(typed) => query.bind(typed),
             };
         }
         query
@@ -61,11 +67,20 @@ pub(super) struct Pair<P> {
 
 /// The connections to a database.
 #[derive(Clone)]
-#[expect(dead_code, reason = "the connections to the other databases come next")]
 pub(super) enum Pools {
     Sqlite(Pair<SqlitePool>),
     Postgres(Pair<PgPool>),
     MySql(Pair<MySqlPool>),
+}
+
+impl Pools {
+    pub(super) const fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+            Self::MySql(_) => Dialect::MySql,
+        }
+    }
 }
 
 /// A database, and what messages to the operator call it.
@@ -74,6 +89,7 @@ pub(super) struct Link {
     store: &'static str,
     pools: Pools,
     timeout: Duration,
+    gate: Arc<Gate>,
 }
 
 /// What a statement that answers with no rows has done.
@@ -86,15 +102,25 @@ impl Link {
     /// The embedded database.
     pub(super) fn embedded(store: &'static str, database: &Database) -> Self {
         let Database { readers, writer } = database.clone();
-        Self { store, pools: Pools::Sqlite(Pair { readers, writer }), timeout: EMBEDDED_TIMEOUT }
+        Self::new(store, Pools::Sqlite(Pair { readers, writer }), EMBEDDED_TIMEOUT, Arc::new(Gate::open()))
+    }
+
+    /// A database behind a gate. No statement takes longer than `timeout`.
+    pub(super) const fn new(store: &'static str, pools: Pools, timeout: Duration, gate: Arc<Gate>) -> Self {
+        Self { store, pools, timeout, gate }
+    }
+
+    /// The same database under another name.
+    pub(super) fn named(&self, store: &'static str) -> Self {
+        Self { store, ..self.clone() }
+    }
+
+    pub(super) const fn store(&self) -> &'static str {
+        self.store
     }
 
     pub(super) const fn dialect(&self) -> Dialect {
-        match self.pools {
-            Pools::Sqlite(_) => Dialect::Sqlite,
-            Pools::Postgres(_) => Dialect::Postgres,
-            Pools::MySql(_) => Dialect::MySql,
-        }
+        self.pools.dialect()
     }
 
     /// The rows that a SELECT of ours answers with.
@@ -107,6 +133,21 @@ impl Link {
         self.session(Purpose::Write).await?.execute(statement, values).await
     }
 
+    /// The rows that a SELECT answers with that is not ours.
+    pub(super) async fn fetch_foreign(&self, text: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Fault> {
+        self.session(Purpose::Read).await?.rows(text.to_owned(), values).await
+    }
+
+    /// Executes a statement that is not ours.
+    pub(super) async fn execute_foreign(&self, text: &str, values: &[Value<'_>]) -> Result<u64, Fault> {
+        Ok(self.session(Purpose::Write).await?.done(text.to_owned(), values).await?.rows)
+    }
+
+    /// What the database says of a statement that is not ours, on a connection for that purpose.
+    pub(super) async fn describe(&self, text: &str, purpose: Purpose) -> Result<Description, Fault> {
+        self.session(purpose).await?.describe(text).await
+    }
+
     /// Begins a transaction.
     pub(super) async fn begin(&self) -> Result<Session, Fault> {
         let mut session = self.session(Purpose::Write).await?;
@@ -116,6 +157,7 @@ impl Link {
     }
 
     async fn session(&self, purpose: Purpose) -> Result<Session, Fault> {
+        self.gate.pass()?;
         let connection = match &self.pools {
             Pools::Sqlite(pair) => pair.of(purpose).acquire().await.map(Connection::Sqlite),
             Pools::Postgres(pair) => pair.of(purpose).acquire().await.map(Connection::Postgres),
@@ -144,8 +186,25 @@ impl Link {
     }
 }
 
+/// What a database says of a statement.
+pub(super) struct Description {
+    /// The names of its columns and of their types.
+    pub(super) columns: Vec<(String, String)>,
+    /// The types of the values that it wants, where it tells.
+    pub(super) wanted: Vec<PgTypeInfo>,
+}
+
+impl Description {
+    fn of(statement: &impl Statement) -> Self {
+        let columns = statement.columns().iter();
+        let columns = columns.map(|column| (column.name().to_owned(), column.type_info().name().to_owned()));
+        Self { columns: columns.collect(), wanted: Vec::new() }
+    }
+}
+
+/// What a connection is for.
 #[derive(Clone, Copy)]
-enum Purpose {
+pub(super) enum Purpose {
     Read,
     Write,
 }
@@ -181,8 +240,11 @@ pub(super) struct Session {
 impl Session {
     /// See [`Link::fetch`].
     pub(super) async fn fetch(&mut self, statement: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Fault> {
-        let (text, store) = (self.dialect.translate(statement), self.store);
-        let patience = self.timeout;
+        self.rows(self.dialect.translate(statement), values).await
+    }
+
+    async fn rows(&mut self, text: String, values: &[Value<'_>]) -> Result<Vec<Row>, Fault> {
+        let (store, patience) = (self.store, self.timeout);
         let connection = self.begin_use()?;
         let work = async {
             each!(Connection, connection, connection => {
@@ -197,13 +259,13 @@ impl Session {
 
     /// See [`Link::execute`].
     pub(super) async fn execute(&mut self, statement: &str, values: &[Value<'_>]) -> Result<u64, Fault> {
-        Ok(self.done(statement, values).await?.rows)
+        Ok(self.done(self.dialect.translate(statement), values).await?.rows)
     }
 
     /// Adds a row to a table that numbers them in a column `id`: its number.
     pub(super) async fn insert(&mut self, statement: &str, values: &[Value<'_>]) -> Result<i64, Fault> {
         if self.dialect == Dialect::MySql {
-            return Ok(self.done(statement, values).await?.id);
+            return Ok(self.done(self.dialect.translate(statement), values).await?.id);
         }
         let rows = self.fetch(&format!("{statement} RETURNING id"), values).await?;
         let missing = || StoreError::Corrupt { store: self.store, cause: "a row without a number".into() };
@@ -224,8 +286,26 @@ impl Session {
         Ok(())
     }
 
-    async fn done(&mut self, statement: &str, values: &[Value<'_>]) -> Result<Done, Fault> {
-        let text = self.dialect.translate(statement);
+    async fn describe(&mut self, text: &str) -> Result<Description, Fault> {
+        let patience = self.timeout;
+        let connection = self.begin_use()?;
+        let work = async {
+            let text = AssertSqlSafe(text.to_owned()).into_sql_str();
+            Ok(match connection {
+                Connection::Sqlite(connection) => Description::of(&connection.prepare(text).await?),
+                Connection::MySql(connection) => Description::of(&connection.prepare(text).await?),
+                Connection::Postgres(connection) => {
+                    let statement = connection.prepare(text).await?;
+                    let wanted = statement.parameters().and_then(Either::left).unwrap_or_default();
+                    Description { wanted: wanted.to_vec(), ..Description::of(&statement) }
+                }
+            })
+        };
+        let outcome = timeout(patience, work).await;
+        self.end_use(outcome)
+    }
+
+    async fn done(&mut self, text: String, values: &[Value<'_>]) -> Result<Done, Fault> {
         let patience = self.timeout;
         let connection = self.begin_use()?;
         let work = async {

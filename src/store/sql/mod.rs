@@ -1,6 +1,7 @@
 //! Accounts and callers in an SQL database: SQLite, PostgreSQL, MySQL or MariaDB.
 //!
-//! Each statement is written once. [`link`] makes one of the three drivers, `dialect` says what differs.
+//! Each statement is written once. `link` makes one of the three drivers, `dialect` says what differs.
+//! `lookup` reads accounts from a table that is not ours.
 
 mod accounts;
 mod callers;
@@ -8,10 +9,18 @@ mod dialect;
 mod fault;
 mod import;
 mod link;
+mod lookup;
+mod pools;
 mod row;
+mod start;
+mod statement;
+mod target;
+mod typed;
 
 pub use accounts::SqlAccounts;
 pub use callers::SqlCallers;
+pub use lookup::{Lookup, LookupAccounts};
+pub use target::Settings;
 
 use crate::domain::{Violation, ports::StoreError, types::Timestamp};
 

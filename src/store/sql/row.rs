@@ -4,6 +4,7 @@ use sqlx::{
     Column as _, Row as _, TypeInfo as _, ValueRef as _, mysql::MySqlRow, postgres::PgRow, sqlite::SqliteRow,
 };
 
+use super::typed::{Typed, is_text};
 use crate::domain::ports::StoreError;
 
 /// A value for a statement.
@@ -15,6 +16,8 @@ pub(super) enum Value<'a> {
     /// Where there may be none.
     Optional(Option<i64>),
     Bool(bool),
+    /// For a statement that is not ours.
+    Typed(Typed<'a>),
 }
 
 /// What stands in one column of one row.
@@ -26,7 +29,6 @@ pub(super) enum Cell {
     /// Wide enough for signed and unsigned.
     Integer(i128),
     Bool(bool),
-    #[expect(dead_code, reason = "for tables that are not ours, which come next")]
     List(Vec<Option<String>>),
     /// Something of a type that we do not read.
     Other(String),
@@ -79,6 +81,26 @@ impl Row {
             Some(Cell::Bool(boolean)) => Ok(*boolean),
             Some(Cell::Integer(integer)) => Ok(*integer != 0),
             _ => Err(self.unreadable(column, "true or false")),
+        }
+    }
+
+    /// Names separated by spaces or commas, or a list of them; NULL is none.
+    pub(super) fn names(&self, column: &str) -> Result<Vec<&str>, StoreError> {
+        match self.get(column) {
+            Some(Cell::Null) => Ok(Vec::new()),
+            Some(Cell::List(list)) => Ok(list.iter().flatten().map(String::as_str).collect()),
+            _ => {
+                let text = self.text(column)?;
+                Ok(text.split([' ', ',']).filter(|name| !name.is_empty()).collect())
+            }
+        }
+    }
+
+    /// Text, or a whole number as text.
+    pub(super) fn written(&self, column: &str) -> Result<String, StoreError> {
+        match self.get(column) {
+            Some(Cell::Integer(integer)) => Ok(integer.to_string()),
+            _ => self.text(column).map(str::to_owned),
         }
     }
 
@@ -136,11 +158,7 @@ impl Cells for PgRow {
             "BYTEA" => Cell::Bytes(self.try_get_unchecked(index)?),
             "UUID" => value.as_bytes().map(uuid).map_err(sqlx::Error::Decode)?,
             "TEXT[]" | "VARCHAR[]" | "CHAR[]" | "NAME[]" => Cell::List(self.try_get_unchecked(index)?),
-            "TEXT" | "VARCHAR" | "CHAR" | "NAME" | "UNKNOWN" => Cell::Text(self.try_get_unchecked(index)?),
-            // An extension's type for text that is compared without regard to case.
-            citext if citext.trim_matches('"').ends_with("CITEXT") => {
-                Cell::Text(self.try_get_unchecked(index)?)
-            }
+            text if is_text(text) => Cell::Text(self.try_get_unchecked(index)?),
             other => Cell::Other(other.to_owned()),
         })
     }

@@ -30,19 +30,19 @@ fn later() -> Timestamp {
     now().after(Duration::from_secs(1))
 }
 
-fn name(text: &str) -> Username {
+pub fn name(text: &str) -> Username {
     Username::parse(text).unwrap()
 }
 
-fn hash(text: &str) -> PasswordHash {
+pub fn hash(text: &str) -> PasswordHash {
     PasswordHash::new(text.into())
 }
 
-fn roles(texts: &[&str]) -> Vec<Role> {
+pub fn roles(texts: &[&str]) -> Vec<Role> {
     Role::parse_all(texts).unwrap()
 }
 
-fn account(username: &str) -> Account {
+pub fn account(username: &str) -> Account {
     Account {
         user_id: UserId::random(),
         username: name(username),

@@ -1,15 +1,18 @@
 //! Tables of accounts and callers of its own for every test of the suite, whichever database they are in.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use latchkey::{
     domain::ports::{Accounts, Callers},
     store::{
         embedded::Database,
-        sql::{SqlAccounts, SqlCallers},
+        sql::{Settings, SqlAccounts, SqlCallers},
     },
 };
+use sqlx::{Connection as _, MySqlConnection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
+
+use crate::support::{mysql::MariaDb, postgres::Postgres};
 
 pub struct Tables {
     pub accounts: Arc<dyn Accounts>,
@@ -20,12 +23,28 @@ pub struct Tables {
 /// What the tests must do behind the store's back.
 enum Home {
     Embedded { database: Database, dir: TempDir },
+    Server { url: String },
 }
 
 impl Tables {
     pub async fn embedded() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self::open_embedded(dir).await
+    }
+
+    pub async fn postgres() -> Self {
+        Self::open(Postgres::shared().database().await).await
+    }
+
+    pub async fn mariadb() -> Self {
+        Self::open(MariaDb::shared().database().await).await
+    }
+
+    /// Tables of ours in the database with this URL.
+    pub async fn open(url: String) -> Self {
+        let accounts = SqlAccounts::open(&settings(&url)).await.unwrap();
+        let callers = Arc::new(accounts.callers());
+        Self { accounts: Arc::new(accounts), callers, home: Home::Server { url } }
     }
 
     async fn open_embedded(dir: TempDir) -> Self {
@@ -44,6 +63,7 @@ impl Tables {
                 database.close().await;
                 Self::open_embedded(dir).await
             }
+            Home::Server { url } => Self::open(url).await,
         }
     }
 
@@ -54,7 +74,31 @@ impl Tables {
                 let statement = sqlx::AssertSqlSafe(statement.replace('@', ""));
                 sqlx::query(statement).execute(&database.writer).await.unwrap();
             }
+            Home::Server { url } => execute(url, &statement.replace('@', "latchkey_")).await,
         }
+    }
+}
+
+/// Patient ones: these tests are of what is true, not of how fast.
+pub fn settings(url: &str) -> Settings {
+    Settings {
+        url: url.to_owned(),
+        password: None,
+        max_connections: 8,
+        connect_timeout: Duration::from_secs(30),
+        query_timeout: Duration::from_secs(30),
+    }
+}
+
+/// Executes statements, over a connection of their own.
+pub async fn execute(url: &str, statements: &str) {
+    let statements = sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned()));
+    if url.starts_with("postgres") {
+        statements.execute(&mut PgConnection::connect(url).await.unwrap()).await.unwrap();
+    } else if url.starts_with("mysql") {
+        statements.execute(&mut MySqlConnection::connect(url).await.unwrap()).await.unwrap();
+    } else {
+        statements.execute(&mut SqliteConnection::connect(url).await.unwrap()).await.unwrap();
     }
 }
 
@@ -73,6 +117,16 @@ macro_rules! on_every_database {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn embedded() {
                     run(Tables::embedded().await).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn postgres() {
+                    run(Tables::postgres().await).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn mariadb() {
+                    run(Tables::mariadb().await).await;
                 }
             }
         )+

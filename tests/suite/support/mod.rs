@@ -2,7 +2,10 @@
 
 pub mod client;
 pub mod clock;
+pub mod guard;
 pub mod memory;
+pub mod mysql;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod redis;

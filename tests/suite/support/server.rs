@@ -28,7 +28,7 @@ pub struct Server {
     pub clock: Arc<ManualClock>,
     pub client: Client,
     pub redis: Option<RedisServer>,
-    _data: TempDir,
+    pub data: TempDir,
 }
 
 impl Server {
@@ -60,7 +60,7 @@ impl Server {
         let admin_key = std::fs::read_to_string(data.path().join("admin.key")).unwrap();
         let client = Client::connect(app.grpc, &admin_key).await;
         client.until_serving().await;
-        Self { app, clock, client, redis: None, _data: data }
+        Self { app, clock, client, redis: None, data }
     }
 
     /// Puts a hash there that nobody can read.

@@ -1,0 +1,117 @@
+//! Pools of connections, each set up the way we need it.
+
+use std::time::Duration;
+
+use sqlx::{
+    Database, MySqlConnection, PgConnection, Row as _, SqlitePool,
+    mysql::MySqlPoolOptions,
+    pool::PoolOptions,
+    postgres::PgPoolOptions,
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+};
+
+use super::{
+    link::{Pair, Pools},
+    target::{Settings, Target},
+};
+
+/// What the connections may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rights {
+    /// Read and write.
+    Both,
+    /// Read; and where something is to be written, on connections apart.
+    Apart { writes: bool },
+}
+
+/// A server ends what takes longer than a statement may. We wait a little longer, because a connection whose
+/// statement the server has ended can still be used.
+pub(super) fn patience(query_timeout: Duration) -> Duration {
+    query_timeout + query_timeout / 4
+}
+
+/// Connections that are made when they are needed.
+pub(super) fn pools(target: &Target, settings: &Settings, rights: Rights) -> Pools {
+    let limit = settings.query_timeout;
+    match target {
+        Target::Sqlite(path) => {
+            let options = SqliteConnectOptions::new().filename(path).busy_timeout(limit);
+            let pool = |options: SqliteConnectOptions, connections| -> SqlitePool {
+                sized::<_>(SqlitePoolOptions::new(), settings)
+                    .max_connections(connections)
+                    .connect_lazy_with(options)
+            };
+            let readers = pool(options.clone().pragma("query_only", "on"), settings.max_connections);
+            let writer = match rights {
+                Rights::Apart { writes: false } => readers.clone(),
+                Rights::Apart { writes: true } | Rights::Both => pool(options, 1),
+            };
+            Pools::Sqlite(Pair { readers, writer })
+        }
+        Target::Postgres(options) => {
+            let pool = |read_only| {
+                sized(PgPoolOptions::new(), settings)
+                    .after_connect(move |connection, _| Box::pin(postgres(connection, limit, read_only)))
+                    .connect_lazy_with((**options).clone())
+            };
+            Pools::Postgres(pair(pool, rights))
+        }
+        Target::MySql(options) => {
+            let pool = |read_only| {
+                sized(MySqlPoolOptions::new(), settings)
+                    .after_connect(move |connection, _| Box::pin(mysql(connection, limit, read_only)))
+                    .connect_lazy_with((**options).clone())
+            };
+            Pools::MySql(pair(pool, rights))
+        }
+    }
+}
+
+fn sized<D: Database>(options: PoolOptions<D>, settings: &Settings) -> PoolOptions<D> {
+    options.max_connections(settings.max_connections).acquire_timeout(settings.connect_timeout)
+}
+
+fn pair<P: Clone>(pool: impl Fn(bool) -> P, rights: Rights) -> Pair<P> {
+    let readers = pool(rights != Rights::Both);
+    let writer = if rights == (Rights::Apart { writes: true }) { pool(false) } else { readers.clone() };
+    Pair { readers, writer }
+}
+
+/// Set on the connection and not asked for while connecting: a pooler between us and the server passes one on
+/// and drops the other.
+async fn postgres(
+    connection: &mut PgConnection,
+    limit: Duration,
+    read_only: bool,
+) -> Result<(), sqlx::Error> {
+    let limit = limit.as_millis();
+    let read_only = if read_only { "on" } else { "off" };
+    let settings = format!(
+        "SET statement_timeout = {limit};
+         SET idle_in_transaction_session_timeout = 60000;
+         SET default_transaction_read_only = {read_only}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(connection).await?;
+    Ok(())
+}
+
+async fn mysql(
+    connection: &mut MySqlConnection,
+    limit: Duration,
+    read_only: bool,
+) -> Result<(), sqlx::Error> {
+    let version: String = sqlx::query("SELECT VERSION()").fetch_one(&mut *connection).await?.try_get(0)?;
+    // In seconds, for every statement; and in milliseconds, for a SELECT.
+    let limits = if version.contains("MariaDB") {
+        format!("max_statement_time = {}", limit.as_secs_f64())
+    } else {
+        format!("max_execution_time = {}", limit.as_millis())
+    };
+    let lock = limit.as_secs().max(1);
+    let settings = format!("SET SESSION {limits}, innodb_lock_wait_timeout = {lock}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(&mut *connection).await?;
+    if read_only {
+        sqlx::raw_sql("SET SESSION TRANSACTION READ ONLY").execute(connection).await?;
+    }
+    Ok(())
+}

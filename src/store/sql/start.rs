@@ -1,0 +1,224 @@
+//! Opening a database of others: connecting when it can be reached, and making it ready first.
+//!
+//! A server may be started together with its database, so a database that does not answer yet is no reason to
+//! give up. Until it does, whoever asks is told at once that the store is unavailable.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use sqlx::{
+    Database, MySql, MySqlConnection, Pool, Postgres,
+    migrate::{Migrate, MigrateError, Migrator},
+    pool::PoolOptions,
+};
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{
+    fault::Fault,
+    link::{Link, Pools},
+    pools::{Rights, patience, pools},
+    target::{Settings, Target},
+};
+use crate::{domain::ports::StoreError, store::embedded};
+
+/// How long the start of the server waits for the database, beyond the time to connect.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long migrations may take, with the wait for another replica that is at them.
+const MIGRATION: Duration = Duration::from_mins(5);
+/// How long to wait before the next attempt: from the first, doubled each time, to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Whether the database is ready for us, and why not.
+pub(super) struct Gate(ArcSwap<Result<(), StoreError>>);
+
+impl Gate {
+    pub(super) fn open() -> Self {
+        Self(ArcSwap::from_pointee(Ok(())))
+    }
+
+    fn closed(store: &'static str) -> Self {
+        Self(ArcSwap::from_pointee(Err(StoreError::Unavailable { store, cause: "not yet connected".into() })))
+    }
+
+    pub(super) fn pass(&self) -> Result<(), StoreError> {
+        (**self.0.load()).clone()
+    }
+}
+
+/// What makes a database ready.
+pub(super) trait Prepare: Send + Sync + 'static {
+    /// Safe to repeat, and to do in several processes at once. What is corrupt is for an operator to mend.
+    fn prepare<'a>(
+        &'a self,
+        link: &'a Link,
+    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
+}
+
+/// A link to the database that passes once it is prepared. One sentence if it can never be.
+pub(super) async fn start(
+    store: &'static str,
+    pools: Pools,
+    settings: &Settings,
+    prepare: impl Prepare,
+) -> Result<Link, String> {
+    let gate = Arc::new(Gate::closed(store));
+    let link = |gate| Link::new(store, pools.clone(), patience(settings.query_timeout), gate);
+    let (first, outcome) = oneshot::channel();
+    tokio::spawn(supervise(Arc::downgrade(&gate), link(Arc::new(Gate::open())), prepare, first));
+    match timeout(settings.connect_timeout + PATIENCE, outcome).await {
+        Ok(Ok(Err(StoreError::Corrupt { cause, .. }))) => Err(cause),
+        _ => Ok(link(gate)),
+    }
+}
+
+/// Tries until the database is ready or nobody wants it any more.
+async fn supervise(
+    gate: Weak<Gate>,
+    link: Link,
+    prepare: impl Prepare,
+    first: oneshot::Sender<Result<(), StoreError>>,
+) {
+    let mut first = Some(first);
+    let mut pause = BACKOFF.0;
+    let mut reported = String::new();
+    loop {
+        let outcome = prepare.prepare(&link).await;
+        let Some(gate) = gate.upgrade() else { return };
+        gate.0.store(Arc::new(outcome.clone()));
+        if let Some(first) = first.take() {
+            let _ = first.send(outcome.clone());
+        }
+        let Err(error) = outcome else {
+            if !reported.is_empty() {
+                tracing::info!(store.name = link.store(), "the database answers");
+            }
+            return;
+        };
+        drop(gate);
+        let message = error.to_string();
+        if message != reported {
+            tracing::warn!(
+                store.name = link.store(),
+                error.message = message,
+                "the database is not ready; trying again"
+            );
+            reported = message;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+/// A database with tables of ours.
+pub(super) async fn open(store: &'static str, settings: &Settings) -> Result<Link, String> {
+    let target = settings.target()?;
+    if let Target::Sqlite(path) = &target {
+        let database = embedded::Database::open(path).await.map_err(|error| error.to_string())?;
+        return Ok(Link::embedded(store, &database));
+    }
+    let pools = pools(&target, settings, Rights::Both);
+    start(store, pools, settings, Migrations(target, settings.connect_timeout)).await
+}
+
+/// Creates or upgrades tables of ours.
+struct Migrations(Target, Duration);
+
+impl Prepare for Migrations {
+    fn prepare<'a>(
+        &'a self,
+        link: &'a Link,
+    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>> {
+        Box::pin(async move {
+            match &self.0 {
+                // Opened with its migrations.
+                Target::Sqlite(_) => Ok(()),
+                Target::Postgres(options) => {
+                    let pool = one::<Postgres>(self.1).connect_lazy_with((**options).clone());
+                    let migrator = sqlx::migrate!("src/store/sql/migrations/postgres");
+                    let work = async { migrate(&mut *pool.acquire().await?, migrator).await };
+                    let outcome = within(link.store(), work).await;
+                    end(&pool).await;
+                    outcome
+                }
+                Target::MySql(options) => {
+                    let pool = one::<MySql>(self.1).connect_lazy_with((**options).clone());
+                    let mut migrator = sqlx::migrate!("src/store/sql/migrations/mysql");
+                    // The library's lock waits for -1 seconds, which MariaDB takes for a mistake: no lock.
+                    migrator.set_locking(false);
+                    let work = async {
+                        let mut connection = pool.acquire().await?;
+                        lock_mysql(&mut connection).await?;
+                        migrate(&mut *connection, migrator).await
+                    };
+                    let outcome = within(link.store(), work).await;
+                    end(&pool).await;
+                    outcome
+                }
+            }
+        })
+    }
+}
+
+/// A connection apart: waiting for another replica takes longer than a statement may.
+fn one<D: Database>(connect_timeout: Duration) -> PoolOptions<D> {
+    PoolOptions::new().max_connections(1).acquire_timeout(connect_timeout)
+}
+
+/// For as long as the connection lasts. The names of locks are the server's, not the database's.
+async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+    let lock = "SELECT GET_LOCK(CONCAT('latchkey ', SHA1(DATABASE())), ?)";
+    let locked: Option<i64> =
+        sqlx::query_scalar(lock).bind(MIGRATION.as_secs()).fetch_one(&mut *connection).await?;
+    if locked == Some(1) { Ok(()) } else { Err(sqlx::Error::PoolTimedOut) }
+}
+
+/// One replica at a time: of PostgreSQL the library takes an advisory lock.
+async fn migrate<C: Migrate>(connection: &mut C, mut migrator: Migrator) -> Result<(), MigrateError> {
+    // Others who use the library in the same database have a table of its usual name.
+    migrator.dangerous_set_table_name("latchkey_migrations");
+    migrator.run_direct(None, connection, false).await
+}
+
+async fn within(
+    store: &'static str,
+    work: impl Future<Output = Result<(), MigrateError>>,
+) -> Result<(), StoreError> {
+    match timeout(MIGRATION, work).await {
+        Ok(outcome) => outcome.map_err(|error| refused(store, &error)),
+        Err(_) => {
+            let cause = format!("the tables were not ready within {MIGRATION:?}");
+            Err(StoreError::Unavailable { store, cause })
+        }
+    }
+}
+
+/// Ends the connection and so its lock. A server that hangs must not hold us up.
+async fn end<D: Database>(pool: &Pool<D>) {
+    let _ = timeout(Duration::from_secs(1), pool.close()).await;
+}
+
+fn refused(store: &'static str, error: &MigrateError) -> StoreError {
+    let corrupt = |cause: String| StoreError::Corrupt { store, cause };
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            match StoreError::from(Fault::new(store, error)) {
+                StoreError::Corrupt { cause, .. } => corrupt(format!(
+                    "the tables cannot be made: {cause}: give the user the right to create tables, or have them made by one who may"
+                )),
+                unavailable @ StoreError::Unavailable { .. } => unavailable,
+            }
+        }
+        MigrateError::VersionMissing(version) => corrupt(format!(
+            "the database was written by a newer version of Latchkey (its schema is number {version}): start that version"
+        )),
+        MigrateError::Dirty(version) => corrupt(format!(
+            "making the tables was interrupted: remove the row of version {version} from latchkey_migrations, and start again"
+        )),
+        other => corrupt(other.to_string()),
+    }
+}

@@ -1,0 +1,264 @@
+//! What networks, restarts and other users of a database do to accounts in it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use latchkey::{
+    domain::ports::{Accounts, Callers as _},
+    store::sql::{Settings, SqlAccounts, SqlCallers},
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::task::JoinSet;
+
+use super::{
+    accounts::account,
+    stand::{corrupt, unavailable},
+    tables::{execute, settings},
+};
+use crate::support::{
+    mysql::MariaDb,
+    postgres::Postgres,
+    proxy::{Mood, Proxy},
+};
+
+/// Impatient ones.
+fn quick(url: &str) -> Settings {
+    let (connect_timeout, query_timeout) = (Duration::from_secs(1), Duration::from_millis(500));
+    Settings { connect_timeout, query_timeout, ..settings(url) }
+}
+
+async fn open(url: &str) -> SqlAccounts {
+    SqlAccounts::open(&settings(url)).await.unwrap()
+}
+
+async fn refusal(url: &str) -> String {
+    SqlAccounts::open(&settings(url)).await.err().expect("it was opened")
+}
+
+/// Asks until it answers; it must, within a minute.
+async fn until_it_answers(accounts: &dyn Accounts) {
+    let start = Instant::now();
+    while let Err(error) = accounts.ping().await {
+        assert!(start.elapsed() < Duration::from_mins(1), "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// How long a question took that must have found the store unavailable.
+async fn time_to_give_up(accounts: &dyn Accounts) -> Duration {
+    let start = Instant::now();
+    unavailable(accounts.find(&account("alice").username).await);
+    start.elapsed()
+}
+
+/// Runs a test on both servers: the one that tests share, as a URL of a new database.
+macro_rules! on_both_servers {
+    ($(async fn $name:ident($url:ident: &str) $body:block)+) => {
+        $(mod $name {
+            use super::*;
+
+            async fn run($url: &str) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                run(&Postgres::shared().database().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn mariadb() {
+                run(&MariaDb::shared().database().await).await;
+            }
+        })+
+    };
+}
+
+on_both_servers! {
+    async fn replicas_that_start_at_once_on_an_empty_database_make_its_tables_once(url: &str) {
+        // Of somebody else in the same database.
+        execute(url, "CREATE TABLE accounts (x INT); CREATE TABLE _sqlx_migrations (x INT)").await;
+        let mut replicas = JoinSet::new();
+        for number in 0..6 {
+            let url = url.to_owned();
+            replicas.spawn(async move {
+                let accounts = open(&url).await;
+                assert!(accounts.create(&account(&format!("user{number}"))).await.unwrap());
+                accounts
+            });
+        }
+        for accounts in replicas.join_all().await {
+            assert_eq!(accounts.list(None, 10).await.unwrap().len(), 6);
+        }
+        execute(url, "DROP TABLE accounts, _sqlx_migrations").await;
+        assert_eq!(open(url).await.list(None, 10).await.unwrap().len(), 6);
+    }
+
+    async fn a_database_of_a_newer_version_is_refused(url: &str) {
+        open(url).await;
+        let newer = "INSERT INTO latchkey_migrations (version, description, success, checksum, execution_time)
+                     VALUES (99, 'x', true, 'x', 0)";
+        execute(url, newer).await;
+        let refusal = refusal(url).await;
+        assert!(refusal.contains("newer version of Latchkey (its schema is number 99)"), "{refusal}");
+    }
+
+    async fn a_table_that_is_gone_is_told_from_an_outage(url: &str) {
+        let accounts = open(url).await;
+        execute(url, "DROP TABLE latchkey_accounts").await;
+        assert!(corrupt(accounts.list(None, 1).await).contains("latchkey_accounts"));
+        accounts.ping().await.unwrap();
+    }
+
+    async fn more_questions_than_connections_wait_for_each_other(url: &str) {
+        let accounts = SqlAccounts::open(&Settings { max_connections: 2, ..settings(url) }).await.unwrap();
+        let accounts = Arc::new(accounts);
+        let mut questions = JoinSet::new();
+        for _ in 0..50 {
+            let accounts = Arc::clone(&accounts);
+            questions.spawn(async move { accounts.ping().await });
+        }
+        assert!(questions.join_all().await.iter().all(Result::is_ok));
+    }
+
+    async fn a_question_whose_caller_went_away_leaves_no_connection_behind(url: &str) {
+        let accounts = SqlAccounts::open(&Settings { max_connections: 1, ..settings(url) }).await.unwrap();
+        for round in 0..30 {
+            let account = account(&format!("user{round}"));
+            let question = accounts.create(&account);
+            let _ = tokio::time::timeout(Duration::from_micros(round * 150), question).await;
+        }
+        accounts.ping().await.unwrap();
+        assert!(accounts.create(&account("alice")).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_make_tables_is_told_so() {
+    let url = Postgres::shared().database().await;
+    execute(&url, "REVOKE CREATE ON SCHEMA public FROM public").await;
+    execute(&url, "DO $$ BEGIN CREATE ROLE guest LOGIN; EXCEPTION WHEN OTHERS THEN NULL; END $$").await;
+    let refusal = refusal(&url.replace("postgres@", "guest@")).await;
+    assert!(refusal.contains("give the user the right to create tables"), "{refusal}");
+}
+
+#[tokio::test]
+async fn callers_can_have_a_database_of_their_own() {
+    let url = Postgres::shared().database().await;
+    let callers = SqlCallers::open(&settings(&url)).await.unwrap();
+    assert_eq!(callers.list().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_an_outage_that_does_not_tell_the_password() {
+    let url = MariaDb::shared().database().await.replace(":secret@", ":swordfish@");
+    let accounts = SqlAccounts::open(&settings(&url)).await.unwrap();
+    let told = unavailable(accounts.ping().await);
+    assert!(told.contains("Access denied") && !told.contains("swordfish"), "{told}");
+}
+
+/// Down at the start, up, down, and up again.
+async fn outlive_outages(url: &str, mut server: impl FnMut(bool)) {
+    server(false);
+    let start = Instant::now();
+    let accounts = SqlAccounts::open(&quick(url)).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "the start does not wait for the database");
+    let start = Instant::now();
+    unavailable(accounts.ping().await);
+    assert!(start.elapsed() < Duration::from_millis(100), "known to be down, told at once");
+
+    server(true);
+    until_it_answers(&accounts).await;
+    let alice = account("alice");
+    assert!(accounts.create(&alice).await.unwrap(), "the tables were made meanwhile");
+
+    server(false);
+    let took = time_to_give_up(&accounts).await;
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    server(true);
+    until_it_answers(&accounts).await;
+    assert_eq!(accounts.find(&alice.username).await.unwrap(), Some(alice));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_may_come_late_and_go_and_come_back() {
+    let mut server = Postgres::start();
+    let url = server.database().await;
+    outlive_outages(&url, |up| if up { server.start_again() } else { server.stop() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_may_come_late_and_go_and_come_back() {
+    let mut server = MariaDb::start();
+    let url = server.database().await;
+    outlive_outages(&url, |up| if up { server.start_again() } else { server.stop() }).await;
+}
+
+/// A link that falls silent, and a server that freezes, hold nobody up for long, and are got over.
+async fn outlive_silence(accounts: &SqlAccounts, silence: impl Fn(bool)) {
+    let alice = account("alice");
+    assert!(accounts.create(&alice).await.unwrap());
+    silence(true);
+    // More than there are connections.
+    for _ in 0..12 {
+        let took = time_to_give_up(accounts).await;
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+    silence(false);
+    until_it_answers(accounts).await;
+    assert_eq!(accounts.find(&alice.username).await.unwrap(), Some(alice));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_link_to_postgres_holds_nobody_up() {
+    let url = Postgres::shared().database().await;
+    let proxy = Proxy::to(Postgres::shared().port).await;
+    let url = url.replace(&Postgres::shared().port.to_string(), &proxy.address.port().to_string());
+    let accounts = SqlAccounts::open(&quick(&url)).await.unwrap();
+    outlive_silence(&accounts, |silent| proxy.set(if silent { Mood::Silent } else { Mood::Carries })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_mariadb_holds_nobody_up() {
+    let server = MariaDb::start();
+    let accounts = SqlAccounts::open(&quick(&server.database().await)).await.unwrap();
+    outlive_silence(&accounts, |frozen| server.signal(if frozen { "STOP" } else { "CONT" })).await;
+}
+
+/// A certificate authority, and a certificate of it for 127.0.0.1 with its key: in PEM.
+fn certificates() -> (String, String, String) {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let certificate = certificate.signed_by(&key, &authority).unwrap();
+    (authority.pem(), certificate.pem(), key.serialize_pem())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_server_with_a_certificate_of_the_right_authority_is_believed() {
+    let (authority, certificate, key) = certificates();
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, contents: &str| {
+        std::fs::write(dir.path().join(name), contents).unwrap();
+        dir.path().join(name).display().to_string()
+    };
+    let (right, other) = (file("right.pem", &authority), file("other.pem", &certificates().0));
+    let mut server = Postgres::start();
+    let url = server.database().await;
+    server.require_tls(&certificate, &key);
+
+    let verified = |root: &str| format!("{url}?sslmode=verify-full&sslrootcert={root}");
+    SqlAccounts::open(&settings(&verified(&right))).await.unwrap().ping().await.unwrap();
+    for (url, told) in [
+        (verified(&other), "certificate"),
+        (format!("{url}?sslmode=verify-full"), "certificate"),
+        (verified(&right).replace("127.0.0.1", "localhost"), "certificate"),
+        (format!("{url}?sslmode=disable"), "no encryption"),
+    ] {
+        let accounts = SqlAccounts::open(&quick(&url)).await.unwrap();
+        let error = unavailable(accounts.ping().await);
+        assert!(error.contains(told), "{url}: {error}");
+    }
+}
