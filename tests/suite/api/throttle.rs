@@ -207,30 +207,3 @@ async fn of_101_parallel_guesses_from_50_addresses_over_two_replicas_at_most_100
         assert_eq!(standing(&two.client, "alice").await.failures, u32::try_from(most).unwrap());
     }
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logins_that_disconnect_at_once_leave_nothing_behind() {
-    // Slow enough that none has been checked when its client goes away.
-    let slow =
-        [("PASSWORD__MEMORY_KIB", "4096"), ("PASSWORD__QUEUE", "64"), ("THROTTLE__ADDRESS_FAILURES", "0")];
-    let server = Server::with(Store::Embedded, &slow).await;
-    for number in 0..500 {
-        let client = Client::connect(server.app.grpc, &server.client.admin_key).await;
-        let login =
-            tokio::spawn(async move { client.try_login(login_request(&format!("user{number}"), "")).await });
-        tokio::task::yield_now().await;
-        login.abort();
-    }
-    let engine = &server.app.engine;
-    let begun = std::time::Instant::now();
-    while engine.passwords.under_way() > 0 {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "{} are still there",
-            engine.passwords.under_way()
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    server.client.user("alice").await;
-    server.client.login("alice", "").await;
-}

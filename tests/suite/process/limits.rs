@@ -158,3 +158,46 @@ async fn out_of_file_descriptors_it_does_not_spin_and_recovers() {
     newcomer.user("alice").await;
     newcomer.try_login(login_request("alice", "phone")).await.unwrap();
 }
+
+/// Resident memory of a process, in KiB.
+fn resident(process: &Process) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_whose_clients_disconnect_at_once_leave_no_place_taken_and_no_memory() {
+    // One at a time, each slow enough that its client is gone by then, and few places to lose.
+    let settings = [
+        ("PASSWORD__THREADS", "1"),
+        ("PASSWORD__QUEUE", "16"),
+        ("PASSWORD__MEMORY_KIB", "1024"),
+        ("PASSWORD__ITERATIONS", "4"),
+    ];
+    let (process, client, _data) = server(&settings).await;
+    client.user("alice").await;
+    client.login("alice", "").await;
+    let before = resident(&process);
+    for number in 0..500 {
+        let stranger = Client::connect(process.grpc, "").await;
+        let login =
+            tokio::spawn(
+                async move { stranger.try_login(login_request(&format!("user{number}"), "")).await },
+            );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        login.abort();
+    }
+    // Every place is free again: as many as there are get in at once.
+    let begun = std::time::Instant::now();
+    loop {
+        let logins = (0..17).map(|_| client.try_login(login_request("alice", "")));
+        if futures_util::future::join_all(logins).await.iter().all(Result::is_ok) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", process.output());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let grown = resident(&process).saturating_sub(before);
+    assert!(grown < 24 * 1024, "{grown} KiB for 500 logins that nobody waited for");
+}

@@ -6,9 +6,13 @@ use latchkey::{
     domain::{
         rejection::{Reason, Rejection},
         sessions::{Ended, Fence, Profile, Session, Tombstone, UserSessions},
+        throttle::{Attempt, Throttle},
         types::{Device, Generation, Role, SessionId, Slot, Timestamp},
     },
-    store::codec::{CodecError, decode_event, decode_sessions, encode_event, encode_sessions},
+    store::codec::{
+        CodecError, decode_event, decode_sessions, decode_throttle, encode_event, encode_sessions,
+        encode_throttle,
+    },
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -164,6 +168,23 @@ fn what_is_not_ours_is_damaged() {
 }
 
 proptest! {
+    #[test]
+    fn every_throttle_survives_the_round_trip(
+        failures in any::<u32>(),
+        since in any::<u64>(),
+        changed in any::<u64>(),
+        attempts in prop::collection::vec((any::<u64>(), any::<u64>()), 0..6),
+    ) {
+        let attempts = attempts.into_iter();
+        let state = Throttle {
+            failures,
+            since: Timestamp::from_micros(since),
+            attempts: attempts.map(|(id, until)| Attempt { id, until: Timestamp::from_micros(until) }).collect(),
+            changed_at: Timestamp::from_micros(changed),
+        };
+        prop_assert_eq!(decode_throttle(&encode_throttle(&state)).unwrap(), state);
+    }
+
     #[test]
     fn a_state_survives(state in user_sessions()) {
         prop_assert_eq!(decode_sessions(&encode_sessions(&state)).unwrap(), state);

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use latchkey::domain::{
     ports::{Change, Commit, Revision},
     sessions::UserSessions,
+    throttle::{Attempt, Throttle, ThrottleKey},
+    username::Username,
 };
 use tokio::task::JoinSet;
 
@@ -32,6 +34,33 @@ on_every_store! {
         for (user, stands) in latest {
             assert_eq!(store.load(user).await, stands, "{user}");
         }
+    }
+
+    async fn a_throttle_is_kept_in_a_register_of_its_own(store: Stand) {
+        let key = ThrottleKey::account(&Username::parse("alice").unwrap());
+        let now = now();
+        let throttle = |failures| Throttle {
+            failures,
+            since: now,
+            attempts: vec![Attempt { id: u64::MAX, until: now.after(Duration::from_secs(30)) }],
+            changed_at: now,
+        };
+        let change = |failures| Change {
+            state: throttle(failures),
+            keep_until: now.after(Duration::from_hours(1)),
+            events: Vec::new(),
+        };
+        let throttles = &store.throttles;
+        assert_eq!(*throttles.load(&key).await.unwrap().state, Throttle::default());
+        let committed = throttles.commit(&key, Revision::ABSENT, change(7)).await.unwrap();
+        assert!(matches!(committed, Commit::Committed));
+        let read = throttles.load(&key).await.unwrap();
+        assert_eq!(*read.state, throttle(7));
+        let Commit::Conflict(newer) = throttles.commit(&key, Revision::ABSENT, change(8)).await.unwrap() else {
+            panic!("the second of two that expect nothing must not be committed")
+        };
+        assert_eq!((newer.revision, &*newer.state), (read.revision, &throttle(7)));
+        assert_eq!(store.load(&user("alice")).await, (Revision::ABSENT, UserSessions::default()));
     }
 
     async fn events_come_out_as_they_went_in(store: Stand) {

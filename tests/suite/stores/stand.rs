@@ -6,6 +6,7 @@ use latchkey::{
     domain::{
         ports::{Change, Commit, Cursor, Event, EventLog, Registers, Revision, StoreError, Tail},
         sessions::UserSessions,
+        throttle::Throttle,
         types::{Timestamp, UserId},
     },
     store::{
@@ -24,6 +25,7 @@ use crate::support::{
 
 pub struct Stand {
     pub registers: Arc<dyn Registers<UserSessions>>,
+    pub throttles: Arc<dyn Registers<Throttle>>,
     pub log: Arc<dyn EventLog>,
     pub backend: Backend,
 }
@@ -46,7 +48,7 @@ impl Stand {
         let registers = EmbeddedRegisters::start(database.clone(), Arc::new(ManualClock::new()));
         let store = Arc::new(Encoded(registers));
         let backend = Backend::Embedded { database, store: store.clone(), _dir: dir };
-        Self { registers: store.clone(), log: store, backend }
+        Self { registers: store.clone(), throttles: store.clone(), log: store, backend }
     }
 
     /// `None` where the program is missing and need not be there.
@@ -58,7 +60,8 @@ impl Stand {
         }
         let server = RedisServer::with(flavour, &[]);
         let store = connect(&settings(server.url())).await;
-        Some(Self { registers: store.clone(), log: store, backend: Backend::Redis(server) })
+        let backend = Backend::Redis(server);
+        Some(Self { registers: store.clone(), throttles: store.clone(), log: store, backend })
     }
 
     pub async fn load(&self, user: &UserId) -> (Revision, UserSessions) {
