@@ -72,6 +72,15 @@ fn what_is_wrong_is_said_with_the_key() {
         ("[password]\niterations = 1\n", &[], "password.allow_weak"),
         ("[password]\nallow_weak = true\nmemory_kib = 1\n", &[], "memory_kib must be 8 to"),
         ("[sessions]\npassword = 'a'\npassword_file = 'b'\n", &[], "both set: remove one"),
+        (
+            "[accounts]\npassword = 'a'\npassword_file = 'b'\n",
+            &[],
+            "accounts.password and accounts.password_file",
+        ),
+        ("[accounts]\nmax_connections = 0\n", &[], "accounts.max_connections"),
+        ("[accounts]\nquery_timeout = '0s'\n", &[], "accounts.query_timeout must be 10ms to 1h"),
+        ("[accounts]\nlookup = 'x'\n", &[], "accounts.lookup needs accounts.url"),
+        ("[accounts]\nupdate_hash = 'x'\n", &[], "need accounts.lookup"),
         ("[token]\nleeway = '1h'\n", &[], "token.leeway must be at most 5m"),
         ("[token]\nalgorithm = 'none'\n", &[], "token.algorithm"),
         ("nonsense", &[], "is not TOML"),
@@ -107,6 +116,9 @@ fn weak_parameters_start_where_they_are_allowed() {
 
 #[test]
 fn debug_shows_no_secret() {
-    let config = load("[sessions]\nurl = 'redis://:hunter2@localhost'\npassword = 'hunter3'\n", &[]).unwrap();
+    let file = "[sessions]\nurl = 'redis://:hunter2@localhost'\npassword = 'hunter3'\n
+                [accounts]\nurl = 'postgres://a:hunter4@b/c'\npassword = 'hunter5'\n
+                [access]\ncallers_url = 'mysql://a:hunter6@b/c'\n";
+    let config = load(file, &[]).unwrap();
     assert!(!format!("{config:?}").contains("hunter"));
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod account;
+mod databases;
 mod health;
 mod jwks;
 mod login;

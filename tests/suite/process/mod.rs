@@ -2,6 +2,7 @@
 
 mod cli;
 mod crash;
+mod databases;
 mod leaks;
 mod limits;
 mod outage;
