@@ -163,6 +163,7 @@ impl App {
             listen.grpc = %grpc,
             listen.http = %http,
             sessions.store = scheme(&config.sessions.url),
+            accounts.store = scheme(&config.accounts.url),
             version = env!("CARGO_PKG_VERSION"),
             "listening"
         );

@@ -77,6 +77,15 @@ fn what_is_wrong_is_said_with_the_key() {
         ("[password]\nmin_length = 65\n", &[], "password.min_length must be 8 to 64"),
         ("[password]\nallow_weak = true\nmin_length = 65\n", &[], "password.min_length must be 8 to 64"),
         ("[sessions]\npassword = 'a'\npassword_file = 'b'\n", &[], "both set: remove one"),
+        (
+            "[accounts]\npassword = 'a'\npassword_file = 'b'\n",
+            &[],
+            "accounts.password and accounts.password_file",
+        ),
+        ("[accounts]\nmax_connections = 0\n", &[], "accounts.max_connections"),
+        ("[accounts]\nquery_timeout = '0s'\n", &[], "accounts.query_timeout must be 10ms to 1h"),
+        ("[accounts]\nlookup = 'x'\n", &[], "accounts.lookup needs accounts.url"),
+        ("[accounts]\nupdate_hash = 'x'\n", &[], "need accounts.lookup"),
         ("[token]\nleeway = '1h'\n", &[], "token.leeway must be at most 5m"),
         ("[token]\nalgorithm = 'none'\n", &[], "token.algorithm"),
         ("[access]\nvalidate = 'closed'\n", &[], "access.validate"),
@@ -132,6 +141,9 @@ fn weak_parameters_start_where_they_are_allowed() {
 
 #[test]
 fn debug_shows_no_secret() {
-    let config = load("[sessions]\nurl = 'redis://:hunter2@localhost'\npassword = 'hunter3'\n", &[]).unwrap();
+    let file = "[sessions]\nurl = 'redis://:hunter2@localhost'\npassword = 'hunter3'\n
+                [accounts]\nurl = 'postgres://a:hunter4@b/c'\npassword = 'hunter5'\n
+                [access]\ncallers_url = 'mysql://a:hunter6@b/c'\n";
+    let config = load(file, &[]).unwrap();
     assert!(!format!("{config:?}").contains("hunter"));
 }

@@ -17,12 +17,12 @@ use super::{
     corrupt,
     dialect::Dialect,
     fault::Fault,
-    link::{Description, Link, Pools, Purpose},
+    link::{Description, Link, Purpose},
     pools::{Rights, pools},
     row::{Cell, Row, Value},
     start::{Prepare, start},
     statement::Statement,
-    target::Settings,
+    target::{Settings, Target},
     typed::{Typed, is_text},
 };
 use crate::domain::{
@@ -64,7 +64,8 @@ impl LookupAccounts {
     /// Opens the table. A database that does not answer yet is waited for in the background; what it then
     /// says of the statements is the same sentence as here. Needs a Tokio runtime.
     pub async fn open(settings: &Settings, lookup: &Lookup) -> Result<Self, String> {
-        let (pools, queries) = prepared(settings, lookup)?;
+        let (target, queries) = prepared(settings, lookup)?;
+        let pools = pools(&target, settings, Rights::Apart { writes: lookup.update_hash.is_some() });
         let queries = Arc::new(queries);
         let link = start(NAME, pools, settings, Check(Arc::clone(&queries))).await?;
         Ok(Self { link, queries })
@@ -82,11 +83,10 @@ impl LookupAccounts {
     }
 }
 
-/// The connections and statements, as far as they can be told without the database.
-fn prepared(settings: &Settings, lookup: &Lookup) -> Result<(Pools, Queries), String> {
+/// The statements, as far as they can be told without the database.
+fn prepared(settings: &Settings, lookup: &Lookup) -> Result<(Target, Queries), String> {
     let target = settings.target().map_err(|error| format!("accounts.url {error}"))?;
-    let pools = pools(&target, settings, Rights::Apart { writes: lookup.update_hash.is_some() });
-    let dialect = pools.dialect();
+    let dialect = target.dialect();
     let update = |text: &String| {
         Query::new("accounts.update_hash", dialect, text, &["new_hash", "old_hash", "user_id"])
     };
@@ -96,7 +96,7 @@ fn prepared(settings: &Settings, lookup: &Lookup) -> Result<(Pools, Queries), St
         by_id: lookup.by_id.as_ref().map(by_id).transpose()?,
         update_hash: lookup.update_hash.as_ref().map(update).transpose()?,
     };
-    Ok((pools, queries))
+    Ok((target, queries))
 }
 
 /// A configured statement.

@@ -188,13 +188,11 @@ async fn within(
     store: &'static str,
     work: impl Future<Output = Result<(), MigrateError>>,
 ) -> Result<(), StoreError> {
-    match timeout(MIGRATION, work).await {
-        Ok(outcome) => outcome.map_err(|error| refused(store, &error)),
-        Err(_) => {
-            let cause = format!("the tables were not ready within {MIGRATION:?}");
-            Err(StoreError::Unavailable { store, cause })
-        }
+    if let Ok(outcome) = timeout(MIGRATION, work).await {
+        return outcome.map_err(|error| refused(store, &error));
     }
+    let cause = format!("the tables were not ready within {MIGRATION:?}");
+    Err(StoreError::Unavailable { store, cause })
 }
 
 /// Ends the connection and so its lock. A server that hangs must not hold us up.

@@ -35,7 +35,7 @@ impl Statement {
                             names.push(name.to_owned());
                             names.len() - 1
                         });
-                        reader.text.push_str(&format!("${}", index + 1));
+                        reader.text += &["$", &(index + 1).to_string()].concat();
                     } else {
                         names.push(name.to_owned());
                         reader.text.push('?');

@@ -16,6 +16,8 @@ use sqlx::{
 };
 use url::Url;
 
+use super::dialect::Dialect;
+
 /// How to reach a database. Holds secrets, so it has no Debug.
 #[derive(Clone)]
 pub struct Settings {
@@ -54,6 +56,14 @@ pub(super) enum Target {
 const FORMS: &str = "use embedded:, sqlite:path, postgres://user@host/database or mysql://user@host/database";
 
 impl Target {
+    pub(super) const fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+            Self::MySql(_) => Dialect::MySql,
+        }
+    }
+
     pub(super) fn parse(text: &str, password: Option<&str>) -> Result<Self, String> {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
@@ -219,8 +229,8 @@ impl Login {
 struct Tls {
     verifies: bool,
     root: bool,
-    certificate: bool,
-    key: bool,
+    /// The client's certificate and its key.
+    client: [bool; 2],
 }
 
 impl Tls {
@@ -230,12 +240,12 @@ impl Tls {
     }
 
     fn certificate(&mut self, path: String) -> Result<String, String> {
-        self.certificate = true;
+        self.client[0] = true;
         readable(path)
     }
 
     fn key(&mut self, path: String) -> Result<String, String> {
-        self.key = true;
+        self.client[1] = true;
         readable(path)
     }
 
@@ -243,7 +253,7 @@ impl Tls {
         if self.root && !self.verifies {
             return Err(format!("has {root}, which is only looked at with {mode}: add that"));
         }
-        if self.certificate != self.key {
+        if self.client[0] != self.client[1] {
             return Err("must name both a client certificate and its key, or neither".into());
         }
         Ok(())

@@ -4,6 +4,7 @@ mod access;
 mod account;
 mod callers;
 mod change_password;
+mod databases;
 mod health;
 mod import;
 mod jwks;

@@ -4,6 +4,7 @@ mod audit;
 mod callers;
 mod cli;
 mod crash;
+mod databases;
 mod import;
 mod leaks;
 mod limits;

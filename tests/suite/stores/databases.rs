@@ -34,7 +34,7 @@ async fn open(url: &str) -> SqlAccounts {
 }
 
 async fn refusal(url: &str) -> String {
-    SqlAccounts::open(&settings(url)).await.err().expect("it was opened")
+    SqlAccounts::open(&settings(url)).await.err().unwrap()
 }
 
 /// Asks until it answers; it must, within a minute.

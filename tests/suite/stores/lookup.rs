@@ -51,7 +51,7 @@ impl Shop {
     }
 
     async fn refusal(&self, lookup: &Lookup) -> String {
-        LookupAccounts::open(&settings(&self.url), lookup).await.err().expect("it was opened")
+        LookupAccounts::open(&settings(&self.url), lookup).await.err().unwrap()
     }
 
     /// The tables that there are.

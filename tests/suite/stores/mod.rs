@@ -3,7 +3,7 @@
 #[macro_use]
 mod stand;
 #[macro_use]
-mod tables;
+pub mod tables;
 
 mod accounts;
 mod callers;

@@ -73,7 +73,7 @@ impl MariaDb {
             .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
             .arg(format!("--datadir={}", dir.join("data").display()))
             .output()
-            .expect("mariadb-install-db is missing: `make test` installs MariaDB");
+            .unwrap_or_else(|error| panic!("mariadb-install-db: {error}; `make test` installs MariaDB"));
         assert!(install.status.success(), "mariadb-install-db fails: {install:?}");
         let init = "CREATE USER IF NOT EXISTS 'test'@'%' IDENTIFIED BY 'secret';
                     GRANT ALL ON *.* TO 'test'@'%' WITH GRANT OPTION;";

@@ -151,7 +151,7 @@ impl Drop for Postgres {
     }
 }
 
-/// A program beside the one that LATCHKEY_TEST_POSTGRES names; otherwise of the newest version that is here.
+/// A program beside the one that `LATCHKEY_TEST_POSTGRES` names; otherwise of the newest version that is here.
 fn program(name: &str) -> PathBuf {
     if let Some(postgres) = std::env::var_os("LATCHKEY_TEST_POSTGRES") {
         return PathBuf::from(postgres).with_file_name(name);

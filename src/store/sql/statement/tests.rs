@@ -71,11 +71,11 @@ fn what_cannot_work_is_refused() {
         assert!(refused(dialect, "SELECT ' :a").contains("never closed"));
         assert!(refused(dialect, "SELECT /* :a").contains("never closed"));
     }
-    assert!(refused(Dialect::Postgres, "SELECT $1, :a").contains("$"));
+    assert!(refused(Dialect::Postgres, "SELECT $1, :a").contains('$'));
     assert!(refused(Dialect::Postgres, "SELECT $x$ :a").contains("never closed"));
-    assert!(refused(Dialect::MySql, "SELECT ?, :a").contains("?"));
-    assert!(refused(Dialect::Sqlite, "SELECT ?, :a").contains("?"));
-    assert!(refused(Dialect::Sqlite, "SELECT $x, :a").contains("$"));
+    assert!(refused(Dialect::MySql, "SELECT ?, :a").contains('?'));
+    assert!(refused(Dialect::Sqlite, "SELECT ?, :a").contains('?'));
+    assert!(refused(Dialect::Sqlite, "SELECT $x, :a").contains('$'));
 }
 
 /// Pieces of SQL that hold no placeholder, whatever stands beside them.
@@ -98,15 +98,15 @@ proptest! {
             let mut number = 0;
             for (piece, is_a) in &pieces {
                 let name = if *is_a { "a" } else { "b" };
-                statement.push_str(&format!("{piece} :{name} "));
+                statement += &[piece, " :", name, " "].concat();
                 let known = names.iter().position(|known| known == name);
                 if dialect == Dialect::Postgres {
                     let index = known.map_or_else(|| { number += 1; number }, |index| index + 1);
                     if known.is_none() { names.push(name.to_owned()); }
-                    expected.push_str(&format!("{piece} ${index} "));
+                    expected += &[piece, " $", &index.to_string(), " "].concat();
                 } else {
                     names.push(name.to_owned());
-                    expected.push_str(&format!("{piece} ? "));
+                    expected += &[piece, " ? "].concat();
                 }
             }
             statement.push_str(":a :b x");

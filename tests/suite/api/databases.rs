@@ -1,0 +1,116 @@
+//! The whole server on accounts in a database of others.
+
+use latchkey::{
+    domain::password::{Argon2Params, Password, Passwords},
+    grpc::pb::{self, RejectionReason, get_account_request::Key},
+};
+use tonic::Code;
+
+use super::{disable, parts};
+use crate::{
+    stores::tables::execute,
+    support::{
+        client::{PASSWORD, login_request},
+        mysql::MariaDb,
+        postgres::Postgres,
+        server::{Server, Store},
+    },
+};
+
+/// Created on one server, logged in on the other, disabled on the first.
+async fn share(accounts: &str) {
+    let keys = tempfile::tempdir().unwrap();
+    let first = Server::with(Store::Redis, &[("ACCOUNTS__URL", accounts)]).await;
+    let redis = first.redis.as_ref().unwrap().url();
+    for entry in std::fs::read_dir(first.data.path().join("keys")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, keys.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let shared = [
+        ("ACCOUNTS__URL", accounts),
+        ("SESSIONS__URL", redis.as_str()),
+        ("TOKEN__KEYS_DIR", keys.path().to_str().unwrap()),
+    ];
+    let second = Server::with(Store::Embedded, &shared).await;
+
+    let alice = first.client.user_with_roles("alice", &["staff"]).await;
+    let login = second.client.login("ALICE", "phone").await;
+    assert_eq!(login.session.as_ref().unwrap().user_id, alice);
+    assert_eq!(first.client.session(&login.token).await.roles, ["staff"]);
+    let answer = first.client.accounts.clone().update_account(first.client.admin(disable(&alice))).await;
+    assert_eq!(answer.unwrap().into_inner().ended, 1);
+    let rejection = second.client.rejection(&login.token).await;
+    assert_eq!(rejection.reason(), RejectionReason::AccountDisabled);
+    let refused = second.client.try_login(login_request("alice", "phone")).await.unwrap_err();
+    assert_eq!(parts(&refused).1, "ACCOUNT_DISABLED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_share_accounts_in_postgres_and_sessions_in_redis() {
+    share(&Postgres::shared().database().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_share_accounts_in_mariadb_and_sessions_in_redis() {
+    share(&MariaDb::shared().database().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_users_of_a_table_of_yours_log_in_and_are_only_read() {
+    let url = Postgres::shared().database().await;
+    let cheap = Argon2Params { memory_kib: 8, iterations: 1, parallelism: 1 };
+    let passwords = Passwords::new(cheap, 1, 1).unwrap();
+    let hash = passwords.hash(Password::presented(PASSWORD.into()).unwrap()).await.unwrap();
+    let table = format!(
+        "CREATE TABLE users (id SERIAL, name TEXT UNIQUE, hash TEXT, active BOOLEAN, groups TEXT);
+         INSERT INTO users VALUES (7, 'alice', '{0}', true, 'staff,admin'), (8, 'eve', '{0}', false, NULL)",
+        hash.as_str()
+    );
+    execute(&url, &table).await;
+    let select = "SELECT id AS user_id, name AS username, hash AS password_hash, NOT active AS disabled,
+                         groups AS roles FROM users";
+    let (by_name, by_id) =
+        (format!("{select} WHERE name = :username"), format!("{select} WHERE id = :user_id"));
+    let settings = [
+        ("ACCOUNTS__URL", url.as_str()),
+        ("ACCOUNTS__LOOKUP", by_name.as_str()),
+        ("ACCOUNTS__LOOKUP_BY_ID", by_id.as_str()),
+    ];
+    let server = Server::with(Store::Embedded, &settings).await;
+    let client = &server.client;
+    let session = client.login("alice", "phone").await.session.unwrap();
+    assert_eq!((session.user_id.as_str(), session.username.as_str()), ("7", "alice"));
+    assert_eq!(session.roles, ["admin", "staff"]);
+    let refused = client.try_login(login_request("eve", "phone")).await.unwrap_err();
+    assert_eq!(parts(&refused).1, "ACCOUNT_DISABLED");
+    for nobody in ["nobody", "ALICE"] {
+        let refused = client.try_login(login_request(nobody, "phone")).await.unwrap_err();
+        assert_eq!(parts(&refused).1, "INVALID_CREDENTIALS");
+    }
+
+    let get = async |client: &crate::support::client::Client, key| {
+        let request = client.admin(pb::GetAccountRequest { key: Some(key) });
+        let answer = client.accounts.clone().get_account(request).await;
+        answer.map(|answer| answer.into_inner().account.unwrap().user_id)
+    };
+    assert_eq!(get(client, Key::UserId("7".into())).await.unwrap(), "7");
+    assert_eq!(get(client, Key::Username("alice".into())).await.unwrap(), "7");
+    let read_only = |status: tonic::Status, told: &str| {
+        assert_eq!(
+            (parts(&status).0, parts(&status).1.as_str()),
+            (Code::FailedPrecondition, "ACCOUNTS_READ_ONLY")
+        );
+        assert!(status.message().contains(told), "{status:?}");
+    };
+    let create = pb::CreateAccountRequest { username: "x".into(), password: PASSWORD.into(), roles: vec![] };
+    let mut accounts = client.accounts.clone();
+    read_only(accounts.create_account(client.admin(create)).await.unwrap_err(), "change them there");
+    read_only(accounts.update_account(client.admin(disable("7"))).await.unwrap_err(), "change them there");
+    let list = accounts.list_accounts(client.admin(pb::ListAccountsRequest::default())).await;
+    read_only(list.unwrap_err(), "list them there");
+
+    // Without lookup_by_id.
+    let server = Server::with(Store::Embedded, &settings[..2]).await;
+    assert_eq!(get(&server.client, Key::Username("alice".into())).await.unwrap(), "7");
+    read_only(get(&server.client, Key::UserId("7".into())).await.unwrap_err(), "accounts.lookup_by_id");
+}

@@ -1,0 +1,78 @@
+//! Accounts in a database that is late, or that the settings describe wrongly.
+
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
+
+use crate::support::{
+    client::login_request,
+    postgres::Postgres,
+    process::{Process, command, run},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_starts_before_its_database_serves_once_that_is_there() {
+    let mut database = Postgres::start();
+    let url = database.database().await;
+    database.stop();
+    let data = tempfile::tempdir().unwrap();
+    let settings = [("ACCOUNTS__URL", url.as_str()), ("ACCOUNTS__CONNECT_TIMEOUT", "1s")];
+    let process = Process::start(data.path(), &settings);
+    let client = process.client().await;
+    client.until(NotServing, Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    let status = client.try_login(login_request("alice", "phone")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+
+    database.start_again();
+    client.until(Serving, Duration::from_secs(30)).await;
+    client.user("alice").await;
+    let token = client.login("alice", "phone").await.token;
+
+    database.stop();
+    client.until(NotServing, Duration::from_secs(5)).await;
+    client.session(&token).await;
+    database.start_again();
+    client.until(Serving, Duration::from_secs(30)).await;
+    client.login("alice", "phone").await;
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_without_the_password() {
+    let url = "postgres://app:swordfish@db/app";
+    let wrong_mode = format!("{url}?sslmode=verify");
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "swordfish\n").unwrap();
+    let file = secret.path().to_str().unwrap();
+    for (settings, told) in [
+        (
+            &[("ACCOUNTS__URL", "oracle://app:swordfish@db/app")][..],
+            "accounts.url is not the URL of a database",
+        ),
+        (&[("ACCOUNTS__URL", &wrong_mode)], "accounts.url sslmode must be"),
+        (&[("ACCOUNTS__URL", url), ("ACCOUNTS__PASSWORD", "swordfish")], "accounts.url holds a password"),
+        (&[("ACCOUNTS__URL", url), ("ACCOUNTS__PASSWORD_FILE", file)], "accounts.url holds a password"),
+        (
+            &[("ACCOUNTS__URL", url), ("ACCOUNTS__PASSWORD_FILE", "/nowhere")],
+            "accounts.password_file: cannot read /nowhere",
+        ),
+        (
+            &[("ACCOUNTS__URL", url), ("ACCOUNTS__LOOKUP", "SELECT 1")],
+            "accounts.lookup must have the placeholder",
+        ),
+        (
+            &[("ACCESS__CALLERS_URL", "postgres://swordfish@db")],
+            "access.callers_url must name a user and a database",
+        ),
+    ] {
+        let data = tempfile::tempdir().unwrap();
+        let mut serve = command(data.path(), settings);
+        serve.args(["serve", "--check"]);
+        let output = run(serve, "");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{settings:?}");
+        assert!(said.contains(told) && !said.contains("swordfish"), "{said}");
+    }
+}
