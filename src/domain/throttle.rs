@@ -227,11 +227,14 @@ impl Throttle {
     #[must_use]
     pub fn at(&self, rule: Rule, now: Timestamp) -> Self {
         let mut next = Self { changed_at: now.max(self.changed_at), ..self.clone() };
-        let lapsed: Vec<_> = next.attempts.extract_if(.., |attempt| attempt.until <= now).collect();
-        next.forget(rule, now);
+        let mut lapsed: Vec<_> = next.attempts.extract_if(.., |attempt| attempt.until <= now).collect();
+        // In the order of time: what is forgotten meanwhile is forgotten once.
+        lapsed.sort_by_key(|attempt| attempt.until);
         for attempt in lapsed {
+            next.forget(rule, attempt.until);
             next.fail(rule, attempt.until);
         }
+        next.forget(rule, now);
         next
     }
 

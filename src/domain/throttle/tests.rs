@@ -90,6 +90,18 @@ fn an_address_is_forgiven_one_failure_at_a_time() {
 }
 
 #[test]
+fn what_lapsed_long_ago_has_not_been_forgotten_twice() {
+    let mut state = failed(ADDRESS, 6, start());
+    for id in 0..4 {
+        state = state.begin(ADDRESS, id, start()).unwrap();
+    }
+    // Three are forgotten until the four lapse, and four after that.
+    let later = start().after(Duration::from_secs(77));
+    assert_eq!(state.at(ADDRESS, later).failures, 3);
+    assert_eq!(state.at(ADDRESS, later).at(ADDRESS, later), state.at(ADDRESS, later));
+}
+
+#[test]
 fn what_has_no_failures_can_be_forgotten_at_once() {
     let state = Throttle::default().begin(ACCOUNT, 1, start()).unwrap();
     assert!(state.keep_until(ACCOUNT) > start().after(ATTEMPT_TTL), "while an attempt is under way");
