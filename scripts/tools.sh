@@ -89,8 +89,9 @@ path_of() {
     redis) first_executable "${LATCHKEY_TEST_REDIS_SERVER:-}" "$(command -v redis-server)" ;;
     # initdb and postgres, which stand beside each other; Debian puts them where the PATH does not lead.
     postgres)
-      first_executable "${LATCHKEY_TEST_POSTGRES:-}" "$(command -v postgres)" \
-        $(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -rV)
+      local -a versions
+      mapfile -t versions < <(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -rV)
+      first_executable "${LATCHKEY_TEST_POSTGRES:-}" "$(command -v postgres)" "${versions[@]}"
       ;;
     # mariadb-install-db has to be on the PATH.
     mariadb)

@@ -80,6 +80,12 @@ impl Attempts {
     }
 }
 
+/// Whether another connection could do better: a statement that was prepared on this one no longer fits its
+/// table, or the server has become a stand-by since.
+pub(super) fn is_of_connection(error: &dyn DatabaseError) -> bool {
+    matches!(error.code().as_deref(), Some("0A000" | "25006" | "26000"))
+}
+
 enum Judgement {
     Collision,
     /// Something was to be written where we can only read: a stand-by that has taken over for reading.

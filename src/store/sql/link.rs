@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     dialect::Dialect,
-    fault::Fault,
+    fault::{self, Fault},
     row::{Row, Value},
     start::Gate,
 };
@@ -339,7 +339,11 @@ impl Session {
     fn end_use<T>(&mut self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, Fault> {
         let store = self.store;
         // What the database itself refused has come to its end.
-        self.usable = matches!(&outcome, Ok(Ok(_) | Err(sqlx::Error::Database(_))));
+        self.usable = match &outcome {
+            Ok(Ok(_)) => true,
+            Ok(Err(sqlx::Error::Database(error))) => !fault::is_of_connection(&**error),
+            Ok(Err(_)) | Err(_) => false,
+        };
         if let Ok(outcome) = outcome {
             return outcome.map_err(|error| Fault::new(store, &error));
         }
@@ -363,6 +367,8 @@ impl Drop for Session {
 fn give_back<D: sqlx::Database>(mut connection: PoolConnection<D>, patience: Duration) {
     if Handle::try_current().is_ok() {
         tokio::spawn(timeout(patience, connection.return_to_pool()));
+    } else {
+        drop(connection.detach());
     }
 }
 

@@ -69,8 +69,9 @@ on_every_database! {
         let callers = &*tables.callers;
         let shop = created(callers, "shop", 1).await;
         created(callers, "other", 2).await;
-        let later = now().after(Duration::from_secs(1));
-        for (at, expected) in [(now(), now()), (later, later), (now(), later), (later, later)] {
+        let now = now();
+        let later = now.after(Duration::from_secs(1));
+        for (at, expected) in [(now, now), (later, later), (now, later), (later, later)] {
             callers.used("shop", at).await.unwrap();
             let left = callers.find(&shop.key).await.unwrap().unwrap();
             assert_eq!(left, Caller { last_used_at: Some(expected), ..shop.clone() });

@@ -354,6 +354,21 @@ async fn the_right_to_read_is_enough_and_needed() {
 }
 
 #[tokio::test]
+async fn a_table_that_changes_is_read_anew() {
+    let shop = Shop::new(Kind::Postgres, &django(Kind::Postgres)).await;
+    let one = latchkey::store::sql::Settings { max_connections: 1, ..settings(&shop.url) };
+    let select =
+        "SELECT *, id AS user_id, password AS password_hash FROM auth_user WHERE username = :username";
+    let accounts = LookupAccounts::open(&one, &lookup(select)).await.unwrap();
+    let eve = accounts.find(&name("eve")).await.unwrap();
+    assert!(eve.is_some());
+    execute(&shop.url, "ALTER TABLE auth_user ADD COLUMN email text").await;
+    // The statement was prepared for the table as it was.
+    super::stand::unavailable(accounts.find(&name("eve")).await);
+    assert_eq!(accounts.find(&name("eve")).await.unwrap(), eve);
+}
+
+#[tokio::test]
 async fn a_lookup_that_would_write_is_refused() {
     let shop = Shop::new(Kind::Postgres, &django(Kind::Postgres)).await;
     let select = "WITH gone AS (DELETE FROM auth_user RETURNING *)

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 /// A shell runs the server, and ends it when its standard input does, which only this process holds open.
@@ -53,6 +54,15 @@ impl Guarded {
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status();
         assert!(status.unwrap().success());
+        // Delivered is not yet stopped.
+        while name == "STOP" && !self.is_stopped() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let state = Command::new("ps").args(["-o", "stat=", "-p", &self.pid.to_string()]).output().unwrap();
+        state.stdout.first() == Some(&b'T')
     }
 }
 

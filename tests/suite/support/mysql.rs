@@ -18,6 +18,9 @@ use super::guard::{Guarded, unprivileged};
 /// The account of the operating system that it runs under where we are root.
 const USER: &str = "mysql";
 
+/// A kernel has only so much of the other kind, for all the servers that run beside each other.
+const AIO: &str = "--innodb-use-native-aio=0";
+
 static SHARED: LazyLock<MariaDb> = LazyLock::new(|| MariaDb::launch(true));
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
@@ -69,16 +72,17 @@ impl MariaDb {
 
     fn launch(shared: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("latchkey-my").tempdir().unwrap().keep();
-        let install = unprivileged(&PathBuf::from("mariadb-install-db"), USER, &dir)
-            .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
-            .arg(format!("--datadir={}", dir.join("data").display()))
+        // Before anything can fail, so that the directory is deleted.
+        let mut server = Self { port: 0, dir, server: None, shared };
+        let install = unprivileged(&PathBuf::from("mariadb-install-db"), USER, &server.dir)
+            .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal", AIO])
+            .arg(format!("--datadir={}", server.dir.join("data").display()))
             .output()
             .unwrap_or_else(|error| panic!("mariadb-install-db: {error}; `make test` installs MariaDB"));
         assert!(install.status.success(), "mariadb-install-db fails: {install:?}");
         let init = "CREATE USER IF NOT EXISTS 'test'@'%' IDENTIFIED BY 'secret';
                     GRANT ALL ON *.* TO 'test'@'%' WITH GRANT OPTION;";
-        std::fs::write(dir.join("init.sql"), init).unwrap();
-        let mut server = Self { port: 0, dir, server: None, shared };
+        std::fs::write(server.dir.join("init.sql"), init).unwrap();
         for _ in 0..10 {
             server.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             if server.serve() {
@@ -97,6 +101,7 @@ impl MariaDb {
             "--skip-name-resolve",
             "--max-connections=500",
             "--innodb-flush-log-at-trx-commit=2",
+            AIO,
         ]);
         for (name, value) in
             [("datadir", "data"), ("socket", "socket"), ("init-file", "init.sql"), ("pid-file", "pid")]

@@ -154,7 +154,8 @@ impl Drop for Postgres {
 /// A program beside the one that `LATCHKEY_TEST_POSTGRES` names; otherwise of the newest version that is here.
 fn program(name: &str) -> PathBuf {
     if let Some(postgres) = std::env::var_os("LATCHKEY_TEST_POSTGRES") {
-        return PathBuf::from(postgres).with_file_name(name);
+        // What stands beside the program, and not beside a link to it.
+        return std::fs::canonicalize(postgres).unwrap().with_file_name(name);
     }
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let version = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
