@@ -11,7 +11,7 @@ use std::{
 
 use axum::body::Body;
 use http::{HeaderValue, Request, Response};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tower::Service;
@@ -99,16 +99,18 @@ where
 }
 
 impl<S> Guard<S> {
-    async fn admit<B>(&mut self, request: Request<B>) -> Result<Response<Body>, Status>
+    async fn admit<B>(&mut self, mut request: Request<B>) -> Result<Response<Body>, Status>
     where
         S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     {
+        let deadline = tokio::time::Instant::now() + self.timeout;
         let path = request.uri().path();
         let Some(rule) = rule(path) else {
             return Err(Status::unimplemented("there is no such method"));
         };
         // A server that is busy is alive, and probes must be able to see it.
         let probe = path.starts_with("/grpc.health.v1.Health/");
+        let (streaming, upload) = (is_streaming(path), is_upload(path));
         let _place = match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => Some(place),
             Err(_) if probe => None,
@@ -116,34 +118,36 @@ impl<S> Guard<S> {
                 return Err(status::overloaded("too many requests at a time", Duration::from_secs(1)));
             }
         };
-        if is_upload(path) {
-            return self.pass(rule, request).await;
+        // Nothing below this line is reached by a caller who may not call the method.
+        match timeout_at(deadline, identify(&self.access, rule, &mut request)).await {
+            Ok(allowed) => allowed?,
+            Err(_) => return Err(status::deadline_exceeded()),
         }
-        let streaming = is_streaming(path);
-        match tokio::time::timeout(self.timeout, self.pass(rule, request)).await {
+        if upload {
+            // It bounds each wait for a message by itself.
+            return self.inner.call(request).await.map_err(|never| match never {});
+        }
+        match timeout_at(deadline, self.inner.call(request)).await {
             Ok(Ok(response)) if streaming => Ok(response.map(|body| drain::until(&self.shutdown, body))),
-            Ok(answer) => answer,
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(never)) => match never {},
             Err(_) => Err(status::deadline_exceeded()),
         }
     }
+}
 
-    /// To its method, if the caller may call it.
-    async fn pass<B>(&mut self, rule: Rule, mut request: Request<B>) -> Result<Response<Body>, Status>
-    where
-        S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
-    {
-        match self.access.check(rule, request.headers(), request.extensions()).await {
-            Ok(None) => {}
-            Ok(Some(name)) => _ = request.extensions_mut().insert(CallerName(name)),
-            Err(error) => {
-                let (method, extensions) = (request.uri().path(), request.extensions());
-                self.access.refused(&error, method, request.headers(), extensions);
-                return Err(status::of(error, &RequestId::from_extensions(extensions)));
-            }
+/// Refuses a caller who may not call a method with this rule; who calls is known from here on.
+async fn identify<B>(access: &Access, rule: Rule, request: &mut Request<B>) -> Result<(), Status> {
+    match access.check(rule, request.headers(), request.extensions()).await {
+        Ok(None) => Ok(()),
+        Ok(Some(name)) => {
+            request.extensions_mut().insert(CallerName(name));
+            Ok(())
         }
-        match self.inner.call(request).await {
-            Ok(response) => Ok(response),
-            Err(never) => match never {},
+        Err(error) => {
+            let (method, extensions) = (request.uri().path(), request.extensions());
+            access.refused(&error, method, request.headers(), extensions);
+            Err(status::of(error, &RequestId::from_extensions(extensions)))
         }
     }
 }

@@ -47,6 +47,41 @@ async fn what_does_not_exist_is_unimplemented() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_not_open_is_refused_to_those_without_a_key() {
+    use latchkey::grpc::access::{Rule, rule};
+    use prost_reflect::DescriptorPool;
+
+    use crate::support::server::{Server, Store};
+    let server = Server::with(Store::Embedded, &[("ACCESS__VALIDATE", "caller")]).await;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.app.grpc)).unwrap();
+    let mut grpc = Grpc::new(endpoint.connect().await.unwrap());
+    let pool = DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
+    let methods = pool.services().flat_map(|service| {
+        let name = service.full_name().to_owned();
+        service.methods().map(|method| format!("/{name}/{}", method.name())).collect::<Vec<_>>()
+    });
+    let guarded: Vec<_> = methods.filter(|path| rule(path) != Some(Rule::Open)).collect();
+    assert!(guarded.len() >= 10, "{guarded:?}");
+    for path in guarded {
+        for (key, expected) in
+            [(None, true), (Some("lka_wrong"), true), (Some(&*server.client.admin_key), false)]
+        {
+            grpc.ready().await.unwrap();
+            let codec: ProstCodec<(), ()> = ProstCodec::default();
+            let mut request = Request::new(());
+            if let Some(key) = key {
+                request.metadata_mut().insert("x-latchkey-key", key.parse().unwrap());
+            }
+            let outcome = grpc.unary(request, path.parse().unwrap(), codec).await;
+            let refused = outcome.err().is_some_and(|status| {
+                status.code() == Code::Unauthenticated && parts(&status).1 == "CALLER_UNAUTHENTICATED"
+            });
+            assert_eq!(refused, expected, "{path} with {key:?}");
+        }
+    }
+}
+
 on_both_stores! {
     async fn a_request_id_comes_back(server: Server) {
         let validate = async |id: Option<&str>| {
