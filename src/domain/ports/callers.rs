@@ -42,9 +42,6 @@ pub trait Callers: Send + Sync {
     /// All of them, in the order of their names.
     async fn list(&self) -> Result<Vec<Caller>, StoreError>;
 
-    /// The one with this key.
-    async fn find(&self, key: &CallerKeyHash) -> Result<Option<Caller>, StoreError>;
-
     /// Removes a caller; false if there was none of this name.
     async fn revoke(&self, name: &str) -> Result<bool, StoreError>;
 

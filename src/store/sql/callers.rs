@@ -76,11 +76,6 @@ impl Callers for SqlCallers {
         self.0.fetch("SELECT * FROM @callers ORDER BY name", &[]).await?.iter().map(caller).collect()
     }
 
-    async fn find(&self, key: &CallerKeyHash) -> Result<Option<Caller>, StoreError> {
-        let rows = self.0.fetch("SELECT * FROM @callers WHERE key_hash = ?", &[Value::Bytes(&key.0)]).await?;
-        rows.first().map(caller).transpose()
-    }
-
     async fn revoke(&self, name: &str) -> Result<bool, StoreError> {
         Ok(self.0.execute("DELETE FROM @callers WHERE name = ?", &[Value::Text(name)]).await? > 0)
     }

@@ -23,15 +23,20 @@ async fn created(callers: &dyn Callers, name: &str, key: u8) -> Caller {
     caller
 }
 
+/// The one with this key.
+async fn with_key(callers: &dyn Callers, key: &CallerKeyHash) -> Option<Caller> {
+    callers.list().await.unwrap().into_iter().find(|caller| caller.key == *key)
+}
+
 on_every_database! {
     async fn a_caller_is_found_by_its_key_as_it_was_created(tables: Tables) {
         let callers = &*tables.callers;
         let shop = created(callers, "shop", 0).await;
         let used = Caller { last_used_at: Some(now()), roles: Vec::new(), ..caller("Bücher & mehr", 255) };
         assert!(callers.create(&used).await.unwrap());
-        assert_eq!(callers.find(&shop.key).await.unwrap().as_ref(), Some(&shop));
-        assert_eq!(callers.find(&used.key).await.unwrap().as_ref(), Some(&used));
-        assert_eq!(callers.find(&CallerKeyHash([1; 32])).await.unwrap(), None);
+        assert_eq!(with_key(callers, &shop.key).await.as_ref(), Some(&shop));
+        assert_eq!(with_key(callers, &used.key).await.as_ref(), Some(&used));
+        assert_eq!(with_key(callers, &CallerKeyHash([1; 32])).await, None);
         let tables = tables.reopen().await;
         assert_eq!(tables.callers.list().await.unwrap(), [used, shop]);
     }
@@ -42,7 +47,7 @@ on_every_database! {
             created(callers, name, key).await;
         }
         assert!(!callers.create(&caller("b", 99)).await.unwrap());
-        assert_eq!(callers.find(&CallerKeyHash([99; 32])).await.unwrap(), None, "the refused left no trace");
+        assert_eq!(with_key(callers, &CallerKeyHash([99; 32])).await, None, "the refused left no trace");
         let names: Vec<_> = callers.list().await.unwrap().into_iter().map(|caller| caller.name).collect();
         assert_eq!(names, ["B", "a", "b", "e", "z", "é"]);
     }
@@ -60,7 +65,7 @@ on_every_database! {
         assert!(!callers.revoke("Shop").await.unwrap());
         assert!(callers.revoke("shop").await.unwrap());
         assert!(!callers.revoke("shop").await.unwrap());
-        assert_eq!(callers.find(&shop.key).await.unwrap(), None);
+        assert_eq!(with_key(callers, &shop.key).await, None);
         assert_eq!(callers.list().await.unwrap(), [other]);
         created(callers, "shop", 3).await;
     }
@@ -73,11 +78,11 @@ on_every_database! {
         let later = now.after(Duration::from_secs(1));
         for (at, expected) in [(now, now), (later, later), (now, later), (later, later)] {
             callers.used("shop", at).await.unwrap();
-            let left = callers.find(&shop.key).await.unwrap().unwrap();
+            let left = with_key(callers, &shop.key).await.unwrap();
             assert_eq!(left, Caller { last_used_at: Some(expected), ..shop.clone() });
         }
         callers.used("nobody", later).await.unwrap();
-        assert_eq!(callers.find(&CallerKeyHash([2; 32])).await.unwrap().unwrap().last_used_at, None);
+        assert_eq!(with_key(callers, &CallerKeyHash([2; 32])).await.unwrap().last_used_at, None);
     }
 
     async fn of_concurrent_creations_of_one_name_exactly_one_succeeds(tables: Tables) {

@@ -82,6 +82,8 @@ const EVENT: &str = concat!(
     "af83c78203",
 );
 
+const THROTTLE: &str = "010807108080f9c0c1c482031a12090807060504030201108087a0cfc1c48203208180f9c0c1c48203";
+
 fn unhex(text: &str) -> Vec<u8> {
     data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
 }
@@ -103,6 +105,21 @@ fn the_bytes_of_an_event_never_change() {
     assert_eq!(hex(&encode_event(&user("alice"), &full_event())), EVENT);
     let event = decode_event(&unhex(EVENT)).unwrap();
     assert_eq!((event.user_id, event.ended), (user("alice"), full_event()));
+}
+
+#[test]
+fn the_bytes_of_a_throttle_never_change() {
+    let state = Throttle {
+        failures: 7,
+        since: Timestamp::from_micros(1_700_000_000_000_000),
+        attempts: vec![Attempt {
+            id: 0x0102_0304_0506_0708,
+            until: Timestamp::from_micros(1_700_000_030_000_000),
+        }],
+        changed_at: Timestamp::from_micros(1_700_000_000_000_001),
+    };
+    assert_eq!(hex(&encode_throttle(&state)), THROTTLE);
+    assert_eq!(decode_throttle(&unhex(THROTTLE)).unwrap(), state);
 }
 
 #[test]

@@ -43,10 +43,6 @@ impl Callers for Store {
         Ok(self.callers.lock().unwrap().clone())
     }
 
-    async fn find(&self, key: &CallerKeyHash) -> Result<Option<Caller>, StoreError> {
-        Ok(self.callers.lock().unwrap().iter().find(|caller| caller.key == *key).cloned())
-    }
-
     async fn revoke(&self, name: &str) -> Result<bool, StoreError> {
         self.answers()?;
         let mut callers = self.callers.lock().unwrap();
