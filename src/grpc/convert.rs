@@ -80,7 +80,8 @@ pub(super) fn account(account: &Account, now: Timestamp) -> pb::Account {
         roles: texts(&account.roles),
         disabled,
         disabled_until: account.disabled.until().filter(|_| disabled).map(timestamp),
-        created_at: Some(timestamp(account.created_at)),
+        // A table of somebody else's does not say.
+        created_at: Some(account.created_at).filter(|at| *at > Timestamp::default()).map(timestamp),
     }
 }
 

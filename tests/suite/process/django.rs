@@ -1,0 +1,245 @@
+//! The users of a real Django, as docs/integration.md tells it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use latchkey::grpc::pb;
+use serde_json::Value;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::support::{
+    client::{Client, PASSWORD, login_request},
+    postgres::Postgres,
+    process::{Process, command, run},
+};
+
+const DOCS: &str = include_str!("../../../docs/integration.md");
+
+/// The statement of the documentation that is marked with this name.
+fn documented(name: &str) -> String {
+    let marked = format!("<!-- tested: {name} -->\n```sql\n");
+    let (_, after) = DOCS.split_once(&marked).unwrap_or_else(|| panic!("{name} is not in the documentation"));
+    after.split_once("```").unwrap().0.to_owned()
+}
+
+/// A real Django, in `python`, on a database of its own.
+struct Django {
+    python: PathBuf,
+    database: String,
+}
+
+impl Django {
+    /// `None` where there is none and need not be.
+    #[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
+    fn on(database: &str) -> Option<Self> {
+        let Some(python) = std::env::var_os("LATCHKEY_TEST_DJANGO") else {
+            assert!(std::env::var_os("CI").is_none(), "LATCHKEY_TEST_DJANGO must name a Python with Django");
+            println!("skipped: no Django here; `make test` installs it");
+            return None;
+        };
+        let django = Self { python: python.into(), database: database.to_owned() };
+        django.run(&["fill"]);
+        Some(django)
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/django/project.py");
+        let output = Command::new(&self.python)
+            .arg(script)
+            .args(arguments)
+            .env("DATABASE", &self.database)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Username, password and activity of every user, as they are in the table.
+    fn rows(&self) -> Value {
+        serde_json::from_str(&self.run(&["rows"])).unwrap()
+    }
+
+    fn hash(&self, username: &str) -> String {
+        let rows = self.rows();
+        let row = rows.as_array().unwrap().iter().find(|row| row[0] == username).unwrap();
+        row[1].as_str().unwrap().to_owned()
+    }
+
+    fn accepts(&self, username: &str, password: &str) -> bool {
+        self.run(&["check", username, password]).trim() == "True"
+    }
+}
+
+/// Django's hashers, each with a user of its name, and Jürgen with the first of them.
+const USERS: [&str; 7] =
+    ["pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "bcrypt", "scrypt", "Jürgen"];
+
+fn with(username: &str, password: &str) -> pb::LoginRequest {
+    pb::LoginRequest { password: password.into(), ..login_request(username, "") }
+}
+
+async fn refusal(client: &Client, username: &str, password: &str) -> (Code, String) {
+    refused(&client.try_login(with(username, password)).await.unwrap_err())
+}
+
+fn refused(status: &Status) -> (Code, String) {
+    (status.code(), status.get_details_error_info().unwrap().reason)
+}
+
+async fn serve(data: &Path, url: &str, more: &[(&str, &str)]) -> (Process, Client) {
+    let kind = if url.starts_with("postgres") { "postgres" } else { "sqlite" };
+    let lookup = documented(&format!("django-lookup-{kind}"));
+    let mut settings = vec![("ACCOUNTS__URL", url), ("ACCOUNTS__LOOKUP", &lookup)];
+    settings.extend(more);
+    let process = Process::start(data, &settings);
+    let client = process.client().await;
+    client.until_serving().await;
+    (process, client)
+}
+
+/// What is the same on every database.
+async fn users_are_who_they_are_in_django(client: &Client, django: &Django) {
+    for username in USERS {
+        client.login(username, "").await;
+        let wrong = (Code::Unauthenticated, "INVALID_CREDENTIALS".to_owned());
+        assert_eq!(refusal(client, username, "not this one").await, wrong, "{username}");
+    }
+    let session = client.login("Jürgen", "").await.session.unwrap();
+    assert_eq!(session.roles, ["billing", "editors", "staff"]);
+    assert!(session.user_id.parse::<u32>().is_ok(), "Django's primary key: {}", session.user_id);
+    assert_eq!(client.login("root", "").await.session.unwrap().roles, ["staff", "superuser"]);
+
+    let inactive = (Code::PermissionDenied, "ACCOUNT_DISABLED".to_owned());
+    assert_eq!(refusal(client, "inactive", PASSWORD).await, inactive);
+    for (username, password) in [
+        ("inactive", "wrong"),
+        ("unusable", PASSWORD),
+        ("unusable", "!"),
+        ("anna", PASSWORD),
+        ("nobody", PASSWORD),
+    ] {
+        assert_eq!(refusal(client, username, password).await.1, "INVALID_CREDENTIALS", "{username}");
+    }
+    // Two users, for Django.
+    for username in ["anna", "Anna"] {
+        let login = with(username, &format!("{PASSWORD} of {username}"));
+        let session = client.try_login(login).await.unwrap().session.unwrap();
+        assert_eq!(session.username, username);
+    }
+
+    let old = client.login("Jürgen", "Android").await.token;
+    client.login("Jürgen", "iPhone").await;
+    let rejection = client.rejection(&old).await;
+    assert_eq!((rejection.reason(), rejection.by_device.as_str()), (pb::RejectionReason::Replaced, "iPhone"));
+
+    // Django goes on managing its users.
+    let live = client.login("scrypt", "").await.token;
+    django.run(&["set_password", "scrypt", "an entirely different one"]);
+    assert_eq!(refusal(client, "scrypt", PASSWORD).await.1, "INVALID_CREDENTIALS");
+    client.try_login(with("scrypt", "an entirely different one")).await.unwrap();
+    assert_eq!(client.rejection(&live).await.reason(), pb::RejectionReason::Replaced);
+    let live = client.login("argon2", "").await.token;
+    django.run(&["deactivate", "argon2"]);
+    assert_eq!(refusal(client, "argon2", PASSWORD).await, inactive);
+    client.session(&live).await;
+
+    let key = Some(pb::get_account_request::Key::Username("Jürgen".into()));
+    let shown =
+        client.accounts.clone().get_account(client.admin(pb::GetAccountRequest { key })).await.unwrap();
+    assert_eq!(shown.into_inner().account.unwrap().created_at, None);
+
+    let message =
+        pb::CreateAccountRequest { username: "new".into(), password: PASSWORD.into(), roles: Vec::new() };
+    let status = client.accounts.clone().create_account(client.admin(message)).await.unwrap_err();
+    assert_eq!(refused(&status), (Code::FailedPrecondition, "ACCOUNTS_READ_ONLY".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_users_of_django_on_postgres_log_in_with_the_passwords_they_have() {
+    let superuser = Postgres::shared().database().await;
+    let Some(django) = Django::on(&superuser) else { return };
+    // A role belongs to all databases of a server, and tests share one.
+    let role = format!("latchkey_{}", superuser.rsplit_once('/').unwrap().1);
+    for grant in
+        documented("django-grants").split_inclusive(';').map(str::trim).filter(|grant| !grant.is_empty())
+    {
+        django.run(&["sql", &grant.replace("latchkey", &role)]);
+    }
+    let url = superuser.replace("postgres@", &format!("{role}@"));
+
+    // Without accounts.update_hash nothing is written.
+    let data = tempfile::tempdir().unwrap();
+    let (process, client) = serve(data.path(), &url, &[]).await;
+    let before = django.rows();
+    for username in USERS {
+        client.login(username, "").await;
+    }
+    assert_eq!(django.rows(), before);
+    users_are_who_they_are_in_django(&client, &django).await;
+    drop(process);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_users_of_django_on_sqlite_log_in_with_the_passwords_they_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("db.sqlite3").display());
+    let Some(django) = Django::on(&url) else { return };
+    let data = tempfile::tempdir().unwrap();
+    let (_process, client) = serve(data.path(), &url, &[]).await;
+    users_are_who_they_are_in_django(&client, &django).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hashes_that_are_renewed_are_still_read_by_django() {
+    let url = Postgres::shared().database().await;
+    let Some(django) = Django::on(&url) else { return };
+    let data = tempfile::tempdir().unwrap();
+    let update = documented("django-update");
+    let (_process, client) = serve(data.path(), &url, &[("ACCOUNTS__UPDATE_HASH", &update)]).await;
+    for username in USERS {
+        client.login(username, "").await;
+        let begun = Instant::now();
+        while !django.hash(username).starts_with("argon2$argon2id$v=19$m=8,t=1,p=1$") {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{username}: {}", django.hash(username));
+            // Where no thread was idle it is left to the next login.
+            client.login(username, "").await;
+        }
+        assert!(django.accepts(username, PASSWORD), "{username}");
+        assert!(!django.accepts(username, "not this one"), "{username}");
+        client.login(username, "").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_can_be_taken_over_from_django() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(django) = Django::on(&format!("sqlite:{}", dir.path().join("db.sqlite3").display())) else {
+        return;
+    };
+    let dump = dir.path().join("users.json");
+    django.run(&["dumpdata", dump.to_str().unwrap()]);
+
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[]);
+    let client = process.client().await;
+    client.until_serving().await;
+    let mut import = command(data.path(), &[]);
+    import.args(["account", "import", dump.to_str().unwrap(), "--server", &process.grpc.to_string()]);
+    let output = run(import, "");
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    // `anna` and `Anna` are one name here: the second is refused, and everybody else is imported.
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("case makes no difference"), "{said}");
+    for username in USERS {
+        client.login(username, "").await;
+    }
+    assert_eq!(client.login("Jürgen", "").await.session.unwrap().roles, ["billing", "editors", "staff"]);
+    assert_eq!(refusal(&client, "inactive", PASSWORD).await.1, "ACCOUNT_DISABLED");
+    assert_eq!(refusal(&client, "unusable", PASSWORD).await.1, "INVALID_CREDENTIALS");
+}
