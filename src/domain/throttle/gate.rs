@@ -116,28 +116,26 @@ impl Gate {
     }
 
     async fn pass(&self, key: &ThrottleKey, rule: Rule, id: AttemptId) -> Result<(), Error> {
+        let mut read = self.registers.load(key).await?;
+        // Who has to wait for longer does not stand in line first, and holds nobody up there.
+        if let Err(refusal @ (Refusal::Wait(_) | Refusal::Stopped)) =
+            read.state.begin(rule, id, self.clock.now())
+        {
+            return Err(throttled(refusal));
+        }
         // In line, so that a crowd asks the store one by one. Whoever has been checked does not stand in it.
         let _turn = self.turns.of(key.as_str()).lock().await;
         let started = Instant::now();
         let mut conflicts = 0;
-        let mut read = self.registers.load(key).await?;
         loop {
             let next = match read.state.begin(rule, id, self.clock.now()) {
                 Ok(next) => next,
-                Err(Refusal::Wait(retry_after)) => {
-                    return Err(Error::Throttled { retry_after, stopped: false });
-                }
-                Err(Refusal::Stopped) => {
-                    return Err(Error::Throttled { retry_after: STOPPED_RETRY, stopped: true });
-                }
-                Err(Refusal::Busy) if started.elapsed() > PATIENCE => {
-                    return Err(Error::Throttled { retry_after: BUSY_RETRY, stopped: false });
-                }
-                Err(Refusal::Busy) => {
+                Err(Refusal::Busy) if started.elapsed() <= PATIENCE => {
                     tokio::time::sleep(Duration::from_millis(rand::random_range(1..5))).await;
                     read = self.registers.load(key).await?;
                     continue;
                 }
+                Err(refusal) => return Err(throttled(refusal)),
             };
             let change = Change { keep_until: next.keep_until(rule), state: next, events: Vec::new() };
             match self.registers.commit(key, read.revision, change).await? {
@@ -167,6 +165,14 @@ impl Gate {
             conflicts += 1;
             lost(conflicts).await?;
         }
+    }
+}
+
+fn throttled(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Busy => Error::Throttled { retry_after: BUSY_RETRY, stopped: false },
+        Refusal::Wait(retry_after) => Error::Throttled { retry_after, stopped: false },
+        Refusal::Stopped => Error::Throttled { retry_after: STOPPED_RETRY, stopped: true },
     }
 }
 

@@ -290,6 +290,12 @@ fn a_new_key_signs_without_a_restart_and_logs_nobody_out() {
     while kid(&shell.login("bob")) != new_kid {
         assert!(std::time::Instant::now() < deadline, "the new key is not picked up");
     }
+    let trail = format!(
+        "\"audit.action\":\"signing_key.use\",\"audit.outcome\":\"done\",\"audit.detail\":\"kid {new_kid}\""
+    );
+    while !shell.process.output().contains(&trail) {
+        assert!(std::time::Instant::now() < deadline, "{}", shell.process.output());
+    }
     shell.says("validate", &old).text();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let jwks = runtime.block_on(async {
