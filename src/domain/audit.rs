@@ -110,7 +110,7 @@ pub struct Entry {
     pub origin: Origin,
     /// Whose account.
     pub user_id: Option<UserId>,
-    /// Its name; for a login that was refused what was typed.
+    /// Its name.
     pub username: Option<String>,
     /// Which session: for a displacement the one that had to go.
     pub session_id: Option<SessionId>,

@@ -44,19 +44,26 @@ impl Engine {
     /// The register is read before the account. So whatever changes the account meanwhile and then ends
     /// the sessions makes the commit below conflict, and the account is read again.
     pub async fn login(&self, login: Login, origin: &Origin) -> Result<LoggedIn, Error> {
-        let typed = login.username.as_str().to_owned();
-        let outcome = self.open_session(login, origin).await;
-        self.audit_login(&typed, &outcome, origin);
+        let typed = login.username.clone();
+        let mut known = None;
+        let outcome = self.open_session(login, origin, &mut known).await;
+        self.audit_login(&typed, known.as_ref(), &outcome, origin);
         outcome
     }
 
-    async fn open_session(&self, login: Login, origin: &Origin) -> Result<LoggedIn, Error> {
+    /// Tells `known` whose account it is, as soon as there is one.
+    async fn open_session(
+        &self,
+        login: Login,
+        origin: &Origin,
+        known: &mut Option<UserId>,
+    ) -> Result<LoggedIn, Error> {
         let Login { username, password, slot, device } = login;
         let (slot, policy) = self.slots.resolve(&slot)?;
 
         // An unknown user takes the same way as a known one, under an id that nobody has.
-        let found = self.accounts.find(&username).await?;
-        let user_id = found.map_or_else(UserId::random, |account| account.user_id);
+        *known = self.accounts.find(&username).await?.map(|account| account.user_id);
+        let user_id = known.clone().unwrap_or_else(UserId::random);
         let mut read = self.sessions.load(&user_id).await?;
         let who = Presented { user_id: &user_id, username: &username, password: &password, origin };
         let mut admitted = self.admit(&who, None).await?;
@@ -87,14 +94,25 @@ impl Engine {
         Ok(LoggedIn { token, session, displaced })
     }
 
-    fn audit_login(&self, typed: &str, outcome: &Result<LoggedIn, Error>, origin: &Origin) {
-        let mut entry = self.entry(Action::Login, outcome, origin).named(typed);
+    fn audit_login(
+        &self,
+        typed: &Username,
+        known: Option<&UserId>,
+        outcome: &Result<LoggedIn, Error>,
+        origin: &Origin,
+    ) {
+        let mut entry = self.entry(Action::Login, outcome, origin);
+        entry = match known {
+            Some(user_id) => entry.user(user_id).named(typed.as_str()),
+            // What nobody is called may be a password that was typed into the wrong field.
+            None => entry.detail(format!("username with the hash {}", typed.hash())),
+        };
         if let Ok(LoggedIn { session, displaced, .. }) = outcome {
-            entry = entry.user(&session.user_id).session(&session.session).ended(displaced_count(displaced));
+            entry = entry.session(&session.session).ended(displaced_count(displaced));
             for old in displaced {
                 let entry = self.entry(Action::SessionDisplaced, outcome, origin);
                 let by = format!("by session {}", session.session.id);
-                self.audit.record(entry.user(&session.user_id).named(typed).session(old).detail(by));
+                self.audit.record(entry.user(&session.user_id).named(typed.as_str()).session(old).detail(by));
             }
         }
         self.audit.record(entry);

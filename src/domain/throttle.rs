@@ -12,9 +12,6 @@ mod gate;
 
 use std::{convert::Infallible, net::IpAddr, time::Duration};
 
-use aws_lc_rs::digest;
-use data_encoding::BASE32_NOPAD;
-
 use super::{ports::State, types::Timestamp, username::Username};
 
 pub use self::gate::{Gate, Standing};
@@ -35,12 +32,10 @@ pub struct ThrottleKey(String);
 
 impl ThrottleKey {
     /// By username, whether there is such an account or not: what is refused must not tell. Hashed,
-    /// because people type their password here by mistake.
+    /// because people type their password there by mistake.
     pub fn account(username: &Username) -> Self {
-        let hash = digest::digest(&digest::SHA256, username.key().as_bytes());
-        let short = hash.as_ref().get(..16).unwrap_or_default();
         // A user id holds no space, so this is nobody's.
-        Self(format!("throttle account {}", BASE32_NOPAD.encode(short)))
+        Self(format!("throttle account {}", username.hash()))
     }
 
     /// By the address of the client: the whole of it, or for IPv6 the /64, which one customer has all

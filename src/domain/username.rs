@@ -4,7 +4,9 @@
 //! the same if they are equal after NFD, full case folding and NFC. So `Jürgen`, `JÜRGEN` and a
 //! `jürgen` whose `ü` is two code points are one user. Width and compatibility variants are not folded.
 
+use aws_lc_rs::digest;
 use caseless::Caseless as _;
+use data_encoding::BASE32_NOPAD;
 use unicode_normalization::UnicodeNormalization as _;
 
 use super::Violation;
@@ -55,6 +57,13 @@ impl Username {
     /// As it is written, in NFC.
     pub fn as_str(&self) -> &str {
         &self.display
+    }
+
+    /// A hash of what it is compared by, for where the name itself must not be seen: the first 128 bits of
+    /// its SHA-256, in base32.
+    pub fn hash(&self) -> String {
+        let hash = digest::digest(&digest::SHA256, self.key.as_bytes());
+        BASE32_NOPAD.encode(hash.as_ref().get(..16).unwrap_or_default())
     }
 
     /// What it is compared and sorted by.

@@ -66,6 +66,9 @@ async fn everything_that_happens_to_an_account_is_in_the_trail_once() {
     let new = client.auth.clone().login(login).await.unwrap().into_inner();
     let wrong = pb::LoginRequest { password: "hunter2 is wrong".into(), ..login_request("alice", "") };
     client.try_login(wrong).await.unwrap_err();
+    let mistaken =
+        pb::LoginRequest { username: "hunter2 in the wrong field".into(), ..login_request("", "") };
+    client.try_login(mistaken).await.unwrap_err();
     client.validate(&new.token).await;
     client.logout(&old.token, LogoutScope::This).await;
     client.logout(&new.token, LogoutScope::This).await;
@@ -78,7 +81,7 @@ async fn everything_that_happens_to_an_account_is_in_the_trail_once() {
     client.auth.clone().change_password(change).await.unwrap();
     client.update(pb::UpdateAccountRequest { user_id, disabled: Some(true), ..Default::default() }).await;
 
-    let found = until(&path, 10);
+    let found = until(&path, 11);
     let gists: Vec<_> = found.iter().map(gist).collect();
     assert_eq!(
         gists,
@@ -88,6 +91,7 @@ async fn everything_that_happens_to_an_account_is_in_the_trail_once() {
             "session.displaced done - alice null",
             "login done - alice 1",
             "login refused INVALID_CREDENTIALS alice null",
+            "login refused INVALID_CREDENTIALS - null",
             "logout refused REPLACED - null",
             "logout done - - 1",
             "login done - alice 0",
@@ -107,7 +111,7 @@ async fn everything_that_happens_to_an_account_is_in_the_trail_once() {
         assert!(!text.contains(secret), "{secret} is in the trail");
     }
     let log = process.output();
-    assert_eq!(log.matches("\"audit.action\":\"login\"").count(), 4, "{log}");
+    assert_eq!(log.matches("\"audit.action\":\"login\"").count(), 5, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
