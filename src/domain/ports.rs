@@ -3,7 +3,7 @@
 mod accounts;
 mod callers;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -154,4 +154,15 @@ pub trait EventLog: Send + Sync {
     /// The events after `after`, at most about `limit` of them; without a cursor none, only the end
     /// of the log. At least once: after a crash an event may be seen again, never skipped silently.
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<Tail, StoreError>;
+
+    /// As `tail`, but waits until there is something after `after`, whichever process commits it. Once
+    /// `patience` is over it answers without events, and with the cursor to go on with.
+    ///
+    /// A gap is told at the latest about one `patience` after it came about, however busy the log is. An
+    /// error is told at once, for the reader to pause before it tries again. It skips nothing, nor does
+    /// giving up in the middle: the same cursor is good for the next call.
+    ///
+    /// For the one reader of a process, who calls again as soon as it has been answered: a store may
+    /// keep a connection for it, on which a second reader would wait for the first.
+    async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<Tail, StoreError>;
 }

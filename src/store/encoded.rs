@@ -1,13 +1,13 @@
 //! Any backend of bytes, as the registers and the event log that the domain asks for.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
     codec::{self, CodecError},
-    raw::{RawChange, RawCommit, RawRegisters, RawValue},
+    raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue},
 };
 use crate::domain::{
     ports::{
@@ -93,6 +93,12 @@ impl<R: RawRegisters> Encoded<R> {
         Ok(Versioned { revision: Revision(revision), state: Arc::new(state) })
     }
 
+    fn decode_tail(raw: RawTail) -> Result<Tail, StoreError> {
+        let events: Result<Vec<Event>, _> =
+            raw.events.iter().map(|bytes| codec::decode_event(bytes)).collect();
+        Ok(Tail { events: events.map_err(|error| Self::corrupt(&error))?, next: raw.next, gap: raw.gap })
+    }
+
     fn corrupt(error: &CodecError) -> StoreError {
         StoreError::Corrupt { store: R::NAME, cause: error.to_string() }
     }
@@ -134,9 +140,10 @@ impl<R: RawRegisters, S: Encode> Registers<S> for Encoded<R> {
 #[async_trait]
 impl<R: RawRegisters> EventLog for Encoded<R> {
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<Tail, StoreError> {
-        let raw = self.0.tail(after, limit).await?;
-        let events: Result<Vec<Event>, _> =
-            raw.events.iter().map(|bytes| codec::decode_event(bytes)).collect();
-        Ok(Tail { events: events.map_err(|error| Self::corrupt(&error))?, next: raw.next, gap: raw.gap })
+        Self::decode_tail(self.0.tail(after, limit).await?)
+    }
+
+    async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<Tail, StoreError> {
+        Self::decode_tail(self.0.follow(after, limit, patience).await?)
     }
 }

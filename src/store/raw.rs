@@ -1,5 +1,7 @@
 //! What a backend has to do: compare-and-set registers of bytes, and a log.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -64,6 +66,9 @@ pub trait RawRegisters: Send + Sync + 'static {
 
     /// See `EventLog::tail`.
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<RawTail, StoreError>;
+
+    /// See `EventLog::follow`.
+    async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<RawTail, StoreError>;
 
     /// Whether it answers.
     async fn ping(&self) -> Result<(), StoreError>;

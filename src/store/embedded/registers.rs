@@ -3,7 +3,10 @@
 //! A commit costs a sync of the disk. So one task does them all: it takes whatever commits have arrived,
 //! makes one transaction of them, and answers all of them after it.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,9 +14,10 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
-        oneshot,
+        oneshot, watch,
     },
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{
@@ -38,6 +42,8 @@ const QUEUE: usize = 4096;
 pub struct EmbeddedRegisters {
     database: Database,
     writer: mpsc::Sender<Request>,
+    /// Changes when events may have been appended.
+    appended: watch::Receiver<()>,
     /// Ends with the registers; the writing ends when its channel does.
     _sweeping: JoinSet<()>,
 }
@@ -52,10 +58,11 @@ impl EmbeddedRegisters {
     /// Registers in this database. Needs a Tokio runtime.
     pub fn start(database: Database, clock: Arc<dyn Clock>) -> Self {
         let (writer, requests) = mpsc::channel(QUEUE);
-        tokio::spawn(write(database.clone(), requests, Arc::clone(&clock)));
+        let (appends, appended) = watch::channel(());
+        tokio::spawn(write(database.clone(), requests, appends, Arc::clone(&clock)));
         let mut sweeping = JoinSet::new();
         sweeping.spawn(sweep::forever(database.clone(), clock));
-        Self { database, writer, _sweeping: sweeping }
+        Self { database, writer, appended, _sweeping: sweeping }
     }
 
     /// Deletes some registers and events that nobody needs any more at `now`; whether there may be more
@@ -81,7 +88,6 @@ impl RawRegisters for EmbeddedRegisters {
     async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError> {
         let (answer, answered) = oneshot::channel();
         let request = Request { key: key.to_owned(), change, answer };
-        let unavailable = |cause: &str| StoreError::Unavailable { store: NAME, cause: cause.to_owned() };
         self.writer.try_send(request).map_err(|error| match error {
             TrySendError::Full(_) => unavailable("too many commits are waiting"),
             TrySendError::Closed(_) => unavailable("the writer has stopped"),
@@ -109,6 +115,26 @@ impl RawRegisters for EmbeddedRegisters {
         let next = events.last().map_or(if gap { Place::NOWHERE } else { place }, |event| event.place);
         let events = events.into_iter().filter_map(|event| event.value).collect();
         Ok(RawTail { events, next: next.cursor(), gap })
+    }
+
+    async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<RawTail, StoreError> {
+        let begun = Instant::now();
+        let mut appended = self.appended.clone();
+        let mut after = after.clone();
+        loop {
+            let left = patience.saturating_sub(begun.elapsed());
+            // First listen, then look: what is appended after the look is heard.
+            appended.mark_unchanged();
+            let tail = self.tail(Some(&after), limit).await?;
+            if tail.gap || !tail.events.is_empty() || left.is_zero() {
+                return Ok(tail);
+            }
+            after = tail.next;
+            // Also once this has timed out there is a last look: nobody hears a log being lost.
+            if let Ok(heard) = timeout(left, appended.changed()).await {
+                heard.map_err(|_| unavailable("the writer has stopped"))?;
+            }
+        }
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -163,10 +189,20 @@ impl Place {
     }
 }
 
-async fn write(database: Database, mut requests: mpsc::Receiver<Request>, clock: Arc<dyn Clock>) {
+async fn write(
+    database: Database,
+    mut requests: mpsc::Receiver<Request>,
+    appends: watch::Sender<()>,
+    clock: Arc<dyn Clock>,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut batch, BATCH).await > 0 {
-        match transaction(&database, &batch, clock.now()).await {
+        let outcome = transaction(&database, &batch, clock.now()).await;
+        // Also where all of them conflicted or failed: those who follow look for themselves.
+        if batch.iter().any(|request| !request.change.events.is_empty()) {
+            appends.send_replace(());
+        }
+        match outcome {
             Ok(outcomes) => {
                 for (request, outcome) in batch.drain(..).zip(outcomes) {
                     // Whoever has gone away meanwhile does not need the answer.
@@ -248,6 +284,10 @@ fn value(row: &SqliteRow) -> Result<RawValue, StoreError> {
     let revision = u64::try_from(revision)
         .map_err(|_| StoreError::Corrupt { store: NAME, cause: "a negative revision".into() })?;
     Ok(RawValue { revision, bytes: Bytes::from(bytes) })
+}
+
+fn unavailable(cause: &str) -> StoreError {
+    StoreError::Unavailable { store: NAME, cause: cause.to_owned() }
 }
 
 fn failed(error: &sqlx::Error) -> StoreError {

@@ -20,7 +20,7 @@ use redis::{
     aio::MultiplexedConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 
 use super::NAME;
 use crate::domain::ports::StoreError;
@@ -52,12 +52,34 @@ impl LinkSettings {
     }
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To answer requests.
+    Requests,
+    /// To wait for events.
+    Events,
+}
+
+impl Purpose {
+    /// As the log says it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Events => "events",
+        }
+    }
+}
+
 /// A supervised connection.
 pub(super) struct Link(Arc<Shared>);
 
 struct Shared {
+    purpose: Purpose,
     state: ArcSwap<State>,
     trouble: Notify,
+    /// Set once the first attempt to connect has ended, in whichever way.
+    attempted: SetOnce<()>,
 }
 
 enum State {
@@ -73,12 +95,18 @@ struct Live {
 
 impl Link {
     /// Begins to connect.
-    pub(super) fn start(settings: &LinkSettings) -> Result<Self, String> {
+    pub(super) fn start(settings: &LinkSettings, purpose: Purpose) -> Result<Self, String> {
         let client = client(settings).map_err(|error| error.to_string())?;
         let state = ArcSwap::from_pointee(State::Down("not yet connected".into()));
-        let shared = Arc::new(Shared { state, trouble: Notify::new() });
+        let shared = Arc::new(Shared { purpose, state, trouble: Notify::new(), attempted: SetOnce::new() });
         tokio::spawn(supervise(Arc::downgrade(&shared), client, settings.clone()));
         Ok(Self(shared))
+    }
+
+    /// Returns once the first attempt to connect has ended, in whichever way. For who can wait; others
+    /// are told at once that there is no connection yet.
+    pub(super) async fn attempted(&self) {
+        self.0.attempted.wait().await;
     }
 
     /// The answer to a command.
@@ -151,7 +179,8 @@ impl Shared {
     fn give_up(&self, state: &Arc<State>, cause: &str) {
         let stood = self.state.compare_and_swap(state, Arc::new(State::Down(cause.to_owned())));
         if Arc::ptr_eq(&stood, state) {
-            tracing::warn!(error.message = cause, "lost the connection to Redis");
+            let purpose = self.purpose.name();
+            tracing::warn!(error.message = cause, redis.purpose = purpose, "lost the connection to Redis");
             self.trouble.notify_one();
         }
     }
@@ -212,11 +241,17 @@ async fn supervise(shared: Weak<Shared>, client: Client, settings: LinkSettings)
     loop {
         let connected = connect(&client, &settings).await;
         let Some(strong) = shared.upgrade() else { return };
+        let purpose = strong.purpose;
         match connected {
-            Ok(connection) => {
-                tracing::info!("connected to Redis");
+            Ok(mut connection) => {
+                tracing::info!(redis.purpose = purpose.name(), "connected to Redis");
+                if purpose == Purpose::Requests {
+                    warn_of_eviction(&mut connection).await;
+                }
                 let live = Live { connection, timeouts: AtomicU32::new(0) };
                 strong.state.store(Arc::new(State::Up(live)));
+                // Fails where it has been set before, which is as well.
+                let _ = strong.attempted.set(());
                 drop(strong);
                 watch(&shared).await;
                 (backoff, reported) = (BACKOFF.0, String::new());
@@ -225,11 +260,13 @@ async fn supervise(shared: Weak<Shared>, client: Client, settings: LinkSettings)
                 if cause != reported {
                     tracing::warn!(
                         error.message = cause,
+                        redis.purpose = purpose.name(),
                         "cannot connect to Redis; trying again until it works"
                     );
                     reported.clone_from(&cause);
                 }
                 strong.state.store(Arc::new(State::Down(cause)));
+                let _ = strong.attempted.set(());
             }
         }
         // Also after a connection was lost: it may have been good for nothing from the beginning.
@@ -269,7 +306,6 @@ async fn connect(client: &Client, settings: &LinkSettings) -> Result<Multiplexed
     // ROLE is answered even by a server that is still loading its data; this is not.
     let _: Value =
         redis::cmd("PING").query_async(&mut connection).await.map_err(|error| error.to_string())?;
-    warn_of_eviction(&mut connection).await;
     Ok(connection)
 }
 

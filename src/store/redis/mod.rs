@@ -8,17 +8,22 @@
 //! | `<prefix>:{<bucket>}:s:<user id>` | revision (8 bytes, big-endian), then the encoded state; expires by itself |
 //! | `<prefix>:{<bucket>}:events` | a stream, field `e`: an encoded event |
 
+mod follow;
 mod link;
+mod log;
 mod places;
 
-use std::collections::VecDeque;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::try_join_all;
 use redis::{Script, Value};
 
-use self::{link::Link, places::Places};
+use self::{
+    follow::Follower,
+    link::{Link, Purpose},
+    log::Log,
+};
 use super::raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue};
 use crate::domain::ports::{Cursor, StoreError};
 
@@ -38,7 +43,8 @@ pub struct RedisRegisters {
     link: Link,
     prefix: String,
     commit: Script,
-    tail: Script,
+    log: Log,
+    follower: Follower,
 }
 
 impl RedisRegisters {
@@ -46,19 +52,16 @@ impl RedisRegisters {
     /// background; until that has succeeded the store is unavailable.
     pub fn start(settings: &LinkSettings, prefix: &str) -> Result<Self, String> {
         Ok(Self {
-            link: Link::start(settings)?,
+            link: Link::start(settings, Purpose::Requests)?,
             prefix: prefix.to_owned(),
             commit: Script::new(include_str!("commit.lua")),
-            tail: Script::new(include_str!("tail.lua")),
+            log: Log::new(prefix),
+            follower: Follower::new(settings),
         })
     }
 
     fn register(&self, key: &str) -> String {
         format!("{}:{{{}}}:s:{key}", self.prefix, bucket(key))
-    }
-
-    fn stream(&self, bucket: u64) -> String {
-        format!("{}:{{{bucket}}}:events", self.prefix)
     }
 }
 
@@ -79,7 +82,7 @@ impl RawRegisters for RedisRegisters {
 
         let mut commit = self.commit.key(self.register(key));
         commit
-            .key(self.stream(bucket(key)))
+            .key(self.log.stream(bucket(key)))
             .arg(if expected == 0 { Vec::new() } else { expected.to_be_bytes().to_vec() })
             .arg(bytes)
             // Redis takes no 0.
@@ -98,56 +101,15 @@ impl RawRegisters for RedisRegisters {
     }
 
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<RawTail, StoreError> {
-        let known = after.and_then(Places::parse);
-        let mut tail = RawTail {
-            events: Vec::new(),
-            next: Cursor(String::new()),
-            gap: after.is_some() && known.is_none(),
-        };
-        let mut places = known.unwrap_or_else(Places::unknown);
-        // All buckets at once, each with its share of the limit; then those that had more than that.
-        let mut unread: VecDeque<u64> = (0..BUCKETS).collect();
-        let mut room = limit.max(1);
-        while room > 0 && !unread.is_empty() {
-            let share = (room / unread.len()).max(1);
-            let now: Vec<_> = unread.drain(..room.min(unread.len())).collect();
-            let parts = now.iter().map(|bucket| self.tail_bucket(*bucket, places.of(*bucket).clone(), share));
-            for (bucket, part) in now.iter().zip(try_join_all(parts.collect::<Vec<_>>()).await?) {
-                room -= part.events.len().min(room);
-                *places.of(*bucket) = part.last;
-                tail.gap |= part.gap;
-                tail.events.extend(part.events.into_iter().map(Bytes::from));
-                if part.more {
-                    unread.push_back(*bucket);
-                }
-            }
-        }
-        tail.next = places.cursor();
-        Ok(tail)
+        self.log.tail(&self.link, after, limit).await
+    }
+
+    async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<RawTail, StoreError> {
+        self.follower.follow(&self.log, after, limit, patience).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.link.ping().await
-    }
-}
-
-/// What one bucket's stream holds after a place.
-struct Part {
-    /// Where to go on.
-    last: String,
-    gap: bool,
-    /// There may be more.
-    more: bool,
-    events: Vec<Vec<u8>>,
-}
-
-impl RedisRegisters {
-    async fn tail_bucket(&self, bucket: u64, after: String, limit: usize) -> Result<Part, StoreError> {
-        let mut read = self.tail.key(self.stream(bucket));
-        read.arg(after).arg(limit);
-        let (last, gap, more, events) = redis::from_redis_value(self.link.invoke(&read).await?)
-            .map_err(|error| corrupt(&error.to_string()))?;
-        Ok(Part { last, gap, more, events })
     }
 }
 

@@ -24,6 +24,11 @@ impl Places {
         &mut self.0[bucket_index(bucket)]
     }
 
+    /// The ids, in the order of the buckets.
+    pub(super) fn ids(&self) -> &[String] {
+        &self.0
+    }
+
     pub(super) fn cursor(&self) -> Cursor {
         Cursor(self.0.join(","))
     }

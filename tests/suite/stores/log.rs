@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::states::{change, change_with, numbers, user};
 
 /// Commits event after event for each of many users, in turns.
-async fn commit_events(store: &super::stand::Stand, users: u64, each: u64) {
+pub async fn commit_events(store: &super::stand::Stand, users: u64, each: u64) {
     let mut revisions = BTreeMap::new();
     for number in 1..=each {
         for name in 0..users {
@@ -27,7 +27,7 @@ async fn commit_events(store: &super::stand::Stand, users: u64, each: u64) {
 }
 
 /// Every event of [`commit_events`], once and in order a user.
-fn assert_complete(seen: &[(&str, u64)], users: u64, each: u64) {
+pub fn assert_complete(seen: &[(&str, u64)], users: u64, each: u64) {
     let mut by_user = BTreeMap::<_, Vec<_>>::new();
     for (user, number) in seen {
         by_user.entry(*user).or_default().push(*number);

@@ -12,6 +12,7 @@ mod conformance;
 mod databases;
 mod embedded;
 mod faults;
+mod follow;
 mod log;
 mod lookup;
 mod memory;

@@ -89,6 +89,10 @@ impl Stand {
         self.log.tail(after, limit).await.unwrap()
     }
 
+    pub async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Tail {
+        self.log.follow(after, limit, patience).await.unwrap()
+    }
+
     pub async fn end_of_log(&self) -> Cursor {
         let tail = self.tail(None, 100).await;
         assert!(tail.events.is_empty() && !tail.gap, "{tail:?}");

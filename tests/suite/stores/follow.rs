@@ -1,0 +1,420 @@
+//! What every store promises to who follows its event log: to hear of everything, soon, and of every gap.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use latchkey::{
+    domain::ports::{Commit, Cursor, Event, EventLog, Registers as _, Revision, StoreError},
+    store::{
+        encoded::Encoded,
+        redis::{LinkSettings, RedisRegisters},
+    },
+};
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+use super::{
+    log::{assert_complete, commit_events},
+    stand::{Stand, connect, of_sessions, settings, unavailable, until_up},
+    states::{change, change_with, numbers, user},
+};
+use crate::support::{
+    proxy::{Mood, Proxy},
+    redis::{Flavour, RedisServer},
+};
+
+/// Longer than any test takes: who waits for this has not been woken.
+const LONG: Duration = Duration::from_mins(1);
+/// What is noticed although nobody is woken for it is noticed after this.
+const PATIENCE: Duration = Duration::from_millis(700);
+/// More than being woken takes on a busy machine.
+const SOON: Duration = Duration::from_secs(2);
+/// For a call to come to where it waits. Too short a time makes a test easier to pass, never harder.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// Follows until so many events have come.
+async fn follow_for(log: &dyn EventLog, mut after: Cursor, count: usize) -> Vec<Event> {
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        let tail = log.follow(&after, 100, LONG).await.unwrap();
+        assert!(!tail.gap && !tail.events.is_empty(), "{tail:?}");
+        (after, seen) = (tail.next, [seen, tail.events].concat());
+    }
+    seen
+}
+
+/// Commits events 1 to 50 for each of 8 users, all users at once, with a pause after each.
+fn commit_at_once(store: &Arc<Stand>, pause: Duration) -> JoinSet<()> {
+    let mut writers = JoinSet::new();
+    for name in 0..8 {
+        let store = Arc::clone(store);
+        writers.spawn(async move {
+            let (name, mut revision) = (user(&format!("user{name}")), Revision::ABSENT);
+            for number in 1..=50 {
+                revision = store.commit(&name, revision, change_with(number, [number])).await;
+                sleep(pause).await;
+            }
+        });
+    }
+    writers
+}
+
+on_every_store! {
+    async fn who_follows_is_told_at_once_what_is_there_already(store: Stand) {
+        let end = store.end_of_log().await;
+        commit_events(&store, 20, 3).await;
+        let begun = Instant::now();
+        assert_complete(&numbers(&follow_for(&*store.log, end, 60).await), 20, 3);
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    }
+
+    async fn who_follows_is_woken_by_every_commit_with_events(store: Stand) {
+        let alice = user("alice");
+        let (mut end, mut revision) = (store.end_of_log().await, Revision::ABSENT);
+        for number in 1..=3 {
+            let log = Arc::clone(&store.log);
+            let following = tokio::spawn(async move { log.follow(&end, 100, LONG).await.unwrap() });
+            sleep(SETTLED).await;
+            revision = store.commit(&alice, revision, change(2 * number)).await;
+            sleep(SETTLED).await;
+            assert!(!following.is_finished(), "a commit without events");
+
+            revision = store.commit(&alice, revision, change_with(2 * number + 1, [number])).await;
+            let tail = timeout(SOON, following).await.unwrap().unwrap();
+            assert_eq!((numbers(&tail.events), tail.gap), (vec![("alice", number)], false));
+            end = tail.next;
+        }
+    }
+
+    async fn where_nothing_happens_who_follows_is_told_so_after_a_while(store: Stand) {
+        commit_events(&store, 3, 2).await;
+        let end = store.end_of_log().await;
+        for _ in 0..2 {
+            let begun = Instant::now();
+            let tail = store.follow(&end, 100, PATIENCE).await;
+            assert_eq!((tail.events, tail.next, tail.gap), (Vec::new(), end.clone(), false));
+            assert!((PATIENCE..PATIENCE + SOON).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        }
+        let begun = Instant::now();
+        assert_eq!(store.follow(&end, 100, Duration::ZERO).await.next, end);
+        assert!(begun.elapsed() < SOON, "without patience");
+    }
+
+    async fn following_shows_what_many_commit_at_once_completely_and_in_order(store: Stand) {
+        let (end, store) = (store.end_of_log().await, Arc::new(store));
+        let writers = commit_at_once(&store, Duration::ZERO);
+        let seen = timeout(LONG / 2, follow_for(&*store.log, end, 8 * 50)).await.unwrap();
+        assert_complete(&numbers(&seen), 8, 50);
+        writers.join_all().await;
+    }
+
+    async fn following_that_is_given_up_in_the_middle_skips_nothing(store: Stand) {
+        let (end, store) = (store.end_of_log().await, Arc::new(store));
+        // Where all is read in a first call, that is done before it can be given up.
+        let mut after = store.follow(&end, 100, SETTLED).await.next;
+        let writers = commit_at_once(&store, Duration::from_millis(2));
+        let (mut seen, mut given_up) = (Vec::new(), 0);
+        let begun = Instant::now();
+        for pause in (0..).map(|call| Duration::from_micros(call * 97 % 3000)) {
+            if let Ok(tail) = timeout(pause, store.follow(&after, 5, LONG)).await {
+                assert!(!tail.gap);
+                (after, seen) = (tail.next, [seen, tail.events].concat());
+            } else {
+                given_up += 1;
+            }
+            if seen.len() >= 8 * 50 {
+                break;
+            }
+            assert!(begun.elapsed() < LONG / 2, "{} seen", seen.len());
+        }
+        assert_complete(&numbers(&seen), 8, 50);
+        assert!(given_up > 10, "only {given_up} were given up");
+        writers.join_all().await;
+    }
+
+    async fn who_follows_from_a_place_that_was_trimmed_away_is_told_of_the_gap_at_once(store: Stand) {
+        let beginning = store.end_of_log().await;
+        commit_events(&store, 10, 5).await;
+        store.trim_log().await;
+        let tail = timeout(SOON, store.follow(&beginning, 100, LONG)).await.unwrap();
+        assert!(tail.gap);
+        store.commit(&user("late"), Revision::ABSENT, change_with(1, [77])).await;
+        assert_eq!(numbers(&follow_for(&*store.log, tail.next, 1).await), [("late", 77)]);
+    }
+
+    async fn a_cursor_that_is_not_ours_cannot_be_followed_but_for_a_gap(store: Stand) {
+        let tail = store.follow(&Cursor("nonsense".into()), 100, LONG).await;
+        assert!(tail.gap);
+    }
+
+    async fn a_log_that_is_lost_is_a_gap_to_who_waits_although_nobody_is_woken(store: Stand) {
+        commit_events(&store, 10, 5).await;
+        let end = store.end_of_log().await;
+        // So that the loss comes in the middle, not before the first look.
+        store.follow(&end, 100, PATIENCE).await;
+        let log = Arc::clone(&store.log);
+        let following = tokio::spawn({
+            let end = end.clone();
+            async move { log.follow(&end, 100, PATIENCE).await.unwrap() }
+        });
+        sleep(SETTLED).await;
+        let begun = Instant::now();
+        store.lose_log().await;
+        let tail = following.await.unwrap();
+        assert!(tail.gap, "{tail:?}");
+        assert!(begun.elapsed() < PATIENCE + SOON, "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_stream_is_a_gap_also_while_others_are_busy() {
+    let store = Arc::new(Stand::redis(Flavour::Redis).await.unwrap());
+    let super::stand::Backend::Redis(server) = &store.backend else { panic!("not Redis") };
+    // Users of two buckets.
+    let streams = || -> Vec<String> { server.query(redis::cmd("KEYS").arg("*:events")) };
+    store.commit(&user("quiet"), Revision::ABSENT, change_with(1, [1])).await;
+    let quiet = streams();
+    let mut revision = store.commit(&user("busy"), Revision::ABSENT, change_with(1, [1])).await;
+    assert_eq!((quiet.len(), streams().len()), (1, 2));
+
+    let mut after = store.follow(&store.end_of_log().await, 100, PATIENCE).await.next;
+    let _: u64 = server.query(redis::cmd("DEL").arg(&quiet));
+    let begun = Instant::now();
+    for number in 2.. {
+        revision = store.commit(&user("busy"), revision, change_with(number, [number])).await;
+        let tail = store.follow(&after, 100, PATIENCE).await;
+        assert_eq!(numbers(&tail.events), [("busy", number)], "in between");
+        if tail.gap {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE + SOON, "no gap, and {number} events");
+        after = tail.next;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_behind_who_follows() {
+    let store = Stand::redis(Flavour::Redis).await.unwrap();
+    let end = store.end_of_log().await;
+    let log = Arc::clone(&store.log);
+    let following = tokio::spawn(async move { log.follow(&end, 100, LONG).await.unwrap() });
+    sleep(SETTLED).await;
+    // Asked at any time, they would meet the one who waits, were they behind it.
+    let begun = Instant::now();
+    for generation in 1..=50 {
+        let (alice, asked) = (user("alice"), Instant::now());
+        let (revision, _) = store.load(&alice).await;
+        store.commit(&alice, revision, change(generation)).await;
+        assert!(asked.elapsed() < Duration::from_millis(250), "{:?}", asked.elapsed());
+    }
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert!(!following.is_finished());
+    following.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_can_wait_for_longer_than_an_answer_may_take() {
+    let server = RedisServer::start();
+    let settings = LinkSettings { response_timeout: Duration::from_millis(150), ..settings(server.url()) };
+    let store = connect(&settings).await;
+    let end = store.tail(None, 100).await.unwrap().next;
+    for patience in [Duration::from_millis(400), Duration::from_secs(2)] {
+        let tail = store.follow(&end, 100, patience).await.unwrap();
+        assert_eq!((tail.events, tail.gap), (Vec::new(), false));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_follow_holds_one_connection_and_who_does_holds_two() {
+    let store = Stand::redis(Flavour::Redis).await.unwrap();
+    let super::stand::Backend::Redis(server) = &store.backend else { panic!("not Redis") };
+    let connections = async |expected: usize| {
+        let begun = Instant::now();
+        loop {
+            let clients: String = server.query(redis::cmd("CLIENT").arg("LIST"));
+            // But for the one that asks. One that has asked before may not have gone yet.
+            let found = clients.lines().count() - 1;
+            if found == expected {
+                return;
+            }
+            assert!(begun.elapsed() < SOON, "{found} connections");
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let end = store.end_of_log().await;
+    connections(1).await;
+    for _ in 0..3 {
+        store.follow(&end, 100, Duration::from_millis(1)).await;
+        connections(2).await;
+    }
+}
+
+type Store = Arc<Encoded<RedisRegisters>>;
+
+/// Events a user that are committed while the server starts again.
+const EACH: u64 = 100;
+
+/// Follows for good, through every error that trying again helps against, until so many events have come:
+/// these, and how many errors there were.
+fn follow_through_errors(store: &Store, mut after: Cursor, count: usize) -> JoinHandle<(Vec<Event>, usize)> {
+    let store = Arc::clone(store);
+    tokio::spawn(async move {
+        let (mut seen, mut errors) = (Vec::new(), 0);
+        while seen.len() < count {
+            match store.follow(&after, 100, PATIENCE).await {
+                Ok(tail) => {
+                    assert!(!tail.gap, "after {} events and {errors} errors", seen.len());
+                    (after, seen) = (tail.next, [seen, tail.events].concat());
+                }
+                Err(StoreError::Unavailable { .. }) => {
+                    errors += 1;
+                    sleep(Duration::from_millis(5)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        (seen, errors)
+    })
+}
+
+/// The answer, once there is one.
+async fn until_ok<T, F: Future<Output = Result<T, StoreError>>>(ask: impl Fn() -> F) -> T {
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(_) => sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+/// Commits events for each of 8 users, each until it is known to be committed.
+fn commit_through_errors(store: &Store) -> JoinSet<()> {
+    let mut writers = JoinSet::new();
+    for name in 0..8 {
+        let store = Arc::clone(store);
+        writers.spawn(async move {
+            let name = user(&format!("user{name}"));
+            for number in 1..=EACH {
+                let read = until_ok(|| of_sessions(&*store).load(&name)).await;
+                // Safe to repeat.
+                let change = change_with(number, [number]);
+                let outcome = until_ok(|| store.commit(&name, read.revision, change.clone())).await;
+                assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
+                sleep(Duration::from_millis(2)).await;
+            }
+        });
+    }
+    writers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_starts_again_with_its_data_costs_who_follows_no_event() {
+    // Always: one that syncs every second may be killed with acknowledged commits yet to be written.
+    let arguments = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut server = RedisServer::with(Flavour::Redis, &arguments);
+    let store = connect(&settings(server.url())).await;
+    let end = store.tail(None, 100).await.unwrap().next;
+    let following = follow_through_errors(&store, end, 8 * usize::try_from(EACH).unwrap());
+    let writers = commit_through_errors(&store);
+    for _ in 0..2 {
+        sleep(SETTLED).await;
+        server.restart();
+        until_up(&*store).await;
+    }
+    let (seen, errors) = timeout(LONG / 2, following).await.unwrap().unwrap();
+    assert_complete(&numbers(&seen), 8, EACH);
+    assert!(errors > 0, "it was not seen going away");
+    writers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_starts_again_without_its_data_is_a_gap() {
+    let mut server = RedisServer::start();
+    let store = connect(&settings(server.url())).await;
+    store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1])).await.unwrap();
+    let end = store.tail(None, 100).await.unwrap().next;
+    store.follow(&end, 100, SETTLED).await.unwrap();
+    let following = tokio::spawn({
+        let (store, end) = (Arc::clone(&store), end.clone());
+        async move { store.follow(&end, 100, LONG).await }
+    });
+    sleep(SETTLED).await;
+    server.restart();
+
+    unavailable(timeout(SOON, following).await.unwrap().unwrap());
+    // At once: what has come back may be another server.
+    let tail = timeout(SOON, until_ok(|| store.follow(&end, 100, LONG))).await.unwrap();
+    assert_eq!((tail.events.len(), tail.gap), (0, true));
+    until_up(&*store).await;
+    store.commit(&user("alice"), Revision::ABSENT, change_with(2, [2])).await.unwrap();
+    assert_eq!(numbers(&follow_for(&*store, tail.next, 1).await), [("alice", 2)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_is_demoted_is_left_by_who_follows() {
+    let (master, server) = (RedisServer::start(), RedisServer::start());
+    let store = connect(&settings(server.url())).await;
+    let end = store.tail(None, 100).await.unwrap().next;
+    let following = tokio::spawn({
+        let (store, end) = (Arc::clone(&store), end.clone());
+        async move { store.follow(&end, 100, LONG).await }
+    });
+    sleep(SETTLED).await;
+    let () = server.query(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port));
+    unavailable(timeout(SOON, following).await.unwrap().unwrap());
+    // And is not taken for one again.
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        unavailable(store.follow(&end, 100, PATIENCE).await);
+        sleep(Duration::from_millis(5)).await;
+    }
+
+    let () = server.query(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));
+    until_up(&*store).await;
+    store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1])).await.unwrap();
+    let tail = timeout(SOON, until_ok(|| store.follow(&end, 100, LONG))).await.unwrap();
+    assert_eq!(numbers(&tail.events), [("alice", 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_falls_silent_is_told_to_who_follows() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(server.port).await;
+    let store = connect(&settings(format!("redis://{}", proxy.address))).await;
+    let end = store.tail(None, 100).await.unwrap().next;
+    store.follow(&end, 100, SETTLED).await.unwrap();
+    proxy.set(Mood::Silent);
+    unavailable(timeout(SOON, store.follow(&end, 100, LONG)).await.unwrap());
+
+    proxy.set(Mood::Carries);
+    until_up(&*store).await;
+    store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1])).await.unwrap();
+    let tail = timeout(SOON, until_ok(|| store.follow(&end, 100, LONG))).await.unwrap();
+    assert_eq!((numbers(&tail.events), tail.gap), (vec![("alice", 1)], false));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_is_known_within_milliseconds_of_its_commit_by_another_process() {
+    let server = RedisServer::start();
+    let (here, there) = (connect(&settings(server.url())).await, connect(&settings(server.url())).await);
+    let mut after = here.tail(None, 100).await.unwrap().next;
+    let mut took = Vec::new();
+    for number in 1..=100 {
+        let following = tokio::spawn({
+            let here = Arc::clone(&here);
+            async move { here.follow(&after, 100, LONG).await.unwrap().next }
+        });
+        sleep(Duration::from_millis(3)).await;
+        let begun = Instant::now();
+        there.commit(&user(&format!("user{number}")), Revision::ABSENT, change_with(1, [1])).await.unwrap();
+        after = timeout(SOON, following).await.unwrap().unwrap();
+        took.push(begun.elapsed());
+    }
+    took.sort_unstable();
+    println!("known after {:?}, half of them, and {:?} at the worst", took[50], took[99]);
+    assert!(took[50] < Duration::from_millis(20), "half of them take {:?} or more", took[50]);
+}
