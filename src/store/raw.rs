@@ -10,6 +10,9 @@ use crate::domain::{
     types::Timestamp,
 };
 
+/// How long the log of any backend remembers, at most about. Far longer than its readers are behind.
+pub const EVENT_RETENTION: Duration = Duration::from_hours(24);
+
 /// A value as it stands in its register.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawValue {

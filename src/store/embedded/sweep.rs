@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Database;
-use crate::domain::{ports::Clock, types::Timestamp};
+use crate::{
+    domain::{ports::Clock, types::Timestamp},
+    store::raw::EVENT_RETENTION,
+};
 
-/// How long the log remembers, at most.
-const EVENT_RETENTION: Duration = Duration::from_hours(24);
 /// How many events the log remembers, about.
 const EVENTS: i64 = 256 * 1024;
 /// How often to look.

@@ -6,7 +6,7 @@
 //! | key | value |
 //! |---|---|
 //! | `<prefix>:{<bucket>}:s:<user id>` | revision (8 bytes, big-endian), then the encoded state; expires by itself |
-//! | `<prefix>:{<bucket>}:events` | a stream, field `e`: an encoded event |
+//! | `<prefix>:{<bucket>}:events` | a stream, field `e`: an encoded event; forgets by number and by age |
 
 mod follow;
 mod link;
@@ -24,7 +24,7 @@ use self::{
     link::{Link, Purpose},
     log::Log,
 };
-use super::raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue};
+use super::raw::{EVENT_RETENTION, RawChange, RawCommit, RawRegisters, RawTail, RawValue};
 use crate::domain::ports::{Cursor, StoreError};
 
 pub use link::LinkSettings;
@@ -45,6 +45,7 @@ pub struct RedisRegisters {
     commit: Script,
     log: Log,
     follower: Follower,
+    retention: Duration,
 }
 
 impl RedisRegisters {
@@ -57,7 +58,15 @@ impl RedisRegisters {
             commit: Script::new(include_str!("commit.lua")),
             log: Log::new(prefix),
             follower: Follower::new(settings),
+            retention: EVENT_RETENTION,
         })
+    }
+
+    /// Has the log forget events of this age, about, instead of the usual one. A commit that appends to
+    /// a stream is what makes the stream forget; one that nobody appends to does not grow.
+    #[must_use]
+    pub fn with_retention(self, retention: Duration) -> Self {
+        Self { retention, ..self }
     }
 
     fn register(&self, key: &str) -> String {
@@ -87,7 +96,8 @@ impl RawRegisters for RedisRegisters {
             .arg(bytes)
             // Redis takes no 0.
             .arg(keep_until.as_micros().div_ceil(1000).max(1))
-            .arg(STREAM_LENGTH);
+            .arg(STREAM_LENGTH)
+            .arg(u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX));
         for event in &events {
             commit.arg(event.as_ref());
         }

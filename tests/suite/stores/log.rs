@@ -9,10 +9,17 @@ use std::{
     time::Duration,
 };
 
-use latchkey::domain::ports::{Cursor, Revision};
+use latchkey::{
+    domain::ports::{Cursor, EventLog as _, Registers as _, Revision},
+    store::{encoded::Encoded, redis::RedisRegisters},
+};
 use tokio::task::JoinSet;
 
-use super::states::{change, change_with, numbers, user};
+use super::{
+    stand::{settings, until_up},
+    states::{change, change_with, numbers, user},
+};
+use crate::support::redis::RedisServer;
 
 /// Commits event after event for each of many users, in turns.
 pub async fn commit_events(store: &super::stand::Stand, users: u64, each: u64) {
@@ -213,4 +220,55 @@ async fn redis_trims_its_streams_by_itself_and_says_so() {
     assert!(tail.gap);
     assert!((4096..4300).contains(&tail.events.len()), "{}", tail.events.len());
     assert_eq!(numbers(&tail.events).last(), Some(&("alice", 6000)));
+}
+
+/// The length of the longest stream: where there is one user, the others only have the entry that they
+/// begin with.
+fn stream_length(server: &RedisServer) -> usize {
+    let streams: Vec<String> = server.query(redis::cmd("KEYS").arg("*:events"));
+    streams.iter().map(|stream| server.query(redis::cmd("XLEN").arg(stream))).max().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_forgets_old_events_with_the_next_commit_but_not_the_place_of_who_has_seen_them() {
+    const RETENTION: Duration = Duration::from_millis(200);
+    let server = RedisServer::start();
+    let registers = RedisRegisters::start(&settings(server.url()), "lk").unwrap().with_retention(RETENTION);
+    let store = Encoded(registers);
+    until_up(&store).await;
+    let alice = user("alice");
+    let beginning = store.tail(None, 10).await.unwrap().next;
+    store.commit(&alice, Revision::ABSENT, change_with(1, 1..=1000)).await.unwrap();
+    let end = store.tail(None, 10).await.unwrap().next;
+    tokio::time::sleep(RETENTION + Duration::from_millis(1)).await;
+    assert!(stream_length(&server) > 1000, "nobody has appended to it");
+
+    let read = super::stand::of_sessions(&store).load(&alice).await.unwrap();
+    store.commit(&alice, read.revision, change_with(2, [1001])).await.unwrap();
+    let left = stream_length(&server);
+    // A stream forgets whole nodes of up to a hundred entries.
+    assert!((2..=102).contains(&left), "{left} are left");
+    assert!(store.tail(Some(&beginning), 10_000).await.unwrap().gap);
+    let tail = store.tail(Some(&end), 10).await.unwrap();
+    assert_eq!((numbers(&tail.events), tail.gap), (vec![("alice", 1001)], false));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_at_the_end_misses_nothing_however_old_the_end_is() {
+    let server = RedisServer::start();
+    let registers = RedisRegisters::start(&settings(server.url()), "lk").unwrap();
+    let store = Encoded(registers.with_retention(Duration::from_millis(1)));
+    until_up(&store).await;
+    let (alice, mut revision) = (user("alice"), Revision::ABSENT);
+    let mut end = store.tail(None, 10).await.unwrap().next;
+    // Enough to begin a new node of the stream more than once.
+    for number in 1..=250 {
+        store.commit(&alice, revision, change_with(number, [number])).await.unwrap();
+        revision = super::stand::of_sessions(&store).load(&alice).await.unwrap().revision;
+        let tail = store.tail(Some(&end), 10).await.unwrap();
+        assert_eq!((numbers(&tail.events), tail.gap), (vec![("alice", number)], false));
+        end = tail.next;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(stream_length(&server) < 150, "nothing was forgotten");
 }
