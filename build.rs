@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "latchkey/v1/auth.proto",
         "latchkey/v1/caller.proto",
         "latchkey/v1/reason.proto",
+        "latchkey/v1/session.proto",
     ];
     let descriptors = protox::compile(files, ["proto"])?;
 
@@ -23,6 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "latchkey.v1.LoginResponse",
         "latchkey.v1.ValidateRequest",
         "latchkey.v1.LogoutRequest",
+        "latchkey.v1.WatchSessionRequest",
+        "latchkey.v1.IssueSessionResponse",
         "latchkey.v1.ChangePasswordRequest",
         "latchkey.v1.CreateAccountRequest",
         "latchkey.v1.SetPasswordRequest",

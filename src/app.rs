@@ -17,11 +17,13 @@ use self::parts::{
 use crate::{
     config::Config,
     domain::{
-        Engine, Error,
+        Counts, Engine, Error,
         audit::{Action, Audit, Entry, Outcome},
         callers::{KnownCallers, refused::Refusals},
+        epoch::CurrentEpoch,
+        hub::Hub,
         origin::Origin,
-        ports::{Clock, EventLog},
+        ports::Clock,
         transact::Turns,
     },
     grpc::{
@@ -61,8 +63,6 @@ pub struct App {
     pub http: SocketAddr,
     /// The rules it serves.
     pub engine: Arc<Engine>,
-    /// The log of sessions that ended.
-    pub events: Arc<dyn EventLog>,
     health: Health,
     grace: Duration,
     shutdown: CancellationToken,
@@ -87,13 +87,16 @@ impl App {
         let database = Database::open(&config.data_dir.join("latchkey.db"))
             .await
             .map_err(|error| format!("cannot open the database in {}: {error}", config.data_dir.display()))?;
-        let SessionStore { sessions, throttle, events } = session_store(config, &database, &clock)?;
+        let SessionStore { sessions, throttle, epoch, events } = session_store(config, &database, &clock)?;
         let (accounts, callers) = accounts_and_callers(config, &database).await?;
 
         let audit = Arc::new(audit_trail(config)?);
         let gate = gate(config, throttle, &clock);
         let engine = Arc::new(Engine {
             sessions,
+            epoch: CurrentEpoch::new(epoch),
+            hub: Hub::new(events, config.server.max_watches),
+            counts: Counts::default(),
             accounts,
             callers: KnownCallers::new(callers, Arc::clone(&clock), config.access.outage_grace),
             refusals: Refusals::default(),
@@ -139,13 +142,7 @@ impl App {
         serving.spawn(serve(grpc_listener, tls, services, limits, shutdown.clone()));
         serving.spawn(http::serve(http_listener, Arc::clone(&engine), health.ready(), shutdown.clone()));
 
-        let mut background = JoinSet::new();
-        background.spawn({
-            let (health, engine) = (health.clone(), Arc::clone(&engine));
-            async move { health.watch(engine).await }
-        });
-        background.spawn(settle_debts(Arc::clone(&engine)));
-        background.spawn(keep_callers(Arc::clone(&engine)));
+        let mut background = background(&engine, &health);
         match encryption {
             Some(encryption) => {
                 tls::look_at_dates(config, &encryption, &*engine.clock);
@@ -172,7 +169,6 @@ impl App {
             grpc,
             http,
             engine,
-            events,
             health,
             grace,
             shutdown,
@@ -212,6 +208,22 @@ impl App {
         let _ = tokio::task::spawn_blocking(move || audit.flush(Duration::from_secs(1))).await;
         drained.is_ok()
     }
+}
+
+/// What runs beside the ports on every server.
+fn background(engine: &Arc<Engine>, health: &Health) -> JoinSet<()> {
+    let mut background = JoinSet::new();
+    background.spawn({
+        let (health, engine) = (health.clone(), Arc::clone(engine));
+        async move { health.watch(engine).await }
+    });
+    background.spawn({
+        let engine = Arc::clone(engine);
+        async move { engine.tell_of_ended_sessions().await }
+    });
+    background.spawn(settle_debts(Arc::clone(engine)));
+    background.spawn(keep_callers(Arc::clone(engine)));
+    background
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {

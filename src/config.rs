@@ -6,6 +6,7 @@ mod layers;
 mod sections;
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -16,11 +17,15 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use self::layers::{merge, overlay_variable};
-use crate::domain::{callers::certificates::Certificates, types::Slot};
+use crate::domain::{
+    callers::certificates::Certificates,
+    sessions::{KickWar, SlotPolicy},
+    types::Slot,
+};
 
 pub use self::sections::{
-    Access, Accounts, Audit, ClientCertificate, Listen, Log, LogFormat, Password, SecretText, Server,
-    Session, Sessions, Throttle, Tls, Token, Validate, ValidateAccess,
+    Access, Accounts, Audit, ClientCertificate, Listen, Log, LogFormat, OnLimit, Password, SecretText,
+    Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate, ValidateAccess, Victim,
 };
 
 /// Every setting with its default and its meaning.
@@ -40,6 +45,7 @@ pub struct Config {
     pub sessions: Sessions,
     pub accounts: Accounts,
     pub session: Session,
+    pub slot: BTreeMap<String, SlotRules>,
     pub validate: Validate,
     pub token: Token,
     pub password: Password,
@@ -78,8 +84,35 @@ impl Config {
         Ok(config)
     }
 
+    /// The slots and their rules; the first is that of logins that name none.
+    pub fn slot_policies(&self) -> Result<Vec<(Slot, SlotPolicy)>, ConfigError> {
+        let slots = self.slots()?;
+        Ok(slots.into_iter().map(|slot| (slot.clone(), self.slot_policy(slot.as_str()))).collect())
+    }
+
+    fn slot_policy(&self, slot: &str) -> SlotPolicy {
+        use crate::domain::sessions;
+        let session = &self.session;
+        let own = self.slot.get(slot).cloned().unwrap_or_default();
+        SlotPolicy {
+            idle_timeout: own.idle_timeout.unwrap_or(session.idle_timeout),
+            absolute_timeout: own.absolute_timeout.unwrap_or(session.absolute_timeout),
+            limit: own.limit.unwrap_or(session.limit),
+            on_limit: match own.on_limit.unwrap_or(session.on_limit) {
+                OnLimit::Displace => sessions::OnLimit::Displace,
+                OnLimit::Deny => sessions::OnLimit::Deny,
+            },
+            victim: match own.victim.unwrap_or(session.victim) {
+                Victim::Oldest => sessions::Victim::Oldest,
+                Victim::LeastRecentlyUsed => sessions::Victim::LeastRecentlyUsed,
+            },
+            exclusive: session.exclusive,
+            kick_war: KickWar { changes: session.kick_war_changes, window: session.kick_war_window },
+        }
+    }
+
     /// The slots.
-    pub fn slots(&self) -> Result<Vec<Slot>, ConfigError> {
+    fn slots(&self) -> Result<Vec<Slot>, ConfigError> {
         let slots = self.session.slots.iter().map(|slot| {
             Slot::parse(slot)
                 .map_err(|error| ConfigError(format!("session.slots: \"{slot}\" {}", error.description)))

@@ -17,7 +17,7 @@ use crate::{
         Slots,
         password::{Argon2Params, PasswordPolicy, Passwords},
         ports::{Clock, EventLog, Registers},
-        sessions::{SlotPolicy, UserSessions},
+        sessions::{Epoch, UserSessions},
         throttle::{Gate, Rule, Throttle},
         token::{TokenSettings, Tokens},
     },
@@ -46,13 +46,14 @@ pub(super) struct Parts {
 pub(super) struct SessionStore {
     pub(super) sessions: Arc<dyn Registers<UserSessions>>,
     pub(super) throttle: Arc<dyn Registers<Throttle>>,
+    pub(super) epoch: Arc<dyn Registers<Epoch>>,
     pub(super) events: Arc<dyn EventLog>,
 }
 
 impl SessionStore {
     fn of<R: RawRegisters>(registers: R) -> Self {
         let store = Arc::new(Encoded(registers));
-        Self { sessions: store.clone(), throttle: store.clone(), events: store }
+        Self { sessions: store.clone(), throttle: store.clone(), epoch: store.clone(), events: store }
     }
 }
 
@@ -223,13 +224,8 @@ fn passwords(config: &Config) -> Result<Passwords, String> {
 }
 
 fn slots(config: &Config) -> Result<Slots, String> {
-    let policy = SlotPolicy {
-        idle_timeout: config.session.idle_timeout,
-        absolute_timeout: config.session.absolute_timeout,
-        limit: config.session.limit,
-    };
-    let slots = config.slots().map_err(|error| error.to_string())?;
-    Slots::uniform(&slots, policy).ok_or_else(|| "session.slots must name at least one slot".to_owned())
+    let policies = config.slot_policies().map_err(|error| error.to_string())?;
+    Slots::new(policies).ok_or_else(|| "session.slots must name at least one slot".to_owned())
 }
 
 pub(super) fn gate(config: &Config, registers: Arc<dyn Registers<Throttle>>, clock: &Arc<dyn Clock>) -> Gate {

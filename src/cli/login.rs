@@ -28,8 +28,13 @@ pub(super) struct Login {
 impl Login {
     pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
         let password = secret::password(&format!("Password of {}: ", self.username))?;
-        let request =
-            pb::LoginRequest { username: self.username, password, slot: self.slot, device: self.device };
+        let request = pb::LoginRequest {
+            username: self.username,
+            password,
+            slot: self.slot,
+            device: self.device,
+            ..Default::default()
+        };
         let answer = client::auth(common).await?.login(request).await.map_err(client::failed)?.into_inner();
         let session = answer.session.unwrap_or_default();
         let displaced: Vec<_> = answer

@@ -3,36 +3,12 @@
 use std::time::Duration;
 
 use super::{ClientCertificate, Config, ConfigError};
-use crate::domain::password::Argon2Params;
+use crate::domain::{password::Argon2Params, sessions::MAX_TOMBSTONES};
 
 /// Refuses what could not work or would not be safe.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let session = &config.session;
     let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
-    if session.idle_timeout > session.absolute_timeout {
-        return refuse(
-            "session.idle_timeout is longer than session.absolute_timeout, so it could never take effect: shorten it or lengthen the other",
-        );
-    }
-    if session.idle_timeout < Duration::from_millis(100) || session.absolute_timeout < Duration::from_secs(1)
-    {
-        return refuse(
-            "session.idle_timeout must be at least 100ms and session.absolute_timeout at least 1s",
-        );
-    }
-    if session.absolute_timeout > Duration::from_hours(24 * 400) {
-        return refuse("session.absolute_timeout must be at most 400d");
-    }
-    if session.slots.is_empty() {
-        return refuse("session.slots must name at least one slot");
-    }
-    config.slots()?;
-    if session.limit.get() > 16 {
-        return refuse("session.limit must be 1 to 16");
-    }
-    if session.on_limit != "displace" {
-        return refuse("session.on_limit must be \"displace\"");
-    }
+    sessions(config)?;
     accounts(config)?;
     if !config.sessions.password.is_empty() && !config.sessions.password_file.is_empty() {
         return refuse("sessions.password and sessions.password_file are both set: remove one");
@@ -49,14 +25,69 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.token.reload_interval.is_zero() || config.server.connection_age.is_zero() {
         return refuse("token.reload_interval and server.connection_age must not be 0s");
     }
+    let server = &config.server;
     let limits =
-        [config.server.max_connections, config.server.max_requests, config.server.max_streams as usize];
+        [server.max_connections, server.max_requests, server.max_streams as usize, server.max_watches];
     if limits.contains(&0) {
-        return refuse("server.max_connections, server.max_requests and server.max_streams must not be 0");
+        return refuse(
+            "server.max_connections, server.max_requests, server.max_streams and server.max_watches must not be 0",
+        );
     }
     throttle(config)?;
     tls(config)?;
     password(config)
+}
+
+fn sessions(config: &Config) -> Result<(), ConfigError> {
+    let session = &config.session;
+    let refuse = |sentence: String| Err(ConfigError(sentence));
+    if session.slots.is_empty() {
+        return refuse("session.slots must name at least one slot".into());
+    }
+    for (slot, policy) in config.slot_policies()? {
+        let own = config.slot.get(slot.as_str());
+        // Where the setting is that takes effect.
+        let key = |name: &str, is_own: bool| {
+            if is_own { format!("slot.{}.{name}", slot.as_str()) } else { format!("session.{name}") }
+        };
+        let idle = key("idle_timeout", own.is_some_and(|own| own.idle_timeout.is_some()));
+        let absolute = key("absolute_timeout", own.is_some_and(|own| own.absolute_timeout.is_some()));
+        let limit = key("limit", own.is_some_and(|own| own.limit.is_some()));
+        if policy.idle_timeout > policy.absolute_timeout {
+            return refuse(format!(
+                "{idle} is longer than {absolute}, so it could never take effect: shorten it or lengthen the other"
+            ));
+        }
+        if policy.idle_timeout < Duration::from_millis(100)
+            || policy.absolute_timeout < Duration::from_secs(1)
+        {
+            return refuse(format!("{idle} must be at least 100ms and {absolute} at least 1s"));
+        }
+        if policy.absolute_timeout > Duration::from_hours(24 * 400) {
+            return refuse(format!("{absolute} must be at most 400d"));
+        }
+        if policy.limit.get() > 16 {
+            return refuse(format!("{limit} must be 1 to 16"));
+        }
+    }
+    if let Some(unknown) = config.slot.keys().find(|name| !session.slots.contains(name)) {
+        return refuse(format!(
+            "slot.{unknown} has rules, and session.slots does not name it; it names: {}",
+            session.slots.join(", ")
+        ));
+    }
+    if session.kick_war_changes > MAX_TOMBSTONES {
+        return refuse(format!("session.kick_war_changes must be 0 to {MAX_TOMBSTONES}"));
+    }
+    if session.kick_war_changes > 0
+        && (session.kick_war_window.is_zero() || session.kick_war_window > session.tombstone_ttl)
+    {
+        return refuse(
+            "session.kick_war_window must be above 0s and at most session.tombstone_ttl, for which changes are remembered"
+                .into(),
+        );
+    }
+    Ok(())
 }
 
 fn tls(config: &Config) -> Result<(), ConfigError> {

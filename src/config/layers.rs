@@ -13,6 +13,19 @@ fn is_service_link(name: &str) -> bool {
     name == "PORT" || ["PORT_", "SERVICE_HOST", "SERVICE_PORT"].iter().any(|link| name.starts_with(link))
 }
 
+/// The section in which each slot has a section of its own, with the keys of `session` in [`OF_A_SLOT`].
+const SLOT: &str = "slot";
+
+/// What a slot can have of its own.
+const OF_A_SLOT: [&str; 5] = ["idle_timeout", "absolute_timeout", "limit", "on_limit", "victim"];
+
+/// What there is to set for a slot, and of what type.
+fn rules_of_a_slot(defaults: &Table) -> Table {
+    let session = defaults.get("session").and_then(Value::as_table);
+    let known = session.into_iter().flatten().filter(|(key, _)| OF_A_SLOT.contains(&key.as_str()));
+    known.map(|(key, default)| (key.clone(), default.clone())).collect()
+}
+
 /// Lays `overlay` over `settings`. `defaults` says which keys there are, and of what type.
 pub(super) fn merge(
     settings: &mut Table,
@@ -26,6 +39,15 @@ pub(super) fn merge(
             return Err(unknown(&name, defaults));
         };
         match (default, value) {
+            (Value::Table(_), Value::Table(slots)) if name == SLOT => {
+                let rules_of_a_slot = Value::Table(rules_of_a_slot(defaults));
+                let Some(Value::Table(settings)) = settings.get_mut(&key) else { continue };
+                for (slot, rules) in slots {
+                    settings.entry(&slot).or_insert_with(|| Value::Table(Table::new()));
+                    let known = Table::from_iter([(slot.clone(), rules_of_a_slot.clone())]);
+                    merge(settings, &known, Table::from_iter([(slot, rules)]), SLOT)?;
+                }
+            }
             (Value::Table(defaults), Value::Table(overlay)) => {
                 if let Some(Value::Table(settings)) = settings.get_mut(&key) {
                     merge(settings, defaults, overlay, &name)?;
@@ -59,16 +81,14 @@ pub(super) fn overlay_variable(
     }
     let lower = name.to_ascii_lowercase();
     let (section, key) = lower.split_once("__").unwrap_or(("", &lower));
-    let (table, known) = if section.is_empty() {
-        (Some(settings), Some(defaults))
-    } else {
-        (
-            settings.get_mut(section).and_then(Value::as_table_mut),
-            defaults.get(section).and_then(Value::as_table),
-        )
+    let slots = rules_of_a_slot(defaults);
+    let (path, known): (Vec<&str>, _) = match (section, key.rsplit_once("__")) {
+        ("", _) => (vec![key], Some(defaults)),
+        (SLOT, Some((slot, key))) => (vec![SLOT, slot, key], Some(&slots)),
+        _ => (vec![section, key], defaults.get(section).and_then(Value::as_table)),
     };
-    let found = known.and_then(|known| known.get(key)).filter(|default| !default.is_table());
-    let (Some(table), Some(default)) = (table, found) else {
+    let default = known.zip(path.last()).and_then(|(known, key)| known.get(*key));
+    let Some(default) = default.filter(|default| !default.is_table()) else {
         return Err(ConfigError(format!(
             "the environment variable {variable} is not a setting: it is LATCHKEY_<SECTION>__<KEY>, see `latchkey serve --print-defaults`"
         )));
@@ -82,8 +102,11 @@ pub(super) fn overlay_variable(
         _ => Some(Value::String(value.to_owned())),
     };
     let parsed = parsed.ok_or_else(|| ConfigError(format!("{variable} must be {}", describe(default))))?;
-    table.insert(key.to_owned(), parsed);
-    Ok(())
+    let nested = |value, key: &&str| Value::Table(Table::from_iter([((*key).to_owned(), value)]));
+    match path.iter().rev().fold(parsed, nested) {
+        Value::Table(overlay) => merge(settings, defaults, overlay, ""),
+        _ => Ok(()),
+    }
 }
 
 fn unknown(name: &str, known: &Table) -> ConfigError {

@@ -65,9 +65,46 @@ pub struct Session {
     pub absolute_timeout: Duration,
     pub slots: Vec<String>,
     pub limit: NonZeroU32,
-    pub on_limit: String,
+    pub on_limit: OnLimit,
+    pub victim: Victim,
+    pub exclusive: bool,
+    pub kick_war_changes: usize,
+    #[serde(deserialize_with = "duration")]
+    pub kick_war_window: Duration,
     #[serde(deserialize_with = "duration")]
     pub tombstone_ttl: Duration,
+}
+
+/// What a slot has of its own.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct SlotRules {
+    #[serde(deserialize_with = "some_duration")]
+    pub idle_timeout: Option<Duration>,
+    #[serde(deserialize_with = "some_duration")]
+    pub absolute_timeout: Option<Duration>,
+    pub limit: Option<NonZeroU32>,
+    pub on_limit: Option<OnLimit>,
+    pub victim: Option<Victim>,
+}
+
+/// What becomes of a login in a full slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub enum OnLimit {
+    Displace,
+    Deny,
+}
+
+/// Which session is displaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub enum Victim {
+    Oldest,
+    LeastRecentlyUsed,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -182,6 +219,7 @@ pub struct Server {
     pub max_connections: usize,
     pub max_requests: usize,
     pub max_streams: u32,
+    pub max_watches: usize,
     #[serde(deserialize_with = "duration")]
     pub connection_age: Duration,
     pub reflection: bool,
@@ -219,4 +257,8 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     humantime::parse_duration(&text).map_err(|_| {
         D::Error::custom(format!("\"{text}\" is not a duration such as 500ms, 90s, 15m, 24h or 30d"))
     })
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
 }

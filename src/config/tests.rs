@@ -29,7 +29,9 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.session.idle_timeout, Duration::from_hours(1));
     assert_eq!(config.session.absolute_timeout, Duration::from_hours(24));
     assert_eq!(config.session.slots, ["default"]);
-    assert_eq!((config.session.limit.get(), config.session.on_limit.as_str()), (1, "displace"));
+    assert_eq!((config.session.limit.get(), config.session.on_limit), (1, OnLimit::Displace));
+    assert_eq!(config.session.kick_war_changes, 6);
+    assert_eq!(config.session.kick_war_window, Duration::from_mins(1));
     assert_eq!(config.validate.max_staleness, Duration::ZERO);
     let password = &config.password;
     assert_eq!((password.memory_kib, password.iterations, password.parallelism), (19456, 2, 1));

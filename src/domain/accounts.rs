@@ -291,9 +291,11 @@ impl Engine {
             // The register before the account, as at login: whoever is faster with a newer account makes
             // this conflict.
             let Some(account) = self.accounts.get(user_id).await? else { return Ok(0) };
-            let at = self.at();
-            let next = read.state.rename(account.profile(), at);
-            match self.commit(user_id, &read, next, at).await? {
+            let next = {
+                let known = self.epoch.known().await?;
+                read.state.rename(account.profile(), self.at(&known))
+            };
+            match self.commit(user_id, &read, next).await? {
                 Ok(()) => return Ok(0),
                 Err(newer) => read = self.lost(user_id, newer, &mut contention).await?,
             }

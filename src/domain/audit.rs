@@ -17,9 +17,12 @@ use super::{
 #[expect(missing_docs, reason = "docs/audit.md documents each of them, once")]
 pub enum Action {
     Login,
+    IssueSession,
     SessionDisplaced,
+    KickWar,
     Logout,
     SessionsEnded,
+    StoreRollback,
     ChangePassword,
     CreateAccount,
     ImportAccount,
@@ -36,11 +39,14 @@ pub enum Action {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Login,
+        Self::IssueSession,
         Self::SessionDisplaced,
+        Self::KickWar,
         Self::Logout,
         Self::SessionsEnded,
+        Self::StoreRollback,
         Self::ChangePassword,
         Self::CreateAccount,
         Self::ImportAccount,
@@ -58,9 +64,12 @@ impl Action {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Login => "login",
+            Self::IssueSession => "session.issue",
             Self::SessionDisplaced => "session.displaced",
+            Self::KickWar => "session.kick_war",
             Self::Logout => "logout",
             Self::SessionsEnded => "sessions.ended",
+            Self::StoreRollback => "store.rollback",
             Self::ChangePassword => "password.change",
             Self::CreateAccount => "account.create",
             Self::ImportAccount => "account.import",

@@ -52,7 +52,14 @@ impl Engine {
         let mut new_hash = None;
         for _ in 0..MAX_ATTEMPTS {
             let read = self.sessions.load(&claims.user_id).await?;
-            read.state.verdict(claims, self.clock.now()).map_err(Error::Rejected)?;
+            let verdict = {
+                let known = self.epoch.known().await?;
+                read.state.verdict(claims, self.at(&known)).map(drop)
+            };
+            if let Err(rejection) = verdict {
+                self.mind_rollback(claims, &read).await?;
+                return Err(Error::Rejected(rejection));
+            }
             if found.disabled.at(self.clock.now()) {
                 return Err(gone());
             }

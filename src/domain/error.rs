@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{callers::role::CallerRole, ports::StoreError, rejection::Rejection, types::Timestamp};
+use super::{
+    callers::role::CallerRole, ports::StoreError, rejection::Rejection, sessions::Session, types::Timestamp,
+};
 
 /// What is wrong with one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +76,24 @@ pub enum Error {
         /// Waiting alone does not help.
         stopped: bool,
     },
-    /// The token that the request stands on is not good.
+    /// The slot is full, and nobody is displaced unasked. Only for the right password.
+    #[error("the slot `{}` is taken{}; a login with takeover displaces that session", .holder.slot.as_str(), by(.holder))]
+    SessionLimit {
+        /// The session that would have to go.
+        holder: Box<Session>,
+        /// For how long it has not been used.
+        idle: Duration,
+    },
+    /// Two clients push each other out of a slot. Only for the right password.
+    #[error("this slot has changed hands too often: are two clients logging each other out?")]
+    KickWar {
+        /// When another login is let in.
+        retry_after: Duration,
+    },
+    /// A reader of a stream has fallen too far behind.
+    #[error("this reader has fallen too far behind: open the stream again with the last cursor")]
+    TooSlow,
+    /// The token that the request stands on is not good, or the session that it repeats has ended.
     #[error("{}", .0.message())]
     Rejected(Rejection),
     /// More work is waiting than can be done in time.
@@ -91,6 +110,13 @@ pub enum Error {
     /// A fault of ours.
     #[error("{0}")]
     Internal(String),
+}
+
+fn by(holder: &Session) -> String {
+    match holder.device.as_str() {
+        "" => String::new(),
+        device => format!(" by {device}"),
+    }
 }
 
 impl From<Violation> for Error {
@@ -113,7 +139,9 @@ impl Error {
             Self::CallerNotAllowed { .. } => "CALLER_NOT_ALLOWED",
             Self::CallerExists => "CALLER_EXISTS",
             Self::CallerNotFound => "CALLER_NOT_FOUND",
-            Self::Throttled { .. } => "THROTTLED",
+            Self::Throttled { .. } | Self::KickWar { .. } => "THROTTLED",
+            Self::SessionLimit { .. } => "SESSION_LIMIT",
+            Self::TooSlow => "TOO_SLOW",
             Self::Rejected(rejection) => rejection.reason.name(),
             Self::Overloaded { .. } => "OVERLOADED",
             Self::Store(StoreError::Unavailable { .. }) => "STORE_UNAVAILABLE",

@@ -54,8 +54,9 @@ impl Engine {
             Scope::Others => session.id != claims.session_id,
             Scope::All => true,
         };
+        self.mind_rollback(claims, &read).await?;
         self.transact(&claims.user_id, read, |state, at| {
-            if let Err(rejection) = state.verdict(claims, at.now) {
+            if let Err(rejection) = state.verdict(claims, at) {
                 return Decision::Keep(Err(rejection));
             }
             let next = state.close(which, Reason::LoggedOut, at);

@@ -7,16 +7,24 @@ pub mod accounts;
 pub mod audit;
 pub mod callers;
 pub mod change_password;
+mod counts;
 mod credentials;
+pub mod end_sessions;
+pub mod epoch;
 pub mod error;
+pub mod hub;
 pub mod import;
+pub mod issue_session;
 pub mod keyring;
+pub mod list_sessions;
 pub mod login;
 pub mod logout;
+mod open_session;
 pub mod origin;
 pub mod password;
 pub mod ports;
 pub mod rejection;
+mod rollback;
 pub mod sessions;
 pub mod throttle;
 pub mod token;
@@ -24,14 +32,19 @@ pub mod transact;
 pub mod types;
 pub mod username;
 pub mod validate;
+pub mod watch_session;
+pub mod watch_sessions;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub use counts::Counts;
 pub use error::{Error, Violation};
 
 use self::{
     audit::Audit,
     callers::{KnownCallers, refused::Refusals},
+    epoch::CurrentEpoch,
+    hub::Hub,
     password::Passwords,
     ports::{Accounts, Clock, Registers},
     sessions::{SlotPolicy, UserSessions},
@@ -45,6 +58,12 @@ use self::{
 pub struct Engine {
     /// Session state, one register a user.
     pub sessions: Arc<dyn Registers<UserSessions>>,
+    /// Since when sessions count at all.
+    pub epoch: CurrentEpoch,
+    /// Tells of sessions as they end.
+    pub hub: Hub,
+    /// How often what has happened.
+    pub counts: Counts,
     /// Who can log in.
     pub accounts: Arc<dyn Accounts>,
     /// Who may call what needs a permission.
@@ -77,12 +96,9 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// The same rules for every slot. `slots` must not be empty: then this is `None`.
-    pub fn uniform(slots: &[Slot], policy: SlotPolicy) -> Option<Self> {
-        Some(Self {
-            first: slots.first()?.clone(),
-            policies: slots.iter().map(|slot| (slot.clone(), policy)).collect(),
-        })
+    /// Each slot with its rules. `slots` must not be empty: then this is `None`.
+    pub fn new(slots: Vec<(Slot, SlotPolicy)>) -> Option<Self> {
+        Some(Self { first: slots.first()?.0.clone(), policies: slots.into_iter().collect() })
     }
 
     /// The slot a request names, or the first where it names none.

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    sessions::Ended,
+    sessions::{Ended, Epoch},
     types::{Timestamp, UserId},
 };
 
@@ -127,13 +127,18 @@ pub trait Registers<S: State>: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor(pub String);
 
-/// A session that ended, and whose.
+/// What the event log tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// Whose.
-    pub user_id: UserId,
-    /// Which, and why.
-    pub ended: Ended,
+pub enum Event {
+    /// A session has ended.
+    Ended {
+        /// Whose.
+        user_id: UserId,
+        /// Which, and why.
+        ended: Ended,
+    },
+    /// The sessions of all users have ended, because this epoch has begun.
+    Epoch(Epoch),
 }
 
 /// Events from some place in the log on.

@@ -1,6 +1,6 @@
 //! Why a token was not accepted: the same reasons on every surface.
 
-use super::types::{Device, Timestamp};
+use super::types::{Device, Notice, Timestamp};
 
 /// Why a token is not, or no longer, good. See `RejectionReason` in the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,21 +83,48 @@ pub struct Rejection {
     pub at: Option<Timestamp>,
     /// The device of the login that took the place, where one did.
     pub by_device: Option<Device>,
+    /// What to tell the user instead of a sentence of ours.
+    pub notice: Option<Notice>,
+}
+
+/// Why sessions are ended, by whoever ends them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    /// The reason.
+    pub reason: Reason,
+    /// What to tell the user instead of a sentence of ours.
+    pub notice: Option<Notice>,
+}
+
+impl From<Reason> for Why {
+    fn from(reason: Reason) -> Self {
+        Self { reason, notice: None }
+    }
+}
+
+impl Why {
+    /// What it means to a session that ends at this moment.
+    pub fn at(self, at: Timestamp) -> Rejection {
+        Rejection { notice: self.notice, ..Rejection::at(self.reason, at) }
+    }
 }
 
 impl Rejection {
     /// A rejection of which nothing but the reason is known.
     pub const fn bare(reason: Reason) -> Self {
-        Self { reason, at: None, by_device: None }
+        Self { reason, at: None, by_device: None, notice: None }
     }
 
     /// A rejection for what happened at `at`.
     pub const fn at(reason: Reason, at: Timestamp) -> Self {
-        Self { reason, at: Some(at), by_device: None }
+        Self { reason, at: Some(at), by_device: None, notice: None }
     }
 
-    /// A sentence in English that can be shown to the user.
+    /// A sentence that can be shown to the user: the notice, or one in English.
     pub fn message(&self) -> String {
+        if let Some(notice) = &self.notice {
+            return notice.as_str().to_owned();
+        }
         let device = self.by_device.as_ref().map_or("", Device::as_str);
         let by = if device.is_empty() { String::new() } else { format!(" on {device}") };
         match self.reason {

@@ -5,12 +5,22 @@
 //! takes the value, a token's claims and the time. Nothing here waits, reads a clock or knows a store,
 //! so that every race is decided by the compare-and-set around it (`transact`).
 
+mod epoch;
+mod fence;
+mod open;
+
 use std::{num::NonZeroU32, time::Duration};
 
 use super::{
     ports::State,
-    rejection::{Reason, Rejection},
-    types::{Claims, Device, Generation, Role, SessionId, Slot, Timestamp, UserId},
+    rejection::{Reason, Rejection, Why},
+    types::{Claims, Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
+};
+
+pub use self::{
+    epoch::Epoch,
+    fence::Fence,
+    open::{NotOpened, Open, Opened, REPEATABLE},
 };
 
 /// How many ended sessions a state remembers one by one. A slot that changes hands more often than
@@ -27,17 +37,55 @@ pub struct SlotPolicy {
     pub idle_timeout: Duration,
     /// A session this old ends.
     pub absolute_timeout: Duration,
-    /// How many sessions the slot holds; the oldest go.
+    /// How many sessions the slot holds.
     pub limit: NonZeroU32,
+    /// What becomes of a login in a full slot.
+    pub on_limit: OnLimit,
+    /// Which session has to go for another one.
+    pub victim: Victim,
+    /// A login ends the sessions in all other slots, too.
+    pub exclusive: bool,
+    /// When two clients are taken to push each other out for ever.
+    pub kick_war: KickWar,
 }
 
-/// The circumstances of a transition.
+/// What becomes of a login in a full slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLimit {
+    /// It displaces a session.
+    Displace,
+    /// It is denied, unless it says that it means to take over.
+    Deny,
+}
+
+/// Which session has to go for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Victim {
+    /// That of the oldest login.
+    Oldest,
+    /// The one whose latest use is the longest ago.
+    LeastRecentlyUsed,
+}
+
+/// A slot that changes hands so often within so long is fought over. It then stays with its holder until
+/// this long after the latest change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KickWar {
+    /// At most [`MAX_TOMBSTONES`], because that is how many changes are remembered. 0: as often as you like.
+    pub changes: usize,
+    /// Within this long.
+    pub window: Duration,
+}
+
+/// The circumstances of a verdict or a transition.
 #[derive(Debug, Clone, Copy)]
-pub struct At {
+pub struct At<'a> {
     /// The time.
     pub now: Timestamp,
     /// How long the reason of an ended session is remembered, at most.
     pub tombstone_ttl: Duration,
+    /// The epoch: sessions of an earlier one are dead.
+    pub epoch: &'a Epoch,
 }
 
 /// What is known of one user's sessions.
@@ -89,6 +137,12 @@ pub struct Session {
     pub last_seen: Timestamp,
     /// The idle timeout it was opened with.
     pub idle_timeout: Duration,
+    /// The number of the epoch it was opened in.
+    pub epoch: u64,
+    /// Opening it ended the sessions in all other slots.
+    pub exclusive: bool,
+    /// By what the login can be repeated.
+    pub login_key: Option<LoginKey>,
 }
 
 /// A session that was ended.
@@ -106,21 +160,14 @@ pub struct Tombstone {
     pub at: Timestamp,
     /// Because of whom, where a login did it.
     pub by_device: Device,
+    /// What to tell the user instead of a sentence of ours.
+    pub notice: Option<Notice>,
     /// Remembered until then.
     pub until: Timestamp,
-}
-
-/// "Everything up to this generation is dead."
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fence {
-    /// Up to and with this one.
-    pub generation: Generation,
-    /// Because of this.
-    pub reason: Reason,
-    /// Since then.
-    pub at: Timestamp,
-    /// Remembered until then; no token from before the fence is valid for longer.
-    pub until: Timestamp,
+    /// Of the session.
+    pub exclusive: bool,
+    /// Of the session.
+    pub login_key: Option<LoginKey>,
 }
 
 /// A session that ended: what the event log tells.
@@ -147,30 +194,6 @@ pub struct Next<T> {
     pub outcome: T,
 }
 
-/// The command to open a session.
-#[derive(Debug, Clone)]
-pub struct Open {
-    /// Of the new session.
-    pub id: SessionId,
-    /// The place it takes.
-    pub slot: Slot,
-    /// Its client.
-    pub device: Device,
-    /// Of the user, now.
-    pub profile: Profile,
-    /// Of the slot.
-    pub policy: SlotPolicy,
-}
-
-/// What came of opening a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Opened {
-    /// The new session.
-    pub session: Session,
-    /// The live sessions that had to go.
-    pub displaced: Vec<Session>,
-}
-
 impl Session {
     /// The session does not lapse before this moment: nothing but its idle timeout after its latest
     /// recorded use, within its absolute deadline.
@@ -184,141 +207,111 @@ impl Session {
         (self.idle_timeout / 20).min(Duration::from_mins(1))
     }
 
-    /// Why the session is dead at `now` although nobody ended it.
+    /// The session lapses at this moment, unless it is used before.
     ///
     /// A use within the touch interval of the recorded one goes unrecorded, so the idle deadline lies
     /// one interval behind the record: never early, at most one interval late.
-    fn lapse(&self, now: Timestamp) -> Option<Rejection> {
-        if now >= self.expires_at {
+    pub fn lapses_at(&self) -> Timestamp {
+        self.idle_deadline().min(self.expires_at)
+    }
+
+    fn idle_deadline(&self) -> Timestamp {
+        self.last_seen.after(self.idle_timeout).after(self.touch_interval())
+    }
+
+    /// Why the session is dead although nothing in its own state has ended it.
+    fn lapse(&self, at: At<'_>) -> Option<Rejection> {
+        if at.now >= self.expires_at {
             return Some(Rejection::at(Reason::Expired, self.expires_at));
         }
-        let idle = self.last_seen.after(self.idle_timeout).after(self.touch_interval());
-        (now >= idle).then(|| Rejection::at(Reason::IdleTimeout, idle))
+        let idle = self.idle_deadline();
+        let over = self.epoch < at.epoch.number;
+        if at.now >= idle && (!over || idle <= at.epoch.since) {
+            return Some(Rejection::at(Reason::IdleTimeout, idle));
+        }
+        over.then(|| at.epoch.rejection())
+    }
+}
+
+impl Tombstone {
+    fn rejection(&self) -> Rejection {
+        Rejection {
+            reason: self.reason,
+            at: Some(self.at),
+            by_device: Some(self.by_device.clone()).filter(|device| !device.as_str().is_empty()),
+            notice: self.notice.clone(),
+        }
     }
 }
 
 impl UserSessions {
     /// Whether a token with these claims is good: its session, or why not.
-    pub fn verdict(&self, claims: &Claims, now: Timestamp) -> Result<&Session, Rejection> {
+    pub fn verdict(&self, claims: &Claims, at: At<'_>) -> Result<&Session, Rejection> {
         if let Some(session) = self.sessions.iter().find(|session| session.id == claims.session_id) {
-            return session.lapse(now).map_or(Ok(session), Err);
+            return session.lapse(at).map_or(Ok(session), Err);
         }
         if let Some(grave) = self.tombstones.iter().find(|grave| grave.id == claims.session_id) {
-            let by_device = Some(grave.by_device.clone()).filter(|device| !device.as_str().is_empty());
-            return Err(Rejection { reason: grave.reason, at: Some(grave.at), by_device });
+            return Err(grave.rejection());
         }
-        if let Some(fence) = self.fence.filter(|fence| claims.generation <= fence.generation) {
-            return Err(Rejection::at(fence.reason, fence.at));
+        if let Some(fence) = self.fence.as_ref().filter(|fence| fence.covers(claims.generation)) {
+            return Err(fence.rejection());
         }
         Err(self.successor(claims).unwrap_or(Rejection::bare(Reason::UnknownSession)))
+    }
+
+    /// The live sessions, in the order of their logins.
+    pub fn live(&self, at: At<'_>) -> impl Iterator<Item = &Session> {
+        self.sessions.iter().filter(move |session| session.lapse(at).is_none())
     }
 
     /// No tombstone tells how the session ended, but a later one of the same slot does: logins take the
     /// slot in the order of their generations.
     fn successor(&self, claims: &Claims) -> Option<Rejection> {
+        let takes = |slot: &Slot, exclusive| exclusive || *slot == claims.slot;
         let live = self
             .sessions
             .iter()
-            .map(|session| (session.generation, &session.slot, session.issued_at, Some(&session.device)));
+            .filter(|session| takes(&session.slot, session.exclusive))
+            .map(|session| (session.generation, session.issued_at, Some(&session.device)));
         let dead = self
             .tombstones
             .iter()
-            .map(|grave| (grave.generation, &grave.slot, Timestamp::from_micros(grave.generation.0), None));
+            .filter(|grave| takes(&grave.slot, grave.exclusive))
+            .map(|grave| (grave.generation, Timestamp::from_micros(grave.generation.0), None));
         live.chain(dead)
-            .filter(|(generation, slot, ..)| {
-                **slot == claims.slot
-                    && claims.generation < *generation
-                    // A generation that we never gave out: the store was rolled back.
-                    && claims.generation <= self.generation
-            })
+            // A generation that we never gave out: the store was rolled back.
+            .filter(|(generation, ..)| claims.generation < *generation && !self.has_lost(claims))
             .min_by_key(|(generation, ..)| *generation)
-            .map(|(_, _, at, device)| Rejection {
-                reason: Reason::Replaced,
-                at: Some(at),
+            .map(|(_, at, device)| Rejection {
                 by_device: device.cloned().filter(|device| !device.as_str().is_empty()),
+                ..Rejection::at(Reason::Replaced, at)
             })
-    }
-
-    /// A login: the new session takes its slot.
-    pub fn open(&self, open: Open, at: At) -> Next<Opened> {
-        let (mut state, mut events) = self.settle(at);
-        let Open { id, slot, device, profile, policy } = open;
-        let limit = policy.limit.get() as usize;
-        let reason = if limit == 1 { Reason::Replaced } else { Reason::Evicted };
-
-        let mut displaced = Vec::new();
-        loop {
-            let holders = || state.sessions.iter().filter(|session| session.slot == slot);
-            if holders().count() < limit {
-                break;
-            }
-            let Some(oldest) = holders().min_by_key(|session| session.generation).map(|s| s.id) else {
-                break;
-            };
-            let by_device = Some(device.clone()).filter(|device| !device.as_str().is_empty());
-            let rejection = Rejection { reason, at: Some(at.now), by_device };
-            displaced.extend(state.end(|session| session.id == oldest, &rejection, at, &mut events));
-        }
-
-        state.generation = state.generation.next(at.now);
-        state.profile = profile;
-        let session = Session {
-            id,
-            generation: state.generation,
-            slot,
-            device,
-            issued_at: at.now,
-            // Whole seconds, because the token can say nothing finer.
-            expires_at: at.now.after(policy.absolute_timeout).ceil_to_second(),
-            last_seen: at.now,
-            idle_timeout: policy.idle_timeout,
-        };
-        state.sessions.push(session.clone());
-        Next { state, events, outcome: Opened { session, displaced } }
     }
 
     /// A use of a session, where it is due to be recorded; `None` where there is nothing to record.
-    pub fn touch(&self, id: SessionId, now: Timestamp) -> Option<Next<()>> {
+    pub fn touch(&self, id: SessionId, at: At<'_>) -> Option<Next<()>> {
         let index = self.sessions.iter().position(|session| session.id == id)?;
         let session = &self.sessions[index];
-        let due = now.since(session.last_seen) >= session.touch_interval();
-        if !due || session.lapse(now).is_some() {
+        let due = at.now.since(session.last_seen) >= session.touch_interval();
+        if !due || session.lapse(at).is_some() {
             return None;
         }
         let mut state = self.clone();
-        state.sessions[index].last_seen = now;
+        state.sessions[index].last_seen = at.now;
         Some(Next { state, events: Vec::new(), outcome: () })
     }
 
     /// Ends the live sessions that `which` picks. The outcome is how many those were.
-    pub fn close(&self, which: impl Fn(&Session) -> bool, reason: Reason, at: At) -> Next<u32> {
+    pub fn close(&self, which: impl Fn(&Session) -> bool, why: impl Into<Why>, at: At<'_>) -> Next<u32> {
         let (mut state, mut events) = self.settle(at);
-        let ended = state.end(which, &Rejection::at(reason, at.now), at, &mut events);
+        let ended = state.end(which, &why.into().at(at.now), at, &mut events);
         Next { state, events, outcome: count(&ended) }
     }
 
-    /// Ends everything that this user has had until now, remembered or not, and every login that is
-    /// under way. `longest` is the longest that any token lives.
-    pub fn fence(&self, reason: Reason, longest: Duration, at: At) -> Next<u32> {
-        self.fence_but(None, reason, longest, at)
-    }
-
-    /// As [`Self::fence`], but for one live session.
-    pub fn fence_but(&self, kept: Option<SessionId>, reason: Reason, longest: Duration, at: At) -> Next<u32> {
-        let mut next = self.close(|session| Some(session.id) != kept, reason, at);
-        // One past the last generation, so that a fence always changes the state and every login that
-        // read the register before it conflicts.
-        let generation = next.state.generation.next(at.now);
-        next.state.generation = generation;
-        next.state.fence =
-            Some(Fence { generation, reason, at: at.now, until: at.now.after(longest).ceil_to_second() });
-        next
-    }
-
     /// Name and roles have changed.
-    pub fn rename(&self, profile: Profile, at: At) -> Next<()> {
+    pub fn rename(&self, profile: Profile, at: At<'_>) -> Next<()> {
         let (mut state, events) = self.settle(at);
-        // As in `fence`: a login under way must read the account again.
+        // As in a fence: a login under way must read the account again.
         state.generation = state.generation.next(at.now);
         state.profile = profile;
         Next { state, events, outcome: () }
@@ -333,13 +326,13 @@ impl UserSessions {
     }
 
     /// Moves what time has ended out of the way.
-    fn settle(&self, at: At) -> (Self, Vec<Ended>) {
+    fn settle(&self, at: At<'_>) -> (Self, Vec<Ended>) {
         let mut state = self.clone();
         let mut events = Vec::new();
         state.tombstones.retain(|grave| at.now < grave.until);
-        state.fence = state.fence.filter(|fence| at.now < fence.until);
+        state.fence = state.fence.take().filter(|fence| at.now < fence.until);
         for session in &self.sessions {
-            if let Some(rejection) = session.lapse(at.now) {
+            if let Some(rejection) = session.lapse(at) {
                 state.end(|other| other.id == session.id, &rejection, at, &mut events);
             }
         }
@@ -350,7 +343,7 @@ impl UserSessions {
         &mut self,
         which: impl Fn(&Session) -> bool,
         rejection: &Rejection,
-        at: At,
+        at: At<'_>,
         events: &mut Vec<Ended>,
     ) -> Vec<Session> {
         let ended: Vec<_> = self.sessions.extract_if(.., |session| which(session)).collect();
@@ -362,7 +355,10 @@ impl UserSessions {
                 reason: rejection.reason,
                 at: rejection.at.unwrap_or(at.now),
                 by_device: rejection.by_device.clone().unwrap_or_default(),
+                notice: rejection.notice.clone(),
                 until: at.now.after(at.tombstone_ttl).min(session.expires_at),
+                exclusive: session.exclusive,
+                login_key: session.login_key.filter(|_| session.is_repeatable(at.now)),
             });
             events.push(Ended {
                 session_id: session.id,

@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::{
     Engine, Error,
+    epoch::Known,
     ports::{Change, Commit, Versioned},
     sessions::{At, Next, UserSessions},
     types::UserId,
@@ -89,9 +90,9 @@ impl Engine {
         Ok(self.sessions.load(user).await?)
     }
 
-    /// The circumstances of a transition that takes place now.
-    pub(crate) fn at(&self) -> At {
-        At { now: self.clock.now(), tombstone_ttl: self.tombstone_ttl }
+    /// The circumstances of a verdict or a transition that takes place now, by what is known of the epoch.
+    pub(crate) fn at<'a>(&self, known: &'a Known) -> At<'a> {
+        At { now: self.clock.now(), tombstone_ttl: self.tombstone_ttl, epoch: &known.epoch }
     }
 
     /// Commits `next` to the register as it was `read`: the outcome, or what stood there instead.
@@ -100,10 +101,9 @@ impl Engine {
         user: &UserId,
         read: &Versioned<UserSessions>,
         next: Next<T>,
-        at: At,
     ) -> Result<Result<T, Versioned<UserSessions>>, Error> {
         let Next { state, events, outcome } = next;
-        let change = Change { keep_until: state.keep_until(at.now), state, events };
+        let change = Change { keep_until: state.keep_until(self.clock.now()), state, events };
         Ok(match self.sessions.commit(user, read.revision, change).await? {
             Commit::Committed => Ok(outcome),
             Commit::Conflict(newer) => Err(newer),
@@ -115,16 +115,16 @@ impl Engine {
         &self,
         user: &UserId,
         mut read: Versioned<UserSessions>,
-        decide: impl Fn(&UserSessions, At) -> Decision<T>,
+        decide: impl Fn(&UserSessions, At<'_>) -> Decision<T>,
     ) -> Result<T, Error> {
         let mut contention = Contention::default();
         loop {
-            let at = self.at();
-            let next = match decide(&read.state, at) {
+            let decision = decide(&read.state, self.at(&*self.epoch.known().await?));
+            let next = match decision {
                 Decision::Keep(outcome) => return Ok(outcome),
                 Decision::Write(next) => next,
             };
-            match self.commit(user, &read, next, at).await? {
+            match self.commit(user, &read, next).await? {
                 Ok(outcome) => return Ok(outcome),
                 Err(newer) => read = self.lost(user, newer, &mut contention).await?,
             }

@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use aws_lc_rs::digest;
 use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE};
 
 use super::Violation;
@@ -198,6 +199,49 @@ impl Device {
     /// As text; empty where the client gave none.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// What an operator tells a user whose session is ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice(String);
+
+impl Notice {
+    /// At most 200 code points, no control characters; `None` where it is empty.
+    pub fn parse(text: &str) -> Result<Option<Self>, Violation> {
+        if text.chars().count() > 200 || text.chars().any(char::is_control) {
+            return Err(Violation::new(
+                "message",
+                "must be at most 200 code points without control characters",
+            ));
+        }
+        Ok(Some(Self(text.to_owned())).filter(|notice| !notice.0.is_empty()))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Names a login of one user, so that repeating it within a minute repeats its answer. A hash of what the
+/// client chose: among the few logins of one user in a minute, 64 bits tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginKey(pub u64);
+
+impl LoginKey {
+    /// From 1 to 128 visible ASCII characters; `None` where there are none.
+    pub fn parse(text: &str) -> Result<Option<Self>, Violation> {
+        if text.len() > 128 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Violation::new(
+                "idempotency_key",
+                "must be at most 128 visible ASCII characters, such as a UUID",
+            ));
+        }
+        let hash = digest::digest(&digest::SHA256, text.as_bytes());
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.as_ref()[..8]);
+        Ok(Some(Self(u64::from_be_bytes(first))).filter(|_| !text.is_empty()))
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     rejection::Rejection,
     sessions::{Session, UserSessions},
     transact::Decision,
-    types::{Claims, Role, Timestamp, UserId},
+    types::{Role, Timestamp, UserId},
 };
 
 /// A live session, as verdicts show it.
@@ -36,30 +36,44 @@ impl Engine {
             Err(rejection) => return Ok(Err(rejection)),
         };
         let read = self.sessions.load(&claims.user_id).await?;
-        let now = self.clock.now();
-        let session = match read.state.verdict(&claims, now) {
-            Ok(session) => session,
-            Err(rejection) => return Ok(Err(rejection)),
+        let (verdict, used) = {
+            let known = self.epoch.known().await?;
+            let at = self.at(&known);
+            let verdict = read.state.verdict(&claims, at);
+            let verdict = verdict.map(|session| {
+                Verified::of(&claims.user_id, &read.state, session, (!peek).then_some(at.now))
+            });
+            let used = !peek && verdict.is_ok() && read.state.touch(claims.session_id, at).is_some();
+            (verdict, used)
         };
-        let verified = verified(&claims, &read.state, session, (!peek).then_some(now));
-        if !peek && read.state.touch(claims.session_id, now).is_some() {
+        if verdict.is_err() {
+            self.mind_rollback(&claims, &read).await?;
+        } else if used {
             // Before the answer: a use that we have confirmed must count.
             self.transact(&claims.user_id, read, |state, at| {
-                state.touch(claims.session_id, at.now).map_or(Decision::Keep(()), Decision::Write)
+                state.touch(claims.session_id, at).map_or(Decision::Keep(()), Decision::Write)
             })
             .await?;
         }
-        Ok(Ok(verified))
+        Ok(verdict)
     }
 }
 
-fn verified(claims: &Claims, state: &UserSessions, session: &Session, used: Option<Timestamp>) -> Verified {
-    let last_seen = used.unwrap_or_default().max(session.last_seen);
-    Verified {
-        user_id: claims.user_id.clone(),
-        username: state.profile.username.clone(),
-        roles: state.profile.roles.clone(),
-        idle_expires_at: last_seen.after(session.idle_timeout).min(session.expires_at),
-        session: session.clone(),
+impl Verified {
+    /// A live session of a user with this state, as a use at `used` leaves it.
+    pub(super) fn of(
+        user_id: &UserId,
+        state: &UserSessions,
+        session: &Session,
+        used: Option<Timestamp>,
+    ) -> Self {
+        let last_seen = used.unwrap_or_default().max(session.last_seen);
+        Self {
+            user_id: user_id.clone(),
+            username: state.profile.username.clone(),
+            roles: state.profile.roles.clone(),
+            idle_expires_at: last_seen.after(session.idle_timeout).min(session.expires_at),
+            session: session.clone(),
+        }
     }
 }

@@ -44,12 +44,17 @@ pub fn rule(path: &str) -> Option<Rule> {
     Some(match path {
         "/latchkey.v1.AuthService/Login"
         | "/latchkey.v1.AuthService/Logout"
+        | "/latchkey.v1.AuthService/WatchSession"
         | "/latchkey.v1.AuthService/ChangePassword"
         | "/latchkey.v1.AuthService/GetJwks"
         | "/grpc.health.v1.Health/Check"
         | "/grpc.health.v1.Health/Watch"
         | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Rule::Open,
         "/latchkey.v1.AuthService/Validate" => Rule::Validator,
+        "/latchkey.v1.SessionService/IssueSession" => Rule::Role(CallerRole::Issuer),
+        "/latchkey.v1.SessionService/ListSessions"
+        | "/latchkey.v1.SessionService/EndSessions"
+        | "/latchkey.v1.SessionService/WatchSessions" => Rule::Role(CallerRole::Operator),
         "/latchkey.v1.AccountService/CreateAccount"
         | "/latchkey.v1.AccountService/GetAccount"
         | "/latchkey.v1.AccountService/ListAccounts"
@@ -69,7 +74,10 @@ pub fn rule(path: &str) -> Option<Rule> {
 pub(super) fn is_streaming(path: &str) -> bool {
     matches!(
         path,
-        "/grpc.health.v1.Health/Watch" | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        "/latchkey.v1.AuthService/WatchSession"
+            | "/latchkey.v1.SessionService/WatchSessions"
+            | "/grpc.health.v1.Health/Watch"
+            | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
     )
 }
 

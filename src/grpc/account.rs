@@ -34,12 +34,6 @@ impl AccountHandler {
         Self { engine, origins, import }
     }
 
-    fn parts<T>(&self, request: Request<T>) -> (T, Origin, RequestId) {
-        let (metadata, extensions, message) = request.into_parts();
-        let origin = self.origins.of(metadata.as_ref(), &extensions);
-        (message, origin, RequestId::from_extensions(&extensions))
-    }
-
     fn shown(&self, account: &Account) -> pb::Account {
         convert::account(account, self.engine.clock.now())
     }
@@ -121,8 +115,8 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<pb::CreateAccountRequest>,
     ) -> Result<Response<pb::CreateAccountResponse>, Status> {
-        let (message, origin, id) = self.parts(request);
-        answer(self.create(message, &origin).await, &id)
+        let (message, origin, id) = self.origins.parts(request);
+        status::answer(self.create(message, &origin).await, &id)
     }
 
     async fn get_account(
@@ -130,7 +124,7 @@ impl AccountService for AccountHandler {
         request: Request<pb::GetAccountRequest>,
     ) -> Result<Response<pb::GetAccountResponse>, Status> {
         let id = RequestId::from_extensions(request.extensions());
-        answer(self.read(request.into_inner()).await, &id)
+        status::answer(self.read(request.into_inner()).await, &id)
     }
 
     async fn list_accounts(
@@ -138,50 +132,50 @@ impl AccountService for AccountHandler {
         request: Request<pb::ListAccountsRequest>,
     ) -> Result<Response<pb::ListAccountsResponse>, Status> {
         let id = RequestId::from_extensions(request.extensions());
-        answer(self.list(request.into_inner()).await, &id)
+        status::answer(self.list(request.into_inner()).await, &id)
     }
 
     async fn update_account(
         &self,
         request: Request<pb::UpdateAccountRequest>,
     ) -> Result<Response<pb::UpdateAccountResponse>, Status> {
-        let (message, origin, id) = self.parts(request);
-        answer(self.update(message, &origin).await, &id)
+        let (message, origin, id) = self.origins.parts(request);
+        status::answer(self.update(message, &origin).await, &id)
     }
 
     async fn set_password(
         &self,
         request: Request<pb::SetPasswordRequest>,
     ) -> Result<Response<pb::SetPasswordResponse>, Status> {
-        let (message, origin, id) = self.parts(request);
+        let (message, origin, id) = self.origins.parts(request);
         let done = async {
             let user_id = UserId::parse(&message.user_id)?;
             let password = NewPassword::new("password", message.password);
             let ended = self.engine.set_password(&user_id, password, &origin).await?;
             Ok(pb::SetPasswordResponse { ended })
         };
-        answer(done.await, &id)
+        status::answer(done.await, &id)
     }
 
     async fn unlock_account(
         &self,
         request: Request<pb::UnlockAccountRequest>,
     ) -> Result<Response<pb::UnlockAccountResponse>, Status> {
-        let (message, origin, id) = self.parts(request);
-        answer(self.unlock(message, &origin).await, &id)
+        let (message, origin, id) = self.origins.parts(request);
+        status::answer(self.unlock(message, &origin).await, &id)
     }
 
     async fn delete_account(
         &self,
         request: Request<pb::DeleteAccountRequest>,
     ) -> Result<Response<pb::DeleteAccountResponse>, Status> {
-        let (message, origin, id) = self.parts(request);
+        let (message, origin, id) = self.origins.parts(request);
         let done = async {
             let user_id = UserId::parse(&message.user_id)?;
             let ended = self.engine.delete_account(&user_id, &origin).await?;
             Ok(pb::DeleteAccountResponse { ended })
         };
-        answer(done.await, &id)
+        status::answer(done.await, &id)
     }
 
     async fn import_accounts(
@@ -191,10 +185,6 @@ impl AccountService for AccountHandler {
         let origin = self.origins.of(request.metadata().as_ref(), request.extensions());
         self.import.run(request, origin).await.map(Response::new)
     }
-}
-
-fn answer<T>(outcome: Result<T, Error>, id: &RequestId) -> Result<Response<T>, Status> {
-    outcome.map(Response::new).map_err(|error| status::of(error, id))
 }
 
 fn by_id(user_id: &str) -> Result<AccountKey, Violation> {

@@ -9,14 +9,14 @@ use super::{
     origin::Origins,
     pb::{self, auth_service_server::AuthService, validate_response::Verdict},
     request_id::RequestId,
-    status,
+    status, watch,
 };
 use crate::domain::{
     Engine, Error, Violation,
-    login::Login,
+    login::{LoggedIn, Login, Wanted},
     logout::Scope,
     password::{NewPassword, Password},
-    types::Device,
+    types::{Device, LoginKey},
     username::Username,
 };
 
@@ -39,12 +39,12 @@ impl AuthService for AuthHandler {
             let origin = self.origins.of(metadata.as_ref(), &extensions);
             self.engine.login(login(message)?, &origin).await
         };
-        let logged_in =
+        let LoggedIn { token, session, displaced, .. } =
             answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
         Ok(Response::new(pb::LoginResponse {
-            token: logged_in.token,
-            session: Some(convert::session(logged_in.session)),
-            displaced: logged_in.displaced.iter().map(convert::displaced).collect(),
+            token,
+            session: Some(convert::session(session)),
+            displaced: displaced.iter().map(convert::displaced).collect(),
         }))
     }
 
@@ -65,6 +65,22 @@ impl AuthService for AuthHandler {
             Err(rejection) => Verdict::Rejection(convert::rejection(&rejection)),
         };
         Ok(Response::new(pb::ValidateResponse { verdict: Some(verdict) }))
+    }
+
+    type WatchSessionStream = watch::SessionStream;
+
+    async fn watch_session(
+        &self,
+        request: Request<pb::WatchSessionRequest>,
+    ) -> Result<Response<Self::WatchSessionStream>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let answer = async {
+            let token = convert::token(&message.token, &metadata)?;
+            self.engine.watch_session(token).await
+        };
+        let (session, watch) =
+            answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
+        Ok(Response::new(watch::session(session, watch)))
     }
 
     async fn logout(
@@ -120,8 +136,12 @@ fn login(message: pb::LoginRequest) -> Result<Login, Violation> {
     Ok(Login {
         username: Username::parse(&message.username)?,
         password: Password::presented(message.password)?,
-        slot: message.slot,
-        device: Device::parse(&message.device)?,
+        wanted: Wanted {
+            slot: message.slot,
+            device: Device::parse(&message.device)?,
+            login_key: LoginKey::parse(&message.idempotency_key)?,
+            takeover: message.takeover,
+        },
     })
 }
 

@@ -28,12 +28,6 @@ impl CallerHandler {
         Self { engine, origins }
     }
 
-    fn parts<T>(&self, request: Request<T>) -> (T, Origin, RequestId) {
-        let (metadata, extensions, message) = request.into_parts();
-        let origin = self.origins.of(metadata.as_ref(), &extensions);
-        (message, origin, RequestId::from_extensions(&extensions))
-    }
-
     async fn create(
         &self,
         message: pb::CreateCallerRequest,
@@ -61,8 +55,8 @@ impl CallerService for CallerHandler {
         &self,
         request: Request<pb::CreateCallerRequest>,
     ) -> Result<Response<pb::CreateCallerResponse>, Status> {
-        let (message, origin, id) = self.parts(request);
-        answer(self.create(message, &origin).await, &id)
+        let (message, origin, id) = self.origins.parts(request);
+        status::answer(self.create(message, &origin).await, &id)
     }
 
     async fn list_callers(
@@ -72,20 +66,16 @@ impl CallerService for CallerHandler {
         let id = RequestId::from_extensions(request.extensions());
         let callers = self.engine.list_callers().await;
         let shown = |callers: Vec<Caller>| callers.into_iter().map(shown).collect();
-        answer(callers.map(|callers| pb::ListCallersResponse { callers: shown(callers) }), &id)
+        status::answer(callers.map(|callers| pb::ListCallersResponse { callers: shown(callers) }), &id)
     }
 
     async fn revoke_caller(
         &self,
         request: Request<pb::RevokeCallerRequest>,
     ) -> Result<Response<pb::RevokeCallerResponse>, Status> {
-        let (message, origin, id) = self.parts(request);
-        answer(self.revoke(message, &origin).await, &id)
+        let (message, origin, id) = self.origins.parts(request);
+        status::answer(self.revoke(message, &origin).await, &id)
     }
-}
-
-fn answer<T>(outcome: Result<T, Error>, id: &RequestId) -> Result<Response<T>, Status> {
-    outcome.map(Response::new).map_err(|error| status::of(error, id))
 }
 
 fn shown(caller: Caller) -> pb::Caller {

@@ -42,7 +42,14 @@ pub(super) fn session(verified: Verified) -> pb::Session {
         issued_at: Some(timestamp(session.issued_at)),
         expires_at: Some(timestamp(session.expires_at)),
         idle_expires_at: Some(timestamp(idle_expires_at)),
+        last_seen_at: None,
     }
+}
+
+/// As [`session`], with the latest use that was recorded.
+pub(super) fn session_with_use(verified: Verified) -> pb::Session {
+    let last_seen = verified.session.last_seen;
+    pb::Session { last_seen_at: Some(timestamp(last_seen)), ..session(verified) }
 }
 
 pub(super) fn displaced(session: &Session) -> pb::DisplacedSession {

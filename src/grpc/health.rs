@@ -15,8 +15,13 @@ use crate::domain::Engine;
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// The services whose health is told, besides the server as a whole.
-const SERVICES: [&str; 4] =
-    ["", "latchkey.v1.AuthService", "latchkey.v1.AccountService", "latchkey.v1.CallerService"];
+const SERVICES: [&str; 5] = [
+    "",
+    "latchkey.v1.AuthService",
+    "latchkey.v1.SessionService",
+    "latchkey.v1.AccountService",
+    "latchkey.v1.CallerService",
+];
 
 /// Knows whether we can serve.
 #[derive(Clone)]

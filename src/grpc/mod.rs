@@ -13,8 +13,10 @@ pub mod origin;
 pub mod pb;
 mod request_id;
 pub mod server;
+mod session;
 mod status;
 pub mod tls;
+mod watch;
 
 use std::sync::Arc;
 
@@ -33,8 +35,9 @@ use self::{
     origin::Origins,
     pb::{
         account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer,
-        caller_service_server::CallerServiceServer,
+        caller_service_server::CallerServiceServer, session_service_server::SessionServiceServer,
     },
+    session::SessionHandler,
 };
 use crate::domain::Engine;
 
@@ -57,6 +60,10 @@ pub fn services(
     services
         .add_service(
             AuthServiceServer::new(AuthHandler::new(Arc::clone(engine), origins.clone()))
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
+            SessionServiceServer::new(SessionHandler::new(Arc::clone(engine), origins.clone()))
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(

@@ -7,6 +7,7 @@ use std::{
 
 use http::{Extensions, HeaderMap};
 use ipnet::IpNet;
+use tonic::Request;
 
 use super::request_id::RequestId;
 use crate::domain::{callers::certificates::CertificateName, origin::Origin};
@@ -37,6 +38,13 @@ impl Origins {
     /// Believes what peers in these networks say of their clients.
     pub fn new(trusted: Vec<IpNet>) -> Self {
         Self { trusted: trusted.into() }
+    }
+
+    /// A request as its message, where it comes from, and its id.
+    pub(super) fn parts<T>(&self, request: Request<T>) -> (T, Origin, RequestId) {
+        let (metadata, extensions, message) = request.into_parts();
+        let origin = self.of(metadata.as_ref(), &extensions);
+        (message, origin, RequestId::from_extensions(&extensions))
     }
 
     /// Where a request with these headers and extensions comes from.

@@ -28,10 +28,12 @@ macro_rules! redacted {
     };
 }
 
-redacted!(LoginRequest: username, slot, device; password);
+redacted!(LoginRequest: username, slot, device, idempotency_key, takeover; password);
 redacted!(LoginResponse: session, displaced; token);
 redacted!(ValidateRequest: peek, max_staleness; token);
 redacted!(LogoutRequest: scope; token);
+redacted!(WatchSessionRequest: ; token);
+redacted!(IssueSessionResponse: session, displaced; token);
 redacted!(ChangePasswordRequest: ; token, current_password, new_password);
 redacted!(CreateAccountRequest: username, roles; password);
 redacted!(SetPasswordRequest: user_id; password);
@@ -50,6 +52,8 @@ mod tests {
             format!("{:?}", LoginResponse { token: secret(), ..Default::default() }),
             format!("{:?}", ValidateRequest { token: secret(), ..Default::default() }),
             format!("{:?}", LogoutRequest { token: secret(), ..Default::default() }),
+            format!("{:?}", WatchSessionRequest { token: secret() }),
+            format!("{:?}", IssueSessionResponse { token: secret(), ..Default::default() }),
             format!(
                 "{:?}",
                 ChangePasswordRequest { token: secret(), current_password: secret(), new_password: secret() }

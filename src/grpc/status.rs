@@ -2,17 +2,28 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{MAX_REQUEST, pb::ErrorReason, request_id::RequestId};
-use crate::domain::{Error, ports::StoreError};
+use crate::domain::{Error, ports::StoreError, sessions::Session};
 
 /// The domain of every `google.rpc.ErrorInfo` that we send.
 const DOMAIN: &str = "latchkey";
 
 /// When to try a store again that does not answer.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// When a reader that was too slow may come again.
+const SLOW_RETRY: Duration = Duration::from_secs(1);
+
+/// Streams that end with the server come again within so long, so that they do not come all at once.
+const RECONNECTS: Duration = Duration::from_secs(5);
+
+/// The answer to a request.
+pub(super) fn answer<T>(outcome: Result<T, Error>, request: &RequestId) -> Result<Response<T>, Status> {
+    outcome.map(Response::new).map_err(|error| of(error, request))
+}
 
 /// The status of an error. What the caller cannot mend is logged, under the id of the request.
 pub(super) fn of(error: Error, request: &RequestId) -> Status {
@@ -49,15 +60,18 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
         }
         Error::CallerExists => status(Code::AlreadyExists, message, ErrorReason::CallerExists),
         Error::CallerNotFound => status(Code::NotFound, message, ErrorReason::CallerNotFound),
-        Error::Throttled { retry_after, .. } => {
-            let mut details = info(ErrorReason::Throttled);
-            details.set_retry_info(Some(retry_after));
-            Status::with_error_details(Code::ResourceExhausted, message, details)
+        Error::Throttled { retry_after, .. } | Error::KickWar { retry_after } => {
+            exhausted(message, ErrorReason::Throttled, retry_after)
         }
+        Error::SessionLimit { holder, idle } => session_limit(message, &holder, idle),
+        Error::TooSlow => exhausted(message, ErrorReason::TooSlow, SLOW_RETRY),
         Error::Rejected(rejection) => {
             let mut metadata = HashMap::new();
             if let Some(at) = rejection.at {
                 metadata.insert("at_unix".to_owned(), at.as_secs().to_string());
+            }
+            if let Some(device) = &rejection.by_device {
+                metadata.insert("by_device".to_owned(), device.as_str().to_owned());
             }
             let mut details = ErrorDetails::new();
             details.set_error_info(rejection.reason.name(), DOMAIN, metadata);
@@ -82,9 +96,29 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
 
 /// More is asked of the server than it can do in time.
 pub(super) fn overloaded(message: &str, retry_after: Duration) -> Status {
-    let mut details = info(ErrorReason::Overloaded);
+    exhausted(message, ErrorReason::Overloaded, retry_after)
+}
+
+/// Not now, but later.
+fn exhausted(message: impl Into<String>, reason: ErrorReason, retry_after: Duration) -> Status {
+    let mut details = info(reason);
     details.set_retry_info(Some(retry_after));
     Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// Who holds the slot, for a client that asks its user whether to take over.
+fn session_limit(message: String, holder: &Session, idle: Duration) -> Status {
+    let mut metadata = HashMap::from([
+        ("slot".to_owned(), holder.slot.as_str().to_owned()),
+        ("issued_at_unix".to_owned(), holder.issued_at.as_secs().to_string()),
+        ("idle_seconds".to_owned(), idle.as_secs().to_string()),
+    ]);
+    if !holder.device.as_str().is_empty() {
+        metadata.insert("device".to_owned(), holder.device.as_str().to_owned());
+    }
+    let mut details = ErrorDetails::new();
+    details.set_error_info(name(ErrorReason::SessionLimit), DOMAIN, metadata);
+    Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
 /// The message is too large, or not the one that the method takes.
@@ -110,7 +144,9 @@ pub(super) fn stalled() -> Status {
 
 /// A stream ends because the server does.
 pub(super) fn shutting_down() -> Status {
-    status(Code::Unavailable, "the server is stopping: connect again", ErrorReason::ShuttingDown)
+    let mut details = info(ErrorReason::ShuttingDown);
+    details.set_retry_info(Some(RECONNECTS.mul_f64(rand::random())));
+    Status::with_error_details(Code::Unavailable, "the server is stopping: connect again", details)
 }
 
 fn status(code: Code, message: impl Into<String>, reason: ErrorReason) -> Status {

@@ -7,6 +7,7 @@
 //! The numbers are chosen for size, since every user has one of these in memory somewhere: moments are
 //! differences, and what has its usual value is left out.
 
+mod epoch;
 mod throttle;
 
 use std::time::Duration;
@@ -18,9 +19,10 @@ use crate::domain::{
     ports::Event,
     rejection::{Reason, Rejection},
     sessions::{Ended, Fence, Profile, Session, Tombstone, UserSessions},
-    types::{Device, Generation, Role, SessionId, Slot, Timestamp, UserId},
+    types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
 };
 
+pub use self::epoch::{decode_epoch, encode_epoch, encode_epoch_event};
 pub use self::throttle::{decode_throttle, encode_throttle};
 
 /// The first byte of what we write.
@@ -77,6 +79,12 @@ struct SessionWire {
     seen_delta: i64,
     #[prost(uint64, tag = "8")]
     idle_micros: u64,
+    #[prost(bool, tag = "9")]
+    exclusive: bool,
+    #[prost(fixed64, optional, tag = "10")]
+    login_key: Option<u64>,
+    #[prost(uint64, tag = "11")]
+    epoch: u64,
 }
 
 #[derive(Message)]
@@ -95,6 +103,12 @@ struct TombstoneWire {
     by_device: String,
     #[prost(uint64, tag = "7")]
     until_micros: u64,
+    #[prost(string, tag = "8")]
+    notice: String,
+    #[prost(bool, tag = "9")]
+    exclusive: bool,
+    #[prost(fixed64, optional, tag = "10")]
+    login_key: Option<u64>,
 }
 
 #[derive(Message)]
@@ -107,6 +121,8 @@ struct FenceWire {
     at_micros: u64,
     #[prost(uint64, tag = "4")]
     until_micros: u64,
+    #[prost(string, tag = "5")]
+    notice: String,
 }
 
 #[derive(Message)]
@@ -125,6 +141,11 @@ struct EventWire {
     by_device: Option<String>,
     #[prost(uint64, tag = "7")]
     expires_micros: u64,
+    #[prost(string, tag = "8")]
+    notice: String,
+    /// Where an epoch has begun, and then nothing else.
+    #[prost(message, optional, tag = "9")]
+    epoch: Option<epoch::EpochWire>,
 }
 
 /// The bytes of a state.
@@ -135,12 +156,7 @@ pub fn encode_sessions(state: &UserSessions) -> Bytes {
         roles: state.profile.roles.iter().map(|role| role.as_str().to_owned()).collect(),
         sessions: state.sessions.iter().map(session_wire).collect(),
         tombstones: state.tombstones.iter().map(tombstone_wire).collect(),
-        fence: state.fence.map(|fence| FenceWire {
-            generation: fence.generation.0,
-            reason: fence.reason.code().into(),
-            at_micros: fence.at.as_micros(),
-            until_micros: fence.until.as_micros(),
-        }),
+        fence: state.fence.as_ref().map(fence_wire),
     })
 }
 
@@ -166,13 +182,18 @@ pub fn encode_event(user_id: &UserId, ended: &Ended) -> Bytes {
         at_micros: ended.rejection.at.map(Timestamp::as_micros),
         by_device: ended.rejection.by_device.as_ref().map(|device| device.as_str().to_owned()),
         expires_micros: ended.expires_at.as_micros(),
+        notice: notice_wire(ended.rejection.notice.as_ref()),
+        epoch: None,
     })
 }
 
 /// The event that these are the bytes of.
 pub fn decode_event(bytes: &[u8]) -> Result<Event, CodecError> {
     let wire: EventWire = unpack(bytes)?;
-    Ok(Event {
+    if let Some(wire) = &wire.epoch {
+        return Ok(Event::Epoch(epoch::epoch(wire)?));
+    }
+    Ok(Event::Ended {
         user_id: checked(UserId::parse(&wire.user_id))?,
         ended: Ended {
             session_id: session_id(&wire.session_id)?,
@@ -181,6 +202,7 @@ pub fn decode_event(bytes: &[u8]) -> Result<Event, CodecError> {
                 reason: reason(wire.reason)?,
                 at: wire.at_micros.map(Timestamp::from_micros),
                 by_device: wire.by_device.as_deref().map(device).transpose()?,
+                notice: notice(&wire.notice)?,
             },
             expires_at: Timestamp::from_micros(wire.expires_micros),
         },
@@ -197,6 +219,9 @@ fn session_wire(session: &Session) -> SessionWire {
         expires_secs: session.expires_at.as_secs(),
         seen_delta: difference(session.last_seen.as_micros(), session.issued_at.as_micros()),
         idle_micros: u64::try_from(session.idle_timeout.as_micros()).unwrap_or(u64::MAX),
+        epoch: session.epoch,
+        exclusive: session.exclusive,
+        login_key: session.login_key.map(|key| key.0),
     }
 }
 
@@ -211,6 +236,9 @@ fn session(wire: &SessionWire) -> Result<Session, CodecError> {
         expires_at: Timestamp::from_secs(wire.expires_secs),
         last_seen: Timestamp::from_micros(issued.saturating_add_signed(wire.seen_delta)),
         idle_timeout: Duration::from_micros(wire.idle_micros),
+        epoch: wire.epoch,
+        exclusive: wire.exclusive,
+        login_key: wire.login_key.map(LoginKey),
     })
 }
 
@@ -223,6 +251,9 @@ fn tombstone_wire(grave: &Tombstone) -> TombstoneWire {
         at_micros: grave.at.as_micros(),
         by_device: grave.by_device.as_str().to_owned(),
         until_micros: grave.until.as_micros(),
+        notice: notice_wire(grave.notice.as_ref()),
+        exclusive: grave.exclusive,
+        login_key: grave.login_key.map(|key| key.0),
     }
 }
 
@@ -234,8 +265,21 @@ fn tombstone(wire: &TombstoneWire) -> Result<Tombstone, CodecError> {
         reason: reason(wire.reason)?,
         at: Timestamp::from_micros(wire.at_micros),
         by_device: device(&wire.by_device)?,
+        notice: notice(&wire.notice)?,
         until: Timestamp::from_micros(wire.until_micros),
+        exclusive: wire.exclusive,
+        login_key: wire.login_key.map(LoginKey),
     })
+}
+
+fn fence_wire(fence: &Fence) -> FenceWire {
+    FenceWire {
+        generation: fence.generation.0,
+        reason: fence.reason.code().into(),
+        at_micros: fence.at.as_micros(),
+        until_micros: fence.until.as_micros(),
+        notice: notice_wire(fence.notice.as_ref()),
+    }
 }
 
 fn fence(wire: &FenceWire) -> Result<Fence, CodecError> {
@@ -243,6 +287,7 @@ fn fence(wire: &FenceWire) -> Result<Fence, CodecError> {
         generation: Generation(wire.generation),
         reason: reason(wire.reason)?,
         at: Timestamp::from_micros(wire.at_micros),
+        notice: notice(&wire.notice)?,
         until: Timestamp::from_micros(wire.until_micros),
     })
 }
@@ -257,6 +302,14 @@ fn slot(wire: &str) -> Result<Slot, CodecError> {
 
 fn device(wire: &str) -> Result<Device, CodecError> {
     checked(Device::parse(wire))
+}
+
+fn notice_wire(notice: Option<&Notice>) -> String {
+    notice.map(|notice| notice.as_str().to_owned()).unwrap_or_default()
+}
+
+fn notice(wire: &str) -> Result<Option<Notice>, CodecError> {
+    checked(Notice::parse(wire))
 }
 
 fn session_id(wire: &[u8]) -> Result<SessionId, CodecError> {

@@ -10,10 +10,11 @@ use super::{
     raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue},
 };
 use crate::domain::{
+    epoch::EpochKey,
     ports::{
         Change, Commit, Cursor, Event, EventLog, Registers, Revision, State, StoreError, Tail, Versioned,
     },
-    sessions::{Ended, UserSessions},
+    sessions::{Ended, Epoch, UserSessions},
     throttle::{Throttle, ThrottleKey},
     types::UserId,
 };
@@ -78,6 +79,28 @@ impl Encode for Throttle {
 
     fn encode_event(_: &ThrottleKey, event: &Infallible) -> Bytes {
         match *event {}
+    }
+}
+
+impl Encode for Epoch {
+    fn name(_: &EpochKey) -> &str {
+        EpochKey::NAME
+    }
+
+    fn floor(&self) -> u64 {
+        self.number
+    }
+
+    fn encode(&self) -> Bytes {
+        codec::encode_epoch(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode_epoch(bytes)
+    }
+
+    fn encode_event(_: &EpochKey, epoch: &Epoch) -> Bytes {
+        codec::encode_epoch_event(epoch)
     }
 }
 

@@ -10,12 +10,21 @@ const IDLE: Duration = Duration::from_mins(10);
 const ABSOLUTE: Duration = Duration::from_hours(1);
 const TOUCH: Duration = Duration::from_secs(30);
 
+/// Displaces the oldest, as often as you like.
 fn policy(limit: u32) -> SlotPolicy {
-    SlotPolicy { idle_timeout: IDLE, absolute_timeout: ABSOLUTE, limit: NonZeroU32::new(limit).unwrap() }
+    SlotPolicy {
+        idle_timeout: IDLE,
+        absolute_timeout: ABSOLUTE,
+        limit: NonZeroU32::new(limit).unwrap(),
+        on_limit: OnLimit::Displace,
+        victim: Victim::Oldest,
+        exclusive: false,
+        kick_war: KickWar { changes: 0, window: Duration::from_mins(1) },
+    }
 }
 
-fn at(now: Timestamp) -> At {
-    At { now, tombstone_ttl: TOMBSTONE_TTL }
+fn at(now: Timestamp) -> At<'static> {
+    At { now, tombstone_ttl: TOMBSTONE_TTL, epoch: &Epoch::FIRST }
 }
 
 fn id(number: u64) -> SessionId {
@@ -31,6 +40,8 @@ fn open(number: u64, slot: &str, device: &str, limit: u32) -> Open {
         device: Device::parse(device).unwrap(),
         profile: Profile { username: "alice".into(), roles: Vec::new() },
         policy: policy(limit),
+        login_key: None,
+        takeover: false,
     }
 }
 
@@ -60,7 +71,7 @@ impl Story {
 
     fn login(&mut self, device: &str) -> Session {
         self.logins += 1;
-        let next = self.state.open(open(self.logins, "default", device, 1), at(self.now));
+        let next = self.state.open(open(self.logins, "default", device, 1), at(self.now)).unwrap();
         self.state = next.state;
         next.outcome.session
     }
@@ -71,7 +82,7 @@ impl Story {
     }
 
     fn rejection(&self, session: &Session) -> Rejection {
-        self.state.verdict(&claims(session), self.now).unwrap_err()
+        self.state.verdict(&claims(session), at(self.now)).unwrap_err()
     }
 }
 
@@ -83,7 +94,7 @@ fn the_latest_wins_although_its_clock_is_behind() {
     let second = story.login("b");
     assert!(second.generation > first.generation);
     assert_eq!(story.rejection(&first).reason, Reason::Replaced);
-    assert_eq!(story.state.verdict(&claims(&second), story.now), Ok(&second));
+    assert_eq!(story.state.verdict(&claims(&second), at(story.now)), Ok(&second));
 }
 
 #[test]
@@ -92,7 +103,7 @@ fn a_session_that_had_timed_out_is_not_called_replaced() {
     let first = story.login("a");
     story.after(IDLE + TOUCH);
     assert_eq!(story.rejection(&first).reason, Reason::IdleTimeout);
-    let next = story.state.open(open(9, "default", "b", 1), at(story.now));
+    let next = story.state.open(open(9, "default", "b", 1), at(story.now)).unwrap();
     assert!(next.outcome.displaced.is_empty(), "it displaced nobody");
     story.state = next.state;
     let rejection = story.rejection(&first);
@@ -105,12 +116,12 @@ fn use_slides_the_idle_timeout_and_never_the_absolute_one() {
     let session = story.login("a");
     for _ in 0..6 {
         story.after(IDLE.saturating_sub(Duration::from_secs(1)));
-        story.state = story.state.touch(session.id, story.now).unwrap().state;
+        story.state = story.state.touch(session.id, at(story.now)).unwrap().state;
     }
     story.now = Timestamp::from_micros(session.expires_at.as_micros() - 1);
-    assert!(story.state.verdict(&claims(&session), story.now).is_ok());
+    assert!(story.state.verdict(&claims(&session), at(story.now)).is_ok());
     story.now = session.expires_at;
-    assert!(story.state.touch(session.id, story.now).is_none());
+    assert!(story.state.touch(session.id, at(story.now)).is_none());
     assert_eq!(story.rejection(&session), Rejection::at(Reason::Expired, session.expires_at));
 }
 
@@ -119,10 +130,10 @@ fn a_use_that_went_unrecorded_still_counts_in_full() {
     let mut story = Story::new();
     let session = story.login("a");
     story.after(TOUCH.saturating_sub(Duration::from_micros(1)));
-    assert!(story.state.touch(session.id, story.now).is_none(), "too soon to be recorded");
+    assert!(story.state.touch(session.id, at(story.now)).is_none(), "too soon to be recorded");
     story.after(IDLE);
     assert!(
-        story.state.verdict(&claims(&session), story.now).is_ok(),
+        story.state.verdict(&claims(&session), at(story.now)).is_ok(),
         "its full idle timeout after that use"
     );
     story.after(Duration::from_micros(1));
@@ -153,7 +164,7 @@ fn a_fence_ends_even_what_nobody_remembers() {
     story.state = story.state.fence(Reason::AccountDisabled, ABSOLUTE, at(story.now)).state;
     assert_eq!(story.rejection(&lost).reason, Reason::AccountDisabled);
     let after = story.login("b");
-    assert!(story.state.verdict(&claims(&after), story.now).is_ok(), "what comes after the fence lives");
+    assert!(story.state.verdict(&claims(&after), at(story.now)).is_ok(), "what comes after the fence lives");
 }
 
 #[test]
@@ -168,11 +179,11 @@ fn a_generation_that_was_never_given_out_is_unknown() {
 
 #[test]
 fn slots_do_not_displace_each_other() {
-    let web = UserSessions::default().open(open(1, "web", "w", 1), at(START));
-    let both = web.state.open(open(2, "mobile", "m", 1), at(START));
+    let web = UserSessions::default().open(open(1, "web", "w", 1), at(START)).unwrap();
+    let both = web.state.open(open(2, "mobile", "m", 1), at(START)).unwrap();
     assert!(both.outcome.displaced.is_empty());
-    assert!(both.state.verdict(&claims(&web.outcome.session), START).is_ok());
-    assert!(both.state.verdict(&claims(&both.outcome.session), START).is_ok());
+    assert!(both.state.verdict(&claims(&web.outcome.session), at(START)).is_ok());
+    assert!(both.state.verdict(&claims(&both.outcome.session), at(START)).is_ok());
 }
 
 #[test]
@@ -180,15 +191,15 @@ fn beyond_the_limit_the_oldest_is_evicted() {
     let mut state = UserSessions::default();
     let mut sessions = Vec::new();
     for number in 1..=3 {
-        let next = state.open(open(number, "web", &number.to_string(), 2), at(START));
+        let next = state.open(open(number, "web", &number.to_string(), 2), at(START)).unwrap();
         state = next.state;
         sessions.push(next.outcome.session);
     }
-    let rejection = state.verdict(&claims(&sessions[0]), START).unwrap_err();
+    let rejection = state.verdict(&claims(&sessions[0]), at(START)).unwrap_err();
     assert_eq!(rejection.reason, Reason::Evicted);
     assert_eq!(rejection.by_device.unwrap().as_str(), "3");
-    assert!(state.verdict(&claims(&sessions[1]), START).is_ok());
-    assert!(state.verdict(&claims(&sessions[2]), START).is_ok());
+    assert!(state.verdict(&claims(&sessions[1]), at(START)).is_ok());
+    assert!(state.verdict(&claims(&sessions[2]), at(START)).is_ok());
 }
 
 #[test]

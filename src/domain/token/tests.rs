@@ -95,6 +95,9 @@ fn session() -> Session {
         expires_at: Timestamp::from_secs(NOW + 10),
         last_seen: Timestamp::from_secs(NOW - 10),
         idle_timeout: Duration::from_mins(1),
+        epoch: 0,
+        exclusive: false,
+        login_key: None,
     }
 }
 

@@ -73,7 +73,8 @@ async fn whatever_is_not_open_is_refused_to_those_without_a_key() {
             if let Some(key) = key {
                 request.metadata_mut().insert("x-latchkey-key", key.parse().unwrap());
             }
-            let outcome = grpc.unary(request, path.parse().unwrap(), codec).await;
+            // As a stream, of which some have no end: a refusal is the first answer.
+            let outcome = grpc.server_streaming(request, path.parse().unwrap(), codec).await;
             let refused = outcome.err().is_some_and(|status| {
                 status.code() == Code::Unauthenticated && parts(&status).1 == "CALLER_UNAUTHENTICATED"
             });

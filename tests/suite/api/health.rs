@@ -10,7 +10,13 @@ use crate::{
     support::server::{Server, Store},
 };
 
-const SERVICES: [&str; 3] = ["", "latchkey.v1.AuthService", "latchkey.v1.AccountService"];
+const SERVICES: [&str; 5] = [
+    "",
+    "latchkey.v1.AuthService",
+    "latchkey.v1.SessionService",
+    "latchkey.v1.AccountService",
+    "latchkey.v1.CallerService",
+];
 
 on_both_stores! {
     async fn every_service_has_a_health(server: Server) {

@@ -48,6 +48,7 @@ on_both_stores! {
             issued_at: session.issued_at,
             expires_at: session.expires_at,
             idle_expires_at: session.idle_expires_at,
+            last_seen_at: None,
         });
         let (header, claims) = (part(&answer.token, 0), part(&answer.token, 1));
         assert_eq!((&header["alg"], &header["typ"]), (&"EdDSA".into(), &"at+jwt".into()));

@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use latchkey::{
     domain::{
+        ports::Event,
         rejection::{Reason, Rejection},
-        sessions::{Ended, Fence, Profile, Session, Tombstone, UserSessions},
+        sessions::{Ended, Epoch, Fence, Profile, Session, Tombstone, UserSessions},
         throttle::{Attempt, Throttle},
-        types::{Device, Generation, Role, SessionId, Slot, Timestamp},
+        types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp},
     },
     store::codec::{
-        CodecError, decode_event, decode_sessions, decode_throttle, encode_event, encode_sessions,
-        encode_throttle,
+        CodecError, decode_epoch, decode_event, decode_sessions, decode_throttle, encode_epoch,
+        encode_epoch_event, encode_event, encode_sessions, encode_throttle,
     },
 };
 use proptest::prelude::*;
 use prost::Message as _;
 
-use super::states::{events, user, user_ids, user_sessions};
+use super::states::{epochs, events, user, user_ids, user_sessions};
 
 /// A state that has some of everything.
 fn full_state() -> UserSessions {
@@ -36,6 +37,9 @@ fn full_state() -> UserSessions {
             expires_at: Timestamp::from_secs(1_700_086_400),
             last_seen: Timestamp::from_micros(login + 99),
             idle_timeout: Duration::from_hours(1),
+            epoch: 0,
+            exclusive: false,
+            login_key: None,
         }],
         tombstones: vec![Tombstone {
             id: SessionId::from_bytes([0x22; 16]),
@@ -44,12 +48,16 @@ fn full_state() -> UserSessions {
             reason: Reason::Replaced,
             at: Timestamp::from_micros(login),
             by_device: device("iPhone"),
+            notice: None,
             until: Timestamp::from_micros(login + 1_000_000),
+            exclusive: false,
+            login_key: None,
         }],
         fence: Some(Fence {
             generation: Generation(login - 20),
             reason: Reason::CredentialsChanged,
             at: Timestamp::from_micros(login - 30),
+            notice: None,
             until: Timestamp::from_micros(login + 2_000_000),
         }),
     }
@@ -63,8 +71,29 @@ fn full_event() -> Ended {
             reason: Reason::Kicked,
             at: Some(Timestamp::from_micros(1_700_000_000_000_000)),
             by_device: Some(Device::parse("").unwrap()),
+            notice: None,
         },
         expires_at: Timestamp::from_secs(1_700_086_400),
+    }
+}
+
+/// The same with what was added later.
+fn fuller_state() -> UserSessions {
+    let mut state = full_state();
+    let notice = Notice::parse("maintenance").unwrap();
+    (state.sessions[0].exclusive, state.sessions[0].login_key) = (true, Some(LoginKey(7)));
+    state.sessions[0].epoch = 3;
+    let grave = &mut state.tombstones[0];
+    (grave.exclusive, grave.login_key, grave.notice) = (true, Some(LoginKey(u64::MAX)), notice.clone());
+    state.fence.as_mut().unwrap().notice = notice;
+    state
+}
+
+fn epoch() -> Epoch {
+    Epoch {
+        number: 1_700_000_000_000_001,
+        since: Timestamp::from_micros(1_700_000_000_000_000),
+        notice: Notice::parse("maintenance").unwrap(),
     }
 }
 
@@ -81,6 +110,19 @@ const EVENT: &str = concat!(
     "010a05616c6963651210333333333333333333333333333333331a037765622007288080f9c0c1c4820332003880c0d6",
     "af83c78203",
 );
+
+/// The bytes of [`fuller_state`].
+const FULLER_STATE: &str = concat!(
+    "01088580f9c0c1c4820312047a6fc3ab1a057374616666224b0a1011111111111111111111111111111111108080f9c0",
+    "c1c48203221046697265666f78206f6e204c696e75782801308085d5aa0638c8014080c8ceb40d480151070000000000",
+    "000058032a540a102222222222222222222222222222222210f6fff8c0c1c482031a037765622006288080f9c0c1c482",
+    "0332066950686f6e6538c084b6c1c1c48203420b6d61696e74656e616e6365480151ffffffffffffffff322a08ecfff8",
+    "c0c1c48203100a18e2fff8c0c1c48203208089f3c1c1c482032a0b6d61696e74656e616e6365",
+);
+
+/// The bytes of [`epoch`], as a state and as an event.
+const EPOCH: &str = "01088180f9c0c1c48203108080f9c0c1c482031a0b6d61696e74656e616e6365";
+const EPOCH_EVENT: &str = "014a1f088180f9c0c1c48203108080f9c0c1c482031a0b6d61696e74656e616e6365";
 
 const THROTTLE: &str = "010807108080f9c0c1c482031a12090807060504030201108087a0cfc1c48203208180f9c0c1c48203";
 
@@ -103,8 +145,21 @@ fn the_bytes_of_a_state_never_change() {
 #[test]
 fn the_bytes_of_an_event_never_change() {
     assert_eq!(hex(&encode_event(&user("alice"), &full_event())), EVENT);
-    let event = decode_event(&unhex(EVENT)).unwrap();
-    assert_eq!((event.user_id, event.ended), (user("alice"), full_event()));
+    let event = Event::Ended { user_id: user("alice"), ended: full_event() };
+    assert_eq!(decode_event(&unhex(EVENT)).unwrap(), event);
+}
+
+#[test]
+fn the_bytes_of_what_was_added_later_never_change() {
+    assert_eq!(hex(&encode_sessions(&fuller_state())), FULLER_STATE);
+    assert_eq!(decode_sessions(&unhex(FULLER_STATE)).unwrap(), fuller_state());
+}
+
+#[test]
+fn the_bytes_of_an_epoch_never_change() {
+    assert_eq!((&*hex(&encode_epoch(&epoch())), &*hex(&encode_epoch_event(&epoch()))), (EPOCH, EPOCH_EVENT));
+    assert_eq!(decode_epoch(&unhex(EPOCH)).unwrap(), epoch());
+    assert_eq!(decode_event(&unhex(EPOCH_EVENT)).unwrap(), Event::Epoch(epoch()));
 }
 
 #[test]
@@ -210,7 +265,13 @@ proptest! {
     #[test]
     fn an_event_survives(user_id in user_ids(), ended in events()) {
         let event = decode_event(&encode_event(&user_id, &ended)).unwrap();
-        prop_assert_eq!((event.user_id, event.ended), (user_id, ended));
+        prop_assert_eq!(event, Event::Ended { user_id, ended });
+    }
+
+    #[test]
+    fn an_epoch_survives(epoch in epochs()) {
+        prop_assert_eq!(decode_event(&encode_epoch_event(&epoch)).unwrap(), Event::Epoch(epoch.clone()));
+        prop_assert_eq!(decode_epoch(&encode_epoch(&epoch)).unwrap(), epoch);
     }
 
     #[test]

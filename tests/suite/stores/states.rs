@@ -5,8 +5,8 @@ use std::time::Duration;
 use latchkey::domain::{
     ports::{Change, Event},
     rejection::{Reason, Rejection},
-    sessions::{Ended, Fence, Profile, Session, Tombstone, UserSessions},
-    types::{Device, Generation, Role, SessionId, Slot, Timestamp, UserId},
+    sessions::{Ended, Epoch, Fence, Profile, Session, Tombstone, UserSessions},
+    types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
 };
 use proptest::{
     collection::vec, option, prelude::*, sample::select, strategy::ValueTree as _, test_runner::TestRunner,
@@ -52,8 +52,13 @@ pub fn change_with(generation: u64, events: impl IntoIterator<Item = u64>) -> Ch
 
 /// Whose events these are, and their numbers.
 pub fn numbers(events: &[Event]) -> Vec<(&str, u64)> {
-    let number = |event: &Event| event.ended.expires_at.as_secs();
-    events.iter().map(|event| (event.user_id.as_str(), number(event))).collect()
+    fn parts(event: &Event) -> (&str, u64) {
+        match event {
+            Event::Ended { user_id, ended } => (user_id.as_str(), ended.expires_at.as_secs()),
+            Event::Epoch(epoch) => panic!("nobody has begun {epoch:?}"),
+        }
+    }
+    events.iter().map(parts).collect()
 }
 
 /// One value of each of `count` samples.
@@ -85,51 +90,86 @@ pub fn user_sessions() -> impl Strategy<Value = UserSessions> {
 }
 
 pub fn events() -> impl Strategy<Value = Ended> {
-    let parts = (session_ids(), slots(), reasons(), option::of(moments()), option::of(devices()), moments());
-    parts.prop_map(|(session_id, slot, reason, at, by_device, expires_at)| Ended {
+    let parts = (
+        session_ids(),
+        slots(),
+        reasons(),
+        option::of(moments()),
+        option::of(devices()),
+        notices(),
+        moments(),
+    );
+    parts.prop_map(|(session_id, slot, reason, at, by_device, notice, expires_at)| Ended {
         session_id,
         slot,
-        rejection: Rejection { reason, at, by_device },
+        rejection: Rejection { reason, at, by_device, notice },
         expires_at,
     })
 }
 
 fn sessions() -> impl Strategy<Value = Session> {
-    let parts =
-        (session_ids(), generations(), slots(), devices(), moments(), moments(), moments(), 0..1_u64 << 50);
-    parts.prop_map(|(id, generation, slot, device, issued_at, expires_at, last_seen, idle)| Session {
+    let parts = (
+        session_ids(),
+        generations(),
+        slots(),
+        devices(),
+        (moments(), moments(), moments()),
+        0..1_u64 << 50,
+        prop_oneof![Just(0), any::<u64>()],
+        any::<bool>(),
+        login_keys(),
+    );
+    parts.prop_map(|(id, generation, slot, device, moments, idle, epoch, exclusive, login_key)| Session {
         id,
         generation,
         slot,
         device,
-        issued_at,
+        issued_at: moments.0,
         // Sessions end on whole seconds, as their tokens do.
-        expires_at: expires_at.ceil_to_second(),
-        last_seen,
+        expires_at: moments.1.ceil_to_second(),
+        last_seen: moments.2,
         idle_timeout: Duration::from_micros(idle),
+        epoch,
+        exclusive,
+        login_key,
     })
 }
 
 fn tombstones() -> impl Strategy<Value = Tombstone> {
-    let parts = (session_ids(), generations(), slots(), reasons(), moments(), devices(), moments());
-    parts.prop_map(|(id, generation, slot, reason, at, by_device, until)| Tombstone {
-        id,
-        generation,
-        slot,
-        reason,
-        at,
-        by_device,
-        until,
+    let parts = (
+        session_ids(),
+        generations(),
+        slots(),
+        reasons(),
+        (moments(), moments()),
+        devices(),
+        notices(),
+        any::<bool>(),
+        login_keys(),
+    );
+    parts.prop_map(|(id, generation, slot, reason, (at, until), by_device, notice, exclusive, login_key)| {
+        Tombstone { id, generation, slot, reason, at, by_device, notice, until, exclusive, login_key }
     })
 }
 
 fn fences() -> impl Strategy<Value = Fence> {
-    (generations(), reasons(), moments(), moments()).prop_map(|(generation, reason, at, until)| Fence {
-        generation,
-        reason,
-        at,
-        until,
-    })
+    let parts = (generations(), reasons(), moments(), notices(), moments());
+    parts.prop_map(|(generation, reason, at, notice, until)| Fence { generation, reason, at, notice, until })
+}
+
+pub fn epochs() -> impl Strategy<Value = Epoch> {
+    let parts = (any::<u64>(), moments(), notices());
+    parts.prop_map(|(number, since, notice)| Epoch { number, since, notice })
+}
+
+fn login_keys() -> impl Strategy<Value = Option<LoginKey>> {
+    option::of(any::<u64>().prop_map(LoginKey))
+}
+
+/// None, and anything that `Notice` takes.
+fn notices() -> impl Strategy<Value = Option<Notice>> {
+    prop_oneof![Just(String::new()), "\\PC{1,200}"]
+        .prop_filter_map("control characters", |notice| Notice::parse(&notice).ok())
 }
 
 fn session_ids() -> impl Strategy<Value = SessionId> {

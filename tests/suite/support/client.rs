@@ -7,9 +7,12 @@ use std::{
 
 use latchkey::grpc::pb::{
     self, account_service_client::AccountServiceClient, auth_service_client::AuthServiceClient,
-    caller_service_client::CallerServiceClient, validate_response::Verdict,
+    caller_service_client::CallerServiceClient, session_service_client::SessionServiceClient,
+    validate_response::Verdict, watch_session_response::Verdict as Watched,
+    watch_sessions_response::Event as Told,
 };
-use tonic::{Request, Status, transport::Channel, transport::Endpoint};
+use tokio::time::timeout;
+use tonic::{Request, Status, Streaming, transport::Channel, transport::Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -20,6 +23,7 @@ pub const PASSWORD: &str = "correct horse battery staple";
 #[derive(Clone)]
 pub struct Client {
     pub auth: AuthServiceClient<Channel>,
+    pub sessions: SessionServiceClient<Channel>,
     pub accounts: AccountServiceClient<Channel>,
     pub callers: CallerServiceClient<Channel>,
     pub health: HealthClient<Channel>,
@@ -36,6 +40,7 @@ impl Client {
     pub fn over(channel: Channel, admin_key: &str) -> Self {
         Self {
             auth: AuthServiceClient::new(channel.clone()),
+            sessions: SessionServiceClient::new(channel.clone()),
             accounts: AccountServiceClient::new(channel.clone()),
             callers: CallerServiceClient::new(channel.clone()),
             health: HealthClient::new(channel),
@@ -97,6 +102,43 @@ impl Client {
         }
     }
 
+    /// Opens the stream of a token: what it says at once, and what says the rest.
+    pub async fn try_watch(&self, token: &str) -> Result<(pb::Session, Watch), Status> {
+        let message = pb::WatchSessionRequest { token: token.into() };
+        let mut stream = self.auth.clone().watch_session(message).await?.into_inner();
+        match stream.message().await?.unwrap().verdict.unwrap() {
+            Watched::Session(session) => Ok((session, Watch(stream))),
+            Watched::Rejection(rejection) => panic!("it begins with {rejection:?}"),
+        }
+    }
+
+    /// Opens the stream of a token that must be good.
+    pub async fn watch(&self, token: &str) -> Watch {
+        self.try_watch(token).await.unwrap().1
+    }
+
+    /// Opens the feed, after a cursor or from now on; its first heartbeat is read.
+    pub async fn feed(&self, after: &str) -> Feed {
+        self.feed_of(pb::WatchSessionsRequest { after: after.into(), ..Default::default() }).await
+    }
+
+    pub async fn feed_of(&self, message: pb::WatchSessionsRequest) -> Feed {
+        let stream = self.sessions.clone().watch_sessions(self.admin(message)).await.unwrap().into_inner();
+        let mut feed = Feed { stream, cursor: String::new() };
+        assert!(matches!(feed.next().await, Told::Heartbeat(pb::Heartbeat { as_of: None })));
+        feed
+    }
+
+    pub async fn end_sessions(&self, message: pb::EndSessionsRequest) -> u32 {
+        self.sessions.clone().end_sessions(self.admin(message)).await.unwrap().into_inner().ended
+    }
+
+    /// The live sessions of a user.
+    pub async fn list_sessions(&self, user_id: &str) -> Vec<pb::Session> {
+        let message = pb::ListSessionsRequest { user_id: user_id.into() };
+        self.sessions.clone().list_sessions(self.admin(message)).await.unwrap().into_inner().sessions
+    }
+
     pub async fn logout(&self, token: &str, scope: pb::LogoutScope) -> pb::LogoutResponse {
         let message = pb::LogoutRequest { token: token.into(), scope: scope.into() };
         self.auth.clone().logout(message).await.unwrap().into_inner()
@@ -128,12 +170,80 @@ impl Client {
     }
 }
 
+/// How long to wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What must come before long.
+async fn in_time<T>(coming: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, coming).await.unwrap_or_else(|_| panic!("nothing comes within {PATIENCE:?}"))
+}
+
+/// A stream that waits for the end of one session.
+pub struct Watch(Streaming<pb::WatchSessionResponse>);
+
+impl Watch {
+    /// Why the session has ended. Nothing comes after it.
+    pub async fn end(mut self) -> pb::Rejection {
+        let end = async {
+            let last = self.0.message().await.unwrap().unwrap().verdict;
+            assert!(self.0.message().await.unwrap().is_none(), "there is something after {last:?}");
+            last
+        };
+        match in_time(end).await {
+            Some(Watched::Rejection(rejection)) => rejection,
+            other => panic!("not an end: {other:?}"),
+        }
+    }
+
+    /// With what the stream breaks off.
+    pub async fn error(mut self) -> Status {
+        in_time(self.0.message()).await.unwrap_err()
+    }
+
+    /// Whether there is nothing to tell yet.
+    pub async fn is_quiet(&mut self) -> bool {
+        timeout(Duration::from_millis(50), self.0.message()).await.is_err()
+    }
+}
+
+/// A reader of the revocation feed.
+pub struct Feed {
+    stream: Streaming<pb::WatchSessionsResponse>,
+    /// Of the last message.
+    pub cursor: String,
+}
+
+impl Feed {
+    pub async fn try_next(&mut self) -> Result<Told, Status> {
+        let message = in_time(self.stream.message()).await?;
+        let message = message.unwrap();
+        assert!(!message.cursor.is_empty());
+        self.cursor = message.cursor;
+        Ok(message.event.unwrap())
+    }
+
+    pub async fn next(&mut self) -> Told {
+        self.try_next().await.unwrap()
+    }
+
+    /// The next session that has ended; heartbeats do not count.
+    pub async fn ended(&mut self) -> pb::EndedSession {
+        loop {
+            match self.next().await {
+                Told::Ended(ended) => return ended,
+                Told::Heartbeat(_) => {}
+                other => panic!("not an end: {other:?}"),
+            }
+        }
+    }
+}
+
 pub fn login_request(username: &str, device: &str) -> pb::LoginRequest {
     pb::LoginRequest {
         username: username.into(),
         password: PASSWORD.into(),
-        slot: String::new(),
         device: device.into(),
+        ..Default::default()
     }
 }
 

@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, stream};
 use latchkey::{
     domain::{
         ports::{Change, Clock as _, Commit, Registers, Revision},
-        sessions::{At, Open, Profile, SlotPolicy, UserSessions},
+        sessions::{At, Epoch, KickWar, OnLimit, Open, Profile, SlotPolicy, UserSessions, Victim},
         types::{Device, SessionId, Slot, UserId},
     },
     store::{
@@ -58,9 +58,16 @@ async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) {
             idle_timeout: Duration::from_hours(1),
             absolute_timeout: Duration::from_hours(24),
             limit: NonZeroU32::MIN,
+            on_limit: OnLimit::Displace,
+            victim: Victim::Oldest,
+            exclusive: false,
+            kick_war: KickWar { changes: 6, window: Duration::from_mins(1) },
         },
+        login_key: None,
+        takeover: false,
     };
-    let next = UserSessions::default().open(open, At { now, tombstone_ttl: Duration::from_hours(24) });
+    let at = At { now, tombstone_ttl: Duration::from_hours(24), epoch: &Epoch::FIRST };
+    let next = UserSessions::default().open(open, at).unwrap();
     let change = Change { keep_until: next.state.keep_until(now), state: next.state, events: next.events };
     let outcome = registers.commit(&UserId::random(), Revision::ABSENT, change).await.unwrap();
     assert!(matches!(outcome, Commit::Committed));

@@ -1,6 +1,7 @@
 //! A Redis or Valkey server of our own, on a free port, gone with the test.
 
 use std::{
+    io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -90,6 +91,15 @@ impl RedisServer {
         assert!(self.launch(), "the server does not start again on port {}", self.port);
     }
 
+    /// What the server is asked from now on.
+    pub fn monitor(&self) -> Monitor<'_> {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        socket.write_all(b"MONITOR\r\n").unwrap();
+        let mut lines = BufReader::new(socket);
+        lines.read_line(&mut String::new()).unwrap();
+        Monitor { server: self, lines, looks: 0 }
+    }
+
     /// The answer to a command, over a connection of its own.
     pub fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
         let client = redis::Client::open(self.url()).unwrap();
@@ -129,5 +139,32 @@ impl RedisServer {
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Looks on as a server is asked.
+pub struct Monitor<'a> {
+    server: &'a RedisServer,
+    lines: BufReader<TcpStream>,
+    looks: u32,
+}
+
+impl Monitor<'_> {
+    /// What it was asked since the last look, but for what scripts have asked.
+    pub fn commands(&mut self) -> Vec<String> {
+        self.looks += 1;
+        let end = format!("until look {}", self.looks);
+        let _: String = self.server.query(redis::cmd("ECHO").arg(&end));
+        let mut commands = Vec::new();
+        loop {
+            let mut line = String::new();
+            self.lines.read_line(&mut line).unwrap();
+            if line.contains(&end) {
+                return commands;
+            }
+            if !line.contains(" lua] ") {
+                commands.push(line);
+            }
+        }
     }
 }

@@ -86,7 +86,7 @@ impl Server {
     }
 }
 
-/// Free ports, hashes that cost nothing, and everything in one directory.
+/// Free ports, hashes that cost nothing, no kick wars, and everything in one directory.
 pub fn usual_settings(data: &std::path::Path) -> Vec<(String, String)> {
     [
         ("DATA_DIR", data.to_str().unwrap()),
@@ -96,6 +96,8 @@ pub fn usual_settings(data: &std::path::Path) -> Vec<(String, String)> {
         ("PASSWORD__MEMORY_KIB", "8"),
         ("PASSWORD__ITERATIONS", "1"),
         ("PASSWORD__QUEUE", "10000"),
+        // Most tests log one user in again and again.
+        ("SESSION__KICK_WAR_CHANGES", "0"),
         ("LOG__LEVEL", "info"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))

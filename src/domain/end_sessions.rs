@@ -1,0 +1,82 @@
+//! `EndSessions`: an operator ends sessions, of one user or of everybody.
+
+use super::{
+    Engine, Error,
+    audit::Action,
+    origin::Origin,
+    rejection::{Reason, Why},
+    sessions::Session,
+    transact::Decision,
+    types::{Notice, SessionId, Slot, UserId},
+};
+
+/// Whose sessions, and which of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Of this user.
+    User {
+        /// Whose.
+        user_id: UserId,
+        /// Only those in this slot.
+        slot: Option<Slot>,
+        /// Only this one.
+        session_id: Option<SessionId>,
+    },
+    /// Of everybody.
+    Everyone,
+}
+
+impl Engine {
+    /// Ends sessions as KICKED: how many. Those of everybody are not counted.
+    pub async fn end_sessions(
+        &self,
+        target: &Target,
+        notice: Option<Notice>,
+        origin: &Origin,
+    ) -> Result<u32, Error> {
+        let why = Why { reason: Reason::Kicked, notice };
+        let outcome = match target {
+            Target::User { user_id, slot, session_id } => {
+                self.kick(user_id, slot.as_ref(), *session_id, &why).await
+            }
+            Target::Everyone => self.epoch.begin(self.clock.now(), why.notice).await.map(|()| 0),
+        };
+        let mut entry = self.entry(Action::SessionsEnded, &outcome, origin);
+        match target {
+            Target::User { user_id, slot, session_id } => {
+                entry = entry.user(user_id);
+                entry.slot = slot.as_ref().map(|slot| slot.as_str().to_owned());
+                entry.session_id = *session_id;
+                if let Ok(ended) = outcome {
+                    entry = entry.ended(ended);
+                }
+            }
+            Target::Everyone => entry = entry.detail("all sessions of all users"),
+        }
+        self.audit.record(entry);
+        outcome
+    }
+
+    async fn kick(
+        &self,
+        user_id: &UserId,
+        slot: Option<&Slot>,
+        session_id: Option<SessionId>,
+        why: &Why,
+    ) -> Result<u32, Error> {
+        let read = self.sessions.load(user_id).await?;
+        let longest = self.slots.longest();
+        let which = |session: &Session| {
+            slot.is_none_or(|slot| session.slot == *slot) && session_id.is_none_or(|id| session.id == id)
+        };
+        self.transact(user_id, read, |state, at| {
+            if slot.is_none() && session_id.is_none() {
+                // With what nobody remembers, and every login that is under way.
+                return Decision::Write(state.fence(why.clone(), longest, at));
+            }
+            let next = state.close(which, why.clone(), at);
+            if next.outcome == 0 { Decision::Keep(0) } else { Decision::Write(next) }
+        })
+        .await
+    }
+}

@@ -1,0 +1,231 @@
+//! Tells of sessions as they end: one reader of the event log a process, and everybody who wants to know.
+//!
+//! The log is read once, whoever reads along: those who wait for the end of one session (`waiting`) are
+//! found by its id, and the readers of the feed share one ring of pages. Nobody holds up the reader: who does
+//! not keep up with the ring is told so.
+
+mod waiting;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+
+use super::{
+    Engine, Error,
+    ports::{Cursor, Event, EventLog, StoreError, Tail},
+    types::Timestamp,
+};
+
+pub(super) use self::waiting::{Signal, Ticket, Waiting};
+
+/// Events that are read at once.
+const PAGE: usize = 256;
+/// How long to wait for events before looking whether the log is still the same.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait before trying a log again that does not answer.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Pages that a reader of the feed may be behind.
+const RING: usize = 1024;
+/// How often it is looked whose time is up.
+const TICK: Duration = Duration::from_millis(10);
+/// How many of those who wait ask the store at a time, where all of them have to.
+const LOOKS: usize = 64;
+
+/// Tells of sessions as they end.
+pub struct Hub {
+    log: Arc<dyn EventLog>,
+    waiting: Arc<Waiting>,
+    ring: broadcast::Sender<Arc<Page>>,
+    /// Where the reader of the log is; `None` before it has begun. Held while a page is passed on, so that
+    /// who subscribes knows from where on.
+    place: Mutex<Option<Cursor>>,
+    /// What had ended by then has been told, in microseconds.
+    as_of: AtomicU64,
+    streams: Arc<Semaphore>,
+    looks: Semaphore,
+}
+
+/// What was read of the log at once.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// Events were missed before these.
+    pub(super) gap: bool,
+    /// In the order of the log.
+    pub(super) events: Vec<Event>,
+    /// Where the page ends.
+    pub(super) to: Cursor,
+}
+
+/// One who reads the pages that come from now on.
+pub(super) struct Subscription {
+    pub(super) pages: broadcast::Receiver<Arc<Page>>,
+    /// Where they begin.
+    pub(super) from: Cursor,
+}
+
+impl Hub {
+    /// Over this log. At most so many streams are open at a time.
+    pub fn new(log: Arc<dyn EventLog>, max_streams: usize) -> Self {
+        Self {
+            log,
+            waiting: Arc::default(),
+            ring: broadcast::Sender::new(RING),
+            place: Mutex::default(),
+            as_of: AtomicU64::default(),
+            streams: Arc::new(Semaphore::new(max_streams)),
+            looks: Semaphore::new(LOOKS),
+        }
+    }
+
+    /// How many wait for the end of a session.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many read the feed.
+    pub fn readers(&self) -> usize {
+        self.ring.receiver_count()
+    }
+
+    /// A place for one more stream.
+    pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| Error::Overloaded {
+            what: "too many open streams",
+            retry_after: Duration::from_secs(5),
+        })
+    }
+
+    /// Those who wait for the end of one session.
+    pub(super) fn those_waiting(&self) -> &Arc<Waiting> {
+        &self.waiting
+    }
+
+    /// Leave to ask the store although nothing is known to have happened.
+    pub(super) async fn look(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        self.looks.acquire().await.ok()
+    }
+
+    /// The log itself, for what has happened before.
+    pub(super) fn log(&self) -> &dyn EventLog {
+        &*self.log
+    }
+
+    /// What had ended by then has been told.
+    pub(super) fn as_of(&self) -> Timestamp {
+        Timestamp::from_micros(self.as_of.load(Ordering::Acquire))
+    }
+
+    /// Everything from now on.
+    pub(super) async fn subscribe(&self) -> Result<Subscription, Error> {
+        let begun = Instant::now();
+        loop {
+            {
+                let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(from) = place.clone() {
+                    return Ok(Subscription { pages: self.ring.subscribe(), from });
+                }
+            }
+            // The server has only just begun, or its store does not answer.
+            if begun.elapsed() > PATIENCE {
+                let cause = "the event log has not answered yet".to_owned();
+                return Err(StoreError::Unavailable { store: "events", cause }.into());
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    fn publish(&self, tail: Tail, as_of: Timestamp) {
+        let Tail { events, next, gap } = tail;
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(next.clone());
+        if gap || !events.is_empty() {
+            // An error says that nobody reads.
+            let _ = self.ring.send(Arc::new(Page { gap, events, to: next }));
+        }
+        drop(place);
+        self.as_of.store(as_of.as_micros(), Ordering::Release);
+    }
+}
+
+impl Engine {
+    /// Reads the log and tells, for as long as it is polled.
+    pub async fn tell_of_ended_sessions(&self) {
+        tokio::join!(self.follow_log(), self.tell_of_lapses(), self.tell_of_epochs());
+    }
+
+    async fn follow_log(&self) {
+        let hub = &self.hub;
+        let mut place = None;
+        let mut reported = false;
+        loop {
+            let as_of = self.clock.now();
+            let read = match &place {
+                None => hub.log.tail(None, 1).await,
+                Some(place) => hub.log.follow(place, PAGE, PATIENCE).await,
+            };
+            let mut tail = match read {
+                Ok(tail) => tail,
+                Err(StoreError::Unavailable { .. }) => {
+                    // Health has told of the outage. The place stays: what happens meanwhile is not missed.
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                Err(StoreError::Corrupt { cause, .. }) => {
+                    if !std::mem::replace(&mut reported, true) {
+                        tracing::error!(
+                            error.message = cause,
+                            "the event log holds something unreadable; its readers are told to begin anew"
+                        );
+                    }
+                    // What cannot be read is as good as lost.
+                    place = None;
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            // Whoever came before the reader had a place, or while it had lost it, may have missed something.
+            tail.gap |= place.is_none();
+            for event in &tail.events {
+                match event {
+                    Event::Ended { ended, .. } => hub.waiting.tell(ended),
+                    Event::Epoch(epoch) => {
+                        self.epoch.learn(epoch);
+                        hub.waiting.tell_everyone(epoch);
+                    }
+                }
+            }
+            if tail.gap {
+                hub.waiting.tell_all_to_look();
+            }
+            place = Some(tail.next.clone());
+            hub.publish(tail, as_of);
+        }
+    }
+
+    /// A session whose time is up ends without an event.
+    async fn tell_of_lapses(&self) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            self.hub.waiting.tell_due(self.clock.now());
+        }
+    }
+
+    /// A new epoch is told by the log; and where the log has lost it, by the register.
+    async fn tell_of_epochs(&self) {
+        let tell = async {
+            let mut told = 0;
+            loop {
+                let epoch = self.epoch.after(told).await;
+                self.hub.waiting.tell_everyone(&epoch);
+                told = epoch.number;
+            }
+        };
+        tokio::join!(self.epoch.keep(), tell);
+    }
+}

@@ -1,0 +1,13 @@
+//! `ListSessions`: who is logged in as this user, and where.
+
+use super::{Engine, Error, types::UserId, validate::Verified};
+
+impl Engine {
+    /// The live sessions of a user, the oldest login first.
+    pub async fn list_sessions(&self, user_id: &UserId) -> Result<Vec<Verified>, Error> {
+        let read = self.sessions.load(user_id).await?;
+        let known = self.epoch.known().await?;
+        let live = read.state.live(self.at(&known));
+        Ok(live.map(|session| Verified::of(user_id, &read.state, session, None)).collect())
+    }
+}

@@ -1,0 +1,212 @@
+//! Opening a session for somebody who has proved who they are, or for whom a trusted service vouches.
+
+use super::{
+    Engine, Error, Violation,
+    audit::{Action, Entry},
+    credentials::Presented,
+    origin::Origin,
+    password::{Checked, Password},
+    ports::Account,
+    sessions::{NotOpened, Open, Opened, Session, SlotPolicy},
+    transact::Contention,
+    types::{Device, LoginKey, SessionId, Slot, UserId},
+    username::Username,
+    validate::Verified,
+};
+
+/// What session is wanted.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The name of the slot; empty for the first one.
+    pub slot: String,
+    /// The client.
+    pub device: Device,
+    /// By what the login can be repeated.
+    pub login_key: Option<LoginKey>,
+    /// Displace where that is otherwise denied.
+    pub takeover: bool,
+}
+
+/// A login that took place.
+#[derive(Debug)]
+pub struct LoggedIn {
+    /// The token of the session.
+    pub token: String,
+    /// The session.
+    pub session: Verified,
+    /// The live sessions that had to go, the oldest first.
+    pub displaced: Vec<Session>,
+    /// With this, the slot has changed hands often enough to be closed for a while.
+    pub kick_war: bool,
+}
+
+/// Who is to be let in, and on what grounds.
+pub(super) enum Proof<'a> {
+    /// Whoever knows the password.
+    Password(Presented<'a>),
+    /// Whom a trusted service has authenticated, by id or, where accounts have no other, by name.
+    Vouched { user_id: &'a UserId, username: Option<&'a Username> },
+}
+
+/// An account whose user is let in.
+struct Admitted {
+    account: Account,
+    /// Its hash should be renewed.
+    outdated: bool,
+}
+
+impl Proof<'_> {
+    fn user_id(&self) -> &UserId {
+        match self {
+            Self::Password(presented) => presented.user_id,
+            Self::Vouched { user_id, .. } => user_id,
+        }
+    }
+
+    fn password(&self) -> Option<&Password> {
+        match self {
+            Self::Password(presented) => Some(presented.password),
+            Self::Vouched { .. } => None,
+        }
+    }
+}
+
+impl Engine {
+    /// Opens a session.
+    ///
+    /// The register is read before the account. So whatever changes the account meanwhile and then ends
+    /// the sessions makes the commit below conflict, and the account is read again.
+    pub(super) async fn open_session(&self, wanted: Wanted, proof: &Proof<'_>) -> Result<LoggedIn, Error> {
+        let (slot, policy) = self.slots.resolve(&wanted.slot)?;
+        let user_id = proof.user_id();
+        let mut read = self.sessions.load(user_id).await?;
+        let mut admitted = self.admit(proof, None).await?;
+
+        let id = SessionId::random();
+        let mut contention = Contention::default();
+        let opened = loop {
+            let open = wanted.open(id, &slot, policy, &admitted.account);
+            let next = {
+                let known = self.epoch.known().await?;
+                read.state.open(open, self.at(&known))
+            };
+            let next = match next {
+                Ok(next) => next,
+                Err(NotOpened::Repeated(session)) => {
+                    break Opened { session: *session, displaced: Vec::new(), kick_war: false };
+                }
+                Err(refusal) => return Err(refused(refusal, self.clock.now())),
+            };
+            match self.commit(user_id, &read, next).await? {
+                Ok(opened) => break opened,
+                Err(newer) => read = self.lost(user_id, newer, &mut contention).await?,
+            }
+            admitted = self.admit(proof, Some(admitted)).await?;
+        };
+        let Opened { session, displaced, kick_war } = opened;
+        let Admitted { account, outdated } = admitted;
+        let token = self.tokens.issue(user_id, &session, &account.roles)?;
+        if let Some(password) = proof.password().filter(|_| outdated) {
+            // Only now, so that a login which has to read the account again finds the hash it has checked.
+            self.rehash(user_id, password, &account.password);
+        }
+
+        let idle_expires_at = session.idle_expires_at();
+        let username = account.username.as_str().to_owned();
+        let user_id = user_id.clone();
+        let session = Verified { user_id, username, roles: account.roles, session, idle_expires_at };
+        Ok(LoggedIn { token, session, displaced, kick_war })
+    }
+
+    /// The account, if its user is to be let in and it is not disabled. A password that was checked against
+    /// the hash of `before` is not checked again while the hash is the same.
+    async fn admit(&self, proof: &Proof<'_>, before: Option<Admitted>) -> Result<Admitted, Error> {
+        let admitted = match proof {
+            Proof::Password(who) => self.admit_by_password(who, before).await?,
+            Proof::Vouched { user_id, username } => {
+                let found = match username {
+                    Some(username) => self.accounts.find(username).await?,
+                    None => self.accounts.get(user_id).await?,
+                };
+                let account = found.filter(|account| account.user_id == **user_id);
+                Admitted { account: account.ok_or(Error::AccountNotFound)?, outdated: false }
+            }
+        };
+        let disabled = admitted.account.disabled;
+        if disabled.at(self.clock.now()) {
+            return Err(Error::AccountDisabled { until: disabled.until() });
+        }
+        Ok(admitted)
+    }
+
+    async fn admit_by_password(
+        &self,
+        who: &Presented<'_>,
+        before: Option<Admitted>,
+    ) -> Result<Admitted, Error> {
+        // By name, because a table of somebody else's may be readable in no other way.
+        let found = self.accounts.find(who.username).await?;
+        let account = found.filter(|account| account.user_id == *who.user_id);
+        let stored = account.as_ref().map(|account| &account.password);
+        let outdated = match before {
+            Some(before) if Some(&before.account.password) == stored => before.outdated,
+            _ => match self.try_password(who, stored).await? {
+                Checked::Right { outdated } => outdated,
+                Checked::Wrong => return Err(Error::InvalidCredentials),
+            },
+        };
+        Ok(Admitted { account: account.ok_or(Error::InvalidCredentials)?, outdated })
+    }
+
+    /// Records a session that was opened, those that had to go for it, and the kick war, if it is one.
+    /// `entry` has who it is about.
+    pub(super) fn audit_opened(&self, mut entry: Entry, outcome: &Result<LoggedIn, Error>, origin: &Origin) {
+        if let Ok(LoggedIn { session, displaced, kick_war, .. }) = outcome {
+            entry = entry.session(&session.session).ended(u32::try_from(displaced.len()).unwrap_or(u32::MAX));
+            let about =
+                |action| self.entry(action, outcome, origin).user(&session.user_id).named(&session.username);
+            for old in displaced {
+                let by = format!("by session {}", session.session.id);
+                self.audit.record(about(Action::SessionDisplaced).session(old).detail(by));
+                self.counts.displaced.add_one();
+            }
+            if *kick_war {
+                let detail = "the slot has changed hands too often and stays with its holder for a while";
+                self.audit.record(about(Action::KickWar).session(&session.session).detail(detail));
+                self.counts.kick_wars.add_one();
+            }
+        }
+        self.audit.record(entry);
+    }
+}
+
+impl Wanted {
+    fn open(&self, id: SessionId, slot: &Slot, policy: SlotPolicy, account: &Account) -> Open {
+        Open {
+            id,
+            slot: slot.clone(),
+            device: self.device.clone(),
+            profile: account.profile(),
+            policy,
+            login_key: self.login_key,
+            takeover: self.takeover,
+        }
+    }
+}
+
+fn refused(refusal: NotOpened, now: super::types::Timestamp) -> Error {
+    match refusal {
+        NotOpened::Full(holder) => Error::SessionLimit { idle: now.since(holder.last_seen), holder },
+        NotOpened::KickWar(retry_after) => Error::KickWar { retry_after },
+        NotOpened::RepeatedTooLate(rejection) => Error::Rejected(rejection),
+        NotOpened::KeyOfOtherSlot(slot) => Violation::new(
+            "idempotency_key",
+            format!(
+                "was used for a login in the slot `{}`: use another one for another login",
+                slot.as_str()
+            ),
+        )
+        .into(),
+        NotOpened::Repeated(_) => Error::Internal("a repeated login was taken for a refusal".into()),
+    }
+}

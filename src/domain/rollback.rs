@@ -1,0 +1,52 @@
+//! What to do where the store turns out to have lost a write, as replicated Redis can in a failover.
+
+use super::{
+    Engine, Error,
+    audit::{Action, Entry, Outcome},
+    origin::Origin,
+    ports::Versioned,
+    sessions::UserSessions,
+    transact::Decision,
+    types::Claims,
+};
+
+impl Engine {
+    /// Looks whether a token that was found dead is newer than anything the store remembers of its user. A
+    /// login is committed before its token is given out, so the store has then lost the commit, and the
+    /// sessions that it had displaced may be back: they are ended before anything else is answered.
+    pub(super) async fn mind_rollback(
+        &self,
+        claims: &Claims,
+        read: &Versioned<UserSessions>,
+    ) -> Result<(), Error> {
+        if !read.state.has_lost(claims) {
+            return Ok(());
+        }
+        let longest = self.slots.longest();
+        let ended = self
+            .transact(&claims.user_id, read.clone(), |state, at| {
+                if !state.has_lost(claims) {
+                    return Decision::Keep(None);
+                }
+                let next = state.recover(claims, longest, at);
+                let outcome = Some(next.outcome);
+                Decision::Write(super::sessions::Next { state: next.state, events: next.events, outcome })
+            })
+            .await?;
+        let Some(ended) = ended else { return Ok(()) };
+        self.counts.rollbacks.add_one();
+        tracing::warn!(
+            user.id = %claims.user_id,
+            sessions.ended = ended,
+            "the store has lost a login that was acknowledged; the sessions that this brought back were ended"
+        );
+        let entry = Entry::new(self.clock.now(), Action::StoreRollback, Outcome::Done, &Origin::default());
+        let mut entry = entry.user(&claims.user_id).ended(ended).detail(
+            "a token is newer than what the store remembers of its user: the store has lost its login",
+        );
+        entry.session_id = Some(claims.session_id);
+        entry.slot = Some(claims.slot.as_str().to_owned());
+        self.audit.record(entry);
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! `WatchSession`: the holder of a token learns of the end of its session when it comes.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    Engine, Error,
+    hub::{Signal, Ticket},
+    ports::StoreError,
+    rejection::Rejection,
+    types::Claims,
+    validate::{Verdict, Verified},
+};
+
+/// How long to wait, at most, before asking a store again that does not answer.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// One who watches a session.
+pub struct SessionWatch {
+    engine: Arc<Engine>,
+    claims: Claims,
+    ticket: Ticket,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Engine {
+    /// The session of a token as it stands, and its end when it comes. This is no use of the session.
+    pub async fn watch_session(self: &Arc<Self>, token: &str) -> Result<(Verified, SessionWatch), Error> {
+        let claims = self.tokens.verify(token, self.clock.now()).map_err(Error::Rejected)?;
+        let place = self.hub.stream()?;
+        // First wait, then read: what happens between is told.
+        let ticket = self.hub.those_waiting().wait(&claims);
+        let session = self.look(&claims, &ticket).await?.map_err(Error::Rejected)?;
+        Ok((session, SessionWatch { engine: Arc::clone(self), claims, ticket, _place: place }))
+    }
+
+    /// How a session stands that `ticket` waits for.
+    async fn look(&self, claims: &Claims, ticket: &Ticket) -> Result<Verdict, Error> {
+        let read = self.sessions.load(&claims.user_id).await?;
+        let verdict = {
+            let known = self.epoch.known().await?;
+            let verdict = read.state.verdict(claims, self.at(&known));
+            verdict.map(|session| Verified::of(&claims.user_id, &read.state, session, None))
+        };
+        match &verdict {
+            Ok(verified) => ticket.expect(&verified.session),
+            Err(_) => self.mind_rollback(claims, &read).await?,
+        }
+        Ok(verdict)
+    }
+}
+
+impl SessionWatch {
+    /// Why the session has ended, once it has.
+    pub async fn end(mut self) -> Rejection {
+        loop {
+            if let Signal::Ended(rejection) = self.ticket.told().await {
+                return rejection;
+            }
+            if let Err(rejection) = self.look_again().await {
+                return rejection;
+            }
+        }
+    }
+
+    /// Its time may be up, or the log has lost something. An outage of the store ends no watch: it is asked
+    /// until it answers.
+    async fn look_again(&mut self) -> Result<(), Rejection> {
+        loop {
+            self.ticket = self.engine.hub.those_waiting().wait(&self.claims);
+            let looked = {
+                let _one_of_few = self.engine.hub.look().await;
+                self.engine.look(&self.claims, &self.ticket).await
+            };
+            match looked {
+                Ok(verdict) => return verdict.map(drop),
+                Err(Error::Store(StoreError::Unavailable { .. })) => {}
+                Err(error) => {
+                    tracing::error!(error.message = %error, "cannot find out how a session stands that is watched");
+                }
+            }
+            tokio::time::sleep(PAUSE.mul_f64(rand::random_range(0.5..1.0))).await;
+        }
+    }
+}

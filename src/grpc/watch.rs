@@ -1,0 +1,71 @@
+//! The streams that tell of sessions as they end.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tonic::Status;
+
+use super::{
+    convert,
+    pb::{self, watch_session_response::Verdict, watch_sessions_response::Event as Told},
+    request_id::RequestId,
+    status,
+};
+use crate::domain::{
+    sessions::Ended,
+    types::UserId,
+    validate::Verified,
+    watch_session::SessionWatch,
+    watch_sessions::{Feed, News},
+};
+
+pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::WatchSessionResponse, Status>> + Send>>;
+
+pub(super) type FeedStream = Pin<Box<dyn Stream<Item = Result<pb::WatchSessionsResponse, Status>> + Send>>;
+
+/// First the session, last the rejection.
+pub(super) fn session(session: Verified, watch: SessionWatch) -> SessionStream {
+    let first = Verdict::Session(convert::session(session));
+    let last = async move { Verdict::Rejection(convert::rejection(&watch.end().await)) };
+    let verdicts = stream::iter([first]).chain(stream::once(last));
+    Box::pin(verdicts.map(|verdict| Ok(pb::WatchSessionResponse { verdict: Some(verdict) })))
+}
+
+/// What the feed tells, until it ends with an error.
+pub(super) fn feed(feed: Feed, id: RequestId) -> FeedStream {
+    let told = stream::unfold(Some(feed), move |feed| {
+        let id = id.clone();
+        async move {
+            let mut feed = feed?;
+            match feed.next().await {
+                Ok((cursor, news)) => {
+                    let event = Some(event(news));
+                    Some((Ok(pb::WatchSessionsResponse { cursor: cursor.0, event }), Some(feed)))
+                }
+                Err(error) => Some((Err(status::of(error, &id)), None)),
+            }
+        }
+    });
+    Box::pin(told)
+}
+
+fn event(news: News) -> Told {
+    match news {
+        News::Ended { user_id, ended } => Told::Ended(ended_session(&user_id, &ended)),
+        News::Everyone(epoch) => {
+            Told::Everyone(pb::EndedEveryone { rejection: Some(convert::rejection(&epoch.rejection())) })
+        }
+        News::Resync => Told::Resync(pb::Resync {}),
+        News::Heartbeat(as_of) => Told::Heartbeat(pb::Heartbeat { as_of: as_of.map(convert::timestamp) }),
+    }
+}
+
+fn ended_session(user_id: &UserId, ended: &Ended) -> pb::EndedSession {
+    pb::EndedSession {
+        user_id: user_id.to_string(),
+        session_id: ended.session_id.to_string(),
+        slot: ended.slot.as_str().to_owned(),
+        rejection: Some(convert::rejection(&ended.rejection)),
+        expires_at: Some(convert::timestamp(ended.expires_at)),
+    }
+}
