@@ -1,6 +1,6 @@
 //! `latchkey account`
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::json;
 use std::time::{Duration, SystemTime};
 
@@ -8,6 +8,7 @@ use super::{
     Common, Failure, client, import,
     output::{self, account_json, account_text, throttle_json, throttle_text},
     secret,
+    user::{Named, User},
 };
 use crate::grpc::pb;
 
@@ -67,16 +68,6 @@ pub(super) enum Account {
     Import(Box<import::Import>),
 }
 
-/// Names an account.
-#[derive(Args)]
-pub(super) struct User {
-    /// The username, or with --id the user id.
-    user: String,
-    /// The argument is a user id.
-    #[arg(long)]
-    id: bool,
-}
-
 impl Account {
     pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
         match self {
@@ -127,25 +118,6 @@ impl Account {
     }
 }
 
-impl User {
-    async fn account(&self, common: &Common) -> Result<pb::Account, Failure> {
-        Ok(self.look(common).await?.0)
-    }
-
-    async fn look(&self, common: &Common) -> Result<(pb::Account, pb::LoginThrottle), Failure> {
-        use pb::get_account_request::Key;
-        let key = if self.id { Key::UserId(self.user.clone()) } else { Key::Username(self.user.clone()) };
-        let request = pb::GetAccountRequest { key: Some(key) };
-        let mut client = client::accounts(common).await?;
-        let answer = client.get_account(request).await.map_err(client::failed)?.into_inner();
-        Ok((answer.account.unwrap_or_default(), answer.login_throttle.unwrap_or_default()))
-    }
-
-    async fn user_id(&self, common: &Common) -> Result<String, Failure> {
-        if self.id { Ok(self.user.clone()) } else { Ok(self.account(common).await?.user_id) }
-    }
-}
-
 async fn add(common: &Common, username: String, roles: Vec<String>) -> Result<(), Failure> {
     let mut client = client::accounts(common).await?;
     let password = secret::new_password()?;
@@ -157,7 +129,10 @@ async fn add(common: &Common, username: String, roles: Vec<String>) -> Result<()
 
 async fn unlock(common: &Common, user: User) -> Result<(), Failure> {
     use pb::unlock_account_request::Key;
-    let key = if user.id { Key::UserId(user.user) } else { Key::Username(user.user) };
+    let key = match user.named() {
+        Named::Id(user_id) => Key::UserId(user_id),
+        Named::Name(username) => Key::Username(username),
+    };
     let request = pb::UnlockAccountRequest { key: Some(key) };
     let mut client = client::accounts(common).await?;
     let failures = client.unlock_account(request).await.map_err(client::failed)?.into_inner().failures;

@@ -8,16 +8,17 @@ use tonic::{
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
-use tonic_types::StatusExt as _;
+use tonic_types::{ErrorInfo, StatusExt as _};
 
 use super::{Common, Failure, tls};
 use crate::{
     config::ValidateAccess,
+    domain::rejection::Reason,
     grpc::{
         access::KEY_HEADER,
         pb::{
-            account_service_client::AccountServiceClient, auth_service_client::AuthServiceClient,
-            caller_service_client::CallerServiceClient,
+            self, account_service_client::AccountServiceClient, auth_service_client::AuthServiceClient,
+            caller_service_client::CallerServiceClient, session_service_client::SessionServiceClient,
         },
     },
     store::secret_file,
@@ -26,16 +27,39 @@ use crate::{
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a command waits for the server.
-const TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a connection that carries a stream is tried, and how long that may take: a stream on which
+/// nothing happens looks the same whether the other side is there or not.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
 /// A client that sends a caller's key along, where there is one to send.
 type Keyed = InterceptedService<Channel, CallerKey>;
 
-pub(super) async fn auth(common: &Common) -> Result<AuthServiceClient<Keyed>, Failure> {
+/// What a connection is to carry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carries {
+    /// Calls, which are answered within [`TIMEOUT`] or not at all.
+    Calls,
+    /// A stream, which lasts for as long as it lasts.
+    Stream,
+}
+
+/// A client of what users do.
+pub(super) type Auth = AuthServiceClient<Keyed>;
+
+pub(super) async fn auth(common: &Common, carries: Carries) -> Result<Auth, Failure> {
     // What it asks for is open to everybody, unless the settings here say otherwise.
     let needed = common.key_file.is_some() || common.config()?.access.validate == ValidateAccess::Caller;
     let key = if needed { CallerKey::read(common)? } else { CallerKey(None) };
-    Ok(AuthServiceClient::with_interceptor(connect(common).await?, key))
+    Ok(AuthServiceClient::with_interceptor(connect(common, carries).await?, key))
+}
+
+/// A client of what is done with the sessions of others.
+pub(super) type Sessions = SessionServiceClient<Keyed>;
+
+pub(super) async fn sessions(common: &Common, carries: Carries) -> Result<Sessions, Failure> {
+    let key = CallerKey::read(common)?;
+    Ok(SessionServiceClient::with_interceptor(connect(common, carries).await?, key))
 }
 
 /// A client of what only admins may do.
@@ -43,12 +67,12 @@ pub(super) type Accounts = AccountServiceClient<Keyed>;
 
 pub(super) async fn accounts(common: &Common) -> Result<Accounts, Failure> {
     let key = CallerKey::read(common)?;
-    Ok(AccountServiceClient::with_interceptor(connect(common).await?, key))
+    Ok(AccountServiceClient::with_interceptor(connect(common, Carries::Calls).await?, key))
 }
 
 pub(super) async fn callers(common: &Common) -> Result<CallerServiceClient<Keyed>, Failure> {
     let key = CallerKey::read(common)?;
-    Ok(CallerServiceClient::with_interceptor(connect(common).await?, key))
+    Ok(CallerServiceClient::with_interceptor(connect(common, Carries::Calls).await?, key))
 }
 
 /// Sends a caller's key along.
@@ -89,7 +113,7 @@ impl Interceptor for CallerKey {
     }
 }
 
-async fn connect(common: &Common) -> Result<Channel, Failure> {
+async fn connect(common: &Common, carries: Carries) -> Result<Channel, Failure> {
     let target = Target::of(common)?;
     let server = &target.server;
     let unusable = |error: &dyn std::fmt::Display| {
@@ -99,7 +123,11 @@ async fn connect(common: &Common) -> Result<Channel, Failure> {
     };
     // The scheme of the endpoint is of no account to a connector of our own, and must not ask for another TLS.
     let endpoint = Endpoint::from_shared(format!("http://{server}")).map_err(|error| unusable(&error))?;
-    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
+    let endpoint = match carries {
+        Carries::Calls => endpoint.timeout(TIMEOUT),
+        Carries::Stream => endpoint.http2_keep_alive_interval(KEEP_ALIVE.0).keep_alive_timeout(KEEP_ALIVE.1),
+    };
     let connected = match tls::connector(common, &target)? {
         None => endpoint.connect().await,
         Some(connector) => endpoint.connect_with_connector(connector).await,
@@ -160,7 +188,7 @@ pub(super) fn failed(status: Status) -> Failure {
         sentence = format!("{sentence} (try again in {})", humantime::format_duration(whole));
     }
     // The server is there and says no; more of the same would not be taken either.
-    let throttled = status.get_details_error_info().is_some_and(|info| info.reason == "THROTTLED");
+    let throttled = info(&status).is_some_and(|info| info.reason == "THROTTLED");
     match status.code() {
         _ if throttled => Failure::Refused(sentence),
         Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
@@ -168,5 +196,87 @@ pub(super) fn failed(status: Status) -> Failure {
         }
         Code::InvalidArgument => Failure::Usage(sentence),
         _ => Failure::Refused(sentence),
+    }
+}
+
+/// Whether the same call may do better in a while. What carries no reason of the server was not said by
+/// the server, but by the connection to it.
+pub(super) fn is_transient(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => true,
+        Code::Unknown | Code::Internal | Code::Cancelled => info(status).is_none(),
+        _ => false,
+    }
+}
+
+/// As [`failed`], of a call that was repeated in vain.
+pub(super) fn given_up(status: Status) -> Failure {
+    if is_transient(&status) && info(&status).is_none() {
+        return Failure::Unavailable(format!("the server does not answer ({})", status.message()));
+    }
+    failed(status)
+}
+
+/// What Latchkey itself says about a status.
+pub(super) fn info(status: &Status) -> Option<ErrorInfo> {
+    status.get_details_error_info()
+}
+
+/// The rejection of a token, where a status is one: of the calls that have no other way to say so.
+pub(super) fn rejection(status: &Status) -> Option<pb::Rejection> {
+    if status.code() != Code::Unauthenticated {
+        return None;
+    }
+    let info = info(status)?;
+    let reason = Reason::ALL.into_iter().find(|reason| reason.name() == info.reason)?;
+    let told = |name: &str| info.metadata.get(name).cloned();
+    let at = told("at_unix").and_then(|at| at.parse().ok());
+    Some(pb::Rejection {
+        reason: i32::from(reason.code()),
+        at: at.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }),
+        by_device: told("by_device").unwrap_or_default(),
+        message: status.message().to_owned(),
+        terminal: reason.is_terminal(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn status(code: Code, reason: &str) -> Status {
+        let metadata = HashMap::from([("at_unix".to_owned(), "1800000000".to_owned())]);
+        Status::with_error_details(code, "told", ErrorDetails::with_error_info(reason, "latchkey", metadata))
+    }
+
+    #[test]
+    fn a_status_that_rejects_the_token_is_a_rejection_and_no_other_is() {
+        let replaced = rejection(&status(Code::Unauthenticated, "REPLACED")).unwrap();
+        assert_eq!(replaced.reason(), pb::RejectionReason::Replaced);
+        assert_eq!((replaced.message.as_str(), replaced.terminal), ("told", true));
+        assert_eq!(replaced.at.unwrap().seconds, 1_800_000_000);
+        assert!(!rejection(&status(Code::Unauthenticated, "EXPIRED")).unwrap().terminal);
+        for (code, reason) in [
+            (Code::Unauthenticated, "CALLER_UNAUTHENTICATED"),
+            (Code::Unauthenticated, "INVALID_CREDENTIALS"),
+            // Of the account, not of a session.
+            (Code::PermissionDenied, "ACCOUNT_DISABLED"),
+        ] {
+            assert!(rejection(&status(code, reason)).is_none(), "{reason}");
+        }
+        assert!(rejection(&Status::unauthenticated("from a proxy")).is_none());
+    }
+
+    #[test]
+    fn what_the_connection_says_is_transient_and_what_the_server_says_is_not() {
+        assert!(is_transient(&Status::unknown("the connection broke")));
+        assert!(is_transient(&status(Code::Unavailable, "SHUTTING_DOWN")));
+        assert!(is_transient(&status(Code::ResourceExhausted, "TOO_SLOW")));
+        assert!(!is_transient(&status(Code::Internal, "INTERNAL")));
+        assert!(!is_transient(&Status::unimplemented("an older server")));
     }
 }

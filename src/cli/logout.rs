@@ -4,7 +4,8 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{
-    Common, Failure, client,
+    Common, Failure,
+    client::{self, Carries},
     output::{rejection_json, rejection_text},
     secret,
 };
@@ -38,7 +39,12 @@ impl Logout {
             Scope::All => pb::LogoutScope::All,
         };
         let request = pb::LogoutRequest { token: secret::token()?, scope: scope.into() };
-        let answer = client::auth(common).await?.logout(request).await.map_err(client::failed)?.into_inner();
+        let answer = client::auth(common, Carries::Calls)
+            .await?
+            .logout(request)
+            .await
+            .map_err(client::failed)?
+            .into_inner();
         let value = json!({
             "ended": answer.ended,
             "rejection": answer.rejection.as_ref().map(rejection_json),

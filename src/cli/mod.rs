@@ -12,8 +12,12 @@ mod logout;
 mod output;
 mod secret;
 mod serve;
+mod session;
+mod stream;
 mod tls;
+mod user;
 mod validate;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -34,7 +38,9 @@ Examples:
   latchkey account add alice --role staff create an account; asks for the password
   TOKEN=$(latchkey login alice)           log in; asks for the password
   echo \"$TOKEN\" | latchkey validate       is it still the latest?
+  echo \"$TOKEN\" | latchkey watch          wait until it is not, and say why
   echo \"$TOKEN\" | latchkey logout         end that session and no other
+  latchkey session list alice             where is she logged in?
 
 Exit codes: 0 done, 1 refused or rejected, 2 wrong usage, 3 unavailable.";
 
@@ -125,6 +131,14 @@ enum Command {
     Validate(validate::Validate),
     /// End the session of a token. The token comes from LATCHKEY_TOKEN or standard input.
     Logout(logout::Logout),
+    /// Wait for the end of the session of a token. The token comes from LATCHKEY_TOKEN or standard input.
+    Watch(watch::Watch),
+    /// Manage the sessions of all users, with the key of a caller.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  latchkey session list alice\n  latchkey session end alice --message \"Please call the help desk\"\n  latchkey session watch"
+    )]
+    Session(session::Session),
     /// Manage signing keys, in the key directory on this machine.
     #[command(subcommand, after_help = "Examples:\n  latchkey key generate\n  latchkey key list")]
     Key(key::Key),
@@ -172,6 +186,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Login(command) => command.run(&common).await,
         Command::Validate(command) => command.run(&common).await,
         Command::Logout(command) => command.run(&common).await,
+        Command::Watch(command) => command.run(&common).await,
+        Command::Session(command) => command.run(&common).await,
         Command::Key(command) => command.run(&common),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
 
@@ -32,12 +32,17 @@ impl Output {
 
     /// Prints one thing, as JSON or as the text that `text` makes.
     pub(super) fn print(&self, value: &Value, text: impl FnOnce() -> String) {
+        // Whoever reads may have gone away.
+        let _ = self.try_print(value, text);
+    }
+
+    /// As [`Self::print`], for those who would go on printing: it fails where nobody reads any more.
+    pub(super) fn try_print(&self, value: &Value, text: impl FnOnce() -> String) -> io::Result<()> {
         let shown = match self.format {
             Format::Json => value.to_string(),
             Format::Text => text(),
         };
-        // Whoever reads may have gone away.
-        let _ = writeln!(anstream::stdout(), "{}", shown.trim_end());
+        writeln!(anstream::stdout(), "{}", shown.trim_end())
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -121,7 +126,8 @@ pub(super) fn rejection_text(rejection: &pb::Rejection) -> String {
     text
 }
 
-fn reason(rejection: &pb::Rejection) -> &'static str {
+/// The name of the reason of a rejection.
+pub(super) fn reason(rejection: &pb::Rejection) -> &'static str {
     let name = rejection.reason().as_str_name();
     name.strip_prefix("REJECTION_REASON_").unwrap_or(name)
 }

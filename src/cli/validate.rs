@@ -4,7 +4,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    Common, Failure, client,
+    Common, Failure,
+    client::{self, Carries},
     output::{rejection_json, rejection_text, session_json, session_text},
     secret,
 };
@@ -23,7 +24,8 @@ pub(super) struct Validate {
 impl Validate {
     pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
         let request = pb::ValidateRequest { token: secret::token()?, peek: self.peek, max_staleness: None };
-        let answer = client::auth(common).await?.validate(request).await.map_err(client::failed)?;
+        let answer =
+            client::auth(common, Carries::Calls).await?.validate(request).await.map_err(client::failed)?;
         let output = common.output();
         match answer.into_inner().verdict {
             Some(Verdict::Session(session)) => {

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
-use tonic::{Code, Request, Status};
-use tonic_types::StatusExt as _;
+use tonic::Request;
 
 use super::{Failure, account::Flaw, progress::Progress};
 use crate::{
@@ -93,8 +92,8 @@ impl Upload {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) => status,
             };
-            if !is_transient(&status) || begun.elapsed() + pause > self.patience {
-                return Err(failed(status));
+            if !client::is_transient(&status) || begun.elapsed() + pause > self.patience {
+                return Err(client::given_up(status));
             }
             if pause == PAUSES.0 {
                 let message = status.message();
@@ -104,21 +103,4 @@ impl Upload {
             pause = (pause * 2).min(PAUSES.1);
         }
     }
-}
-
-/// Whether the same call may do better in a while. What carries no reason of the server was not said by
-/// the server, but by the connection to it.
-fn is_transient(status: &Status) -> bool {
-    match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => true,
-        Code::Unknown | Code::Internal | Code::Cancelled => status.get_details_error_info().is_none(),
-        _ => false,
-    }
-}
-
-fn failed(status: Status) -> Failure {
-    if is_transient(&status) && status.get_details_error_info().is_none() {
-        return Failure::Unavailable(format!("the server does not answer ({})", status.message()));
-    }
-    client::failed(status)
 }

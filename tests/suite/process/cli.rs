@@ -1,6 +1,10 @@
 //! The command line: what it prints, as text and as JSON, and its exit codes.
 
-use std::{net::TcpListener, process::Output, time::Duration};
+use std::{
+    net::TcpListener,
+    process::{Command, Output},
+    time::Duration,
+};
 
 use latchkey::grpc::pb::GetJwksRequest;
 use serde_json::Value;
@@ -13,17 +17,17 @@ use crate::support::{
 };
 
 /// A server, and commands that talk to it.
-struct Shell {
-    data: TempDir,
-    process: Process,
+pub(super) struct Shell {
+    pub(super) data: TempDir,
+    pub(super) process: Process,
 }
 
 /// What a command did.
 #[derive(Debug)]
-struct Done {
-    code: i32,
-    out: String,
-    err: String,
+pub(super) struct Done {
+    pub(super) code: i32,
+    pub(super) out: String,
+    pub(super) err: String,
 }
 
 impl From<Output> for Done {
@@ -39,12 +43,12 @@ impl From<Output> for Done {
 
 impl Done {
     /// It succeeded: what it printed.
-    fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         assert_eq!(self.code, 0, "{self:?}");
         self.out
     }
 
-    fn json(self) -> Value {
+    pub(super) fn json(self) -> Value {
         let text = self.text();
         assert_eq!(text.lines().count(), 1, "one line, for programs that read lines: {text}");
         serde_json::from_str(&text).unwrap()
@@ -52,7 +56,7 @@ impl Done {
 
     /// It failed with this code and a sentence that says this.
     #[track_caller]
-    fn fails(self, code: i32, said: &str) {
+    pub(super) fn fails(self, code: i32, said: &str) {
         assert_eq!(self.code, code, "{self:?}");
         assert!(self.err.contains(said), "{self:?}");
     }
@@ -60,28 +64,38 @@ impl Done {
 
 impl Shell {
     fn start() -> Self {
+        Self::with(&[("TOKEN__RELOAD_INTERVAL", "100ms")])
+    }
+
+    /// With settings of the server.
+    pub(super) fn with(settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let process = Process::start(data.path(), &[("TOKEN__RELOAD_INTERVAL", "100ms")]);
+        let process = Process::start(data.path(), settings);
         Self { data, process }
     }
 
     /// `latchkey` with these words.
-    fn says(&self, words: &str, input: &str) -> Done {
-        let server = self.process.grpc.to_string();
-        let mut command = command(self.data.path(), &[("SERVER", &server)]);
-        command.args(words.split(' '));
-        run(command, input).into()
+    pub(super) fn says(&self, words: &str, input: &str) -> Done {
+        run(self.command(words, &[]), input).into()
     }
 
-    fn says_json(&self, words: &str, input: &str) -> Value {
+    /// `latchkey` with these words and these variables, not run yet.
+    pub(super) fn command(&self, words: &str, settings: &[(&str, &str)]) -> Command {
+        let server = self.process.grpc.to_string();
+        let mut command = command(self.data.path(), &[&[("SERVER", server.as_str())], settings].concat());
+        command.args(words.split(' '));
+        command
+    }
+
+    pub(super) fn says_json(&self, words: &str, input: &str) -> Value {
         self.says(&format!("{words} --output json"), input).json()
     }
 
-    fn add(&self, username: &str) {
+    pub(super) fn add(&self, username: &str) {
         self.says(&format!("account add {username}"), PASSWORD).text();
     }
 
-    fn login(&self, username: &str) -> String {
+    pub(super) fn login(&self, username: &str) -> String {
         self.says(&format!("login {username}"), PASSWORD).text().trim().to_owned()
     }
 }

@@ -12,6 +12,7 @@ mod limits;
 mod outage;
 mod readme;
 mod replicas;
+mod session_cli;
 mod signals;
 mod start;
 mod tls;

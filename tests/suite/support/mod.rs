@@ -9,5 +9,6 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod running;
 pub mod server;
 pub mod tls;

@@ -1,0 +1,375 @@
+//! Sessions on the command line: listed, ended, watched, issued, taken over.
+
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
+
+use serde_json::Value;
+
+use super::cli::{Done, Shell};
+use crate::support::{
+    client::PASSWORD,
+    process::{Process, run},
+    running::Running,
+};
+
+const SLOTS: (&str, &str) = ("SESSION__SLOTS", "web,mobile");
+
+impl Shell {
+    fn user_id(&self, username: &str) -> String {
+        let shown = self.says_json(&format!("account show {username}"), "");
+        shown["account"]["user_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Logs in: the token and the id of the session.
+    fn open(&self, words: &str) -> (String, String) {
+        let opened = self.says_json(&format!("login {words}"), PASSWORD);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        (text(&opened["token"]), text(&opened["session"]["session_id"]))
+    }
+
+    /// The rejection of a token.
+    fn rejection(&self, token: &str) -> Value {
+        let answer = self.says("validate --output json", token);
+        assert_eq!(answer.code, 1, "{answer:?}");
+        serde_json::from_str::<Value>(&answer.out).unwrap()["rejection"].clone()
+    }
+
+    /// Makes a caller with a role: the path of its key.
+    fn caller(&self, role: &str) -> String {
+        let key = self.says(&format!("caller create the-{role} --role {role}"), "").text();
+        let file = self.data.path().join(format!("{role}.key"));
+        fs::write(&file, key).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+
+    fn starts(&self, words: &str, input: &str) -> Running {
+        Running::start(self.command(words, &[]), input)
+    }
+
+    /// The server, gone and back on the same address and data.
+    fn restart(&mut self, between: impl FnOnce()) {
+        let address = self.process.grpc.to_string();
+        self.process.kill();
+        between();
+        self.process = Process::start(self.data.path(), &[("LISTEN__GRPC", &address)]);
+    }
+}
+
+#[test]
+fn the_sessions_of_a_user_are_listed_and_ended_by_slot_by_id_and_altogether() {
+    let shell = Shell::with(&[SLOTS]);
+    shell.add("alice");
+    let (web, web_id) = shell.open("alice --slot web --device Firefox");
+    let (mobile, mobile_id) = shell.open("alice --slot mobile --device Android");
+
+    let list = shell.says("session list alice", "").text();
+    let lines: Vec<_> = list.lines().collect();
+    assert_eq!(lines.len(), 2, "{list}");
+    assert!(lines[0].starts_with(&format!("{web_id}  web     Firefox  issued 20")), "{list}");
+    assert!(lines[1].starts_with(&format!("{mobile_id}  mobile  Android  issued 20")), "{list}");
+    for word in ["  last seen 20", "  if unused 20", "  expires 20"] {
+        assert!(lines.iter().all(|line| line.contains(word)), "{list}");
+    }
+    let user_id = shell.user_id("alice");
+    let listed = shell.says_json(&format!("session list --id {user_id}"), "");
+    let first = &listed["sessions"][0];
+    assert_eq!((&first["session_id"], &first["slot"]), (&web_id.clone().into(), &"web".into()));
+    assert_eq!(
+        (&first["user_id"], &first["username"], &first["device"]),
+        (&user_id.clone().into(), &"alice".into(), &"Firefox".into())
+    );
+    for name in ["issued_at", "last_seen_at", "idle_expires_at", "expires_at"] {
+        assert!(first[name].as_str().unwrap().starts_with("20"), "{name}: {first}");
+    }
+    assert!(first["token"].is_null() && !listed.to_string().contains("eyJ"), "never a token: {listed}");
+
+    // The words of the operator are those that the user is told.
+    let mut end = shell.command("session end alice --slot web --message", &[]);
+    end.arg("Please call the help desk");
+    assert_eq!(Done::from(run(end, "")).text(), "sessions   1 ended\n");
+    let rejection = shell.rejection(&web);
+    assert_eq!(
+        (&rejection["reason"], &rejection["terminal"], &rejection["message"]),
+        (&"KICKED".into(), &true.into(), &"Please call the help desk".into())
+    );
+    shell.says("validate", &mobile).text();
+
+    let end = format!("session end --id {user_id} --session {mobile_id}");
+    assert_eq!(shell.says_json(&end, "")["ended"], 1);
+    assert_eq!(shell.rejection(&mobile)["reason"], "KICKED");
+    assert_eq!(shell.says_json(&end, "")["ended"], 0);
+    shell.open("alice --slot web");
+    shell.open("alice --slot mobile");
+    assert_eq!(shell.says("session end alice", "").text(), "sessions   2 ended\n");
+    assert_eq!(shell.says_json("session list alice", "")["sessions"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn everyone_is_meant_only_where_somebody_says_so() {
+    let shell = Shell::with(&[SLOTS]);
+    shell.add("alice");
+    shell.add("bob");
+    let (alice, _) = shell.open("alice");
+    let (bob, _) = shell.open("bob");
+    // Nobody can be asked here, and "yes" in a pipe was not typed by anybody.
+    shell.says("session end --everyone", "yes\n").fails(2, "add --yes");
+    for words in [
+        "session end",
+        "session end --yes",
+        "session end --slot web",
+        "session end alice --everyone",
+        "session end alice --yes",
+        "session end --everyone --yes --slot web",
+        "session end --everyone --yes --session x",
+        "session end --everyone --yes --id",
+    ] {
+        shell.says(words, "").fails(2, "error:");
+    }
+    shell.says("validate", &alice).text();
+    shell.says("validate", &bob).text();
+
+    let ended = shell.says_json("session end --everyone --yes", "");
+    assert_eq!((&ended["everyone"], &ended["ended"]), (&true.into(), &Value::Null));
+    assert_eq!(shell.rejection(&alice)["reason"], "KICKED");
+    assert_eq!(shell.rejection(&bob)["reason"], "KICKED");
+    let again = shell.login("alice");
+    shell.says("validate", &again).text();
+    assert_eq!(shell.says("session end --everyone --yes", "").text(), "sessions   all ended\n");
+}
+
+#[test]
+fn an_operator_names_users_by_their_ids_and_is_told_so() {
+    let shell = Shell::with(&[]);
+    shell.add("alice");
+    let user_id = shell.user_id("alice");
+    shell.login("alice");
+    let key = shell.caller("operator");
+    let says = |words: &str| Done::from(run(shell.command(words, &[("KEY_FILE", &key)]), ""));
+    for words in ["session list alice", "session end alice", "session watch --user alice"] {
+        says(words).fails(
+            1,
+            "does not have the role `admin`, which this method needs: name the user by the id, with --id",
+        );
+    }
+    assert_eq!(says(&format!("session list --id {user_id}")).text().lines().count(), 1);
+    assert_eq!(says(&format!("session end --id {user_id}")).text(), "sessions   1 ended\n");
+    says("session issue alice").fails(1, "`issuer`");
+
+    let issuer = shell.caller("issuer");
+    let mut list = shell.command("session list --id", &[("KEY_FILE", &issuer)]);
+    list.arg(&user_id);
+    Done::from(run(list, "")).fails(1, "does not have the role `operator`");
+}
+
+#[test]
+fn exit_codes_of_the_session_commands_are_those_of_the_others() {
+    let shell = Shell::with(&[]);
+    shell.says("session list nobody", "").fails(1, "no such account");
+    shell.says("session end nobody", "").fails(1, "no such account");
+    shell.says("session issue nobody", "").fails(1, "no such account");
+    shell.says("session watch --id", "").fails(2, "--user");
+    shell.says("session watch --retry-for ever", "").fails(2, "--retry-for");
+    shell.says("watch", "").fails(2, "standard input has no token");
+    shell.says("watch", "not a token").fails(1, "error: MALFORMED: ");
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for words in ["session list --id x", "session end --id x", "session watch", "session issue x", "watch"] {
+        let unavailable = shell.says(&format!("{words} --server {nobody}"), "token");
+        unavailable.fails(3, &format!("no server answers at {nobody}: start one with `latchkey serve`"));
+    }
+    // Without a key: not from here.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let admin_key = elsewhere.path().join("admin.key");
+    let watch = shell.command("session watch", &[("ACCESS__ADMIN_KEY_FILE", admin_key.to_str().unwrap())]);
+    Done::from(run(watch, "")).fails(1, "the admin key is needed");
+}
+
+#[test]
+fn the_feed_is_printed_a_line_an_event_and_ends_with_ctrl_c() {
+    let shell = Shell::with(&[SLOTS]);
+    shell.add("alice");
+    shell.add("bob");
+    let user_id = shell.user_id("alice");
+    // In JSON there is a heartbeat at once, which says where the feed begins: from there nothing is missed.
+    let mut json = shell.starts("session watch --output json", "");
+    let begin: Value = serde_json::from_str(&json.line()).unwrap();
+    assert!(begin["heartbeat"].is_object(), "{begin}");
+    let cursor = begin["cursor"].as_str().unwrap().to_owned();
+
+    let (_, first) = shell.open("alice --slot web --device Laptop");
+    shell.open("bob --slot web");
+    shell.open("alice --slot web --device Android");
+    let line = json.line_with("ended");
+    let event: Value = serde_json::from_str(&line).unwrap();
+    let ended = &event["ended"];
+    assert_eq!(
+        (&ended["user_id"], &ended["session_id"], &ended["slot"]),
+        (&user_id.clone().into(), &first.clone().into(), &"web".into())
+    );
+    let rejection = &ended["rejection"];
+    assert_eq!((&rejection["reason"], &rejection["by_device"]), (&"REPLACED".into(), &"Android".into()));
+    assert!(ended["expires_at"].as_str().unwrap().starts_with("20") && event["cursor"] != cursor.as_str());
+    json.interrupt();
+    let (code, _, error) = json.end();
+    assert_eq!((code, error.as_str()), (0, ""));
+
+    // As text, from the same place, and no more than was asked for.
+    let words = format!("session watch --user alice --slot web --after {cursor}");
+    let mut text = shell.starts(&words, "");
+    let line = text.line();
+    let rest = format!("  REPLACED             {user_id}  web  {first}  by Android");
+    assert!(line.starts_with("20") && line.ends_with(&rest), "{line}");
+    assert_eq!(shell.says_json("session end bob", "")["ended"], 1);
+    assert_eq!(shell.says_json("session end alice", "")["ended"], 1);
+    let line = text.line();
+    assert!(line.contains(&format!("  KICKED               {user_id}  web  ")), "{line}");
+    text.interrupt();
+    let (code, lines, error) = text.end();
+    assert_eq!((code, lines.len()), (0, 0), "heartbeats are no events: {lines:?}");
+    let after = error.trim().strip_prefix("to go on from here: --after ").unwrap();
+
+    // What happens meanwhile is told afterwards.
+    let (_, second) = shell.open("alice --slot mobile");
+    shell.says("session end --everyone --yes", "").text();
+    let mut later = shell.starts(&format!("session watch --after {after}"), "");
+    let line = later.line_with("everyone");
+    assert!(line.contains("  KICKED               everyone"), "{line} after {second}");
+    later.interrupt();
+    assert_eq!(later.end().0, 0);
+}
+
+#[test]
+fn a_feed_that_nobody_reads_any_more_ends() {
+    let shell = Shell::with(&[]);
+    let mut feed = shell.starts("session watch --output json", "");
+    feed.line();
+    feed.deafen();
+    // With a heartbeat or two.
+    assert_eq!(feed.end().0, 0);
+}
+
+#[test]
+fn the_feed_goes_on_by_itself_after_the_server_was_away() {
+    let mut shell = Shell::with(&[]);
+    shell.add("alice");
+    let (_, first) = shell.open("alice --device Laptop");
+    let mut feed = shell.starts("session watch --output json", "");
+    feed.line_with("heartbeat");
+    shell.restart(|| {});
+    shell.open("alice --device Android");
+    let line = feed.line_with("ended");
+    assert!(line.contains(&first) && line.contains("REPLACED"), "{line}");
+    feed.interrupt();
+    let (code, _, error) = feed.end();
+    assert_eq!(code, 0);
+    assert!(
+        error.contains("the server does not answer (") && error.contains("the server answers again"),
+        "{error}"
+    );
+}
+
+#[test]
+fn who_waits_for_the_end_of_a_session_is_told_it_and_nothing_in_between() {
+    let mut shell = Shell::with(&[]);
+    shell.add("alice");
+    let token = shell.open("alice --device Laptop").0;
+    let mut text = shell.starts("watch", &token);
+    let mut json = shell.starts("watch --output json", &token);
+    assert!(text.line().starts_with("user       alice ("));
+    text.line_with("if unused  20");
+    let session: Value = serde_json::from_str(&json.line()).unwrap();
+    assert_eq!(session["session"]["device"], "Laptop");
+
+    shell.restart(|| {});
+    shell.open("alice --device Android");
+    let (code, lines, error) = text.end();
+    assert_eq!((code, lines.len()), (1, 0), "the session is printed once: {lines:?} {error}");
+    let last = error.lines().last().unwrap();
+    assert!(last.starts_with("error: REPLACED: ") && last.contains("Android"), "{error}");
+    let (code, lines, _) = json.end();
+    assert_eq!((code, lines.len()), (1, 1), "{lines:?}");
+    let rejection = &serde_json::from_str::<Value>(&lines[0]).unwrap()["rejection"];
+    assert_eq!((&rejection["reason"], &rejection["terminal"]), (&"REPLACED".into(), &true.into()));
+
+    // Dead to begin with.
+    shell.says("watch", &token).fails(1, "error: REPLACED: ");
+    let late = shell.says("watch --output json", &token);
+    assert_eq!(late.code, 1, "{late:?}");
+    let rejection = &serde_json::from_str::<Value>(&late.out).unwrap()["rejection"];
+    assert_eq!((&rejection["reason"], &rejection["terminal"]), (&"REPLACED".into(), &true.into()));
+    assert!(rejection["at"].as_str().unwrap().starts_with("20"), "{rejection}");
+}
+
+#[test]
+fn who_waits_for_a_server_that_stays_away_gives_up_in_the_end() {
+    let mut shell = Shell::with(&[]);
+    shell.add("alice");
+    let token = shell.login("alice");
+    let mut watch = shell.starts("watch --retry-for 1s", &token);
+    let mut stopped = shell.starts("watch", &token);
+    watch.line_with("if unused  20");
+    stopped.line_with("if unused  20");
+    shell.process.kill();
+    let (code, _, error) = watch.end();
+    assert_eq!(code, 3, "{error}");
+    assert!(error.lines().last().unwrap().starts_with("error: the server does not answer ("), "{error}");
+    // Ctrl-C is no failure, nor does it say that the session has ended.
+    stopped.interrupt();
+    assert_eq!(stopped.end().0, 0);
+}
+
+#[test]
+fn a_full_slot_says_who_holds_it_and_is_taken_over_on_request() {
+    let shell = Shell::with(&[("SESSION__ON_LIMIT", "deny")]);
+    shell.add("alice");
+    let (first, first_id) = shell.open("alice --device Android");
+    let refused = shell.says("login alice --device Laptop", PASSWORD);
+    assert!(refused.out.is_empty(), "{refused:?}");
+    assert!(refused.err.contains("the slot default is held by Android (logged in 20"), "{refused:?}");
+    assert!(refused.err.contains(", last used ") && refused.err.contains(" ago: --takeover"), "{refused:?}");
+    refused.fails(1, "--takeover displaces it");
+    shell.says("session issue alice", "").fails(1, "--takeover displaces it");
+    shell.says("validate", &first).text();
+
+    let taken = shell.says_json("login alice --device Laptop --takeover", PASSWORD);
+    assert_eq!(taken["displaced"][0]["session_id"], first_id);
+    assert_eq!(shell.rejection(&first)["reason"], "REPLACED");
+    let issued = shell.says_json("session issue alice --takeover", "");
+    assert_eq!(issued["displaced"][0]["device"], "Laptop");
+}
+
+#[test]
+fn a_login_that_is_repeated_with_its_key_displaces_nobody() {
+    let shell = Shell::with(&[]);
+    shell.add("alice");
+    let first = shell.says_json("login alice --idempotency-key k1", PASSWORD);
+    let again = shell.says_json("login alice --idempotency-key k1", PASSWORD);
+    assert_eq!(first["session"]["session_id"], again["session"]["session_id"]);
+    assert_eq!(again["displaced"].as_array().unwrap().len(), 0);
+    let other = shell.says_json("login alice --idempotency-key k2", PASSWORD);
+    assert_eq!(other["displaced"][0]["session_id"], first["session"]["session_id"]);
+    shell.says("login alice --idempotency-key k1", PASSWORD).fails(1, "error: REPLACED: ");
+}
+
+#[test]
+fn a_session_is_issued_without_a_password_by_name_and_by_id() {
+    let shell = Shell::with(&[SLOTS]);
+    shell.add("alice");
+    let key = shell.caller("issuer");
+    let issue = |words: &str| {
+        Done::from(run(shell.command(&format!("session issue {words}"), &[("KEY_FILE", &key)]), ""))
+    };
+    let issued = issue("alice --slot mobile --device Tablet");
+    assert!(issued.err.contains("device     Tablet"), "{issued:?}");
+    let token = issued.text();
+    assert_eq!(token.lines().count(), 1, "nothing but the token, so that it can be caught: {token}");
+    let session = shell.says_json("validate", &token)["session"].clone();
+    assert_eq!((&session["slot"], &session["username"]), (&"mobile".into(), &"alice".into()));
+
+    let by_id = issue(&format!("--id {} --slot mobile --output json", shell.user_id("alice"))).json();
+    assert_eq!(by_id["displaced"][0]["device"], "Tablet");
+    assert_eq!(by_id["session"]["device"], "latchkey command line");
+    assert_eq!(shell.rejection(&token)["reason"], "REPLACED");
+    issue("alice --slot nowhere").fails(2, "slot");
+    shell.says("account disable alice", "").text();
+    issue("alice").fails(1, "disabled");
+}
