@@ -5,6 +5,7 @@ mod callers;
 mod cli;
 mod crash;
 mod databases;
+mod demo;
 mod django;
 mod import;
 mod leaks;
