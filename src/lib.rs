@@ -15,13 +15,13 @@
 //! | [`domain`] | the rules: one verb, one file, and two pure state machines: one user's sessions, and failed logins | nothing of the modules below; no tonic, prost, redis, sqlx, environment or wall clock |
 //! | [`store`] | what the domain asks of the outside through its ports: SQLite, PostgreSQL, MySQL, Redis, key files, the audit file, the clock | `domain` |
 //! | [`grpc`] | inbound: protobuf to domain and back, statuses, limits, who may call what | `domain` |
-//! | [`http`] | inbound: probes and the JWKS document | `domain` |
+//! | [`http`] | inbound: probes, metrics and the JWKS document | `domain` |
 //! | [`config`] | typed settings, and what is wrong with them | `domain` |
 //! | [`app`] | the composition root, the only file that knows all the others | everything |
 //! | [`cli`] | one file a command | `app`, `config`, the generated client |
 //!
-//! To follow a login, read `grpc/auth.rs`, `domain/login.rs`, `domain/credentials.rs`, `domain/sessions.rs` in that
-//! order. `tests/suite/architecture.rs` fails when the direction is broken.
+//! To follow a login, read `grpc/auth.rs`, `domain/login.rs`, `domain/open_session.rs`, `domain/credentials.rs`,
+//! `domain/sessions/open.rs` in that order; to follow its end to those who are told, `domain/hub.rs`. `tests/suite/architecture.rs` fails when the direction is broken.
 
 pub mod app;
 pub mod cli;

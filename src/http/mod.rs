@@ -1,14 +1,18 @@
-//! Inbound: probes and the public keys, over HTTP.
+//! Inbound: probes, metrics and the public keys, over HTTP.
 //!
 //! | path | answer |
 //! |---|---|
 //! | `/livez` | 200 as long as the process runs |
 //! | `/readyz` | 200 while requests can be served, 503 otherwise: the same as the gRPC health |
+//! | `/metrics` | what is counted, for Prometheus |
 //! | `/.well-known/jwks.json` | the public keys, RFC 7517 |
+
+mod metrics;
 
 use std::sync::Arc;
 
 use axum::{Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +22,7 @@ use crate::domain::Engine;
 struct Shared {
     engine: Arc<Engine>,
     ready: watch::Receiver<bool>,
+    metrics: Arc<Registry>,
 }
 
 /// Serves on `listener` until `shutdown`.
@@ -31,7 +36,8 @@ pub async fn serve(
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/.well-known/jwks.json", get(jwks))
-        .with_state(Shared { engine, ready });
+        .route("/metrics", get(metrics))
+        .with_state(Shared { metrics: metrics::registry(&engine), engine, ready });
     let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(error.message = %error, "the HTTP port has failed");
@@ -44,6 +50,10 @@ async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
     }
+}
+
+async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    metrics::scrape(&shared.metrics)
 }
 
 async fn jwks(State(shared): State<Shared>) -> impl IntoResponse {

@@ -10,6 +10,7 @@ mod django;
 mod import;
 mod leaks;
 mod limits;
+mod metrics;
 mod outage;
 mod readme;
 mod replicas;
