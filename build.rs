@@ -32,6 +32,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         "latchkey.v1.ImportedAccount",
         "latchkey.v1.CreateCallerResponse",
     ];
-    tonic_prost_build::configure().skip_debug(secret).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .skip_debug(secret)
+        .codec_path("crate::grpc::codec::OurCodec")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -58,7 +58,8 @@ impl SessionWatch {
             if let Signal::Ended(rejection) = self.ticket.told().await {
                 return rejection;
             }
-            if let Err(rejection) = self.look_again().await {
+            // Boxed, because it is large and seldom happens: who only waits does not have to hold it.
+            if let Err(rejection) = Box::pin(self.look_again()).await {
                 return rejection;
             }
         }

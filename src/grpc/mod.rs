@@ -4,6 +4,7 @@ pub mod access;
 mod account;
 mod auth;
 mod caller;
+mod codec;
 mod convert;
 mod drain;
 mod guard;
