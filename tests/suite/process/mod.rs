@@ -7,6 +7,7 @@ mod crash;
 mod databases;
 mod demo;
 mod django;
+mod history;
 mod import;
 mod leaks;
 mod limits;

@@ -10,11 +10,10 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use latchkey::grpc::pb::{LogoutScope, RejectionReason, validate_response::Verdict};
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::generation;
-use crate::support::{client::Client, process::Process, redis::RedisServer};
+use crate::support::{client::Client, replicas::Replicas};
 
 /// Logins of one user at a time.
 const LOGINS: usize = 1000;
@@ -24,44 +23,6 @@ const RACES: u64 = 100_000;
 const USERS: usize = 10;
 /// Validates under way on each connection.
 const VALIDATORS: usize = 100;
-
-/// Two servers that share Redis, accounts and keys.
-struct Replicas {
-    processes: [Process; 2],
-    _redis: RedisServer,
-    _data: TempDir,
-}
-
-impl Replicas {
-    async fn start(settings: &[(&str, &str)]) -> Self {
-        let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
-        let url = redis.url();
-        // These tests are of what is true, not of how fast: a busy machine is no outage.
-        let mut all = vec![
-            ("SESSIONS__URL", url.as_str()),
-            ("SESSIONS__RESPONSE_TIMEOUT", "60s"),
-            ("SERVER__REQUEST_TIMEOUT", "60s"),
-        ];
-        all.extend_from_slice(settings);
-        // One after the other: the first makes the keys.
-        let processes = [Process::start(data.path(), &all), Process::start(data.path(), &all)];
-        for process in &processes {
-            process.client().await.until_serving().await;
-        }
-        Self { processes, _redis: redis, _data: data }
-    }
-
-    /// So many connections to each.
-    async fn clients(&self, each: usize) -> Vec<Client> {
-        let mut clients = Vec::new();
-        for _ in 0..each {
-            for process in &self.processes {
-                clients.push(process.client().await);
-            }
-        }
-        clients
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_thousand_concurrent_logins_exactly_one_survives_and_both_replicas_agree() {

@@ -77,6 +77,34 @@ impl Client {
         self.try_login(login_request(username, device)).await.unwrap()
     }
 
+    /// Opens a session as a trusted service does, which costs no hash.
+    pub async fn try_issue(
+        &self,
+        message: pb::IssueSessionRequest,
+    ) -> Result<pb::IssueSessionResponse, Status> {
+        let answer = self.sessions.clone().issue_session(self.admin(message)).await;
+        answer.map(tonic::Response::into_inner)
+    }
+
+    /// Ends sessions: how many.
+    pub async fn try_end(&self, message: pb::EndSessionsRequest) -> Result<u32, Status> {
+        let answer = self.sessions.clone().end_sessions(self.admin(message)).await;
+        answer.map(|answer| answer.into_inner().ended)
+    }
+
+    /// Watches the session of a token.
+    pub async fn watch(&self, token: &str) -> Result<Streaming<pb::WatchSessionResponse>, Status> {
+        let message = pb::WatchSessionRequest { token: token.into() };
+        self.auth.clone().watch_session(message).await.map(tonic::Response::into_inner)
+    }
+
+    /// The feed after a cursor, or from now on where it is empty.
+    pub async fn feed(&self, after: &str) -> Result<Streaming<pb::WatchSessionsResponse>, Status> {
+        let message = pb::WatchSessionsRequest { after: after.into(), ..Default::default() };
+        let answer = self.sessions.clone().watch_sessions(self.admin(message)).await;
+        answer.map(tonic::Response::into_inner)
+    }
+
     pub async fn try_validate(&self, token: &str) -> Result<Verdict, Status> {
         let message = pb::ValidateRequest { token: token.into(), ..Default::default() };
         self.auth.clone().validate(message).await.map(|answer| answer.into_inner().verdict.unwrap())

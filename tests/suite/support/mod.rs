@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod replicas;
 pub mod running;
 pub mod server;
 pub mod tls;

@@ -1,0 +1,449 @@
+//! Judges what the clients of one user have seen: could it have been, one call after the other?
+//!
+//! A history is sound if its calls have an order in which each took effect at one moment between its beginning
+//! and its answer, and in which one slot with room for one session would have given exactly these answers
+//! (linearizability). A call without an answer may have taken effect at any moment after its beginning, or
+//! never. The search is that of Wing and Gong, with the memory of Lowe: a state that was reached with the same
+//! calls before leads nowhere new.
+
+use std::collections::{BTreeMap, HashSet};
+
+/// States that are looked at before the search is given up: bounded in time, whatever the history.
+const PATIENCE: usize = 100_000;
+
+/// Names a login among those of its user, and is its device: also where nobody was told of its session.
+pub type Number = u8;
+
+/// How a session stands, or how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fate {
+    Live,
+    Replaced {
+        by: Number,
+    },
+    LoggedOut,
+    Kicked,
+    /// A reason that nobody gave cause for.
+    Other,
+}
+
+/// What was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    Login(Number),
+    Validate(Number),
+    Logout(Number),
+    EndSessions,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// To Login.
+    Opened { generation: u64, displaced: Option<Number> },
+    /// To Validate; to Logout how the session stood before it, so that `Live` means: it was ended by this.
+    Stood(Fate),
+    /// To `EndSessions`.
+    Ended(u32),
+}
+
+/// A call as its client saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    pub ask: Ask,
+    /// In any unit, on one clock.
+    pub begun: u64,
+    /// When, and what. `None`: it may have taken effect, or not.
+    pub answer: Option<(u64, Answer)>,
+}
+
+/// What is wrong with a history.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Complaint {
+    /// No order explains these answers. Of the orders that explain most: what it explains, and what follows.
+    Unsound { explained: Vec<Call>, slot: Slot, unexplained: Vec<Call> },
+    /// The search was given up: nothing is known.
+    TooHard,
+}
+
+/// The model: one slot with room for one session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Slot {
+    live: Option<Number>,
+    ended: BTreeMap<Number, Fate>,
+    /// The latest generation that anybody was told of.
+    generation: u64,
+}
+
+impl Slot {
+    fn fate(&self, number: Number) -> Option<Fate> {
+        if self.live == Some(number) { Some(Fate::Live) } else { self.ended.get(&number).copied() }
+    }
+
+    fn end(&mut self, fate: Fate) -> Option<Number> {
+        let live = self.live.take()?;
+        self.ended.insert(live, fate);
+        Some(live)
+    }
+
+    /// The slot after a call, if it would have given the answer that was given.
+    fn after(&self, call: &Call) -> Option<Self> {
+        let mut next = self.clone();
+        let answer = match call.ask {
+            Ask::Login(number) => {
+                let displaced = next.end(Fate::Replaced { by: number });
+                next.live = Some(number);
+                if let Some((_, Answer::Opened { generation, .. })) = call.answer {
+                    next.generation = generation;
+                }
+                // Generations order logins.
+                let generation = next.generation;
+                if call.answer.is_some() && generation <= self.generation {
+                    return None;
+                }
+                Answer::Opened { generation, displaced }
+            }
+            Ask::Validate(number) => Answer::Stood(self.fate(number)?),
+            Ask::Logout(number) => {
+                let stood = self.fate(number)?;
+                if stood == Fate::Live {
+                    next.end(Fate::LoggedOut);
+                }
+                Answer::Stood(stood)
+            }
+            Ask::EndSessions => Answer::Ended(next.end(Fate::Kicked).map_or(0, |_| 1)),
+        };
+        call.answer.is_none_or(|(_, given)| given == answer).then_some(next)
+    }
+}
+
+/// Looks for an order that explains a history of at most 128 calls: how many states that took.
+pub fn check(calls: &[Call]) -> Result<usize, Complaint> {
+    assert!(calls.len() <= 128, "longer than the set of calls has bits");
+    let mut calls = calls.to_vec();
+    // The most likely order first.
+    calls.sort_by_key(|call| call.answer.map_or(u64::MAX, |(at, _)| at));
+    let mut search = Search {
+        calls: &calls,
+        told: told(&calls),
+        seen: HashSet::new(),
+        furthest: (0, Slot::default()),
+        given_up: false,
+    };
+    if search.explain(0, &Slot::default()) {
+        return Ok(search.seen.len());
+    }
+    if search.given_up {
+        return Err(Complaint::TooHard);
+    }
+    let (done, slot) = search.furthest;
+    let (explained, unexplained) = (0..calls.len()).partition::<Vec<_>, _>(|index| done & (1 << index) != 0);
+    let named = |indices: Vec<usize>| indices.into_iter().map(|index| calls[index]).collect();
+    Err(Complaint::Unsound { explained: named(explained), slot, unexplained: named(unexplained) })
+}
+
+/// The ends of sessions that answers tell of. A session ends once: to let it end otherwise leads nowhere.
+fn told(calls: &[Call]) -> BTreeMap<Number, Fate> {
+    let ends = calls.iter().filter_map(|call| match (call.ask, call.answer?.1) {
+        (Ask::Validate(number) | Ask::Logout(number), Answer::Stood(fate)) => Some((number, fate)),
+        (Ask::Login(by), Answer::Opened { displaced, .. }) => Some((displaced?, Fate::Replaced { by })),
+        _ => None,
+    });
+    ends.filter(|(_, fate)| *fate != Fate::Live).collect()
+}
+
+struct Search<'a> {
+    calls: &'a [Call],
+    told: BTreeMap<Number, Fate>,
+    /// Which calls were explained, and where that led.
+    seen: HashSet<(u128, Slot)>,
+    furthest: (u128, Slot),
+    given_up: bool,
+}
+
+impl Search<'_> {
+    /// Whether there is an order for the calls that are not `done`.
+    fn explain(&mut self, done: u128, slot: &Slot) -> bool {
+        if done.count_ones() > self.furthest.0.count_ones() {
+            self.furthest = (done, slot.clone());
+        }
+        let calls = self.calls;
+        let left = || calls.iter().enumerate().filter(|(index, _)| done & (1 << index) == 0);
+        // What begins after another call was answered comes after it.
+        let Some(first_answer) = left().filter_map(|(_, call)| call.answer.map(|(at, _)| at)).min() else {
+            return true;
+        };
+        let mut changes = Vec::new();
+        for (index, call) in left().filter(|(_, call)| call.begun <= first_answer) {
+            let Some(next) = slot.after(call) else { continue };
+            let done = done | (1 << index);
+            if next != *slot {
+                if slot.live.is_none_or(|live| self.may_end(live, &next)) {
+                    changes.push((done, next));
+                }
+            } else if call.answer.is_some() {
+                // It may come now and changes nothing: no order is lost if it does.
+                return self.explain(done, slot);
+            }
+        }
+        for (done, next) in changes {
+            if self.seen.len() >= PATIENCE {
+                self.given_up = true;
+                return false;
+            }
+            if self.seen.insert((done, next.clone())) && self.explain(done, &next) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a session may have ended as it has here, if it has.
+    fn may_end(&self, number: Number, slot: &Slot) -> bool {
+        let told = self.told.get(&number);
+        slot.ended.get(&number).is_none_or(|fate| told.is_none_or(|told| told == fate))
+    }
+}
+
+/// What the checker lets pass, the test above it lets pass.
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn call(begun: u64, answered: u64, ask: Ask, answer: Answer) -> Call {
+        Call { ask, begun, answer: Some((answered, answer)) }
+    }
+
+    /// A login whose generation is its number, counted from 1.
+    fn login(begun: u64, answered: u64, number: Number, displaced: Option<Number>) -> Call {
+        let opened = Answer::Opened { generation: u64::from(number) + 1, displaced };
+        call(begun, answered, Ask::Login(number), opened)
+    }
+
+    fn validate(begun: u64, answered: u64, number: Number, fate: Fate) -> Call {
+        call(begun, answered, Ask::Validate(number), Answer::Stood(fate))
+    }
+
+    fn logout(begun: u64, answered: u64, number: Number, stood: Fate) -> Call {
+        call(begun, answered, Ask::Logout(number), Answer::Stood(stood))
+    }
+
+    fn kick(begun: u64, answered: u64, ended: u32) -> Call {
+        call(begun, answered, Ask::EndSessions, Answer::Ended(ended))
+    }
+
+    fn unanswered(begun: u64, ask: Ask) -> Call {
+        Call { ask, begun, answer: None }
+    }
+
+    fn accepts(calls: &[Call]) {
+        assert_eq!(check(calls).err(), None);
+    }
+
+    fn refuses(calls: &[Call]) {
+        assert!(matches!(check(calls), Err(Complaint::Unsound { .. })), "{:?}", check(calls));
+    }
+
+    const LIVE: Fate = Fate::Live;
+    const BY_1: Fate = Fate::Replaced { by: 1 };
+
+    #[test]
+    fn a_session_that_lives_on_after_the_answer_to_the_next_login_is_refused() {
+        let (first, second) = (login(0, 10, 0, None), login(20, 30, 1, Some(0)));
+        refuses(&[first, second, validate(31, 40, 0, LIVE)]);
+        accepts(&[first, second, validate(31, 40, 0, BY_1)]);
+        // While the login is under way both are true, but not first the one and then the other.
+        accepts(&[first, second, validate(25, 40, 0, LIVE)]);
+        accepts(&[first, second, validate(21, 22, 0, LIVE), validate(23, 24, 0, BY_1)]);
+        refuses(&[first, second, validate(21, 22, 0, BY_1), validate(23, 24, 0, LIVE)]);
+    }
+
+    #[test]
+    fn two_sessions_that_live_at_once_are_refused() {
+        let logins = [login(0, 10, 0, None), login(20, 30, 1, Some(0))];
+        refuses(&[&logins[..], &[validate(25, 50, 1, LIVE), validate(55, 60, 0, LIVE)]].concat());
+        let apart = [login(0, 30, 0, None), login(0, 30, 1, None)];
+        refuses(&apart);
+    }
+
+    #[test]
+    fn a_session_that_revives_after_its_logout_is_refused() {
+        let ended = [login(0, 10, 0, None), logout(20, 30, 0, LIVE)];
+        refuses(&[&ended[..], &[validate(40, 50, 0, LIVE)]].concat());
+        accepts(&[&ended[..], &[validate(40, 50, 0, Fate::LoggedOut)]].concat());
+        // Nor by a logout that says that there was something to end.
+        refuses(&[&ended[..], &[logout(40, 50, 0, LIVE)]].concat());
+        accepts(&[&ended[..], &[logout(40, 50, 0, Fate::LoggedOut)]].concat());
+        // Nor by a login, as one that it displaces.
+        refuses(&[&ended[..], &[login(40, 50, 1, Some(0))]].concat());
+        accepts(&[&ended[..], &[login(40, 50, 1, None)]].concat());
+    }
+
+    #[test]
+    fn a_session_that_revives_after_a_kick_is_refused() {
+        let ended = [login(0, 10, 0, None), kick(20, 30, 1)];
+        refuses(&[&ended[..], &[validate(40, 50, 0, LIVE)]].concat());
+        accepts(&[&ended[..], &[validate(40, 50, 0, Fate::Kicked)]].concat());
+        refuses(&[&ended[..], &[kick(40, 50, 1)]].concat());
+        accepts(&[&ended[..], &[kick(40, 50, 0)]].concat());
+    }
+
+    #[test]
+    fn an_acknowledged_login_that_is_lost_is_refused() {
+        let opened = login(0, 10, 0, None);
+        refuses(&[opened, validate(20, 30, 0, Fate::Other)]);
+        refuses(&[opened, kick(20, 30, 0)]);
+        refuses(&[opened, login(20, 30, 1, None)]);
+        refuses(&[opened, validate(20, 30, 0, BY_1)]);
+        refuses(&[opened, validate(20, 30, 0, Fate::LoggedOut)]);
+    }
+
+    #[test]
+    fn a_wrong_reason_is_refused() {
+        let replaced = [login(0, 10, 0, None), login(20, 30, 1, Some(0))];
+        for fate in [Fate::LoggedOut, Fate::Kicked, Fate::Other, Fate::Replaced { by: 2 }] {
+            refuses(&[&replaced[..], &[validate(40, 50, 0, fate)]].concat());
+        }
+        // A stale logout harms nobody, and a stale token keeps its reason.
+        let late = [logout(40, 50, 0, BY_1), kick(60, 70, 1)];
+        accepts(&[&replaced[..], &late[..], &[validate(80, 90, 0, BY_1)]].concat());
+        refuses(&[&replaced[..], &late[..], &[validate(80, 90, 0, Fate::Kicked)]].concat());
+        refuses(&[&replaced[..], &[logout(40, 50, 0, LIVE)]].concat());
+    }
+
+    #[test]
+    fn a_generation_that_does_not_grow_is_refused() {
+        let opened = |begun, answered, number, generation, displaced| {
+            call(begun, answered, Ask::Login(number), Answer::Opened { generation, displaced })
+        };
+        refuses(&[opened(0, 10, 0, 7, None), opened(20, 30, 1, 7, Some(0))]);
+        refuses(&[opened(0, 10, 0, 7, None), opened(20, 30, 1, 6, Some(0))]);
+        refuses(&[opened(0, 10, 0, 7, None), kick(11, 12, 1), opened(20, 30, 1, 6, None)]);
+        // At the same time, the generation says which came first.
+        accepts(&[opened(0, 30, 0, 7, Some(1)), opened(0, 30, 1, 6, None)]);
+        refuses(&[opened(0, 30, 0, 7, None), opened(0, 30, 1, 6, Some(0))]);
+    }
+
+    #[test]
+    fn a_login_without_an_answer_may_have_taken_effect_or_not() {
+        let opened = login(0, 10, 0, None);
+        let lost = unanswered(20, Ask::Login(1));
+        accepts(&[opened, lost, validate(30, 40, 0, LIVE)]);
+        accepts(&[opened, lost, validate(30, 40, 0, BY_1)]);
+        // Late, too.
+        accepts(&[opened, lost, validate(30, 40, 0, LIVE), validate(50, 60, 0, BY_1)]);
+        accepts(&[opened, lost, validate(30, 40, 0, LIVE), login(50, 60, 2, Some(1))]);
+        // But once, and not before it began.
+        refuses(&[opened, lost, validate(30, 40, 0, BY_1), validate(50, 60, 0, LIVE)]);
+        refuses(&[opened, lost, validate(12, 15, 0, BY_1)]);
+        refuses(&[opened, lost, login(30, 40, 2, Some(1)), login(50, 60, 3, Some(1))]);
+    }
+
+    #[test]
+    fn a_logout_or_a_kick_without_an_answer_may_have_taken_effect_or_not() {
+        let opened = login(0, 10, 0, None);
+        for (ask, fate) in [(Ask::Logout(0), Fate::LoggedOut), (Ask::EndSessions, Fate::Kicked)] {
+            let lost = unanswered(20, ask);
+            accepts(&[opened, lost, validate(30, 40, 0, LIVE)]);
+            accepts(&[opened, lost, validate(30, 40, 0, fate)]);
+            accepts(&[opened, lost, validate(30, 40, 0, LIVE), validate(50, 60, 0, fate)]);
+            refuses(&[opened, lost, validate(30, 40, 0, fate), validate(50, 60, 0, LIVE)]);
+            refuses(&[opened, lost, validate(12, 15, 0, fate)]);
+        }
+        // A logout does not end the session of another login; a kick does, whichever lives by then.
+        let next = login(30, 40, 1, Some(0));
+        refuses(&[opened, unanswered(20, Ask::Logout(0)), next, validate(50, 60, 1, Fate::LoggedOut)]);
+        accepts(&[opened, unanswered(20, Ask::EndSessions), next, validate(50, 60, 1, Fate::Kicked)]);
+    }
+
+    #[test]
+    fn what_cannot_be_decided_in_time_is_neither_accepted_nor_refused() {
+        // Thirty logins that may have come in any order, and an answer that none of them explains.
+        let mut calls: Vec<_> = (1..30).map(|number| unanswered(0, Ask::Login(number))).collect();
+        calls.push(validate(0, 10, 0, Fate::LoggedOut));
+        calls.push(login(0, 10, 0, None));
+        assert_eq!(check(&calls), Err(Complaint::TooHard));
+    }
+
+    /// One of the first logins of a history, what is done about it, how long before and after its effect the
+    /// client waits, and what becomes of the answer: nothing, lost with or without effect.
+    type Step = (u8, u8, u64, u64, u8);
+
+    fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
+        vec((0..5_u8, 0..10_u8, 0..25_u64, 0..25_u64, 0..10_u8), 1..=most)
+    }
+
+    /// What a sound slot answers, one effect in a hundred units of time.
+    fn sound(steps: &[Step]) -> Vec<Call> {
+        let (mut slot, mut logins, mut calls) = (Slot::default(), 0, Vec::new());
+        for (at, (which, what, before, after, answer)) in (3..).map(|at| 100 * at).zip(steps) {
+            let number = which % logins.max(1);
+            let ask = match what {
+                0..4 => Ask::Login(logins),
+                4..7 => Ask::Validate(number),
+                7..9 => Ask::Logout(number),
+                _ => Ask::EndSessions,
+            };
+            let lost = Call { ask, begun: at - 10 * before, answer: None };
+            let Some(next) = slot.after(&lost) else { continue };
+            let given = match ask {
+                Ask::Login(_) => Answer::Opened { generation: at, displaced: slot.live },
+                Ask::Validate(number) | Ask::Logout(number) => Answer::Stood(slot.fate(number).unwrap()),
+                Ask::EndSessions => Answer::Ended(u32::from(slot.live.is_some())),
+            };
+            logins += u8::from(matches!(ask, Ask::Login(_)));
+            let answered = Call { answer: Some((at + 10 * after, given)), ..lost };
+            calls.push(if *answer < 2 { lost } else { answered });
+            if *answer != 0 {
+                slot = next;
+                if *answer > 1 && matches!(ask, Ask::Login(_)) {
+                    slot.generation = at;
+                }
+            }
+        }
+        calls
+    }
+
+    /// All orders, one by one.
+    fn some_order_explains(left: &[Call], slot: &Slot) -> bool {
+        if left.iter().all(|call| call.answer.is_none()) {
+            return true;
+        }
+        (0..left.len()).any(|index| {
+            let mut others = left.to_vec();
+            let first = others.remove(index);
+            let in_time = others.iter().all(|other| other.answer.is_none_or(|(at, _)| first.begun <= at));
+            let next = slot.after(&first).filter(|_| in_time);
+            next.is_some_and(|next| some_order_explains(&others, &next))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_sound_slot_answers_is_accepted(steps in steps(60)) {
+            prop_assert_eq!(check(&sound(&steps)).err(), None);
+        }
+
+        #[test]
+        fn with_one_wrong_answer_it_is_refused_unless_some_order_explains_it(
+            steps in steps(6),
+            broken in any::<prop::sample::Index>(),
+            (fate, count) in (0..5_usize, 0..2_u32),
+        ) {
+            let mut calls = sound(&steps);
+            let index = broken.index(calls.len().max(1));
+            if let Some((_, answer)) = calls.get_mut(index).and_then(|call| call.answer.as_mut()) {
+                let fates = [LIVE, Fate::Replaced { by: 2 }, BY_1, Fate::LoggedOut, Fate::Kicked];
+                match answer {
+                    Answer::Stood(stood) => *stood = fates[fate],
+                    Answer::Ended(ended) => *ended = count,
+                    Answer::Opened { generation, displaced } => {
+                        (*generation, *displaced) = (*generation - 100 * u64::from(count), Some(1));
+                    }
+                }
+            }
+            prop_assert_eq!(check(&calls).is_ok(), some_order_explains(&calls, &Slot::default()));
+        }
+    }
+}
