@@ -159,13 +159,6 @@ async fn out_of_file_descriptors_it_does_not_spin_and_recovers() {
     newcomer.try_login(login_request("alice", "phone")).await.unwrap();
 }
 
-/// Resident memory of a process, in KiB.
-fn resident(process: &Process) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logins_whose_clients_disconnect_at_once_leave_no_place_taken_and_no_memory() {
     // One at a time, each slow enough that its client is gone by then, and few places to lose.
@@ -178,7 +171,7 @@ async fn logins_whose_clients_disconnect_at_once_leave_no_place_taken_and_no_mem
     let (process, client, _data) = server(&settings).await;
     client.user("alice").await;
     client.login("alice", "").await;
-    let before = resident(&process);
+    let before = process.resident();
     for number in 0..500 {
         let stranger = Client::connect(process.grpc, "").await;
         let login =
@@ -198,6 +191,6 @@ async fn logins_whose_clients_disconnect_at_once_leave_no_place_taken_and_no_mem
         assert!(begun.elapsed() < Duration::from_secs(20), "{}", process.output());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let grown = resident(&process).saturating_sub(before);
+    let grown = process.resident().saturating_sub(before);
     assert!(grown < 24 * 1024, "{grown} KiB for 500 logins that nobody waited for");
 }

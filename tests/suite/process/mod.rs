@@ -19,6 +19,7 @@ mod session_cli;
 mod signals;
 mod start;
 mod tls;
+mod watched;
 mod wire;
 
 use data_encoding::BASE64URL_NOPAD;

@@ -116,6 +116,13 @@ impl Process {
         self.child.id()
     }
 
+    /// Its resident memory, in KiB.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// What the HTTP port answers: the status and the body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(self.http).await.unwrap();

@@ -1,0 +1,342 @@
+//! Streams that tell of ended sessions, under load and through faults: of what was acknowledged nothing is
+//! missed, whatever is killed meanwhile, and nothing is made up.
+
+mod feed;
+mod load;
+
+use std::{collections::HashSet, time::Duration};
+
+use latchkey::grpc::pb::{self, RejectionReason, watch_session_response::Verdict};
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming, transport::Endpoint};
+use tonic_types::StatusExt as _;
+
+use self::{
+    feed::{Reader, Told},
+    load::Load,
+};
+use crate::support::{
+    client::Client,
+    process::Process,
+    proxy::{Mood, Proxy},
+    redis::{Flavour, RedisServer},
+    replicas::Replicas,
+};
+
+/// What is true is told within this time, on a busy machine, too.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A Redis that has on its disk what it has acknowledged.
+fn durable_redis() -> RedisServer {
+    RedisServer::with(Flavour::Redis, &["--appendonly", "yes", "--appendfsync", "always"])
+}
+
+async fn on(redis: RedisServer) -> Replicas {
+    let url = redis.url();
+    Replicas::on(redis, [&url, &url], &[]).await
+}
+
+/// A stream that watches a live session.
+async fn watch(client: &Client, token: &str) -> Streaming<pb::WatchSessionResponse> {
+    let mut stream = client.watch(token).await.unwrap();
+    let first = stream.message().await.unwrap().unwrap();
+    assert!(matches!(first.verdict, Some(Verdict::Session(_))), "{first:?}");
+    stream
+}
+
+/// Why the session ended, as the last message says; after it the stream ends with OK.
+async fn end(stream: &mut Streaming<pb::WatchSessionResponse>) -> RejectionReason {
+    let end = async {
+        let last = stream.message().await.unwrap().unwrap();
+        assert!(stream.message().await.unwrap().is_none());
+        match last.verdict {
+            Some(Verdict::Rejection(rejection)) => rejection.reason(),
+            other => panic!("the last message is no rejection: {other:?}"),
+        }
+    };
+    timeout(SOON, end).await.unwrap()
+}
+
+/// The error of a stream that breaks, before it says anything.
+async fn broken<T: std::fmt::Debug>(mut stream: Streaming<T>) -> Status {
+    timeout(SOON, stream.message()).await.unwrap().unwrap_err()
+}
+
+/// Every displacement that was acknowledged is told, each session's end once, and those of one user in the
+/// order of the logins.
+async fn tells_everything(reader: &Reader, load: &Load) {
+    let acknowledged = load.displaced();
+    reader.until("everything is told", |told| acknowledged.iter().all(|id| told.has(id))).await;
+    let told = reader.told();
+    assert_eq!(told.resyncs, 0, "nothing was lost, so nothing must be thrown away");
+    assert_eq!(told.ended.len(), told.sessions().len(), "something was told twice");
+    assert!(told.ended.iter().all(|ended| ended.reason == RejectionReason::Replaced));
+    for logins in load.logins() {
+        let order: Vec<_> = told.ended.iter().map(|ended| &ended.session_id).collect();
+        let places: Vec<_> =
+            logins.iter().filter_map(|login| order.iter().position(|id| *id == login)).collect();
+        assert!(places.is_sorted(), "not in the order of the logins: {places:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_killed_and_comes_back_with_its_data_costs_no_event_and_no_stream() {
+    let mut replicas = on(durable_redis()).await;
+    let clients = replicas.clients(1).await;
+    let readers = [Reader::open(&clients[0]).await, Reader::open(&clients[1]).await];
+
+    let load = Load::start(&clients, &clients, 20).await;
+    load.until_displaced(200).await;
+    replicas.redis.kill();
+    let displaced = load.displaced().len();
+    // Long enough that everybody has noticed.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    replicas.redis.restart();
+    load.until_displaced(displaced + 200).await;
+    let load = load.stop().await;
+
+    let (watched, unanswered) = (load.watched().await, load.unanswered());
+    println!(
+        "{} displacements were acknowledged, {unanswered} logins were not; {} streams watched",
+        load.displaced().len(),
+        watched.len()
+    );
+    assert!(unanswered > 0, "Redis was killed while nobody asked for anything");
+    for (session_id, told) in &watched {
+        assert_eq!(told.as_ref().unwrap(), &[RejectionReason::Replaced], "{session_id}");
+    }
+    for reader in &readers {
+        tells_everything(reader, &load).await;
+        assert!(reader.is_open(), "{:?}", reader.told());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_comes_back_empty_is_told_as_resync_and_its_sessions_as_unknown() {
+    let mut replicas = on(RedisServer::start()).await;
+    let clients = replicas.clients(1).await;
+    let readers = [Reader::open(&clients[0]).await, Reader::open(&clients[1]).await];
+    let mut watches = Vec::new();
+    for number in 0..5 {
+        let name = format!("user{number}");
+        clients[0].user(&name).await;
+        let token = clients[0].login(&name, "phone").await.token;
+        for client in &clients {
+            watches.push(watch(client, &token).await);
+        }
+    }
+
+    replicas.redis.kill();
+    replicas.redis.restart();
+    for watch in &mut watches {
+        assert_eq!(end(watch).await, RejectionReason::UnknownSession);
+    }
+    for reader in &readers {
+        reader.until("a resync is told", |told| told.resyncs > 0).await;
+        assert!(reader.is_open(), "{:?}", reader.told());
+    }
+    // And it goes on.
+    let old = clients[0].login("user0", "phone").await.session.unwrap().session_id;
+    clients[1].login("user0", "tablet").await;
+    for reader in &readers {
+        reader.until("what happens after the resync is told", |told| told.has(&old)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_a_server_that_is_killed_miss_nothing_elsewhere() {
+    let mut replicas = on(RedisServer::start()).await;
+    let clients = replicas.clients(1).await;
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        readers.push(Reader::open(&clients[0]).await);
+    }
+    let load = Load::start(&clients, &[], 10).await;
+    load.until_displaced(200).await;
+    replicas.processes[0].kill();
+    let mut broken_off = Vec::new();
+    for reader in readers {
+        let (told, end) = reader.end().await;
+        assert_ne!(end.code(), Code::Ok, "the stream must not end as if all had been said");
+        assert!(end.get_details_error_info().is_none(), "nobody was there to say this: {end:?}");
+        broken_off.push(told);
+    }
+    let displaced = load.displaced().len();
+    load.until_displaced(displaced + 100).await;
+
+    // Two go to the other server at once, and two to the one that takes the place of the first.
+    let mut readers = Vec::new();
+    for told in broken_off.drain(..2) {
+        readers.push(Reader::go_on(&clients[1], told).await);
+    }
+    let successor = replicas.one_more(&[]).await;
+    for told in broken_off {
+        readers.push(Reader::go_on(&successor.client().await, told).await);
+    }
+    let displaced = load.displaced().len();
+    load.until_displaced(displaced + 200).await;
+    let load = load.stop().await;
+    let acknowledged = load.displaced();
+    for reader in &readers {
+        reader.until("everything is told", |told| acknowledged.iter().all(|id| told.has(id))).await;
+        assert_eq!(reader.told().resyncs, 0);
+        assert!(reader.is_open(), "{:?}", reader.told());
+    }
+    println!("{} displacements, each told to each of {} readers", acknowledged.len(), readers.len());
+}
+
+/// What a stream says that ends because its server does: when to come again.
+fn comes_again_after(status: &Status) -> Duration {
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(status.get_details_error_info().unwrap().reason, "SHUTTING_DOWN");
+    status.get_details_retry_info().unwrap().retry_delay.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_server_that_stops_are_told_to_come_again_and_not_all_at_once() {
+    let replicas = on(RedisServer::start()).await;
+    let clients = replicas.clients(1).await;
+    clients[0].user("alice").await;
+    let token = clients[0].login("alice", "phone").await.token;
+    let mut watches = Vec::new();
+    for _ in 0..20 {
+        watches.push(watch(&clients[0], &token).await);
+    }
+    let reader = Reader::open(&clients[0]).await;
+    let load = Load::start(&clients, &[], 10).await;
+    load.until_displaced(200).await;
+
+    replicas.processes[0].terminate();
+    let (told, status) = reader.end().await;
+    comes_again_after(&status);
+    let mut delays = HashSet::new();
+    for watch in watches {
+        delays.insert(comes_again_after(&broken(watch).await));
+    }
+    assert!(delays.len() > 10, "they would come all at once: {delays:?}");
+    // In the place of the clients, which do come again.
+    let mut again = watch(&clients[1], &token).await;
+    let reader = Reader::go_on(&clients[1], told).await;
+    let displaced = load.displaced().len();
+    load.until_displaced(displaced + 100).await;
+    let load = load.stop().await;
+    let acknowledged = load.displaced();
+    reader.until("everything is told", |told| acknowledged.iter().all(|id| told.has(id))).await;
+    assert_eq!(reader.told().resyncs, 0);
+    clients[1].login("alice", "tablet").await;
+    assert_eq!(end(&mut again).await, RejectionReason::Replaced);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_the_embedded_store_a_cursor_misses_nothing_through_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::start(data.path(), &[]);
+    process.client().await.user("alice").await;
+    let mut told = Told::default();
+    for kill in [false, true] {
+        let client = process.client().await;
+        let reader = Reader::go_on(&client, told).await;
+        let mut ended = Vec::new();
+        let mut displace = async |client: &Client, times| {
+            for _ in 0..times {
+                let displaced = client.login("alice", "phone").await.displaced;
+                ended.extend(displaced.into_iter().map(|session| session.session_id));
+            }
+        };
+        displace(&client, 20).await;
+        told = reader.leave().await;
+        displace(&client, 20).await;
+        if kill {
+            process.kill();
+        } else {
+            process.terminate();
+            tokio::task::spawn_blocking(move || process.wait(SOON)).await.unwrap();
+        }
+        process = Process::start(data.path(), &[]);
+        let client = process.client().await;
+        displace(&client, 20).await;
+        let reader = Reader::go_on(&client, told).await;
+        displace(&client, 20).await;
+        reader.until("everything is told", |told| ended.iter().all(|id| told.has(id))).await;
+        told = reader.leave().await;
+        assert_eq!(told.resyncs, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_does_not_read_is_dropped_holds_nobody_up_and_loses_nothing() {
+    let replicas = on(RedisServer::start()).await;
+    let [process, _] = &replicas.processes;
+    let client = process.client().await;
+    // As little as may be under way, so that the server notices soon.
+    let narrow = Endpoint::from_shared(format!("http://{}", process.grpc)).unwrap();
+    let narrow = narrow.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+    let lazy = Client::over(narrow.connect().await.unwrap(), &client.admin_key);
+    let mut stuck = lazy.feed("").await.unwrap();
+    let mut told = Told::default();
+    told.take(stuck.message().await.unwrap().unwrap());
+    let diligent = Reader::open(&client).await;
+
+    let load = Load::start(std::slice::from_ref(&client), &[], 4).await;
+    load.until_displaced(50).await;
+    let before = process.resident();
+    // More than the server keeps for those who are behind, by far.
+    diligent.until_within(Duration::from_mins(2), "enough has happened", |told| told.pages > 1500).await;
+    let load = load.stop().await;
+    let grown = process.resident().saturating_sub(before);
+
+    tells_everything(&diligent, &load).await;
+    let lag = load.lag(&diligent.told());
+    println!(
+        "{} displacements in {} pages: {grown} KiB more; told after {lag:?} at the latest",
+        load.displaced().len(),
+        diligent.told().pages
+    );
+    assert!(lag < Duration::from_secs(2), "one reader held up another: {lag:?}");
+    assert!(grown < 16 * 1024, "{grown} KiB for one reader that does not read");
+
+    let status = loop {
+        match timeout(SOON, stuck.message()).await.expect("it is not left waiting") {
+            Ok(message) => told.take(message.expect("it does not end as if all had been said")),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert_eq!(status.get_details_error_info().unwrap().reason, "TOO_SLOW");
+    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+    let acknowledged = load.displaced();
+    assert!(told.ended.len() < acknowledged.len(), "it was not too slow");
+    let reader = Reader::go_on(&client, told).await;
+    reader.until("everything is told", |told| acknowledged.iter().all(|id| told.has(id))).await;
+    assert_eq!(reader.told().resyncs, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_cut_breaks_with_an_error_and_never_with_a_verdict() {
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[]);
+    let client = process.client().await;
+    client.user("alice").await;
+    let token = client.login("alice", "phone").await.token;
+    let proxy = Proxy::to(process.grpc.port()).await;
+    let far = Client::connect(proxy.address, &client.admin_key).await;
+    let (stream, feed) = (watch(&far, &token).await, Reader::open(&far).await);
+
+    proxy.set(Mood::HangsUp);
+    let status = broken(stream).await;
+    assert!(status.get_details_error_info().is_none(), "the server did not say this: {status:?}");
+    let (_, status) = feed.end().await;
+    assert_ne!(status.code(), Code::Ok);
+    assert!(status.get_details_error_info().is_none(), "the server did not say this: {status:?}");
+
+    // A link that falls silent says nothing at all, not even what is true.
+    proxy.set(Mood::Carries);
+    let far = Client::connect(proxy.address, &client.admin_key).await;
+    let mut stream = watch(&far, &token).await;
+    client.session(&token).await;
+    proxy.set(Mood::Silent);
+    client.login("alice", "tablet").await;
+    assert!(timeout(Duration::from_millis(300), stream.message()).await.is_err());
+    proxy.set(Mood::Carries);
+    assert_eq!(end(&mut stream).await, RejectionReason::Replaced);
+}

@@ -1,0 +1,125 @@
+//! A reader of the feed that remembers all it is told.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use latchkey::grpc::pb::{RejectionReason, WatchSessionsResponse, watch_sessions_response::Event};
+use tokio::{task::JoinHandle, time::timeout};
+use tonic::Status;
+
+use super::SOON;
+use crate::support::client::Client;
+
+/// All that a reader was told, over however many streams.
+#[derive(Debug, Default)]
+pub struct Told {
+    pub ended: Vec<Ended>,
+    pub resyncs: usize,
+    /// How often the cursor moved on.
+    pub pages: usize,
+    /// Where to go on.
+    pub cursor: String,
+}
+
+#[derive(Debug)]
+pub struct Ended {
+    pub session_id: String,
+    pub reason: RejectionReason,
+    pub told: Instant,
+}
+
+impl Told {
+    pub fn take(&mut self, message: WatchSessionsResponse) {
+        match message.event {
+            Some(Event::Ended(ended)) => self.ended.push(Ended {
+                session_id: ended.session_id,
+                reason: ended.rejection.unwrap().reason(),
+                told: Instant::now(),
+            }),
+            Some(Event::Resync(_)) => self.resyncs += 1,
+            Some(Event::Heartbeat(_)) => {}
+            other => panic!("{other:?}"),
+        }
+        self.pages += usize::from(self.cursor != message.cursor);
+        self.cursor = message.cursor;
+    }
+
+    pub fn has(&self, session_id: &str) -> bool {
+        self.ended.iter().any(|ended| ended.session_id == session_id)
+    }
+
+    pub fn sessions(&self) -> HashSet<&str> {
+        self.ended.iter().map(|ended| ended.session_id.as_str()).collect()
+    }
+}
+
+pub struct Reader {
+    told: Arc<Mutex<Told>>,
+    reading: JoinHandle<Status>,
+}
+
+impl Reader {
+    /// Reads from now on.
+    pub async fn open(client: &Client) -> Self {
+        Self::go_on(client, Told::default()).await
+    }
+
+    /// Reads on after what was told before.
+    pub async fn go_on(client: &Client, mut told: Told) -> Self {
+        let mut stream = client.feed(&told.cursor).await.unwrap();
+        let first = stream.message().await.unwrap().unwrap();
+        assert!(matches!(first.event, Some(Event::Heartbeat(_))), "{first:?}");
+        told.take(first);
+        let told = Arc::new(Mutex::new(told));
+        let reading = tokio::spawn({
+            let told = Arc::clone(&told);
+            async move {
+                loop {
+                    match stream.message().await {
+                        Ok(Some(message)) => told.lock().unwrap().take(message),
+                        Ok(None) => return Status::ok("the stream has ended"),
+                        Err(status) => return status,
+                    }
+                }
+            }
+        });
+        Self { told, reading }
+    }
+
+    pub fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap()
+    }
+
+    pub fn is_open(&self) -> bool {
+        !self.reading.is_finished()
+    }
+
+    pub async fn until(&self, what: &str, is_true: impl Fn(&Told) -> bool) {
+        self.until_within(SOON, what, is_true).await;
+    }
+
+    pub async fn until_within(&self, limit: Duration, what: &str, is_true: impl Fn(&Told) -> bool) {
+        let begun = Instant::now();
+        while !is_true(&self.told()) {
+            assert!(begun.elapsed() < limit, "not within {limit:?}: {what}; open: {}", self.is_open());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What it was told until the stream ended by itself, and how that was.
+    pub async fn end(self) -> (Told, Status) {
+        let status = timeout(SOON, self.reading).await.unwrap().unwrap();
+        (Arc::into_inner(self.told).unwrap().into_inner().unwrap(), status)
+    }
+
+    /// What it was told until it goes away.
+    pub async fn leave(self) -> Told {
+        assert!(self.is_open());
+        self.reading.abort();
+        let _ = self.reading.await;
+        Arc::into_inner(self.told).unwrap().into_inner().unwrap()
+    }
+}

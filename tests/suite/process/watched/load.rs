@@ -1,0 +1,187 @@
+//! Users who log in again and again, each login displacing the one before.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use latchkey::grpc::pb::{
+    IssueSessionRequest, IssueSessionResponse, RejectionReason, watch_session_response::Verdict,
+};
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::{SOON, feed::Told};
+use crate::support::client::Client;
+
+/// What a stream told after its first message: the ends of the session, or how it broke.
+type Ends = Result<Vec<RejectionReason>, Status>;
+
+/// All that the users know.
+#[derive(Default)]
+struct Known {
+    over: AtomicBool,
+    /// Sessions that a login has displaced, by its answer, and when that came.
+    displaced: Mutex<Vec<(String, Instant)>>,
+    /// Logins that failed: they may have taken place.
+    unanswered: AtomicUsize,
+    /// Streams that were opened, and what they told.
+    watches: Mutex<Vec<(String, JoinHandle<Ends>)>>,
+    /// The sessions of each user, in the order of their logins, but for the last, which lives.
+    logins: Mutex<Vec<Vec<String>>>,
+}
+
+pub struct Load {
+    known: Arc<Known>,
+    users: JoinSet<()>,
+}
+
+impl Load {
+    /// Users who log in on these servers, as a trusted service lets them, and watch their sessions on those.
+    pub async fn start(servers: &[Client], watching: &[Client], users: usize) -> Self {
+        let known = Arc::new(Known::default());
+        let mut working = JoinSet::new();
+        for number in 0..users {
+            let user = User {
+                id: servers[0].user(&format!("load{number}")).await,
+                servers: servers.to_vec(),
+                watching: watching.to_vec(),
+                known: Arc::clone(&known),
+            };
+            working.spawn(user.log_in_again_and_again());
+        }
+        Self { known, users: working }
+    }
+
+    /// Waits until so many displacements were acknowledged.
+    pub async fn until_displaced(&self, count: usize) {
+        let begun = Instant::now();
+        while self.known.displaced.lock().unwrap().len() < count {
+            assert!(begun.elapsed() < SOON, "nobody gets in");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Lets every user log in for a last time.
+    pub async fn stop(mut self) -> Self {
+        self.known.over.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.users.join_next().await {
+            ended.unwrap();
+        }
+        self
+    }
+
+    /// The sessions whose displacement was acknowledged.
+    pub fn displaced(&self) -> HashSet<String> {
+        self.known.displaced.lock().unwrap().iter().map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The sessions of each user, in the order of their logins.
+    pub fn logins(&self) -> Vec<Vec<String>> {
+        self.known.logins.lock().unwrap().clone()
+    }
+
+    pub fn unanswered(&self) -> usize {
+        self.known.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// What the streams told of sessions that have been displaced since, once all have ended.
+    pub async fn watched(&self) -> Vec<(String, Ends)> {
+        let watches = std::mem::take(&mut *self.known.watches.lock().unwrap());
+        let mut told = Vec::new();
+        for (session_id, watch) in watches {
+            let ended = timeout(SOON, watch).await.unwrap().unwrap();
+            told.push((session_id, ended));
+        }
+        told
+    }
+
+    /// How long after the answer a displacement was told, at the longest.
+    pub fn lag(&self, told: &Told) -> Duration {
+        let displaced = self.known.displaced.lock().unwrap();
+        let lags = displaced.iter().map(|(id, answered)| {
+            let ended = told.ended.iter().find(|ended| ended.session_id == *id).unwrap();
+            ended.told.saturating_duration_since(*answered)
+        });
+        lags.max().unwrap_or_default()
+    }
+}
+
+struct User {
+    id: String,
+    servers: Vec<Client>,
+    watching: Vec<Client>,
+    known: Arc<Known>,
+}
+
+impl User {
+    async fn log_in_again_and_again(self) {
+        let mut logins = Vec::new();
+        loop {
+            let last = self.known.over.load(Ordering::Relaxed);
+            match self.log_in().await {
+                // Lives on.
+                Ok(_) if last => break,
+                Ok(answer) => {
+                    let session_id = answer.session.unwrap().session_id;
+                    for client in &self.watching {
+                        self.watch(client, &session_id, &answer.token).await;
+                    }
+                    logins.push(session_id);
+                }
+                Err(_) => {
+                    self.known.unanswered.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        self.known.logins.lock().unwrap().push(logins);
+    }
+
+    async fn log_in(&self) -> Result<IssueSessionResponse, Status> {
+        let client = &self.servers[rand::random_range(0..self.servers.len())];
+        let message = IssueSessionRequest { user_id: self.id.clone(), ..Default::default() };
+        let answer = client.try_issue(message).await?;
+        let now = Instant::now();
+        let displaced = answer.displaced.iter().map(|session| (session.session_id.clone(), now));
+        self.known.displaced.lock().unwrap().extend(displaced);
+        Ok(answer)
+    }
+
+    /// Watches a session, unless that cannot begin.
+    async fn watch(&self, client: &Client, session_id: &str, token: &str) {
+        let begun = async {
+            let mut stream = client.watch(token).await?;
+            Ok::<_, Status>((stream.message().await?, stream))
+        };
+        let (first, mut stream) = match begun.await {
+            Ok(begun) => begun,
+            Err(status) => {
+                // Only at the beginning.
+                assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+                assert_eq!(status.get_details_error_info().unwrap().reason, "STORE_UNAVAILABLE");
+                return;
+            }
+        };
+        assert!(matches!(first.unwrap().verdict, Some(Verdict::Session(_))));
+        let watching = tokio::spawn(async move {
+            let mut told = Vec::new();
+            while let Some(message) = stream.message().await? {
+                match message.verdict {
+                    Some(Verdict::Rejection(rejection)) => told.push(rejection.reason()),
+                    other => panic!("in the middle: {other:?}"),
+                }
+            }
+            Ok(told)
+        });
+        self.known.watches.lock().unwrap().push((session_id.to_owned(), watching));
+    }
+}
