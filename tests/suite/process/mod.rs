@@ -20,6 +20,7 @@ mod signals;
 mod start;
 mod tls;
 mod watched;
+mod watches;
 mod wire;
 
 use data_encoding::BASE64URL_NOPAD;
