@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Passed on to the program by `run`, and to the test runner by `test`.
+# Passed on to the program by `run` and `displacement`, and to the test runner by `test`.
 ARGS ?=
 
 .PHONY: help
@@ -50,6 +50,12 @@ deny: ## Check licences, bans and sources of the dependencies
 redis-memory: ## Measure what a user with one session costs in Redis, over 100,000 users
 	@scripts/tools.sh install redis
 	cargo run --release --locked --example redis_memory
+
+.PHONY: displacement
+displacement: ## Measure how long after a login the displaced client knows, over 10,000 displacements
+	@scripts/tools.sh install redis
+	cargo build --release --locked
+	cargo run --release --locked --example displacement -- $(ARGS)
 
 .PHONY: advisories
 advisories: ## Check the dependencies for known vulnerabilities (downloads the RustSec database)
