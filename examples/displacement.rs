@@ -131,7 +131,7 @@ type Watch = JoinHandle<Result<(Instant, WatchSessionResponse), String>>;
 /// Opens a stream, and waits for its end in the background.
 async fn watch(client: &Client, token: &str) -> Result<Watch, String> {
     let opened = async {
-        let mut stream = client.watch(token).await?;
+        let mut stream = client.watch_stream(token).await?;
         Ok::<_, tonic::Status>((stream.message().await?, stream))
     };
     let (first, stream) = within("opening a watch", opened).await?.map_err(|status| status.to_string())?;

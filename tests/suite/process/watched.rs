@@ -38,7 +38,7 @@ async fn on(redis: RedisServer) -> Replicas {
 
 /// A stream that watches a live session.
 async fn watch(client: &Client, token: &str) -> Streaming<pb::WatchSessionResponse> {
-    let mut stream = client.watch(token).await.unwrap();
+    let mut stream = client.watch_stream(token).await.unwrap();
     let first = stream.message().await.unwrap().unwrap();
     assert!(matches!(first.verdict, Some(Verdict::Session(_))), "{first:?}");
     stream
@@ -272,7 +272,7 @@ async fn a_reader_that_does_not_read_is_dropped_holds_nobody_up_and_loses_nothin
     let narrow = Endpoint::from_shared(format!("http://{}", process.grpc)).unwrap();
     let narrow = narrow.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
     let lazy = Client::over(narrow.connect().await.unwrap(), &client.admin_key);
-    let mut stuck = lazy.feed("").await.unwrap();
+    let mut stuck = lazy.feed_stream("").await.unwrap();
     let mut told = Told::default();
     told.take(stuck.message().await.unwrap().unwrap());
     let diligent = Reader::open(&client).await;

@@ -57,7 +57,7 @@ async fn watch_all(process: &Process, sessions: &[Issued]) -> Vec<Streaming<Watc
         let client = process.client().await;
         let client = &client;
         let watches = sessions.iter().map(|session| async move {
-            let mut stream = client.watch(&session.token).await?;
+            let mut stream = client.watch_stream(&session.token).await?;
             let first = stream.message().await?.unwrap();
             assert!(matches!(first.verdict, Some(Verdict::Session(_))), "{first:?}");
             Ok::<_, tonic::Status>(stream)

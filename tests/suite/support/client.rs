@@ -93,13 +93,13 @@ impl Client {
     }
 
     /// Watches the session of a token.
-    pub async fn watch(&self, token: &str) -> Result<Streaming<pb::WatchSessionResponse>, Status> {
+    pub async fn watch_stream(&self, token: &str) -> Result<Streaming<pb::WatchSessionResponse>, Status> {
         let message = pb::WatchSessionRequest { token: token.into() };
         self.auth.clone().watch_session(message).await.map(tonic::Response::into_inner)
     }
 
     /// The feed after a cursor, or from now on where it is empty.
-    pub async fn feed(&self, after: &str) -> Result<Streaming<pb::WatchSessionsResponse>, Status> {
+    pub async fn feed_stream(&self, after: &str) -> Result<Streaming<pb::WatchSessionsResponse>, Status> {
         let message = pb::WatchSessionsRequest { after: after.into(), ..Default::default() };
         let answer = self.sessions.clone().watch_sessions(self.admin(message)).await;
         answer.map(tonic::Response::into_inner)
@@ -132,8 +132,7 @@ impl Client {
 
     /// Opens the stream of a token: what it says at once, and what says the rest.
     pub async fn try_watch(&self, token: &str) -> Result<(pb::Session, Watch), Status> {
-        let message = pb::WatchSessionRequest { token: token.into() };
-        let mut stream = self.auth.clone().watch_session(message).await?.into_inner();
+        let mut stream = self.watch_stream(token).await?;
         match stream.message().await?.unwrap().verdict.unwrap() {
             Watched::Session(session) => Ok((session, Watch(stream))),
             Watched::Rejection(rejection) => panic!("it begins with {rejection:?}"),
@@ -158,7 +157,7 @@ impl Client {
     }
 
     pub async fn end_sessions(&self, message: pb::EndSessionsRequest) -> u32 {
-        self.sessions.clone().end_sessions(self.admin(message)).await.unwrap().into_inner().ended
+        self.try_end(message).await.unwrap()
     }
 
     /// The live sessions of a user.

@@ -69,7 +69,7 @@ impl Reader {
 
     /// Reads on after what was told before.
     pub async fn go_on(client: &Client, mut told: Told) -> Self {
-        let mut stream = client.feed(&told.cursor).await.unwrap();
+        let mut stream = client.feed_stream(&told.cursor).await.unwrap();
         let first = stream.message().await.unwrap().unwrap();
         assert!(matches!(first.event, Some(Event::Heartbeat(_))), "{first:?}");
         told.take(first);

@@ -159,7 +159,7 @@ impl User {
     /// Watches a session, unless that cannot begin.
     async fn watch(&self, client: &Client, session_id: &str, token: &str) {
         let begun = async {
-            let mut stream = client.watch(token).await?;
+            let mut stream = client.watch_stream(token).await?;
             Ok::<_, Status>((stream.message().await?, stream))
         };
         let (first, mut stream) = match begun.await {
