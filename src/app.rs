@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::parts::{
     Parts, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail, gate, parts,
-    prepare_data_dir, scheme, session_store, tokens,
+    prepare_data_dir, scheme, session_store, tokens, webhook_receiver,
 };
 use crate::{
     config::Config,
@@ -66,7 +66,7 @@ pub struct App {
     health: Health,
     grace: Duration,
     shutdown: CancellationToken,
-    /// The two ports; they end after `shutdown`.
+    /// The two ports and the webhook; they end after `shutdown`.
     serving: JoinSet<()>,
     /// What runs beside them; dropped at shutdown.
     background: JoinSet<()>,
@@ -83,11 +83,11 @@ impl App {
         let lock = prepare_data_dir(config)?;
         let admin_key = admin_key(config)?;
         let encryption = tls::encryption(config, &clock)?;
+        let webhook = webhook_receiver(config, &clock)?;
         let tokens = tokens(config, &*clock)?;
-        let database = Database::open(&config.data_dir.join("latchkey.db"))
-            .await
-            .map_err(|error| format!("cannot open the database in {}: {error}", config.data_dir.display()))?;
-        let SessionStore { sessions, throttle, epoch, events } = session_store(config, &database, &clock)?;
+        let database = database(config).await?;
+        let SessionStore { sessions, throttle, epoch, deliveries, events } =
+            session_store(config, &database, &clock)?;
         let (accounts, callers) = accounts_and_callers(config, &database).await?;
 
         let audit = Arc::new(audit_trail(config)?);
@@ -141,6 +141,10 @@ impl App {
         let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
         serving.spawn(serve(grpc_listener, tls, services, limits, shutdown.clone()));
         serving.spawn(http::serve(http_listener, Arc::clone(&engine), health.ready(), shutdown.clone()));
+
+        if let Some(receiver) = webhook {
+            serving.spawn(receiver.webhook(config, &engine, deliveries).run(shutdown.clone()));
+        }
 
         let mut background = background(&engine, &health);
         match encryption {
@@ -224,6 +228,12 @@ fn background(engine: &Arc<Engine>, health: &Health) -> JoinSet<()> {
     background.spawn(settle_debts(Arc::clone(engine)));
     background.spawn(keep_callers(Arc::clone(engine)));
     background
+}
+
+async fn database(config: &Config) -> Result<Database, String> {
+    let dir = &config.data_dir;
+    let opened = Database::open(&dir.join("latchkey.db")).await;
+    opened.map_err(|error| format!("cannot open the database in {}: {error}", dir.display()))
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {

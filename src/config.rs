@@ -15,6 +15,7 @@ use std::{
 use ipnet::IpNet;
 use serde::Deserialize;
 use toml::{Table, Value};
+use url::Url;
 
 use self::layers::{merge, overlay_variable};
 use crate::domain::{
@@ -25,7 +26,7 @@ use crate::domain::{
 
 pub use self::sections::{
     Access, Accounts, Audit, ClientCertificate, Listen, Log, LogFormat, OnLimit, Password, SecretText,
-    Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate, ValidateAccess, Victim,
+    Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate, ValidateAccess, Victim, Webhook,
 };
 
 /// Every setting with its default and its meaning.
@@ -53,6 +54,7 @@ pub struct Config {
     pub access: Access,
     pub tls: Tls,
     pub audit: Audit,
+    pub webhook: Webhook,
     pub server: Server,
     pub log: Log,
 }
@@ -152,6 +154,29 @@ impl Config {
     pub fn certificates(&self) -> Result<Certificates, ConfigError> {
         Certificates::parse(&self.access.certificates)
             .map_err(|error| ConfigError(format!("access.certificates: {error}")))
+    }
+
+    /// Who is told of sessions that ended, if anybody is.
+    pub fn webhook_url(&self) -> Result<Option<Url>, ConfigError> {
+        let refuse = |sentence: &str| Err(ConfigError(format!("webhook.url {sentence}")));
+        let text = self.webhook.url.0.as_str();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        // What is wrong is not quoted: it may hold a secret.
+        let Ok(url) = Url::parse(text) else {
+            return refuse("is not a URL such as https://example.com/latchkey");
+        };
+        if !matches!(url.scheme(), "https" | "http") {
+            return refuse("must begin with https://, or with http:// where nobody can listen in");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return refuse("must hold no user and password: the receiver knows us by the signature");
+        }
+        if url.fragment().is_some() {
+            return refuse("must not hold a `#`: what follows it would not be sent");
+        }
+        Ok(Some(url))
     }
 
     fn path_or(&self, set: &str, name: &str) -> PathBuf {

@@ -13,7 +13,7 @@
 //! | module | what it is | what it may name |
 //! |---|---|---|
 //! | [`domain`] | the rules: one verb, one file, and two pure state machines: one user's sessions, and failed logins | nothing of the modules below; no tonic, prost, redis, sqlx, environment or wall clock |
-//! | [`store`] | what the domain asks of the outside through its ports: SQLite, PostgreSQL, MySQL, Redis, key files, the audit file, the clock | `domain` |
+//! | [`store`] | what the domain asks of the outside through its ports: SQLite, PostgreSQL, MySQL, Redis, key files, the audit file, the receiver of the webhook, the clock | `domain` |
 //! | [`grpc`] | inbound: protobuf to domain and back, statuses, limits, who may call what | `domain` |
 //! | [`http`] | inbound: probes, metrics and the JWKS document | `domain` |
 //! | [`config`] | typed settings, and what is wrong with them | `domain` |

@@ -1,6 +1,7 @@
 //! What a server is made of, from the settings and the files they name.
 
 mod accounts;
+mod webhook;
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -20,6 +21,7 @@ use crate::{
         sessions::{Epoch, UserSessions},
         throttle::{Gate, Rule, Throttle},
         token::{TokenSettings, Tokens},
+        webhook::lease::Delivery,
     },
     grpc::access::AccessSettings,
     store::{
@@ -34,7 +36,7 @@ use crate::{
     },
 };
 
-pub(super) use self::accounts::accounts_and_callers;
+pub(super) use self::{accounts::accounts_and_callers, webhook::webhook_receiver};
 
 /// What follows from the settings and the files they name.
 pub(super) struct Parts {
@@ -47,13 +49,20 @@ pub(super) struct SessionStore {
     pub(super) sessions: Arc<dyn Registers<UserSessions>>,
     pub(super) throttle: Arc<dyn Registers<Throttle>>,
     pub(super) epoch: Arc<dyn Registers<Epoch>>,
+    pub(super) deliveries: Arc<dyn Registers<Delivery>>,
     pub(super) events: Arc<dyn EventLog>,
 }
 
 impl SessionStore {
     fn of<R: RawRegisters>(registers: R) -> Self {
         let store = Arc::new(Encoded(registers));
-        Self { sessions: store.clone(), throttle: store.clone(), epoch: store.clone(), events: store }
+        Self {
+            sessions: store.clone(),
+            throttle: store.clone(),
+            epoch: store.clone(),
+            deliveries: store.clone(),
+            events: store,
+        }
     }
 }
 
@@ -78,6 +87,7 @@ pub(super) fn parts(config: &Config) -> Result<Parts, String> {
         redis_settings(config)?;
     }
     accounts::check(config)?;
+    webhook_receiver(config, &clock)?;
     Ok(parts)
 }
 

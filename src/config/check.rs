@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ClientCertificate, Config, ConfigError};
-use crate::domain::{password::Argon2Params, sessions::MAX_TOMBSTONES};
+use crate::domain::{password::Argon2Params, sessions::MAX_TOMBSTONES, webhook::secret::Secret};
 
 /// Refuses what could not work or would not be safe.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
@@ -35,6 +35,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     throttle(config)?;
     tls(config)?;
+    webhook(config)?;
     password(config)
 }
 
@@ -173,6 +174,30 @@ fn password(config: &Config) -> Result<(), ConfigError> {
             "password: memory_kib must be 8 to 1048576 and at least 8 times parallelism, iterations and parallelism 1 to 64, memory_kib times iterations at most 4194304, threads at most 1024, queue at most 1000000"
                 .into(),
         ));
+    }
+    Ok(())
+}
+
+fn webhook(config: &Config) -> Result<(), ConfigError> {
+    let webhook = &config.webhook;
+    let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
+    let secret = webhook.secret.0.as_str();
+    if !secret.is_empty() && !webhook.secret_file.is_empty() {
+        return refuse("webhook.secret and webhook.secret_file are both set: remove one");
+    }
+    if !secret.is_empty() {
+        Secret::parse(secret).map_err(|error| ConfigError(format!("webhook.secret {error}")))?;
+    }
+    if config.webhook_url()?.is_some() && secret.is_empty() && webhook.secret_file.is_empty() {
+        return refuse(
+            "webhook.url needs a secret to sign with, which the receiver has, too: set webhook.secret or webhook.secret_file",
+        );
+    }
+    if !(Duration::from_millis(100)..=Duration::from_mins(5)).contains(&webhook.timeout) {
+        return refuse("webhook.timeout must be 100ms to 5m");
+    }
+    if !(1..=1000).contains(&webhook.batch) {
+        return refuse("webhook.batch must be 1 to 1000");
     }
     Ok(())
 }

@@ -211,6 +211,17 @@ pub struct Audit {
 
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Webhook {
+    pub url: SecretText,
+    pub secret: SecretText,
+    pub secret_file: String,
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    pub batch: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Server {
     #[serde(deserialize_with = "duration")]
     pub shutdown_grace: Duration,

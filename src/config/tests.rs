@@ -108,6 +108,34 @@ fn what_is_wrong_is_said_with_the_key() {
         ("[tls]\nclient_certificate = 'required'\n", &[], "tls.client_certificate is \"required\""),
         ("[tls]\nclient_certificate = 'maybe'\n", &[], "tls.client_certificate"),
         ("[tls]\nreload_interval = '0s'\n", &[], "tls.reload_interval must not be 0s"),
+        ("[webhook]\nurl = 'https://a'\n", &[], "webhook.url needs a secret to sign with"),
+        (
+            "[webhook]\nsecret = 'whsec_a'\nsecret_file = 'b'\n",
+            &[],
+            "webhook.secret_file are both set: remove one",
+        ),
+        (
+            "[webhook]\nsecret = 'a good long secret of my own'\n",
+            &[],
+            "webhook.secret must be `whsec_` and 24",
+        ),
+        // 23 bytes.
+        (
+            "[webhook]\nsecret = 'whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA='\n",
+            &[],
+            "webhook.secret must be `whsec_` and 24",
+        ),
+        ("[webhook]\nurl = 'example.com'\n", &[], "webhook.url is not a URL such as https://"),
+        ("[webhook]\nurl = 'https://'\n", &[], "webhook.url is not a URL such as https://"),
+        ("[webhook]\nurl = 'ftp://a/b'\n", &[], "webhook.url must begin with https://"),
+        ("[webhook]\nurl = 'file:///a'\n", &[], "webhook.url must begin with https://"),
+        ("[webhook]\nurl = 'https://a:b@c/d'\n", &[], "webhook.url must hold no user and password"),
+        ("[webhook]\nurl = 'https://a@c/d'\n", &[], "webhook.url must hold no user and password"),
+        ("[webhook]\nurl = 'https://a/b#c'\n", &[], "webhook.url must not hold a `#`"),
+        ("[webhook]\ntimeout = '0s'\n", &[], "webhook.timeout must be 100ms to 5m"),
+        ("[webhook]\ntimeout = '6m'\n", &[], "webhook.timeout must be 100ms to 5m"),
+        ("[webhook]\nbatch = 0\n", &[], "webhook.batch must be 1 to 1000"),
+        ("[webhook]\nbatch = 1001\n", &[], "webhook.batch must be 1 to 1000"),
         ("nonsense", &[], "is not TOML"),
     ] {
         let refusal = refusal(file, variables);
@@ -142,10 +170,33 @@ fn weak_parameters_start_where_they_are_allowed() {
 }
 
 #[test]
+fn a_webhook_needs_a_url_and_a_secret_and_refusals_show_neither() {
+    let secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    for url in
+        ["https://example.com/a?b=c", "http://127.0.0.1:8000/", "http://[::1]/", "https://bücher.example/"]
+    {
+        let file = format!("[webhook]\nurl = '{url}'\nsecret = '{secret}'\n");
+        assert!(load(&file, &[]).unwrap().webhook_url().unwrap().is_some(), "{url}");
+        let file = format!("[webhook]\nurl = '{url}'\nsecret_file = 'a'\n");
+        assert!(load(&file, &[]).is_ok(), "{url}");
+    }
+    assert_eq!(load("", &[]).unwrap().webhook_url().unwrap(), None);
+    for url in
+        ["hunter2", "ftp://hunter2/", "https://a:hunter2@b/", "https://a/?hunter2#", "https://a:hunter2/"]
+    {
+        let variables = [("LATCHKEY_WEBHOOK__URL", url), ("LATCHKEY_WEBHOOK__SECRET", secret)];
+        let refusal = refusal("", &variables);
+        assert!(!refusal.contains("hunter2"), "{refusal}");
+    }
+    assert!(!refusal("[webhook]\nsecret = 'whsec_hunter2'\n", &[]).contains("hunter2"));
+}
+
+#[test]
 fn debug_shows_no_secret() {
     let file = "[sessions]\nurl = 'redis://:hunter2@localhost'\npassword = 'hunter3'\n
                 [accounts]\nurl = 'postgres://a:hunter4@b/c'\npassword = 'hunter5'\n
-                [access]\ncallers_url = 'mysql://a:hunter6@b/c'\n";
+                [access]\ncallers_url = 'mysql://a:hunter6@b/c'\n
+                [webhook]\nurl = 'https://a/?key=hunter7'\nsecret = 'whsec_hunter8hunter8hunter8hunter8hunt'\n";
     let config = load(file, &[]).unwrap();
     assert!(!format!("{config:?}").contains("hunter"));
 }

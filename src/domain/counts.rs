@@ -27,4 +27,8 @@ pub struct Counts {
     pub kick_wars: Count,
     /// Live sessions that had to go for another login.
     pub displaced: Count,
+    /// Batches that the receiver of the webhook has taken.
+    pub webhook_deliveries: Count,
+    /// Attempts to hand it one that failed.
+    pub webhook_failures: Count,
 }

@@ -34,6 +34,7 @@ pub mod username;
 pub mod validate;
 pub mod watch_session;
 pub mod watch_sessions;
+pub mod webhook;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod callers;
+mod webhook;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use super::{
 pub use self::{
     accounts::{Account, AccountChange, Accounts, Debt, DebtCause, Disabled, Imported},
     callers::{Caller, CallerKeyHash, Callers},
+    webhook::{Batch, NotTaken, Receiver},
 };
 
 /// Why a store did not answer.

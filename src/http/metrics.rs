@@ -57,13 +57,23 @@ impl Collector for Engines {
                 "Logins that the session store has lost after they were acknowledged",
                 counts.rollbacks.get(),
             ),
+            (
+                "webhook_deliveries",
+                "Batches that the receiver of the webhook has taken",
+                counts.webhook_deliveries.get(),
+            ),
+            (
+                "webhook_failures",
+                "Attempts to hand the receiver of the webhook a batch that failed",
+                counts.webhook_failures.get(),
+            ),
         ];
         for (name, help, count) in counters {
             tell(&mut encoder, name, help, &ConstCounter::new(count))?;
         }
         let gauges = [
             ("session_watches", "WatchSession streams that are open", hub.waiting()),
-            ("feed_readers", "WatchSessions streams that are open", hub.readers()),
+            ("feed_readers", "WatchSessions streams that are open, and the webhook", hub.readers()),
         ];
         for (name, help, count) in gauges {
             let count = i64::try_from(count).unwrap_or(i64::MAX);

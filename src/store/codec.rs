@@ -9,6 +9,7 @@
 
 mod epoch;
 mod throttle;
+mod webhook;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::domain::{
 
 pub use self::epoch::{decode_epoch, encode_epoch, encode_epoch_event};
 pub use self::throttle::{decode_throttle, encode_throttle};
+pub use self::webhook::{decode_delivery, encode_delivery};
 
 /// The first byte of what we write.
 const FORMAT: u8 = 1;

@@ -17,6 +17,7 @@ use crate::domain::{
     sessions::{Ended, Epoch, UserSessions},
     throttle::{Throttle, ThrottleKey},
     types::UserId,
+    webhook::lease::{Delivery, DeliveryKey},
 };
 
 /// A state that can be bytes.
@@ -101,6 +102,28 @@ impl Encode for Epoch {
 
     fn encode_event(_: &EpochKey, epoch: &Epoch) -> Bytes {
         codec::encode_epoch_event(epoch)
+    }
+}
+
+impl Encode for Delivery {
+    fn name(key: &DeliveryKey) -> &str {
+        key.as_str()
+    }
+
+    fn floor(&self) -> u64 {
+        self.changed_at.as_micros()
+    }
+
+    fn encode(&self) -> Bytes {
+        codec::encode_delivery(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode_delivery(bytes)
+    }
+
+    fn encode_event(_: &DeliveryKey, event: &Infallible) -> Bytes {
+        match *event {}
     }
 }
 

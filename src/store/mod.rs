@@ -1,4 +1,4 @@
-//! Outbound: what the domain asks of the world, on SQLite, Redis and the file system.
+//! Outbound: what the domain asks of the world, on SQLite, Redis, the file system and HTTP.
 //!
 //! A backend keeps bytes under keys ([`raw::RawRegisters`]) and knows nothing of sessions. [`encoded`]
 //! turns any of them into the domain's ports, with the one [`codec`].
@@ -14,3 +14,4 @@ pub mod redis;
 pub mod secret_file;
 pub mod sql;
 pub mod tls_files;
+pub mod webhook;

@@ -21,6 +21,7 @@ mod start;
 mod tls;
 mod watched;
 mod watches;
+mod webhook;
 mod wire;
 
 use data_encoding::BASE64URL_NOPAD;

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use latchkey::{
     domain::{
-        ports::Event,
+        ports::{Cursor, Event},
         rejection::{Reason, Rejection},
         sessions::{Ended, Epoch, Fence, Profile, Session, Tombstone, UserSessions},
         throttle::{Attempt, Throttle},
         types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp},
+        webhook::lease::{Delivery, Lease},
     },
     store::codec::{
-        CodecError, decode_epoch, decode_event, decode_sessions, decode_throttle, encode_epoch,
-        encode_epoch_event, encode_event, encode_sessions, encode_throttle,
+        CodecError, decode_delivery, decode_epoch, decode_event, decode_sessions, decode_throttle,
+        encode_delivery, encode_epoch, encode_epoch_event, encode_event, encode_sessions, encode_throttle,
     },
 };
 use proptest::prelude::*;
@@ -126,6 +127,8 @@ const EPOCH_EVENT: &str = "014a1f088180f9c0c1c48203108080f9c0c1c482031a0b6d61696
 
 const THROTTLE: &str = "010807108080f9c0c1c482031a12090807060504030201108087a0cfc1c48203208180f9c0c1c48203";
 
+const DELIVERY: &str = "010a0831372d332c302d3012120908070605040302011080addbc5c1c48203188180f9c0c1c48203";
+
 fn unhex(text: &str) -> Vec<u8> {
     data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
 }
@@ -175,6 +178,21 @@ fn the_bytes_of_a_throttle_never_change() {
     };
     assert_eq!(hex(&encode_throttle(&state)), THROTTLE);
     assert_eq!(decode_throttle(&unhex(THROTTLE)).unwrap(), state);
+}
+
+#[test]
+fn the_bytes_of_a_delivery_never_change() {
+    let state = Delivery {
+        cursor: Some(Cursor("17-3,0-0".into())),
+        lease: Some(Lease {
+            holder: 0x0102_0304_0506_0708,
+            until: Timestamp::from_micros(1_700_000_010_000_000),
+        }),
+        changed_at: Timestamp::from_micros(1_700_000_000_000_001),
+    };
+    assert_eq!(hex(&encode_delivery(&state)), DELIVERY);
+    assert_eq!(decode_delivery(&unhex(DELIVERY)).unwrap(), state);
+    assert_eq!(decode_delivery(&encode_delivery(&Delivery::default())).unwrap(), Delivery::default());
 }
 
 #[test]
