@@ -87,7 +87,7 @@ impl App {
         let tokens = tokens(config, &*clock)?;
         let database = database(config).await?;
         let SessionStore { sessions, throttle, epoch, deliveries, events } =
-            session_store(config, &database, &clock)?;
+            session_store(config, &database, &clock)?.cached(config);
         let (accounts, callers) = accounts_and_callers(config, &database).await?;
 
         let audit = Arc::new(audit_trail(config)?);
@@ -107,6 +107,7 @@ impl App {
             gate: Arc::new(gate),
             slots,
             turns: Turns::default(),
+            max_staleness: config.validate.max_staleness,
             tombstone_ttl: config.session.tombstone_ttl,
         });
         let health = Health::not_serving().await;

@@ -26,6 +26,7 @@ use crate::{
     grpc::access::AccessSettings,
     store::{
         audit::{AuditFile, AuditTrail},
+        cache,
         clock::SystemClock,
         embedded::{Database, EmbeddedRegisters},
         encoded::Encoded,
@@ -63,6 +64,18 @@ impl SessionStore {
             deliveries: store.clone(),
             events: store,
         }
+    }
+}
+
+impl SessionStore {
+    /// With a near-cache, where the settings have one.
+    pub(super) fn cached(self, config: &Config) -> Self {
+        let bytes = config.validate.cache_mib * 1024 * 1024;
+        if bytes == 0 {
+            return self;
+        }
+        let (sessions, events) = cache::cached(self.sessions, self.events, bytes, is_embedded(config));
+        Self { sessions: Arc::new(sessions), events: Arc::new(events), ..self }
     }
 }
 

@@ -33,6 +33,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
             "server.max_connections, server.max_requests, server.max_streams and server.max_watches must not be 0",
         );
     }
+    if config.validate.cache_mib > 1024 * 1024 {
+        return refuse("validate.cache_mib must be at most 1048576");
+    }
     throttle(config)?;
     tls(config)?;
     webhook(config)?;

@@ -112,6 +112,7 @@ pub enum Victim {
 pub struct Validate {
     #[serde(deserialize_with = "duration")]
     pub max_staleness: Duration,
+    pub cache_mib: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

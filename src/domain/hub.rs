@@ -194,6 +194,7 @@ impl Engine {
             for event in &tail.events {
                 match event {
                     Event::Ended { ended, .. } => hub.waiting.tell(ended),
+                    Event::Changed { .. } => {}
                     Event::Epoch(epoch) => {
                         self.epoch.learn(epoch);
                         hub.waiting.tell_everyone(epoch);

@@ -85,6 +85,8 @@ pub struct Engine {
     pub slots: Slots,
     /// Who waits for whom.
     pub turns: Turns,
+    /// How old a verdict may be where a request does not say.
+    pub max_staleness: std::time::Duration,
     /// How long the reason of an ended session is remembered, at most.
     pub tombstone_ttl: std::time::Duration,
 }

@@ -112,6 +112,12 @@ pub trait Registers<S: State>: Send + Sync {
     /// What the register holds.
     async fn load(&self, key: &S::Key) -> Result<Versioned<S>, StoreError>;
 
+    /// What the register held at some moment at most `max_staleness` ago, if that is known without asking.
+    fn recall(&self, key: &S::Key, max_staleness: Duration) -> Option<Versioned<S>> {
+        let _ = (key, max_staleness);
+        None
+    }
+
     /// Replaces the value if the register still is at `expected`, and appends the events, in one
     /// atomic step. Safe to repeat: the second of two equal commits changes nothing and succeeds.
     async fn commit(
@@ -138,6 +144,11 @@ pub enum Event {
         user_id: UserId,
         /// Which, and why.
         ended: Ended,
+    },
+    /// What verdicts say of a user has changed: the name or the roles.
+    Changed {
+        /// Whose.
+        user_id: UserId,
     },
     /// The sessions of all users have ended, because this epoch has begun.
     Epoch(Epoch),

@@ -106,7 +106,7 @@ pub struct UserSessions {
 
 impl State for UserSessions {
     type Key = UserId;
-    type Event = Ended;
+    type Event = SessionEvent;
 }
 
 /// What verdicts say of a user.
@@ -170,7 +170,16 @@ pub struct Tombstone {
     pub login_key: Option<LoginKey>,
 }
 
-/// A session that ended: what the event log tells.
+/// What the event log tells of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionEvent {
+    /// A session has ended.
+    Ended(Ended),
+    /// The name or the roles have changed.
+    Changed,
+}
+
+/// A session that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// Which session.

@@ -10,8 +10,8 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::{
     Engine, Error,
     epoch::Known,
-    ports::{Change, Commit, Versioned},
-    sessions::{At, Next, UserSessions},
+    ports::{Change, Commit, Revision, Versioned},
+    sessions::{At, Next, SessionEvent, UserSessions},
     types::UserId,
 };
 
@@ -103,6 +103,10 @@ impl Engine {
         next: Next<T>,
     ) -> Result<Result<T, Versioned<UserSessions>>, Error> {
         let Next { state, events, outcome } = next;
+        let mut events: Vec<_> = events.into_iter().map(SessionEvent::Ended).collect();
+        if state.profile != read.state.profile && read.revision != Revision::ABSENT {
+            events.push(SessionEvent::Changed);
+        }
         let change = Change { keep_until: state.keep_until(self.clock.now()), state, events };
         Ok(match self.sessions.commit(user, read.revision, change).await? {
             Commit::Committed => Ok(outcome),

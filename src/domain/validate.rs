@@ -1,11 +1,14 @@
 //! Validate: is this token's session live? The call that every other service makes on every request.
 
+use std::time::Duration;
+
 use super::{
     Engine, Error,
+    ports::Versioned,
     rejection::Rejection,
     sessions::{Session, UserSessions},
     transact::Decision,
-    types::{Role, Timestamp, UserId},
+    types::{Claims, Role, Timestamp, UserId},
 };
 
 /// A live session, as verdicts show it.
@@ -30,25 +33,26 @@ impl Engine {
     /// Judges a token and, unless this is only a `peek`, slides the idle timeout of its session.
     ///
     /// Signature first, store second: what we have not signed never causes a read.
-    pub async fn validate(&self, token: &str, peek: bool) -> Result<Verdict, Error> {
+    ///
+    /// The answer may be `max_staleness` old, or as old as the settings say.
+    pub async fn validate(
+        &self,
+        token: &str,
+        peek: bool,
+        max_staleness: Option<Duration>,
+    ) -> Result<Verdict, Error> {
         let claims = match self.tokens.verify(token, self.clock.now()) {
             Ok(claims) => claims,
             Err(rejection) => return Ok(Err(rejection)),
         };
-        let read = self.sessions.load(&claims.user_id).await?;
-        let (verdict, used) = {
-            let known = self.epoch.known().await?;
-            let at = self.at(&known);
-            let verdict = read.state.verdict(&claims, at);
-            let verdict = verdict.map(|session| {
-                Verified::of(&claims.user_id, &read.state, session, (!peek).then_some(at.now))
-            });
-            let used = !peek && verdict.is_ok() && read.state.touch(claims.session_id, at).is_some();
-            (verdict, used)
+        let max_staleness = max_staleness.unwrap_or(self.max_staleness);
+        let judged = if let Some(judged) = self.judge_by_memory(&claims, peek, max_staleness).await? {
+            judged
+        } else {
+            self.judge_by_store(&claims, peek).await?
         };
-        if verdict.is_err() {
-            self.mind_rollback(&claims, &read).await?;
-        } else if used {
+        let Judged { read, verdict, used } = judged;
+        if used {
             // Before the answer: a use that we have confirmed must count.
             self.transact(&claims.user_id, read, |state, at| {
                 state.touch(claims.session_id, at).map_or(Decision::Keep(()), Decision::Write)
@@ -57,6 +61,54 @@ impl Engine {
         }
         Ok(verdict)
     }
+
+    /// What is remembered may say yes, and repeat that a session has been ended for good. Any other no can be
+    /// for want of a login or a use that is not known here yet.
+    async fn judge_by_memory(
+        &self,
+        claims: &Claims,
+        peek: bool,
+        max_staleness: Duration,
+    ) -> Result<Option<Judged>, Error> {
+        let Some(read) = self.sessions.recall(&claims.user_id, max_staleness) else { return Ok(None) };
+        let judged = self.judge(claims, read, peek).await?;
+        let counts = judged.verdict.as_ref().err().is_none_or(|rejection| rejection.reason.is_terminal());
+        Ok(counts.then_some(judged))
+    }
+
+    async fn judge_by_store(&self, claims: &Claims, peek: bool) -> Result<Judged, Error> {
+        let read = self.sessions.load(&claims.user_id).await?;
+        let judged = self.judge(claims, read, peek).await?;
+        if judged.verdict.is_err() {
+            self.mind_rollback(claims, &judged.read).await?;
+        }
+        Ok(judged)
+    }
+
+    async fn judge(
+        &self,
+        claims: &Claims,
+        read: Versioned<UserSessions>,
+        peek: bool,
+    ) -> Result<Judged, Error> {
+        let known = self.epoch.known().await?;
+        let at = self.at(&known);
+        let verdict = read
+            .state
+            .verdict(claims, at)
+            .map(|session| Verified::of(&claims.user_id, &read.state, session, (!peek).then_some(at.now)));
+        let used = !peek && verdict.is_ok() && read.state.touch(claims.session_id, at).is_some();
+        drop(known);
+        Ok(Judged { read, verdict, used })
+    }
+}
+
+/// A verdict, and what it was made of.
+struct Judged {
+    read: Versioned<UserSessions>,
+    verdict: Verdict,
+    /// A use of the session is due to be recorded.
+    used: bool,
 }
 
 impl Verified {

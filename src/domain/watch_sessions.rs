@@ -165,7 +165,7 @@ impl Feed {
                 Event::Ended { user_id, ended } if self.filter.wants(&user_id, &ended) => {
                     News::Ended { user_id, ended }
                 }
-                Event::Ended { .. } => continue,
+                Event::Ended { .. } | Event::Changed { .. } => continue,
                 Event::Epoch(epoch) => News::Everyone(epoch),
             };
             // In the middle of a page one goes on at its beginning: rather twice than not at all.
@@ -214,6 +214,6 @@ impl Filter {
 fn session_id(event: &Event) -> Option<SessionId> {
     match event {
         Event::Ended { ended, .. } => Some(ended.session_id),
-        Event::Epoch(_) => None,
+        Event::Changed { .. } | Event::Epoch(_) => None,
     }
 }

@@ -50,7 +50,7 @@ pub fn rule(path: &str) -> Option<Rule> {
         | "/grpc.health.v1.Health/Check"
         | "/grpc.health.v1.Health/Watch"
         | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Rule::Open,
-        "/latchkey.v1.AuthService/Validate" => Rule::Validator,
+        "/latchkey.v1.AuthService/Validate" | "/latchkey.v1.AuthService/ValidateStream" => Rule::Validator,
         "/latchkey.v1.SessionService/IssueSession" => Rule::Role(CallerRole::Issuer),
         "/latchkey.v1.SessionService/ListSessions"
         | "/latchkey.v1.SessionService/EndSessions"
@@ -74,7 +74,8 @@ pub fn rule(path: &str) -> Option<Rule> {
 pub(super) fn is_streaming(path: &str) -> bool {
     matches!(
         path,
-        "/latchkey.v1.AuthService/WatchSession"
+        "/latchkey.v1.AuthService/ValidateStream"
+            | "/latchkey.v1.AuthService/WatchSession"
             | "/latchkey.v1.SessionService/WatchSessions"
             | "/grpc.health.v1.Health/Watch"
             | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
     convert,
     origin::Origins,
-    pb::{self, auth_service_server::AuthService, validate_response::Verdict},
+    pb::{self, auth_service_server::AuthService},
     request_id::RequestId,
-    status, watch,
+    status, validate, watch,
 };
 use crate::domain::{
     Engine, Error, Violation,
@@ -53,18 +53,20 @@ impl AuthService for AuthHandler {
         request: Request<pb::ValidateRequest>,
     ) -> Result<Response<pb::ValidateResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
-        let answer = async {
-            let token = convert::token(&message.token, &metadata)?;
-            max_staleness(message.max_staleness)?;
-            self.engine.validate(token, message.peek).await
-        };
-        let verdict =
-            answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
-        let verdict = match verdict {
-            Ok(verified) => Verdict::Session(convert::session(verified)),
-            Err(rejection) => Verdict::Rejection(convert::rejection(&rejection)),
-        };
-        Ok(Response::new(pb::ValidateResponse { verdict: Some(verdict) }))
+        let verdict = validate::verdict(&self.engine, &metadata, &message).await;
+        let verdict = verdict.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
+        Ok(Response::new(pb::ValidateResponse { verdict: Some(verdict), failure: None }))
+    }
+
+    type ValidateStreamStream = validate::VerdictStream;
+
+    async fn validate_stream(
+        &self,
+        request: Request<Streaming<pb::ValidateRequest>>,
+    ) -> Result<Response<Self::ValidateStreamStream>, Status> {
+        let (metadata, extensions, requests) = request.into_parts();
+        let id = RequestId::from_extensions(&extensions);
+        Ok(Response::new(validate::verdicts(Arc::clone(&self.engine), metadata, id, requests)))
     }
 
     type WatchSessionStream = watch::SessionStream;
@@ -154,12 +156,4 @@ fn scope(number: i32) -> Result<Scope, Violation> {
             Err(Violation::new("scope", "must be LOGOUT_SCOPE_THIS, LOGOUT_SCOPE_OTHERS or LOGOUT_SCOPE_ALL"))
         }
     }
-}
-
-/// Every verdict is read from the primary store, so any bound is kept; it only has to make sense.
-fn max_staleness(duration: Option<prost_types::Duration>) -> Result<(), Violation> {
-    if duration.is_some_and(|duration| duration.seconds < 0 || duration.nanos < 0) {
-        return Err(Violation::new("max_staleness", "must not be negative"));
-    }
-    Ok(())
 }

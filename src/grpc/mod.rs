@@ -17,6 +17,7 @@ pub mod server;
 mod session;
 mod status;
 pub mod tls;
+mod validate;
 mod watch;
 
 use std::sync::Arc;

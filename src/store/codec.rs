@@ -148,6 +148,9 @@ struct EventWire {
     /// Where an epoch has begun, and then nothing else.
     #[prost(message, optional, tag = "9")]
     epoch: Option<epoch::EpochWire>,
+    /// Where what verdicts say of the user has changed, and then nothing but whose.
+    #[prost(bool, tag = "10")]
+    changed: bool,
 }
 
 /// The bytes of a state.
@@ -186,7 +189,13 @@ pub fn encode_event(user_id: &UserId, ended: &Ended) -> Bytes {
         expires_micros: ended.expires_at.as_micros(),
         notice: notice_wire(ended.rejection.notice.as_ref()),
         epoch: None,
+        changed: false,
     })
+}
+
+/// The bytes of the event that a user has changed.
+pub fn encode_changed(user_id: &UserId) -> Bytes {
+    pack(&EventWire { user_id: user_id.as_str().to_owned(), changed: true, ..EventWire::default() })
 }
 
 /// The event that these are the bytes of.
@@ -194,6 +203,9 @@ pub fn decode_event(bytes: &[u8]) -> Result<Event, CodecError> {
     let wire: EventWire = unpack(bytes)?;
     if let Some(wire) = &wire.epoch {
         return Ok(Event::Epoch(epoch::epoch(wire)?));
+    }
+    if wire.changed {
+        return Ok(Event::Changed { user_id: checked(UserId::parse(&wire.user_id))? });
     }
     Ok(Event::Ended {
         user_id: checked(UserId::parse(&wire.user_id))?,

@@ -14,7 +14,7 @@ use crate::domain::{
     ports::{
         Change, Commit, Cursor, Event, EventLog, Registers, Revision, State, StoreError, Tail, Versioned,
     },
-    sessions::{Ended, Epoch, UserSessions},
+    sessions::{Epoch, SessionEvent, UserSessions},
     throttle::{Throttle, ThrottleKey},
     types::UserId,
     webhook::lease::{Delivery, DeliveryKey},
@@ -56,8 +56,11 @@ impl Encode for UserSessions {
         codec::decode_sessions(bytes)
     }
 
-    fn encode_event(key: &UserId, event: &Ended) -> Bytes {
-        codec::encode_event(key, event)
+    fn encode_event(key: &UserId, event: &SessionEvent) -> Bytes {
+        match event {
+            SessionEvent::Ended(ended) => codec::encode_event(key, ended),
+            SessionEvent::Changed => codec::encode_changed(key),
+        }
     }
 }
 

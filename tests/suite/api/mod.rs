@@ -19,8 +19,10 @@ mod logout;
 mod passwords;
 mod races;
 mod rollback;
+mod staleness;
 mod throttle;
 mod validate;
+mod validate_stream;
 mod watch_session;
 mod watch_sessions;
 

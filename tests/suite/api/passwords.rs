@@ -260,7 +260,7 @@ async fn a_login_storm_is_shed_and_validate_goes_on() {
         ("PASSWORD__THREADS", "1"),
         ("PASSWORD__QUEUE", "2"),
         ("PASSWORD__MEMORY_KIB", "4096"),
-        ("PASSWORD__ITERATIONS", "4"),
+        ("PASSWORD__ITERATIONS", "16"),
     ];
     let server = Server::with(Store::Embedded, &settings).await;
     let client = &server.client;

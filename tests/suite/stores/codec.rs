@@ -13,7 +13,8 @@ use latchkey::{
     },
     store::codec::{
         CodecError, decode_delivery, decode_epoch, decode_event, decode_sessions, decode_throttle,
-        encode_delivery, encode_epoch, encode_epoch_event, encode_event, encode_sessions, encode_throttle,
+        encode_changed, encode_delivery, encode_epoch, encode_epoch_event, encode_event, encode_sessions,
+        encode_throttle,
     },
 };
 use proptest::prelude::*;
@@ -163,6 +164,13 @@ fn the_bytes_of_an_epoch_never_change() {
     assert_eq!((&*hex(&encode_epoch(&epoch())), &*hex(&encode_epoch_event(&epoch()))), (EPOCH, EPOCH_EVENT));
     assert_eq!(decode_epoch(&unhex(EPOCH)).unwrap(), epoch());
     assert_eq!(decode_event(&unhex(EPOCH_EVENT)).unwrap(), Event::Epoch(epoch()));
+}
+
+#[test]
+fn the_bytes_of_a_change_never_change() {
+    assert_eq!(hex(&encode_changed(&user("alice"))), "010a05616c6963655001");
+    let event = Event::Changed { user_id: user("alice") };
+    assert_eq!(decode_event(&unhex("010a05616c6963655001")).unwrap(), event);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use latchkey::domain::{
     ports::{Change, Commit, Event, Revision},
-    sessions::UserSessions,
+    sessions::{SessionEvent, UserSessions},
     throttle::{Attempt, Throttle, ThrottleKey},
     username::Username,
 };
@@ -67,7 +67,8 @@ on_every_store! {
         let user = user("alice");
         let end = store.end_of_log().await;
         let events = samples(64, &events());
-        store.commit(&user, Revision::ABSENT, Change { events: events.clone(), ..change(1) }).await;
+        let told = events.iter().cloned().map(SessionEvent::Ended);
+        store.commit(&user, Revision::ABSENT, Change { events: told.collect(), ..change(1) }).await;
         let (seen, _) = store.drain(end, 100).await;
         let expected = events.into_iter().map(|ended| Event::Ended { user_id: user.clone(), ended });
         assert_eq!(seen, expected.collect::<Vec<_>>());

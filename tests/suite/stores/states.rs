@@ -5,7 +5,7 @@ use std::time::Duration;
 use latchkey::domain::{
     ports::{Change, Event},
     rejection::{Reason, Rejection},
-    sessions::{Ended, Epoch, Fence, Profile, Session, Tombstone, UserSessions},
+    sessions::{Ended, Epoch, Fence, Profile, Session, SessionEvent, Tombstone, UserSessions},
     types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
 };
 use proptest::{
@@ -47,7 +47,8 @@ pub fn ended(number: u64) -> Ended {
 
 /// The change to a state, with these events.
 pub fn change_with(generation: u64, events: impl IntoIterator<Item = u64>) -> Change<UserSessions> {
-    Change { events: events.into_iter().map(ended).collect(), ..change(generation) }
+    let events = events.into_iter().map(|number| SessionEvent::Ended(ended(number)));
+    Change { events: events.collect(), ..change(generation) }
 }
 
 /// Whose events these are, and their numbers.
@@ -55,7 +56,7 @@ pub fn numbers(events: &[Event]) -> Vec<(&str, u64)> {
     fn parts(event: &Event) -> (&str, u64) {
         match event {
             Event::Ended { user_id, ended } => (user_id.as_str(), ended.expires_at.as_secs()),
-            Event::Epoch(epoch) => panic!("nobody has begun {epoch:?}"),
+            other => panic!("nobody has told {other:?}"),
         }
     }
     events.iter().map(parts).collect()

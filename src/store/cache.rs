@@ -1,0 +1,143 @@
+//! The near-cache: what this process has read of sessions, for verdicts that need not be of this moment.
+//!
+//! It decorates two ports and the domain does not know that it is there. [`CachedSessions`] remembers what is
+//! read and committed through it; [`CachedLog`] looks on as the log is followed and forgets what an event
+//! tells of. When an entry may answer, and what may be remembered at all, `entries` decides.
+
+mod entries;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+
+use self::entries::Entries;
+use crate::domain::{
+    ports::{Change, Commit, Cursor, Event, EventLog, Registers, Revision, StoreError, Tail, Versioned},
+    sessions::UserSessions,
+    types::UserId,
+};
+
+/// What may be told from the cache is never older than this, whatever a request allows.
+pub const STALENESS_BOUND: Duration = Duration::from_secs(5);
+
+/// The registers of sessions, with a cache in front.
+pub struct CachedSessions {
+    inner: Arc<dyn Registers<UserSessions>>,
+    entries: Arc<Entries>,
+    /// Nobody else writes to the store, so that what was read and written through here is all there is.
+    alone: bool,
+    /// Somebody has asked for what is remembered. Until then nothing is: where every request wants the store's
+    /// own answer, a cache would only cost.
+    wanted: AtomicBool,
+}
+
+/// The event log, with an eye on it.
+pub struct CachedLog {
+    inner: Arc<dyn EventLog>,
+    entries: Arc<Entries>,
+}
+
+/// Puts a cache of at most so many bytes in front of a store. `alone` says that no other process writes to it.
+pub fn cached(
+    sessions: Arc<dyn Registers<UserSessions>>,
+    events: Arc<dyn EventLog>,
+    bytes: u64,
+    alone: bool,
+) -> (CachedSessions, CachedLog) {
+    let entries = Arc::new(Entries::new(bytes));
+    let log = CachedLog { inner: events, entries: Arc::clone(&entries) };
+    (CachedSessions { inner: sessions, entries, alone, wanted: AtomicBool::new(alone) }, log)
+}
+
+#[async_trait]
+impl Registers<UserSessions> for CachedSessions {
+    async fn load(&self, key: &UserId) -> Result<Versioned<UserSessions>, StoreError> {
+        if !self.wanted.load(Ordering::Relaxed) {
+            return self.inner.load(key).await;
+        }
+        let ticket = self.entries.begin_read(key);
+        let read = self.inner.load(key).await?;
+        self.entries.end_read(key, &read, ticket);
+        Ok(read)
+    }
+
+    fn recall(&self, key: &UserId, max_staleness: Duration) -> Option<Versioned<UserSessions>> {
+        if self.alone {
+            return self.entries.get(key);
+        }
+        if max_staleness.is_zero() {
+            return None;
+        }
+        if !self.wanted.load(Ordering::Relaxed) {
+            self.wanted.store(true, Ordering::Relaxed);
+        }
+        self.entries.get_as_of(key, Instant::now(), max_staleness.min(STALENESS_BOUND))
+    }
+
+    async fn commit(
+        &self,
+        key: &UserId,
+        expected: Revision,
+        change: Change<UserSessions>,
+    ) -> Result<Commit<UserSessions>, StoreError> {
+        // Whatever was read before is not to be remembered after: also where nobody waits any more to hear
+        // whether this has succeeded.
+        let _after = Forget { entries: &self.entries, key };
+        self.inner.commit(key, expected, change).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.inner.ping().await
+    }
+}
+
+/// Forgets a register when it is dropped.
+struct Forget<'a> {
+    entries: &'a Entries,
+    key: &'a UserId,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.entries.forget(self.key);
+    }
+}
+
+#[async_trait]
+impl EventLog for CachedLog {
+    async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<Tail, StoreError> {
+        if after.is_some() {
+            return self.inner.tail(after, limit).await;
+        }
+        // The one who follows begins anew, and does not see what has happened before. What is read from now on
+        // is newer than that.
+        let as_of = Instant::now();
+        let tail = self.inner.tail(None, limit).await?;
+        self.entries.lose_sight();
+        self.entries.seen_until(as_of);
+        Ok(tail)
+    }
+
+    async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<Tail, StoreError> {
+        let as_of = Instant::now();
+        let tail = self.inner.follow(after, limit, patience).await?;
+        if tail.gap {
+            self.entries.lose_sight();
+        }
+        for event in &tail.events {
+            match event {
+                Event::Ended { user_id, .. } | Event::Changed { user_id } => self.entries.forget(user_id),
+                // Verdicts ask for the epoch themselves.
+                Event::Epoch(_) => {}
+            }
+        }
+        self.entries.seen_until(as_of);
+        Ok(tail)
+    }
+}

@@ -1,0 +1,153 @@
+//! What the near-cache holds, and when it may be believed.
+//!
+//! The danger is a read that is overtaken: it is sent, the value changes, the change is told, and only then does
+//! the old answer come and is remembered, for nobody will ever tell again. So a read takes a ticket before it is
+//! sent, and its answer is not remembered if anything in its part of the cache has been forgotten since. Taking
+//! a ticket, forgetting and remembering are each done under one lock a part.
+//!
+//! What is remembered may be believed as of the moment at which the log was last seen: whatever had changed by
+//! then has been told, and was forgotten.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use quick_cache::{Weighter, sync::Cache};
+
+use crate::domain::{
+    ports::{Revision, Versioned},
+    sessions::UserSessions,
+    types::UserId,
+};
+
+/// So many parts have locks of their own.
+const PARTS: usize = 256;
+/// What an entry costs besides what its state holds, in bytes: the key, the counts of references, the place in
+/// the cache.
+const OVERHEAD: u64 = 200;
+
+/// Everything that is remembered.
+pub(super) struct Entries {
+    cache: Cache<UserId, Versioned<UserSessions>, Bytes>,
+    /// How often something has been forgotten in each part.
+    parts: Box<[Mutex<u64>]>,
+    hasher: RandomState,
+    /// Until when the log was seen, in microseconds since `begin`; 0 where it is not.
+    seen: AtomicU64,
+    begin: Instant,
+}
+
+/// Taken before a read is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket(u64);
+
+impl Entries {
+    /// At most about so many bytes.
+    pub(super) fn new(bytes: u64) -> Self {
+        let expected = usize::try_from(bytes / 400).unwrap_or(usize::MAX);
+        Self {
+            cache: Cache::with_weighter(expected, bytes, Bytes),
+            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            seen: AtomicU64::new(0),
+            begin: Instant::now(),
+        }
+    }
+
+    /// What is remembered.
+    pub(super) fn get(&self, key: &UserId) -> Option<Versioned<UserSessions>> {
+        self.cache.get(key)
+    }
+
+    /// What is remembered, if that is true of a moment at most `max_staleness` before `now`.
+    pub(super) fn get_as_of(
+        &self,
+        key: &UserId,
+        now: Instant,
+        max_staleness: Duration,
+    ) -> Option<Versioned<UserSessions>> {
+        // Read first: an entry that is found after it has at least been seen until then.
+        let seen = self.seen.load(Ordering::Acquire);
+        let age = self.micros(now).checked_sub(seen).filter(|_| seen > 0)?;
+        if Duration::from_micros(age) > max_staleness {
+            return None;
+        }
+        self.get(key)
+    }
+
+    /// To be taken before a read is sent.
+    pub(super) fn begin_read(&self, key: &UserId) -> Ticket {
+        Ticket(*self.part(key))
+    }
+
+    /// Remembers what was read, unless something has been forgotten since its ticket was taken.
+    pub(super) fn end_read(&self, key: &UserId, read: &Versioned<UserSessions>, ticket: Ticket) {
+        let part = self.part(key);
+        let newer = |held: Versioned<UserSessions>| held.revision >= read.revision;
+        // A register that holds nothing is not worth a place: nobody with a good token asks for it.
+        if *part == ticket.0 && read.revision != Revision::ABSENT && !self.cache.peek(key).is_some_and(newer)
+        {
+            self.cache.insert(key.clone(), read.clone());
+        }
+    }
+
+    /// It has changed, or may have.
+    pub(super) fn forget(&self, key: &UserId) {
+        let mut part = self.part(key);
+        *part += 1;
+        self.cache.remove(key);
+    }
+
+    /// Everything that had changed by then has been forgotten.
+    pub(super) fn seen_until(&self, moment: Instant) {
+        self.seen.fetch_max(self.micros(moment).max(1), Ordering::Release);
+    }
+
+    /// Anything may have changed.
+    pub(super) fn lose_sight(&self) {
+        self.seen.store(0, Ordering::Release);
+        for part in &self.parts {
+            *part.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        }
+        self.cache.clear();
+    }
+
+    fn part(&self, key: &UserId) -> MutexGuard<'_, u64> {
+        let part = usize::try_from(self.hasher.hash_one(key) % PARTS as u64).unwrap_or_default();
+        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn micros(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.begin).as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// About what an entry takes.
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<UserId, Versioned<UserSessions>> for Bytes {
+    fn weight(&self, key: &UserId, value: &Versioned<UserSessions>) -> u64 {
+        let state = &*value.state;
+        let texts = key.as_str().len()
+            + state.profile.username.len()
+            + state.profile.roles.iter().map(|role| role.as_str().len() + 24).sum::<usize>()
+            + state.sessions.iter().map(|s| s.device.as_str().len() + s.slot.as_str().len()).sum::<usize>()
+            + state
+                .tombstones
+                .iter()
+                .map(|g| g.by_device.as_str().len() + g.slot.as_str().len())
+                .sum::<usize>();
+        let structs =
+            size_of::<UserSessions>() + size_of_val(&*state.sessions) + size_of_val(&*state.tombstones);
+        OVERHEAD + (texts + structs) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! How old a verdict may be, and what may come from memory.
+
+use std::time::{Duration, Instant};
+
+use latchkey::grpc::pb::{self, RejectionReason, validate_response::Verdict};
+
+use super::{assert_invalid, disable, watch_session::Replicas};
+use crate::support::{
+    client::{Client, is_live, login_request},
+    redis::RedisServer,
+    server::{Server, Store},
+};
+
+fn within(token: &str, staleness: Duration) -> pb::ValidateRequest {
+    let max_staleness = Some(staleness.try_into().unwrap());
+    pb::ValidateRequest { token: token.into(), max_staleness, ..Default::default() }
+}
+
+async fn verdict(client: &Client, message: pb::ValidateRequest) -> Verdict {
+    client.auth.clone().validate(message).await.unwrap().into_inner().verdict.unwrap()
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How often the register of this user is read while `act` is done.
+async fn reads<F: Future<Output = ()>>(redis: &RedisServer, user_id: &str, act: F) -> usize {
+    let mut monitor = redis.monitor();
+    act.await;
+    let theirs = |command: &&String| command.contains(&format!(":s:{user_id}"));
+    monitor.commands().iter().filter(theirs).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_redis_a_request_that_allows_it_is_answered_from_memory_and_others_are_not() {
+    let server = Server::start(Store::Redis).await;
+    let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    // From when on the server follows the log.
+    client.feed("").await;
+    // The first finds nothing in memory.
+    verdict(client, within(&token, 5 * SECOND)).await;
+    let asked = reads(redis, &user_id, async {
+        for _ in 0..100 {
+            assert!(is_live(&verdict(client, within(&token, 5 * SECOND)).await));
+        }
+    });
+    assert_eq!(asked.await, 0);
+    let asked = reads(redis, &user_id, async {
+        for _ in 0..10 {
+            client.session(&token).await;
+            assert!(is_live(&verdict(client, within(&token, Duration::ZERO)).await));
+        }
+    });
+    assert_eq!(asked.await, 20, "what says nothing, or zero, is answered by the store");
+    let negative = pb::ValidateRequest {
+        max_staleness: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
+        ..within(&token, SECOND)
+    };
+    assert_invalid(&client.auth.clone().validate(negative).await.unwrap_err(), "max_staleness");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_replica_ends_is_in_memory_no_longer_than_the_log_takes() {
+    let replicas = Replicas::start().await;
+    let [here, there] = &replicas.servers;
+    for number in 0..20 {
+        let token = here.client.login("alice", "").await.token;
+        assert!(is_live(&verdict(&here.client, within(&token, 5 * SECOND)).await));
+        there.client.login("alice", &number.to_string()).await;
+        let ended = Instant::now();
+        loop {
+            match verdict(&here.client, within(&token, 5 * SECOND)).await {
+                Verdict::Rejection(rejection) => {
+                    assert_eq!(rejection.reason(), RejectionReason::Replaced);
+                    break;
+                }
+                Verdict::Session(_) => assert!(ended.elapsed() < SECOND, "it is told within milliseconds"),
+            }
+        }
+        // P7: zero reads the primary store, whatever is in memory.
+        assert!(!is_live(&verdict(&here.client, within(&token, Duration::ZERO)).await));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_no_for_want_of_knowledge_is_asked_again() {
+    let replicas = Replicas::start().await;
+    let [here, there] = &replicas.servers;
+    // In memory here: alice without the session that is opened there.
+    let old = here.client.login("alice", "").await.token;
+    assert!(is_live(&verdict(&here.client, within(&old, 5 * SECOND)).await));
+    let new = there.client.login("alice", "").await.token;
+    assert!(is_live(&verdict(&here.client, within(&new, 5 * SECOND)).await));
+    // Used there, and timed out by what is in memory here.
+    for replica in &replicas.servers {
+        replica.clock.advance(Duration::from_mins(50));
+    }
+    assert!(is_live(&verdict(&there.client, within(&new, Duration::ZERO)).await));
+    for replica in &replicas.servers {
+        replica.clock.advance(Duration::from_mins(50));
+    }
+    assert!(is_live(&verdict(&here.client, within(&new, 5 * SECOND)).await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_roles_are_told_too() {
+    let replicas = Replicas::start().await;
+    let [here, there] = &replicas.servers;
+    let login = here.client.login("alice", "").await;
+    let user_id = login.session.unwrap().user_id;
+    assert!(is_live(&verdict(&here.client, within(&login.token, 5 * SECOND)).await));
+    let roles = vec!["staff".into()];
+    there.client.update(pb::UpdateAccountRequest { user_id, roles, ..Default::default() }).await;
+    let changed = Instant::now();
+    loop {
+        let Verdict::Session(session) = verdict(&here.client, within(&login.token, 5 * SECOND)).await else {
+            panic!("rejected")
+        };
+        if session.roles == ["staff"] {
+            break;
+        }
+        assert!(changed.elapsed() < SECOND);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_log_is_silent_for_longer_than_allowed_the_store_is_asked() {
+    let mut server = Server::start(Store::Redis).await;
+    let client = server.client.clone();
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    verdict(&client, within(&token, 5 * SECOND)).await;
+    server.redis.as_mut().unwrap().kill();
+    // As of the last that was seen of the log, then no longer: an outage is an error, and never a verdict.
+    let outage = Instant::now();
+    let mut from_memory = 0;
+    let told = loop {
+        match client.auth.clone().validate(within(&token, 3 * SECOND)).await {
+            Ok(answer) => assert!(is_live(&answer.into_inner().verdict.unwrap())),
+            Err(status) => break status,
+        }
+        from_memory += 1;
+        assert!(outage.elapsed() < 4 * SECOND, "older than it may be");
+    };
+    assert_eq!(super::parts(&told).1, "STORE_UNAVAILABLE");
+    assert!(from_memory > 0);
+    server.redis.as_mut().unwrap().restart();
+    let back = loop {
+        if let Ok(answer) = client.auth.clone().validate(within(&token, 5 * SECOND)).await {
+            break answer.into_inner().verdict.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(!is_live(&back), "it has come back empty");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_the_embedded_store_what_is_in_memory_is_never_old() {
+    let server = Server::start(Store::Embedded).await;
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let mut token = client.login("alice", "").await.token;
+    for number in 0..50 {
+        client.session(&token).await;
+        client.session(&token).await;
+        let next = client.login("alice", &number.to_string()).await.token;
+        assert_eq!(client.rejection(&token).await.reason(), RejectionReason::Replaced);
+        token = next;
+    }
+    client.session(&token).await;
+    client.update(disable(&user_id)).await;
+    assert_eq!(client.rejection(&token).await.reason(), RejectionReason::AccountDisabled);
+    client.try_login(login_request("alice", "")).await.unwrap_err();
+}
