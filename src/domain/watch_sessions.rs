@@ -121,17 +121,24 @@ impl Feed {
     /// Reads on in the log, and at its end goes over to what is told live.
     async fn catch_up(&mut self) -> Result<(), Error> {
         let engine = Arc::clone(&self.engine);
-        let tail = engine.hub.log().tail(Some(&self.cursor), PAGE).await?;
-        let at_the_end = tail.events.is_empty() && tail.next == self.cursor;
-        self.take_read(tail);
-        if at_the_end {
-            let live = engine.hub.subscribe().await?;
-            // Once more, for what has come between.
-            let last = engine.hub.log().tail(Some(&self.cursor), PAGE).await?;
-            self.take_read(last);
-            self.live = Some(live);
+        if self.read_on(&engine).await? {
+            return Ok(());
         }
+        let live = engine.hub.subscribe().await?;
+        // On to the end, for what has come between: more than a page, where the server has only just begun and
+        // the subscription took long.
+        while self.read_on(&engine).await? {}
+        self.live = Some(live);
         Ok(())
+    }
+
+    /// Reads a page of the log; whether there may be more.
+    async fn read_on(&mut self, engine: &Engine) -> Result<bool, Error> {
+        let tail = engine.hub.log().tail(Some(&self.cursor), PAGE).await?;
+        // A full page can be short of a few: of what is in the log not all are events.
+        let more = tail.events.len() >= PAGE / 2;
+        self.take_read(tail);
+        Ok(more)
     }
 
     fn take_read(&mut self, tail: Tail) {

@@ -67,6 +67,15 @@ async fn watch_all(process: &Process, sessions: &[Issued]) -> Vec<Streaming<Watc
     stream::iter(connections).buffered(4).concat().await
 }
 
+/// Waits until the server hears of what happens: it has all connections that it needs by then.
+async fn until_it_hears(client: &Client, user_id: &str) {
+    let issued = issue(client, user_id, SLOTS[0]).await;
+    let mut stream = client.watch_stream(&issued.token).await.unwrap();
+    stream.message().await.unwrap().unwrap();
+    issue(client, user_id, SLOTS[0]).await;
+    assert_eq!(timeout(ALL_TOLD, end(stream)).await.unwrap(), RejectionReason::Replaced);
+}
+
 /// The last message, after which the stream ends.
 async fn end(mut stream: Streaming<WatchSessionResponse>) -> RejectionReason {
     let last = stream.message().await.unwrap().unwrap();
@@ -106,6 +115,7 @@ async fn ten_thousand_idle_watches_are_cheap_and_each_learns_of_the_end() {
     let process = Process::start(data.path(), &settings);
     let client = process.client().await;
     client.until_serving().await;
+    until_it_hears(&client, &client.user("early").await).await;
     let (before, links) = (process.resident(), connections_to(&redis));
     let begun = Instant::now();
     let watches = watch_all(&process, &issued).await;

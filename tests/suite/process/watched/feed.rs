@@ -18,6 +18,8 @@ use crate::support::client::Client;
 pub struct Told {
     pub ended: Vec<Ended>,
     pub resyncs: usize,
+    /// How the latest stream ended, if it has by itself.
+    pub end: Option<Status>,
     /// How often the cursor moved on.
     pub pages: usize,
     /// Where to go on.
@@ -58,7 +60,7 @@ impl Told {
 
 pub struct Reader {
     told: Arc<Mutex<Told>>,
-    reading: JoinHandle<Status>,
+    reading: JoinHandle<()>,
 }
 
 impl Reader {
@@ -77,13 +79,14 @@ impl Reader {
         let reading = tokio::spawn({
             let told = Arc::clone(&told);
             async move {
-                loop {
+                let end = loop {
                     match stream.message().await {
                         Ok(Some(message)) => told.lock().unwrap().take(message),
-                        Ok(None) => return Status::ok("the stream has ended"),
-                        Err(status) => return status,
+                        Ok(None) => break Status::ok("the stream has ended"),
+                        Err(status) => break status,
                     }
-                }
+                };
+                told.lock().unwrap().end = Some(end);
             }
         });
         Self { told, reading }
@@ -104,15 +107,28 @@ impl Reader {
     pub async fn until_within(&self, limit: Duration, what: &str, is_true: impl Fn(&Told) -> bool) {
         let begun = Instant::now();
         while !is_true(&self.told()) {
-            assert!(begun.elapsed() < limit, "not within {limit:?}: {what}; open: {}", self.is_open());
+            assert!(begun.elapsed() < limit && self.is_open(), "not so: {what}; {}", self.standing());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
+    /// For whoever has to find out what went wrong.
+    pub fn standing(&self) -> String {
+        let told = self.told();
+        format!(
+            "{} ends and {} resyncs were told, the stream ended with {:?}",
+            told.ended.len(),
+            told.resyncs,
+            told.end
+        )
+    }
+
     /// What it was told until the stream ended by itself, and how that was.
     pub async fn end(self) -> (Told, Status) {
-        let status = timeout(SOON, self.reading).await.unwrap().unwrap();
-        (Arc::into_inner(self.told).unwrap().into_inner().unwrap(), status)
+        timeout(SOON, self.reading).await.unwrap().unwrap();
+        let mut told = Arc::into_inner(self.told).unwrap().into_inner().unwrap();
+        let end = told.end.take().unwrap();
+        (told, end)
     }
 
     /// What it was told until it goes away.

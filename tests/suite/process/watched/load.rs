@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -25,14 +25,18 @@ use crate::support::client::Client;
 /// What a stream told after its first message: the ends of the session, or how it broke.
 type Ends = Result<Vec<RejectionReason>, Status>;
 
+/// How long a user stays logged in, at most. The log keeps about 4,096 events of a user: so many are more than
+/// a test takes, and a gap would be none of the faults that are looked for.
+const STAY: Duration = Duration::from_millis(50);
+
 /// All that the users know.
 #[derive(Default)]
 struct Known {
     over: AtomicBool,
     /// Sessions that a login has displaced, by its answer, and when that came.
     displaced: Mutex<Vec<(String, Instant)>>,
-    /// Logins that failed: they may have taken place.
-    unanswered: AtomicUsize,
+    /// How logins failed, which may have taken place.
+    unanswered: Mutex<Vec<Status>>,
     /// Streams that were opened, and what they told.
     watches: Mutex<Vec<(String, JoinHandle<Ends>)>>,
     /// The sessions of each user, in the order of their logins, but for the last, which lives.
@@ -65,7 +69,9 @@ impl Load {
     pub async fn until_displaced(&self, count: usize) {
         let begun = Instant::now();
         while self.known.displaced.lock().unwrap().len() < count {
-            assert!(begun.elapsed() < SOON, "nobody gets in");
+            let failures = self.known.unanswered.lock().unwrap();
+            assert!(begun.elapsed() < SOON, "nobody gets in: {:?}", failures.last());
+            drop(failures);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -90,7 +96,7 @@ impl Load {
     }
 
     pub fn unanswered(&self) -> usize {
-        self.known.unanswered.load(Ordering::Relaxed)
+        self.known.unanswered.lock().unwrap().len()
     }
 
     /// What the streams told of sessions that have been displaced since, once all have ended.
@@ -136,9 +142,10 @@ impl User {
                         self.watch(client, &session_id, &answer.token).await;
                     }
                     logins.push(session_id);
+                    tokio::time::sleep(STAY.mul_f64(rand::random())).await;
                 }
-                Err(_) => {
-                    self.known.unanswered.fetch_add(1, Ordering::Relaxed);
+                Err(status) => {
+                    self.known.unanswered.lock().unwrap().push(status);
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
