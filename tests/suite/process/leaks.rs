@@ -118,6 +118,7 @@ async fn use_everything(client: &Client, data: &Path) -> Secrets {
     client.try_validate(&second.repeat(300)).await.unwrap_err();
 
     use_caller_keys(client, &first, &mut secrets).await;
+    use_sessions(client, &user_id, &login(&chosen), &mut secrets).await;
 
     // A rotation, which must be in use before this goes on.
     assert!(
@@ -160,6 +161,24 @@ async fn use_everything(client: &Client, data: &Path) -> Secrets {
         secrets.add_key(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
     }
     secrets
+}
+
+/// Sessions that are issued, repeated, watched and ended.
+async fn use_sessions(client: &Client, user_id: &str, login: &pb::LoginRequest, secrets: &mut Secrets) {
+    let key = format!("idempotency-{:016x}", rand::random::<u64>());
+    let keyed = pb::LoginRequest { idempotency_key: key.clone(), ..login.clone() };
+    let repeated = client.try_login(keyed.clone()).await.unwrap().token;
+    assert_eq!(client.try_login(keyed).await.unwrap().token, repeated);
+    let watch = client.watch(&repeated).await;
+    let issue = pb::IssueSessionRequest { user_id: user_id.into(), ..Default::default() };
+    let issued = client.try_issue(issue).await.unwrap().token;
+    assert_eq!(watch.end().await.reason(), RejectionReason::Replaced);
+    let mut feed = client.feed("").await;
+    client.try_end(pb::EndSessionsRequest { user_id: user_id.into(), ..Default::default() }).await.unwrap();
+    feed.ended().await;
+    secrets.add("the idempotency key", key);
+    secrets.add_token("the repeated token", &repeated);
+    secrets.add_token("the issued token", &issued);
 }
 
 /// A caller, known and then no longer, and one that never was.
