@@ -7,7 +7,9 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::digest;
 use jsonwebtoken::{Header, Validation, errors::ErrorKind};
+use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -24,10 +26,37 @@ pub const MAX_LEN: usize = 4096;
 /// The `typ` of our tokens (RFC 9068 section 2.1), so that no other JWT passes for one.
 const TYP: &str = "at+jwt";
 
+/// How many verified tokens are remembered.
+const REMEMBERED: usize = 65_536;
+
 /// Signs and verifies tokens.
 pub struct Tokens {
-    ring: ArcSwap<Keyring>,
+    current: ArcSwap<Current>,
     settings: TokenSettings,
+}
+
+/// The keys in use, and the tokens that were verified with them: with other keys these are verified anew.
+struct Current {
+    ring: Arc<Keyring>,
+    /// By a hash of the whole token, so that no token is kept, and none passes for another by a part of it. Only
+    /// good ones: whoever sends others pays for them each time, and pushes nothing out.
+    verified: Cache<Hash, Arc<Verified>>,
+}
+
+/// SHA-256 of a token.
+type Hash = [u8; digest::SHA256_OUTPUT_LEN];
+
+/// What a token says whose signature is good. Whether its time has come, or gone, is another question each time.
+struct Verified {
+    claims: Arc<Claims>,
+    issued_at: Timestamp,
+    not_before: Timestamp,
+}
+
+impl Current {
+    fn new(ring: Keyring) -> Self {
+        Self { ring: Arc::new(ring), verified: Cache::new(REMEMBERED) }
+    }
 }
 
 /// What all tokens have in common.
@@ -60,23 +89,23 @@ struct Wire {
 impl Tokens {
     /// Tokens signed with these keys.
     pub fn new(ring: Keyring, settings: TokenSettings) -> Self {
-        Self { ring: ArcSwap::from_pointee(ring), settings }
+        Self { current: ArcSwap::from_pointee(Current::new(ring)), settings }
     }
 
     /// Signs with other keys from now on. Tokens of keys that are gone no longer verify.
     pub fn rotate(&self, ring: Keyring) {
-        self.ring.store(Arc::new(ring));
+        self.current.store(Arc::new(Current::new(ring)));
     }
 
     /// The keys in use.
     pub fn keyring(&self) -> Arc<Keyring> {
-        self.ring.load_full()
+        Arc::clone(&self.current.load().ring)
     }
 
     /// The token of a session.
     pub fn issue(&self, user_id: &UserId, session: &Session, roles: &[Role]) -> Result<String, Error> {
-        let ring = self.ring.load();
-        let key = ring.signing();
+        let current = self.current.load();
+        let key = current.ring.signing();
         let mut header = Header::new(key.jwt_algorithm);
         header.typ = Some(TYP.into());
         header.kid = Some(key.kid.clone());
@@ -99,12 +128,26 @@ impl Tokens {
 
     /// What a token says, if it is one of ours and its time has come and not gone. Whether its session
     /// is live is another question.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Rejection> {
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Arc<Claims>, Rejection> {
         if token.len() > MAX_LEN {
             return Err(Rejection::bare(Reason::Malformed));
         }
-        let ring = self.ring.load();
-        let key = key_of(&ring, token)?;
+        let current = self.current.load();
+        let hash = hash(token);
+        let verified = if let Some(verified) = current.verified.get(&hash) {
+            verified
+        } else {
+            let verified = Arc::new(self.verify_signature(&current.ring, token)?);
+            current.verified.insert(hash, Arc::clone(&verified));
+            verified
+        };
+        self.check_time(&verified, now)?;
+        Ok(Arc::clone(&verified.claims))
+    }
+
+    /// What a token says, if we have written it.
+    fn verify_signature(&self, ring: &Keyring, token: &str) -> Result<Verified, Rejection> {
+        let key = key_of(ring, token)?;
         let data =
             jsonwebtoken::decode::<Wire>(token, &key.verifying, &self.validation(key)).map_err(|error| {
                 Rejection::bare(match error.kind() {
@@ -112,8 +155,12 @@ impl Tokens {
                     _ => Reason::Malformed,
                 })
             })?;
-        self.check_time(&data.claims, now)?;
-        claims(&data.claims).ok_or(Rejection::bare(Reason::Malformed))
+        let wire = data.claims;
+        Ok(Verified {
+            claims: Arc::new(claims(&wire).ok_or(Rejection::bare(Reason::Malformed))?),
+            issued_at: Timestamp::from_secs(wire.iat),
+            not_before: Timestamp::from_secs(wire.nbf),
+        })
     }
 
     /// What the library is to check. Time is not among it: it reads the wall clock, and takes a token at
@@ -128,14 +175,14 @@ impl Tokens {
         validation
     }
 
-    fn check_time(&self, wire: &Wire, now: Timestamp) -> Result<(), Rejection> {
+    fn check_time(&self, verified: &Verified, now: Timestamp) -> Result<(), Rejection> {
         let latest = now.after(self.settings.leeway);
-        for start in [wire.iat, wire.nbf].map(Timestamp::from_secs) {
+        for start in [verified.issued_at, verified.not_before] {
             if start > latest {
                 return Err(Rejection::at(Reason::NotYetValid, start));
             }
         }
-        let end = Timestamp::from_secs(wire.exp);
+        let end = verified.claims.expires_at;
         if now >= end { Err(Rejection::at(Reason::Expired, end)) } else { Ok(()) }
     }
 }
@@ -155,6 +202,12 @@ fn key_of<'a>(ring: &'a Keyring, token: &str) -> Result<&'a Key, Rejection> {
     }
     let key = ring.find(kid).ok_or(Rejection::bare(Reason::BadSignature))?;
     if key.jwt_algorithm == header.alg { Ok(key) } else { Err(malformed) }
+}
+
+fn hash(token: &str) -> Hash {
+    let mut hash = Hash::default();
+    hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    hash
 }
 
 fn claims(wire: &Wire) -> Option<Claims> {

@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// One who watches a session.
 pub struct SessionWatch {
     engine: Arc<Engine>,
-    claims: Claims,
+    claims: Arc<Claims>,
     ticket: Ticket,
     _place: OwnedSemaphorePermit,
 }

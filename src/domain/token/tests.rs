@@ -111,7 +111,7 @@ fn a_token_says_what_its_session_is_with_every_algorithm() {
         let claims = bench.tokens.verify(&token, Timestamp::from_secs(NOW)).unwrap();
         let session = session();
         assert_eq!(
-            claims,
+            *claims,
             Claims {
                 user_id,
                 session_id: session.id,
@@ -349,4 +349,42 @@ fn the_published_keys_verify_the_tokens() {
         validation.set_issuer(&["latchkey"]);
         assert!(jsonwebtoken::decode::<Value>(&token, &key, &validation).is_ok(), "{}", algorithm.name());
     }
+}
+
+/// The token with its signature as it is, but for one bit.
+fn bent(token: &str, at: usize) -> String {
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let mut bytes = BASE64URL_NOPAD.decode(signature.as_bytes()).unwrap();
+    bytes[at] ^= 1;
+    format!("{message}.{}", BASE64URL_NOPAD.encode(&bytes))
+}
+
+#[test]
+fn a_token_is_verified_once_and_none_passes_for_it_by_a_part() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    let token = bench.signed(&bench.header(), &claims());
+    let remembered = || bench.tokens.current.load().verified.len();
+    assert_eq!((bench.reason(&token), bench.reason(&token), remembered()), (None, None, 1));
+    for at in 0..64 {
+        assert_eq!(bench.reason(&bent(&token, at)), Some(Reason::BadSignature), "bit {at}");
+    }
+    let mut forged = claims();
+    forged["sub"] = json!("user-2");
+    let (_, signature) = token.rsplit_once('.').unwrap();
+    let forged = format!("{}.{}.{signature}", encode(&bench.header()), encode(&forged));
+    assert_eq!(bench.reason(&forged), Some(Reason::BadSignature));
+    assert_eq!(remembered(), 1, "what is not good is not remembered");
+}
+
+#[test]
+fn a_token_that_was_verified_has_to_be_good_each_time() {
+    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    let token = bench.signed(&bench.header(), &claims());
+    let at = |secs| bench.tokens.verify(&token, Timestamp::from_secs(secs)).err().map(|error| error.reason);
+    assert_eq!(at(NOW), None);
+    assert_eq!(at(NOW + 10), Some(Reason::Expired));
+    assert_eq!(at(NOW - 100), Some(Reason::NotYetValid));
+    assert_eq!(at(NOW), None);
+    bench.tokens.rotate(Bench::new(KeyAlgorithm::EdDSA).tokens.keyring().as_ref().clone());
+    assert_eq!(at(NOW), Some(Reason::BadSignature), "with other keys it is verified anew");
 }
