@@ -71,7 +71,8 @@ impl Purpose {
     }
 }
 
-/// A supervised connection.
+/// A supervised connection. A clone is the same connection.
+#[derive(Clone)]
 pub(super) struct Link(Arc<Shared>);
 
 struct Shared {

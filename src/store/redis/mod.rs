@@ -9,6 +9,7 @@
 //! | `<prefix>:{<bucket>}:events` | a stream, field `e`: an encoded event; forgets by number and by age |
 
 mod follow;
+mod gather;
 mod link;
 mod log;
 mod places;
@@ -21,6 +22,7 @@ use redis::{Script, Value};
 
 use self::{
     follow::Follower,
+    gather::Gather,
     link::{Link, Purpose},
     log::Log,
 };
@@ -41,6 +43,7 @@ const STREAM_LENGTH: usize = 4096;
 /// Registers in Redis.
 pub struct RedisRegisters {
     link: Link,
+    loads: Gather,
     prefix: String,
     commit: Script,
     log: Log,
@@ -52,8 +55,10 @@ impl RedisRegisters {
     /// Registers in the Redis at `settings.url`, under keys that begin with `prefix`. Connects in the
     /// background; until that has succeeded the store is unavailable.
     pub fn start(settings: &LinkSettings, prefix: &str) -> Result<Self, String> {
+        let link = Link::start(settings, Purpose::Requests)?;
         Ok(Self {
-            link: Link::start(settings, Purpose::Requests)?,
+            loads: Gather::new(link.clone()),
+            link,
             prefix: prefix.to_owned(),
             commit: Script::new(include_str!("commit.lua")),
             log: Log::new(prefix),
@@ -79,8 +84,7 @@ impl RawRegisters for RedisRegisters {
     const NAME: &'static str = NAME;
 
     async fn load(&self, key: &str) -> Result<Option<RawValue>, StoreError> {
-        let stands = self.link.query(redis::cmd("GET").arg(self.register(key))).await?;
-        value(stands)
+        self.loads.load(self.register(key)).await
     }
 
     async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError> {

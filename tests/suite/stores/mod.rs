@@ -16,4 +16,5 @@ mod follow;
 mod log;
 mod lookup;
 mod memory;
+mod reads;
 mod states;

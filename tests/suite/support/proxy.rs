@@ -18,6 +18,8 @@ pub enum Mood {
     Silent,
     /// Passes requests on and swallows the answers.
     SwallowsAnswers,
+    /// Passes requests on and keeps the answers until the mood is another one.
+    HoldsAnswers,
     /// Closes every connection, and new ones at once.
     HangsUp,
 }
@@ -85,7 +87,11 @@ async fn copy(
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
-        let passes = |mood: &Mood| *mood == Mood::Carries || (*mood == Mood::SwallowsAnswers && !answers);
+        let passes = |mood: &Mood| match mood {
+            Mood::Carries => true,
+            Mood::SwallowsAnswers | Mood::HoldsAnswers => !answers,
+            Mood::Silent | Mood::HangsUp => false,
+        };
         if answers && *mood.borrow() == Mood::SwallowsAnswers {
             continue;
         }
