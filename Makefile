@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Passed on to the program by `run` and `displacement`, and to the test runner by `test`.
+# Passed on to the program by `run`, `displacement` and `reads`, and to the test runner by `test`.
 ARGS ?=
 
 .PHONY: help
@@ -56,6 +56,11 @@ displacement: ## Measure how long after a login the displaced client knows, over
 	@scripts/tools.sh install redis
 	cargo build --release --locked
 	cargo run --release --locked --example displacement -- $(ARGS)
+
+.PHONY: reads
+reads: ## Measure what it is worth that concurrent loads share round trips to Redis
+	@scripts/tools.sh install redis
+	cargo run --release --locked --example reads -- $(ARGS)
 
 .PHONY: advisories
 advisories: ## Check the dependencies for known vulnerabilities (downloads the RustSec database)
