@@ -48,9 +48,7 @@ pub(super) enum Carries {
 pub(super) type Auth = AuthServiceClient<Keyed>;
 
 pub(super) async fn auth(common: &Common, carries: Carries) -> Result<Auth, Failure> {
-    // What it asks for is open to everybody, unless the settings here say otherwise.
-    let needed = common.key_file.is_some() || common.config()?.access.validate == ValidateAccess::Caller;
-    let key = if needed { CallerKey::read(common)? } else { CallerKey(None) };
+    let key = CallerKey::of_users(common)?;
     Ok(AuthServiceClient::with_interceptor(connect(common, carries).await?, key))
 }
 
@@ -80,6 +78,17 @@ pub(super) async fn callers(common: &Common) -> Result<CallerServiceClient<Keyed
 pub(super) struct CallerKey(Option<MetadataValue<Ascii>>);
 
 impl CallerKey {
+    /// For what users do: that is open to everybody, unless the settings here say otherwise.
+    pub(super) fn of_users(common: &Common) -> Result<Self, Failure> {
+        let needed = common.key_file.is_some() || common.config()?.access.validate == ValidateAccess::Caller;
+        if needed { Self::read(common) } else { Ok(Self(None)) }
+    }
+
+    /// What is sent, where there is something to send.
+    pub(super) fn value(&self) -> Option<&MetadataValue<Ascii>> {
+        self.0.as_ref()
+    }
+
     /// The key in `--key-file`, or the admin key of the server on this machine.
     fn read(common: &Common) -> Result<Self, Failure> {
         let (path, what) = match &common.key_file {
@@ -153,7 +162,7 @@ pub(super) struct Target {
 impl Target {
     /// `https://` asks for TLS and `http://` for none. Without either, TLS is spoken if the settings of this
     /// machine have it, or if there are roots to trust.
-    fn of(common: &Common) -> Result<Self, Failure> {
+    pub(super) fn of(common: &Common) -> Result<Self, Failure> {
         let given = common.server.as_deref();
         if let Some(server) = given.and_then(|server| server.strip_prefix("https://")) {
             return Ok(Self { server: authority(server), encrypted: true, local: false });

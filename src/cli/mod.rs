@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 refused or rejected, 2 wrong usage, 3 unavailable.
 
 mod account;
+mod bench;
 mod caller;
 mod client;
 mod import;
@@ -139,6 +140,8 @@ enum Command {
         after_help = "Examples:\n  latchkey session list alice\n  latchkey session end alice --message \"Please call the help desk\"\n  latchkey session watch"
     )]
     Session(session::Session),
+    /// Measure how many Validates a second a server answers, and how fast. Every answer is checked.
+    Bench(bench::Bench),
     /// Manage signing keys, in the key directory on this machine.
     #[command(subcommand, after_help = "Examples:\n  latchkey key generate\n  latchkey key list")]
     Key(key::Key),
@@ -152,6 +155,14 @@ enum Failure {
     Usage(String),
     /// The server or its store does not answer: exit code 3.
     Unavailable(String),
+}
+
+impl Failure {
+    /// What is said about it.
+    fn into_sentence(self) -> String {
+        let (Self::Refused(sentence) | Self::Usage(sentence) | Self::Unavailable(sentence)) = self;
+        sentence
+    }
 }
 
 /// Runs the command line: the exit code.
@@ -188,6 +199,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Logout(command) => command.run(&common).await,
         Command::Watch(command) => command.run(&common).await,
         Command::Session(command) => command.run(&common).await,
+        Command::Bench(command) => command.run(&common).await,
         Command::Key(command) => command.run(&common),
     }
 }

@@ -1,6 +1,7 @@
 //! The binary: crashes, outages, replicas, signals, limits, the command line, the README.
 
 mod audit;
+mod bench;
 mod callers;
 mod cli;
 mod crash;

@@ -1,0 +1,158 @@
+//! A connection of the load: gRPC by HTTP/2, without what a client has besides.
+//!
+//! The load often shares a machine with what it measures, so it must cost less: the client of the library has
+//! a queue, time-outs and reconnecting layers before every call, and would be the first to be at its limit.
+
+use std::{future::poll_fn, io, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use h2::{Reason, client::SendRequest};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tonic::Status;
+use tower::Service as _;
+
+use crate::{
+    cli::{
+        Common, Failure,
+        client::{self, CallerKey, Target},
+        tls::{self, Connector},
+    },
+    grpc::access::KEY_HEADER,
+};
+
+/// A longer answer is none of ours.
+const MAX_ANSWER: usize = 64 * 1024;
+/// Answers that may be on their way on one connection, in bytes.
+const WINDOW: u32 = 4 * 1024 * 1024;
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where the calls go, and with what.
+pub(super) struct Way {
+    target: Target,
+    tls: Option<Connector>,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Way {
+    pub(super) fn new(common: &Common, path: &str) -> Result<Self, Failure> {
+        let target = Target::of(common)?;
+        let tls = tls::connector(common, &target)?;
+        let scheme = if target.encrypted { "https" } else { "http" };
+        let uri = format!("{scheme}://{}{path}", target.server)
+            .parse()
+            .map_err(|error| Failure::Usage(format!("{} is no server: {error}", target.server)))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        let key = CallerKey::of_users(common)?;
+        if let Some(mut key) =
+            key.value().and_then(|key| HeaderValue::from_bytes(key.as_encoded_bytes()).ok())
+        {
+            key.set_sensitive(true);
+            headers.insert(KEY_HEADER, key);
+        }
+        Ok(Self { target, tls, uri, headers })
+    }
+
+    /// A new connection. It ends with the last of its lines.
+    pub(super) async fn connect(&self) -> io::Result<Line> {
+        let connecting = async {
+            let socket: Box<dyn Socket> = if let Some(tls) = &self.tls {
+                Box::new(tls.clone().call(self.uri.clone()).await?.into_inner())
+            } else {
+                let socket = TcpStream::connect(&self.target.server).await?;
+                socket.set_nodelay(true)?;
+                Box::new(socket)
+            };
+            let mut builder = h2::client::Builder::new();
+            builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).enable_push(false);
+            builder.handshake(socket).await.map_err(io::Error::other)
+        };
+        let (calls, connection) =
+            timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        // Its end shows in the calls.
+        tokio::spawn(connection);
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        Ok(Line { calls, request })
+    }
+}
+
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+/// One end of a connection, for one call at a time; clones share the connection.
+#[derive(Clone)]
+pub(super) struct Line {
+    calls: SendRequest<Bytes>,
+    request: Request<()>,
+}
+
+/// Why a call has no answer.
+pub(super) enum Trouble {
+    /// The server wants us to connect anew, and has not looked at this call.
+    Retired,
+    /// The connection broke.
+    Broken(String),
+    /// The server says no, or something that is not gRPC.
+    Refused(String),
+}
+
+impl From<h2::Error> for Trouble {
+    fn from(error: h2::Error) -> Self {
+        match error.reason() {
+            Some(Reason::NO_ERROR) if error.is_go_away() => Self::Retired,
+            _ if error.is_reset() => Self::Refused(format!("the call was reset: {error}")),
+            _ => Self::Broken(format!("the connection broke: {error}")),
+        }
+    }
+}
+
+impl Line {
+    /// Asks, and waits for the whole answer.
+    pub(super) async fn call(&mut self, message: &Bytes) -> Result<Bytes, Trouble> {
+        // Nothing has been sent up to here: whatever it is, the call is none of the server's.
+        poll_fn(|cx| self.calls.poll_ready(cx)).await.map_err(|_| Trouble::Retired)?;
+        let sent = self.calls.send_request(self.request.clone(), false);
+        let (answer, mut body) = sent.map_err(|_| Trouble::Retired)?;
+        body.send_data(message.clone(), true)?;
+        let (head, mut body) = answer.await?.into_parts();
+        if head.status != http::StatusCode::OK {
+            return Err(Trouble::Refused(format!("the server answers with HTTP status {}", head.status)));
+        }
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        while let Some(part) = body.data().await {
+            let part = part?;
+            body.flow_control().release_capacity(part.len())?;
+            if first.len() + rest.len() + part.len() > MAX_ANSWER {
+                return Err(Trouble::Refused(format!("the answer is longer than {MAX_ANSWER} bytes")));
+            }
+            if first.is_empty() {
+                first = part;
+            } else {
+                rest.extend_from_slice(&part);
+            }
+        }
+        // An error that comes at once has its status in the head.
+        let end = body.trailers().await?.unwrap_or(head.headers);
+        match Status::from_header_map(&end) {
+            Some(status) if status.code() == tonic::Code::Ok => {}
+            Some(status) => return Err(Trouble::Refused(client::failed(status).into_sentence())),
+            None => return Err(Trouble::Refused("the answer has no status: is this gRPC?".into())),
+        }
+        if rest.is_empty() {
+            return Ok(first);
+        }
+        Ok([first, rest.freeze()].concat().into())
+    }
+}
