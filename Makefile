@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Passed on to the program by `run`, `displacement` and `reads`, and to the test runner by `test`.
+# Passed on to the program by `run`, `bench`, `displacement` and `reads`, and to the test runner by `test`.
 ARGS ?=
 
 .PHONY: help
@@ -45,6 +45,12 @@ docs: ## Build the documentation of the crate; a broken link is an error
 deny: ## Check licences, bans and sources of the dependencies
 	@scripts/tools.sh install cargo-deny
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+.PHONY: bench
+bench: ## Measure Validate against a bare echo and Login against its bare hash, and write docs/performance
+	@scripts/tools.sh install redis
+	cargo build --release --locked --bins --example echo --example bench
+	cargo run --release --locked --example bench $(ARGS)
 
 .PHONY: redis-memory
 redis-memory: ## Measure what a user with one session costs in Redis, over 100,000 users

@@ -1,7 +1,7 @@
 //! A connection of the load: gRPC by HTTP/2, without what a client has besides.
 //!
-//! The load often shares a machine with what it measures, so it must cost less: the client of the library has
-//! a queue, time-outs and reconnecting layers before every call, and would be the first to be at its limit.
+//! The load often shares a machine with what it measures, so it must cost less than that: the client of the
+//! library has a queue, time-outs and layers that reconnect before every call, and a load needs none of them.
 
 use std::{future::poll_fn, io, time::Duration};
 

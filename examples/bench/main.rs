@@ -1,0 +1,138 @@
+//! Measures Latchkey against a bare server of the library, and its logins against their bare hashes, and
+//! writes `docs/performance/`. What it means is told in `docs/performance.md`.
+//!
+//! Needs `redis-server` on the PATH, or its path in `LATCHKEY_TEST_REDIS_SERVER`, and the programs that are
+//! built beside this one: `make bench` builds them and runs this. A wrong verdict fails the run.
+
+#![expect(unreachable_pub, clippy::unwrap_used, reason = "made of what the tests are made of")]
+
+#[path = "../../tests/suite/support/client.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+mod client;
+#[path = "../echo/session.rs"]
+mod echo;
+#[path = "../../tests/suite/support/redis.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+mod redis;
+
+mod charts;
+mod load;
+mod logins;
+mod measure;
+mod numbers;
+mod place;
+mod report;
+mod rows;
+mod server;
+
+use std::{process::ExitCode, time::Duration};
+
+use serde_json::{Value, json};
+
+use place::Place;
+use rows::ROWS;
+use server::{Server, USERS};
+
+/// How much is measured.
+pub struct Plan {
+    /// How often the echo and Latchkey take turns.
+    pairs: usize,
+    /// How long each turn takes.
+    each: Duration,
+    /// Before the first turn.
+    warm_up: Duration,
+    /// How long latency is measured.
+    latency: Duration,
+}
+
+const PLAN: Plan = Plan {
+    pairs: 5,
+    each: Duration::from_secs(5),
+    warm_up: Duration::from_secs(1),
+    latency: Duration::from_secs(10),
+};
+
+/// Nothing to publish: whether it works.
+const SMOKE: Plan = Plan {
+    pairs: 2,
+    each: Duration::from_millis(300),
+    warm_up: Duration::from_millis(100),
+    latency: Duration::from_millis(300),
+};
+
+#[expect(clippy::print_stderr, reason = "it takes minutes: how far it has come")]
+async fn measure(plan: &Plan) -> Result<Value, String> {
+    // Before all but one are given away.
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let place = Place::take();
+    eprintln!("{}", place.told());
+    let echo = Server::echo(&place)?;
+    let mut measured = Vec::new();
+    for row in &ROWS {
+        eprintln!("{} ...", row.name);
+        measured.push(measure::row(row, plan, &place, &echo).await?);
+    }
+    eprintln!("Login ...");
+    let login = logins::measure(plan, &place).await?;
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "environment": {
+            "cpu": cpu_model(),
+            "cores": cores,
+            "placement": place.told(),
+        },
+        "pairs": plan.pairs,
+        "seconds_each": plan.each.as_secs_f64(),
+        "users": USERS,
+        "connections": 8,
+        "calls_at_a_time_on_each": 32,
+        "rows": measured,
+        "login": login,
+    }))
+}
+
+fn cpu_model() -> String {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, model)| model.trim().to_owned())
+}
+
+fn publish(results: &Value) -> Result<(), Box<dyn std::error::Error>> {
+    report::write(results)?;
+    charts::throughput(results, "docs/performance/throughput.svg")?;
+    charts::latency(results, "docs/performance/latency.svg")
+}
+
+#[tokio::main]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result")]
+async fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let plan = match arguments[..] {
+        [] => PLAN,
+        ["smoke"] => SMOKE,
+        ["hash", millis] => {
+            println!("{}", logins::hashes(Duration::from_millis(millis.parse().unwrap())));
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("`smoke` measures briefly and writes nothing; without it there are no arguments");
+            return ExitCode::from(2);
+        }
+    };
+    let results = match measure(&plan).await {
+        Ok(results) => results,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("{}", report::table(&results));
+    if arguments.is_empty()
+        && let Err(error) = publish(&results)
+    {
+        eprintln!("the results cannot be written: {error}; is this the root of the repository?");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,20 @@
+//! What the echo answers.
+
+use latchkey::grpc::pb::Session;
+use prost_types::Timestamp;
+
+/// As long as that of a user of `make bench`, which compares the two.
+pub fn session() -> Session {
+    let at = |seconds| Some(Timestamp { seconds, nanos: 123_000_000 });
+    Session {
+        session_id: "a".repeat(26),
+        user_id: "u".repeat(26),
+        username: "user0000".into(),
+        slot: "default".into(),
+        device: "bench".into(),
+        issued_at: at(1_800_000_000),
+        expires_at: at(1_800_086_400),
+        idle_expires_at: at(1_800_003_600),
+        ..Default::default()
+    }
+}
