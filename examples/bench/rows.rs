@@ -18,12 +18,20 @@ pub struct Row {
 
 const UNARY_ECHO: &[&str] = &["--path", "/latchkey.bench.Echo/Validate"];
 
-pub const ROWS: [Row; 2] = [
+pub const ROWS: [Row; 3] = [
     Row {
         key: "validate_embedded",
         name: "Validate, embedded store",
         on_redis: false,
         settings: &[],
+        arguments: &[],
+        echo: UNARY_ECHO,
+    },
+    Row {
+        key: "validate_redis_cached",
+        name: "Validate, Redis, from memory",
+        on_redis: true,
+        settings: &[("VALIDATE__MAX_STALENESS", "5s")],
         arguments: &[],
         echo: UNARY_ECHO,
     },
