@@ -7,7 +7,10 @@ mod tls;
 
 use std::{fs::File, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::parts::{
@@ -24,6 +27,7 @@ use crate::{
         hub::Hub,
         origin::Origin,
         ports::Clock,
+        touches::Touches,
         transact::Turns,
     },
     grpc::{
@@ -43,6 +47,9 @@ const DEBT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether calls were refused that have no entry in the audit trail.
 const REFUSALS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long recording the latest uses of sessions may take at the end.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Why the server did not start: one sentence with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +77,8 @@ pub struct App {
     serving: JoinSet<()>,
     /// What runs beside them; dropped at shutdown.
     background: JoinSet<()>,
+    /// Records uses of sessions, to the last.
+    recording: JoinHandle<()>,
     database: Database,
     audit: Arc<AuditTrail>,
     _lock: Option<File>,
@@ -106,6 +115,7 @@ impl App {
             passwords: Arc::new(passwords),
             gate: Arc::new(gate),
             slots,
+            touches: Touches::default(),
             turns: Turns::default(),
             max_staleness: config.validate.max_staleness,
             tombstone_ttl: config.session.tombstone_ttl,
@@ -133,14 +143,15 @@ impl App {
         let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
         let (grpc, http) = (address(&grpc_listener)?, address(&http_listener)?);
 
-        let limits = ConnectionLimits {
-            max_connections: config.server.max_connections,
-            max_streams: config.server.max_streams,
-            age: config.server.connection_age,
-        };
         let mut serving = JoinSet::new();
         let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
-        serving.spawn(serve(grpc_listener, tls, services, limits, shutdown.clone()));
+        serving.spawn(serve(
+            grpc_listener,
+            tls,
+            Arc::new(services),
+            connection_limits(config),
+            shutdown.clone(),
+        ));
         serving.spawn(http::serve(http_listener, Arc::clone(&engine), health.ready(), shutdown.clone()));
 
         if let Some(receiver) = webhook {
@@ -148,6 +159,7 @@ impl App {
         }
 
         let mut background = background(&engine, &health);
+        let recording = record_uses(&engine);
         match encryption {
             Some(encryption) => {
                 tls::look_at_dates(config, &encryption, &*engine.clock);
@@ -179,6 +191,7 @@ impl App {
             shutdown,
             serving,
             background,
+            recording,
             database,
             audit,
             _lock: lock,
@@ -205,6 +218,13 @@ impl App {
             tracing::warn!("requests that were under way did not finish within server.shutdown_grace");
         }
         self.serving.shutdown().await;
+        self.engine.touches.close();
+        if tokio::time::timeout(FLUSH, &mut self.recording).await.is_err() {
+            self.recording.abort();
+            tracing::warn!(
+                "the latest uses of some sessions could not be recorded; these may time out early"
+            );
+        }
         // When callers were last seen. Of no great importance: not long.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.engine.callers.flush()).await;
         // Writes what is in the log of the database into its file.
@@ -239,6 +259,19 @@ async fn database(config: &Config) -> Result<Database, String> {
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| format!("{key}: cannot listen on {address}: {error}"))
+}
+
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    ConnectionLimits {
+        max_connections: config.server.max_connections,
+        max_streams: config.server.max_streams,
+        age: config.server.connection_age,
+    }
+}
+
+fn record_uses(engine: &Arc<Engine>) -> JoinHandle<()> {
+    let engine = Arc::clone(engine);
+    tokio::spawn(async move { engine.record_uses().await })
 }
 
 async fn settle_debts(engine: Arc<Engine>) {

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// A request allocates some forty times, and this one is faster at that than the allocator of most systems.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     latchkey::cli::main()
 }

@@ -73,6 +73,8 @@ fn answer(session: &Session) -> ValidateResponse {
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "whoever starts it reads the address")]
 async fn main() {
+    // As in a server that logs: without it the library hands each of its spans to another way of logging.
+    tracing::subscriber::set_global_default(tracing::subscriber::NoSubscriber::new()).unwrap();
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".into());
     let listener = TcpListener::bind(address).await.unwrap();
     println!("echo listens on {}", listener.local_addr().unwrap());

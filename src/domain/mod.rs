@@ -28,6 +28,7 @@ mod rollback;
 pub mod sessions;
 pub mod throttle;
 pub mod token;
+pub mod touches;
 pub mod transact;
 pub mod types;
 pub mod username;
@@ -51,6 +52,7 @@ use self::{
     sessions::{SlotPolicy, UserSessions},
     throttle::Gate,
     token::Tokens,
+    touches::Touches,
     transact::Turns,
     types::Slot,
 };
@@ -83,6 +85,8 @@ pub struct Engine {
     pub gate: Arc<Gate>,
     /// The configured slots and their rules.
     pub slots: Slots,
+    /// What is still to be recorded of the uses of sessions.
+    pub touches: Touches,
     /// Who waits for whom.
     pub turns: Turns,
     /// How old a verdict may be where a request does not say.

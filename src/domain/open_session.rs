@@ -112,7 +112,7 @@ impl Engine {
         }
 
         let idle_expires_at = session.idle_expires_at();
-        let username = account.username.as_str().to_owned();
+        let username = account.username.as_str().into();
         let user_id = user_id.clone();
         let session = Verified { user_id, username, roles: account.roles, session, idle_expires_at };
         Ok(LoggedIn { token, session, displaced, kick_war })

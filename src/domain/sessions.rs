@@ -11,6 +11,8 @@ mod open;
 
 use std::{num::NonZeroU32, time::Duration};
 
+use smol_str::SmolStr;
+
 use super::{
     ports::State,
     rejection::{Reason, Rejection, Why},
@@ -113,7 +115,7 @@ impl State for UserSessions {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Profile {
     /// As the account has it.
-    pub username: String,
+    pub username: SmolStr,
     /// As the account has them.
     pub roles: Vec<Role>,
 }
@@ -216,6 +218,11 @@ impl Session {
         (self.idle_timeout / 20).min(Duration::from_mins(1))
     }
 
+    /// Whether a use at this moment is to be recorded.
+    pub fn use_is_due(&self, used: Timestamp) -> bool {
+        used.since(self.last_seen) >= self.touch_interval()
+    }
+
     /// The session lapses at this moment, unless it is used before.
     ///
     /// A use within the touch interval of the recorded one goes unrecorded, so the idle deadline lies
@@ -297,16 +304,16 @@ impl UserSessions {
             })
     }
 
-    /// A use of a session, where it is due to be recorded; `None` where there is nothing to record.
-    pub fn touch(&self, id: SessionId, at: At<'_>) -> Option<Next<()>> {
+    /// A use of a session at `used`, where it is due to be recorded; `None` where there is nothing to record. A
+    /// session that has lapsed since is not made live again.
+    pub fn touch(&self, id: SessionId, used: Timestamp, at: At<'_>) -> Option<Next<()>> {
         let index = self.sessions.iter().position(|session| session.id == id)?;
         let session = &self.sessions[index];
-        let due = at.now.since(session.last_seen) >= session.touch_interval();
-        if !due || session.lapse(at).is_some() {
+        if !session.use_is_due(used) || session.lapse(at).is_some() {
             return None;
         }
         let mut state = self.clone();
-        state.sessions[index].last_seen = at.now;
+        state.sessions[index].last_seen = used;
         Some(Next { state, events: Vec::new(), outcome: () })
     }
 

@@ -3,7 +3,8 @@
 use std::{fmt, time::Duration};
 
 use aws_lc_rs::digest;
-use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE};
+use data_encoding::BASE32_NOPAD;
+use smol_str::SmolStr;
 
 use super::Violation;
 
@@ -107,7 +108,10 @@ impl SessionId {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&BASE32_NOPAD_NOCASE.encode(&self.0).to_ascii_lowercase())
+        let mut text = [0; 26];
+        BASE32_NOPAD.encode_mut(&self.0, &mut text);
+        text.make_ascii_lowercase();
+        f.write_str(str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -119,7 +123,7 @@ impl fmt::Debug for SessionId {
 
 /// An account's stable, opaque id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UserId(String);
+pub struct UserId(SmolStr);
 
 impl UserId {
     /// The longest id, in bytes.
@@ -127,7 +131,7 @@ impl UserId {
 
     /// A new id: 128 random bits in base32.
     pub fn random() -> Self {
-        Self(SessionId::random().to_string())
+        Self(SessionId::random().to_string().into())
     }
 
     /// An id as a caller gave it: 1 to 128 printable ASCII characters.
@@ -138,7 +142,7 @@ impl UserId {
         } else if !printable || text.len() > Self::MAX_LEN {
             Err(Violation::new("user_id", "must be 1 to 128 printable ASCII characters"))
         } else {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         }
     }
 
@@ -156,7 +160,7 @@ impl fmt::Display for UserId {
 
 /// A kind of client in which only the latest login lives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Slot(String);
+pub struct Slot(SmolStr);
 
 impl Slot {
     /// 1 to 32 characters: lower-case letters, digits, `_` and `-`, a letter or digit first.
@@ -165,7 +169,7 @@ impl Slot {
         let shape = text.bytes().next().is_some_and(plain)
             && text.bytes().all(|byte| plain(byte) || byte == b'_' || byte == b'-');
         if shape && text.len() <= 32 {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(Violation::new(
                 "slot",
@@ -182,7 +186,7 @@ impl Slot {
 
 /// What a client calls itself, for the eyes of the user it may displace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Device(String);
+pub struct Device(SmolStr);
 
 impl Device {
     /// At most 128 code points, no control characters; may be empty.
@@ -193,7 +197,7 @@ impl Device {
                 "must be at most 128 code points without control characters",
             ));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// As text; empty where the client gave none.
@@ -204,7 +208,7 @@ impl Device {
 
 /// What an operator tells a user whose session is ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice(String);
+pub struct Notice(SmolStr);
 
 impl Notice {
     /// At most 200 code points, no control characters; `None` where it is empty.
@@ -215,7 +219,7 @@ impl Notice {
                 "must be at most 200 code points without control characters",
             ));
         }
-        Ok(Some(Self(text.to_owned())).filter(|notice| !notice.0.is_empty()))
+        Ok(Some(Self(text.into())).filter(|notice| !notice.0.is_empty()))
     }
 
     /// As text.
@@ -247,7 +251,7 @@ impl LoginKey {
 
 /// A name that Latchkey passes on to services and gives no meaning of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Role(String);
+pub struct Role(SmolStr);
 
 impl Role {
     /// How many roles an account may have. With [`Role::parse`] it keeps tokens well under 4 KiB.
@@ -257,7 +261,7 @@ impl Role {
     pub fn parse(text: &str) -> Result<Self, Violation> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
         if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(Violation::new("roles", "each must be 1 to 64 letters, digits or `_ - . : /`"))
         }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use smol_str::SmolStr;
+
 use super::{
     Engine, Error,
     ports::Versioned,
     rejection::Rejection,
     sessions::{Session, UserSessions},
-    transact::Decision,
+    touches::Use,
     types::{Claims, Role, Timestamp, UserId},
 };
 
@@ -17,7 +19,7 @@ pub struct Verified {
     /// Whose it is.
     pub user_id: UserId,
     /// Their name.
-    pub username: String,
+    pub username: SmolStr,
     /// Their roles, as of the latest login or account change.
     pub roles: Vec<Role>,
     /// The session.
@@ -32,7 +34,8 @@ pub type Verdict = Result<Verified, Rejection>;
 impl Engine {
     /// Judges a token and, unless this is only a `peek`, slides the idle timeout of its session.
     ///
-    /// Signature first, store second: what we have not signed never causes a read.
+    /// Signature first, store second: what we have not signed never causes a read. The use is recorded after
+    /// the answer (`touches`), where the session cannot lapse meanwhile.
     ///
     /// The answer may be `max_staleness` old, or as old as the settings say.
     pub async fn validate(
@@ -51,13 +54,14 @@ impl Engine {
         } else {
             self.judge_by_store(&claims, peek).await?
         };
-        let Judged { read, verdict, used } = judged;
-        if used {
-            // Before the answer: a use that we have confirmed must count.
-            self.transact(&claims.user_id, read, |state, at| {
-                state.touch(claims.session_id, at).map_or(Decision::Keep(()), Decision::Write)
-            })
-            .await?;
+        let Judged { read, verdict, due } = judged;
+        if let Some(due) = due {
+            let used = || Use { user_id: claims.user_id.clone(), at: due.used, read };
+            if due.is_urgent {
+                self.record_use(claims.session_id, used()).await?;
+            } else if let Err(used) = self.touches.note(claims.session_id, used) {
+                self.record_use(claims.session_id, used()).await?;
+            }
         }
         Ok(verdict)
     }
@@ -93,13 +97,16 @@ impl Engine {
     ) -> Result<Judged, Error> {
         let known = self.epoch.known().await?;
         let at = self.at(&known);
-        let verdict = read
-            .state
-            .verdict(claims, at)
+        let found = read.state.verdict(claims, at);
+        let due = found
+            .as_ref()
+            .ok()
+            .filter(|session| !peek && session.use_is_due(at.now))
+            .map(|session| Due { used: at.now, is_urgent: at.now >= session.idle_expires_at() });
+        let verdict = found
             .map(|session| Verified::of(&claims.user_id, &read.state, session, (!peek).then_some(at.now)));
-        let used = !peek && verdict.is_ok() && read.state.touch(claims.session_id, at).is_some();
         drop(known);
-        Ok(Judged { read, verdict, used })
+        Ok(Judged { read, verdict, due })
     }
 }
 
@@ -107,8 +114,16 @@ impl Engine {
 struct Judged {
     read: Versioned<UserSessions>,
     verdict: Verdict,
-    /// A use of the session is due to be recorded.
-    used: bool,
+    /// A use of the session that is to be recorded.
+    due: Option<Due>,
+}
+
+/// A use that is to be recorded.
+struct Due {
+    used: Timestamp,
+    /// The session has but a touch interval left: before the answer, for without it the session could lapse
+    /// although we have confirmed the use.
+    is_urgent: bool,
 }
 
 impl Verified {

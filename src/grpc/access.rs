@@ -115,19 +115,24 @@ impl Access {
         }
     }
 
+    /// Whether not everybody may call a method with this rule.
+    pub(super) fn demands(&self, rule: Rule) -> bool {
+        self.needed(rule).is_some()
+    }
+
     /// Who calls, if that is known and may call a method with this rule.
     pub(super) async fn check(
         &self,
         rule: Rule,
         headers: &HeaderMap,
-        extensions: &Extensions,
+        peer: &Peer,
     ) -> Result<Option<Arc<str>>, Error> {
         let presented = Presented::of(headers);
-        let Some(needed) = self.needed(rule) else { return Ok(self.recall(&presented, extensions)) };
+        let Some(needed) = self.needed(rule) else { return Ok(self.recall(&presented, peer)) };
         let identity = match presented {
             Presented::Key(key) if self.is_admin(key.as_bytes()) => admin(),
             Presented::Key(key) => self.authenticate(key).await?,
-            Presented::None => self.certified(extensions)?,
+            Presented::None => self.certified(peer)?,
             Presented::Several => {
                 return Err(Error::CallerUnauthenticated(
                     "there are several caller keys in `x-latchkey-key`: send one",
@@ -154,9 +159,9 @@ impl Access {
     }
 
     /// Who calls, as far as is known without asking a store.
-    fn recall(&self, presented: &Presented<'_>, extensions: &Extensions) -> Option<Arc<str>> {
+    fn recall(&self, presented: &Presented<'_>, peer: &Peer) -> Option<Arc<str>> {
         let identity = match presented {
-            Presented::None => self.listed(extensions.get::<Peer>()?),
+            Presented::None => self.listed(peer),
             Presented::Key(key) if self.is_admin(key.as_bytes()) => Some(admin()),
             Presented::Key(key) => self.engine.callers.recall(&CallerKey::hash_of(key.as_bytes())?),
             Presented::Several => None,
@@ -172,11 +177,11 @@ impl Access {
         known.ok_or(Error::CallerUnauthenticated("the caller key in `x-latchkey-key` is not known"))
     }
 
-    fn certified(&self, extensions: &Extensions) -> Result<Identity, Error> {
-        let peer = extensions.get::<Peer>().filter(|peer| peer.certificate.is_some());
-        let peer = peer.ok_or(Error::CallerUnauthenticated(
-            "this method needs a caller key: send it in the metadata `x-latchkey-key`",
-        ))?;
+    fn certified(&self, peer: &Peer) -> Result<Identity, Error> {
+        let peer =
+            Some(peer).filter(|peer| peer.certificate.is_some()).ok_or(Error::CallerUnauthenticated(
+                "this method needs a caller key: send it in the metadata `x-latchkey-key`",
+            ))?;
         self.listed(peer).ok_or(Error::CallerUnauthenticated(
             "no name in the client certificate is listed in access.certificates, and there is no caller key in `x-latchkey-key`",
         ))

@@ -35,7 +35,7 @@ pub(super) fn session(verified: Verified) -> pb::Session {
     pb::Session {
         session_id: session.id.to_string(),
         user_id: user_id.to_string(),
-        username,
+        username: username.into(),
         slot: session.slot.as_str().to_owned(),
         device: session.device.as_str().to_owned(),
         roles: texts(&roles),

@@ -1,29 +1,33 @@
 //! What every request passes before it reaches its method: an id, permission, a place, a deadline.
 
 use std::{
-    convert::Infallible,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
     time::{Duration, Instant},
 };
 
-use axum::body::Body;
+use axum::Router;
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
-use tokio::{sync::Semaphore, time::timeout_at};
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
-use tower::Service;
+use tonic::{Code, Status, body::Body, codegen::StdError};
+use tower::ServiceExt as _;
 
 use super::{
     access::{Access, Rule, is_streaming, rule},
     drain,
     import::is_upload,
-    origin::CallerName,
+    origin::{CallerName, Peer},
     request_id::RequestId,
-    status,
+    status, validate,
 };
+use crate::domain::Engine;
 
 /// Bounds on requests.
 #[derive(Debug, Clone, Copy)]
@@ -35,75 +39,86 @@ pub struct GuardSettings {
 }
 
 /// The services behind the guard.
-#[derive(Clone)]
-pub struct Guard<S> {
-    inner: S,
-    access: Arc<Access>,
-    places: Arc<Semaphore>,
+pub struct Guard {
+    engine: Arc<Engine>,
+    /// Of all methods but `Validate`, which every other service calls on every request: it goes without the
+    /// router and its boxes, and without an id where nobody asks for one.
+    router: Router,
+    access: Access,
+    places: Places,
     timeout: Duration,
     shutdown: CancellationToken,
 }
 
-impl<S> Guard<S> {
+impl Guard {
     pub(super) fn new(
-        inner: S,
+        engine: Arc<Engine>,
+        router: Router,
         access: Access,
         settings: GuardSettings,
         shutdown: CancellationToken,
     ) -> Self {
-        Self {
-            inner,
-            access: Arc::new(access),
-            places: Arc::new(Semaphore::new(settings.max_requests)),
-            timeout: settings.timeout,
-            shutdown,
-        }
-    }
-}
-
-impl<S, B> Service<Request<B>> for Guard<S>
-where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-    B: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // A router is always ready.
-        Poll::Ready(Ok(()))
+        let places = Places { taken: AtomicUsize::new(0), all: settings.max_requests };
+        Self { engine, router, access, places, timeout: settings.timeout, shutdown }
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let mut guard = self.clone();
-        Box::pin(async move {
-            let id = RequestId::of(&request);
-            request.extensions_mut().insert(id.clone());
-            let observed = tracing::enabled!(tracing::Level::DEBUG)
-                .then(|| (request.uri().path().to_owned(), Instant::now()));
-
-            let mut response = match guard.admit(request).await {
-                Ok(response) if is_undecodable(&response) => status::undecodable().into_http(),
-                Ok(response) => response,
-                Err(refusal) => refusal.into_http(),
-            };
-            if let Some((method, started)) = observed {
-                log(&method, &id, &response, started);
-            }
-            id.show(response.headers_mut());
-            Ok(response)
-        })
-    }
-}
-
-impl<S> Guard<S> {
-    async fn admit<B>(&mut self, mut request: Request<B>) -> Result<Response<Body>, Status>
+    /// The answer to a request that comes from `peer`.
+    pub async fn serve<B>(&self, peer: &Peer, request: Request<B>) -> Response<Body>
     where
-        S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError> + Send,
     {
-        let deadline = tokio::time::Instant::now() + self.timeout;
+        let observed = tracing::enabled!(tracing::Level::DEBUG)
+            .then(|| (request.uri().path().to_owned(), Instant::now()));
+        let mut id = RequestId::sent(request.headers());
+        let mut response = if request.uri().path() == validate::METHOD {
+            if observed.is_some() {
+                id.get_or_insert_with(RequestId::random);
+            }
+            self.verdict(peer, id.as_ref(), request).await
+        } else {
+            let id = id.get_or_insert_with(RequestId::random).clone();
+            // Apart, so that a verdict needs no room for it.
+            Box::pin(self.admit(peer, id, request)).await.unwrap_or_else(Status::into_http)
+        };
+        if is_undecodable(&response) {
+            response = status::undecodable().into_http();
+        }
+        if let (Some((method, started)), Some(id)) = (observed, &id) {
+            log(&method, id, &response, started);
+        }
+        if let Some(id) = id {
+            id.show(response.headers_mut());
+        }
+        response
+    }
+
+    /// The answer to `Validate`.
+    async fn verdict<B>(&self, peer: &Peer, id: Option<&RequestId>, mut request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError> + Send,
+    {
+        let Some(_place) = self.places.take() else { return too_many().into_http() };
+        let answer = async {
+            if self.access.demands(Rule::Validator) {
+                self.identify(Rule::Validator, peer, id, &mut request).await?;
+            }
+            Ok(validate::unary(&self.engine, id, request).await)
+        };
+        within(self.timeout, answer).await.unwrap_or_else(Status::into_http)
+    }
+
+    async fn admit<B>(
+        &self,
+        peer: &Peer,
+        id: RequestId,
+        mut request: Request<B>,
+    ) -> Result<Response<Body>, Status>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError> + Send,
+    {
         let path = request.uri().path();
         let Some(rule) = rule(path) else {
             return Err(Status::unimplemented("there is no such method"));
@@ -111,45 +126,99 @@ impl<S> Guard<S> {
         // A server that is busy is alive, and probes must be able to see it.
         let probe = path.starts_with("/grpc.health.v1.Health/");
         let (streaming, upload) = (is_streaming(path), is_upload(path));
-        let _place = match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => Some(place),
-            Err(_) if probe => None,
-            Err(_) => {
-                return Err(status::overloaded("too many requests at a time", Duration::from_secs(1)));
-            }
-        };
+        let place = self.places.take();
+        if place.is_none() && !probe {
+            return Err(too_many());
+        }
+        request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(id.clone());
         // Nothing below this line is reached by a caller who may not call the method.
-        match timeout_at(deadline, identify(&self.access, rule, &mut request)).await {
-            Ok(allowed) => allowed?,
-            Err(_) => return Err(status::deadline_exceeded()),
-        }
-        if upload {
+        let calling = async {
+            self.identify(rule, peer, Some(&id), &mut request).await?;
+            Ok(self.router.clone().oneshot(request))
+        };
+        let response = if upload {
             // It bounds each wait for a message by itself.
-            return self.inner.call(request).await.map_err(|never| match never {});
-        }
-        match timeout_at(deadline, self.inner.call(request)).await {
-            Ok(Ok(response)) if streaming => Ok(response.map(|body| drain::until(&self.shutdown, body))),
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(never)) => match never {},
-            Err(_) => Err(status::deadline_exceeded()),
+            within(self.timeout, calling).await?.await
+        } else {
+            within(self.timeout, async { Ok(calling.await?.await) }).await?
+        };
+        let body = match response {
+            Ok(response) => response.map(Body::new),
+            Err(never) => match never {},
+        };
+        Ok(if streaming { body.map(|body| drain::until(&self.shutdown, body)) } else { body })
+    }
+
+    /// Refuses a caller who may not call a method with this rule; who calls is known from here on.
+    async fn identify<B>(
+        &self,
+        rule: Rule,
+        peer: &Peer,
+        id: Option<&RequestId>,
+        request: &mut Request<B>,
+    ) -> Result<(), Status> {
+        match self.access.check(rule, request.headers(), peer).await {
+            Ok(None) => Ok(()),
+            Ok(Some(name)) => {
+                request.extensions_mut().insert(CallerName(name));
+                Ok(())
+            }
+            Err(error) => {
+                let id = id.cloned().unwrap_or_else(RequestId::random);
+                request.extensions_mut().insert(peer.clone());
+                request.extensions_mut().insert(id.clone());
+                self.access.refused(&error, request.uri().path(), request.headers(), request.extensions());
+                Err(id.on(status::of(error, &id)))
+            }
         }
     }
 }
 
-/// Refuses a caller who may not call a method with this rule; who calls is known from here on.
-async fn identify<B>(access: &Access, rule: Rule, request: &mut Request<B>) -> Result<(), Status> {
-    match access.check(rule, request.headers(), request.extensions()).await {
-        Ok(None) => Ok(()),
-        Ok(Some(name)) => {
-            request.extensions_mut().insert(CallerName(name));
-            Ok(())
-        }
-        Err(error) => {
-            let (method, extensions) = (request.uri().path(), request.extensions());
-            access.refused(&error, method, request.headers(), extensions);
-            Err(status::of(error, &RequestId::from_extensions(extensions)))
-        }
+/// So many requests at a time.
+struct Places {
+    taken: AtomicUsize,
+    all: usize,
+}
+
+/// Held by a request under way.
+struct Place<'a>(&'a Places);
+
+impl Places {
+    fn take(&self) -> Option<Place<'_>> {
+        let place = Place(self);
+        (self.taken.fetch_add(1, Ordering::Relaxed) < self.all).then_some(place)
     }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn too_many() -> Status {
+    status::overloaded("too many requests at a time", Duration::from_secs(1))
+}
+
+/// What `answer` comes to, unless it takes too long. One that is ready at once sets no timer, and each is polled
+/// only when it has been woken: whoever yields to others must not have its turn again at once.
+async fn within<T>(timeout: Duration, answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let mut answer = pin!(answer);
+    let mut timer = pin!(None::<Sleep>);
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(answer);
+        }
+        if timer.is_none() {
+            timer.set(Some(sleep(timeout)));
+        }
+        match timer.as_mut().as_pin_mut() {
+            Some(timer) => timer.poll(cx).map(|()| Err(status::deadline_exceeded())),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Whether the library refused the message, as too large (`OUT_OF_RANGE`) or as not the message that it should
@@ -158,13 +227,14 @@ fn is_undecodable(response: &Response<Body>) -> bool {
     let refused = |status: &HeaderValue| {
         [Code::OutOfRange, Code::Internal].iter().any(|code| status == HeaderValue::from(i32::from(*code)))
     };
-    response.headers().get("grpc-status").is_some_and(refused)
-        && !response.headers().contains_key("grpc-status-details-bin")
+    response.headers().get(Status::GRPC_STATUS).is_some_and(refused)
+        && !response.headers().contains_key(Status::GRPC_STATUS_DETAILS)
 }
 
 /// The one line of a request. Its method, never its contents.
 fn log(method: &str, id: &RequestId, response: &Response<Body>, started: Instant) {
-    let status = response.headers().get("grpc-status").and_then(|status| status.to_str().ok()).unwrap_or("0");
+    let status =
+        response.headers().get(Status::GRPC_STATUS).and_then(|status| status.to_str().ok()).unwrap_or("0");
     tracing::debug!(
         rpc.method = method,
         rpc.grpc.status_code = status,

@@ -13,6 +13,7 @@ mod import;
 pub mod origin;
 pub mod pb;
 mod request_id;
+mod requests;
 pub mod server;
 mod session;
 mod status;
@@ -22,7 +23,6 @@ mod watch;
 
 use std::sync::Arc;
 
-use axum::Router;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -55,7 +55,7 @@ pub fn services(
     settings: GuardSettings,
     reflection: bool,
     shutdown: &CancellationToken,
-) -> Result<Guard<Router>, String> {
+) -> Result<Guard, String> {
     let import =
         Import { engine: Arc::clone(engine), patience: settings.timeout, shutdown: shutdown.clone() };
     let mut services = Routes::builder();
@@ -88,7 +88,7 @@ pub fn services(
         services.add_service(service);
     }
     let router = services.routes().prepare().into_axum_router();
-    Ok(Guard::new(router, access, settings, shutdown.clone()))
+    Ok(Guard::new(Arc::clone(engine), router, access, settings, shutdown.clone()))
 }
 
 pub use guard::{Guard as ServiceGuard, GuardSettings as Settings};

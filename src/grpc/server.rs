@@ -5,13 +5,11 @@
 
 use std::{convert::Infallible, io::Cursor, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::body::Body;
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
-    service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join, split},
@@ -19,10 +17,11 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{Service, ServiceExt as _};
 
 use super::{
+    guard::Guard,
     origin::Peer,
+    requests::{Begun, WithRequests},
     tls::{self, Tls},
 };
 
@@ -54,22 +53,20 @@ pub struct ConnectionLimits {
     pub age: Duration,
 }
 
-/// Serves `service` on `listener` until `shutdown`, then until the last request has its answer. Encrypted,
+/// Serves `services` on `listener` until `shutdown`, then until the last request has its answer. Encrypted,
 /// where there is a `tls`; nothing else is spoken then.
-pub async fn serve<S>(
+pub async fn serve(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
-    service: S,
+    services: Arc<Guard>,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
-) where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+) {
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(limits.max_connections));
     let accepting = accept(&listener, &places, |socket, address, place| {
-        let serving = connection(socket, address, tls.clone(), service.clone(), limits, shutdown.clone());
+        let serving =
+            connection(socket, address, tls.clone(), Arc::clone(&services), limits, shutdown.clone());
         connections.spawn(async move {
             serving.await;
             drop(place);
@@ -103,17 +100,14 @@ async fn accept(
 }
 
 /// A connection from its first byte to its last.
-async fn connection<S>(
+async fn connection(
     socket: TcpStream,
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
-    service: S,
+    services: Arc<Guard>,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
-) where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+) {
     // Small answers must not wait for more.
     if socket.set_nodelay(true).is_err() {
         return;
@@ -121,7 +115,7 @@ async fn connection<S>(
     let Some(tls) = tls else {
         let (from_client, to_client) = socket.into_split();
         let peer = Peer { address, certificate: None };
-        return speak(from_client, to_client, peer, service, limits, shutdown).await;
+        return speak(from_client, to_client, peer, services, limits, shutdown).await;
     };
     let shaken = tokio::select! {
         () = shutdown.cancelled() => return,
@@ -131,7 +125,7 @@ async fn connection<S>(
         Ok(Ok(stream)) => {
             let peer = Peer { address, certificate: tls::client_names(&stream) };
             let (from_client, to_client) = split(stream);
-            speak(from_client, to_client, peer, service, limits, shutdown).await;
+            speak(from_client, to_client, peer, services, limits, shutdown).await;
         }
         Ok(Err(error)) => {
             tracing::debug!(client.address = %address, error.message = %error, "a TLS handshake failed");
@@ -141,17 +135,14 @@ async fn connection<S>(
 }
 
 /// HTTP/2 on a connection.
-async fn speak<S>(
+async fn speak(
     mut from_client: impl AsyncRead + Send + Unpin + 'static,
     to_client: impl AsyncWrite + Send + Unpin + 'static,
     peer: Peer,
-    service: S,
+    services: Arc<Guard>,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
-) where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+) {
     // Read here, because the library would wait for it without end.
     let mut preface = [0; PREFACE.len()];
     let read = tokio::select! {
@@ -161,21 +152,27 @@ async fn speak<S>(
     if !matches!(read, Ok(Ok(_))) || preface != PREFACE {
         return;
     }
-    let service = service.map_request(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        request
+    // One count of references a request, for all that its connection knows.
+    let common = Arc::new((services, peer));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let common = Arc::clone(&common);
+        // On the heap, because what is below moves it from hand to hand six times before it runs.
+        Box::pin(async move {
+            let (services, peer) = &*common;
+            Ok::<_, Infallible>(services.serve(peer, request).await)
+        })
     });
     let io = TokioIo::new(join(Cursor::new(preface).chain(from_client), to_client));
-    let builder = http2(limits.max_streams);
-    let serving = builder.serve_connection(io, TowerToHyperService::new(service));
-    tokio::pin!(serving);
+    let requests = Begun::default();
+    let builder = http2(limits.max_streams, requests.clone());
+    let mut serving = WithRequests::new(builder.serve_connection(io, service), requests);
     let jitter = rand::random_range(0.9..1.1);
     let retired = tokio::time::sleep(limits.age.mul_f64(jitter));
     tokio::pin!(retired);
     let mut retiring = false;
     loop {
         tokio::select! {
-            result = serving.as_mut() => {
+            result = &mut serving => {
                 if let Err(error) = result {
                     tracing::debug!(error.message = %error, "a connection ended with an error");
                 }
@@ -186,12 +183,12 @@ async fn speak<S>(
         }
         // Once: a client is told to go, and may finish what is under way.
         retiring = true;
-        serving.as_mut().graceful_shutdown();
+        serving.connection().graceful_shutdown();
     }
 }
 
-fn http2(max_streams: u32) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new()).http2_only();
+fn http2(max_streams: u32, requests: Begun) -> Builder<Begun> {
+    let mut builder = Builder::new(requests).http2_only();
     builder
         .http2()
         .timer(TokioTimer::new())

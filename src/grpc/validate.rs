@@ -2,11 +2,15 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use tonic::{Status, Streaming, metadata::MetadataMap};
+use tonic::{Status, Streaming, body::Body, codegen::StdError, metadata::MetadataMap, server::Grpc};
 use tonic_types::StatusExt as _;
+use tower::service_fn;
 
 use super::{
+    MAX_REQUEST,
+    codec::OurCodec,
     convert,
     pb::{self, validate_response::Verdict},
     request_id::RequestId,
@@ -20,8 +24,44 @@ const IN_FLIGHT: usize = 256;
 
 pub(super) type VerdictStream = Pin<Box<dyn Stream<Item = Result<pb::ValidateResponse, Status>> + Send>>;
 
+/// The full path of `Validate`.
+pub(super) const METHOD: &str = "/latchkey.v1.AuthService/Validate";
+
+/// The whole of `Validate`: a request that has been let in, and its answer.
+pub(super) async fn unary<B>(
+    engine: &Engine,
+    id: Option<&RequestId>,
+    request: http::Request<B>,
+) -> http::Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<StdError> + Send,
+{
+    let mut grpc = Grpc::new(OurCodec::default()).apply_max_message_size_config(Some(MAX_REQUEST), None);
+    let validate =
+        service_fn(async |request: tonic::Request<pb::ValidateRequest>| answer(engine, id, request).await);
+    grpc.unary(validate, request).await
+}
+
+/// The answer to a request of its own.
+pub(super) async fn answer(
+    engine: &Engine,
+    id: Option<&RequestId>,
+    request: tonic::Request<pb::ValidateRequest>,
+) -> Result<tonic::Response<pb::ValidateResponse>, Status> {
+    match verdict(engine, request.metadata(), request.get_ref()).await {
+        Ok(verdict) => {
+            Ok(tonic::Response::new(pb::ValidateResponse { verdict: Some(verdict), failure: None }))
+        }
+        Err(error) => {
+            let id = id.cloned().unwrap_or_else(RequestId::random);
+            Err(id.on(status::of(error, &id)))
+        }
+    }
+}
+
 /// The answer to one request.
-pub(super) async fn verdict(
+async fn verdict(
     engine: &Engine,
     metadata: &MetadataMap,
     message: &pb::ValidateRequest,

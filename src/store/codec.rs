@@ -157,7 +157,7 @@ struct EventWire {
 pub fn encode_sessions(state: &UserSessions) -> Bytes {
     pack(&StateWire {
         generation: state.generation.0,
-        username: state.profile.username.clone(),
+        username: state.profile.username.as_str().to_owned(),
         roles: state.profile.roles.iter().map(|role| role.as_str().to_owned()).collect(),
         sessions: state.sessions.iter().map(session_wire).collect(),
         tombstones: state.tombstones.iter().map(tombstone_wire).collect(),
@@ -170,7 +170,7 @@ pub fn decode_sessions(bytes: &[u8]) -> Result<UserSessions, CodecError> {
     let wire: StateWire = unpack(bytes)?;
     Ok(UserSessions {
         generation: Generation(wire.generation),
-        profile: Profile { username: wire.username, roles: checked(Role::parse_all(&wire.roles))? },
+        profile: Profile { username: wire.username.into(), roles: checked(Role::parse_all(&wire.roles))? },
         sessions: wire.sessions.iter().map(session).collect::<Result<_, _>>()?,
         tombstones: wire.tombstones.iter().map(tombstone).collect::<Result<_, _>>()?,
         fence: wire.fence.as_ref().map(fence).transpose()?,

@@ -30,7 +30,7 @@ pub struct Account {
 impl Account {
     /// What verdicts say of its user.
     pub fn profile(&self) -> Profile {
-        Profile { username: self.username.as_str().to_owned(), roles: self.roles.clone() }
+        Profile { username: self.username.as_str().into(), roles: self.roles.clone() }
     }
 }
 

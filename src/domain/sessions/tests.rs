@@ -116,12 +116,12 @@ fn use_slides_the_idle_timeout_and_never_the_absolute_one() {
     let session = story.login("a");
     for _ in 0..6 {
         story.after(IDLE.saturating_sub(Duration::from_secs(1)));
-        story.state = story.state.touch(session.id, at(story.now)).unwrap().state;
+        story.state = story.state.touch(session.id, story.now, at(story.now)).unwrap().state;
     }
     story.now = Timestamp::from_micros(session.expires_at.as_micros() - 1);
     assert!(story.state.verdict(&claims(&session), at(story.now)).is_ok());
     story.now = session.expires_at;
-    assert!(story.state.touch(session.id, at(story.now)).is_none());
+    assert!(story.state.touch(session.id, story.now, at(story.now)).is_none());
     assert_eq!(story.rejection(&session), Rejection::at(Reason::Expired, session.expires_at));
 }
 
@@ -130,7 +130,7 @@ fn a_use_that_went_unrecorded_still_counts_in_full() {
     let mut story = Story::new();
     let session = story.login("a");
     story.after(TOUCH.saturating_sub(Duration::from_micros(1)));
-    assert!(story.state.touch(session.id, at(story.now)).is_none(), "too soon to be recorded");
+    assert!(story.state.touch(session.id, story.now, at(story.now)).is_none(), "too soon to be recorded");
     story.after(IDLE);
     assert!(
         story.state.verdict(&claims(&session), at(story.now)).is_ok(),

@@ -1,7 +1,7 @@
 //! Who may call what.
 
 use latchkey::grpc::pb;
-use tonic::{Code, Request, client::Grpc};
+use tonic::{Code, Request, client::Grpc, metadata::MetadataMap};
 use tonic_prost::ProstCodec;
 
 use super::parts;
@@ -85,19 +85,37 @@ async fn whatever_is_not_open_is_refused_to_those_without_a_key() {
 
 on_both_stores! {
     async fn a_request_id_comes_back(server: Server) {
-        let validate = async |id: Option<&str>| {
-            let mut request = Request::new(pb::ValidateRequest { token: "x".into(), ..Default::default() });
+        let of = |answer: &MetadataMap| {
+            answer.get("x-request-id").map(|id| id.to_str().unwrap().to_owned())
+        };
+        let logout = async |id: Option<&str>| {
+            let mut request = Request::new(pb::LogoutRequest { token: "x".into(), ..Default::default() });
             if let Some(id) = id {
                 request.metadata_mut().insert("x-request-id", id.parse().unwrap());
             }
-            let answer = server.client.auth.clone().validate(request).await.unwrap();
-            answer.metadata().get("x-request-id").unwrap().to_str().unwrap().to_owned()
+            of(server.client.auth.clone().logout(request).await.unwrap().metadata()).unwrap()
         };
-        assert_eq!(validate(Some("trace-7")).await, "trace-7");
-        let (first, second) = (validate(None).await, validate(None).await);
+        assert_eq!(logout(Some("trace-7")).await, "trace-7");
+        let (first, second) = (logout(None).await, logout(None).await);
         assert!(first.len() == 16 && first != second);
         let too_long = "x".repeat(65);
-        assert_eq!(validate(Some(&too_long)).await.len(), 16, "what is not fit for a log is not taken over");
+        assert_eq!(logout(Some(&too_long)).await.len(), 16, "what is not fit for a log is not taken over");
+
+        // A verdict needs none, unless somebody asks for it or something went wrong.
+        let validate = async |token: &str, id: Option<&str>| {
+            let mut request = Request::new(pb::ValidateRequest { token: token.into(), ..Default::default() });
+            if let Some(id) = id {
+                request.metadata_mut().insert("x-request-id", id.parse().unwrap());
+            }
+            match server.client.auth.clone().validate(request).await {
+                Ok(answer) => of(answer.metadata()),
+                Err(status) => of(status.metadata()),
+            }
+        };
+        assert_eq!(validate("x", Some("trace-7")).await.unwrap(), "trace-7");
+        assert_eq!(validate("x", None).await, None);
+        assert_eq!(validate("", Some("trace-7")).await.unwrap(), "trace-7");
+        assert_eq!(validate("", None).await.unwrap().len(), 16);
     }
 }
 

@@ -21,6 +21,7 @@ mod races;
 mod rollback;
 mod staleness;
 mod throttle;
+mod touches;
 mod validate;
 mod validate_stream;
 mod watch_session;

@@ -171,7 +171,7 @@ on_every_store! {
                     let mut next = (*read.state).clone();
                     next.generation.0 += 1;
                     // Whose it was, so that no two are the same commit.
-                    next.profile.username = format!("{task}.{done}");
+                    next.profile.username = format!("{task}.{done}").into();
                     let change = Change { state: next, ..change(0) };
                     match registers.commit(&user, read.revision, change).await.unwrap() {
                         Commit::Conflict(newer) => read = newer,

@@ -46,7 +46,7 @@ async fn a_thousand_commits_at_once_over_a_hundred_users_all_take_effect() {
             loop {
                 let mut state = (*read.state).clone();
                 state.generation.0 += 1;
-                state.profile.username = number.to_string();
+                state.profile.username = number.to_string().into();
                 let change = Change { state, ..change_with(0, [number]) };
                 match store.commit(&user, read.revision, change).await.unwrap() {
                     Commit::Committed => return,
@@ -262,8 +262,10 @@ async fn a_full_disk_is_unavailable_and_no_commit_is_half_done() {
         sqlx::query(pragma).execute(&database.writer).await.unwrap();
     };
     limit(pages).await;
-    let large =
-        UserSessions { profile: Profile { username: "x".repeat(100_000), roles: Vec::new() }, ..state(2) };
+    let large = UserSessions {
+        profile: Profile { username: "x".repeat(100_000).into(), roles: Vec::new() },
+        ..state(2)
+    };
     let large = Change { state: large, ..change_with(2, [2]) };
     assert!(unavailable(store.commit(&user, read.revision, large.clone()).await).contains("full"));
     assert_eq!(*of_sessions(&*store).load(&user).await.unwrap().state, state(1));

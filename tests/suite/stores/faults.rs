@@ -325,8 +325,10 @@ async fn a_server_that_is_out_of_memory_is_unavailable_for_writing_and_still_rea
     let memory =
         |limit: &str| -> () { server.query(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(limit)) };
     memory("1");
-    let large =
-        UserSessions { profile: Profile { username: "x".repeat(10_000), roles: Vec::new() }, ..state(2) };
+    let large = UserSessions {
+        profile: Profile { username: "x".repeat(10_000).into(), roles: Vec::new() },
+        ..state(2)
+    };
     let large = Change { state: large, ..change_with(2, [2]) };
     let cause = unavailable(store.commit(&alice, read.revision, large.clone()).await);
     assert!(cause.contains("OOM"), "{cause}");

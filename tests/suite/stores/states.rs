@@ -83,7 +83,7 @@ pub fn user_sessions() -> impl Strategy<Value = UserSessions> {
     );
     parts.prop_map(|(generation, username, roles, sessions, tombstones, fence)| UserSessions {
         generation,
-        profile: Profile { username, roles: Role::parse_all(&roles).unwrap() },
+        profile: Profile { username: username.into(), roles: Role::parse_all(&roles).unwrap() },
         sessions,
         tombstones,
         fence,

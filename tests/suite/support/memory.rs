@@ -53,7 +53,7 @@ async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) {
         id: SessionId::random(),
         slot: Slot::parse("default").unwrap(),
         device: Device::parse("Firefox on Linux").unwrap(),
-        profile: Profile { username: format!("user{number:08}"), roles: Vec::new() },
+        profile: Profile { username: format!("user{number:08}").into(), roles: Vec::new() },
         policy: SlotPolicy {
             idle_timeout: Duration::from_hours(1),
             absolute_timeout: Duration::from_hours(24),

@@ -270,7 +270,16 @@ impl World {
     fn use_token(&mut self, token: usize) {
         let Some(known) = self.tokens.iter().rev().nth(token).cloned() else { return };
         let live = self.is_live(&known);
-        match self.state.touch(known.session.id, self.at()) {
+        // A use of a while ago, which is recorded only now.
+        let earlier = self.now.before(TOUCH / 2);
+        if let Some(next) = self.state.touch(known.session.id, earlier, self.at()) {
+            assert!(live, "recording a use late does not make a dead session live");
+            let seen = |state: &UserSessions| {
+                state.sessions.iter().find(|session| session.id == known.session.id).unwrap().last_seen
+            };
+            assert!(seen(&next.state) == earlier && earlier > seen(&self.state), "uses do not go back");
+        }
+        match self.state.touch(known.session.id, self.now, self.at()) {
             Some(next) => {
                 assert!(live, "a dead session is not touched");
                 self.take(next);

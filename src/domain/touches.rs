@@ -1,0 +1,156 @@
+//! Uses of sessions that are to be recorded, off the way of the answer.
+//!
+//! A verdict that slides the idle timeout of a session says what the record will be, and leaves the record to
+//! [`Engine::record_uses`]. That is right as long as the session cannot lapse meanwhile: until its idle timeout
+//! has run out it has a whole touch interval left. A use in that last interval is recorded before it is answered,
+//! and so is one that finds the queue full or closed.
+//!
+//! What is recorded at once goes to the store together: the embedded store makes one transaction of it, Redis
+//! one pipeline. A crash loses the uses of the few milliseconds that were under way.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::Notify;
+
+use super::{
+    Engine, Error,
+    ports::Versioned,
+    sessions::UserSessions,
+    transact::Decision,
+    types::{SessionId, Timestamp, UserId},
+};
+
+/// How many uses wait, at most.
+const MOST: usize = 65_536;
+/// How many are recorded at a time.
+const AT_A_TIME: usize = 64;
+/// After the store did not answer.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// A use of a session.
+#[derive(Debug, Clone)]
+pub(super) struct Use {
+    /// Whose.
+    pub(super) user_id: UserId,
+    /// When.
+    pub(super) at: Timestamp,
+    /// What was known of the user's sessions then.
+    pub(super) read: Versioned<UserSessions>,
+}
+
+/// The uses that wait to be recorded.
+#[derive(Default)]
+pub struct Touches {
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: HashMap<SessionId, Use>,
+    /// Those of the batch that is at work, which are not noted again meanwhile.
+    under_way: HashMap<SessionId, Use>,
+    closed: bool,
+}
+
+impl Touches {
+    /// Has a use recorded soon, unless one of the same session is about to be. Gives it back if it cannot be taken.
+    pub(super) fn note<F: FnOnce() -> Use>(&self, session: SessionId, used: F) -> Result<(), F> {
+        let mut queue = self.queue();
+        if queue.under_way.contains_key(&session) || queue.waiting.contains_key(&session) {
+            return Ok(());
+        }
+        if queue.closed || queue.waiting.len() >= MOST {
+            return Err(used);
+        }
+        queue.waiting.insert(session, used());
+        drop(queue);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes no more. [`Engine::record_uses`] ends once what waits is recorded.
+    pub fn close(&self) {
+        self.queue().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Whether all that was noted is recorded.
+    pub fn is_idle(&self) -> bool {
+        let queue = self.queue();
+        queue.waiting.is_empty() && queue.under_way.is_empty()
+    }
+
+    /// What waits, once something does; `None` at the end.
+    async fn next(&self) -> Option<Vec<(SessionId, Use)>> {
+        loop {
+            {
+                let mut queue = self.queue();
+                if !queue.waiting.is_empty() {
+                    queue.under_way = mem::take(&mut queue.waiting);
+                    return Some(queue.under_way.iter().map(|(id, used)| (*id, used.clone())).collect());
+                }
+                if queue.closed {
+                    return None;
+                }
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    fn done(&self, session: SessionId) {
+        self.queue().under_way.remove(&session);
+    }
+
+    /// What the store has not taken waits again: whether there is any.
+    fn again(&self) -> bool {
+        let mut queue = self.queue();
+        let left = mem::take(&mut queue.under_way);
+        let any = !left.is_empty();
+        queue.waiting.extend(left);
+        any
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine {
+    /// Records the uses that are noted, until [`Touches::close`] and the last of them.
+    pub async fn record_uses(&self) {
+        while let Some(batch) = self.touches.next().await {
+            let recorded = stream::iter(batch).for_each_concurrent(AT_A_TIME, async |(session, used)| {
+                match self.record_use(session, used).await {
+                    // Health has told of the outage.
+                    Err(Error::Store(error)) if error.is_transient() => return,
+                    Err(Error::Overloaded { .. }) => return,
+                    Err(error) => {
+                        tracing::error!(error.message = %error, "a use of a session cannot be recorded");
+                    }
+                    Ok(()) => {}
+                }
+                self.touches.done(session);
+            });
+            recorded.await;
+            if self.touches.again() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Records a use: at most once per touch interval, whoever else does.
+    pub(super) async fn record_use(&self, session: SessionId, used: Use) -> Result<(), Error> {
+        let Use { user_id, at: used_at, read } = used;
+        self.transact(&user_id, read, |state, at| {
+            state.touch(session, used_at, at).map_or(Decision::Keep(()), Decision::Write)
+        })
+        .await
+    }
+}

@@ -1,0 +1,69 @@
+//! The requests of a connection, run by the task of the connection.
+//!
+//! In a task of its own each request would be woken, run, and wake the connection by itself, which then writes one
+//! answer to the socket and sleeps: a system call an answer, and most of the time goes there. Here the requests
+//! that have come together are all polled before the connection is, and their answers leave together.
+//!
+//! So the requests of one connection share a core, as the bytes that they travel in do anyway. Nothing that takes
+//! long may happen in one of them: hashing has threads of its own, and the stores have tasks.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use hyper::rt::Executor;
+
+type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where a connection leaves the requests that have begun.
+#[derive(Clone, Default)]
+pub(super) struct Begun(Arc<Mutex<Vec<Request>>>);
+
+impl Begun {
+    fn lock(&self) -> MutexGuard<'_, Vec<Request>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
+    fn execute(&self, request: F) {
+        self.lock().push(Box::pin(request));
+    }
+}
+
+/// A connection, and its requests.
+pub(super) struct WithRequests<C> {
+    connection: Pin<Box<C>>,
+    begun: Begun,
+    running: FuturesUnordered<Request>,
+}
+
+impl<C> WithRequests<C> {
+    /// A connection that leaves its requests in `begun`.
+    pub(super) fn new(connection: C, begun: Begun) -> Self {
+        Self { connection: Box::pin(connection), begun, running: FuturesUnordered::new() }
+    }
+
+    pub(super) fn connection(&mut self) -> Pin<&mut C> {
+        self.connection.as_mut()
+    }
+}
+
+impl<C: Future> Future for WithRequests<C> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Poll::Ready(ended) = this.connection.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
+        this.running.extend(this.begun.lock().drain(..));
+        // An answer wakes the connection, so there is another turn.
+        while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {}
+        Poll::Pending
+    }
+}

@@ -1,0 +1,128 @@
+//! The touch: a use of a session is recorded after its answer, once an interval, and not lost.
+
+use std::time::{Duration, Instant};
+
+use latchkey::grpc::pb;
+
+use super::seconds;
+use crate::{
+    on_both_stores,
+    support::{
+        client::is_live,
+        server::{Server, Store},
+    },
+};
+
+const IDLE: Duration = Duration::from_hours(1);
+const TOUCH: Duration = Duration::from_mins(1);
+
+/// Seconds from the login to the latest recorded use.
+async fn recorded(server: &Server, user_id: &str) -> i64 {
+    let sessions = server.client.list_sessions(user_id).await;
+    seconds(sessions[0].last_seen_at) - seconds(sessions[0].issued_at)
+}
+
+/// Waits until the uses that were answered are recorded.
+pub(super) async fn until_recorded(server: &Server) {
+    let begun = Instant::now();
+    while !server.app.engine.touches.is_idle() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "a use is not recorded");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+on_both_stores! {
+    async fn a_use_is_recorded_soon_and_once_an_interval(server: Server) {
+        let client = &server.client;
+        let user_id = client.user("alice").await;
+        let token = client.login("alice", "").await.token;
+        for (advance, expected) in [(TOUCH / 2, 0), (TOUCH / 2, 60), (TOUCH / 2, 60), (TOUCH, 150)] {
+            server.clock.advance(advance);
+            client.session(&token).await;
+            until_recorded(&server).await;
+            assert!((recorded(&server, &user_id).await - expected).abs() <= 1, "{expected}");
+        }
+    }
+}
+
+on_both_stores! {
+    async fn a_use_in_the_last_interval_is_recorded_before_its_answer(server: Server) {
+        let client = &server.client;
+        let user_id = client.user("alice").await;
+        let token = client.login("alice", "").await.token;
+        server.clock.advance(IDLE + TOUCH / 2);
+        // Nothing is taken any more: what is recorded now is recorded before the answer.
+        server.app.engine.touches.close();
+        client.session(&token).await;
+        assert!((recorded(&server, &user_id).await - 3630).abs() <= 1);
+        // It lapses an interval after a full idle timeout from that use, and not before.
+        server.clock.advance(IDLE + TOUCH / 2);
+        assert!(is_live(&client.validate(&token).await));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uses_at_the_same_time_are_one_write() {
+    let server = Server::start(Store::Redis).await;
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    server.clock.advance(TOUCH);
+    let revision = || {
+        let redis = server.redis.as_ref().unwrap();
+        let keys: Vec<String> = redis.query(redis::cmd("KEYS").arg(format!("*:s:{user_id}")));
+        let value: Vec<u8> = redis.query(redis::cmd("GET").arg(&keys[0]));
+        u64::from_be_bytes(value[..8].try_into().unwrap())
+    };
+    let before = revision();
+    let uses = (0..200).map(|_| client.session(&token));
+    futures_util::future::join_all(uses).await;
+    until_recorded(&server).await;
+    assert_eq!(revision(), before + 1, "each write is a revision");
+    assert!((recorded(&server, &user_id).await - 60).abs() <= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_the_server_is_not_the_end_of_what_it_has_confirmed() {
+    let server = Server::start(Store::Redis).await;
+    let tokens: Vec<_> = {
+        let mut tokens = Vec::new();
+        for number in 0..100 {
+            let name = format!("user{number}");
+            let user_id = server.client.user(&name).await;
+            tokens.push((user_id, server.client.login(&name, "").await.token));
+        }
+        tokens
+    };
+    let other = Server::beside(&server, &[]).await;
+    server.clock.advance(2 * TOUCH);
+    let uses = tokens.iter().map(|(_, token)| server.client.session(token));
+    futures_util::future::join_all(uses).await;
+    assert!(server.app.stop().await);
+    for (user_id, _) in &tokens {
+        assert!(recorded(&other, user_id).await >= 119);
+    }
+}
+
+on_both_stores! {
+    async fn a_peek_and_a_session_that_was_ended_leave_no_use(server: Server) {
+        let client = &server.client;
+        let user_id = client.user("alice").await;
+        let token = client.login("alice", "").await.token;
+        server.clock.advance(TOUCH);
+        let peek = pb::ValidateRequest { token: token.clone(), peek: true, ..Default::default() };
+        client.auth.clone().validate(peek).await.unwrap();
+        until_recorded(&server).await;
+        assert_eq!(recorded(&server, &user_id).await, 0);
+        // The use and the end meet: whichever comes first, the session is dead.
+        for _ in 0..20 {
+            let token = client.login("alice", "").await.token;
+            server.clock.advance(TOUCH);
+            let (_, ended) =
+                tokio::join!(client.validate(&token), client.logout(&token, pb::LogoutScope::This));
+            assert_eq!(ended.ended, 1);
+            until_recorded(&server).await;
+            assert!(!is_live(&client.validate(&token).await), "promise P2");
+        }
+    }
+}
