@@ -7,6 +7,7 @@ mod caller;
 mod codec;
 mod convert;
 mod drain;
+pub mod envoy;
 mod guard;
 pub mod health;
 mod import;
