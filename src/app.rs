@@ -2,6 +2,7 @@
 //!
 //! Tests and production start the same [`App`]; what differs are the settings and the clock.
 
+mod gateways;
 mod parts;
 mod tls;
 
@@ -116,11 +117,16 @@ impl App {
             timeout: config.server.request_timeout,
         };
         let origins = Origins::new(config.trusted_proxies().map_err(|error| error.to_string())?);
-        let access = Access::new(&admin_key, access_settings(config)?, Arc::clone(&engine), origins.clone());
+        let access = || {
+            let settings = access_settings(config)?;
+            Ok::<_, String>(Access::new(&admin_key, settings, Arc::clone(&engine), origins.clone()))
+        };
+        let gateway = gateways::gateway(config, &engine);
+        let forward_auth = gateways::forward_auth(config, &gateway, access()?);
         let shutdown = CancellationToken::new();
         let services = grpc::services(
-            &engine,
-            access,
+            &gateway,
+            access()?,
             &origins,
             &health,
             settings,
@@ -133,15 +139,10 @@ impl App {
         let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
         let (grpc, http) = (address(&grpc_listener)?, address(&http_listener)?);
 
-        let limits = ConnectionLimits {
-            max_connections: config.server.max_connections,
-            max_streams: config.server.max_streams,
-            age: config.server.connection_age,
-        };
         let mut serving = JoinSet::new();
         let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
-        serving.spawn(serve(grpc_listener, tls, services, limits, shutdown.clone()));
-        serving.spawn(http::serve(http_listener, Arc::clone(&engine), health.ready(), shutdown.clone()));
+        serving.spawn(serve(grpc_listener, tls, services, connection_limits(config), shutdown.clone()));
+        serving.spawn(http::serve(http_listener, forward_auth, health.ready(), shutdown.clone()));
 
         if let Some(receiver) = webhook {
             serving.spawn(receiver.webhook(config, &engine, deliveries).run(shutdown.clone()));
@@ -250,6 +251,14 @@ async fn settle_debts(engine: Arc<Engine>) {
             Err(error) => tracing::error!(error.message = %error, "sessions cannot follow their accounts"),
         }
         tokio::time::sleep(DEBT_INTERVAL).await;
+    }
+}
+
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    ConnectionLimits {
+        max_connections: config.server.max_connections,
+        max_streams: config.server.max_streams,
+        age: config.server.connection_age,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Refuses settings that could not work or would not be safe.
 
+mod gateway;
+
 use std::time::Duration;
 
 use super::{ClientCertificate, Config, ConfigError};
@@ -39,6 +41,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     throttle(config)?;
     tls(config)?;
     webhook(config)?;
+    gateway::check(&config.gateway)?;
     password(config)
 }
 

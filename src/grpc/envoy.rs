@@ -55,8 +55,10 @@ mod tests {
         let key = || "authorization".to_owned();
         let raw = HeaderValue { key: key(), value: "hunter2".into(), raw_value: b"hunter2".to_vec() };
         let headers = [(key(), "hunter2".to_owned())].into();
-        let request =
-            HttpRequest { headers, header_map: Some(super::config::core::v3::HeaderMap { headers: vec![raw] }) };
+        let request = HttpRequest {
+            headers,
+            header_map: Some(super::config::core::v3::HeaderMap { headers: vec![raw] }),
+        };
         let shown = format!("{request:?} {:?}", request.header_map);
         assert!(!shown.contains("hunter2") && shown.contains("authorization"), "{shown}");
     }
