@@ -134,6 +134,24 @@ impl Denial {
         };
         serde_json::to_string(&body).unwrap_or_default()
     }
+
+    /// The same JSON in visible ASCII and spaces, as it can travel in a header.
+    pub fn body_in_header(&self) -> String {
+        let mut ascii = String::new();
+        for character in self.body().chars() {
+            if character.is_ascii() {
+                ascii.push(character);
+            } else {
+                let units = character
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .map(|unit| format!("\\u{unit:04x}"))
+                    .collect::<String>();
+                ascii.push_str(&units);
+            }
+        }
+        ascii
+    }
 }
 
 /// RFC 3339, in UTC, to the microsecond.
@@ -149,7 +167,7 @@ mod tests {
     #[test]
     fn every_reason_has_the_status_of_the_contract_and_a_challenge_that_is_plain_ascii() {
         for reason in Reason::ALL {
-            let by_device = Some(Device::parse("Jürgens \"Gerät\"").unwrap());
+            let by_device = Some(Device::parse("Jürgens \"Gerät\" 📱").unwrap());
             let rejection = Rejection { by_device, ..Rejection::at(reason, Timestamp::from_secs(1)) };
             let denial = Denial::from(Cause::Rejected(rejection));
             assert_eq!(denial.is_forbidden(), reason == Reason::AccountDisabled, "{reason:?}");
@@ -159,10 +177,13 @@ mod tests {
                 assert!(value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()), "{value}");
             }
             let body: serde_json::Value = serde_json::from_str(&denial.body()).unwrap();
+            let header = denial.body_in_header();
+            assert!(header.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()), "{header}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&header).unwrap(), body);
             assert_eq!(body["reason"], reason.name());
             assert_eq!(body["terminal"], reason.is_terminal());
             assert_eq!(body["at"], "1970-01-01T00:00:01.000000Z");
-            assert_eq!(body["by_device"], "Jürgens \"Gerät\"");
+            assert_eq!(body["by_device"], "Jürgens \"Gerät\" 📱");
         }
     }
 

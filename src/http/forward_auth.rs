@@ -113,7 +113,10 @@ impl Inner {
 fn denied(denial: &Denial) -> Response {
     let status = if denial.is_forbidden() { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
     let json = [(header::CONTENT_TYPE, "application/json")];
-    with((status, json, denial.body()).into_response(), denial.headers())
+    let mut headers = denial.headers();
+    // nginx passes on no body of ours.
+    headers.push(("x-latchkey-denial", denial.body_in_header()));
+    with((status, json, denial.body()).into_response(), headers)
 }
 
 /// The response with these headers; one that cannot be sent makes it a fault of ours, and nobody passes.

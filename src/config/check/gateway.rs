@@ -47,7 +47,7 @@ pub(super) fn check(gateway: &Gateway) -> Result<(), ConfigError> {
         }
         let forwarding = name.starts_with("x-forwarded-") || name.starts_with("grpc-");
         if forwarding
-            || ["x-latchkey-reason", "x-latchkey-key"].contains(&name.as_str())
+            || ["x-latchkey-reason", "x-latchkey-denial", "x-latchkey-key"].contains(&name.as_str())
             || TAKEN.iter().any(|taken| taken == name.as_str())
         {
             return refuse(format!("gateway.{key}: \"{name}\" has another meaning: choose another name"));

@@ -1,7 +1,10 @@
 //! What gateways are told; and the samples in `deploy/`, run by the real programs.
 
 mod check;
+mod envoy;
 mod forward_auth;
+mod nginx;
+mod programs;
 mod reasons;
 
 use std::net::SocketAddr;
@@ -16,6 +19,8 @@ use latchkey::grpc::envoy::{
     },
 };
 use tonic::Status;
+
+use crate::support::http::{Answer, arrived, get};
 
 /// A question as Envoy asks it: with joined headers, and what its route says besides.
 fn question(headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
@@ -86,4 +91,32 @@ fn value_of<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Option<&'a str> {
 
 fn bearer(token: &str) -> String {
     format!("Bearer {token}")
+}
+
+/// What a request looks like that claims to be somebody, in every way there is.
+const SPOOFED: [(&str, &[u8]); 9] = [
+    ("x-latchkey-user-id", b"root"),
+    ("X-Latchkey-User-Id", b"root"),
+    ("X-LATCHKEY-ROLES", b"admin"),
+    ("x_latchkey_user_id", b"root"),
+    ("x-latchkey_roles", b"admin"),
+    ("X_Latchkey_Username", b"root"),
+    ("x-latchkey-username", b"root"),
+    ("x-latchkey-session-id", b"none"),
+    ("x-latchkey-slot", b"web"),
+];
+
+/// The headers that arrived and that a service could take for identity.
+fn identity(answer: &Answer) -> Vec<(String, String)> {
+    let mut found = arrived(answer);
+    found.retain(|(name, _)| name.replace('_', "-").starts_with("x-latchkey-"));
+    found.sort();
+    found
+}
+
+async fn asks(gateway: SocketAddr, path: &str, token: Option<&str>, more: &[(&str, &[u8])]) -> Answer {
+    let token = token.map(bearer);
+    let mut headers: Vec<_> = token.iter().map(|token| ("authorization", token.as_bytes())).collect();
+    headers.extend_from_slice(more);
+    get(gateway, path, &headers).await
 }

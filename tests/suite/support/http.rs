@@ -1,10 +1,10 @@
 //! HTTP/1.1 byte by byte, as no well-behaved client would write it; and a service that tells what reached it.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, future::ready, net::SocketAddr, time::Duration};
 
 use axum::body::Body;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
@@ -81,8 +81,7 @@ impl Echo {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 tokio::spawn(async move {
-                    let service =
-                        hyper::service::service_fn(async |request| Ok::<_, Infallible>(echo(&request)));
+                    let service = service_fn(|request| ready(Ok::<_, Infallible>(echo(&request))));
                     // HTTP/1.1 and, as gRPC has it, HTTP/2 without TLS.
                     let builder = Builder::new(TokioExecutor::new());
                     let _ = builder.serve_connection(TokioIo::new(socket), service).await;
