@@ -68,6 +68,25 @@ async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_that_minds_no_headers_itself_is_told_which_to_remove() {
+    let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
+    let careless = [
+        ("headers_with_underscores_action: DROP_HEADER", "headers_with_underscores_action: ALLOW"),
+        ("- remove: x-latchkey-", "- remove: x-others-"),
+        // Latchkey sees what the client has sent.
+        ("exact: content-type", "prefix: x"),
+    ];
+    let Some(envoy) = envoy(server.app.grpc, echo.address, &careless).await else { return };
+    // Without roles, so that nothing takes the place of those that are spoofed.
+    server.client.user("alice").await;
+    let token = server.client.login("alice", "").await.token;
+    let expected = identity(&asks(envoy.address, "/", Some(&token), &[]).await);
+    assert_eq!(expected.len(), 4, "{expected:?}");
+    assert_eq!(identity(&asks(envoy.address, "/", Some(&token), &SPOOFED).await), expected);
+    assert!(identity(&asks(envoy.address, "/home/", None, &SPOOFED).await).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn raw_headers_are_read_as_well_and_a_cookie_where_one_is_named() {
     let server = Server::with(Store::Embedded, &[("GATEWAY__COOKIE", "token")]).await;
     let echo = Echo::start().await;
