@@ -8,6 +8,7 @@ mod tls;
 
 use std::{fs::File, net::SocketAddr, sync::Arc, time::Duration};
 
+use ::http::HeaderValue;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -28,11 +29,13 @@ use crate::{
         transact::Turns,
     },
     grpc::{
-        self,
+        self, ServiceGuard,
         access::Access,
+        browser::Browsers,
         health::Health,
         origin::Origins,
         server::{ConnectionLimits, serve},
+        tls::Tls,
     },
     http,
     store::{audit::AuditTrail, embedded::Database, key_files},
@@ -141,7 +144,7 @@ impl App {
 
         let mut serving = JoinSet::new();
         let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
-        serving.spawn(serve(grpc_listener, tls, services, connection_limits(config), shutdown.clone()));
+        serve_grpc(&mut serving, config, grpc_listener, tls, services, shutdown.clone())?;
         serving.spawn(http::serve(http_listener, forward_auth, health.ready(), shutdown.clone()));
 
         if let Some(receiver) = webhook {
@@ -254,11 +257,32 @@ async fn settle_debts(engine: Arc<Engine>) {
     }
 }
 
+/// Serves the gRPC port; browsers, too, where some sites may call.
+fn serve_grpc(
+    serving: &mut JoinSet<()>,
+    config: &Config,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    services: ServiceGuard<axum::Router>,
+    shutdown: CancellationToken,
+) -> Result<(), String> {
+    let limits = connection_limits(config);
+    let origins = config.browser.origins.iter().map(|origin| HeaderValue::from_str(origin));
+    let origins = origins.collect::<Result<Vec<_>, _>>().map_err(|_| "browser.origins: not an origin")?;
+    if origins.is_empty() {
+        serving.spawn(serve(listener, tls, services, limits, shutdown));
+    } else {
+        serving.spawn(serve(listener, tls, Browsers::new(services, origins), limits, shutdown));
+    }
+    Ok(())
+}
+
 fn connection_limits(config: &Config) -> ConnectionLimits {
     ConnectionLimits {
         max_connections: config.server.max_connections,
         max_streams: config.server.max_streams,
         age: config.server.connection_age,
+        http1: !config.browser.origins.is_empty(),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::domain::{
 };
 
 pub use self::sections::{
-    Access, Accounts, Audit, ClientCertificate, Gateway, Listen, Log, LogFormat, OnLimit, Password,
+    Access, Accounts, Audit, Browser, ClientCertificate, Gateway, Listen, Log, LogFormat, OnLimit, Password,
     SecretText, Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate, ValidateAccess, Victim,
     Webhook,
 };
@@ -54,6 +54,7 @@ pub struct Config {
     pub throttle: Throttle,
     pub access: Access,
     pub gateway: Gateway,
+    pub browser: Browser,
     pub tls: Tls,
     pub audit: Audit,
     pub webhook: Webhook,

@@ -1,5 +1,6 @@
 //! Refuses settings that could not work or would not be safe.
 
+mod browser;
 mod gateway;
 
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     tls(config)?;
     webhook(config)?;
     gateway::check(&config.gateway)?;
+    browser::check(&config.browser)?;
     password(config)
 }
 

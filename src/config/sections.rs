@@ -189,6 +189,12 @@ pub struct Gateway {
 
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Browser {
+    pub origins: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Tls {
     pub certificate_file: String,
     pub key_file: String,

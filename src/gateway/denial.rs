@@ -1,6 +1,9 @@
 //! How a request is turned away.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    fmt::Write as _,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use serde::Serialize;
 
@@ -142,12 +145,9 @@ impl Denial {
             if character.is_ascii() {
                 ascii.push(character);
             } else {
-                let units = character
-                    .encode_utf16(&mut [0; 2])
-                    .iter()
-                    .map(|unit| format!("\\u{unit:04x}"))
-                    .collect::<String>();
-                ascii.push_str(&units);
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(ascii, "\\u{unit:04x}");
+                }
             }
         }
         ascii

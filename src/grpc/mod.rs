@@ -3,6 +3,7 @@
 pub mod access;
 mod account;
 mod auth;
+pub mod browser;
 mod caller;
 mod codec;
 mod convert;

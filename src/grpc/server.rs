@@ -30,6 +30,9 @@ use super::{
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client may take to say it. From then on [`KEEPALIVE`] finds out whether it is there.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client that speaks HTTP/1.1 may take for the head of a request, counted from its first byte or, where
+/// there was a request before, from the answer to that.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after accepting failed: what it lacks, such as file descriptors, takes time to come.
@@ -52,6 +55,8 @@ pub struct ConnectionLimits {
     pub max_streams: u32,
     /// After this long, give or take a tenth, a client is asked to reconnect.
     pub age: Duration,
+    /// Whether HTTP/1.1 is spoken, too, as browsers do without TLS.
+    pub http1: bool,
 }
 
 /// Serves `service` on `listener` until `shutdown`, then until the last request has its answer. Encrypted,
@@ -140,7 +145,7 @@ async fn connection<S>(
     }
 }
 
-/// HTTP/2 on a connection.
+/// HTTP/2 on a connection, or HTTP/1.1 where that is allowed.
 async fn speak<S>(
     mut from_client: impl AsyncRead + Send + Unpin + 'static,
     to_client: impl AsyncWrite + Send + Unpin + 'static,
@@ -156,17 +161,20 @@ async fn speak<S>(
     let mut preface = [0; PREFACE.len()];
     let read = tokio::select! {
         () = shutdown.cancelled() => return,
-        read = tokio::time::timeout(PREFACE_TIMEOUT, from_client.read_exact(&mut preface)) => read,
+        read = tokio::time::timeout(PREFACE_TIMEOUT, begin(&mut from_client, &mut preface)) => read,
     };
-    if !matches!(read, Ok(Ok(_))) || preface != PREFACE {
-        return;
-    }
+    let Ok(Some(begun)) = read else { return };
+    let builder = match begun == PREFACE {
+        true => http2(limits.max_streams),
+        false if limits.http1 => http1(),
+        false => return,
+    };
+    let begun = begun.to_vec();
     let service = service.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         request
     });
-    let io = TokioIo::new(join(Cursor::new(preface).chain(from_client), to_client));
-    let builder = http2(limits.max_streams);
+    let io = TokioIo::new(join(Cursor::new(begun).chain(from_client), to_client));
     let serving = builder.serve_connection(io, TowerToHyperService::new(service));
     tokio::pin!(serving);
     let jitter = rand::random_range(0.9..1.1);
@@ -188,6 +196,33 @@ async fn speak<S>(
         retiring = true;
         serving.as_mut().graceful_shutdown();
     }
+}
+
+/// What a client says first: all of the preface, or as much of something else as is needed to tell. `None` where it
+/// says no more.
+async fn begin<'a>(
+    from_client: &mut (impl AsyncRead + Unpin),
+    preface: &'a mut [u8; PREFACE.len()],
+) -> Option<&'a [u8]> {
+    let mut length = 0;
+    while length < PREFACE.len() && PREFACE.starts_with(&preface[..length]) {
+        match from_client.read(&mut preface[length..]).await {
+            Ok(more @ 1..) => length += more,
+            Ok(0) | Err(_) => return None,
+        }
+    }
+    Some(&preface[..length])
+}
+
+/// HTTP/1.1 with bounds like those of HTTP/2.
+fn http1() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEADERS as usize);
+    builder
 }
 
 fn http2(max_streams: u32) -> Builder<TokioExecutor> {

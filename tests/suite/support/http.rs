@@ -45,8 +45,21 @@ pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &[u8])]) -> 
 
 /// The same, where there may be no answer.
 pub async fn try_get(address: SocketAddr, path: &str, headers: &[(&str, &[u8])]) -> Option<Answer> {
+    exchange(address, &format!("GET {path}"), headers, b"").await
+}
+
+/// Sends a request, such as `GET /`, with these headers and this body.
+pub async fn exchange(
+    address: SocketAddr,
+    line: &str,
+    headers: &[(&str, &[u8])],
+    body: &[u8],
+) -> Option<Answer> {
     let mut socket = TcpStream::connect(address).await.ok()?;
-    let mut request = format!("GET {path} HTTP/1.1\r\nhost: app.test\r\nconnection: close\r\n").into_bytes();
+    let mut request = format!("{line} HTTP/1.1\r\nhost: app.test\r\nconnection: close\r\n").into_bytes();
+    if !body.is_empty() {
+        request.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+    }
     for (name, value) in headers {
         request.extend_from_slice(name.as_bytes());
         request.extend_from_slice(b": ");
@@ -54,6 +67,7 @@ pub async fn try_get(address: SocketAddr, path: &str, headers: &[(&str, &[u8])])
         request.extend_from_slice(b"\r\n");
     }
     request.extend_from_slice(b"\r\n");
+    request.extend_from_slice(body);
     socket.write_all(&request).await.ok()?;
     let mut bytes = Vec::new();
     let read = timeout(Duration::from_secs(20), socket.read_to_end(&mut bytes)).await;
@@ -102,7 +116,7 @@ fn echo(request: &Request<Incoming>) -> Response<Body> {
     let pairs = request.headers().iter().map(|(name, value)| {
         Value::from(vec![name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()])
     });
-    Response::new(Body::from(Value::from_iter(pairs).to_string()))
+    Response::new(Body::from(pairs.collect::<Value>().to_string()))
 }
 
 /// The headers that reached the service, from its answer.
