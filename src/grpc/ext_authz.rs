@@ -188,3 +188,41 @@ fn metadata(identity: &Identity) -> Struct {
 fn text(value: &str) -> Value {
     Value { kind: Some(Kind::StringValue(value.to_owned())) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::types::{Role, Slot},
+        gateway::Cause,
+        grpc::pb::ErrorReason,
+    };
+
+    #[test]
+    fn reasons_that_are_no_rejections_have_the_names_of_the_protocol() {
+        for (cause, reason) in [
+            (Cause::NoToken, ErrorReason::TokenRequired),
+            (Cause::WrongSlot(Slot::parse("web").unwrap()), ErrorReason::SlotRequired),
+            (Cause::MissingRole(Role::parse("admin").unwrap()), ErrorReason::RoleRequired),
+        ] {
+            let name = format!("ERROR_REASON_{}", Denial::from(cause).reason());
+            assert_eq!(ErrorReason::from_str_name(&name), Some(reason));
+        }
+    }
+
+    #[test]
+    fn a_client_speaks_grpc_if_it_says_so_and_not_grpc_web() {
+        for (value, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            let headers = [("content-type".to_owned(), value.to_owned())].into();
+            assert_eq!(is_grpc(&HttpRequest { headers, header_map: None }), grpc, "{value}");
+        }
+    }
+}

@@ -5,6 +5,7 @@ use crate::{
     on_both_stores,
     support::{
         http::get,
+        process::Process,
         server::{Server, Store},
     },
 };
@@ -60,6 +61,19 @@ on_both_stores! {
         let answer = get(server.app.http, "/forward-auth?required-role=admin", &[]).await;
         assert!(answer.json()["message"].as_str().unwrap().contains("required-role"), "{answer:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_says_what_is_wrong_with_a_gateway_and_says_it_once() {
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[]);
+    for _ in 0..3 {
+        assert_eq!(get(process.http, "/forward-auth?require_role=admin", &[]).await.status, 500);
+    }
+    assert_eq!(get(process.http, "/livez", &[]).await.status, 200);
+    let said = process.output_until("mend its settings");
+    assert_eq!(said.matches("mend its settings").count(), 1, "{said}");
+    assert!(said.contains("`require_role` is not known here"), "{said}");
 }
 
 on_both_stores! {
