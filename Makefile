@@ -80,7 +80,7 @@ proto: ## Lint the protocol
 
 .PHONY: tools
 tools: ## Install the tools of all targets where they are missing
-	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis postgres mariadb valkey grpcurl django
+	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis postgres mariadb valkey grpcurl django envoy nginx
 
 .PHONY: image
 image: ## Build the container image latchkey:dev

@@ -7,6 +7,7 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = [
+        "envoy/service/auth/v3/external_auth.proto",
         "latchkey/v1/account.proto",
         "latchkey/v1/auth.proto",
         "latchkey/v1/caller.proto",
@@ -18,7 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR: run this through cargo")?);
     fs::write(out.join("latchkey.bin"), descriptors.encode_to_vec())?;
 
-    // What holds a password or a token gets a Debug that does not show it: see src/grpc/pb.rs.
+    // What holds a password or a token gets a Debug that does not show it: see src/grpc/pb.rs
+    // and src/grpc/envoy.rs.
     let secret = [
         "latchkey.v1.LoginRequest",
         "latchkey.v1.LoginResponse",
@@ -31,9 +33,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         "latchkey.v1.SetPasswordRequest",
         "latchkey.v1.ImportedAccount",
         "latchkey.v1.CreateCallerResponse",
+        "envoy.config.core.v3.HeaderValue",
+        "envoy.service.auth.v3.AttributeContext.HttpRequest",
     ];
     tonic_prost_build::configure()
         .skip_debug(secret)
+        .extern_path(".google.rpc", "::tonic_types::pb")
         .codec_path("crate::grpc::codec::OurCodec")
         .compile_fds(descriptors)?;
     Ok(())

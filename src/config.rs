@@ -25,8 +25,9 @@ use crate::domain::{
 };
 
 pub use self::sections::{
-    Access, Accounts, Audit, ClientCertificate, Listen, Log, LogFormat, OnLimit, Password, SecretText,
-    Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate, ValidateAccess, Victim, Webhook,
+    Access, Accounts, Audit, Browser, ClientCertificate, Gateway, Listen, Log, LogFormat, OnLimit, Password,
+    SecretText, Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate, ValidateAccess, Victim,
+    Webhook,
 };
 
 /// Every setting with its default and its meaning.
@@ -52,6 +53,8 @@ pub struct Config {
     pub password: Password,
     pub throttle: Throttle,
     pub access: Access,
+    pub gateway: Gateway,
+    pub browser: Browser,
     pub tls: Tls,
     pub audit: Audit,
     pub webhook: Webhook,

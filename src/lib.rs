@@ -14,8 +14,9 @@
 //! |---|---|---|
 //! | [`domain`] | the rules: one verb, one file, and two pure state machines: one user's sessions, and failed logins | nothing of the modules below; no tonic, prost, redis, sqlx, environment or wall clock |
 //! | [`store`] | what the domain asks of the outside through its ports: SQLite, PostgreSQL, MySQL, Redis, key files, the audit file, the receiver of the webhook, the clock | `domain` |
-//! | [`grpc`] | inbound: protobuf to domain and back, statuses, limits, who may call what | `domain` |
-//! | [`http`] | inbound: probes, metrics and the JWKS document | `domain` |
+//! | [`gateway`] | what a verdict looks like to Envoy, nginx and their like, for the two modules below | `domain` |
+//! | [`grpc`] | inbound: protobuf to domain and back, statuses, limits, who may call what | `domain`, `gateway` |
+//! | [`http`] | inbound: forward-auth, probes, metrics and the JWKS document | `domain`, `gateway` |
 //! | [`config`] | typed settings, and what is wrong with them | `domain` |
 //! | [`app`] | the composition root, the only file that knows all the others | everything |
 //! | [`cli`] | one file a command | `app`, `config`, the generated client |
@@ -27,6 +28,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod gateway;
 pub mod grpc;
 pub mod http;
 pub mod store;

@@ -1,5 +1,8 @@
 //! Refuses settings that could not work or would not be safe.
 
+mod browser;
+mod gateway;
+
 use std::time::Duration;
 
 use super::{ClientCertificate, Config, ConfigError};
@@ -39,6 +42,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     throttle(config)?;
     tls(config)?;
     webhook(config)?;
+    gateway::check(&config.gateway)?;
+    browser::check(&config.browser)?;
     password(config)
 }
 

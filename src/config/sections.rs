@@ -178,6 +178,23 @@ pub enum ValidateAccess {
 
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Gateway {
+    pub cookie: String,
+    pub user_id_header: String,
+    pub username_header: String,
+    pub session_id_header: String,
+    pub slot_header: String,
+    pub roles_header: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Browser {
+    pub origins: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Tls {
     pub certificate_file: String,
     pub key_file: String,

@@ -144,6 +144,44 @@ fn what_is_wrong_is_said_with_the_key() {
 }
 
 #[test]
+fn names_for_gateways_must_be_names_and_tell_things_apart() {
+    for (file, said) in [
+        ("[gateway]\ncookie = 'a b'\n", "gateway.cookie: \"a b\" is not the name of a cookie"),
+        ("[gateway]\nuser_id_header = 'X-User'\n", "gateway.user_id_header: \"X-User\" must be lower-case"),
+        ("[gateway]\nslot_header = 'x_slot'\n", "gateway.slot_header: \"x_slot\" must be lower-case"),
+        (
+            "[gateway]\nroles_header = 'authorization'\n",
+            "gateway.roles_header: \"authorization\" has another",
+        ),
+        (
+            "[gateway]\nroles_header = 'x-latchkey-slot'\n",
+            "gateway.roles_header and gateway.slot_header are both",
+        ),
+    ] {
+        let refusal = refusal(file, &[]);
+        assert!(refusal.starts_with(said), "{refusal}");
+    }
+    assert!(load("[gateway]\nroles_header = ''\nslot_header = ''\ncookie = '__Host-token'\n", &[]).is_ok());
+}
+
+#[test]
+fn origins_of_web_sites_are_named_one_by_one() {
+    for (origin, said) in [
+        ("*", "would let every web site in"),
+        ("null", "would let every web site in"),
+        ("app.example.com", "is not an origin such as"),
+        ("https://app.example.com/", "is not as browsers write it: \"https://app.example.com\""),
+        ("https://App.example.com:443", "is not as browsers write it: \"https://app.example.com\""),
+        ("ftp://app.example.com", "must begin with https://"),
+        ("data:text/html,x", "is not an origin such as"),
+    ] {
+        let refusal = refusal(&format!("[browser]\norigins = ['{origin}']\n"), &[]);
+        assert!(refusal.starts_with(&format!("browser.origins: \"{origin}\" {said}")), "{refusal}");
+    }
+    assert!(load("[browser]\norigins = ['https://app.example.com', 'http://localhost:5173']\n", &[]).is_ok());
+}
+
+#[test]
 fn a_kubernetes_service_of_our_name_is_no_setting() {
     for (name, value) in [
         ("LATCHKEY_PORT", "tcp://10.0.0.1:50051"),

@@ -9,7 +9,7 @@
 //! protect nothing; and revoking the key of a gateway, or an outage of the store of keys, would keep its users
 //! from logging in.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use aws_lc_rs::{constant_time, digest};
 use http::{Extensions, HeaderMap, HeaderValue};
@@ -50,7 +50,9 @@ pub fn rule(path: &str) -> Option<Rule> {
         | "/grpc.health.v1.Health/Check"
         | "/grpc.health.v1.Health/Watch"
         | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Rule::Open,
-        "/latchkey.v1.AuthService/Validate" | "/latchkey.v1.AuthService/ValidateStream" => Rule::Validator,
+        "/latchkey.v1.AuthService/Validate"
+        | "/latchkey.v1.AuthService/ValidateStream"
+        | "/envoy.service.auth.v3.Authorization/Check" => Rule::Validator,
         "/latchkey.v1.SessionService/IssueSession" => Rule::Role(CallerRole::Issuer),
         "/latchkey.v1.SessionService/ListSessions"
         | "/latchkey.v1.SessionService/EndSessions"
@@ -144,6 +146,17 @@ impl Access {
         } else {
             Err(Error::CallerNotAllowed { caller: identity.name, role: needed })
         }
+    }
+
+    /// The same for a verdict over HTTP, where there are no certificates. A refusal is recorded.
+    pub async fn check_http(&self, headers: &HeaderMap, peer: SocketAddr, path: &str) -> Result<(), Error> {
+        let peer = Peer { address: peer, certificate: None };
+        let checked = self.check(Rule::Validator, headers, &peer).await;
+        checked.map(drop).inspect_err(|error| {
+            let mut extensions = Extensions::new();
+            extensions.insert(peer.clone());
+            self.refused(error, path, headers, &extensions);
+        })
     }
 
     /// Records that a call was refused because of its caller.

@@ -3,10 +3,14 @@
 pub mod access;
 mod account;
 mod auth;
+pub mod browser;
 mod caller;
 mod codec;
+mod connection;
 mod convert;
 mod drain;
+pub mod envoy;
+mod ext_authz;
 mod guard;
 pub mod health;
 mod import;
@@ -31,6 +35,8 @@ use self::{
     account::AccountHandler,
     auth::AuthHandler,
     caller::CallerHandler,
+    envoy::service::auth::v3::authorization_server::AuthorizationServer,
+    ext_authz::CheckHandler,
     guard::{Guard, GuardSettings},
     health::Health,
     import::Import,
@@ -41,14 +47,14 @@ use self::{
     },
     session::SessionHandler,
 };
-use crate::domain::Engine;
+use crate::gateway::Gateway;
 
 /// A larger request is refused before it is decoded, in bytes.
 const MAX_REQUEST: usize = 64 * 1024;
 
 /// Every service, behind the guard. Streams end at `shutdown`.
 pub fn services(
-    engine: &Arc<Engine>,
+    gateway: &Arc<Gateway>,
     access: Access,
     origins: &Origins,
     health: &Health,
@@ -56,6 +62,7 @@ pub fn services(
     reflection: bool,
     shutdown: &CancellationToken,
 ) -> Result<Guard, String> {
+    let engine = gateway.engine();
     let import =
         Import { engine: Arc::clone(engine), patience: settings.timeout, shutdown: shutdown.clone() };
     let mut services = Routes::builder();
@@ -75,6 +82,10 @@ pub fn services(
         .add_service(
             CallerServiceServer::new(CallerHandler::new(Arc::clone(engine), origins.clone()))
                 .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
+            AuthorizationServer::new(CheckHandler::new(Arc::clone(gateway)))
+                .max_decoding_message_size(ext_authz::MAX_REQUEST),
         )
         .add_service(health.service());
     if reflection {

@@ -3,62 +3,33 @@
 //! An accept loop of our own, because that of the library spins at full speed when file descriptors run
 //! out, and leaves HTTP/2 limits off that the layer below has on.
 
-use std::{convert::Infallible, io::Cursor, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::Request;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::conn::auto::Builder,
-};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join, split},
+    io::split,
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    guard::Guard,
+    connection::{Services, speak},
     origin::Peer,
-    requests::{Begun, WithRequests},
     tls::{self, Tls},
 };
 
-/// What every HTTP/2 client says first (RFC 9113 section 3.4).
-const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long a client may take to say it. From then on [`KEEPALIVE`] finds out whether it is there.
-const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+pub use super::connection::ConnectionLimits;
+
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after accepting failed: what it lacks, such as file descriptors, takes time to come.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// All headers of a request together, in bytes. A token of 4 KiB and a caller key fit.
-const MAX_HEADERS: u32 = 16 * 1024;
-/// Streams that a client opened and reset before we looked at them (CVE-2023-44487, "Rapid Reset").
-const MAX_PENDING_RESETS: usize = 20;
-/// Streams that we reset for errors of the client (CVE-2025-8671, "MadeYouReset").
-const MAX_LOCAL_RESETS: usize = 64;
-/// A connection on which nothing comes back for this long is dead.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
-
-/// Bounds on connections.
-#[derive(Debug, Clone, Copy)]
-pub struct ConnectionLimits {
-    /// At a time.
-    pub max_connections: usize,
-    /// Requests at a time on one of them.
-    pub max_streams: u32,
-    /// After this long, give or take a tenth, a client is asked to reconnect.
-    pub age: Duration,
-}
-
 /// Serves `services` on `listener` until `shutdown`, then until the last request has its answer. Encrypted,
 /// where there is a `tls`; nothing else is spoken then.
-pub async fn serve(
+pub async fn serve<S: Services>(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
-    services: Arc<Guard>,
+    services: Arc<S>,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
 ) {
@@ -100,11 +71,11 @@ async fn accept(
 }
 
 /// A connection from its first byte to its last.
-async fn connection(
+async fn connection<S: Services>(
     socket: TcpStream,
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
-    services: Arc<Guard>,
+    services: Arc<S>,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
 ) {
@@ -132,71 +103,4 @@ async fn connection(
         }
         Err(_) => tracing::debug!(client.address = %address, "a TLS handshake took too long"),
     }
-}
-
-/// HTTP/2 on a connection.
-async fn speak(
-    mut from_client: impl AsyncRead + Send + Unpin + 'static,
-    to_client: impl AsyncWrite + Send + Unpin + 'static,
-    peer: Peer,
-    services: Arc<Guard>,
-    limits: ConnectionLimits,
-    shutdown: CancellationToken,
-) {
-    // Read here, because the library would wait for it without end.
-    let mut preface = [0; PREFACE.len()];
-    let read = tokio::select! {
-        () = shutdown.cancelled() => return,
-        read = tokio::time::timeout(PREFACE_TIMEOUT, from_client.read_exact(&mut preface)) => read,
-    };
-    if !matches!(read, Ok(Ok(_))) || preface != PREFACE {
-        return;
-    }
-    // One count of references a request, for all that its connection knows.
-    let common = Arc::new((services, peer));
-    let service = service_fn(move |request: Request<Incoming>| {
-        let common = Arc::clone(&common);
-        // On the heap, because what is below moves it from hand to hand six times before it runs.
-        Box::pin(async move {
-            let (services, peer) = &*common;
-            Ok::<_, Infallible>(services.serve(peer, request).await)
-        })
-    });
-    let io = TokioIo::new(join(Cursor::new(preface).chain(from_client), to_client));
-    let requests = Begun::default();
-    let builder = http2(limits.max_streams, requests.clone());
-    let mut serving = WithRequests::new(builder.serve_connection(io, service), requests);
-    let jitter = rand::random_range(0.9..1.1);
-    let retired = tokio::time::sleep(limits.age.mul_f64(jitter));
-    tokio::pin!(retired);
-    let mut retiring = false;
-    loop {
-        tokio::select! {
-            result = &mut serving => {
-                if let Err(error) = result {
-                    tracing::debug!(error.message = %error, "a connection ended with an error");
-                }
-                return;
-            }
-            () = shutdown.cancelled(), if !retiring => {}
-            () = retired.as_mut(), if !retiring => {}
-        }
-        // Once: a client is told to go, and may finish what is under way.
-        retiring = true;
-        serving.connection().graceful_shutdown();
-    }
-}
-
-fn http2(max_streams: u32, requests: Begun) -> Builder<Begun> {
-    let mut builder = Builder::new(requests).http2_only();
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(max_streams)
-        .max_header_list_size(MAX_HEADERS)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-        .keep_alive_interval(KEEPALIVE.0)
-        .keep_alive_timeout(KEEPALIVE.1);
-    builder
 }

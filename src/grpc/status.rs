@@ -6,7 +6,10 @@ use tonic::{Code, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{MAX_REQUEST, pb::ErrorReason, request_id::RequestId};
-use crate::domain::{Error, ports::StoreError, sessions::Session};
+use crate::{
+    domain::{Error, ports::StoreError, rejection::Rejection, sessions::Session},
+    gateway::{Cause, Denial},
+};
 
 /// The domain of every `google.rpc.ErrorInfo` that we send.
 const DOMAIN: &str = "latchkey";
@@ -65,18 +68,7 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
         }
         Error::SessionLimit { holder, idle } => session_limit(message, &holder, idle),
         Error::TooSlow => exhausted(message, ErrorReason::TooSlow, SLOW_RETRY),
-        Error::Rejected(rejection) => {
-            let mut metadata = HashMap::new();
-            if let Some(at) = rejection.at {
-                metadata.insert("at_unix".to_owned(), at.as_secs().to_string());
-            }
-            if let Some(device) = &rejection.by_device {
-                metadata.insert("by_device".to_owned(), device.as_str().to_owned());
-            }
-            let mut details = ErrorDetails::new();
-            details.set_error_info(rejection.reason.name(), DOMAIN, metadata);
-            Status::with_error_details(Code::Unauthenticated, message, details)
-        }
+        Error::Rejected(rejection) => rejected(Code::Unauthenticated, &rejection),
         Error::Overloaded { retry_after, .. } => overloaded(&message, retry_after),
         Error::Store(StoreError::Unavailable { store, cause }) => {
             tracing::warn!(request.id = %request, store.name = store, error.message = cause, "a store did not answer");
@@ -92,6 +84,30 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
             status(Code::Internal, message, ErrorReason::Internal)
         }
     }
+}
+
+/// The token that a request stands on is not good.
+fn rejected(code: Code, rejection: &Rejection) -> Status {
+    let mut metadata = HashMap::new();
+    if let Some(at) = rejection.at {
+        metadata.insert("at_unix".to_owned(), at.as_secs().to_string());
+    }
+    if let Some(device) = &rejection.by_device {
+        metadata.insert("by_device".to_owned(), device.as_str().to_owned());
+    }
+    let mut details = ErrorDetails::new();
+    details.set_error_info(rejection.reason.name(), DOMAIN, metadata);
+    Status::with_error_details(code, rejection.message(), details)
+}
+
+/// What a gRPC client is told whom a gateway turns away.
+pub(super) fn denied(denial: &Denial) -> Status {
+    let code = if denial.is_forbidden() { Code::PermissionDenied } else { Code::Unauthenticated };
+    if let Cause::Rejected(rejection) = &denial.cause {
+        return rejected(code, rejection);
+    }
+    let details = ErrorDetails::with_error_info(denial.reason(), DOMAIN, HashMap::new());
+    Status::with_error_details(code, denial.message(), details)
 }
 
 /// More is asked of the server than it can do in time.

@@ -1,21 +1,31 @@
-//! Inbound: probes, metrics and the public keys, over HTTP.
+//! Inbound: answers for gateways, probes, metrics and the public keys, over HTTP.
 //!
 //! | path | answer |
 //! |---|---|
+//! | `/forward-auth` | whether a request may pass, and who it is: see [`forward_auth`] |
 //! | `/livez` | 200 as long as the process runs |
 //! | `/readyz` | 200 while requests can be served, 503 otherwise: the same as the gRPC health |
 //! | `/metrics` | what is counted, for Prometheus |
 //! | `/.well-known/jwks.json` | the public keys, RFC 7517 |
 
+pub mod forward_auth;
+mod jwks;
 mod metrics;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use axum::{Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse,
+    routing::{any, get},
+};
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
+use self::forward_auth::ForwardAuth;
 use crate::domain::Engine;
 
 #[derive(Clone)]
@@ -28,16 +38,22 @@ struct Shared {
 /// Serves on `listener` until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
-    engine: Arc<Engine>,
+    forward_auth: ForwardAuth,
     ready: watch::Receiver<bool>,
     shutdown: CancellationToken,
 ) {
+    let engine = Arc::clone(forward_auth.engine());
     let router = Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/.well-known/jwks.json", get(jwks))
         .route("/metrics", get(metrics))
-        .with_state(Shared { metrics: metrics::registry(&engine), engine, ready });
+        .with_state(Shared { metrics: metrics::registry(&engine), engine, ready })
+        .merge(
+            // Gateways ask with the method of the request or with another one: it makes no difference.
+            Router::new().route("/forward-auth", any(forward_auth::forward_auth)).with_state(forward_auth),
+        )
+        .into_make_service_with_connect_info::<SocketAddr>();
     let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(error.message = %error, "the HTTP port has failed");
@@ -56,8 +72,6 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     metrics::scrape(&shared.metrics)
 }
 
-async fn jwks(State(shared): State<Shared>) -> impl IntoResponse {
-    // Short, so that a new key is known soon after it was added.
-    let headers = [(header::CACHE_CONTROL, "public, max-age=60")];
-    (headers, axum::Json(shared.engine.tokens.keyring().jwks()))
+async fn jwks(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
+    jwks::answer(&shared.engine, &headers)
 }

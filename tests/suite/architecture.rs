@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// What the code of a folder must not name, and where it would be a path or a word.
-const RULES: [(&str, &[&str]); 5] = [
+const RULES: [(&str, &[&str]); 6] = [
     (
         "src/domain",
         &[
@@ -31,6 +31,23 @@ const RULES: [(&str, &[&str]); 5] = [
     (
         "src/grpc",
         &["sqlx", "redis::", "crate::store", "crate::http", "crate::app", "crate::cli", "crate::config"],
+    ),
+    (
+        "src/gateway",
+        &[
+            "tonic",
+            "prost",
+            "sqlx",
+            "redis::",
+            "axum",
+            "hyper",
+            "crate::grpc",
+            "crate::http",
+            "crate::store",
+            "crate::app",
+            "crate::cli",
+            "crate::config",
+        ],
     ),
     ("src/http", &["tonic", "sqlx", "redis::", "crate::store", "crate::grpc", "crate::app", "crate::cli"]),
     ("src/cli", &["sqlx", "redis::", "axum"]),

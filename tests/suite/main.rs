@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `api` | every RPC, reason and status, on the server in this process and both stores, with a clock set by hand |
 //! | `stores` | one suite of behaviour for every store, and what networks do to a connection |
+//! | `gateways` | what gateways are told, and the samples in `deploy/` with the real programs |
 //! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the README |
 //! | `architecture` | the direction of dependencies |
 
@@ -11,6 +12,7 @@
 
 mod api;
 mod architecture;
+mod gateways;
 mod process;
 mod stores;
 mod support;

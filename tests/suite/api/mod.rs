@@ -2,6 +2,7 @@
 
 mod access;
 mod account;
+mod browsers;
 mod callers;
 mod change_password;
 mod databases;

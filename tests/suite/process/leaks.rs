@@ -5,13 +5,21 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use latchkey::{
     domain::callers::key::CallerKey,
-    grpc::pb::{self, LogoutScope, RejectionReason, validate_response::Verdict},
+    grpc::{
+        envoy::service::auth::v3::{
+            AttributeContext, CheckRequest,
+            attribute_context::{self, HttpRequest},
+            authorization_client::AuthorizationClient,
+        },
+        pb::{self, LogoutScope, RejectionReason, validate_response::Verdict},
+    },
 };
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tonic::{Code, Request};
 
 use crate::support::{
     client::{Client, login_request},
+    http,
     process::{Process, command, run},
     redis::RedisServer,
 };
@@ -205,6 +213,42 @@ async fn use_caller_keys(client: &Client, token: &str, secrets: &mut Secrets) {
     }
 }
 
+/// Tokens that come through gateways and from browsers, good and bad.
+async fn use_gateways(process: &Process, client: &Client, secrets: &mut Secrets) {
+    let user_id = client.user("gina").await;
+    let issue = || pb::IssueSessionRequest { user_id: user_id.clone(), ..Default::default() };
+    let (old, new) =
+        (client.try_issue(issue()).await.unwrap().token, client.try_issue(issue()).await.unwrap().token);
+    for (token, status) in [(&old, 401), (&new, 200)] {
+        let bearer = format!("Bearer {token}");
+        let cookie = format!("token={token}");
+        let twice = [("authorization", bearer.as_bytes()), ("authorization", bearer.as_bytes())];
+        for headers in [&twice[..1], &[("cookie", cookie.as_bytes())]] {
+            assert_eq!(http::get(process.http, "/forward-auth", headers).await.status, status);
+        }
+        assert_eq!(http::get(process.http, "/forward-auth", &twice).await.status, 401);
+        let misspelt = format!("/forward-auth?require_role={token}");
+        assert_eq!(http::get(process.http, &misspelt, &twice[..1]).await.status, 500);
+
+        let headers = [("authorization".to_owned(), bearer.clone()), ("cookie".to_owned(), cookie)].into();
+        let http = Some(HttpRequest { headers, header_map: None });
+        let attributes = AttributeContext {
+            request: Some(attribute_context::Request { http }),
+            context_extensions: [].into(),
+        };
+        let mut envoy = AuthorizationClient::connect(format!("http://{}", process.grpc)).await.unwrap();
+        let question = CheckRequest { attributes: Some(attributes) };
+        let answer = envoy.check(question).await.unwrap().into_inner();
+        assert_eq!(answer.status.unwrap().code == 0, status == 200);
+
+        let web = [("content-type", &b"application/grpc-web+proto"[..]), twice[0]];
+        let line = "POST /latchkey.v1.AuthService/Validate";
+        assert_eq!(http::exchange(process.grpc, line, &web, &[0; 5]).await.unwrap().status, 200);
+    }
+    secrets.add_token("the token that gateways saw first", &old);
+    secrets.add_token("the token that gateways saw second", &new);
+}
+
 async fn stored_hash(data: &Path) -> String {
     let options = SqliteConnectOptions::new().filename(data.join("latchkey.db")).read_only(true);
     let mut database = SqliteConnection::connect_with(&options).await.unwrap();
@@ -248,12 +292,17 @@ fn files(folder: &Path, prefix: &str) -> Vec<u8> {
 /// A run with everything logged that can be: what it printed.
 async fn no_secret_is_printed(settings: &[(&str, &str)], redis: Option<&RedisServer>) -> String {
     let data = tempfile::tempdir().unwrap();
-    let mut all = vec![("TOKEN__RELOAD_INTERVAL", "100ms")];
+    let mut all = vec![
+        ("TOKEN__RELOAD_INTERVAL", "100ms"),
+        ("GATEWAY__COOKIE", "token"),
+        ("BROWSER__ORIGINS", "https://app.example.com"),
+    ];
     all.extend_from_slice(settings);
     let process = Process::start(data.path(), &all);
     let client = process.client().await;
     client.until_serving().await;
-    let secrets = use_everything(&client, data.path()).await;
+    let mut secrets = use_everything(&client, data.path()).await;
+    use_gateways(&process, &client, &mut secrets).await;
 
     // In clear nothing is stored but hashes, and those only with the accounts.
     let mut tokens_and_passwords = Secrets::default();

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod clock;
 pub mod guard;
+pub mod http;
 pub mod memory;
 pub mod mysql;
 pub mod postgres;

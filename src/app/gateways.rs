@@ -1,0 +1,44 @@
+//! What answers gateways.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use ::http::HeaderMap;
+use async_trait::async_trait;
+
+use crate::{
+    config::Config,
+    domain::{Engine, Error},
+    gateway::{Gateway, GatewaySettings, HeaderNames},
+    grpc::access::Access,
+    http::forward_auth::{CallerCheck, ForwardAuth},
+};
+
+/// The one that both ports ask.
+pub(super) fn gateway(config: &Config, engine: &Arc<Engine>) -> Arc<Gateway> {
+    let names = &config.gateway;
+    let headers = HeaderNames {
+        user_id: names.user_id_header.clone(),
+        username: names.username_header.clone(),
+        session_id: names.session_id_header.clone(),
+        slot: names.slot_header.clone(),
+        roles: names.roles_header.clone(),
+    };
+    let cookie = Some(names.cookie.clone()).filter(|name| !name.is_empty());
+    Arc::new(Gateway::new(Arc::clone(engine), GatewaySettings { cookie, headers }))
+}
+
+/// What answers on the HTTP port.
+pub(super) fn forward_auth(config: &Config, gateway: &Arc<Gateway>, access: Access) -> ForwardAuth {
+    let (max_requests, timeout) = (config.server.max_requests, config.server.request_timeout);
+    ForwardAuth::new(Arc::clone(gateway), Arc::new(Callers(access)), max_requests, timeout)
+}
+
+/// Who may ask over HTTP: who may call Validate.
+struct Callers(Access);
+
+#[async_trait]
+impl CallerCheck for Callers {
+    async fn may_ask(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Error> {
+        self.0.check_http(headers, peer, "/forward-auth").await
+    }
+}

@@ -1,0 +1,144 @@
+//! The token of a request that goes through a gateway.
+
+/// What a request brought that may be a token.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Credentials<'a> {
+    /// Nothing.
+    None,
+    /// One token, good or bad.
+    Token(&'a str),
+    /// Something that is not exactly one token, and what is wrong with it. Proxies and services disagree about
+    /// which of two they take, so that we do not guess.
+    Unclear(&'static str),
+}
+
+impl<'a> Credentials<'a> {
+    /// From the values of `authorization`; and where there is none, from the cookie of this name among the values of
+    /// `cookie`.
+    pub fn find(
+        authorization: impl IntoIterator<Item = &'a [u8]>,
+        cookies: Option<(&str, impl IntoIterator<Item = &'a [u8]>)>,
+    ) -> Self {
+        let mut values = authorization.into_iter();
+        match (values.next(), values.next()) {
+            (Some(_), Some(_)) => Self::Unclear("There is more than one `authorization`."),
+            (Some(value), None) => Self::of_authorization(value),
+            (None, _) => cookies.map_or(Self::None, |(name, values)| Self::of_cookies(name, values)),
+        }
+    }
+
+    fn of_authorization(value: &'a [u8]) -> Self {
+        match std::str::from_utf8(value).ok().and_then(bearer) {
+            // Envoy joins values with commas, and no token has one.
+            Some(token) if token.contains(',') => Self::Unclear("There is more than one `authorization`."),
+            Some(token) => Self::Token(token),
+            None => Self::Unclear("The header `authorization` is not of the form `Bearer <token>`."),
+        }
+    }
+
+    fn of_cookies(name: &str, values: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let pairs = values.into_iter().flat_map(|value| value.split(|byte| *byte == b';'));
+        let mut found = pairs.filter_map(|pair| {
+            let pair = pair.trim_ascii();
+            let at = pair.iter().position(|byte| *byte == b'=')?;
+            // What a cookie was cleared with is no token.
+            let value = unquoted(&pair[at + 1..]);
+            (&pair[..at] == name.as_bytes() && !value.is_empty()).then_some(value)
+        });
+        match (found.next(), found.next()) {
+            (None, _) => Self::None,
+            (Some(_), Some(_)) => Self::Unclear("There is more than one cookie with a token."),
+            (Some(value), None) => std::str::from_utf8(value)
+                .map_or(Self::Unclear("The cookie with the token is not text."), Self::Token),
+        }
+    }
+}
+
+/// The token of an `authorization`. RFC 6750 section 2.1; the scheme is compared without regard to case (RFC 9110
+/// section 11.1).
+pub fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim_matches(' ');
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// A cookie's value without the quotes around it (RFC 6265 section 4.1.1).
+fn unquoted(value: &[u8]) -> &[u8] {
+    let value = value.trim_ascii();
+    value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find<'a>(authorization: &[&'a [u8]], cookies: &[&'a [u8]]) -> Credentials<'a> {
+        Credentials::find(authorization.iter().copied(), Some(("t", cookies.iter().copied())))
+    }
+
+    fn is_unclear(credentials: &Credentials<'_>) -> bool {
+        matches!(credentials, Credentials::Unclear(_))
+    }
+
+    #[test]
+    fn a_bearer_token_is_found_in_every_spelling_of_the_scheme() {
+        for (value, token) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer abc", Some("abc")),
+            ("BEARER  abc ", Some("abc")),
+            ("Basic abc", None),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("abc", None),
+        ] {
+            assert_eq!(bearer(value), token, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn the_header_comes_before_the_cookie_even_if_it_is_no_use() {
+        assert_eq!(find(&[b"Bearer a"], &[b"t=b"]), Credentials::Token("a"));
+        assert_eq!(find(&[], &[b"t=b"]), Credentials::Token("b"));
+        assert!(is_unclear(&find(&[b"Basic YTpi"], &[b"t=b"])));
+        assert!(is_unclear(&find(&[b""], &[b"t=b"])));
+    }
+
+    #[test]
+    fn more_than_one_token_is_none() {
+        for values in [
+            &[b"Bearer a".as_slice(), b"Bearer a"][..],
+            &[b"Bearer a,Bearer b"],
+            &[b"Bearer a, Bearer a"],
+            &[b",Bearer a"],
+        ] {
+            assert!(is_unclear(&find(values, &[])), "{values:?}");
+        }
+        assert!(is_unclear(&find(&[], &[b"t=a; t=b"])));
+        assert!(is_unclear(&find(&[], &[b"t=a", b"t=a"])));
+    }
+
+    #[test]
+    fn what_is_not_text_is_no_token() {
+        assert!(is_unclear(&find(&[b"Bearer \xff\xfe"], &[])));
+        assert!(is_unclear(&find(&[], &[b"t=\xff"])));
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others_by_its_whole_name() {
+        for (cookies, token) in [
+            ("t=a", Some("a")),
+            ("x=1; t=a; y=2", Some("a")),
+            ("x=1;t=\"a\"", Some("a")),
+            ("t=a=b", Some("a=b")),
+            ("xt=a; tt=b; T=c; t", None),
+            ("t=", None),
+            ("t=\"\"; t=a", Some("a")),
+            ("", None),
+        ] {
+            let expected = token.map_or(Credentials::None, Credentials::Token);
+            assert_eq!(find(&[], &[cookies.as_bytes()]), expected, "{cookies:?}");
+        }
+        let unset = Credentials::find([], None::<(&str, [&[u8]; 0])>);
+        assert_eq!(unset, Credentials::None, "without a name no cookie counts");
+    }
+}

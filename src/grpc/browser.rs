@@ -1,0 +1,124 @@
+//! gRPC-Web, and which web sites may use it: what browsers need, where the settings allow it.
+//!
+//! A browser can neither send a gRPC request nor read trailers, and asks before a site calls a server of another
+//! origin (CORS). Calls of other clients go by untouched.
+
+use std::{convert::Infallible, sync::Arc};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use tonic::body::Body;
+use tonic_web::GrpcWebLayer;
+use tower::{Layer as _, Service as _, service_fn};
+
+use super::{connection::Services, guard::Guard, origin::Peer};
+
+/// What a site may send besides what every site may. Not the key of a caller, which has no place in a browser.
+const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
+    "authorization, content-type, grpc-timeout, x-grpc-web, x-request-id, x-user-agent",
+);
+/// What a site may read of an answer.
+const EXPOSED_HEADERS: HeaderValue =
+    HeaderValue::from_static("grpc-message, grpc-status, grpc-status-details-bin, x-request-id");
+/// How long a browser remembers that a site may call, in seconds; two hours are the most that any does.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
+
+/// Services that browsers can call, too.
+pub struct Browsers {
+    services: Arc<Guard>,
+    origins: Vec<HeaderValue>,
+}
+
+impl Browsers {
+    /// These services, for sites of these origins.
+    pub fn new(services: Guard, origins: Vec<HeaderValue>) -> Self {
+        Self { services: Arc::new(services), origins }
+    }
+
+    /// The answer to what a browser sends.
+    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+        let origin = match self.judge(request.headers()) {
+            Origin::None => None,
+            Origin::Allowed(origin) => Some(origin),
+            // The browser would keep the answer from the site; the call would have been made all the same.
+            Origin::Other => return immediately(StatusCode::FORBIDDEN, None),
+        };
+        if *request.method() == Method::OPTIONS {
+            return preflight(origin);
+        }
+        let (services, peer) = (Arc::clone(&self.services), peer.clone());
+        let native = service_fn(move |request: Request<Body>| {
+            let (services, peer) = (Arc::clone(&services), peer.clone());
+            async move { Ok::<_, Infallible>(services.serve(&peer, request).await) }
+        });
+        let Ok(mut response) = GrpcWebLayer::new().layer(native).call(request).await;
+        allow(response.headers_mut(), origin);
+        response
+    }
+}
+
+impl Services for Browsers {
+    async fn serve(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+        if request.version() == Version::HTTP_2 && !is_from_browser(&request) {
+            self.services.serve(peer, request).await
+        } else {
+            self.answer(peer, request).await
+        }
+    }
+}
+
+/// What a request says of the site that sends it.
+enum Origin {
+    /// Nothing: it is no browser, or no other site.
+    None,
+    Allowed(HeaderValue),
+    Other,
+}
+
+impl Browsers {
+    fn judge(&self, headers: &HeaderMap) -> Origin {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        match (origins.next(), origins.next()) {
+            (None, _) => Origin::None,
+            (Some(origin), None) if self.origins.contains(origin) => Origin::Allowed(origin.clone()),
+            _ => Origin::Other,
+        }
+    }
+}
+
+/// Whether this is what browsers send, or ask leave to send.
+fn is_from_browser(request: &Request<Incoming>) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    content_type.is_some_and(|kind| kind.starts_with(b"application/grpc-web"))
+        || *request.method() == Method::OPTIONS
+}
+
+/// Whether a site may call, which its browser asks first.
+fn preflight(origin: Option<HeaderValue>) -> Response<Body> {
+    if origin.is_none() {
+        return immediately(StatusCode::BAD_REQUEST, None);
+    }
+    immediately(StatusCode::NO_CONTENT, origin)
+}
+
+fn immediately(status: StatusCode, origin: Option<HeaderValue>) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if origin.is_some() {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+    }
+    allow(headers, origin);
+    response
+}
+
+/// Says to whom the answer may be shown. No credentials: a token is in `authorization`, and no cookie is read here.
+fn allow(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
+    }
+}

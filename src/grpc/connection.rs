@@ -1,0 +1,157 @@
+//! One connection: HTTP/2, or HTTP/1.1 where that is allowed, within bounds, from its first byte to its last.
+
+use std::{convert::Infallible, future::Future, io::Cursor, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+
+use super::{
+    guard::Guard,
+    origin::Peer,
+    requests::{Begun, WithRequests},
+};
+
+/// What every HTTP/2 client says first (RFC 9113 section 3.4).
+const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a client may take to say it. From then on [`KEEPALIVE`] finds out whether it is there.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client that speaks HTTP/1.1 may take for the head of a request, counted from its first byte or, where
+/// there was a request before, from the answer to that.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// All headers of a request together, in bytes. A token of 4 KiB and a caller key fit.
+const MAX_HEADERS: u32 = 16 * 1024;
+/// Streams that a client opened and reset before we looked at them (CVE-2023-44487, "Rapid Reset").
+const MAX_PENDING_RESETS: usize = 20;
+/// Streams that we reset for errors of the client (CVE-2025-8671, "MadeYouReset").
+const MAX_LOCAL_RESETS: usize = 64;
+/// A connection on which nothing comes back for this long is dead.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
+/// Bounds on connections.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// At a time.
+    pub max_connections: usize,
+    /// Requests at a time on one of them.
+    pub max_streams: u32,
+    /// After this long, give or take a tenth, a client is asked to reconnect.
+    pub age: Duration,
+    /// Whether HTTP/1.1 is spoken, too, as browsers do without TLS.
+    pub http1: bool,
+}
+
+/// What answers the requests of connections.
+pub trait Services: Send + Sync + 'static {
+    /// The answer to a request that comes from `peer`.
+    fn serve(&self, peer: &Peer, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+}
+
+impl Services for Guard {
+    async fn serve(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+        Self::serve(self, peer, request).await
+    }
+}
+
+/// HTTP/2 on a connection, or HTTP/1.1 where that is allowed.
+pub(super) async fn speak<S: Services>(
+    mut from_client: impl AsyncRead + Send + Unpin + 'static,
+    to_client: impl AsyncWrite + Send + Unpin + 'static,
+    peer: Peer,
+    services: Arc<S>,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+) {
+    // Read here, because the library would wait for it without end.
+    let mut preface = [0; PREFACE.len()];
+    let read = tokio::select! {
+        () = shutdown.cancelled() => return,
+        read = tokio::time::timeout(PREFACE_TIMEOUT, begin(&mut from_client, &mut preface)) => read,
+    };
+    let Ok(Some(begun)) = read else { return };
+    let requests = Begun::default();
+    let builder = match begun == PREFACE {
+        true => http2(limits.max_streams, requests.clone()),
+        false if limits.http1 => http1(requests.clone()),
+        false => return,
+    };
+    let begun = begun.to_vec();
+    // One count of references a request, for all that its connection knows.
+    let common = Arc::new((services, peer));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let common = Arc::clone(&common);
+        // On the heap, because what is below moves it from hand to hand six times before it runs.
+        Box::pin(async move {
+            let (services, peer) = &*common;
+            Ok::<_, Infallible>(services.serve(peer, request).await)
+        })
+    });
+    let io = TokioIo::new(join(Cursor::new(begun).chain(from_client), to_client));
+    let mut serving = WithRequests::new(builder.serve_connection(io, service), requests);
+    let jitter = rand::random_range(0.9..1.1);
+    let retired = tokio::time::sleep(limits.age.mul_f64(jitter));
+    tokio::pin!(retired);
+    let mut retiring = false;
+    loop {
+        tokio::select! {
+            result = &mut serving => {
+                if let Err(error) = result {
+                    tracing::debug!(error.message = %error, "a connection ended with an error");
+                }
+                return;
+            }
+            () = shutdown.cancelled(), if !retiring => {}
+            () = retired.as_mut(), if !retiring => {}
+        }
+        // Once: a client is told to go, and may finish what is under way.
+        retiring = true;
+        serving.connection().graceful_shutdown();
+    }
+}
+
+/// What a client says first: all of the preface, or as much of something else as is needed to tell. `None` where it
+/// says no more.
+async fn begin<'a>(
+    from_client: &mut (impl AsyncRead + Unpin),
+    preface: &'a mut [u8; PREFACE.len()],
+) -> Option<&'a [u8]> {
+    let mut length = 0;
+    while length < PREFACE.len() && PREFACE.starts_with(&preface[..length]) {
+        match from_client.read(&mut preface[length..]).await {
+            Ok(more @ 1..) => length += more,
+            Ok(0) | Err(_) => return None,
+        }
+    }
+    Some(&preface[..length])
+}
+
+/// HTTP/1.1 with bounds like those of HTTP/2.
+fn http1(requests: Begun) -> Builder<Begun> {
+    let mut builder = Builder::new(requests).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEADERS as usize);
+    builder
+}
+
+fn http2(max_streams: u32, requests: Begun) -> Builder<Begun> {
+    let mut builder = Builder::new(requests).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(max_streams)
+        .max_header_list_size(MAX_HEADERS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        .keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1);
+    builder
+}

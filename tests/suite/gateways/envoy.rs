@@ -1,0 +1,219 @@
+//! The real Envoy, on `deploy/envoy/envoy.yaml`.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use latchkey::grpc::pb::{self, auth_service_client::AuthServiceClient};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::{SPOOFED, asks, bearer, identity, programs::envoy};
+use crate::support::{
+    http::Echo,
+    proxy::{Mood, Proxy},
+    server::{Server, Store},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
+    let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
+    let Some(envoy) = envoy(server.app.grpc, echo.address, &[]).await else { return };
+    let client = &server.client;
+    let user_id = client.user_with_roles("Jürgen", &["staff"]).await;
+    let login = client.login("Jürgen", "phone").await;
+    let token = login.token.as_str();
+    let session_id = login.session.unwrap().session_id;
+
+    let expected = [
+        ("x-latchkey-roles", "staff"),
+        ("x-latchkey-session-id", &session_id),
+        ("x-latchkey-slot", "default"),
+        ("x-latchkey-user-id", &user_id),
+        ("x-latchkey-username", "J%C3%BCrgen"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    for more in [&[][..], &SPOOFED] {
+        assert_eq!(identity(&asks(envoy.address, "/", Some(token), more).await), expected);
+        assert_eq!(identity(&asks(envoy.address, "/home/", Some(token), more).await), expected);
+        assert!(identity(&asks(envoy.address, "/home/", None, more).await).is_empty());
+        assert!(identity(&asks(envoy.address, "/public/", None, more).await).is_empty());
+    }
+    let needs_role = asks(envoy.address, "/admin/", Some(token), &SPOOFED).await;
+    assert_eq!((needs_role.status, needs_role.json()["reason"].as_str()), (403, Some("ROLE_REQUIRED")));
+    for path in ["/", "/admin/", "/poll/", "/public/../", "/public/%2e%2e/", "//admin/"] {
+        let answer = asks(envoy.address, path, None, &SPOOFED).await;
+        assert!([401, 307].contains(&answer.status), "{path}: {answer:?}");
+    }
+
+    // The newer login wins, and the older one is told why.
+    let newer = client.login("Jürgen", "iPhone").await.token;
+    assert_eq!(asks(envoy.address, "/", Some(&newer), &[]).await.status, 200);
+    for path in ["/", "/home/", "/admin/", "/poll/"] {
+        let answer = asks(envoy.address, path, Some(token), &[]).await;
+        assert_eq!(answer.status, 401, "{path}");
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let challenge = answer.header("www-authenticate").unwrap();
+        assert!(challenge.contains("error=\"invalid_token\", error_description=\"REPLACED\""), "{challenge}");
+        assert_eq!(answer.header("x-latchkey-reason"), Some("REPLACED"));
+        let body = answer.json();
+        assert_eq!((body["reason"].as_str(), body["by_device"].as_str()), (Some("REPLACED"), Some("iPhone")));
+        assert_eq!(body["terminal"], true);
+    }
+    // Two tokens are none.
+    let second = bearer(&newer);
+    let twice = asks(envoy.address, "/", Some(&newer), &[("Authorization", second.as_bytes())]).await;
+    assert_eq!((twice.status, twice.json()["reason"].as_str()), (401, Some("MALFORMED")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_that_minds_no_headers_itself_is_told_which_to_remove() {
+    let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
+    let careless = [
+        ("headers_with_underscores_action: DROP_HEADER", "headers_with_underscores_action: ALLOW"),
+        ("- remove: x-latchkey-", "- remove: x-others-"),
+        // Latchkey sees what the client has sent.
+        ("exact: content-type", "prefix: x"),
+    ];
+    let Some(envoy) = envoy(server.app.grpc, echo.address, &careless).await else { return };
+    // Without roles, so that nothing takes the place of those that are spoofed.
+    server.client.user("alice").await;
+    let token = server.client.login("alice", "").await.token;
+    let expected = identity(&asks(envoy.address, "/", Some(&token), &[]).await);
+    assert_eq!(expected.len(), 4, "{expected:?}");
+    assert_eq!(identity(&asks(envoy.address, "/", Some(&token), &SPOOFED).await), expected);
+    assert!(identity(&asks(envoy.address, "/home/", None, &SPOOFED).await).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raw_headers_are_read_as_well_and_a_cookie_where_one_is_named() {
+    let server = Server::with(Store::Embedded, &[("GATEWAY__COOKIE", "token")]).await;
+    let echo = Echo::start().await;
+    let raw = [("clear_route_cache: false", "encode_raw_headers: true")];
+    let Some(envoy) = envoy(server.app.grpc, echo.address, &raw).await else { return };
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    assert_eq!(asks(envoy.address, "/", Some(&token), &[]).await.status, 200);
+    let cookie = format!("theme=dark; token={token}");
+    assert_eq!(asks(envoy.address, "/", None, &[("cookie", cookie.as_bytes())]).await.status, 200);
+    let authorization = bearer(&token);
+    let bad: [&[(&str, &[u8])]; 3] = [
+        &[("authorization", authorization.as_bytes()), ("authorization", b"Bearer x")],
+        &[("authorization", b"Bearer \xff\xfe")],
+        &[("cookie", cookie.as_bytes()), ("authorization", b"Basic YTpi")],
+    ];
+    for headers in bad {
+        let answer = asks(envoy.address, "/", None, headers).await;
+        assert_eq!(
+            (answer.status, answer.json()["reason"].as_str()),
+            (401, Some("MALFORMED")),
+            "{headers:?}"
+        );
+    }
+}
+
+/// What a gRPC call through the gateway is refused with.
+async fn call(gateway: SocketAddr, token: Option<&str>) -> Status {
+    try_call(gateway, token).await.unwrap_err()
+}
+
+/// A gRPC call through the gateway, which the service behind it answers if it is Latchkey, too.
+async fn try_call(gateway: SocketAddr, token: Option<&str>) -> Result<String, Status> {
+    let mut client = AuthServiceClient::connect(format!("http://{gateway}")).await.unwrap();
+    let mut request = tonic::Request::new(pb::GetJwksRequest {});
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", bearer(token).parse().unwrap());
+    }
+    client.get_jwks(request).await.map(|answer| answer.into_inner().jwks)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grpc_client_is_told_the_reason_as_a_status() {
+    let server = Server::start(Store::Embedded).await;
+    let Some(envoy) = envoy(server.app.grpc, server.app.grpc, &[]).await else { return };
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "phone").await.token;
+    assert!(try_call(envoy.address, Some(&token)).await.unwrap().contains("Ed25519"), "this one passes");
+    client.login("alice", "Jürgens iPhone").await;
+    for (token, code, reason) in [
+        (Some(&*token), Code::Unauthenticated, "REPLACED"),
+        (Some("nonsense"), Code::Unauthenticated, "MALFORMED"),
+        (None, Code::Unauthenticated, "TOKEN_REQUIRED"),
+    ] {
+        let status = call(envoy.address, token).await;
+        assert_eq!(status.code(), code, "{status:?}");
+        let info = status.get_details_error_info().unwrap_or_else(|| panic!("no details: {status:?}"));
+        assert_eq!((info.domain.as_str(), info.reason.as_str()), ("latchkey", reason));
+    }
+    let status = call(envoy.address, Some(&token)).await;
+    assert_eq!(status.message(), "You were logged out because of a newer login on Jürgens iPhone.");
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!(info.metadata["by_device"], "Jürgens iPhone");
+
+    let disabled = client.login("alice", "").await.token;
+    client.update(pb::UpdateAccountRequest { user_id, disabled: Some(true), ..Default::default() }).await;
+    let status = call(envoy.address, Some(&disabled)).await;
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "ACCOUNT_DISABLED");
+}
+
+/// What Envoy does while Latchkey cannot answer, closed and open.
+async fn while_nobody_answers(latchkey: SocketAddr, token: &str, break_it: impl AsyncFnOnce()) {
+    let echo = Echo::start().await;
+    let open = [("failure_mode_allow: false", "failure_mode_allow: true")];
+    let Some(closed) = envoy(latchkey, echo.address, &[]).await else { return };
+    let Some(open) = envoy(latchkey, echo.address, &open).await else { return };
+    break_it().await;
+    for path in ["/", "/home/", "/admin/"] {
+        let begun = Instant::now();
+        let answer = asks(closed.address, path, Some(token), &SPOOFED).await;
+        assert_eq!(answer.status, 503, "{path}: {answer:?}");
+        assert_eq!(answer.header("www-authenticate"), None, "it is not the token's fault");
+        assert!(begun.elapsed() < Duration::from_secs(4), "took {:?}", begun.elapsed());
+        // Whoever chose this lets everybody pass; but as nobody.
+        let answer = asks(open.address, path, Some(token), &SPOOFED).await;
+        assert!(identity(&answer).is_empty(), "{path}: {answer:?}");
+    }
+    assert_eq!(asks(closed.address, "/public/", None, &[]).await.status, 200, "this needs no answer");
+    let status = call(closed.address, Some(token)).await;
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_latchkey_is_down_nobody_passes_unless_envoy_is_told_otherwise() {
+    // Where nobody listens.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    while_nobody_answers(nobody, "nonsense", async || {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_latchkey_hangs_nobody_passes_unless_envoy_is_told_otherwise() {
+    let server = Server::start(Store::Embedded).await;
+    server.client.user("alice").await;
+    let token = server.client.login("alice", "").await.token;
+    let proxy = Proxy::to(server.app.grpc.port()).await;
+    while_nobody_answers(proxy.address, &token, async || proxy.set(Mood::Silent)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_store_is_down_nobody_passes_unless_envoy_is_told_otherwise() {
+    let mut server = Server::start(Store::Redis).await;
+    server.client.user("alice").await;
+    let token = server.client.login("alice", "").await.token;
+    let grpc = server.app.grpc;
+    while_nobody_answers(grpc, &token, async || server.redis.as_mut().unwrap().kill()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_that_asks_for_what_is_not_known_lets_nobody_pass() {
+    let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
+    let misspelt = [("required_role: admin", "require_role: admin")];
+    let Some(envoy) = envoy(server.app.grpc, echo.address, &misspelt).await else { return };
+    server.client.user_with_roles("alice", &["admin"]).await;
+    let token = server.client.login("alice", "").await.token;
+    assert_eq!(asks(envoy.address, "/admin/", Some(&token), &[]).await.status, 503);
+    assert_eq!(asks(envoy.address, "/", Some(&token), &[]).await.status, 200);
+}

@@ -1,0 +1,148 @@
+//! `/forward-auth`: what it reads, what it says, and what it says where there is no verdict.
+
+use super::bearer;
+use crate::{
+    on_both_stores,
+    support::{
+        http::get,
+        process::Process,
+        server::{Server, Store},
+    },
+};
+
+on_both_stores! {
+    async fn who_it_is_goes_on_in_headers(server: Server) {
+        let client = &server.client;
+        let user_id = client.user_with_roles("佐藤", &["staff", "admin"]).await;
+        let login = client.login("佐藤", "").await;
+        let token = bearer(&login.token);
+        let answer = get(server.app.http, "/forward-auth", &[("Authorization", token.as_bytes())]).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+        assert_eq!(answer.header("x-latchkey-user-id"), Some(&*user_id));
+        assert_eq!(answer.header("x-latchkey-username"), Some("%E4%BD%90%E8%97%A4"));
+        assert_eq!(answer.header("x-latchkey-session-id"), Some(&*login.session.unwrap().session_id));
+        assert_eq!(answer.header("x-latchkey-slot"), Some("default"));
+        assert_eq!(answer.header("x-latchkey-roles"), Some("admin,staff"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+    }
+}
+
+on_both_stores! {
+    async fn a_route_says_what_it_needs_in_the_query(server: Server) {
+        let client = &server.client;
+        client.user_with_roles("alice", &["staff"]).await;
+        let token = bearer(&client.login("alice", "").await.token);
+        for (query, with, without, bad) in [
+            ("", 200, 401, 401),
+            ("?", 200, 401, 401),
+            ("?required_role=staff&required_slot=default&peek=true", 200, 401, 401),
+            ("?required_role=admin", 403, 401, 401),
+            ("?optional=true", 200, 200, 401),
+            // Nobody passes where the settings of the gateway are wrong.
+            ("?required-role=admin", 500, 500, 500),
+            ("?required_role=%61dmin%20x", 500, 500, 500),
+            ("?required_slot=tv", 500, 500, 500),
+            ("?optional=true&optional=true", 500, 500, 500),
+            ("?optional=true&required_role=staff", 500, 500, 500),
+        ] {
+            let path = format!("/forward-auth{query}");
+            for (headers, status) in [
+                (&[("authorization", token.as_bytes())][..], with),
+                (&[], without),
+                (&[("authorization", b"Bearer nonsense")], bad),
+            ] {
+                let answer = get(server.app.http, &path, headers).await;
+                assert_eq!(answer.status, status, "{query}: {answer:?}");
+                if status == 500 {
+                    assert_eq!(answer.json()["reason"], "INVALID_REQUEST");
+                }
+            }
+        }
+        let answer = get(server.app.http, "/forward-auth?required-role=admin", &[]).await;
+        assert!(answer.json()["message"].as_str().unwrap().contains("required-role"), "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_says_what_is_wrong_with_a_gateway_and_says_it_once() {
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[]);
+    for _ in 0..3 {
+        assert_eq!(get(process.http, "/forward-auth?require_role=admin", &[]).await.status, 500);
+    }
+    assert_eq!(get(process.http, "/livez", &[]).await.status, 200);
+    let said = process.output_until("mend its settings");
+    assert_eq!(said.matches("mend its settings").count(), 1, "{said}");
+    assert!(said.contains("`require_role` is not known here"), "{said}");
+}
+
+on_both_stores! {
+    async fn whatever_is_not_exactly_one_token_is_denied(server: Server) {
+        let client = &server.client;
+        client.user("alice").await;
+        let token = bearer(&client.login("alice", "").await.token);
+        for headers in [
+            &[("authorization", token.as_bytes()), ("Authorization", token.as_bytes())][..],
+            &[("authorization", b"Bearer \xff\xfe")],
+            &[("authorization", b"Basic YTpi")],
+            &[("authorization", b"")],
+        ] {
+            let answer = get(server.app.http, "/forward-auth?optional=true", headers).await;
+            assert_eq!((answer.status, answer.json()["reason"].as_str()), (401, Some("MALFORMED")), "{headers:?}");
+            assert!(answer.header("www-authenticate").unwrap().contains("invalid_request"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_never_a_denial() {
+    let mut server = Server::start(Store::Redis).await;
+    let client = server.client.clone();
+    client.user("alice").await;
+    let token = bearer(&client.login("alice", "").await.token);
+    server.redis.as_mut().unwrap().kill();
+    let answer = get(server.app.http, "/forward-auth", &[("authorization", token.as_bytes())]).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+    assert_eq!(answer.json()["reason"], "STORE_UNAVAILABLE");
+    assert_eq!(answer.header("x-latchkey-user-id"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_ask_is_who_may_call_validate() {
+    let server = Server::with(Store::Embedded, &[("ACCESS__VALIDATE", "caller")]).await;
+    let client = &server.client;
+    client.user("alice").await;
+    let token = bearer(&client.login("alice", "").await.token);
+    let ask = async |keys: &[&str]| {
+        let mut headers = vec![("authorization", token.as_bytes())];
+        headers.extend(keys.iter().map(|key| ("x-latchkey-key", key.as_bytes())));
+        get(server.app.http, "/forward-auth", &headers).await
+    };
+    let key = client.admin_key.as_str();
+    for keys in [&[][..], &["lka_wrong"], &[key, key]] {
+        let answer = ask(keys).await;
+        // No 401, which would be the user's fault.
+        assert_eq!(answer.status, 500, "{keys:?}: {answer:?}");
+        assert_eq!(answer.json()["reason"], "CALLER_UNAUTHENTICATED");
+        assert_eq!(answer.header("x-latchkey-user-id"), None);
+    }
+    assert_eq!(ask(&[key]).await.status, 200);
+}
+
+on_both_stores! {
+    async fn the_public_keys_are_sent_again_only_if_they_have_changed(server: Server) {
+        let ask = async |known: &str| {
+            get(server.app.http, "/.well-known/jwks.json", &[("if-none-match", known.as_bytes())]).await
+        };
+        let first = ask("\"other\"").await;
+        assert_eq!((first.status, first.header("content-type")), (200, Some("application/json")));
+        assert_eq!(first.header("cache-control"), Some("public, max-age=60"));
+        assert!(first.body.contains("Ed25519"));
+        let tag = first.header("etag").unwrap().to_owned();
+        for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}"), "*".into()] {
+            let again = ask(&known).await;
+            assert_eq!((again.status, again.body.as_str(), again.header("etag")), (304, "", Some(&*tag)), "{known}");
+        }
+        assert_eq!(ask(tag.trim_matches('"')).await.status, 200, "a tag has quotes");
+    }
+}

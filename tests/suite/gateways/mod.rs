@@ -1,0 +1,122 @@
+//! What gateways are told; and the samples in `deploy/`, run by the real programs.
+
+mod check;
+mod envoy;
+mod forward_auth;
+mod nginx;
+mod programs;
+mod reasons;
+
+use std::net::SocketAddr;
+
+use latchkey::grpc::envoy::{
+    config::core::v3::{HeaderMap, HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
+    service::auth::v3::{
+        AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
+        attribute_context::{HttpRequest, Request},
+        authorization_client::AuthorizationClient,
+        check_response::HttpResponse,
+    },
+};
+use tonic::Status;
+
+use crate::support::http::{Answer, arrived, get};
+
+/// A question as Envoy asks it: with joined headers, and what its route says besides.
+fn question(headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
+    let pairs = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    ask_about(HttpRequest { headers: pairs(headers), header_map: None }, pairs(extensions))
+}
+
+/// A question as Envoy asks it with `encode_raw_headers`.
+fn raw_question(headers: &[(&str, &[u8])]) -> CheckRequest {
+    let headers = headers.iter().map(|(name, value)| HeaderValue {
+        key: (*name).to_owned(),
+        value: String::new(),
+        raw_value: value.to_vec(),
+    });
+    let header_map = Some(HeaderMap { headers: headers.collect() });
+    ask_about(HttpRequest { header_map, ..Default::default() }, [].into())
+}
+
+fn ask_about(http: HttpRequest, extensions: std::collections::HashMap<String, String>) -> CheckRequest {
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            request: Some(Request { http: Some(http) }),
+            context_extensions: extensions,
+        }),
+    }
+}
+
+async fn check(address: SocketAddr, question: CheckRequest) -> Result<CheckResponse, Status> {
+    let mut client = AuthorizationClient::connect(format!("http://{address}")).await.unwrap();
+    client.check(question).await.map(tonic::Response::into_inner)
+}
+
+/// The answer of a request that must pass.
+fn allowed(answer: &CheckResponse) -> &OkHttpResponse {
+    assert_eq!(answer.status.as_ref().unwrap().code, 0, "{answer:?}");
+    match answer.http_response.as_ref().unwrap() {
+        HttpResponse::OkResponse(ok) => ok,
+        HttpResponse::DeniedResponse(_) => panic!("denied: {answer:?}"),
+    }
+}
+
+/// The answer of a request that must not, with its HTTP status.
+fn denied(answer: &CheckResponse) -> (i32, &DeniedHttpResponse) {
+    assert_ne!(answer.status.as_ref().unwrap().code, 0, "{answer:?}");
+    match answer.http_response.as_ref().unwrap() {
+        HttpResponse::DeniedResponse(denied) => (denied.status.as_ref().unwrap().code, denied),
+        HttpResponse::OkResponse(_) => panic!("allowed: {answer:?}"),
+    }
+}
+
+/// The headers of an answer, all of which take the place of those that are there.
+fn set(headers: &[HeaderValueOption]) -> Vec<(&str, &str)> {
+    let pair = |option: &'_ HeaderValueOption| {
+        assert_eq!(option.append_action(), HeaderAppendAction::OverwriteIfExistsOrAdd);
+        assert_eq!(option.append, None);
+    };
+    headers.iter().for_each(pair);
+    let headers = headers.iter().map(|option| option.header.as_ref().unwrap());
+    headers.map(|header| (header.key.as_str(), header.value.as_str())).collect()
+}
+
+/// The value of one of these.
+fn value_of<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Option<&'a str> {
+    headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+/// What a request looks like that claims to be somebody, in every way there is.
+const SPOOFED: [(&str, &[u8]); 9] = [
+    ("x-latchkey-user-id", b"root"),
+    ("X-Latchkey-User-Id", b"root"),
+    ("X-LATCHKEY-ROLES", b"admin"),
+    ("x_latchkey_user_id", b"root"),
+    ("x-latchkey_roles", b"admin"),
+    ("X_Latchkey_Username", b"root"),
+    ("x-latchkey-username", b"root"),
+    ("x-latchkey-session-id", b"none"),
+    ("x-latchkey-slot", b"web"),
+];
+
+/// The headers that arrived and that a service could take for identity.
+fn identity(answer: &Answer) -> Vec<(String, String)> {
+    let mut found = arrived(answer);
+    found.retain(|(name, _)| name.replace('_', "-").starts_with("x-latchkey-"));
+    found.sort();
+    found
+}
+
+async fn asks(gateway: SocketAddr, path: &str, token: Option<&str>, more: &[(&str, &[u8])]) -> Answer {
+    let token = token.map(bearer);
+    let mut headers: Vec<_> = token.iter().map(|token| ("authorization", token.as_bytes())).collect();
+    headers.extend_from_slice(more);
+    get(gateway, path, &headers).await
+}

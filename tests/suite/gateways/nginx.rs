@@ -1,0 +1,135 @@
+//! The real nginx, on `deploy/nginx/latchkey.conf`.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{SPOOFED, asks, bearer, identity, programs::nginx};
+use crate::support::{
+    http::{Echo, get},
+    proxy::{Mood, Proxy},
+    server::{Server, Store},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
+    let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
+    let Some(nginx) = nginx(server.app.http, echo.address, &[]).await else { return };
+    let client = &server.client;
+    let user_id = client.user_with_roles("Jürgen", &["staff"]).await;
+    let login = client.login("Jürgen", "phone").await;
+    let token = login.token.as_str();
+    let session_id = login.session.unwrap().session_id;
+    let expected = [
+        ("x-latchkey-roles", "staff"),
+        ("x-latchkey-session-id", &session_id),
+        ("x-latchkey-slot", "default"),
+        ("x-latchkey-user-id", &user_id),
+        ("x-latchkey-username", "J%C3%BCrgen"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    for more in [&[][..], &SPOOFED] {
+        assert_eq!(identity(&asks(nginx.address, "/", Some(token), more).await), expected);
+        assert_eq!(identity(&asks(nginx.address, "/home/", Some(token), more).await), expected);
+        assert_eq!(identity(&asks(nginx.address, "/poll/", Some(token), more).await), expected);
+        assert!(identity(&asks(nginx.address, "/home/", None, more).await).is_empty());
+        assert!(identity(&asks(nginx.address, "/public/", None, more).await).is_empty());
+    }
+    let needs_role = asks(nginx.address, "/admin/", Some(token), &SPOOFED).await;
+    assert_eq!((needs_role.status, needs_role.json()["reason"].as_str()), (403, Some("ROLE_REQUIRED")));
+    for path in ["/", "/admin/", "/poll/", "/public/../", "/public/%2e%2e/", "/latchkey?optional=true"] {
+        let answer = asks(nginx.address, path, None, &SPOOFED).await;
+        assert!([401, 404].contains(&answer.status), "{path}: {answer:?}");
+    }
+
+    // The newer login wins, and the older one is told why: what Latchkey said, in its words.
+    let newer = client.login("Jürgen", "Jürgens \"iPhone\"").await.token;
+    assert_eq!(asks(nginx.address, "/", Some(&newer), &[]).await.status, 200);
+    let original = asks(server.app.http, "/forward-auth", Some(token), &[]).await;
+    for path in ["/", "/home/", "/admin/", "/poll/"] {
+        let answer = asks(nginx.address, path, Some(token), &[]).await;
+        assert_eq!(answer.status, 401, "{path}");
+        for name in ["www-authenticate", "x-latchkey-reason", "content-type", "cache-control"] {
+            assert_eq!(answer.header(name), original.header(name), "{path}: {name}");
+        }
+        assert_eq!(answer.json(), original.json());
+        assert_eq!(answer.json()["by_device"], "Jürgens \"iPhone\"");
+    }
+    // Two tokens are none.
+    let second = bearer(&newer);
+    let twice = asks(nginx.address, "/", Some(&newer), &[("Authorization", second.as_bytes())]).await;
+    assert!([400, 401].contains(&twice.status), "{twice:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cookie_counts_where_one_is_named() {
+    let server = Server::with(Store::Embedded, &[("GATEWAY__COOKIE", "token")]).await;
+    let echo = Echo::start().await;
+    let Some(nginx) = nginx(server.app.http, echo.address, &[]).await else { return };
+    server.client.user("alice").await;
+    let token = server.client.login("alice", "").await.token;
+    let cookie = format!("theme=dark; token={token}");
+    assert_eq!(get(nginx.address, "/", &[("cookie", cookie.as_bytes())]).await.status, 200);
+    assert_eq!(get(nginx.address, "/", &[("cookie", b"token=x")]).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_caller_key_is_that_of_nginx_and_never_the_clients() {
+    let server = Server::with(Store::Embedded, &[("ACCESS__VALIDATE", "caller")]).await;
+    let echo = Echo::start().await;
+    server.client.user("alice").await;
+    let token = server.client.login("alice", "").await.token;
+    let key = server.client.admin_key.as_str();
+    let line = format!("proxy_set_header X-Latchkey-Key {key};");
+    let with_key = [("# proxy_set_header X-Latchkey-Key lkc_...;", line.as_str())];
+    let Some(without) = nginx(server.app.http, echo.address, &[]).await else { return };
+    let Some(with) = nginx(server.app.http, echo.address, &with_key).await else { return };
+    assert_eq!(asks(with.address, "/", Some(&token), &[]).await.status, 200);
+    assert_eq!(asks(with.address, "/", Some(&token), &[("x-latchkey-key", b"wrong")]).await.status, 200);
+    assert_eq!(
+        asks(without.address, "/", Some(&token), &[("x-latchkey-key", key.as_bytes())]).await.status,
+        503
+    );
+}
+
+/// What nginx does while Latchkey cannot answer.
+async fn while_nobody_answers(latchkey: SocketAddr, token: &str, break_it: impl AsyncFnOnce()) {
+    let echo = Echo::start().await;
+    let Some(nginx) = nginx(latchkey, echo.address, &[]).await else { return };
+    break_it().await;
+    for path in ["/", "/home/", "/admin/"] {
+        let begun = Instant::now();
+        let answer = asks(nginx.address, path, Some(token), &SPOOFED).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{path}: {answer:?}");
+        assert_eq!(answer.header("www-authenticate"), None, "it is not the token's fault");
+        assert_eq!(answer.json()["reason"], "UNAVAILABLE");
+        assert!(begun.elapsed() < Duration::from_secs(4), "took {:?}", begun.elapsed());
+    }
+    assert_eq!(asks(nginx.address, "/public/", None, &[]).await.status, 200, "this needs no answer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_latchkey_is_down_nobody_passes() {
+    // Where nobody listens.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    while_nobody_answers(nobody, "nonsense", async || {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_latchkey_hangs_nobody_passes() {
+    let server = Server::start(Store::Embedded).await;
+    server.client.user("alice").await;
+    let token = server.client.login("alice", "").await.token;
+    let proxy = Proxy::to(server.app.http.port()).await;
+    while_nobody_answers(proxy.address, &token, async || proxy.set(Mood::Silent)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_store_is_down_nobody_passes() {
+    let mut server = Server::start(Store::Redis).await;
+    server.client.user("alice").await;
+    let token = server.client.login("alice", "").await.token;
+    let http = server.app.http;
+    while_nobody_answers(http, &token, async || server.redis.as_mut().unwrap().kill()).await;
+}

@@ -1,0 +1,137 @@
+//! Envoy and nginx, run on the samples in `deploy/` with nothing changed but ports and what a test names.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::support::{guard::Guarded, http};
+
+/// How long a gateway may take to start.
+const STARTED: Duration = Duration::from_secs(20);
+
+/// A program that a test needs; `None`, and a line that says so, where a developer does not have it.
+#[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
+fn program(variable: &str, name: &str) -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
+        return Some(path.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Debian has nginx where the PATH of many does not lead.
+    let dirs = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    let found = dirs.map(|dir| dir.join(name)).find(|path| path.is_file());
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "there is no {name}: {variable} says where it is");
+        println!("skipped: no {name} here; `make test` installs it, and {variable} says where it is");
+    }
+    found
+}
+
+/// A file of `deploy/`, with these changes, each of which must find something to change.
+fn sample(path: &str, changes: &[(&str, &str)]) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path);
+    let mut text = fs::read_to_string(&path).unwrap();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{} has no {from}", path.display());
+        text = text.replace(from, to);
+    }
+    text
+}
+
+/// A gateway that runs.
+pub struct Gateway {
+    pub address: SocketAddr,
+    _process: Guarded,
+    _dir: TempDir,
+}
+
+/// Envoy on its sample, before Latchkey at `latchkey` (its gRPC port) and a service at `app`.
+pub async fn envoy(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str)]) -> Option<Gateway> {
+    let program = program("LATCHKEY_TEST_ENVOY", "envoy")?;
+    let dir = tempfile::tempdir().unwrap();
+    let (latchkey, app) = (format!("port_value: {}", latchkey.port()), format!("port_value: {}", app.port()));
+    let mut all = vec![
+        // Any that is free.
+        ("port_value: 8080", "port_value: 0"),
+        ("port_value: 9901", "port_value: 0"),
+        ("port_value: 50051", &*latchkey),
+        ("port_value: 3000", &*app),
+    ];
+    all.extend_from_slice(changes);
+    let (config, admin) = (dir.path().join("envoy.yaml"), dir.path().join("admin"));
+    let log = dir.path().join("log");
+    fs::write(&config, sample("envoy/envoy.yaml", &all)).unwrap();
+    let mut command = Command::new(program);
+    command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--config-path"]);
+    command.arg(&config).arg("--log-path").arg(&log).arg("--admin-address-path").arg(&admin);
+    let mut process = Guarded::start(&command, "KILL", None);
+    let begun = Instant::now();
+    loop {
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        assert!(!process.has_ended() && begun.elapsed() < STARTED, "Envoy does not start: {}", said());
+        let admin = fs::read_to_string(&admin).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(address) = listener(admin).await {
+            return Some(Gateway { address, _process: process, _dir: dir });
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Where Envoy listens, once it serves.
+async fn listener(admin: Option<SocketAddr>) -> Option<SocketAddr> {
+    let admin = admin?;
+    if http::try_get(admin, "/ready", &[]).await?.status != 200 {
+        return None;
+    }
+    let listeners = http::try_get(admin, "/listeners", &[]).await?;
+    // `public::127.0.0.1:1`
+    let line = listeners.body.lines().find_map(|line| line.trim().strip_prefix("public::"))?;
+    line.parse().ok()
+}
+
+/// nginx on its sample, before Latchkey at `latchkey` (its HTTP port) and a service at `app`.
+pub async fn nginx(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str)]) -> Option<Gateway> {
+    let program = program("LATCHKEY_TEST_NGINX", "nginx")?;
+    let dir = tempfile::tempdir().unwrap();
+    // Between finding a free port and using it somebody else may take it: then another one.
+    for _ in 0..10 {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (latchkey, app) = (format!("server {latchkey}"), format!("server {app}"));
+        let listen = format!("listen {address}");
+        let mut all = vec![
+            ("server 127.0.0.1:8081", &*latchkey),
+            ("server 127.0.0.1:3000", &*app),
+            ("listen 127.0.0.1:8080", &*listen),
+        ];
+        all.extend_from_slice(changes);
+        let conf = dir.path().join("latchkey.conf");
+        fs::write(&conf, sample("nginx/latchkey.conf", &all)).unwrap();
+        // Around the sample, what nginx.conf has.
+        let temp = dir.path().display();
+        let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|of| format!("{of}_temp_path {temp}/{of};"));
+        let main = format!(
+            "daemon off; master_process off; pid {temp}/pid; error_log {temp}/log;\n\
+             events {{}}\nhttp {{ access_log off; {} include {temp}/latchkey.conf; }}\n",
+            paths.join(" "),
+        );
+        let file = dir.path().join("nginx.conf");
+        fs::write(&file, main).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("-e").arg(dir.path().join("log")).arg("-c").arg(&file).arg("-p").arg(dir.path());
+        let mut process = Guarded::start(&command, "KILL", None);
+        let begun = Instant::now();
+        while !process.has_ended() && begun.elapsed() < STARTED {
+            if http::try_get(address, "/public/", &[]).await.is_some() {
+                return Some(Gateway { address, _process: process, _dir: dir });
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    panic!("nginx does not start: {}", fs::read_to_string(dir.path().join("log")).unwrap_or_default());
+}

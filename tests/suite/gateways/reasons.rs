@@ -1,0 +1,151 @@
+//! Every reason is the same through Validate, Check and forward-auth.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use latchkey::grpc::pb::{self, LogoutScope, RejectionReason};
+use tonic_types::StatusExt as _;
+
+use super::{bearer, check, denied, question, set, value_of};
+use crate::support::{
+    client::login_request,
+    http,
+    server::{Server, Store},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_reason_is_the_same_through_validate_check_and_forward_auth() {
+    let settings = [("SESSION__SLOTS", "default,many"), ("SLOT__MANY__LIMIT", "2")];
+    let server = Server::with(Store::Redis, &settings).await;
+    // What needs the clock or the store's memory comes last.
+    let reasons = [
+        RejectionReason::Malformed,
+        RejectionReason::BadSignature,
+        RejectionReason::Replaced,
+        RejectionReason::Kicked,
+        RejectionReason::LoggedOut,
+        RejectionReason::Evicted,
+        RejectionReason::CredentialsChanged,
+        RejectionReason::AccountDisabled,
+        RejectionReason::NotYetValid,
+        RejectionReason::IdleTimeout,
+        RejectionReason::Expired,
+        RejectionReason::UnknownSession,
+    ];
+    for reason in reasons {
+        let token = rejected(&server, reason).await;
+        same_everywhere(&server, reason, &token).await;
+    }
+    let all = (1..).map_while(|number| RejectionReason::try_from(number).ok());
+    assert!(all.into_iter().all(|reason| reasons.contains(&reason)), "a reason is missing here");
+}
+
+/// A token that is rejected for this reason.
+async fn rejected(server: &Server, reason: RejectionReason) -> String {
+    let client = &server.client;
+    let name = reason.as_str_name().to_ascii_lowercase();
+    let user_id = client.user(&name).await;
+    let token = client.login(&name, "phone").await.token;
+    assert_eq!(client.session(&token).await.username, name);
+    match reason {
+        RejectionReason::Unspecified => unreachable!("it is never sent"),
+        RejectionReason::Malformed => return format!("{token}x"),
+        RejectionReason::BadSignature => {
+            let (message, _) = token.rsplit_once('.').unwrap();
+            return format!("{message}.{}", data_encoding::BASE64URL_NOPAD.encode(&[7; 64]));
+        }
+        RejectionReason::NotYetValid => server.clock.set_back(Duration::from_secs(7)),
+        RejectionReason::Expired => {
+            server.clock.advance(Duration::from_hours(25));
+        }
+        RejectionReason::IdleTimeout => server.clock.advance(Duration::from_mins(62)),
+        RejectionReason::Replaced => drop(client.login(&name, "Jürgens \"iPhone\"").await),
+        RejectionReason::Kicked => {
+            let message = pb::EndSessionsRequest {
+                user_id,
+                message: "Bitte ins Büro kommen.".into(),
+                ..Default::default()
+            };
+            assert_eq!(client.end_sessions(message).await, 1);
+        }
+        RejectionReason::LoggedOut => assert_eq!(client.logout(&token, LogoutScope::This).await.ended, 1),
+        RejectionReason::Evicted => {
+            let login = |device| pb::LoginRequest { slot: "many".into(), ..login_request(&name, device) };
+            let evicted = client.try_login(login("one")).await.unwrap().token;
+            for device in ["two", "three"] {
+                client.try_login(login(device)).await.unwrap();
+            }
+            return evicted;
+        }
+        RejectionReason::CredentialsChanged => {
+            let message =
+                pb::SetPasswordRequest { user_id, password: "another battery, and a staple".into() };
+            client.accounts.clone().set_password(client.admin(message)).await.unwrap();
+        }
+        RejectionReason::AccountDisabled => {
+            let message = pb::UpdateAccountRequest { user_id, disabled: Some(true), ..Default::default() };
+            client.update(message).await;
+        }
+        RejectionReason::UnknownSession => {
+            let () = server.redis.as_ref().unwrap().query(&redis::cmd("FLUSHALL"));
+            // The first to see it writes down that it has ended, and when.
+            client.rejection(&token).await;
+        }
+    }
+    token
+}
+
+async fn same_everywhere(server: &Server, reason: RejectionReason, token: &str) {
+    let native = server.client.rejection(token).await;
+    assert_eq!(native.reason(), reason);
+    let name = reason.as_str_name().strip_prefix("REJECTION_REASON_").unwrap();
+    let forbidden = reason == RejectionReason::AccountDisabled;
+    let (status, code) = if forbidden { (403, 7) } else { (401, 16) };
+
+    let bearer = bearer(token);
+    let headers = [("authorization", bearer.as_str())];
+    let check_answer = check(server.app.grpc, question(&headers, &[])).await.unwrap();
+    let (check_status, check_denied) = denied(&check_answer);
+    let raw = [("authorization", bearer.as_bytes())];
+    let http_answer = http::get(server.app.http, "/forward-auth", &raw).await;
+
+    // The same on both, to the letter.
+    assert_eq!((check_status, http_answer.status), (status, u16::try_from(status).unwrap()), "{name}");
+    assert_eq!(check_denied.body, http_answer.body, "{name}");
+    let set = set(&check_denied.headers);
+    for header in ["www-authenticate", "content-type", "cache-control", "x-latchkey-reason"] {
+        assert_eq!(value_of(&set, header), http_answer.header(header), "{name}: {header}");
+    }
+    assert_eq!(value_of(&set, "x-latchkey-reason"), Some(name));
+    let challenge = value_of(&set, "www-authenticate");
+    assert_eq!(challenge.is_none(), forbidden, "{challenge:?}");
+    assert!(challenge.is_none_or(|challenge| challenge.contains("error=\"invalid_token\"")), "{challenge:?}");
+
+    // And the same as the native answer.
+    let body = http_answer.json();
+    assert_eq!(body["reason"], name);
+    assert_eq!(body["message"], native.message.as_str());
+    assert_eq!(body["terminal"], native.terminal);
+    assert_eq!(body["by_device"].as_str().unwrap_or_default(), native.by_device);
+    let at = body.get("at").map(|at| humantime::parse_rfc3339(at.as_str().unwrap()).unwrap());
+    let at = at.map(|at| at.duration_since(UNIX_EPOCH).unwrap());
+    let native_at = native.at.map(|at| Duration::new(at.seconds.unsigned_abs(), at.nanos.unsigned_abs()));
+    assert_eq!(at, native_at, "{name}");
+
+    // What a gRPC client behind Envoy is told.
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/grpc")];
+    let answer = check(server.app.grpc, question(&headers, &[])).await.unwrap();
+    let rpc = answer.status.as_ref().unwrap();
+    assert_eq!((rpc.code, rpc.message.as_str()), (code, native.message.as_str()), "{name}");
+    let (_, denied) = denied(&answer);
+    assert_eq!(denied.body, native.message);
+    let set = super::set(&denied.headers);
+    assert_eq!(value_of(&set, "content-type"), None, "Envoy's own must stand");
+    let details = value_of(&set, "grpc-status-details-bin").unwrap();
+    let mut map = ::http::HeaderMap::new();
+    map.insert("grpc-status", code.to_string().parse().unwrap());
+    map.insert("grpc-status-details-bin", details.parse().unwrap());
+    let status = tonic::Status::from_header_map(&map).unwrap();
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!((info.domain.as_str(), info.reason.as_str()), ("latchkey", name));
+    assert_eq!(info.metadata.get("by_device").cloned().unwrap_or_default(), native.by_device);
+}
