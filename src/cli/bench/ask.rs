@@ -73,8 +73,11 @@ impl Ask {
     }
 }
 
+/// A message, and what comes after it.
+type Split<'a> = (&'a [u8], &'a [u8]);
+
 /// The first message of what the server sends, and what comes after it; none before it is all there.
-pub(super) fn first_message(answer: &[u8]) -> Result<Option<(&[u8], &[u8])>, String> {
+pub(super) fn first_message(answer: &[u8]) -> Result<Option<Split<'_>>, String> {
     let Some((&[flag, a, b, c, d], rest)) = answer.split_first_chunk::<PREFIX>() else {
         return Ok(None);
     };

@@ -99,6 +99,9 @@ pub(super) struct Line {
     request: Request<()>,
 }
 
+/// Where the requests of a call go, and where its answers come.
+type Ends = (SendStream<Bytes>, RecvStream);
+
 /// Why a call has no answer.
 pub(super) enum Trouble {
     /// The server wants us to connect anew, and has not looked at this call.
@@ -154,7 +157,7 @@ impl Line {
     }
 
     /// Begins a call with many requests and many answers.
-    pub(super) async fn open(&mut self) -> Result<(SendStream<Bytes>, RecvStream), Trouble> {
+    pub(super) async fn open(&mut self) -> Result<Ends, Trouble> {
         poll_fn(|cx| self.calls.poll_ready(cx)).await.map_err(|_| Trouble::Retired)?;
         let sent = self.calls.send_request(self.request.clone(), false);
         let (answer, requests) = sent.map_err(|_| Trouble::Retired)?;

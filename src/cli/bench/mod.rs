@@ -44,7 +44,7 @@ pub(super) struct Bench {
     /// How many connections to open.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
-    /// Ask over ValidateStream: many requests and answers on a call that stays open.
+    /// Ask over `ValidateStream`: many requests and answers on a call that stays open.
     #[arg(long)]
     stream: bool,
     /// How many streams to open on each connection.
