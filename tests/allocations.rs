@@ -27,6 +27,7 @@ use http::{Request, Response};
 use latchkey::{
     app::App,
     config::Config,
+    domain::callers::certificates::Certificates,
     grpc::{
         self,
         access::{Access, AccessSettings},
@@ -130,7 +131,7 @@ fn a_validate_from_memory_takes_no_more_allocations_than_it_did() {
     let engine = count(&runtime, validate, |answer| matches!(answer, Some(Ok(Ok(_)))));
 
     let origins = Origins::new(Vec::new());
-    let settings = AccessSettings { validate_needs_role: false, certificates: Default::default() };
+    let settings = AccessSettings { validate_needs_role: false, certificates: Certificates::default() };
     let access = Access::new(b"an admin key of a test", settings, Arc::clone(&app.engine), origins.clone());
     let health = runtime.block_on(Health::not_serving());
     let settings = grpc::Settings { max_requests: 1000, timeout: std::time::Duration::from_secs(10) };
