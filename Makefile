@@ -4,7 +4,8 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Passed on to the program by `run`, `bench`, `displacement` and `reads`, and to the test runner by `test`.
+# Passed on to the program by `run`, `bench`, `growth`, `micro`, `displacement` and `reads`, and to the test runner
+# by `test`.
 ARGS ?=
 
 .PHONY: help
@@ -50,7 +51,17 @@ deny: ## Check licences, bans and sources of the dependencies
 bench: ## Measure Validate against a bare echo and Login against its bare hash, and write docs/performance
 	@scripts/tools.sh install redis
 	cargo build --release --locked --bins --example echo --example bench
-	cargo run --release --locked --example bench $(ARGS)
+	cargo run --release --locked --example bench -- $(ARGS)
+
+.PHONY: growth
+growth: ## Measure a million sessions: memory, start, random users against a few; writes docs/performance
+	@scripts/tools.sh install redis
+	cargo build --release --locked --bins --example growth
+	cargo run --release --locked --example growth -- $(ARGS)
+
+.PHONY: micro
+micro: ## Time the pure parts by themselves (ARGS="name" selects)
+	cargo bench --locked --bench micro -- $(ARGS)
 
 .PHONY: redis-memory
 redis-memory: ## Measure what a user with one session costs in Redis, over 100,000 users

@@ -11,6 +11,8 @@
 mod client;
 #[path = "../echo/session.rs"]
 mod echo;
+#[path = "../growth/fill.rs"]
+mod fill;
 #[path = "../../tests/suite/support/redis.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 mod redis;
@@ -23,9 +25,11 @@ mod numbers;
 mod place;
 mod report;
 mod rows;
+mod scale;
+#[expect(dead_code, reason = "`make growth` needs more of it")]
 mod server;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -41,23 +45,39 @@ pub struct Plan {
     each: Duration,
     /// Before the first turn.
     warm_up: Duration,
-    /// How long latency is measured.
+    /// How often they take turns at bearing half of the peak.
+    latency_turns: usize,
+    /// How long each of these takes.
     latency: Duration,
+    /// How often they take turns at each point of the charts.
+    scale_turns: usize,
+    /// How long each of these takes.
+    scale_each: Duration,
+    /// Users there, at the most.
+    most_users: usize,
 }
 
 const PLAN: Plan = Plan {
     pairs: 5,
-    each: Duration::from_secs(5),
+    each: Duration::from_secs(3),
     warm_up: Duration::from_secs(1),
-    latency: Duration::from_secs(10),
+    latency_turns: 3,
+    latency: Duration::from_secs(2),
+    scale_turns: 3,
+    scale_each: Duration::from_millis(800),
+    most_users: 100_000,
 };
 
-/// Nothing to publish: whether it works.
+/// Nothing to publish: whether it works, and how it looks.
 const SMOKE: Plan = Plan {
     pairs: 2,
     each: Duration::from_millis(300),
     warm_up: Duration::from_millis(100),
+    latency_turns: 1,
     latency: Duration::from_millis(300),
+    scale_turns: 1,
+    scale_each: Duration::from_millis(200),
+    most_users: 1_000,
 };
 
 #[expect(clippy::print_stderr, reason = "it takes minutes: how far it has come")]
@@ -66,12 +86,14 @@ async fn measure(plan: &Plan) -> Result<Value, String> {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let place = Place::take();
     eprintln!("{}", place.told());
-    let echo = Server::echo(&place)?;
+    let echo = Server::echo(&place, 0)?;
     let mut measured = Vec::new();
     for row in &ROWS {
         eprintln!("{} ...", row.name);
         measured.push(measure::row(row, plan, &place, &echo).await?);
     }
+    eprintln!("connections, users and payload ...");
+    let scaling = scale::measure(plan, &place, &echo).await?;
     eprintln!("Login ...");
     let login = logins::measure(plan, &place).await?;
     Ok(json!({
@@ -86,7 +108,9 @@ async fn measure(plan: &Plan) -> Result<Value, String> {
         "users": USERS,
         "connections": 8,
         "calls_at_a_time_on_each": 32,
+        "in_flight_on_each_stream": 256,
         "rows": measured,
+        "scaling": scaling,
         "login": login,
     }))
 }
@@ -97,10 +121,15 @@ fn cpu_model() -> String {
     model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, model)| model.trim().to_owned())
 }
 
-fn publish(results: &Value) -> Result<(), Box<dyn std::error::Error>> {
-    report::write(results)?;
-    charts::throughput(results, "docs/performance/throughput.svg")?;
-    charts::latency(results, "docs/performance/latency.svg")
+fn publish(results: &Value, folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    report::write(results, folder)?;
+    let path = |name: &str| folder.join(format!("{name}.svg")).display().to_string();
+    charts::throughput(results, &path("throughput"))?;
+    charts::latency(results, &path("latency"))?;
+    for scale in &charts::SCALES {
+        charts::scaling(results, scale, &path(&format!("scaling_{}", scale.key)))?;
+    }
+    Ok(())
 }
 
 #[tokio::main]
@@ -108,15 +137,17 @@ fn publish(results: &Value) -> Result<(), Box<dyn std::error::Error>> {
 async fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let plan = match arguments[..] {
-        [] => PLAN,
-        ["smoke"] => SMOKE,
+    let (plan, folder) = match arguments[..] {
+        [] => (PLAN, report::FOLDER),
+        ["smoke"] => (SMOKE, "target/bench"),
         ["hash", millis] => {
             println!("{}", logins::hashes(Duration::from_millis(millis.parse().unwrap())));
             return ExitCode::SUCCESS;
         }
         _ => {
-            eprintln!("`smoke` measures briefly and writes nothing; without it there are no arguments");
+            eprintln!(
+                "`smoke` measures briefly and writes to target/bench; without it there are no arguments"
+            );
             return ExitCode::from(2);
         }
     };
@@ -128,9 +159,7 @@ async fn main() -> ExitCode {
         }
     };
     println!("{}", report::table(&results));
-    if arguments.is_empty()
-        && let Err(error) = publish(&results)
-    {
+    if let Err(error) = publish(&results, Path::new(folder)) {
         eprintln!("the results cannot be written: {error}; is this the root of the repository?");
         return ExitCode::FAILURE;
     }

@@ -4,7 +4,8 @@ use std::{fmt::Write as _, fs, io, path::Path};
 
 use serde_json::Value;
 
-const FOLDER: &str = "docs/performance";
+/// Where the results belong.
+pub const FOLDER: &str = "docs/performance";
 const PAGE: &str = "docs/performance.md";
 const BEGIN: &str = "<!-- Written by `make bench`: begin -->\n";
 const END: &str = "<!-- Written by `make bench`: end -->";
@@ -17,13 +18,15 @@ const NOT_AT_ITS_LIMIT: &str = "\nThe echo was not at its limit in this run, bec
 const MORE_THAN_ALL: &str =
     "\nMore logins than bare hashes cannot be: other work had the machine in this run. Measure again.\n";
 
-pub fn write(results: &Value) -> io::Result<()> {
-    let folder = Path::new(FOLDER);
+pub fn write(results: &Value, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::write(folder.join("results.json"), format!("{results:#}\n"))?;
     let table = table(results);
     let head = "# Results of `make bench`\n\nWhat they mean is told in [performance.md](../performance.md).";
     fs::write(folder.join("results.md"), format!("{head}\n\n{table}"))?;
+    if folder != Path::new(FOLDER) {
+        return Ok(());
+    }
     let page = fs::read_to_string(PAGE)?;
     if let Some((before, rest)) = page.split_once(BEGIN)
         && let Some((_, after)) = rest.split_once(END)
@@ -50,15 +53,18 @@ pub fn table(results: &Value) -> String {
         results["pairs"],
         results["seconds_each"],
     );
-    text += "| | requests/s | of the echo | ratio | min – max |\n|---|---:|---:|---:|---:|\n";
+    text += "| | requests/s | against | its requests/s | ratio | min – max | goal |\n";
+    text += "|---|---:|---|---:|---:|---:|---:|\n";
     for row in rows(results) {
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {:.2} |",
             words(&row["name"]),
             number(&row["latchkey"]["requests_per_second"]),
+            words(&row["against"]),
             number(&row["echo"]["requests_per_second"]),
             ratio(&row["ratio"]),
+            row["goal"].as_f64().unwrap_or_default(),
         );
     }
     text += "\n| server CPU, microseconds a request | | of the echo | ratio | min – max | core busy | by the echo |\n";
@@ -95,15 +101,20 @@ pub fn table(results: &Value) -> String {
     if login["ratio"]["median"].as_f64().is_some_and(|median| median > 1.0) {
         text += MORE_THAN_ALL;
     }
-    text += "\n| microseconds at half of the peak | requests/s | p50 | p90 | p99 | p99.9 | max |\n";
-    text += "|---|---:|---:|---:|---:|---:|---:|\n";
-    for (name, side) in sides(results) {
-        let half = &side["at_half_of_peak"];
-        let _ = write!(text, "| {name} | {} |", half["rate"]);
+    text += "\n| microseconds at half of the peak | requests/s | p50 | p90 | p99 | p99.9 | max | p99 of the echo | ratio |\n";
+    text += "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+    for row in rows(results) {
+        let _ = write!(text, "| {} | {} |", words(&row["name"]), row["rate"]);
         for percentile in ["p50", "p90", "p99", "p99_9", "max"] {
-            let _ = write!(text, " {} |", half["latency_us"][percentile]);
+            let _ = write!(text, " {} |", number(&row["latchkey"]["at_rate"]["latency_us"][percentile]));
         }
-        text += "\n";
+        let of_echo = &row["echo"]["at_rate"]["latency_us"]["p99"];
+        match row["p99_ratio_at_rate"].as_f64() {
+            Some(ratio) => {
+                let _ = writeln!(text, " {} | **{ratio:.2}** |", number(of_echo));
+            }
+            None => text += " – | – |\n",
+        }
     }
     text += "\n| resident memory after the start | MiB |\n|---|---:|\n";
     for row in rows(results) {
@@ -116,12 +127,6 @@ pub fn table(results: &Value) -> String {
 
 pub fn rows(results: &Value) -> &[Value] {
     results["rows"].as_array().map_or(&[], Vec::as_slice)
-}
-
-/// The echo, and every row.
-pub fn sides(results: &Value) -> Vec<(&str, &Value)> {
-    let echo = rows(results).first().map(|row| ("echo", &row["echo"]));
-    echo.into_iter().chain(rows(results).iter().map(|row| (words(&row["name"]), &row["latchkey"]))).collect()
 }
 
 pub fn words(value: &Value) -> &str {

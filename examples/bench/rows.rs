@@ -12,28 +12,49 @@ pub struct Row {
     pub settings: &'static [(&'static str, &'static str)],
     /// What `latchkey bench` is told.
     pub arguments: &'static [&'static str],
-    /// What it is told for the echo.
-    pub echo: &'static [&'static str],
+    /// What it is compared with.
+    pub echo: &'static Echo,
+    /// What is to be reached, as a part of the echo's requests a second.
+    pub goal: f64,
 }
 
-const UNARY_ECHO: &[&str] = &["--path", "/latchkey.bench.Echo/Validate"];
+/// A way to ask the echo.
+#[derive(PartialEq)]
+pub struct Echo {
+    /// Its name in the table and in the charts.
+    pub name: &'static str,
+    /// What `latchkey bench` is told.
+    pub arguments: &'static [&'static str],
+}
 
-pub const ROWS: [Row; 3] = [
+/// One call after the other, on 8 connections, 32 at a time on each.
+pub const UNARY_ECHO: Echo = Echo { name: "echo", arguments: &["--path", "/latchkey.bench.Echo/Validate"] };
+const STREAM: &[&str] = &["--stream", "--concurrency", "256"];
+const STREAM_ECHO: Echo = Echo {
+    name: "stream echo",
+    arguments: &["--stream", "--concurrency", "256", "--path", "/latchkey.bench.Echo/ValidateStream"],
+};
+/// So that the near-cache may answer.
+const FROM_MEMORY: &[(&str, &str)] = &[("VALIDATE__MAX_STALENESS", "5s")];
+
+pub const ROWS: [Row; 5] = [
     Row {
         key: "validate_embedded",
         name: "Validate, embedded store",
         on_redis: false,
         settings: &[],
         arguments: &[],
-        echo: UNARY_ECHO,
+        echo: &UNARY_ECHO,
+        goal: 0.9,
     },
     Row {
         key: "validate_redis_cached",
         name: "Validate, Redis, from memory",
         on_redis: true,
-        settings: &[("VALIDATE__MAX_STALENESS", "5s")],
+        settings: FROM_MEMORY,
         arguments: &[],
-        echo: UNARY_ECHO,
+        echo: &UNARY_ECHO,
+        goal: 0.9,
     },
     Row {
         key: "validate_redis_strict",
@@ -41,7 +62,26 @@ pub const ROWS: [Row; 3] = [
         on_redis: true,
         settings: &[],
         arguments: &[],
-        echo: UNARY_ECHO,
+        echo: &UNARY_ECHO,
+        goal: 0.8,
+    },
+    Row {
+        key: "stream_redis_cached",
+        name: "ValidateStream, Redis, from memory",
+        on_redis: true,
+        settings: FROM_MEMORY,
+        arguments: STREAM,
+        echo: &STREAM_ECHO,
+        goal: 0.6,
+    },
+    Row {
+        key: "stream_redis_strict",
+        name: "ValidateStream, Redis, always asked",
+        on_redis: true,
+        settings: &[],
+        arguments: STREAM,
+        echo: &UNARY_ECHO,
+        goal: 6.0,
     },
 ];
 

@@ -46,8 +46,11 @@ impl Server {
         }
     }
 
-    pub fn echo(place: &Place) -> Result<Self, String> {
-        Self::start(Command::new(built("examples/echo")?), place)
+    /// The bare echo, of sessions with so many roles.
+    pub fn echo(place: &Place, roles: usize) -> Result<Self, String> {
+        let mut command = Command::new(built("examples/echo")?);
+        command.args(["127.0.0.1:0", &roles.to_string()]);
+        Self::start(command, place)
     }
 
     /// Its resident memory, in bytes.
@@ -79,10 +82,27 @@ pub struct Latchkey {
 }
 
 impl Latchkey {
-    /// With these settings besides; `SESSIONS__URL` where there is a Redis.
+    /// With these settings besides, on nothing.
     pub async fn start(place: &Place, on_redis: bool, settings: &[(&str, &str)]) -> Result<Self, String> {
         let data = tempfile::tempdir().map_err(|error| error.to_string())?;
         let redis = on_redis.then(|| place.on_servers_core(RedisServer::start));
+        Self::on(data, redis, place, settings).await
+    }
+
+    /// Started again, with other settings.
+    pub async fn again(self, place: &Place, settings: &[(&str, &str)]) -> Result<Self, String> {
+        let Self { server, redis, data, .. } = self;
+        drop(server);
+        Self::on(data, redis, place, settings).await
+    }
+
+    /// On what is there.
+    pub async fn on(
+        data: TempDir,
+        redis: Option<RedisServer>,
+        place: &Place,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let mut command = Command::new(built("latchkey")?);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("LATCHKEY_") {

@@ -3,8 +3,8 @@
 use latchkey::grpc::pb::Session;
 use prost_types::Timestamp;
 
-/// As long as that of a user of `make bench`, which compares the two.
-pub fn session() -> Session {
+/// As long as that of a user with so many roles of `make bench`, which compares the two.
+pub fn session(count: usize) -> Session {
     let at = |seconds| Some(Timestamp { seconds, nanos: 123_000_000 });
     Session {
         session_id: "a".repeat(26),
@@ -12,9 +12,15 @@ pub fn session() -> Session {
         username: "user0000".into(),
         slot: "default".into(),
         device: "bench".into(),
+        roles: roles(count),
         issued_at: at(1_800_000_000),
         expires_at: at(1_800_086_400),
         idle_expires_at: at(1_800_003_600),
         ..Default::default()
     }
+}
+
+/// Roles of 24 characters.
+pub fn roles(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("departments-{number:02}:operators")).collect()
 }

@@ -55,6 +55,13 @@ pub fn cached(
     (CachedSessions { inner: sessions, entries, alone, wanted: AtomicBool::new(alone) }, log)
 }
 
+impl CachedSessions {
+    /// How many users are remembered, and about how many bytes they take.
+    pub fn held(&self) -> (usize, u64) {
+        self.entries.held()
+    }
+}
+
 #[async_trait]
 impl Registers<UserSessions> for CachedSessions {
     async fn load(&self, key: &UserId) -> Result<Versioned<UserSessions>, StoreError> {

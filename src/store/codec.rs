@@ -171,8 +171,8 @@ pub fn decode_sessions(bytes: &[u8]) -> Result<UserSessions, CodecError> {
     Ok(UserSessions {
         generation: Generation(wire.generation),
         profile: Profile { username: wire.username.into(), roles: checked(Role::parse_all(&wire.roles))? },
-        sessions: wire.sessions.iter().map(session).collect::<Result<_, _>>()?,
-        tombstones: wire.tombstones.iter().map(tombstone).collect::<Result<_, _>>()?,
+        sessions: exactly(&wire.sessions, session)?,
+        tombstones: exactly(&wire.tombstones, tombstone)?,
         fence: wire.fence.as_ref().map(fence).transpose()?,
     })
 }
@@ -304,6 +304,15 @@ fn fence(wire: &FenceWire) -> Result<Fence, CodecError> {
         notice: notice(&wire.notice)?,
         until: Timestamp::from_micros(wire.until_micros),
     })
+}
+
+/// Room for as many as there are: collecting results would make room for four, and the near-cache keeps it.
+fn exactly<W, T>(wires: &[W], read: impl Fn(&W) -> Result<T, CodecError>) -> Result<Vec<T>, CodecError> {
+    let mut all = Vec::with_capacity(wires.len());
+    for wire in wires {
+        all.push(read(wire)?);
+    }
+    Ok(all)
 }
 
 fn slot_wire(slot: &Slot) -> String {

@@ -6,7 +6,7 @@
 use std::{future::poll_fn, io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use h2::{Reason, client::SendRequest};
+use h2::{Reason, RecvStream, SendStream, client::SendRequest};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -16,6 +16,7 @@ use tokio::{
 use tonic::Status;
 use tower::Service as _;
 
+use super::ask::MAX_ANSWER;
 use crate::{
     cli::{
         Common, Failure,
@@ -25,10 +26,10 @@ use crate::{
     grpc::access::KEY_HEADER,
 };
 
-/// A longer answer is none of ours.
-const MAX_ANSWER: usize = 64 * 1024;
 /// Answers that may be on their way on one connection, in bytes.
 const WINDOW: u32 = 4 * 1024 * 1024;
+/// The longest frame that we take, in bytes: so that the many answers of a stream come in few of them.
+const FRAME: u32 = 64 * 1024;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -72,7 +73,8 @@ impl Way {
                 Box::new(socket)
             };
             let mut builder = h2::client::Builder::new();
-            builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).enable_push(false);
+            builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
+            builder.max_frame_size(FRAME).enable_push(false);
             builder.handshake(socket).await.map_err(io::Error::other)
         };
         let (calls, connection) =
@@ -96,6 +98,9 @@ pub(super) struct Line {
     calls: SendRequest<Bytes>,
     request: Request<()>,
 }
+
+/// Where the requests of a call go, and where its answers come.
+type Ends = (SendStream<Bytes>, RecvStream);
 
 /// Why a call has no answer.
 pub(super) enum Trouble {
@@ -144,15 +149,34 @@ impl Line {
             }
         }
         // An error that comes at once has its status in the head.
-        let end = body.trailers().await?.unwrap_or(head.headers);
-        match Status::from_header_map(&end) {
-            Some(status) if status.code() == tonic::Code::Ok => {}
-            Some(status) => return Err(Trouble::Refused(client::failed(status).into_sentence())),
-            None => return Err(Trouble::Refused("the answer has no status: is this gRPC?".into())),
-        }
+        succeeded(&body.trailers().await?.unwrap_or(head.headers))?;
         if rest.is_empty() {
             return Ok(first);
         }
         Ok([first, rest.freeze()].concat().into())
+    }
+
+    /// Begins a call with many requests and many answers.
+    pub(super) async fn open(&mut self) -> Result<Ends, Trouble> {
+        poll_fn(|cx| self.calls.poll_ready(cx)).await.map_err(|_| Trouble::Retired)?;
+        let sent = self.calls.send_request(self.request.clone(), false);
+        let (answer, requests) = sent.map_err(|_| Trouble::Retired)?;
+        let (head, answers) = answer.await?.into_parts();
+        if head.status != http::StatusCode::OK {
+            return Err(Trouble::Refused(format!("the server answers with HTTP status {}", head.status)));
+        }
+        if head.headers.contains_key("grpc-status") {
+            succeeded(&head.headers)?;
+        }
+        Ok((requests, answers))
+    }
+}
+
+/// Whether a call that has ended with this has succeeded.
+pub(super) fn succeeded(end: &HeaderMap) -> Result<(), Trouble> {
+    match Status::from_header_map(end) {
+        Some(status) if status.code() == tonic::Code::Ok => Ok(()),
+        Some(status) => Err(Trouble::Refused(client::failed(status).into_sentence())),
+        None => Err(Trouble::Refused("the answer has no status: is this gRPC?".into())),
     }
 }

@@ -26,7 +26,9 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Load {
     pub(super) way: Way,
     pub(super) asks: Vec<Ask>,
-    /// Calls at a time on one connection.
+    /// Streams on one connection; without them, every request is a call of its own.
+    pub(super) streams: Option<u16>,
+    /// Requests at a time, on one connection or, where there are streams, on one of these.
     pub(super) concurrency: usize,
     pub(super) duration: Duration,
     /// Calls a second; without it, a call follows the answer to the one before.
@@ -43,11 +45,11 @@ pub(super) struct Outcome {
 }
 
 /// A run in progress.
-struct Run {
-    load: Arc<Load>,
-    until: Instant,
-    pace: Option<Pace>,
-    next: AtomicUsize,
+pub(super) struct Run {
+    pub(super) load: Arc<Load>,
+    pub(super) until: Instant,
+    pub(super) pace: Option<Pace>,
+    pub(super) next: AtomicUsize,
 }
 
 pub(super) async fn run(load: &Arc<Load>, connections: u16, output: &Output) -> Result<Outcome, Failure> {
@@ -93,12 +95,18 @@ impl Run {
     async fn connection(self: Arc<Self>, mut line: Line, tally: Arc<Tally>) {
         loop {
             let mut lines = JoinSet::new();
-            for _ in 0..self.load.concurrency {
-                lines.spawn(Arc::clone(&self).ask(line.clone(), Arc::clone(&tally)));
+            if let Some(streams) = self.load.streams {
+                for _ in 0..streams {
+                    lines.spawn(Arc::clone(&self).converse(line.clone(), Arc::clone(&tally)));
+                }
+            } else {
+                for _ in 0..self.load.concurrency {
+                    lines.spawn(Arc::clone(&self).ask(line.clone(), Arc::clone(&tally)));
+                }
             }
             let all = async { while lines.join_next().await.is_some() {} };
             if timeout_at((self.until + TIMEOUT).into(), all).await.is_err() {
-                // Each waits for one answer.
+                // Each waits for one answer, or for more.
                 tally.wrongs(lines.len() as u64, format!("no answer within {TIMEOUT:?}"));
                 return;
             }

@@ -6,6 +6,7 @@ mod load;
 mod pace;
 mod progress;
 mod report;
+mod stream;
 mod tally;
 mod tokens;
 
@@ -24,10 +25,12 @@ use super::{
 const LONGEST: Duration = Duration::from_hours(1);
 /// What is measured where nothing else is named.
 const VALIDATE: &str = "/latchkey.v1.AuthService/Validate";
+/// What is measured with `--stream`.
+const VALIDATE_STREAM: &str = "/latchkey.v1.AuthService/ValidateStream";
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  echo \"$TOKEN\" | latchkey bench\n  latchkey bench --tokens tokens.txt --duration 30s --output json\n  echo \"$PASSWORD\" | latchkey bench --login alice --login bob --rate 2000\n\nA rejection, an error and an answer about another session all count as wrong. Exit code 1 if there was one."
+    after_help = "Examples:\n  echo \"$TOKEN\" | latchkey bench\n  latchkey bench --tokens tokens.txt --duration 30s --output json\n  echo \"$PASSWORD\" | latchkey bench --login alice --login bob --rate 2000\n  latchkey bench --tokens tokens.txt --stream --concurrency 256\n\nA rejection, an error and an answer about another session all count as wrong. Exit code 1 if there was one."
 )]
 pub(super) struct Bench {
     /// A file with tokens of live sessions, one a line, which are validated in turn. By default, and for
@@ -41,22 +44,28 @@ pub(super) struct Bench {
     /// How many connections to open.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
-    /// How many calls to have under way on each of them.
+    /// Ask over `ValidateStream`: many requests and answers on a call that stays open.
+    #[arg(long)]
+    stream: bool,
+    /// How many streams to open on each connection.
+    #[arg(long, default_value_t = 1, requires = "stream", value_parser = clap::value_parser!(u16).range(1..=100))]
+    streams: u16,
+    /// How many requests to have under way on each connection or, with --stream, on each stream.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000))]
     concurrency: u16,
     /// For how long, an hour at the most.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// So many calls a second, whether the server keeps up or not; the latency then counts from the moment
-    /// at which a call was due. By default a call follows the answer to the one before.
+    /// So many requests a second, whether the server keeps up or not; the latency then counts from the moment
+    /// at which a request was due. By default a request follows the answer to the one before.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
     /// Do not slide the idle timeouts.
     #[arg(long)]
     peek: bool,
     /// Another method with the same messages, to compare with. What its answers are about is not checked.
-    #[arg(long, hide = true, default_value = VALIDATE)]
-    path: String,
+    #[arg(long, hide = true)]
+    path: Option<String>,
 }
 
 impl Bench {
@@ -71,11 +80,14 @@ impl Bench {
         } else {
             tokens::log_in(client, &self.login).await?
         };
-        let is_ours = self.path == VALIDATE;
+        let usual = if self.stream { VALIDATE_STREAM } else { VALIDATE };
+        let path = self.path.as_deref().unwrap_or(usual);
+        let is_ours = path == usual;
         let asks = tokens.iter().map(|token| ask::Ask::new(token, self.peek, is_ours)).collect();
         let load = Arc::new(Load {
-            way: Way::new(common, &self.path)?,
+            way: Way::new(common, path)?,
             asks,
+            streams: self.stream.then_some(self.streams),
             concurrency: usize::from(self.concurrency),
             duration: self.duration,
             rate: self.rate,
@@ -88,6 +100,7 @@ impl Bench {
     fn print(&self, output: &Output, report: &Report) -> Result<(), Failure> {
         let mut value = report.json();
         value["connections"] = self.connections.into();
+        value["streams"] = self.stream.then_some(self.streams).into();
         value["concurrency"] = self.concurrency.into();
         value["rate"] = self.rate.into();
         output.print(&value, || report.text());

@@ -41,8 +41,21 @@ impl Pace {
 
     /// Waits for the next call: when it was due. Nothing after the end.
     pub(super) async fn turn(&self) -> Option<Instant> {
+        self.turns(1).await?.next()
+    }
+
+    /// Waits for the next call, and takes those that are due with it, so many at the most: when they were due.
+    pub(super) async fn turns(&self, most: usize) -> Option<impl Iterator<Item = Instant>> {
         self.due.acquire().await.ok()?.forget();
-        Some(self.begin + self.offset(self.taken.fetch_add(1, Ordering::Relaxed)))
+        let more = most.saturating_sub(1).min(self.due.available_permits());
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        // Another line may have been faster.
+        let more = self.due.try_acquire_many(more).map_or(0, |permits| {
+            permits.forget();
+            u64::from(more)
+        });
+        let first = self.taken.fetch_add(1 + more, Ordering::Relaxed);
+        Some((first..=first + more).map(|number| self.begin + self.offset(number)))
     }
 
     /// How many calls are due by then, the one at the beginning included.
@@ -82,6 +95,11 @@ mod tests {
         pace.due.add_permits(2);
         assert_eq!(pace.turn().await, Some(begin));
         assert_eq!(pace.turn().await, Some(begin + Duration::from_millis(10)));
+        pace.due.add_permits(3);
+        let due: Vec<_> = pace.turns(2).await.unwrap().collect();
+        assert_eq!(due, [20, 30].map(|millis| begin + Duration::from_millis(millis)));
+        let due: Vec<_> = pace.turns(2).await.unwrap().collect();
+        assert_eq!(due, [begin + Duration::from_millis(40)]);
         pace.due.close();
         assert_eq!(pace.turn().await, None);
     }

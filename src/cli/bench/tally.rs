@@ -35,6 +35,17 @@ impl Counts {
             self.complaint.clone_from(&other.complaint);
         }
     }
+
+    pub(super) fn right(&mut self, latency: Duration) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.latencies.saturating_record(micros);
+    }
+
+    /// So many at once.
+    pub(super) fn wrongs(&mut self, count: u64, complaint: String) {
+        self.wrong += count;
+        self.complaint.get_or_insert(complaint);
+    }
 }
 
 impl Tally {
@@ -43,8 +54,7 @@ impl Tally {
     }
 
     pub(super) fn right(&self, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.counts().latencies.saturating_record(micros);
+        self.counts().right(latency);
     }
 
     pub(super) fn wrong(&self, complaint: String) {
@@ -53,9 +63,7 @@ impl Tally {
 
     /// So many at once.
     pub(super) fn wrongs(&self, count: u64, complaint: String) {
-        let mut counts = self.counts();
-        counts.wrong += count;
-        counts.complaint.get_or_insert(complaint);
+        self.counts().wrongs(count, complaint);
     }
 
     pub(super) fn counts(&self) -> MutexGuard<'_, Counts> {

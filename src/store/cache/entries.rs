@@ -59,6 +59,11 @@ impl Entries {
         }
     }
 
+    /// How many entries there are, and about how many bytes they take.
+    pub(super) fn held(&self) -> (usize, u64) {
+        (self.cache.len(), self.cache.weight())
+    }
+
     /// What is remembered.
     pub(super) fn get(&self, key: &UserId) -> Option<Versioned<UserSessions>> {
         self.cache.get(key)

@@ -43,6 +43,40 @@ fn a_rate_is_kept() {
 }
 
 #[test]
+fn many_requests_go_over_one_stream() {
+    let shell = shell();
+    let token = shell.login("alice");
+    // More than go into one frame, and more than the server works on at a time.
+    let brief = "bench --stream --streams 2 --duration 200ms --connections 2 --concurrency 600";
+    let result = shell.says_json(brief, &token);
+    assert!(result["right"].as_u64().unwrap() >= 2400, "{result}");
+    assert_eq!((&result["wrong"], &result["streams"]), (&Value::from(0), &Value::from(2)), "{result}");
+
+    let result = shell.says_json(&format!("{brief} --rate 1000 --peek"), &token);
+    let asked = result["right"].as_u64().unwrap() + result["unsent"].as_u64().unwrap();
+    assert!((200..=201).contains(&asked), "{result}");
+    assert_eq!((&result["rate"], &result["wrong"]), (&Value::from(1000), &Value::from(0)));
+}
+
+#[test]
+fn a_wrong_answer_on_a_stream_fails_the_run() {
+    let shell = shell();
+    let dead = shell.login("alice");
+    let live = shell.login("alice");
+    let done = shell.says(&format!("{BRIEF} --stream --output json"), &format!("{live}\n{dead}\n"));
+    let result: Value = serde_json::from_str(&done.out).unwrap();
+    let (right, wrong) = (result["right"].as_u64().unwrap(), result["wrong"].as_u64().unwrap());
+    // Every other one, so many over each stream in turn.
+    assert!(right > 0 && right.abs_diff(wrong) <= 8, "{result}");
+    done.fails(1, "answers were wrong; the first: REPLACED: ");
+
+    // A stream that the server ends, and one that it does not know.
+    let with_path = |path: &str| format!("{BRIEF} --stream --path /latchkey.v1.AuthService/{path}");
+    shell.says(&with_path("Validate"), &live).fails(1, "were wrong");
+    shell.says(&with_path("Nothing"), &live).fails(1, "were wrong");
+}
+
+#[test]
 fn a_token_that_is_dead_fails_the_run() {
     let shell = shell();
     let dead = shell.login("alice");
@@ -60,6 +94,7 @@ fn what_cannot_be_measured_is_said() {
     shell.says(BRIEF, "").fails(2, "the input is empty");
     shell.says(&format!("{BRIEF} --login alice"), "a wrong password").fails(1, "");
     shell.says(&format!("{BRIEF} --path /latchkey.v1.AuthService/Nothing"), "token").fails(1, "were wrong");
+    shell.says(&format!("{BRIEF} --streams 2"), "token").fails(2, "--stream");
     shell.says("bench --duration 2h", "token").fails(2, "at most 1h");
     shell.says(&format!("{BRIEF} --server http://127.0.0.1:1"), "token").fails(3, "no server answers");
 }

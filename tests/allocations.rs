@@ -1,0 +1,156 @@
+//! How many allocations a Validate takes. A binary of its own, because the allocator that counts is there for all of
+//! it.
+//!
+//! Counted is what happens on this thread between the question and the answer: everything that is asked for is in
+//! memory, so nothing waits, and no other task has its turn meanwhile.
+
+#![expect(unreachable_pub, clippy::unwrap_used, reason = "a test that panics has failed")]
+
+#[path = "suite/support/client.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod client;
+#[path = "suite/support/clock.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod clock;
+#[path = "../examples/echo/service.rs"]
+mod echo;
+#[path = "../examples/echo/session.rs"]
+mod session;
+
+use std::{convert::Infallible, sync::Arc};
+
+use allocation_counter::{AllocationInfo, measure};
+use axum::body::{Body, HttpBody};
+use client::Client;
+use futures_util::{FutureExt as _, StreamExt as _};
+use http::{Request, Response};
+use latchkey::{
+    app::App,
+    config::Config,
+    domain::callers::certificates::Certificates,
+    grpc::{
+        self,
+        access::{Access, AccessSettings},
+        health::Health,
+        origin::Origins,
+        pb::{ValidateRequest, ValidateResponse, validate_response::Verdict},
+    },
+};
+use prost::Message as _;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+/// Of `Engine::validate`, for a token and a session that are in memory.
+const ENGINE: u64 = 4;
+/// Of a unary call, from the headers and the message of the request to those of the answer.
+const CALL: u64 = 40;
+/// Beyond the same call of a bare service of the library.
+const BEYOND_ECHO: u64 = 19;
+
+/// A question is repeated until it has been answered without waiting: now and then a lease has run out.
+const ATTEMPTS: usize = 100;
+
+/// A server in this process, on the embedded store, and the token of a user.
+async fn start(data: &std::path::Path) -> (App, String) {
+    let settings = [
+        ("DATA_DIR", data.to_str().unwrap()),
+        ("LISTEN__GRPC", "127.0.0.1:0"),
+        ("LISTEN__HTTP", "127.0.0.1:0"),
+        ("PASSWORD__ALLOW_WEAK", "true"),
+        ("PASSWORD__MEMORY_KIB", "8"),
+        ("PASSWORD__ITERATIONS", "1"),
+        // As in production: what is logged is not for every request.
+        ("LOG__LEVEL", "info"),
+    ];
+    let settings = settings.map(|(name, value)| (format!("LATCHKEY_{name}"), value.to_owned()));
+    let config = Config::load(None, settings).unwrap();
+    let app = App::start(&config, Arc::new(clock::ManualClock::new())).await.unwrap();
+    let admin_key = std::fs::read_to_string(data.join("admin.key")).unwrap();
+    let client = Client::connect(app.grpc, &admin_key).await;
+    client.until_serving().await;
+    client.user("user0000").await;
+    let token = client.login("user0000", "bench").await.token;
+    (app, token)
+}
+
+/// What it takes to be answered, where nothing has to be waited for.
+fn count<T>(runtime: &Runtime, mut ask: impl FnMut() -> T, is_answer: impl Fn(&T) -> bool) -> AllocationInfo {
+    for _ in 0..ATTEMPTS {
+        // The server's own tasks have their turn.
+        runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(1)).await });
+        let _context = runtime.enter();
+        let mut answer = None;
+        let info = measure(|| answer = Some(ask()));
+        if answer.as_ref().is_some_and(&is_answer) {
+            return info;
+        }
+    }
+    panic!("it is never answered at once");
+}
+
+/// A unary call of a service without a network.
+fn call<S, B>(runtime: &Runtime, service: &S, path: &str, token: &str) -> AllocationInfo
+where
+    S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible> + Clone,
+    B: HttpBody<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    let message = ValidateRequest { token: token.to_owned(), ..Default::default() }.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let message = bytes::Bytes::from([&[0], length.as_slice(), &message].concat());
+    let mut prepared: Vec<_> = (0..ATTEMPTS)
+        .map(|_| {
+            let request = Request::post(format!("http://localhost{path}"))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers");
+            request.body(tonic::body::Body::new(Body::from(message.clone()))).unwrap()
+        })
+        .collect();
+    let mut service = service.clone();
+    let ask = || {
+        let response = service.call(prepared.pop().unwrap()).now_or_never()?.unwrap();
+        let mut data = Body::new(response.into_body()).into_data_stream();
+        data.next().now_or_never()??.ok()
+    };
+    count(runtime, ask, |answer| {
+        let answer = answer.as_ref().and_then(|data| ValidateResponse::decode(&data[5..]).ok());
+        matches!(answer, Some(ValidateResponse { verdict: Some(Verdict::Session(_)), .. }))
+    })
+}
+
+#[test]
+fn a_validate_from_memory_takes_no_more_allocations_than_it_did() {
+    // One thread, so that all that happens is counted.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let (app, token) = runtime.block_on(start(data.path()));
+    let validate = || app.engine.validate(&token, false, None).now_or_never();
+    // From here on everything is in memory.
+    assert!(runtime.block_on(app.engine.validate(&token, false, None)).unwrap().is_ok());
+    let engine = count(&runtime, validate, |answer| matches!(answer, Some(Ok(Ok(_)))));
+
+    let origins = Origins::new(Vec::new());
+    let settings = AccessSettings { validate_needs_role: false, certificates: Certificates::default() };
+    let access = Access::new(b"an admin key of a test", settings, Arc::clone(&app.engine), origins.clone());
+    let health = runtime.block_on(Health::not_serving());
+    let settings = grpc::Settings { max_requests: 1000, timeout: std::time::Duration::from_secs(10) };
+    let shutdown = CancellationToken::new();
+    let services = grpc::services(&app.engine, access, &origins, &health, settings, true, &shutdown).unwrap();
+    let ours = call(&runtime, &services, "/latchkey.v1.AuthService/Validate", &token);
+    let echo = echo::Echo { session: session::session(0) };
+    let echo = call(&runtime, &echo, "/latchkey.bench.Echo/Validate", &token);
+
+    let shown =
+        |info: &AllocationInfo| format!("{} allocations, {} bytes", info.count_total, info.bytes_total);
+    println!("Engine::validate: {}", shown(&engine));
+    println!("a call of Validate: {}; of the bare echo: {}", shown(&ours), shown(&echo));
+    // That anything is counted at all.
+    assert_eq!(measure(|| drop(std::hint::black_box(Box::new(1)))).count_total, 1);
+    assert!(echo.count_total > 5, "{echo:?}");
+    assert!(engine.count_total <= ENGINE, "Engine::validate: {}", shown(&engine));
+    assert!(ours.count_total <= CALL, "a call: {}", shown(&ours));
+    let beyond = ours.count_total.saturating_sub(echo.count_total);
+    assert!(beyond <= BEYOND_ECHO, "{beyond} more than the echo: {}, {}", shown(&ours), shown(&echo));
+    runtime.block_on(app.stop());
+}
