@@ -66,7 +66,8 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
         Error::SessionLimit { holder, idle } => session_limit(message, &holder, idle),
         Error::TooSlow => exhausted(message, ErrorReason::TooSlow, SLOW_RETRY),
         Error::Rejected(rejection) => {
-            let mut metadata = HashMap::new();
+            let terminal = rejection.reason.is_terminal().to_string();
+            let mut metadata = HashMap::from([("terminal".to_owned(), terminal)]);
             if let Some(at) = rejection.at {
                 metadata.insert("at_unix".to_owned(), at.as_secs().to_string());
             }

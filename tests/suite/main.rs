@@ -6,11 +6,13 @@
 //! | `stores` | one suite of behaviour for every store, and what networks do to a connection |
 //! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the README |
 //! | `architecture` | the direction of dependencies |
+//! | `clients` | the guards of `clients/` in front of real servers; run by `make test-clients` |
 
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod api;
 mod architecture;
+mod clients;
 mod process;
 mod stores;
 mod support;
