@@ -53,8 +53,8 @@ fn the_pages_show_the_guards_that_are_tested() {
     const BEGIN: &str = "guarded from here";
     for (page, sample) in [
         ("go/README.md", "go/internal/sample/main.go"),
-        // ("python/README.md", "python/tests/sample_aio.py"),
-        // ("python/README.md", "python/tests/sample_sync.py"),
+        ("python/README.md", "python/tests/sample_aio.py"),
+        ("python/README.md", "python/tests/sample_sync.py"),
         // ("node/README.md", "node/test/sample.ts"),
         // ("java/README.md", "java/src/test/java/dev/latchkey/sample/Sample.java"),
     ] {
