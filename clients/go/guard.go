@@ -136,7 +136,10 @@ func (g *Guard) check(ctx context.Context, method string) (context.Context, erro
 	}
 	answer, err := g.validate(ctx, token)
 	if err != nil {
-		g.logger.WarnContext(ctx, "latchkey gave no verdict", "method", method, "error", err)
+		// Where the caller has gone, nothing is wrong.
+		if ctx.Err() == nil {
+			g.logger.WarnContext(ctx, "latchkey gave no verdict", "method", method, "error", err)
+		}
 		return nil, unavailable()
 	}
 	switch verdict := answer.GetVerdict().(type) {

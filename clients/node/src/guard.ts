@@ -38,6 +38,7 @@ export function guard(latchkey: AuthServiceClient, options: GuardOptions = {}): 
       return new ServerInterceptingCall(call);
     }
     let asking: ClientUnaryCall | undefined;
+    let gone = false;
     return new ServerInterceptingCall(call, {
       start: (next) => {
         next({
@@ -48,7 +49,8 @@ export function guard(latchkey: AuthServiceClient, options: GuardOptions = {}): 
                 identify(metadata, judge(why, answer, options));
               } catch (error) {
                 const refusal = error instanceof Refusal ? error : unavailable();
-                if (refusal !== error) {
+                // Where the caller has gone, nothing is wrong.
+                if (refusal !== error && !gone) {
                   onOutage(error as Error, method.path);
                 }
                 call.sendStatus(refusal.status);
@@ -63,7 +65,10 @@ export function guard(latchkey: AuthServiceClient, options: GuardOptions = {}): 
               decide(error as Error);
             }
           },
-          onCancel: () => asking?.cancel(),
+          onCancel: () => {
+            gone = true;
+            asking?.cancel();
+          },
         });
       },
     });

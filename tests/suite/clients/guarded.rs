@@ -4,6 +4,7 @@ use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -73,6 +74,7 @@ pub type Outcome = Result<Vec<GreetResponse>, Status>;
 pub struct Guarded {
     channel: Channel,
     server: Child,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Guarded {
@@ -80,15 +82,25 @@ impl Guarded {
     pub async fn start(command: &str, latchkey: SocketAddr, key: &str) -> Self {
         let mut shell = Command::new("sh");
         // `exec`: what is ended is the server, and not the shell.
-        shell.args(["-c", &format!("exec {command}")]).stdin(Stdio::null()).stdout(Stdio::piped());
+        shell.args(["-c", &format!("exec {command}")]).stdin(Stdio::null());
+        shell.stdout(Stdio::piped()).stderr(Stdio::piped());
         shell.env("LATCHKEY_ADDRESS", latchkey.to_string()).env("LATCHKEY_CALLER_KEY", key);
         let mut server = shell.spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (errors, into) = (BufReader::new(server.stderr.take().unwrap()), Arc::clone(&log));
+        let reader = std::thread::spawn(move || {
+            errors.lines().map_while(Result::ok).for_each(|line| into.lock().unwrap().push(line));
+        });
         let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-        let line = lines.next().expect("the server says where it listens").unwrap();
-        std::thread::spawn(move || lines.for_each(|line| println!("server: {}", line.unwrap_or_default())));
+        let Some(Ok(line)) = lines.next() else {
+            reader.join().unwrap();
+            panic!("{command} does not listen: {:#?}", log.lock().unwrap());
+        };
+        // Nobody may wait at a full pipe.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let address = line.strip_prefix("listens on ").unwrap_or_else(|| panic!("not an address: {line}"));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { channel, server }
+        Self { channel, server, log }
     }
 
     /// Calls a method of each kind, all at once. Who expects to be refused has nothing to say and does not hang
@@ -154,6 +166,9 @@ impl Drop for Guarded {
     fn drop(&mut self) {
         let _ = self.server.kill();
         let _ = self.server.wait();
+        if std::thread::panicking() {
+            self.log.lock().unwrap().iter().for_each(|line| println!("server: {line}"));
+        }
     }
 }
 

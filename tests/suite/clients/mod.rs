@@ -56,7 +56,7 @@ fn the_pages_show_the_guards_that_are_tested() {
         ("python/README.md", "python/tests/sample_aio.py"),
         ("python/README.md", "python/tests/sample_sync.py"),
         ("node/README.md", "node/test/sample.ts"),
-        // ("java/README.md", "java/src/test/java/dev/latchkey/sample/Sample.java"),
+        ("java/README.md", "java/src/test/java/latchkey/sample/Sample.java"),
     ] {
         let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
         let read = |name: &str| fs::read_to_string(clients.join(name)).unwrap();

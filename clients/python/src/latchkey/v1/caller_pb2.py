@@ -25,14 +25,14 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18latchkey/v1/caller.proto\x12\x0blatchkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x06\x43\x61ller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x13\x43reateCallerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\"H\n\x14\x43reateCallerResponse\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.latchkey.v1.Caller\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x14\n\x12ListCallersRequest\";\n\x13ListCallersResponse\x12$\n\x07\x63\x61llers\x18\x01 \x03(\x0b\x32\x13.latchkey.v1.Caller\"#\n\x13RevokeCallerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14RevokeCallerResponse2\x8b\x02\n\rCallerService\x12S\n\x0c\x43reateCaller\x12 .latchkey.v1.CreateCallerRequest\x1a!.latchkey.v1.CreateCallerResponse\x12P\n\x0bListCallers\x12\x1f.latchkey.v1.ListCallersRequest\x1a .latchkey.v1.ListCallersResponse\x12S\n\x0cRevokeCaller\x12 .latchkey.v1.RevokeCallerRequest\x1a!.latchkey.v1.RevokeCallerResponseB\x02P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18latchkey/v1/caller.proto\x12\x0blatchkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x06\x43\x61ller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x13\x43reateCallerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\"H\n\x14\x43reateCallerResponse\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.latchkey.v1.Caller\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x14\n\x12ListCallersRequest\";\n\x13ListCallersResponse\x12$\n\x07\x63\x61llers\x18\x01 \x03(\x0b\x32\x13.latchkey.v1.Caller\"#\n\x13RevokeCallerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14RevokeCallerResponse2\x8b\x02\n\rCallerService\x12S\n\x0c\x43reateCaller\x12 .latchkey.v1.CreateCallerRequest\x1a!.latchkey.v1.CreateCallerResponse\x12P\n\x0bListCallers\x12\x1f.latchkey.v1.ListCallersRequest\x1a .latchkey.v1.ListCallersResponse\x12S\n\x0cRevokeCaller\x12 .latchkey.v1.RevokeCallerRequest\x1a!.latchkey.v1.RevokeCallerResponseB\x0f\x42\x0b\x43\x61llerProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'latchkey.v1.caller_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'P\001'
+  _globals['DESCRIPTOR']._serialized_options = b'B\013CallerProtoP\001'
   _globals['_CALLER']._serialized_start=75
   _globals['_CALLER']._serialized_end=210
   _globals['_CREATECALLERREQUEST']._serialized_start=212
