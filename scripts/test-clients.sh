@@ -23,11 +23,12 @@ same() {
 
 # Plays the scenarios against the server of this command.
 scenarios() {
-  local name=the_guard_gives_every_verdict_of_the_scenarios
+  local name=the_guard_gives_every_verdict_of_the_scenarios said
   say "scenarios: $1"
+  said=$(LATCHKEY_TEST_GUARD=$2 cargo test --quiet --locked --test suite -- --exact "clients::$name" --ignored) ||
+    { printf '%s\n' "$said" >&2; return 1; }
   # Without a test of this name nothing would be tested, and nothing would fail.
-  LATCHKEY_TEST_GUARD=$2 cargo test --quiet --locked --test suite -- --exact "clients::$name" --ignored |
-    tee /dev/stderr | grep -q '1 passed'
+  grep '1 passed' <<<"$said" >&2
 }
 
 test_go() {

@@ -52,7 +52,7 @@ export class Client {
 
   private call<T>(start: (about: Metadata, until: { deadline: number }, done: Done<T>) => unknown): Promise<T> {
     const about = new Metadata();
-    if (this.options.callerKey !== undefined) {
+    if (this.options.callerKey) {
       about.set("x-latchkey-key", this.options.callerKey);
     }
     const until = { deadline: Date.now() + (this.options.timeout ?? 10_000) };

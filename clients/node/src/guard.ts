@@ -109,7 +109,7 @@ function request(token: string, { peek = false, maxStaleness }: GuardOptions): V
 /** Of the call's own metadata nothing goes to Latchkey. */
 function about({ callerKey }: GuardOptions): Metadata {
   const metadata = new Metadata();
-  if (callerKey !== undefined) {
+  if (callerKey) {
     metadata.set("x-latchkey-key", callerKey);
   }
   return metadata;

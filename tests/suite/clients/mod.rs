@@ -54,6 +54,7 @@ fn the_pages_show_the_guards_that_are_tested() {
     for (page, sample) in [
         ("go/README.md", "go/internal/sample/main.go"),
         ("python/README.md", "python/tests/sample_aio.py"),
+        ("../docs/integration.md", "python/tests/sample_aio.py"),
         ("python/README.md", "python/tests/sample_sync.py"),
         ("node/README.md", "node/test/sample.ts"),
         ("java/README.md", "java/src/test/java/latchkey/sample/Sample.java"),

@@ -51,7 +51,7 @@ public final class Guard implements ServerInterceptor {
     role = options.role;
     slot = options.slot;
     Metadata about = new Metadata();
-    if (options.callerKey != null) {
+    if (options.callerKey != null && !options.callerKey.isEmpty()) {
       about.put(CALLER_KEY, options.callerKey);
     }
     latchkey = AuthServiceGrpc.newStub(channel).withInterceptors(MetadataUtils.newAttachHeadersInterceptor(about));
