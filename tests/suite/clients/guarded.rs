@@ -5,13 +5,13 @@ use std::{
     net::SocketAddr,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{
-    IntoStreamingRequest as _, Request, Status,
+    Code, IntoStreamingRequest as _, Request, Status,
     client::Grpc,
     codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
@@ -125,6 +125,17 @@ impl Guarded {
         vec![a, b, c, d]
     }
 
+    /// Calls again and again until it is let in; there may be no verdict for a while, and nothing worse.
+    pub async fn until_let_in(&self, authorization: &[String], limit: Duration) {
+        let begun = Instant::now();
+        let send = || self.send("Greet", tokio_stream::once(greet("Hello")), authorization);
+        while let Err(status) = send().await {
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+            assert!(begun.elapsed() < limit, "it does not come back: {status:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// How many calls have reached a handler.
     pub async fn begun(&self) -> u32 {
         let codec = ProstCodec::<BegunRequest, BegunResponse>::default();
@@ -163,6 +174,7 @@ impl Guarded {
 }
 
 impl Drop for Guarded {
+    #[expect(clippy::print_stdout, reason = "what the server said, where a test fails")]
     fn drop(&mut self) {
         let _ = self.server.kill();
         let _ = self.server.wait();

@@ -26,10 +26,11 @@ fn scenarios() -> Scenarios {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make test-clients builds the servers that this calls"]
 async fn the_guard_gives_every_verdict_of_the_scenarios() {
-    let command = std::env::var("LATCHKEY_TEST_GUARD").expect("the command of a sample server");
+    #[expect(clippy::disallowed_methods, reason = "a setting of the test, not of Latchkey")]
+    let command = std::env::var("LATCHKEY_TEST_GUARD").unwrap();
     let scenarios = scenarios();
     let mut play = Play::begin(&scenarios.settings, &command).await;
-    for (number, scenario) in scenarios.scenarios.iter().enumerate() {
+    for (number, scenario) in scenarios.all.iter().enumerate() {
         play.scenario(number, scenario).await;
     }
 }
@@ -41,7 +42,7 @@ fn the_scenarios_have_every_reason() {
         Step::Call { expect, .. } => expect.reason,
         _ => None,
     };
-    let steps = scenarios().scenarios.into_iter().flat_map(|scenario| scenario.steps);
+    let steps = scenarios().all.into_iter().flat_map(|scenario| scenario.steps);
     let found: BTreeSet<_> = steps.filter_map(has).collect();
     let missing: Vec<_> = wanted.iter().filter(|reason| !found.contains(**reason)).collect();
     assert!(missing.is_empty(), "no scenario has {missing:?}");

@@ -12,7 +12,8 @@ pub struct Scenarios {
     _about: String,
     /// Settings of Latchkey besides the usual ones of tests.
     pub settings: BTreeMap<String, String>,
-    pub scenarios: Vec<Scenario>,
+    #[serde(rename = "scenarios")]
+    pub all: Vec<Scenario>,
 }
 
 /// A story of one user.
