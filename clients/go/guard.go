@@ -1,0 +1,199 @@
+package latchkey
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"latchkey.internal/go/latchkeyv1"
+)
+
+// Guard lets calls through whose token Latchkey finds good.
+type Guard struct {
+	latchkey     latchkeyv1.AuthServiceClient
+	timeout      time.Duration
+	maxStaleness *durationpb.Duration
+	peek         bool
+	callerKey    string
+	open         map[string]bool
+	role         string
+	slot         string
+	logger       *slog.Logger
+}
+
+// Option changes what a guard does.
+type Option func(*Guard)
+
+// WithTimeout bounds how long Latchkey may take. One second, unless it is set.
+func WithTimeout(timeout time.Duration) Option {
+	return func(g *Guard) { g.timeout = timeout }
+}
+
+// WithMaxStaleness lets Latchkey answer from memory, never with anything older than this. Zero always asks the
+// store; unset leaves it to Latchkey's `validate.max_staleness`.
+func WithMaxStaleness(age time.Duration) Option {
+	return func(g *Guard) { g.maxStaleness = durationpb.New(age) }
+}
+
+// WithPeek keeps calls from counting as a use of the session: it can then time out under them.
+func WithPeek() Option {
+	return func(g *Guard) { g.peek = true }
+}
+
+// WithCallerKey says who asks, for a Latchkey with `access.validate = "caller"`.
+func WithCallerKey(key string) Option {
+	return func(g *Guard) { g.callerKey = key }
+}
+
+// WithOpenMethods lets everybody call these methods, by full names such as "/grpc.health.v1.Health/Check". Their
+// handlers have no identity, whatever token was sent.
+func WithOpenMethods(methods ...string) Option {
+	return func(g *Guard) {
+		for _, method := range methods {
+			g.open[method] = true
+		}
+	}
+}
+
+// WithRequiredRole lets only users with this role in.
+func WithRequiredRole(role string) Option {
+	return func(g *Guard) { g.role = role }
+}
+
+// WithRequiredSlot lets only sessions of this slot in.
+func WithRequiredSlot(slot string) Option {
+	return func(g *Guard) { g.slot = slot }
+}
+
+// WithLogger says where to log why there was no verdict. [slog.Default], unless it is set.
+func WithLogger(logger *slog.Logger) Option {
+	return func(g *Guard) { g.logger = logger }
+}
+
+// NewGuard makes a guard that asks over this connection; [Dial] makes one.
+func NewGuard(latchkey grpc.ClientConnInterface, options ...Option) *Guard {
+	guard := &Guard{
+		latchkey: latchkeyv1.NewAuthServiceClient(latchkey),
+		timeout:  time.Second,
+		open:     map[string]bool{},
+		logger:   slog.Default(),
+	}
+	for _, option := range options {
+		option(guard)
+	}
+	return guard
+}
+
+// ServerOptions guards all methods of a server, streams included.
+func (g *Guard) ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(g.UnaryInterceptor),
+		grpc.ChainStreamInterceptor(g.StreamInterceptor),
+	}
+}
+
+// UnaryInterceptor guards methods that do not stream.
+func (g *Guard) UnaryInterceptor(
+	ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
+	ctx, err := g.check(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
+	return handler(ctx, request)
+}
+
+// StreamInterceptor guards methods that stream. They are checked when they begin.
+func (g *Guard) StreamInterceptor(
+	service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
+) error {
+	ctx, err := g.check(stream.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	return handler(service, &identified{stream, ctx})
+}
+
+type identified struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *identified) Context() context.Context { return s.ctx }
+
+func (g *Guard) check(ctx context.Context, method string) (context.Context, error) {
+	if g.open[method] {
+		return ctx, nil
+	}
+	token, err := bearer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := g.validate(ctx, token)
+	if err != nil {
+		// Where the caller has gone, nothing is wrong.
+		if ctx.Err() == nil {
+			g.logger.WarnContext(ctx, "latchkey gave no verdict", "method", method, "error", err)
+		}
+		return nil, unavailable()
+	}
+	switch verdict := answer.GetVerdict().(type) {
+	case *latchkeyv1.ValidateResponse_Session:
+		return g.admit(ctx, verdict.Session)
+	case *latchkeyv1.ValidateResponse_Rejection:
+		return nil, rejected(verdict.Rejection)
+	default:
+		g.logger.WarnContext(ctx, "latchkey answered without a verdict", "method", method)
+		return nil, unavailable()
+	}
+}
+
+func (g *Guard) validate(ctx context.Context, token string) (*latchkeyv1.ValidateResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	// Of the call's own metadata nothing goes to Latchkey.
+	about := metadata.MD{}
+	if g.callerKey != "" {
+		about.Set("x-latchkey-key", g.callerKey)
+	}
+	ctx = metadata.NewOutgoingContext(ctx, about)
+	return g.latchkey.Validate(ctx, &latchkeyv1.ValidateRequest{
+		Token: token, Peek: g.peek, MaxStaleness: g.maxStaleness,
+	})
+}
+
+func (g *Guard) admit(ctx context.Context, session *latchkeyv1.Session) (context.Context, error) {
+	ctx = withIdentity(ctx, session)
+	identity, _ := FromContext(ctx)
+	if g.slot != "" && identity.Slot != g.slot {
+		return nil, notAllowed("this takes a session of the slot "+g.slot, "slot", g.slot)
+	}
+	if g.role != "" && !identity.HasRole(g.role) {
+		return nil, notAllowed("this takes the role "+g.role, "role", g.role)
+	}
+	return ctx, nil
+}
+
+// The token of exactly one `authorization: Bearer ...`, as Latchkey itself reads it.
+func bearer(ctx context.Context) (string, error) {
+	values := metadata.ValueFromIncomingContext(ctx, "authorization")
+	switch len(values) {
+	case 0:
+		return "", malformed("there is no access token: send the metadata `authorization: Bearer <token>`")
+	case 1:
+		scheme, token, _ := strings.Cut(values[0], " ")
+		token = strings.Trim(token, " ")
+		if strings.EqualFold(scheme, "bearer") && token != "" {
+			return token, nil
+		}
+		return "", malformed("`authorization` is not of the form `Bearer <token>`")
+	default:
+		// Which of them did the caller mean? Proxies disagree, so nobody guesses.
+		return "", malformed("there is more than one `authorization`")
+	}
+}

@@ -1,0 +1,67 @@
+package latchkey
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"latchkey.internal/go/latchkeyv1"
+)
+
+// The domain of every ErrorInfo, as in Latchkey itself.
+const domain = "latchkey"
+
+// When to try again after an outage, as Latchkey itself says.
+const retryAfter = time.Second
+
+// What Latchkey rejected.
+func rejected(rejection *latchkeyv1.Rejection) error {
+	name, known := latchkeyv1.RejectionReason_name[int32(rejection.GetReason())]
+	if !known || rejection.GetReason() == latchkeyv1.RejectionReason_REJECTION_REASON_UNSPECIFIED {
+		name = latchkeyv1.RejectionReason_REJECTION_REASON_UNKNOWN_SESSION.String()
+	}
+	metadata := map[string]string{"terminal": strconv.FormatBool(rejection.GetTerminal())}
+	if at := rejection.GetAt(); at != nil {
+		metadata["at_unix"] = strconv.FormatInt(at.GetSeconds(), 10)
+	}
+	if device := rejection.GetByDevice(); device != "" {
+		metadata["by_device"] = device
+	}
+	code := codes.Unauthenticated
+	if rejection.GetReason() == latchkeyv1.RejectionReason_REJECTION_REASON_ACCOUNT_DISABLED {
+		code = codes.PermissionDenied
+	}
+	return of(code, rejection.GetMessage(), strings.TrimPrefix(name, "REJECTION_REASON_"), metadata)
+}
+
+// There is no token to ask about.
+func malformed(message string) error {
+	return of(codes.Unauthenticated, message, "MALFORMED", map[string]string{"terminal": "false"})
+}
+
+// The session is live, and not of the kind that this server wants: `role` or `slot`.
+func notAllowed(message, key, value string) error {
+	return of(codes.PermissionDenied, message, "CALLER_NOT_ALLOWED", map[string]string{key: value})
+}
+
+// There is no verdict. It says nothing about the token, nor why: that is for the log.
+func unavailable() error {
+	const message = "the session cannot be checked at the moment: try again"
+	retry := &errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)}
+	return of(codes.Unavailable, message, "STORE_UNAVAILABLE", nil, retry)
+}
+
+func of(code codes.Code, message, reason string, metadata map[string]string, more ...protoadapt.MessageV1) error {
+	info := &errdetails.ErrorInfo{Reason: reason, Domain: domain, Metadata: metadata}
+	answer := status.New(code, message)
+	if detailed, err := answer.WithDetails(append([]protoadapt.MessageV1{info}, more...)...); err == nil {
+		answer = detailed
+	}
+	return answer.Err()
+}

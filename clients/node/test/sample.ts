@@ -1,0 +1,77 @@
+/** A guarded server: what README.md shows, and what the scenarios of all clients call. */
+import { type sendUnaryData, Server, ServerCredentials, type ServerUnaryCall } from "@grpc/grpc-js";
+
+import { connect, guard, identity } from "../src/index.js";
+import {
+  type GreeterServiceServer,
+  GreeterServiceService,
+  type GreetRequest,
+  GreetResponse,
+} from "./gen/sample/v1/greeter.js";
+
+const address = process.env["LATCHKEY_ADDRESS"] ?? "";
+const key = process.env["LATCHKEY_CALLER_KEY"] ?? "";
+
+// guarded from here
+const latchkey = connect(address);
+const callers = guard(latchkey, {
+  callerKey: key,
+  openMethods: ["/sample.v1.GreeterService/Begun"],
+});
+const server = new Server({ interceptors: [callers] });
+// to here
+
+let begun = 0;
+
+function answer(call: Parameters<typeof identity>[0], { greeting }: GreetRequest): GreetResponse {
+  const caller = identity(call);
+  return GreetResponse.fromPartial({
+    text: `${greeting}, ${caller.username}`,
+    identity: {
+      userId: caller.userId,
+      username: caller.username,
+      sessionId: caller.sessionId,
+      slot: caller.slot,
+      device: caller.device,
+      roles: [...caller.roles],
+      issuedAtUnix: Math.floor(caller.issuedAt.getTime() / 1000),
+      expiresAtUnix: Math.floor(caller.expiresAt.getTime() / 1000),
+    },
+  });
+}
+
+const greeter: GreeterServiceServer = {
+  greet(call: ServerUnaryCall<GreetRequest, GreetResponse>, done: sendUnaryData<GreetResponse>) {
+    begun += 1;
+    done(null, answer(call, call.request));
+  },
+  greetAll(call, done) {
+    begun += 1;
+    let last = GreetResponse.create();
+    call.on("data", (request: GreetRequest) => (last = answer(call, request)));
+    call.on("end", () => done(null, last));
+  },
+  greetOften(call) {
+    begun += 1;
+    for (let times = 0; times < 3; times += 1) {
+      call.write(answer(call, call.request));
+    }
+    call.end();
+  },
+  chat(call) {
+    begun += 1;
+    call.on("data", (request: GreetRequest) => call.write(answer(call, request)));
+    call.on("end", () => call.end());
+  },
+  begun(_call, done) {
+    done(null, { count: begun });
+  },
+};
+
+server.addService(GreeterServiceService, greeter);
+server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, port) => {
+  if (error !== null) {
+    throw error;
+  }
+  console.log(`listens on 127.0.0.1:${port}`);
+});

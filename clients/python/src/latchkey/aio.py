@@ -1,0 +1,93 @@
+"""The same for ``grpc.aio``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Unpack
+
+import grpc
+import grpc.aio
+
+from latchkey.channel import OPTIONS
+from latchkey.identity import Identity, current
+from latchkey.refusal import Refusal
+from latchkey.rules import Options, Rules, no_verdict, verdict
+from latchkey.v1 import auth_pb2, auth_pb2_grpc
+
+__all__ = ["Client", "Guard", "channel"]
+
+
+def channel(
+    target: str,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Sequence[tuple[str, object]] = (),
+) -> grpc.aio.Channel:
+    """As :func:`latchkey.channel`."""
+    options = (*OPTIONS, *options)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """As :class:`latchkey.Guard`, with the same options, for a ``grpc.aio.server``."""
+
+    def __init__(self, channel: grpc.aio.Channel, **options: Unpack[Options]) -> None:
+        self._rules = Rules(**options)
+        self._stub = auth_pb2_grpc.AuthServiceStub(channel)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method in self._rules.open_methods:
+            return handler
+        try:
+            # The handler runs in the same context.
+            current.set(await self._check(handler_call_details))
+        except Refusal as refusal:
+            return _refuse(refusal)
+        return handler
+
+    async def _check(self, details: grpc.HandlerCallDetails) -> Identity:
+        rules = self._rules
+        request = rules.request(details.invocation_metadata)
+        try:
+            answer = await self._stub.Validate(request, timeout=rules.timeout, metadata=rules.metadata())
+            return rules.admit(answer)
+        except Refusal:
+            raise
+        except Exception as why:
+            raise no_verdict(details.method, why) from why
+
+
+def _refuse(refusal: Refusal) -> grpc.RpcMethodHandler:
+    async def abort(_requests: Any, context: grpc.aio.ServicerContext) -> None:
+        await context.abort(refusal.code, refusal.message, refusal.trailing_metadata)
+
+    # Whatever kind the method is: this one does not wait for a request.
+    return grpc.stream_stream_rpc_method_handler(abort)
+
+
+class Client:
+    """As :class:`latchkey.Client`."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, caller_key: str | None = None, timeout: float = 10.0) -> None:
+        self._stub = auth_pb2_grpc.AuthServiceStub(channel)
+        self._rest = {"metadata": (("x-latchkey-key", caller_key),) if caller_key else (), "timeout": timeout}
+
+    async def login(self, username: str, password: str, *, device: str = "", slot: str = "") -> auth_pb2.LoginResponse:
+        """Opens a session: the token, the session, and those that it displaced."""
+        request = auth_pb2.LoginRequest(username=username, password=password, device=device, slot=slot)
+        return await self._stub.Login(request, **self._rest)
+
+    async def validate(self, token: str, *, peek: bool = False) -> Identity:
+        """Whose token it is, or ``Rejected``. ``grpc.RpcError`` says nothing about the token."""
+        request = auth_pb2.ValidateRequest(token=token, peek=peek)
+        return verdict(await self._stub.Validate(request, **self._rest))
+
+    async def logout(self, token: str) -> auth_pb2.LogoutResponse:
+        """Ends the session of the token. One that has ended is no error."""
+        return await self._stub.Logout(auth_pb2.LogoutRequest(token=token), **self._rest)

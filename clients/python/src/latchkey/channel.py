@@ -1,0 +1,32 @@
+"""A connection to Latchkey."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    # gRPC would wait up to two minutes between attempts, and every call fails meanwhile.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A peer that has vanished without a word is otherwise asked again and again.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    # Otherwise all channels of the process to one address share a connection, and its reconnects.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def channel(
+    target: str,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Sequence[tuple[str, object]] = (),
+) -> grpc.Channel:
+    """A channel that finds out soon that Latchkey is gone, and soon that it is back. In plaintext, unless there are
+    credentials."""
+    options = (*OPTIONS, *options)
+    if credentials is None:
+        return grpc.insecure_channel(target, options=options)
+    return grpc.secure_channel(target, credentials, options=options)

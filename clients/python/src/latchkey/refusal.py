@@ -1,0 +1,67 @@
+"""What a guard answers in place of the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+
+from latchkey.rejected import Rejected
+
+DOMAIN = "latchkey"
+"""The domain of every ErrorInfo, as in Latchkey itself."""
+
+_RETRY_AFTER = Duration(seconds=1)
+_DETAILS = "grpc-status-details-bin"
+
+
+class Refusal(Exception):
+    """A status with details."""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        reason: str,
+        metadata: Mapping[str, str] | None = None,
+        retry_after: Duration | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        status = status_pb2.Status(code=code.value[0], message=message)
+        status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))
+        if retry_after is not None:
+            status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=retry_after))
+        self.trailing_metadata = ((_DETAILS, status.SerializeToString()),)
+
+
+def rejected(why: Rejected) -> Refusal:
+    """What Latchkey rejected."""
+    metadata = {"terminal": "true" if why.terminal else "false"}
+    if why.at is not None:
+        metadata["at_unix"] = str(int(why.at.timestamp()))
+    if why.by_device:
+        metadata["by_device"] = why.by_device
+    disabled = why.reason == "ACCOUNT_DISABLED"
+    code = grpc.StatusCode.PERMISSION_DENIED if disabled else grpc.StatusCode.UNAUTHENTICATED
+    return Refusal(code, why.message, why.reason, metadata)
+
+
+def malformed(message: str) -> Refusal:
+    """There is no token to ask about."""
+    return Refusal(grpc.StatusCode.UNAUTHENTICATED, message, "MALFORMED", {"terminal": "false"})
+
+
+def not_allowed(what: str, wanted: str) -> Refusal:
+    """The session is live, and not of the ``role`` or ``slot`` that this server wants."""
+    message = f"this takes the {what} {wanted}"
+    return Refusal(grpc.StatusCode.PERMISSION_DENIED, message, "CALLER_NOT_ALLOWED", {what: wanted})
+
+
+def unavailable() -> Refusal:
+    """There is no verdict. It says nothing about the token, nor why: that is for the log."""
+    message = "the session cannot be checked at the moment: try again"
+    return Refusal(grpc.StatusCode.UNAVAILABLE, message, "STORE_UNAVAILABLE", retry_after=_RETRY_AFTER)

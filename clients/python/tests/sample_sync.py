@@ -1,0 +1,59 @@
+"""A guarded server with threads: what README.md shows, and what the scenarios of all clients call."""
+
+import itertools
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import latchkey
+from greeter import answer
+from sample.v1 import greeter_pb2, greeter_pb2_grpc
+
+
+class Greeter(greeter_pb2_grpc.GreeterServiceServicer):
+    def __init__(self):
+        self.begun = 0
+        self.lock = threading.Lock()
+
+    def begin(self):
+        with self.lock:
+            self.begun += 1
+
+    def Greet(self, request, context):
+        self.begin()
+        return answer(request)
+
+    def GreetAll(self, requests, context):
+        self.begin()
+        return [answer(request) for request in requests][-1]
+
+    def GreetOften(self, request, context):
+        self.begin()
+        yield from itertools.repeat(answer(request), 3)
+
+    def Chat(self, requests, context):
+        self.begin()
+        for request in requests:
+            yield answer(request)
+
+    def Begun(self, request, context):
+        return greeter_pb2.BegunResponse(count=self.begun)
+
+
+address, key = os.environ["LATCHKEY_ADDRESS"], os.environ["LATCHKEY_CALLER_KEY"]
+
+# guarded from here
+guard = latchkey.Guard(
+    latchkey.channel(address),
+    caller_key=key,
+    open_methods=["/sample.v1.GreeterService/Begun"],
+)
+server = grpc.server(ThreadPoolExecutor(), interceptors=[guard])
+# to here
+
+greeter_pb2_grpc.add_GreeterServiceServicer_to_server(Greeter(), server)
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+print(f"listens on 127.0.0.1:{port}", flush=True)
+server.wait_for_termination()

@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Tests the clients: that generated code is up to date, their own tests, and the scenarios of all of them, which
+# call a server in each language that guards itself with the real Latchkey.
+#
+#   scripts/test-clients.sh [go] [python] [node] [java]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+target=${CARGO_TARGET_DIR:-target}
+[[ $target == /* ]] || target=$PWD/$target
+readonly out=$target/clients
+mkdir -p "$out"
+
+say() { printf 'clients: %s\n' "$*" >&2; }
+tool() { scripts/tools.sh path "$1"; }
+
+# Compares what the repository keeps with what is generated now.
+same() {
+  diff -r --exclude=__pycache__ "$1" "$2" >&2 && return
+  say "$1 is not what the generator makes of proto/: $3"
+  return 1
+}
+
+# Plays the scenarios against the server of this command.
+scenarios() {
+  local name=the_guard_gives_every_verdict_of_the_scenarios said
+  say "scenarios: $1"
+  said=$(LATCHKEY_TEST_GUARD=$2 cargo test --quiet --locked --test suite -- --exact "clients::$name" --ignored) ||
+    { printf '%s\n' "$said" >&2; return 1; }
+  # Without a test of this name nothing would be tested, and nothing would fail.
+  grep '1 passed' <<<"$said" >&2
+}
+
+test_go() {
+  scripts/tools.sh install go buf
+  local fresh
+  fresh=$(mktemp -d)
+  export PATH=$out:$PATH
+  ln -sf "$(tool go)" "$out/go"
+  ln -sf "$(tool buf)" "$out/buf"
+  (
+    cd clients/go
+    buf generate --output "$fresh"
+    same latchkeyv1 "$fresh/latchkeyv1" "run go generate in clients/go"
+    same internal/sample/samplev1 "$fresh/internal/sample/samplev1" "run go generate in clients/go"
+    [[ -z $(gofmt_list) ]] || { say "not formatted: $(gofmt_list)"; exit 1; }
+    go vet ./...
+    go test ./...
+    go build -o "$out/go-sample" ./internal/sample
+  )
+  rm -r "$fresh"
+  scenarios Go "$out/go-sample"
+}
+
+gofmt_list() { "$(go env GOROOT)/bin/gofmt" -l .; }
+
+test_python() {
+  scripts/tools.sh install clients-python
+  local python fresh
+  python=$(tool clients-python)
+  fresh=$(mktemp -d)
+  (
+    cd clients/python
+    "$python" generate.py "$fresh"
+    same src/latchkey/v1 "$fresh/src/latchkey/v1" "run generate.py in clients/python"
+    same tests/sample/v1 "$fresh/tests/sample/v1" "run generate.py in clients/python"
+    # As its users have it, and not from the folder.
+    "$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall .
+    "$python" -m mypy
+    "$python" -m pytest --quiet
+  )
+  rm -r "$fresh"
+  scenarios "Python, grpc.aio" "$python clients/python/tests/sample_aio.py"
+  scenarios "Python, threads" "$python clients/python/tests/sample_sync.py"
+}
+
+test_node() {
+  scripts/tools.sh install node
+  local node
+  node=$(tool node)
+  PATH=$(dirname "$node"):$PATH
+  (
+    cd clients/node
+    # What is there is left where it is what the lock file says.
+    if ! cmp -s package-lock.json "$out/package-lock.json" || [[ ! -d node_modules ]]; then
+      say "installing what clients/node/package-lock.json names"
+      npm ci --no-fund --no-audit
+      cp package-lock.json "$out/package-lock.json"
+    fi
+    npm run --silent build
+    npm test --silent
+  )
+  scenarios Node.js "$node clients/node/dist/test/sample.js"
+}
+
+test_java() {
+  scripts/tools.sh install java
+  mvn --batch-mode --no-transfer-progress -Dstyle.color=never -q -f clients/java/pom.xml test
+  local classes=clients/java/target
+  scenarios Java "$(tool java) -XX:TieredStopAtLevel=1 \
+    -cp $classes/test-classes:$classes/classes:$(<$classes/test.classpath) latchkey.sample.Sample"
+}
+
+cargo build --locked --bin latchkey
+(($# > 0)) || set -- go python node java
+for client in "$@"; do
+  case $client in
+    go | python | node | java)
+      say "$client"
+      "test_$client"
+      ;;
+    *)
+      say "there is no client for $client: go, python, node or java"
+      exit 2
+      ;;
+  esac
+done
+say "all is well"

@@ -1,0 +1,193 @@
+//! A guarded server, as `clients/sample` describes it, and the calls of its four kinds of method.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{
+    Code, IntoStreamingRequest as _, Request, Status,
+    client::Grpc,
+    codegen::http::uri::PathAndQuery,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
+
+/// What does not come within this does not come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct GreetRequest {
+    #[prost(string, tag = "1")]
+    greeting: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GreetResponse {
+    #[prost(string, tag = "1")]
+    pub text: String,
+    #[prost(message, optional, tag = "2")]
+    pub identity: Option<Identity>,
+}
+
+/// Who the handler was told is calling.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Identity {
+    #[prost(string, tag = "1")]
+    pub user_id: String,
+    #[prost(string, tag = "2")]
+    pub username: String,
+    #[prost(string, tag = "3")]
+    pub session_id: String,
+    #[prost(string, tag = "4")]
+    pub slot: String,
+    #[prost(string, tag = "5")]
+    pub device: String,
+    #[prost(string, repeated, tag = "6")]
+    pub roles: Vec<String>,
+    #[prost(int64, tag = "7")]
+    pub issued_at_unix: i64,
+    #[prost(int64, tag = "8")]
+    pub expires_at_unix: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct BegunRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct BegunResponse {
+    #[prost(uint32, tag = "1")]
+    count: u32,
+}
+
+/// The methods of its four kinds, and how many answers each gives to what we send.
+const KINDS: [(&str, usize); 4] = [("Greet", 1), ("GreetAll", 1), ("GreetOften", 3), ("Chat", 2)];
+
+/// What every answer of a call said, or its status.
+pub type Outcome = Result<Vec<GreetResponse>, Status>;
+
+pub struct Guarded {
+    channel: Channel,
+    server: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Guarded {
+    /// Starts the server of this command, which asks Latchkey at `latchkey` with `key`.
+    pub async fn start(command: &str, latchkey: SocketAddr, key: &str) -> Self {
+        let mut shell = Command::new("sh");
+        // `exec`: what is ended is the server, and not the shell.
+        shell.args(["-c", &format!("exec {command}")]).stdin(Stdio::null());
+        shell.stdout(Stdio::piped()).stderr(Stdio::piped());
+        shell.env("LATCHKEY_ADDRESS", latchkey.to_string()).env("LATCHKEY_CALLER_KEY", key);
+        let mut server = shell.spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (errors, into) = (BufReader::new(server.stderr.take().unwrap()), Arc::clone(&log));
+        let reader = std::thread::spawn(move || {
+            errors.lines().map_while(Result::ok).for_each(|line| into.lock().unwrap().push(line));
+        });
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+        let Some(Ok(line)) = lines.next() else {
+            reader.join().unwrap();
+            panic!("{command} does not listen: {:#?}", log.lock().unwrap());
+        };
+        // Nobody may wait at a full pipe.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let address = line.strip_prefix("listens on ").unwrap_or_else(|| panic!("not an address: {line}"));
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        Self { channel, server, log }
+    }
+
+    /// Calls a method of each kind, all at once. Who expects to be refused has nothing to say and does not hang
+    /// up: a refusal must not wait for that.
+    pub async fn call(&self, authorization: &[String], refused: bool) -> Vec<(&'static str, Outcome)> {
+        let calls = KINDS.map(|(method, answers)| async move {
+            let says = tokio_stream::iter(["Hello", "Good day"].map(greet));
+            let outcome = match method {
+                "Greet" | "GreetOften" => {
+                    self.send(method, tokio_stream::once(greet("Hello")), authorization).await
+                }
+                _ if refused => self.send(method, tokio_stream::pending(), authorization).await,
+                _ => self.send(method, says, authorization).await,
+            };
+            if let Ok(said) = &outcome {
+                assert_eq!(said.len(), answers, "{method}: {said:?}");
+            }
+            (method, outcome)
+        });
+        let [a, b, c, d] = calls;
+        let (a, b, c, d) = tokio::join!(a, b, c, d);
+        vec![a, b, c, d]
+    }
+
+    /// Calls again and again until it is let in; there may be no verdict for a while, and nothing worse.
+    pub async fn until_let_in(&self, authorization: &[String], limit: Duration) {
+        let begun = Instant::now();
+        let send = || self.send("Greet", tokio_stream::once(greet("Hello")), authorization);
+        while let Err(status) = send().await {
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+            assert!(begun.elapsed() < limit, "it does not come back: {status:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// How many calls have reached a handler.
+    pub async fn begun(&self) -> u32 {
+        let codec = ProstCodec::<BegunRequest, BegunResponse>::default();
+        let answer = self.ready().await.unary(Request::new(BegunRequest {}), path("Begun"), codec).await;
+        answer.unwrap().into_inner().count
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        messages: impl Stream<Item = GreetRequest> + Send + 'static,
+        authorization: &[String],
+    ) -> Outcome {
+        let mut request = messages.into_streaming_request();
+        for value in authorization {
+            request.metadata_mut().append("authorization", value.parse().unwrap());
+        }
+        let codec = ProstCodec::<GreetRequest, GreetResponse>::default();
+        let mut grpc = self.ready().await;
+        let call = async {
+            let mut answers = grpc.streaming(request, path(method), codec).await?.into_inner();
+            let mut said = Vec::new();
+            while let Some(answer) = answers.next().await {
+                said.push(answer?);
+            }
+            Ok(said)
+        };
+        timeout(PATIENCE, call).await.unwrap_or_else(|_| panic!("{method} does not answer"))
+    }
+
+    async fn ready(&self) -> Grpc<Channel> {
+        let mut grpc = Grpc::new(self.channel.clone());
+        grpc.ready().await.unwrap();
+        grpc
+    }
+}
+
+impl Drop for Guarded {
+    #[expect(clippy::print_stdout, reason = "what the server said, where a test fails")]
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        if std::thread::panicking() {
+            self.log.lock().unwrap().iter().for_each(|line| println!("server: {line}"));
+        }
+    }
+}
+
+fn greet(greeting: &str) -> GreetRequest {
+    GreetRequest { greeting: greeting.into() }
+}
+
+fn path(method: &str) -> PathAndQuery {
+    format!("/sample.v1.GreeterService/{method}").parse().unwrap()
+}
