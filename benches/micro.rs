@@ -81,8 +81,10 @@ fn sessions(criterion: &mut Criterion) {
         b.iter(|| crowded.verdict(black_box(&displaced), at(20)).is_err());
     });
     let session = opened.session.id;
-    group.bench_function("touch, not due", |b| b.iter(|| fresh.touch(black_box(session), at(1)).is_none()));
-    group.bench_function("touch, due", |b| b.iter(|| fresh.touch(black_box(session), at(120))));
+    group.bench_function("touch, not due", |b| {
+        b.iter(|| fresh.touch(black_box(session), at(1).now, at(1)).is_none());
+    });
+    group.bench_function("touch, due", |b| b.iter(|| fresh.touch(black_box(session), at(120).now, at(120))));
     group.bench_function("open, in an empty slot", |b| {
         let empty = UserSessions::default();
         b.iter_batched(open, |open| empty.open(open, at(1)), BatchSize::SmallInput);

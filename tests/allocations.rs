@@ -17,7 +17,7 @@ mod echo;
 #[path = "../examples/echo/session.rs"]
 mod session;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{future::Future, sync::Arc};
 
 use allocation_counter::{AllocationInfo, measure};
 use axum::body::{Body, HttpBody};
@@ -28,11 +28,12 @@ use latchkey::{
     app::App,
     config::Config,
     domain::callers::certificates::Certificates,
+    gateway::{Gateway, GatewaySettings, HeaderNames},
     grpc::{
         self,
         access::{Access, AccessSettings},
         health::Health,
-        origin::Origins,
+        origin::{Origins, Peer},
         pb::{ValidateRequest, ValidateResponse, validate_response::Verdict},
     },
 };
@@ -90,11 +91,16 @@ fn count<T>(runtime: &Runtime, mut ask: impl FnMut() -> T, is_answer: impl Fn(&T
 }
 
 /// A unary call of a service without a network.
-fn call<S, B>(runtime: &Runtime, service: &S, path: &str, token: &str) -> AllocationInfo
+fn call<B, F>(
+    runtime: &Runtime,
+    mut serve: impl FnMut(Request<tonic::body::Body>) -> F,
+    path: &str,
+    token: &str,
+) -> AllocationInfo
 where
-    S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible> + Clone,
     B: HttpBody<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
+    F: Future<Output = Response<B>>,
 {
     let message = ValidateRequest { token: token.to_owned(), ..Default::default() }.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
@@ -107,9 +113,8 @@ where
             request.body(tonic::body::Body::new(Body::from(message.clone()))).unwrap()
         })
         .collect();
-    let mut service = service.clone();
     let ask = || {
-        let response = service.call(prepared.pop().unwrap()).now_or_never()?.unwrap();
+        let response = serve(prepared.pop().unwrap()).now_or_never()?;
         let mut data = Body::new(response.into_body()).into_data_stream();
         data.next().now_or_never()??.ok()
     };
@@ -136,10 +141,15 @@ fn a_validate_from_memory_takes_no_more_allocations_than_it_did() {
     let health = runtime.block_on(Health::not_serving());
     let settings = grpc::Settings { max_requests: 1000, timeout: std::time::Duration::from_secs(10) };
     let shutdown = CancellationToken::new();
-    let services = grpc::services(&app.engine, access, &origins, &health, settings, true, &shutdown).unwrap();
-    let ours = call(&runtime, &services, "/latchkey.v1.AuthService/Validate", &token);
-    let echo = echo::Echo { session: session::session(0) };
-    let echo = call(&runtime, &echo, "/latchkey.bench.Echo/Validate", &token);
+    let gateway = GatewaySettings { cookie: None, headers: HeaderNames::default() };
+    let gateway = Arc::new(Gateway::new(Arc::clone(&app.engine), gateway));
+    let services = grpc::services(&gateway, access, &origins, &health, settings, true, &shutdown).unwrap();
+    let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), certificate: None };
+    let ours =
+        call(&runtime, |request| services.serve(&peer, request), "/latchkey.v1.AuthService/Validate", &token);
+    let mut echo = echo::Echo { session: session::session(0) };
+    let answer = |request| echo.call(request).map(Result::unwrap);
+    let echo = call(&runtime, answer, "/latchkey.bench.Echo/Validate", &token);
 
     let shown =
         |info: &AllocationInfo| format!("{} allocations, {} bytes", info.count_total, info.bytes_total);

@@ -98,7 +98,7 @@ async fn log_in<R: RawRegisters>(
         id: SessionId::random(),
         slot: Slot::parse("default").unwrap(),
         device: Device::parse(device).unwrap(),
-        profile: Profile { username: format!("user{number:08}"), roles: roles.to_vec() },
+        profile: Profile { username: format!("user{number:08}").into(), roles: roles.to_vec() },
         policy: SlotPolicy {
             idle_timeout: Duration::from_hours(1),
             absolute_timeout: Duration::from_hours(24),

@@ -73,13 +73,16 @@ impl CurrentEpoch {
         Self { register, known: ArcSwap::default(), reading: Mutex::default(), newer: Notify::new() }
     }
 
+    /// The epoch as it may be judged by now, if it need not be read. Not to be held for longer than a verdict takes.
+    pub fn known_at_once(&self) -> Option<Guard<Arc<Known>>> {
+        Some(self.known.load()).filter(|known| known.is_fresh())
+    }
+
     /// The epoch as it may be judged by now. Not to be held for longer than a verdict takes.
     pub async fn known(&self) -> Result<Guard<Arc<Known>>, StoreError> {
-        let known = self.known.load();
-        if known.is_fresh() {
+        if let Some(known) = self.known_at_once() {
             return Ok(known);
         }
-        drop(known);
         let _reading = self.reading.lock().await;
         if !self.known.load().is_fresh() {
             self.read().await?;

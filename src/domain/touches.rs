@@ -44,6 +44,9 @@ pub(super) struct Use {
     pub(super) read: Versioned<UserSessions>,
 }
 
+/// No more can be taken, for now or for good.
+pub(super) struct Full;
+
 /// The uses that wait to be recorded.
 #[derive(Default)]
 pub struct Touches {
@@ -60,14 +63,14 @@ struct Queue {
 }
 
 impl Touches {
-    /// Has a use recorded soon, unless one of the same session is about to be. Gives it back if it cannot be taken.
-    pub(super) fn note<F: FnOnce() -> Use>(&self, session: SessionId, used: F) -> Result<(), F> {
+    /// Has a use recorded soon, unless one of the same session is about to be.
+    pub(super) fn note(&self, session: SessionId, used: impl FnOnce() -> Use) -> Result<(), Full> {
         let mut queue = self.queue();
         if queue.under_way.contains_key(&session) || queue.waiting.contains_key(&session) {
             return Ok(());
         }
         if queue.closed || queue.waiting.len() >= MOST {
-            return Err(used);
+            return Err(Full);
         }
         queue.waiting.insert(session, used());
         drop(queue);

@@ -94,6 +94,16 @@ impl SessionId {
         &self.0
     }
 
+    /// The length of the form that `Display` gives, in bytes.
+    pub const TEXT_LEN: usize = 26;
+
+    /// The form that `Display` gives, in a place of the caller's.
+    pub fn write<'a>(&self, to: &'a mut [u8; Self::TEXT_LEN]) -> &'a str {
+        BASE32_NOPAD.encode_mut(&self.0, to);
+        to.make_ascii_lowercase();
+        str::from_utf8(to).unwrap_or_default()
+    }
+
     /// From the form that `Display` gives.
     pub fn parse(text: &str) -> Option<Self> {
         // The strict alphabet: a second spelling of the same id would be a second name for a session.
@@ -108,10 +118,7 @@ impl SessionId {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; 26];
-        BASE32_NOPAD.encode_mut(&self.0, &mut text);
-        text.make_ascii_lowercase();
-        f.write_str(str::from_utf8(&text).unwrap_or_default())
+        f.write_str(self.write(&mut [0; Self::TEXT_LEN]))
     }
 }
 

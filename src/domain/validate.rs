@@ -1,6 +1,6 @@
 //! Validate: is this token's session live? The call that every other service makes on every request.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use smol_str::SmolStr;
 
@@ -8,8 +8,8 @@ use super::{
     Engine, Error,
     ports::Versioned,
     rejection::Rejection,
-    sessions::{Session, UserSessions},
-    touches::Use,
+    sessions::{At, Session, UserSessions},
+    touches::{Full, Use},
     types::{Claims, Role, Timestamp, UserId},
 };
 
@@ -44,86 +44,102 @@ impl Engine {
         peek: bool,
         max_staleness: Option<Duration>,
     ) -> Result<Verdict, Error> {
-        let claims = match self.tokens.verify(token, self.clock.now()) {
+        match self.validate_at_once(token, peek, max_staleness) {
+            Ok(verdict) => Ok(verdict),
+            Err(unjudged) => self.judge(unjudged).await,
+        }
+    }
+
+    /// The same, where nothing has to be waited for: for most tokens, most of the time. Otherwise what
+    /// [`Engine::judge`] needs.
+    ///
+    /// What is remembered may say yes, and repeat that a session has been ended for good. Any other no can be
+    /// for want of a login or a use that is not known here yet.
+    pub fn validate_at_once(
+        &self,
+        token: &str,
+        peek: bool,
+        max_staleness: Option<Duration>,
+    ) -> Result<Verdict, Unjudged> {
+        let now = self.clock.now();
+        let claims = match self.tokens.verify(token, now) {
             Ok(claims) => claims,
             Err(rejection) => return Ok(Err(rejection)),
         };
-        let max_staleness = max_staleness.unwrap_or(self.max_staleness);
-        let judged = if let Some(judged) = self.judge_by_memory(&claims, peek, max_staleness).await? {
-            judged
-        } else {
-            self.judge_by_store(&claims, peek).await?
+        let judged = || {
+            let read = self.sessions.recall(&claims.user_id, max_staleness.unwrap_or(self.max_staleness))?;
+            let known = self.epoch.known_at_once()?;
+            let at = At { now, tombstone_ttl: self.tombstone_ttl, epoch: &known.epoch };
+            let Judged { verdict, due } = Judged::of(&claims, &read.state, peek, at);
+            let counts = verdict.as_ref().err().is_none_or(|rejection| rejection.reason.is_terminal());
+            let noted = match due {
+                None => true,
+                Some(due) => !due.is_urgent && self.note_use(&claims, due, &read).is_ok(),
+            };
+            (counts && noted).then_some(verdict)
         };
-        let Judged { read, verdict, due } = judged;
-        if let Some(due) = due {
-            let used = || Use { user_id: claims.user_id.clone(), at: due.used, read };
-            if due.is_urgent {
-                self.record_use(claims.session_id, used()).await?;
-            } else if let Err(used) = self.touches.note(claims.session_id, used) {
-                self.record_use(claims.session_id, used()).await?;
-            }
+        judged().ok_or(Unjudged { claims, peek })
+    }
+
+    /// Asks the store.
+    pub async fn judge(&self, unjudged: Unjudged) -> Result<Verdict, Error> {
+        let Unjudged { claims, peek } = unjudged;
+        let read = self.sessions.load(&claims.user_id).await?;
+        let Judged { verdict, due } =
+            Judged::of(&claims, &read.state, peek, self.at(&*self.epoch.known().await?));
+        if verdict.is_err() {
+            self.mind_rollback(&claims, &read).await?;
+        }
+        if let Some(due) = due
+            && (due.is_urgent || self.note_use(&claims, due, &read).is_err())
+        {
+            let used = Use { user_id: claims.user_id.clone(), at: due.used, read };
+            self.record_use(claims.session_id, used).await?;
         }
         Ok(verdict)
     }
 
-    /// What is remembered may say yes, and repeat that a session has been ended for good. Any other no can be
-    /// for want of a login or a use that is not known here yet.
-    async fn judge_by_memory(
-        &self,
-        claims: &Claims,
-        peek: bool,
-        max_staleness: Duration,
-    ) -> Result<Option<Judged>, Error> {
-        let Some(read) = self.sessions.recall(&claims.user_id, max_staleness) else { return Ok(None) };
-        let judged = self.judge(claims, read, peek).await?;
-        let counts = judged.verdict.as_ref().err().is_none_or(|rejection| rejection.reason.is_terminal());
-        Ok(counts.then_some(judged))
-    }
-
-    async fn judge_by_store(&self, claims: &Claims, peek: bool) -> Result<Judged, Error> {
-        let read = self.sessions.load(&claims.user_id).await?;
-        let judged = self.judge(claims, read, peek).await?;
-        if judged.verdict.is_err() {
-            self.mind_rollback(claims, &judged.read).await?;
-        }
-        Ok(judged)
-    }
-
-    async fn judge(
-        &self,
-        claims: &Claims,
-        read: Versioned<UserSessions>,
-        peek: bool,
-    ) -> Result<Judged, Error> {
-        let known = self.epoch.known().await?;
-        let at = self.at(&known);
-        let found = read.state.verdict(claims, at);
-        let due = found
-            .as_ref()
-            .ok()
-            .filter(|session| !peek && session.use_is_due(at.now))
-            .map(|session| Due { used: at.now, is_urgent: at.now >= session.idle_expires_at() });
-        let verdict = found
-            .map(|session| Verified::of(&claims.user_id, &read.state, session, (!peek).then_some(at.now)));
-        drop(known);
-        Ok(Judged { read, verdict, due })
+    /// Has a use recorded after its answer, if that can be promised.
+    fn note_use(&self, claims: &Claims, due: Due, read: &Versioned<UserSessions>) -> Result<(), Full> {
+        let used = || Use { user_id: claims.user_id.clone(), at: due.used, read: read.clone() };
+        self.touches.note(claims.session_id, used)
     }
 }
 
-/// A verdict, and what it was made of.
+/// A token that is one of ours, and whose time has come and not gone.
+#[derive(Debug)]
+pub struct Unjudged {
+    claims: Arc<Claims>,
+    peek: bool,
+}
+
+/// A verdict, and what follows from it.
 struct Judged {
-    read: Versioned<UserSessions>,
     verdict: Verdict,
     /// A use of the session that is to be recorded.
     due: Option<Due>,
 }
 
 /// A use that is to be recorded.
+#[derive(Clone, Copy)]
 struct Due {
     used: Timestamp,
     /// The session has but a touch interval left: before the answer, for without it the session could lapse
     /// although we have confirmed the use.
     is_urgent: bool,
+}
+
+impl Judged {
+    fn of(claims: &Claims, state: &UserSessions, peek: bool, at: At<'_>) -> Self {
+        let session = match state.verdict(claims, at) {
+            Ok(session) => session,
+            Err(rejection) => return Self { verdict: Err(rejection), due: None },
+        };
+        let due = (!peek && session.use_is_due(at.now))
+            .then(|| Due { used: at.now, is_urgent: at.now >= session.idle_expires_at() });
+        let verified = Verified::of(&claims.user_id, state, session, (!peek).then_some(at.now));
+        Self { verdict: Ok(verified), due }
+    }
 }
 
 impl Verified {

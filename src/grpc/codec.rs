@@ -8,9 +8,9 @@ use tonic_prost::ProstCodec;
 
 /// What a stream holds for messages as long as it is open, in bytes; it grows where a message needs more. The
 /// library would take 8 KiB, which is most of what an idle watch costs, and a verdict has 200 bytes.
-const BUFFER: usize = 512;
+pub(super) const BUFFER: usize = 512;
 /// Messages that are ready are sent together, up to so many bytes. As the library has it.
-const TOGETHER: usize = 32 * 1024;
+pub(super) const TOGETHER: usize = 32 * 1024;
 
 /// The codec of all our services.
 #[derive(Debug)]

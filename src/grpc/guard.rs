@@ -126,6 +126,7 @@ impl Guard {
         // A server that is busy is alive, and probes must be able to see it.
         let probe = path.starts_with("/grpc.health.v1.Health/");
         let (streaming, upload) = (is_streaming(path), is_upload(path));
+        let verdicts = path == validate::STREAM;
         let place = self.places.take();
         if place.is_none() && !probe {
             return Err(too_many());
@@ -135,17 +136,19 @@ impl Guard {
         // Nothing below this line is reached by a caller who may not call the method.
         let calling = async {
             self.identify(rule, peer, Some(&id), &mut request).await?;
-            Ok(self.router.clone().oneshot(request))
+            Ok(async {
+                if verdicts {
+                    return validate::stream(&self.engine, id.clone(), request).await;
+                }
+                let Ok(response) = self.router.clone().oneshot(request).await;
+                response.map(Body::new)
+            })
         };
-        let response = if upload {
+        let body = if upload {
             // It bounds each wait for a message by itself.
             within(self.timeout, calling).await?.await
         } else {
             within(self.timeout, async { Ok(calling.await?.await) }).await?
-        };
-        let body = match response {
-            Ok(response) => response.map(Body::new),
-            Err(never) => match never {},
         };
         Ok(if streaming { body.map(|body| drain::until(&self.shutdown, body)) } else { body })
     }

@@ -2,6 +2,7 @@
 
 pub mod access;
 mod account;
+mod answer;
 mod auth;
 pub mod browser;
 mod caller;
@@ -23,6 +24,7 @@ mod session;
 mod status;
 pub mod tls;
 mod validate;
+mod verdicts;
 mod watch;
 
 use std::sync::Arc;
