@@ -43,11 +43,9 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 /// Of `Engine::validate`, for a token and a session that are in memory.
-const ENGINE: u64 = 4;
+const ENGINE: u64 = 0;
 /// Of a unary call, from the headers and the message of the request to those of the answer.
-const CALL: u64 = 40;
-/// Beyond the same call of a bare service of the library.
-const BEYOND_ECHO: u64 = 19;
+const CALL: u64 = 11;
 
 /// A question is repeated until it has been answered without waiting: now and then a lease has run out.
 const ATTEMPTS: usize = 100;
@@ -160,7 +158,7 @@ fn a_validate_from_memory_takes_no_more_allocations_than_it_did() {
     assert!(echo.count_total > 5, "{echo:?}");
     assert!(engine.count_total <= ENGINE, "Engine::validate: {}", shown(&engine));
     assert!(ours.count_total <= CALL, "a call: {}", shown(&ours));
-    let beyond = ours.count_total.saturating_sub(echo.count_total);
-    assert!(beyond <= BEYOND_ECHO, "{beyond} more than the echo: {}, {}", shown(&ours), shown(&echo));
+    let (ours, echo) = (ours.count_total, echo.count_total);
+    assert!(ours < echo, "a bare service of the library takes {echo}, a call {ours}");
     runtime.block_on(app.stop());
 }
