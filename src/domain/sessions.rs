@@ -103,7 +103,7 @@ pub struct UserSessions {
     /// Sessions that were ended, the latest last; at most [`MAX_TOMBSTONES`].
     pub tombstones: Vec<Tombstone>,
     /// Everything up to a generation is dead, whether we remember it or not.
-    pub fence: Option<Fence>,
+    pub fence: Option<Box<Fence>>,
 }
 
 impl State for UserSessions {

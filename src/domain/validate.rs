@@ -66,24 +66,34 @@ impl Engine {
             Ok(claims) => claims,
             Err(rejection) => return Ok(Err(rejection)),
         };
-        let judged = || {
-            let read = self.sessions.recall(&claims.user_id, max_staleness.unwrap_or(self.max_staleness))?;
-            let known = self.epoch.known_at_once()?;
-            let at = At { now, tombstone_ttl: self.tombstone_ttl, epoch: &known.epoch };
-            let Judged { verdict, due } = Judged::of(&claims, &read.state, peek, at);
-            let counts = verdict.as_ref().err().is_none_or(|rejection| rejection.reason.is_terminal());
-            let noted = match due {
-                None => true,
-                Some(due) => !due.is_urgent && self.note_use(&claims, due, &read).is_ok(),
-            };
-            (counts && noted).then_some(verdict)
+        let unjudged = Unjudged { claims, peek, max_staleness: max_staleness.unwrap_or(self.max_staleness) };
+        self.judge_by_memory(&unjudged, now).ok_or(unjudged)
+    }
+
+    fn judge_by_memory(&self, unjudged: &Unjudged, now: Timestamp) -> Option<Verdict> {
+        let Unjudged { claims, peek, max_staleness } = unjudged;
+        let read = self.sessions.recall(&claims.user_id, *max_staleness)?;
+        let known = self.epoch.known_at_once()?;
+        let at = At { now, tombstone_ttl: self.tombstone_ttl, epoch: &known.epoch };
+        let Judged { verdict, due } = Judged::of(claims, &read.state, *peek, at);
+        let counts = verdict.as_ref().err().is_none_or(|rejection| rejection.reason.is_terminal());
+        let noted = match due {
+            None => true,
+            Some(due) => !due.is_urgent && self.note_use(claims, due, &read).is_ok(),
         };
-        judged().ok_or(Unjudged { claims, peek })
+        (counts && noted).then_some(verdict)
     }
 
     /// Asks the store.
     pub async fn judge(&self, unjudged: Unjudged) -> Result<Verdict, Error> {
-        let Unjudged { claims, peek } = unjudged;
+        if self.epoch.known_at_once().is_none() {
+            // It may be all that was wanting: one read for everybody who waits, and not one for each.
+            self.epoch.known().await?;
+            if let Some(verdict) = self.judge_by_memory(&unjudged, self.clock.now()) {
+                return Ok(verdict);
+            }
+        }
+        let Unjudged { claims, peek, .. } = unjudged;
         let read = self.sessions.load(&claims.user_id).await?;
         let Judged { verdict, due } =
             Judged::of(&claims, &read.state, peek, self.at(&*self.epoch.known().await?));
@@ -111,6 +121,7 @@ impl Engine {
 pub struct Unjudged {
     claims: Arc<Claims>,
     peek: bool,
+    max_staleness: Duration,
 }
 
 /// A verdict, and what follows from it.

@@ -161,7 +161,7 @@ pub fn encode_sessions(state: &UserSessions) -> Bytes {
         roles: state.profile.roles.iter().map(|role| role.as_str().to_owned()).collect(),
         sessions: state.sessions.iter().map(session_wire).collect(),
         tombstones: state.tombstones.iter().map(tombstone_wire).collect(),
-        fence: state.fence.as_ref().map(fence_wire),
+        fence: state.fence.as_deref().map(fence_wire),
     })
 }
 
@@ -173,7 +173,7 @@ pub fn decode_sessions(bytes: &[u8]) -> Result<UserSessions, CodecError> {
         profile: Profile { username: wire.username.into(), roles: checked(Role::parse_all(&wire.roles))? },
         sessions: exactly(&wire.sessions, session)?,
         tombstones: exactly(&wire.tombstones, tombstone)?,
-        fence: wire.fence.as_ref().map(fence).transpose()?,
+        fence: wire.fence.as_ref().map(fence).transpose()?.map(Box::new),
     })
 }
 

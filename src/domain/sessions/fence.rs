@@ -58,7 +58,7 @@ impl UserSessions {
         next.state.generation = generation;
         let Why { reason, notice } = why;
         let until = at.now.after(longest).ceil_to_second();
-        next.state.fence = Some(Fence { generation, reason, at: at.now, notice, until });
+        next.state.fence = Some(Box::new(Fence { generation, reason, at: at.now, notice, until }));
         next
     }
 

@@ -22,14 +22,18 @@ use quick_cache::{Weighter, sync::Cache};
 use crate::domain::{
     ports::{Revision, Versioned},
     sessions::UserSessions,
-    types::UserId,
+    types::{Role, UserId},
 };
 
 /// So many parts have locks of their own.
 const PARTS: usize = 256;
 /// What an entry costs besides what its state holds, in bytes: the key, the counts of references, the place in
 /// the cache.
-const OVERHEAD: u64 = 200;
+const OVERHEAD: u64 = 80;
+/// A text of at most so many bytes is kept where it stands.
+const INLINE: usize = 23;
+/// What counting the references to a longer one takes, in bytes.
+const COUNTS: usize = 16;
 
 /// Everything that is remembered.
 pub(super) struct Entries {
@@ -139,17 +143,17 @@ struct Bytes;
 impl Weighter<UserId, Versioned<UserSessions>> for Bytes {
     fn weight(&self, key: &UserId, value: &Versioned<UserSessions>) -> u64 {
         let state = &*value.state;
-        let texts = key.as_str().len()
-            + state.profile.username.len()
-            + state.profile.roles.iter().map(|role| role.as_str().len() + 24).sum::<usize>()
-            + state.sessions.iter().map(|s| s.device.as_str().len() + s.slot.as_str().len()).sum::<usize>()
-            + state
-                .tombstones
-                .iter()
-                .map(|g| g.by_device.as_str().len() + g.slot.as_str().len())
-                .sum::<usize>();
-        let structs =
-            size_of::<UserSessions>() + size_of_val(&*state.sessions) + size_of_val(&*state.tombstones);
+        let texts = [key.as_str(), &state.profile.username]
+            .into_iter()
+            .chain(state.profile.roles.iter().map(Role::as_str))
+            .chain(state.sessions.iter().flat_map(|session| [session.device.as_str(), session.slot.as_str()]))
+            .chain(state.tombstones.iter().flat_map(|grave| [grave.by_device.as_str(), grave.slot.as_str()]))
+            .map(|text| if text.len() > INLINE { COUNTS + text.len() } else { 0 })
+            .sum::<usize>();
+        let structs = size_of::<UserSessions>()
+            + size_of_val(&*state.profile.roles)
+            + size_of_val(&*state.sessions)
+            + size_of_val(&*state.tombstones);
         OVERHEAD + (texts + structs) as u64
     }
 }

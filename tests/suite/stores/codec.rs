@@ -55,13 +55,13 @@ fn full_state() -> UserSessions {
             exclusive: false,
             login_key: None,
         }],
-        fence: Some(Fence {
+        fence: Some(Box::new(Fence {
             generation: Generation(login - 20),
             reason: Reason::CredentialsChanged,
             at: Timestamp::from_micros(login - 30),
             notice: None,
             until: Timestamp::from_micros(login + 2_000_000),
-        }),
+        })),
     }
 }
 

@@ -86,7 +86,7 @@ pub fn user_sessions() -> impl Strategy<Value = UserSessions> {
         profile: Profile { username: username.into(), roles: Role::parse_all(&roles).unwrap() },
         sessions,
         tombstones,
-        fence,
+        fence: fence.map(Box::new),
     })
 }
 
