@@ -5,7 +5,7 @@ use std::time::Duration;
 use latchkey::grpc::pb::{self, RejectionReason};
 use tonic::Status;
 
-use super::{assert_invalid, touches::until_recorded};
+use super::assert_invalid;
 use crate::{
     on_both_stores,
     support::client::{Client, login_request},
@@ -34,7 +34,7 @@ on_both_stores! {
         client.logout(&old, pb::LogoutScope::This).await;
         server.clock.advance(Duration::from_mins(3));
         let used = client.session(&laptop).await;
-        until_recorded(&server).await;
+        server.until_recorded().await;
 
         let sessions = client.list_sessions(&user_id).await;
         let shown: Vec<_> = sessions.iter().map(|s| (s.slot.as_str(), s.device.as_str())).collect();

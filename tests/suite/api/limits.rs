@@ -60,6 +60,7 @@ on_both_stores! {
         let young = client.login("alice", "young").await.token;
         server.clock.advance(Duration::from_mins(5));
         client.session(&old).await;
+        server.until_recorded().await;
         let third = client.login("alice", "third").await;
         assert_eq!(third.displaced[0].device, "young");
         assert_eq!(client.rejection(&young).await.reason(), RejectionReason::Evicted);

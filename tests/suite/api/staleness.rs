@@ -97,6 +97,7 @@ async fn a_no_for_want_of_knowledge_is_asked_again() {
         replica.clock.advance(Duration::from_mins(50));
     }
     assert!(is_live(&verdict(&there.client, within(&new, Duration::ZERO)).await));
+    there.until_recorded().await;
     for replica in &replicas.servers {
         replica.clock.advance(Duration::from_mins(50));
     }

@@ -1,6 +1,6 @@
 //! The touch: a use of a session is recorded after its answer, once an interval, and not lost.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use latchkey::grpc::pb;
 
@@ -22,15 +22,6 @@ async fn recorded(server: &Server, user_id: &str) -> i64 {
     seconds(sessions[0].last_seen_at) - seconds(sessions[0].issued_at)
 }
 
-/// Waits until the uses that were answered are recorded.
-pub(super) async fn until_recorded(server: &Server) {
-    let begun = Instant::now();
-    while !server.app.engine.touches.is_idle() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "a use is not recorded");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
 on_both_stores! {
     async fn a_use_is_recorded_soon_and_once_an_interval(server: Server) {
         let client = &server.client;
@@ -39,7 +30,7 @@ on_both_stores! {
         for (advance, expected) in [(TOUCH / 2, 0), (TOUCH / 2, 60), (TOUCH / 2, 60), (TOUCH, 150)] {
             server.clock.advance(advance);
             client.session(&token).await;
-            until_recorded(&server).await;
+            server.until_recorded().await;
             assert!((recorded(&server, &user_id).await - expected).abs() <= 1, "{expected}");
         }
     }
@@ -77,7 +68,7 @@ async fn uses_at_the_same_time_are_one_write() {
     let before = revision();
     let uses = (0..200).map(|_| client.session(&token));
     futures_util::future::join_all(uses).await;
-    until_recorded(&server).await;
+    server.until_recorded().await;
     assert_eq!(revision(), before + 1, "each write is a revision");
     assert!((recorded(&server, &user_id).await - 60).abs() <= 1);
 }
@@ -112,7 +103,7 @@ on_both_stores! {
         server.clock.advance(TOUCH);
         let peek = pb::ValidateRequest { token: token.clone(), peek: true, ..Default::default() };
         client.auth.clone().validate(peek).await.unwrap();
-        until_recorded(&server).await;
+        server.until_recorded().await;
         assert_eq!(recorded(&server, &user_id).await, 0);
         // The use and the end meet: whichever comes first, the session is dead.
         for _ in 0..20 {
@@ -121,7 +112,7 @@ on_both_stores! {
             let (_, ended) =
                 tokio::join!(client.validate(&token), client.logout(&token, pb::LogoutScope::This));
             assert_eq!(ended.ended, 1);
-            until_recorded(&server).await;
+            server.until_recorded().await;
             assert!(!is_live(&client.validate(&token).await), "promise P2");
         }
     }

@@ -88,6 +88,7 @@ on_both_stores! {
         let mut watch = client.watch(&token).await;
         server.clock.advance(Duration::from_mins(59));
         client.session(&token).await;
+        server.until_recorded().await;
         server.clock.advance(Duration::from_mins(59));
         assert!(watch.is_quiet().await, "it was used");
         server.clock.advance(Duration::from_mins(2));
@@ -99,6 +100,7 @@ on_both_stores! {
             assert!(watch.is_quiet().await);
             server.clock.advance(Duration::from_mins(59));
             client.try_validate(&token).await.unwrap();
+            server.until_recorded().await;
         }
         server.clock.advance(Duration::from_mins(25));
         assert_eq!(watch.end().await.reason(), RejectionReason::Expired);

@@ -203,6 +203,7 @@ on_both_stores! {
                 let live = answer.unwrap().status.unwrap().code == 0;
                 assert!(live || token == &peeked);
             }
+            server.until_recorded().await;
         }
         assert_eq!(client.rejection(&peeked).await.reason().as_str_name(), "REJECTION_REASON_IDLE_TIMEOUT");
         client.session(&used).await;

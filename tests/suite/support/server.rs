@@ -70,6 +70,15 @@ impl Server {
         self.app.engine.accounts.change(&user_id, change, None, now).await.unwrap().unwrap();
     }
 
+    /// Waits until the uses of sessions that were answered are recorded.
+    pub async fn until_recorded(&self) {
+        let begun = std::time::Instant::now();
+        while !self.app.engine.touches.is_idle() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(10), "a use is not recorded");
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+
     /// Waits until no login of this name is under way and its failures are forgotten: a login that
     /// succeeds is answered before that is written down.
     pub async fn until_settled(&self, username: &str) {
