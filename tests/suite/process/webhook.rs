@@ -510,6 +510,8 @@ async fn the_python_of_the_documentation_verifies_what_is_sent_and_nothing_else(
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &settings(&url, &[]));
     let client = serving(&process).await;
+    // What happened before it began is only hinted at, by the resync that it begins with.
+    receiver.until(SOON, "begun", |receiver| receiver.events().len() == 1).await;
     client.user("zoë").await;
     client.login("zoë", "Zoë’s phone").await;
     client.login("zoë", "Zoë’s tablet").await;
