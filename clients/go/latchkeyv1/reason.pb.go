@@ -174,6 +174,12 @@ const (
 	// RESOURCE_EXHAUSTED: the reader of a stream has fallen too far behind. Open it again with the last
 	// cursor: nothing is lost.
 	ErrorReason_ERROR_REASON_TOO_SLOW ErrorReason = 18
+	// UNAUTHENTICATED, only at gateways (Envoy's Check, forward-auth): the request has no token.
+	ErrorReason_ERROR_REASON_TOKEN_REQUIRED ErrorReason = 19
+	// PERMISSION_DENIED, only at gateways: the route needs a session in another slot.
+	ErrorReason_ERROR_REASON_SLOT_REQUIRED ErrorReason = 20
+	// PERMISSION_DENIED, only at gateways: the route needs a role that the user does not have.
+	ErrorReason_ERROR_REASON_ROLE_REQUIRED ErrorReason = 21
 )
 
 // Enum value maps for ErrorReason.
@@ -198,6 +204,9 @@ var (
 		16: "ERROR_REASON_CALLER_NOT_FOUND",
 		17: "ERROR_REASON_SESSION_LIMIT",
 		18: "ERROR_REASON_TOO_SLOW",
+		19: "ERROR_REASON_TOKEN_REQUIRED",
+		20: "ERROR_REASON_SLOT_REQUIRED",
+		21: "ERROR_REASON_ROLE_REQUIRED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -219,6 +228,9 @@ var (
 		"ERROR_REASON_CALLER_NOT_FOUND":       16,
 		"ERROR_REASON_SESSION_LIMIT":          17,
 		"ERROR_REASON_TOO_SLOW":               18,
+		"ERROR_REASON_TOKEN_REQUIRED":         19,
+		"ERROR_REASON_SLOT_REQUIRED":          20,
+		"ERROR_REASON_ROLE_REQUIRED":          21,
 	}
 )
 
@@ -357,7 +369,7 @@ const file_latchkey_v1_reason_proto_rawDesc = "" +
 	"$REJECTION_REASON_CREDENTIALS_CHANGED\x10\n" +
 	"\x12%\n" +
 	"!REJECTION_REASON_ACCOUNT_DISABLED\x10\v\x12$\n" +
-	" REJECTION_REASON_UNKNOWN_SESSION\x10\f*\x88\x05\n" +
+	" REJECTION_REASON_UNKNOWN_SESSION\x10\f*\xe9\x05\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_INVALID_REQUEST\x10\x01\x12$\n" +
@@ -378,7 +390,10 @@ const file_latchkey_v1_reason_proto_rawDesc = "" +
 	"\x1aERROR_REASON_CALLER_EXISTS\x10\x0f\x12!\n" +
 	"\x1dERROR_REASON_CALLER_NOT_FOUND\x10\x10\x12\x1e\n" +
 	"\x1aERROR_REASON_SESSION_LIMIT\x10\x11\x12\x19\n" +
-	"\x15ERROR_REASON_TOO_SLOW\x10\x12B\x8c\x01\n" +
+	"\x15ERROR_REASON_TOO_SLOW\x10\x12\x12\x1f\n" +
+	"\x1bERROR_REASON_TOKEN_REQUIRED\x10\x13\x12\x1e\n" +
+	"\x1aERROR_REASON_SLOT_REQUIRED\x10\x14\x12\x1e\n" +
+	"\x1aERROR_REASON_ROLE_REQUIRED\x10\x15B\x8c\x01\n" +
 	"\x0fcom.latchkey.v1B\vReasonProtoP\x01Z\x1flatchkey.internal/go/latchkeyv1\xa2\x02\x03LXX\xaa\x02\vLatchkey.V1\xca\x02\vLatchkey\\V1\xe2\x02\x17Latchkey\\V1\\GPBMetadata\xea\x02\fLatchkey::V1b\x06proto3"
 
 var (

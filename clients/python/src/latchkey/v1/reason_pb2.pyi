@@ -46,6 +46,9 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_CALLER_NOT_FOUND: _ClassVar[ErrorReason]
     ERROR_REASON_SESSION_LIMIT: _ClassVar[ErrorReason]
     ERROR_REASON_TOO_SLOW: _ClassVar[ErrorReason]
+    ERROR_REASON_TOKEN_REQUIRED: _ClassVar[ErrorReason]
+    ERROR_REASON_SLOT_REQUIRED: _ClassVar[ErrorReason]
+    ERROR_REASON_ROLE_REQUIRED: _ClassVar[ErrorReason]
 REJECTION_REASON_UNSPECIFIED: RejectionReason
 REJECTION_REASON_MALFORMED: RejectionReason
 REJECTION_REASON_BAD_SIGNATURE: RejectionReason
@@ -78,6 +81,9 @@ ERROR_REASON_CALLER_EXISTS: ErrorReason
 ERROR_REASON_CALLER_NOT_FOUND: ErrorReason
 ERROR_REASON_SESSION_LIMIT: ErrorReason
 ERROR_REASON_TOO_SLOW: ErrorReason
+ERROR_REASON_TOKEN_REQUIRED: ErrorReason
+ERROR_REASON_SLOT_REQUIRED: ErrorReason
+ERROR_REASON_ROLE_REQUIRED: ErrorReason
 
 class Rejection(_message.Message):
     __slots__ = ("reason", "at", "by_device", "message", "terminal")
