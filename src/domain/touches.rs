@@ -63,16 +63,19 @@ struct Queue {
 }
 
 impl Touches {
-    /// Has a use recorded soon, unless one of the same session is about to be.
+    /// Has a use recorded soon: with the one of the same session that is about to be, where there is one.
     pub(super) fn note(&self, session: SessionId, used: impl FnOnce() -> Use) -> Result<(), Full> {
         let mut queue = self.queue();
-        if queue.under_way.contains_key(&session) || queue.waiting.contains_key(&session) {
+        let Queue { waiting, under_way, closed } = &mut *queue;
+        if let Some(pending) = under_way.get_mut(&session).or_else(|| waiting.get_mut(&session)) {
+            // Where the store does not take it at once, it is the latest use that has to be recorded in the end.
+            pending.at = pending.at.max(used().at);
             return Ok(());
         }
-        if queue.closed || queue.waiting.len() >= MOST {
+        if *closed || waiting.len() >= MOST {
             return Err(Full);
         }
-        queue.waiting.insert(session, used());
+        waiting.insert(session, used());
         drop(queue);
         self.changed.notify_one();
         Ok(())
@@ -155,5 +158,36 @@ impl Engine {
             state.touch(session, used_at, at).map_or(Decision::Keep(()), Decision::Write)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::domain::ports::Revision;
+
+    fn used(secs: u64) -> Use {
+        let read = Versioned { revision: Revision::ABSENT, state: Arc::default() };
+        Use { user_id: UserId::random(), at: Timestamp::from_secs(secs), read }
+    }
+
+    #[test]
+    fn what_the_store_does_not_take_at_once_is_recorded_as_of_the_latest_use() {
+        let (touches, session) = (Touches::default(), SessionId::random());
+        let next = || touches.next().now_or_never().flatten().map(|batch| batch[0].1.at.as_secs());
+        assert!(touches.note(session, || used(10)).is_ok());
+        assert!(touches.note(session, || used(20)).is_ok());
+        assert_eq!(next(), Some(20), "one that waits is as good as the latest");
+        assert!(touches.note(session, || used(30)).is_ok());
+        assert!(touches.again(), "the store did not answer");
+        assert_eq!(next(), Some(30), "so is one that was under way");
+        touches.done(session);
+        assert!(!touches.again() && touches.is_idle());
+        touches.close();
+        assert!(touches.note(session, || used(40)).is_err());
     }
 }
