@@ -63,6 +63,7 @@ fn claims(user_id: &UserId, opened: &Opened) -> Claims {
         session_id: session.id,
         generation: session.generation,
         slot: session.slot.clone(),
+        not_before: session.issued_at,
         expires_at: session.expires_at,
     }
 }

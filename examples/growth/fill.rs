@@ -118,7 +118,7 @@ async fn log_in<R: RawRegisters>(
     let user_id = UserId::random();
     let outcome = registers.commit(&user_id, Revision::ABSENT, change).await;
     match outcome.map_err(|error| error.to_string())? {
-        Commit::Committed => signer.issue(&user_id, &session, roles).map_err(|error| error.to_string()),
+        Commit::Committed(_) => signer.issue(&user_id, &session, roles).map_err(|error| error.to_string()),
         Commit::Conflict(_) => Err("a new id was somebody's already".into()),
     }
 }

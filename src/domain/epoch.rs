@@ -62,8 +62,8 @@ pub struct Known {
 }
 
 impl Known {
-    fn is_fresh(&self) -> bool {
-        self.as_of.is_some_and(|as_of| as_of.elapsed() < LEASE)
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.as_of.is_some_and(|as_of| now.saturating_duration_since(as_of) < LEASE)
     }
 }
 
@@ -74,17 +74,17 @@ impl CurrentEpoch {
     }
 
     /// The epoch as it may be judged by now, if it need not be read. Not to be held for longer than a verdict takes.
-    pub fn known_at_once(&self) -> Option<Guard<Arc<Known>>> {
-        Some(self.known.load()).filter(|known| known.is_fresh())
+    pub fn known_at_once(&self, now: Instant) -> Option<Guard<Arc<Known>>> {
+        Some(self.known.load()).filter(|known| known.is_fresh(now))
     }
 
     /// The epoch as it may be judged by now. Not to be held for longer than a verdict takes.
     pub async fn known(&self) -> Result<Guard<Arc<Known>>, StoreError> {
-        if let Some(known) = self.known_at_once() {
+        if let Some(known) = self.known_at_once(Instant::now()) {
             return Ok(known);
         }
         let _reading = self.reading.lock().await;
-        if !self.known.load().is_fresh() {
+        if !self.known.load().is_fresh(Instant::now()) {
             self.read().await?;
         }
         Ok(self.known.load())
@@ -133,7 +133,7 @@ impl CurrentEpoch {
             let before = read.state.number.max(self.known.load().epoch.number);
             let epoch = Epoch::after(before, now, notice.clone());
             match self.write(&read, epoch.clone(), vec![epoch.clone()]).await? {
-                Commit::Committed => return Ok(epoch),
+                Commit::Committed(_) => return Ok(epoch),
                 Commit::Conflict(newer) => read = newer,
             }
         }

@@ -25,7 +25,7 @@ impl Engine {
             entry = entry.user(user_id);
         }
         match (&outcome, subject) {
-            (Ok(logged_in), _) => entry = entry.named(&logged_in.session.username),
+            (Ok(logged_in), _) => entry = entry.named(logged_in.session.username()),
             (Err(_), AccountKey::Name(username)) => entry = entry.named(username.as_str()),
             (Err(_), AccountKey::Id(_)) => {}
         }

@@ -7,7 +7,7 @@ use super::{
     origin::Origin,
     password::{Checked, Password},
     ports::Account,
-    sessions::{NotOpened, Open, Opened, Session, SlotPolicy},
+    sessions::{NotOpened, Open, Opened, Profile, Session, SlotPolicy},
     transact::Contention,
     types::{Device, LoginKey, SessionId, Slot, UserId},
     username::Username,
@@ -111,10 +111,8 @@ impl Engine {
             self.rehash(user_id, password, &account.password);
         }
 
-        let idle_expires_at = session.idle_expires_at();
-        let username = account.username.as_str().into();
-        let user_id = user_id.clone();
-        let session = Verified { user_id, username, roles: account.roles, session, idle_expires_at };
+        let profile = Profile { username: account.username.as_str().into(), roles: account.roles };
+        let session = Verified::opened(user_id.clone(), profile, session);
         Ok(LoggedIn { token, session, displaced, kick_war })
     }
 
@@ -162,17 +160,19 @@ impl Engine {
     /// `entry` has who it is about.
     pub(super) fn audit_opened(&self, mut entry: Entry, outcome: &Result<LoggedIn, Error>, origin: &Origin) {
         if let Ok(LoggedIn { session, displaced, kick_war, .. }) = outcome {
-            entry = entry.session(&session.session).ended(u32::try_from(displaced.len()).unwrap_or(u32::MAX));
-            let about =
-                |action| self.entry(action, outcome, origin).user(&session.user_id).named(&session.username);
+            let opened = session.session();
+            entry = entry.session(opened).ended(u32::try_from(displaced.len()).unwrap_or(u32::MAX));
+            let about = |action| {
+                self.entry(action, outcome, origin).user(session.user_id()).named(session.username())
+            };
             for old in displaced {
-                let by = format!("by session {}", session.session.id);
+                let by = format!("by session {}", opened.id);
                 self.audit.record(about(Action::SessionDisplaced).session(old).detail(by));
                 self.counts.displaced.add_one();
             }
             if *kick_war {
                 let detail = "the slot has changed hands too often and stays with its holder for a while";
-                self.audit.record(about(Action::KickWar).session(&session.session).detail(detail));
+                self.audit.record(about(Action::KickWar).session(opened).detail(detail));
                 self.counts.kick_wars.add_one();
             }
         }

@@ -4,9 +4,13 @@ mod accounts;
 mod callers;
 mod webhook;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 
 use super::{
     sessions::{Ended, Epoch},
@@ -100,8 +104,8 @@ pub struct Change<S: State> {
 /// How a commit ended.
 #[derive(Debug)]
 pub enum Commit<S> {
-    /// The register holds the new value, and a crash of the process that said so will not undo it.
-    Committed,
+    /// The register holds the new value, at this revision, and a crash of the process that said so will not undo it.
+    Committed(Revision),
     /// The register had moved on; nothing was written. This stands there instead.
     Conflict(Versioned<S>),
 }
@@ -112,9 +116,14 @@ pub trait Registers<S: State>: Send + Sync {
     /// What the register holds.
     async fn load(&self, key: &S::Key) -> Result<Versioned<S>, StoreError>;
 
-    /// What the register held at some moment at most `max_staleness` ago, if that is known without asking.
-    fn recall(&self, key: &S::Key, max_staleness: Duration) -> Option<Versioned<S>> {
-        let _ = (key, max_staleness);
+    /// What many registers hold, in the order of their keys: as many answers as keys.
+    async fn load_many(&self, keys: &[&S::Key]) -> Vec<Result<Versioned<S>, StoreError>> {
+        join_all(keys.iter().map(|key| self.load(key))).await
+    }
+
+    /// What the register held at some moment at most `max_staleness` before `now`, if that is known without asking.
+    fn recall(&self, key: &S::Key, max_staleness: Duration, now: Instant) -> Option<Versioned<S>> {
+        let _ = (key, max_staleness, now);
         None
     }
 

@@ -4,11 +4,18 @@
 //! write (see the tests), so everything else is checked here: a token is good if it is one that this
 //! module could have written, for these keys, at this time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasherDefault, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use jsonwebtoken::{Header, Validation, errors::ErrorKind};
-use quick_cache::sync::Cache;
+use quick_cache::{
+    UnitWeighter,
+    sync::{Cache, DefaultLifecycle},
+};
 use serde::{Deserialize, Serialize};
 use siphasher::sip128::SipHasher13;
 
@@ -40,23 +47,53 @@ struct Current {
     ring: Arc<Keyring>,
     /// By a hash of the whole token, so that no token is kept, and none passes for another by a part of it. Only
     /// good ones: whoever sends others pays for them each time, and pushes nothing out.
-    verified: Cache<u128, Arc<Verified>>,
+    verified: Cache<TokenHash, Arc<Claims>, UnitWeighter, BuildHasherDefault<Itself>>,
     /// Makes the hash: SipHash-1-3 with 128 bits, a pseudo-random function (Aumasson and Bernstein 2012) under a
     /// key that nobody knows. To pass for a token that is remembered, another one has to meet its hash blindly.
     hasher: SipHasher13,
 }
 
-/// What a token says whose signature is good. Whether its time has come, or gone, is another question each time.
-struct Verified {
-    claims: Arc<Claims>,
-    issued_at: Timestamp,
-    not_before: Timestamp,
-}
-
 impl Current {
     fn new(ring: Keyring) -> Self {
-        let hasher = SipHasher13::new_with_key(&random());
-        Self { ring: Arc::new(ring), verified: Cache::new(REMEMBERED), hasher }
+        let verified = Cache::with(
+            REMEMBERED,
+            REMEMBERED as u64,
+            UnitWeighter,
+            BuildHasherDefault::default(),
+            DefaultLifecycle::default(),
+        );
+        Self { ring: Arc::new(ring), verified, hasher: SipHasher13::new_with_key(&random()) }
+    }
+}
+
+/// The hash of a whole token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct TokenHash(u128);
+
+impl Hash for TokenHash {
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        // Any half of it is as good as the other.
+        to.write_u64((self.0 >> 64) as u64);
+    }
+}
+
+/// Takes for a hash what is one already.
+#[derive(Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -134,20 +171,20 @@ impl Tokens {
             return Err(Rejection::bare(Reason::Malformed));
         }
         let current = self.current.load();
-        let hash = current.hasher.hash(token.as_bytes()).as_u128();
-        let verified = if let Some(verified) = current.verified.get(&hash) {
-            verified
+        let hash = TokenHash(current.hasher.hash(token.as_bytes()).as_u128());
+        let claims = if let Some(claims) = current.verified.get(&hash) {
+            claims
         } else {
-            let verified = Arc::new(self.verify_signature(&current.ring, token)?);
-            current.verified.insert(hash, Arc::clone(&verified));
-            verified
+            let claims = Arc::new(self.verify_signature(&current.ring, token)?);
+            current.verified.insert(hash, Arc::clone(&claims));
+            claims
         };
-        self.check_time(&verified, now)?;
-        Ok(Arc::clone(&verified.claims))
+        self.check_time(&claims, now)?;
+        Ok(claims)
     }
 
-    /// What a token says, if we have written it.
-    fn verify_signature(&self, ring: &Keyring, token: &str) -> Result<Verified, Rejection> {
+    /// What a token says, if we have written it. Whether its time has come, or gone, is another question each time.
+    fn verify_signature(&self, ring: &Keyring, token: &str) -> Result<Claims, Rejection> {
         let key = key_of(ring, token)?;
         let data =
             jsonwebtoken::decode::<Wire>(token, &key.verifying, &self.validation(key)).map_err(|error| {
@@ -156,12 +193,7 @@ impl Tokens {
                     _ => Reason::Malformed,
                 })
             })?;
-        let wire = data.claims;
-        Ok(Verified {
-            claims: Arc::new(claims(&wire).ok_or(Rejection::bare(Reason::Malformed))?),
-            issued_at: Timestamp::from_secs(wire.iat),
-            not_before: Timestamp::from_secs(wire.nbf),
-        })
+        claims(&data.claims).ok_or(Rejection::bare(Reason::Malformed))
     }
 
     /// What the library is to check. Time is not among it: it reads the wall clock, and takes a token at
@@ -176,15 +208,14 @@ impl Tokens {
         validation
     }
 
-    fn check_time(&self, verified: &Verified, now: Timestamp) -> Result<(), Rejection> {
-        let latest = now.after(self.settings.leeway);
-        for start in [verified.issued_at, verified.not_before] {
-            if start > latest {
-                return Err(Rejection::at(Reason::NotYetValid, start));
-            }
+    fn check_time(&self, claims: &Claims, now: Timestamp) -> Result<(), Rejection> {
+        if claims.not_before > now.after(self.settings.leeway) {
+            return Err(Rejection::at(Reason::NotYetValid, claims.not_before));
         }
-        let end = verified.claims.expires_at;
-        if now >= end { Err(Rejection::at(Reason::Expired, end)) } else { Ok(()) }
+        if now >= claims.expires_at {
+            return Err(Rejection::at(Reason::Expired, claims.expires_at));
+        }
+        Ok(())
     }
 }
 
@@ -211,6 +242,7 @@ fn claims(wire: &Wire) -> Option<Claims> {
         session_id: SessionId::parse(&wire.jti)?,
         generation: Generation(wire.generation),
         slot: Slot::parse(&wire.slot).ok()?,
+        not_before: Timestamp::from_secs(wire.iat.max(wire.nbf)),
         expires_at: Timestamp::from_secs(wire.exp),
     })
 }

@@ -109,7 +109,7 @@ impl Engine {
         }
         let change = Change { keep_until: state.keep_until(self.clock.now()), state, events };
         Ok(match self.sessions.commit(user, read.revision, change).await? {
-            Commit::Committed => Ok(outcome),
+            Commit::Committed(_) => Ok(outcome),
             Commit::Conflict(newer) => Err(newer),
         })
     }

@@ -302,6 +302,8 @@ pub struct Claims {
     pub generation: Generation,
     /// Its slot: `slot`.
     pub slot: Slot,
+    /// It is not good before this: the later of `iat` and `nbf`.
+    pub not_before: Timestamp,
     /// Its absolute deadline: `exp`.
     pub expires_at: Timestamp,
 }

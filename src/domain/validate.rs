@@ -1,14 +1,15 @@
 //! Validate: is this token's session live? The call that every other service makes on every request.
 
-use std::{sync::Arc, time::Duration};
-
-use smol_str::SmolStr;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Engine, Error,
     ports::Versioned,
     rejection::Rejection,
-    sessions::{At, Session, UserSessions},
+    sessions::{At, Profile, Session, UserSessions},
     touches::{Full, Use},
     types::{Claims, Role, Timestamp, UserId},
 };
@@ -16,16 +17,12 @@ use super::{
 /// A live session, as verdicts show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// Whose it is.
-    pub user_id: UserId,
-    /// Their name.
-    pub username: SmolStr,
-    /// Their roles, as of the latest login or account change.
-    pub roles: Vec<Role>,
-    /// The session.
-    pub session: Session,
-    /// It does not time out for want of use before this.
-    pub idle_expires_at: Timestamp,
+    user_id: UserId,
+    /// Shared with whoever has read it: a verdict copies nothing.
+    state: Arc<UserSessions>,
+    /// The place of the session in it.
+    place: usize,
+    idle_expires_at: Timestamp,
 }
 
 /// What is true of a token.
@@ -72,8 +69,9 @@ impl Engine {
 
     fn judge_by_memory(&self, unjudged: &Unjudged, now: Timestamp) -> Option<Verdict> {
         let Unjudged { claims, peek, max_staleness } = unjudged;
-        let read = self.sessions.recall(&claims.user_id, *max_staleness)?;
-        let known = self.epoch.known_at_once()?;
+        let moment = Instant::now();
+        let read = self.sessions.recall(&claims.user_id, *max_staleness, moment)?;
+        let known = self.epoch.known_at_once(moment)?;
         let at = At { now, tombstone_ttl: self.tombstone_ttl, epoch: &known.epoch };
         let Judged { verdict, due } = Judged::of(claims, &read.state, *peek, at);
         let counts = verdict.as_ref().err().is_none_or(|rejection| rejection.reason.is_terminal());
@@ -86,23 +84,60 @@ impl Engine {
 
     /// Asks the store.
     pub async fn judge(&self, unjudged: Unjudged) -> Result<Verdict, Error> {
-        if self.epoch.known_at_once().is_none() {
+        if self.epoch.known_at_once(Instant::now()).is_none() {
             // It may be all that was wanting: one read for everybody who waits, and not one for each.
             self.epoch.known().await?;
             if let Some(verdict) = self.judge_by_memory(&unjudged, self.clock.now()) {
                 return Ok(verdict);
             }
         }
+        let read = self.sessions.load(&unjudged.claims.user_id).await?;
+        let judged = self.judge_by(unjudged, read, self.at(&*self.epoch.known().await?));
+        match judged {
+            Ok(verdict) => Ok(verdict),
+            Err(unsettled) => self.settle_verdict(unsettled).await,
+        }
+    }
+
+    /// Asks the store about many at once: a verdict each, or what [`Engine::settle`] needs.
+    pub async fn judge_all(&self, all: Vec<Unjudged>) -> Vec<Result<Result<Verdict, Error>, Unsettled>> {
+        let keys: Vec<_> = all.iter().map(|unjudged| &unjudged.claims.user_id).collect();
+        let reads = self.sessions.load_many(&keys).await;
+        let known = match self.epoch.known().await {
+            Ok(known) => known,
+            Err(error) => return all.iter().map(|_| Ok(Err(error.clone().into()))).collect(),
+        };
+        let at = self.at(&known);
+        let judge = |(unjudged, read)| match read {
+            Ok(read) => self.judge_by(unjudged, read, at).map(Ok),
+            Err(error) => Ok(Err(Error::from(error))),
+        };
+        all.into_iter().zip(reads).map(judge).collect()
+    }
+
+    /// The verdict by what the store has said, if nothing has to be written before it may be told.
+    fn judge_by(
+        &self,
+        unjudged: Unjudged,
+        read: Versioned<UserSessions>,
+        at: At<'_>,
+    ) -> Result<Verdict, Unsettled> {
         let Unjudged { claims, peek, .. } = unjudged;
-        let read = self.sessions.load(&claims.user_id).await?;
-        let Judged { verdict, due } =
-            Judged::of(&claims, &read.state, peek, self.at(&*self.epoch.known().await?));
+        let Judged { verdict, due } = Judged::of(&claims, &read.state, peek, at);
+        let due = due.filter(|due| due.is_urgent || self.note_use(&claims, *due, &read).is_err());
+        if due.is_some() || (verdict.is_err() && read.state.has_lost(&claims)) {
+            return Err(Unsettled { claims, verdict, due, read });
+        }
+        Ok(verdict)
+    }
+
+    /// Writes what has to be written before the verdict may be told.
+    pub async fn settle_verdict(&self, unsettled: Unsettled) -> Result<Verdict, Error> {
+        let Unsettled { claims, verdict, due, read } = unsettled;
         if verdict.is_err() {
             self.mind_rollback(&claims, &read).await?;
         }
-        if let Some(due) = due
-            && (due.is_urgent || self.note_use(&claims, due, &read).is_err())
-        {
+        if let Some(due) = due {
             let used = Use { user_id: claims.user_id.clone(), at: due.used, read };
             self.record_use(claims.session_id, used).await?;
         }
@@ -124,6 +159,16 @@ pub struct Unjudged {
     max_staleness: Duration,
 }
 
+/// A verdict that may not be told yet.
+#[derive(Debug)]
+pub struct Unsettled {
+    claims: Arc<Claims>,
+    verdict: Verdict,
+    /// A use that has to be recorded first.
+    due: Option<Due>,
+    read: Versioned<UserSessions>,
+}
+
 /// A verdict, and what follows from it.
 struct Judged {
     verdict: Verdict,
@@ -132,7 +177,7 @@ struct Judged {
 }
 
 /// A use that is to be recorded.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Due {
     used: Timestamp,
     /// The session has but a touch interval left: before the answer, for without it the session could lapse
@@ -141,7 +186,7 @@ struct Due {
 }
 
 impl Judged {
-    fn of(claims: &Claims, state: &UserSessions, peek: bool, at: At<'_>) -> Self {
+    fn of(claims: &Claims, state: &Arc<UserSessions>, peek: bool, at: At<'_>) -> Self {
         let session = match state.verdict(claims, at) {
             Ok(session) => session,
             Err(rejection) => return Self { verdict: Err(rejection), due: None },
@@ -157,17 +202,48 @@ impl Verified {
     /// A live session of a user with this state, as a use at `used` leaves it.
     pub(super) fn of(
         user_id: &UserId,
-        state: &UserSessions,
+        state: &Arc<UserSessions>,
         session: &Session,
         used: Option<Timestamp>,
     ) -> Self {
         let last_seen = used.unwrap_or_default().max(session.last_seen);
         Self {
             user_id: user_id.clone(),
-            username: state.profile.username.clone(),
-            roles: state.profile.roles.clone(),
+            place: state.sessions.iter().position(|one| one.id == session.id).unwrap_or_default(),
             idle_expires_at: last_seen.after(session.idle_timeout).min(session.expires_at),
-            session: session.clone(),
+            state: Arc::clone(state),
         }
+    }
+
+    /// A session that has just been opened.
+    pub(crate) fn opened(user_id: UserId, profile: Profile, session: Session) -> Self {
+        let idle_expires_at = session.idle_expires_at();
+        let state = UserSessions { profile, sessions: vec![session], ..UserSessions::default() };
+        Self { user_id, state: Arc::new(state), place: 0, idle_expires_at }
+    }
+
+    /// Whose it is.
+    pub fn user_id(&self) -> &UserId {
+        &self.user_id
+    }
+
+    /// Their name.
+    pub fn username(&self) -> &str {
+        &self.state.profile.username
+    }
+
+    /// Their roles, as of the latest login or account change.
+    pub fn roles(&self) -> &[Role] {
+        &self.state.profile.roles
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Session {
+        &self.state.sessions[self.place]
+    }
+
+    /// It does not time out for want of use before this.
+    pub fn idle_expires_at(&self) -> Timestamp {
+        self.idle_expires_at
     }
 }

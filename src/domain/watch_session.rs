@@ -44,7 +44,7 @@ impl Engine {
             verdict.map(|session| Verified::of(&claims.user_id, &read.state, session, None))
         };
         match &verdict {
-            Ok(verified) => ticket.expect(&verified.session),
+            Ok(verified) => ticket.expect(verified.session()),
             Err(_) => self.mind_rollback(claims, &read).await?,
         }
         Ok(verdict)

@@ -53,11 +53,11 @@ impl Identity {
     /// The headers and their values, all of them visible ASCII. A username is percent-encoded; roles are separated by
     /// commas.
     pub fn headers<'a>(&self, names: &'a HeaderNames) -> Vec<(&'a str, String)> {
-        let Verified { user_id, username, roles, session, .. } = &self.verified;
-        let roles: Vec<_> = roles.iter().map(Role::as_str).collect();
+        let session = self.verified.session();
+        let roles: Vec<_> = self.verified.roles().iter().map(Role::as_str).collect();
         let all = [
-            (&names.user_id, user_id.to_string()),
-            (&names.username, encoded(username)),
+            (&names.user_id, self.verified.user_id().to_string()),
+            (&names.username, encoded(self.verified.username())),
             (&names.session_id, session.id.to_string()),
             (&names.slot, session.slot.as_str().to_owned()),
             (&names.roles, roles.join(",")),

@@ -118,9 +118,9 @@ impl Gateway {
 
 /// Why a live session does not get what the route leads to.
 fn forbidden(verified: &Verified, route: &Route) -> Option<Cause> {
-    if let Some(slot) = route.required_slot.as_ref().filter(|slot| **slot != verified.session.slot) {
+    if let Some(slot) = route.required_slot.as_ref().filter(|slot| **slot != verified.session().slot) {
         return Some(Cause::WrongSlot(slot.clone()));
     }
-    let missing = route.required_role.as_ref().filter(|role| !verified.roles.contains(role));
+    let missing = route.required_role.as_ref().filter(|role| !verified.roles().contains(role));
     missing.cloned().map(Cause::MissingRole)
 }

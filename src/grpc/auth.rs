@@ -44,7 +44,7 @@ impl AuthService for AuthHandler {
             answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
         Ok(Response::new(pb::LoginResponse {
             token,
-            session: Some(convert::session(session)),
+            session: Some(convert::session(&session)),
             displaced: displaced.iter().map(convert::displaced).collect(),
         }))
     }
@@ -78,7 +78,7 @@ impl AuthService for AuthHandler {
         };
         let (session, watch) =
             answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
-        Ok(Response::new(watch::session(session, watch)))
+        Ok(Response::new(watch::session(&session, watch)))
     }
 
     async fn logout(

@@ -31,25 +31,25 @@ pub(super) fn moment(timestamp: prost_types::Timestamp) -> Timestamp {
     Timestamp::from_secs(seconds).after(Duration::from_nanos(nanos))
 }
 
-pub(super) fn session(verified: Verified) -> pb::Session {
-    let Verified { user_id, username, roles, session, idle_expires_at } = verified;
+pub(super) fn session(verified: &Verified) -> pb::Session {
+    let session = verified.session();
     pb::Session {
         session_id: session.id.to_string(),
-        user_id: user_id.to_string(),
-        username: username.into(),
+        user_id: verified.user_id().to_string(),
+        username: verified.username().to_owned(),
         slot: session.slot.as_str().to_owned(),
         device: session.device.as_str().to_owned(),
-        roles: texts(&roles),
+        roles: texts(verified.roles()),
         issued_at: Some(timestamp(session.issued_at)),
         expires_at: Some(timestamp(session.expires_at)),
-        idle_expires_at: Some(timestamp(idle_expires_at)),
+        idle_expires_at: Some(timestamp(verified.idle_expires_at())),
         last_seen_at: None,
     }
 }
 
 /// As [`session`], with the latest use that was recorded.
-pub(super) fn session_with_use(verified: Verified) -> pb::Session {
-    let last_seen = verified.session.last_seen;
+pub(super) fn session_with_use(verified: &Verified) -> pb::Session {
+    let last_seen = verified.session().last_seen;
     pb::Session { last_seen_at: Some(timestamp(last_seen)), ..session(verified) }
 }
 

@@ -172,14 +172,14 @@ fn header(name: &str, value: String) -> HeaderValueOption {
 /// Who it is, for the filters behind and for access logs.
 fn metadata(identity: &Identity) -> Struct {
     let verified = &identity.verified;
-    let roles = verified.roles.iter().map(|role| text(role.as_str())).collect();
+    let roles = verified.roles().iter().map(|role| text(role.as_str())).collect();
     let list = Value { kind: Some(Kind::ListValue(ListValue { values: roles })) };
     let fields = [
-        ("user_id", text(verified.user_id.as_str())),
-        ("username", text(&verified.username)),
-        ("session_id", text(&verified.session.id.to_string())),
-        ("slot", text(verified.session.slot.as_str())),
-        ("device", text(verified.session.device.as_str())),
+        ("user_id", text(verified.user_id().as_str())),
+        ("username", text(verified.username())),
+        ("session_id", text(&verified.session().id.to_string())),
+        ("slot", text(verified.session().slot.as_str())),
+        ("device", text(verified.session().device.as_str())),
         ("roles", list),
     ];
     Struct { fields: fields.map(|(name, value)| (name.to_owned(), value)).into() }

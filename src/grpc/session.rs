@@ -55,14 +55,14 @@ impl SessionHandler {
             self.engine.issue_session(&subject, wanted, origin).await?;
         Ok(pb::IssueSessionResponse {
             token,
-            session: Some(convert::session(session)),
+            session: Some(convert::session(&session)),
             displaced: displaced.iter().map(convert::displaced).collect(),
         })
     }
 
     async fn list(&self, message: pb::ListSessionsRequest) -> Result<pb::ListSessionsResponse, Error> {
         let sessions = self.engine.list_sessions(&UserId::parse(&message.user_id)?).await?;
-        let sessions = sessions.into_iter().map(convert::session_with_use).collect();
+        let sessions = sessions.iter().map(convert::session_with_use).collect();
         Ok(pb::ListSessionsResponse { sessions })
     }
 

@@ -1,40 +1,67 @@
 //! The answers to the requests of a `ValidateStream`, in their order.
 
 use std::{
-    future::{Ready, ready},
+    collections::VecDeque,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use futures_util::{
-    Stream, StreamExt as _,
-    future::{BoxFuture, Either},
-    stream::FuturesOrdered,
-};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming, metadata::MetadataMap};
 use tonic_types::StatusExt as _;
 
 use super::{answer::Answer, pb, request_id::RequestId, status, validate::verdict_at_once};
-use crate::domain::{Engine, Error};
+use crate::domain::{
+    Engine, Error,
+    validate::{Unjudged, Verdict},
+};
 
 /// Requests of one stream that are worked on at a time. No more are read before there are answers, and no more
 /// answers wait than that: who does not read them is not asked for more.
 const IN_FLIGHT: usize = 256;
 
-type Coming = Either<Ready<Result<Answer, Status>>, BoxFuture<'static, Result<Answer, Status>>>;
-
-/// Answers one request after the other. What is known is answered at once; what has to be asked for is asked for
-/// together.
+/// Answers one request after the other. What is known is answered at once. What has to be asked for is asked for
+/// together: whatever has come by the time that there is nothing more to read.
 pub(super) struct Verdicts {
     engine: Arc<Engine>,
     /// Of the stream, with the token of requests that have none.
     metadata: MetadataMap,
     id: RequestId,
-    requests: Streaming<pb::ValidateRequest>,
-    /// The answers that wait for the store, and those behind them.
-    coming: FuturesOrdered<Coming>,
-    ended: bool,
+    requests: Requests,
+    /// What has been read and is not asked for yet.
+    batch: Batch,
+    /// What is asked for.
+    asked: FuturesOrdered<BoxFuture<'static, VecDeque<Due>>>,
+    /// How many answers that will be.
+    in_asked: usize,
+    /// The answers that are next.
+    due: VecDeque<Due>,
+}
+
+/// Where the requests come from.
+enum Requests {
+    Open(Box<Streaming<pb::ValidateRequest>>),
+    /// What the answers end with.
+    Ended(Option<Status>),
+}
+
+/// Requests that have been read together.
+#[derive(Default)]
+struct Batch {
+    /// In their order; nothing stands where the store has to be asked.
+    answers: Vec<Option<Answer>>,
+    /// What it has to be asked, in the same order.
+    unjudged: Vec<Unjudged>,
+}
+
+/// An answer.
+enum Due {
+    Now(Answer),
+    /// Something has to be written first. That goes on while others are answered.
+    Later(AbortOnDropHandle<Answer>),
 }
 
 impl Verdicts {
@@ -44,23 +71,79 @@ impl Verdicts {
         id: RequestId,
         requests: Streaming<pb::ValidateRequest>,
     ) -> Self {
-        Self { engine, metadata, id, requests, coming: FuturesOrdered::new(), ended: false }
+        Self {
+            engine,
+            metadata,
+            id,
+            requests: Requests::Open(Box::new(requests)),
+            batch: Batch::default(),
+            asked: FuturesOrdered::new(),
+            in_asked: 0,
+            due: VecDeque::new(),
+        }
     }
 
-    fn answer(&self, request: &pb::ValidateRequest) -> Coming {
-        match verdict_at_once(&self.engine, &self.metadata, request) {
-            Ok(Ok(verdict)) => Either::Left(ready(Ok(Answer::Verdict(verdict)))),
-            Ok(Err(unjudged)) => {
-                let (engine, id) = (Arc::clone(&self.engine), self.id.clone());
-                Either::Right(Box::pin(async move {
-                    Ok(match engine.judge(unjudged).await {
-                        Ok(verdict) => Answer::Verdict(verdict),
-                        Err(error) => failure(error, &id),
-                    })
-                }))
+    /// Reads what there is to read. The answer to a request that is known, if nothing goes before it.
+    fn read(&mut self, cx: &mut Context<'_>) -> Option<Answer> {
+        while let Requests::Open(requests) = &mut self.requests {
+            let in_flight = self.due.len() + self.in_asked + self.batch.answers.len();
+            if in_flight >= IN_FLIGHT {
+                break;
             }
-            Err(violation) => Either::Left(ready(Ok(failure(Error::Invalid(violation), &self.id)))),
+            let request = match requests.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(request))) => request,
+                Poll::Ready(end) => {
+                    self.requests = Requests::Ended(end.and_then(Result::err));
+                    break;
+                }
+                Poll::Pending => break,
+            };
+            let answer = match verdict_at_once(&self.engine, &self.metadata, &request) {
+                Ok(Ok(verdict)) => Answer::Verdict(verdict),
+                Ok(Err(unjudged)) => {
+                    self.batch.answers.push(None);
+                    self.batch.unjudged.push(unjudged);
+                    continue;
+                }
+                Err(violation) => failure(Error::Invalid(violation), &self.id),
+            };
+            if in_flight == 0 {
+                return Some(answer);
+            }
+            self.batch.answers.push(Some(answer));
         }
+        None
+    }
+
+    /// Asks for what has been read.
+    fn ask(&mut self) {
+        let batch = mem::take(&mut self.batch);
+        if batch.answers.is_empty() {
+            return;
+        }
+        self.in_asked += batch.answers.len();
+        self.asked.push_back(Box::pin(batch.ask(Arc::clone(&self.engine), self.id.clone())));
+    }
+}
+
+impl Batch {
+    async fn ask(self, engine: Arc<Engine>, id: RequestId) -> VecDeque<Due> {
+        let mut judged = engine.judge_all(self.unjudged).await.into_iter();
+        let mut due = |answer: Option<Answer>| {
+            if let Some(answer) = answer {
+                return Due::Now(answer);
+            }
+            match judged.next() {
+                Some(Ok(judged)) => Due::Now(answer_with(judged, &id)),
+                Some(Err(unsettled)) => {
+                    let (engine, id) = (Arc::clone(&engine), id.clone());
+                    let settled = async move { answer_with(engine.settle_verdict(unsettled).await, &id) };
+                    Due::Later(AbortOnDropHandle::new(tokio::spawn(settled)))
+                }
+                None => Due::Now(unanswered(&id)),
+            }
+        };
+        self.answers.into_iter().map(&mut due).collect()
     }
 }
 
@@ -69,31 +152,41 @@ impl Stream for Verdicts {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        while !this.ended && this.coming.len() < IN_FLIGHT {
-            let coming = match this.requests.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(request))) => this.answer(&request),
-                Poll::Ready(Some(Err(status))) => {
-                    this.ended = true;
-                    Either::Left(ready(Err(status)))
-                }
-                Poll::Ready(None) => {
-                    this.ended = true;
-                    break;
-                }
-                Poll::Pending => break,
-            };
-            match coming {
-                Either::Left(ready) if this.coming.is_empty() => {
-                    return Poll::Ready(Some(ready.into_inner()));
-                }
-                coming => this.coming.push_back(coming),
+        // First what is there: what is read in between would be asked for by itself.
+        if matches!(this.due.front(), None | Some(Due::Later(_))) {
+            if let Some(answer) = this.read(cx) {
+                return Poll::Ready(Some(Ok(answer)));
+            }
+            this.ask();
+            while let Poll::Ready(Some(answers)) = this.asked.poll_next_unpin(cx) {
+                this.in_asked -= answers.len();
+                this.due.extend(answers);
             }
         }
-        match this.coming.poll_next_unpin(cx) {
-            Poll::Ready(None) if !this.ended => Poll::Pending,
-            answer => answer,
+        match this.due.pop_front() {
+            Some(Due::Now(answer)) => Poll::Ready(Some(Ok(answer))),
+            Some(Due::Later(mut later)) => match later.poll_unpin(cx) {
+                Poll::Ready(answer) => Poll::Ready(Some(Ok(answer.unwrap_or_else(|_| unanswered(&this.id))))),
+                Poll::Pending => {
+                    this.due.push_front(Due::Later(later));
+                    Poll::Pending
+                }
+            },
+            None => match &mut this.requests {
+                Requests::Ended(status) if this.in_asked == 0 => Poll::Ready(status.take().map(Err)),
+                _ => Poll::Pending,
+            },
         }
     }
+}
+
+fn answer_with(judged: Result<Verdict, Error>, id: &RequestId) -> Answer {
+    judged.map_or_else(|error| failure(error, id), Answer::Verdict)
+}
+
+/// Only a fault of ours leads here, which has been logged.
+fn unanswered(id: &RequestId) -> Answer {
+    failure(Error::Internal("a request of a stream was not answered".to_owned()), id)
 }
 
 /// An error, as an answer among others.

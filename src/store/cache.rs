@@ -7,6 +7,7 @@
 mod entries;
 
 use std::{
+    mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -74,7 +75,21 @@ impl Registers<UserSessions> for CachedSessions {
         Ok(read)
     }
 
-    fn recall(&self, key: &UserId, max_staleness: Duration) -> Option<Versioned<UserSessions>> {
+    async fn load_many(&self, keys: &[&UserId]) -> Vec<Result<Versioned<UserSessions>, StoreError>> {
+        if !self.wanted.load(Ordering::Relaxed) {
+            return self.inner.load_many(keys).await;
+        }
+        let tickets: Vec<_> = keys.iter().map(|key| self.entries.begin_read(key)).collect();
+        let reads = self.inner.load_many(keys).await;
+        for ((key, ticket), read) in keys.iter().zip(tickets).zip(&reads) {
+            if let Ok(read) = read {
+                self.entries.end_read(key, read, ticket);
+            }
+        }
+        reads
+    }
+
+    fn recall(&self, key: &UserId, max_staleness: Duration, now: Instant) -> Option<Versioned<UserSessions>> {
         if self.alone {
             return self.entries.get(key);
         }
@@ -84,7 +99,7 @@ impl Registers<UserSessions> for CachedSessions {
         if !self.wanted.load(Ordering::Relaxed) {
             self.wanted.store(true, Ordering::Relaxed);
         }
-        self.entries.get_as_of(key, Instant::now(), max_staleness.min(STALENESS_BOUND))
+        self.entries.get_as_of(key, now, max_staleness.min(STALENESS_BOUND))
     }
 
     async fn commit(
@@ -95,8 +110,19 @@ impl Registers<UserSessions> for CachedSessions {
     ) -> Result<Commit<UserSessions>, StoreError> {
         // Whatever was read before is not to be remembered after: also where nobody waits any more to hear
         // whether this has succeeded.
-        let _after = Forget { entries: &self.entries, key };
-        self.inner.commit(key, expected, change).await
+        let after = Forget { entries: &self.entries, key };
+        if !self.wanted.load(Ordering::Relaxed) {
+            return self.inner.commit(key, expected, change).await;
+        }
+        let ticket = self.entries.begin_read(key);
+        let state = Arc::new(change.state.clone());
+        let committed = self.inner.commit(key, expected, change).await?;
+        if let Commit::Committed(revision) = committed {
+            // The requests of a busy user need not all ask the store what has just been written there.
+            mem::forget(after);
+            self.entries.end_commit(key, Versioned { revision, state }, ticket);
+        }
+        Ok(committed)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -159,6 +159,11 @@ impl<R: RawRegisters, S: Encode> Registers<S> for Encoded<R> {
         Self::decode(self.0.load(S::name(key)).await?)
     }
 
+    async fn load_many(&self, keys: &[&S::Key]) -> Vec<Result<Versioned<S>, StoreError>> {
+        let keys: Vec<_> = keys.iter().map(|key| S::name(key)).collect();
+        self.0.load_many(&keys).await.into_iter().map(|read| Self::decode(read?)).collect()
+    }
+
     async fn commit(
         &self,
         key: &S::Key,
@@ -176,7 +181,7 @@ impl<R: RawRegisters, S: Encode> Registers<S> for Encoded<R> {
             events: events.iter().map(|event| S::encode_event(key, event)).collect(),
         };
         Ok(match self.0.commit(S::name(key), change).await? {
-            RawCommit::Committed => Commit::Committed,
+            RawCommit::Committed => Commit::Committed(Revision(revision)),
             RawCommit::Conflict(stands) => Commit::Conflict(Self::decode(stands)?),
         })
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use crate::domain::{
     ports::{Cursor, StoreError},
@@ -63,6 +64,11 @@ pub trait RawRegisters: Send + Sync + 'static {
 
     /// What stands in a register.
     async fn load(&self, key: &str) -> Result<Option<RawValue>, StoreError>;
+
+    /// See `Registers::load_many`.
+    async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
+        join_all(keys.iter().map(|key| self.load(key))).await
+    }
 
     /// See `Registers::commit`.
     async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError>;

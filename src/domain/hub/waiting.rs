@@ -191,6 +191,7 @@ mod tests {
             session_id: SessionId::from_bytes([number; 16]),
             generation: Generation(number.into()),
             slot: Slot::parse("default").unwrap(),
+            not_before: Timestamp::from_secs(1),
             expires_at: Timestamp::from_secs(100),
         }
     }

@@ -51,6 +51,7 @@ fn claims(session: &Session) -> Claims {
         session_id: session.id,
         generation: session.generation,
         slot: session.slot.clone(),
+        not_before: session.issued_at,
         expires_at: session.expires_at,
     }
 }

@@ -139,7 +139,7 @@ impl Gate {
             };
             let change = Change { keep_until: next.keep_until(rule), state: next, events: Vec::new() };
             match self.registers.commit(key, read.revision, change).await? {
-                Commit::Committed => return Ok(()),
+                Commit::Committed(_) => return Ok(()),
                 Commit::Conflict(newer) => read = newer,
             }
             conflicts += 1;
@@ -159,7 +159,7 @@ impl Gate {
             let state = next(&read.state, self.clock.now());
             let change = Change { keep_until: state.keep_until(rule), state, events: Vec::new() };
             match self.registers.commit(key, read.revision, change).await? {
-                Commit::Committed => return Ok(()),
+                Commit::Committed(_) => return Ok(()),
                 Commit::Conflict(newer) => read = newer,
             }
             conflicts += 1;

@@ -117,6 +117,7 @@ fn a_token_says_what_its_session_is_with_every_algorithm() {
                 session_id: session.id,
                 generation: session.generation,
                 slot: session.slot,
+                not_before: session.issued_at,
                 expires_at: session.expires_at,
             }
         );

@@ -152,7 +152,7 @@ impl Leases {
             let good_until = Until { counted: asked + good_for, by_the_wall: now.after(good_for) };
             let change = Change { keep_until: state.keep_until(), state: state.clone(), events: Vec::new() };
             match self.register.commit(&self.key, read.revision, change).await? {
-                Commit::Committed => return Ok(Some((state, good_until))),
+                Commit::Committed(_) => return Ok(Some((state, good_until))),
                 Commit::Conflict(newer) => read = newer,
             }
         }

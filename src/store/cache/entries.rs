@@ -105,6 +105,18 @@ impl Entries {
         }
     }
 
+    /// Remembers what was written, unless something has been forgotten since its ticket was taken. What was read
+    /// before is not to be remembered after.
+    pub(super) fn end_commit(&self, key: &UserId, written: Versioned<UserSessions>, ticket: Ticket) {
+        let mut part = self.part(key);
+        if *part == ticket.0 {
+            self.cache.insert(key.clone(), written);
+        } else {
+            self.cache.remove(key);
+        }
+        *part += 1;
+    }
+
     /// It has changed, or may have.
     pub(super) fn forget(&self, key: &UserId) {
         let mut part = self.part(key);

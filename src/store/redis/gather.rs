@@ -19,12 +19,8 @@ use futures_util::future::join_all;
 use redis::Value;
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
-use super::{NAME, corrupt, link::Link, value};
+use super::{MOST_AT_ONCE, NAME, link::Link, several, value};
 use crate::{domain::ports::StoreError, store::raw::RawValue};
-
-/// How many registers one command asks for, at most. The server answers nobody else meanwhile, and the
-/// last of them waits for the first.
-const MOST: usize = 512;
 
 type Answer = Result<Option<RawValue>, StoreError>;
 
@@ -93,7 +89,7 @@ impl Gather {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let begins = next.waiting.is_empty();
         next.waiting.entry(register).or_default().push(waiting);
-        if next.waiting.len() >= MOST {
+        if next.waiting.len() >= MOST_AT_ONCE {
             let full = next.take();
             drop(next);
             self.send(full);
@@ -172,10 +168,7 @@ async fn get(link: &Link, register: &str) -> Answer {
 async fn mget(link: &Link, registers: &[&str]) -> Result<Vec<Value>, StoreError> {
     // Names keys of more than one hash tag, as the follower does. On a cluster a batch would be one a
     // node, and a command one a slot.
-    match link.query(redis::cmd("MGET").arg(registers)).await? {
-        Value::Array(values) if values.len() == registers.len() => Ok(values),
-        _ => Err(corrupt("several registers were not answered with as many values")),
-    }
+    several(link.query(redis::cmd("MGET").arg(registers)).await, registers.len())
 }
 
 fn tell(waiting: Vec<oneshot::Sender<Answer>>, answer: &Answer) {

@@ -300,7 +300,7 @@ async fn accounts_are_changed_while_hundreds_of_commits_go_on() {
             let (user, mut revision) = (user(&format!("user{number}")), Revision::ABSENT);
             for generation in 1..=40 {
                 let outcome = registers.commit(&user, revision, change(generation)).await.unwrap();
-                assert!(matches!(outcome, Commit::Committed));
+                assert!(matches!(outcome, Commit::Committed(_)));
                 revision = of_sessions(&*registers).load(&user).await.unwrap().revision;
             }
         });

@@ -36,6 +36,22 @@ on_every_store! {
         }
     }
 
+    async fn many_registers_are_read_in_the_order_of_their_keys(store: Stand) {
+        let users: Vec<_> = (0..600).map(|number| user(&format!("user{number}"))).collect();
+        for (number, user) in (0..).zip(&users).step_by(3) {
+            store.commit(user, Revision::ABSENT, change(number)).await;
+        }
+        let keys: Vec<_> = users.iter().rev().chain(&users[..10]).collect();
+        let reads = store.registers.load_many(&keys).await;
+        assert_eq!(reads.len(), keys.len());
+        for (key, read) in keys.into_iter().zip(reads) {
+            let read = read.unwrap();
+            assert_eq!((read.revision, (*read.state).clone()), store.load(key).await, "{key}");
+        }
+        assert!(store.registers.load_many(&[]).await.is_empty());
+        assert_eq!(store.registers.load_many(&[&users[3]]).await.len(), 1);
+    }
+
     async fn a_throttle_is_kept_in_a_register_of_its_own(store: Stand) {
         let key = ThrottleKey::account(&Username::parse("alice").unwrap());
         let now = now();
@@ -53,7 +69,7 @@ on_every_store! {
         let throttles = &store.throttles;
         assert_eq!(*throttles.load(&key).await.unwrap().state, Throttle::default());
         let committed = throttles.commit(&key, Revision::ABSENT, change(7)).await.unwrap();
-        assert!(matches!(committed, Commit::Committed));
+        assert!(matches!(committed, Commit::Committed(_)));
         let read = throttles.load(&key).await.unwrap();
         assert_eq!(*read.state, throttle(7));
         let Commit::Conflict(newer) = throttles.commit(&key, Revision::ABSENT, change(8)).await.unwrap() else {
@@ -145,7 +161,7 @@ on_every_store! {
         let outcomes = commits.join_all().await;
         let winners: Vec<_> = outcomes
             .iter()
-            .filter_map(|(number, outcome)| matches!(outcome, Commit::Committed).then_some(*number))
+            .filter_map(|(number, outcome)| matches!(outcome, Commit::Committed(_)).then_some(*number))
             .collect();
         let [winner] = winners[..] else { panic!("{winners:?} have won") };
         assert_eq!(store.load(&user).await.1, state(winner));
@@ -175,7 +191,7 @@ on_every_store! {
                     let change = Change { state: next, ..change(0) };
                     match registers.commit(&user, read.revision, change).await.unwrap() {
                         Commit::Conflict(newer) => read = newer,
-                        Commit::Committed => {
+                        Commit::Committed(_) => {
                             done += 1;
                             read = registers.load(&user).await.unwrap();
                         }
@@ -245,7 +261,7 @@ on_every_store! {
         for past in [now(), latchkey::domain::types::Timestamp::from_micros(0)] {
             let change = Change { keep_until: past, ..change(1) };
             let outcome = store.try_commit(&user, Revision::ABSENT, change).await;
-            assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
+            assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
             store.pass(Duration::from_millis(10)).await;
             assert_eq!(store.load(&user).await.0, Revision::ABSENT);
         }

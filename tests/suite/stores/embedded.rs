@@ -49,7 +49,7 @@ async fn a_thousand_commits_at_once_over_a_hundred_users_all_take_effect() {
                 state.profile.username = number.to_string().into();
                 let change = Change { state, ..change_with(0, [number]) };
                 match store.commit(&user, read.revision, change).await.unwrap() {
-                    Commit::Committed => return,
+                    Commit::Committed(_) => return,
                     Commit::Conflict(newer) => read = newer,
                 }
             }
@@ -84,7 +84,7 @@ async fn more_commits_than_can_wait_are_refused_and_the_others_succeed() {
     let mut busy = Some(busy);
     while let Some(outcome) = tasks.join_next().await {
         match outcome.unwrap() {
-            Ok(Commit::Committed) => committed += 1,
+            Ok(Commit::Committed(_)) => committed += 1,
             Ok(Commit::Conflict(_)) => panic!("a conflict"),
             error => {
                 assert!(unavailable(error).contains("too many commits are waiting"));
@@ -104,7 +104,7 @@ async fn what_was_committed_is_there_when_the_file_is_opened_again() {
     for number in 1..=50 {
         let user = user(&format!("user{number}"));
         let outcome = store.commit(&user, Revision::ABSENT, change_with(number, [number])).await.unwrap();
-        assert!(matches!(outcome, Commit::Committed));
+        assert!(matches!(outcome, Commit::Committed(_)));
     }
     let end = store.tail(None, 1).await.unwrap().next;
     drop(store);
@@ -273,7 +273,7 @@ async fn a_full_disk_is_unavailable_and_no_commit_is_half_done() {
 
     limit(1 << 30).await;
     let outcome = store.commit(&user, read.revision, large).await.unwrap();
-    assert!(matches!(outcome, Commit::Committed), "once there is room again");
+    assert!(matches!(outcome, Commit::Committed(_)), "once there is room again");
     assert_eq!(store.tail(Some(&end), 10).await.unwrap().events.len(), 1);
 }
 
@@ -284,7 +284,7 @@ async fn a_writer_whose_connection_has_died_gets_another() {
     for generation in 1..=3 {
         let user = user(&format!("user{generation}"));
         let outcome = store.commit(&user, Revision::ABSENT, change(generation)).await.unwrap();
-        assert!(matches!(outcome, Commit::Committed));
+        assert!(matches!(outcome, Commit::Committed(_)));
         database.writer.acquire().await.unwrap().close().await.unwrap();
     }
 }

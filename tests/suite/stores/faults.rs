@@ -127,7 +127,7 @@ async fn a_commit_whose_answer_was_lost_can_be_repeated_and_tells_its_events_onc
     );
     for _ in 0..2 {
         let outcome = store.commit(&alice, read.revision, change.clone()).await.unwrap();
-        assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
+        assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
     }
     let tail = store.tail(Some(&end), 10).await.unwrap();
     assert_eq!((numbers(&tail.events), tail.gap), (vec![("alice", 2)], false));
@@ -203,7 +203,7 @@ async fn a_master_that_is_demoted_is_left_at_the_first_write_and_found_again() {
     let back = until_up(&*store).await;
     assert!(back < Duration::from_secs(2), "{back:?}");
     let outcome = store.commit(&bob, Revision::ABSENT, change(3)).await.unwrap();
-    assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
+    assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -229,7 +229,7 @@ async fn scripts_that_the_server_forgets_are_sent_again() {
         let read = of_sessions(&*store).load(&alice).await.unwrap();
         let change = change_with(generation, [generation]);
         let outcome = store.commit(&alice, read.revision, change).await.unwrap();
-        assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
+        assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
         let () = server.query(redis::cmd("SCRIPT").arg("FLUSH"));
         let tail = store.tail(Some(&end), 10).await.unwrap();
         assert_eq!(numbers(&tail.events), [("alice", generation)]);
@@ -337,7 +337,7 @@ async fn a_server_that_is_out_of_memory_is_unavailable_for_writing_and_still_rea
 
     memory("0");
     let outcome = store.commit(&alice, read.revision, large).await.unwrap();
-    assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
+    assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
     assert_eq!(store.tail(Some(&end), 10).await.unwrap().events.len(), 1);
 }
 

@@ -66,6 +66,10 @@ async fn load_at_once(store: &Store, users: impl IntoIterator<Item = &UserId>) -
     join_all(users.into_iter().map(|user| load(store, user))).await
 }
 
+async fn load_many(store: &Store, users: impl IntoIterator<Item = &UserId>) -> Vec<Loaded> {
+    of_sessions(store.as_ref()).load_many(&users.into_iter().collect::<Vec<_>>()).await
+}
+
 fn generation(loaded: Loaded) -> u64 {
     loaded.unwrap().state.generation.0
 }
@@ -102,9 +106,10 @@ async fn a_load_alone_is_a_get_and_two_hundred_at_once_are_one_command() {
     }
     assert_eq!(asked(&mut monitor), vec![("get".to_owned(), 1); 3]);
 
-    let loaded = load_at_once(&store, &users).await;
-    assert_eq!(asked(&mut monitor), [("mget".to_owned(), 200)]);
-    assert_eq!(loaded.into_iter().map(generation).collect::<Vec<_>>(), (0..200).collect::<Vec<_>>());
+    for loaded in [load_at_once(&store, &users).await, load_many(&store, &users).await] {
+        assert_eq!(loaded.into_iter().map(generation).collect::<Vec<_>>(), (0..200).collect::<Vec<_>>());
+    }
+    assert_eq!(asked(&mut monitor), vec![("mget".to_owned(), 200); 2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,11 +150,12 @@ async fn a_register_that_many_load_at_once_is_asked_for_once() {
 async fn no_command_asks_for_more_than_its_share() {
     let (store, users, server) = filled(1100).await;
     let mut monitor = server.monitor();
-    let loaded = load_at_once(&store, &users).await;
+    for loaded in [load_at_once(&store, &users).await, load_many(&store, &users).await] {
+        assert_eq!(loaded.into_iter().map(generation).collect::<Vec<_>>(), (0..1100).collect::<Vec<_>>());
+    }
     let registers: Vec<_> = asked(&mut monitor).into_iter().map(|(_, registers)| registers).collect();
-    assert_eq!(registers.iter().sum::<usize>(), 1100);
-    assert!(registers.len() == 3 && registers.iter().all(|count| *count <= 512), "{registers:?}");
-    assert_eq!(loaded.into_iter().map(generation).collect::<Vec<_>>(), (0..1100).collect::<Vec<_>>());
+    assert_eq!(registers.iter().sum::<usize>(), 2200);
+    assert!(registers.len() == 6 && registers.iter().all(|count| *count <= 512), "{registers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,17 +169,19 @@ async fn each_load_gets_the_answer_of_its_own_register_whatever_the_others_hold(
     let nobody = user("nobody");
 
     let asked_for = [&users[0], &nobody, &users[1], &users[2], &users[3], &nobody, &users[1], &users[0]];
-    let loaded = load_at_once(&store, asked_for).await;
-    let [first, absent, short, list, fourth, absent_too, short_too, first_too] = loaded.try_into().unwrap();
-    assert_eq!([first, fourth, first_too].map(generation), [0, 3, 0]);
-    for absent in [absent, absent_too] {
-        assert_eq!(absent.unwrap().revision, Revision::ABSENT);
+    for loaded in [load_at_once(&store, asked_for).await, load_many(&store, asked_for).await] {
+        let [first, absent, short, list, fourth, absent_too, short_too, first_too] =
+            loaded.try_into().unwrap();
+        assert_eq!([first, fourth, first_too].map(generation), [0, 3, 0]);
+        for absent in [absent, absent_too] {
+            assert_eq!(absent.unwrap().revision, Revision::ABSENT);
+        }
+        for short in [short, short_too] {
+            assert!(corrupt(short).contains("without a revision"));
+        }
+        // To MGET alone it would hold nothing, and that is what a user who may log in has.
+        assert!(corrupt(list).contains("WRONGTYPE"));
     }
-    for short in [short, short_too] {
-        assert!(corrupt(short).contains("without a revision"));
-    }
-    // To MGET alone it would hold nothing, and that is what a user who may log in has.
-    assert!(corrupt(list).contains("WRONGTYPE"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -304,7 +312,7 @@ on_every_store! {
                 for generation in 1..=100 {
                     let outcome = store.try_commit(&user, revision, change(generation)).await;
                     answered[&user].store(generation, Ordering::SeqCst);
-                    assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
+                    assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
                     revision = store.load(&user).await.0;
                 }
             });

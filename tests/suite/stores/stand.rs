@@ -80,9 +80,11 @@ impl Stand {
 
     /// A commit that must succeed: the revision it leads to.
     pub async fn commit(&self, user: &UserId, expected: Revision, change: Change<UserSessions>) -> Revision {
-        let outcome = self.try_commit(user, expected, change).await;
-        assert!(matches!(outcome, Commit::Committed), "{outcome:?}");
-        self.load(user).await.0
+        let Commit::Committed(revision) = self.try_commit(user, expected, change).await else {
+            panic!("something else stands there");
+        };
+        assert_eq!(self.load(user).await.0, revision);
+        revision
     }
 
     pub async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Tail {

@@ -70,7 +70,7 @@ async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) {
     let next = UserSessions::default().open(open, at).unwrap();
     let change = Change { keep_until: next.state.keep_until(now), state: next.state, events: Vec::new() };
     let outcome = registers.commit(&UserId::random(), Revision::ABSENT, change).await.unwrap();
-    assert!(matches!(outcome, Commit::Committed));
+    assert!(matches!(outcome, Commit::Committed(_)));
 }
 
 fn used_memory(server: &RedisServer) -> u32 {
