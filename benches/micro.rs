@@ -134,7 +134,7 @@ fn codec(criterion: &mut Criterion) {
         let bytes = encode_sessions(&state);
         group.bench_function(format!("encode, {name}"), |b| b.iter(|| encode_sessions(black_box(&state))));
         group.bench_function(format!("decode, {name}"), |b| {
-            b.iter(|| decode_sessions(black_box(&bytes)).unwrap());
+            b.iter(|| decode_sessions(black_box(&bytes).clone()).unwrap());
         });
     }
     group.finish();

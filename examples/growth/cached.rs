@@ -115,7 +115,7 @@ struct Made;
 #[async_trait]
 impl Registers<UserSessions> for Made {
     async fn load(&self, _: &UserId) -> Result<Versioned<UserSessions>, StoreError> {
-        let state = decode_sessions(&encode_sessions(&state().0)).unwrap();
+        let state = decode_sessions(encode_sessions(&state().0)).unwrap();
         Ok(Versioned { revision: Revision(1), state: Arc::new(state) })
     }
 

@@ -4,6 +4,7 @@
 //! and `stored` reads the hashes.
 
 mod common;
+mod memory;
 mod pace;
 mod policy;
 mod pool;

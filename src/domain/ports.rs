@@ -5,6 +5,7 @@ mod callers;
 mod webhook;
 
 use std::{
+    cell::LazyCell,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -110,6 +111,9 @@ pub enum Commit<S> {
     Conflict(Versioned<S>),
 }
 
+/// This moment, which is read off the clock only if somebody wants to know.
+pub type Moment = LazyCell<Instant>;
+
 /// Compare-and-set registers, each holding one `S`.
 #[async_trait]
 pub trait Registers<S: State>: Send + Sync {
@@ -122,7 +126,7 @@ pub trait Registers<S: State>: Send + Sync {
     }
 
     /// What the register held at some moment at most `max_staleness` before `now`, if that is known without asking.
-    fn recall(&self, key: &S::Key, max_staleness: Duration, now: Instant) -> Option<Versioned<S>> {
+    fn recall(&self, key: &S::Key, max_staleness: Duration, now: &Moment) -> Option<Versioned<S>> {
         let _ = (key, max_staleness, now);
         None
     }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Engine, Error,
-    ports::Versioned,
+    ports::{Moment, Versioned},
     rejection::Rejection,
     sessions::{At, Profile, Session, UserSessions},
     touches::{Full, Use},
@@ -69,9 +69,9 @@ impl Engine {
 
     fn judge_by_memory(&self, unjudged: &Unjudged, now: Timestamp) -> Option<Verdict> {
         let Unjudged { claims, peek, max_staleness } = unjudged;
-        let moment = Instant::now();
-        let read = self.sessions.recall(&claims.user_id, *max_staleness, moment)?;
-        let known = self.epoch.known_at_once(moment)?;
+        let moment = Moment::new(Instant::now);
+        let read = self.sessions.recall(&claims.user_id, *max_staleness, &moment)?;
+        let known = self.epoch.known_at_once(*moment)?;
         let at = At { now, tombstone_ttl: self.tombstone_ttl, epoch: &known.epoch };
         let Judged { verdict, due } = Judged::of(claims, &read.state, *peek, at);
         let counts = verdict.as_ref().err().is_none_or(|rejection| rejection.reason.is_terminal());

@@ -6,7 +6,7 @@
 use prost::{
     Message,
     bytes::BufMut,
-    encoding::{WireType, encode_varint, encoded_len_varint},
+    encoding::{WireType, encoded_len_varint},
 };
 use tonic::{
     Status,
@@ -17,6 +17,7 @@ use tonic_prost::ProstCodec;
 use super::{
     codec::{BUFFER, TOGETHER},
     convert, pb,
+    question::Question,
 };
 use crate::domain::{
     types::{SessionId, Timestamp},
@@ -35,18 +36,16 @@ pub(super) struct AnswerCodec;
 
 impl Codec for AnswerCodec {
     type Encode = Answer;
-    type Decode = pb::ValidateRequest;
+    type Decode = Question;
     type Encoder = AnswerEncoder;
-    type Decoder = <ProstCodec<pb::ValidateResponse, pb::ValidateRequest> as Codec>::Decoder;
+    type Decoder = <ProstCodec<pb::ValidateResponse, Question> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
         AnswerEncoder
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<pb::ValidateResponse, pb::ValidateRequest>::raw_decoder(BufferSettings::new(
-            BUFFER, TOGETHER,
-        ))
+        ProstCodec::<pb::ValidateResponse, Question>::raw_decoder(BufferSettings::new(BUFFER, TOGETHER))
     }
 }
 
@@ -87,78 +86,88 @@ fn response_with(verified: &Verified, to: &mut impl BufMut) {
         (4, session.slot.as_str()),
         (5, session.device.as_str()),
     ];
-    let roles = || verified.roles().iter().map(|role| (6, role.as_str()));
     let moments = [(7, session.issued_at), (8, session.expires_at), (9, verified.idle_expires_at())]
-        .map(|(field, moment)| Field::moment(field, moment));
+        .map(|(field, moment)| Moment::new(field, moment));
 
-    let texts = || texts.into_iter().filter(|(_, text)| !text.is_empty()).chain(roles());
-    let length =
-        texts().map(|(_, text)| 1 + encoded_len_varint(text.len() as u64) + text.len()).sum::<usize>()
-            + moments.iter().map(|moment| moment.written().len()).sum::<usize>();
+    let mut length = moments.iter().map(|moment| moment.written().len()).sum();
+    for (_, text) in texts.iter().filter(|(_, text)| !text.is_empty()) {
+        length += text_len(text);
+    }
+    for role in verified.roles() {
+        length += text_len(role.as_str());
+    }
     put_head(1, length, to);
-    for (field, text) in texts() {
-        put_head(field, text.len(), to);
-        to.put_slice(text.as_bytes());
+    for (field, text) in texts.iter().filter(|(_, text)| !text.is_empty()) {
+        put_text(*field, text, to);
+    }
+    for role in verified.roles() {
+        put_text(6, role.as_str(), to);
     }
     for moment in &moments {
         to.put_slice(moment.written());
     }
 }
 
-/// What a field of a length begins with: a key, which for our numbers is one byte, and the length.
+/// How long a field with a text is. Its key is one byte, as those of all our fields.
+fn text_len(text: &str) -> usize {
+    1 + encoded_len_varint(text.len() as u64) + text.len()
+}
+
+fn put_text(field: u8, text: &str, to: &mut impl BufMut) {
+    put_head(field, text.len(), to);
+    to.put_slice(text.as_bytes());
+}
+
+/// What a field of a length begins with.
 fn put_head(field: u8, length: usize, to: &mut impl BufMut) {
-    let mut head = Field::default();
-    head.put_key(field, WireType::LengthDelimited);
-    head.put_varint(length as u64);
-    to.put_slice(head.written());
+    let mut head = [key(field, WireType::LengthDelimited); 11];
+    let end = put_varint(&mut head, 1, length as u64);
+    to.put_slice(&head[..end]);
 }
 
-/// A short field, which is written here before it is copied to where it goes: cheaper than byte by byte.
-#[derive(Default)]
-struct Field {
+const fn key(field: u8, wire_type: WireType) -> u8 {
+    field << 3 | wire_type as u8
+}
+
+/// Writes a number to its place among bytes, as [`prost::encoding::encode_varint`] does to a buffer: where it ends.
+fn put_varint(bytes: &mut [u8], mut at: usize, mut value: u64) -> usize {
+    while value >= 0x80 {
+        bytes[at] = value.to_le_bytes()[0] | 0x80;
+        value >>= 7;
+        at += 1;
+    }
+    bytes[at] = value.to_le_bytes()[0];
+    at + 1
+}
+
+/// A field with a moment: written by itself, because that is cheaper than byte by byte to where it goes.
+struct Moment {
     bytes: [u8; Self::MOST],
-    length: usize,
+    end: usize,
 }
 
-impl Field {
-    /// A moment with its head is the longest: a key and a length, and two keys with varints.
+impl Moment {
+    /// A key and a length, and two keys with their numbers.
     const MOST: usize = 2 + 1 + 10 + 1 + 10;
 
-    fn moment(field: u8, moment: Timestamp) -> Self {
+    fn new(field: u8, moment: Timestamp) -> Self {
         let prost_types::Timestamp { seconds, nanos } = convert::timestamp(moment);
-        let mut message = Self::default();
-        for (field, value) in [(1, seconds), (2, nanos.into())] {
+        let mut bytes = [0; Self::MOST];
+        let mut end = 2;
+        for (field, value) in [(1, seconds), (2, i64::from(nanos))] {
             // What has its default value is not written.
             if value != 0 {
-                message.put_key(field, WireType::Varint);
-                message.put_varint(value.cast_unsigned());
+                bytes[end] = key(field, WireType::Varint);
+                end = put_varint(&mut bytes, end + 1, value.cast_unsigned());
             }
         }
-        let mut whole = Self::default();
-        whole.put_key(field, WireType::LengthDelimited);
-        whole.put_varint(message.length as u64);
-        for byte in message.written() {
-            whole.put(*byte);
-        }
-        whole
-    }
-
-    fn put_key(&mut self, field: u8, wire_type: WireType) {
-        self.put(field << 3 | wire_type as u8);
-    }
-
-    fn put_varint(&mut self, value: u64) {
-        encode_varint(value, &mut &mut self.bytes[self.length..]);
-        self.length += encoded_len_varint(value);
-    }
-
-    fn put(&mut self, byte: u8) {
-        self.bytes[self.length] = byte;
-        self.length += 1;
+        bytes[0] = key(field, WireType::LengthDelimited);
+        put_varint(&mut bytes, 1, end as u64 - 2);
+        Self { bytes, end }
     }
 
     fn written(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        &self.bytes[..self.end]
     }
 }
 

@@ -17,6 +17,7 @@ pub mod health;
 mod import;
 pub mod origin;
 pub mod pb;
+mod question;
 mod request_id;
 mod requests;
 pub mod server;

@@ -9,7 +9,8 @@ use tower::service_fn;
 use super::{
     MAX_REQUEST,
     answer::{Answer, AnswerCodec},
-    convert, pb,
+    convert,
+    question::Question,
     request_id::RequestId,
     status,
     verdicts::Verdicts,
@@ -34,7 +35,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<StdError> + Send,
 {
-    let validate = service_fn(async |request: tonic::Request<pb::ValidateRequest>| {
+    let validate = service_fn(async |request: tonic::Request<Question>| {
         match verdict(engine, request.metadata(), request.get_ref()).await {
             Ok(verdict) => Ok(tonic::Response::new(Answer::Verdict(verdict))),
             Err(error) => {
@@ -56,7 +57,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<StdError> + Send,
 {
-    let validate = service_fn(async |request: tonic::Request<tonic::Streaming<pb::ValidateRequest>>| {
+    let validate = service_fn(async |request: tonic::Request<tonic::Streaming<Question>>| {
         let (metadata, _, requests) = request.into_parts();
         let verdicts = Verdicts::new(Arc::clone(engine), metadata, id.clone(), requests);
         Ok::<_, Status>(tonic::Response::new(verdicts))
@@ -69,12 +70,8 @@ fn grpc() -> Grpc<AnswerCodec> {
 }
 
 /// The verdict on one request.
-async fn verdict(
-    engine: &Engine,
-    metadata: &MetadataMap,
-    message: &pb::ValidateRequest,
-) -> Result<Verdict, Error> {
-    match verdict_at_once(engine, metadata, message)? {
+async fn verdict(engine: &Engine, metadata: &MetadataMap, question: &Question) -> Result<Verdict, Error> {
+    match verdict_at_once(engine, metadata, question)? {
         Ok(verdict) => Ok(verdict),
         Err(unjudged) => engine.judge(unjudged).await,
     }
@@ -84,10 +81,10 @@ async fn verdict(
 pub(super) fn verdict_at_once(
     engine: &Engine,
     metadata: &MetadataMap,
-    message: &pb::ValidateRequest,
+    question: &Question,
 ) -> Result<Result<Verdict, Unjudged>, Violation> {
-    let token = convert::token(&message.token, metadata)?;
-    Ok(engine.validate_at_once(token, message.peek, max_staleness(message.max_staleness)?))
+    let token = convert::token(question.token()?, metadata)?;
+    Ok(engine.validate_at_once(token, question.peek, max_staleness(question.max_staleness)?))
 }
 
 /// How old the answer may be.

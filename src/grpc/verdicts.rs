@@ -13,7 +13,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming, metadata::MetadataMap};
 use tonic_types::StatusExt as _;
 
-use super::{answer::Answer, pb, request_id::RequestId, status, validate::verdict_at_once};
+use super::{
+    answer::Answer, pb, question::Question, request_id::RequestId, status, validate::verdict_at_once,
+};
 use crate::domain::{
     Engine, Error,
     validate::{Unjudged, Verdict},
@@ -43,7 +45,7 @@ pub(super) struct Verdicts {
 
 /// Where the requests come from.
 enum Requests {
-    Open(Box<Streaming<pb::ValidateRequest>>),
+    Open(Box<Streaming<Question>>),
     /// What the answers end with.
     Ended(Option<Status>),
 }
@@ -69,7 +71,7 @@ impl Verdicts {
         engine: Arc<Engine>,
         metadata: MetadataMap,
         id: RequestId,
-        requests: Streaming<pb::ValidateRequest>,
+        requests: Streaming<Question>,
     ) -> Self {
         Self {
             engine,

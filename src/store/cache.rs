@@ -19,7 +19,9 @@ use async_trait::async_trait;
 
 use self::entries::Entries;
 use crate::domain::{
-    ports::{Change, Commit, Cursor, Event, EventLog, Registers, Revision, StoreError, Tail, Versioned},
+    ports::{
+        Change, Commit, Cursor, Event, EventLog, Moment, Registers, Revision, StoreError, Tail, Versioned,
+    },
     sessions::UserSessions,
     types::UserId,
 };
@@ -89,7 +91,7 @@ impl Registers<UserSessions> for CachedSessions {
         reads
     }
 
-    fn recall(&self, key: &UserId, max_staleness: Duration, now: Instant) -> Option<Versioned<UserSessions>> {
+    fn recall(&self, key: &UserId, max_staleness: Duration, now: &Moment) -> Option<Versioned<UserSessions>> {
         if self.alone {
             return self.entries.get(key);
         }
@@ -99,7 +101,7 @@ impl Registers<UserSessions> for CachedSessions {
         if !self.wanted.load(Ordering::Relaxed) {
             self.wanted.store(true, Ordering::Relaxed);
         }
-        self.entries.get_as_of(key, now, max_staleness.min(STALENESS_BOUND))
+        self.entries.get_as_of(key, **now, max_staleness.min(STALENESS_BOUND))
     }
 
     async fn commit(

@@ -13,7 +13,7 @@ mod webhook;
 
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
 use crate::domain::{
@@ -44,14 +44,16 @@ pub enum CodecError {
     Damaged(String),
 }
 
+// The texts of a state are read where they stand among its bytes, and copied once, to where they are kept.
+
 #[derive(Message)]
 struct StateWire {
     #[prost(uint64, tag = "1")]
     generation: u64,
-    #[prost(string, tag = "2")]
-    username: String,
-    #[prost(string, repeated, tag = "3")]
-    roles: Vec<String>,
+    #[prost(bytes = "bytes", tag = "2")]
+    username: Bytes,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    roles: Vec<Bytes>,
     #[prost(message, repeated, tag = "4")]
     sessions: Vec<SessionWire>,
     #[prost(message, repeated, tag = "5")]
@@ -66,10 +68,10 @@ struct SessionWire {
     id: Bytes,
     #[prost(uint64, tag = "2")]
     generation: u64,
-    #[prost(string, tag = "3")]
-    slot: String,
-    #[prost(string, tag = "4")]
-    device: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    slot: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    device: Bytes,
     /// Microseconds from the generation, which as a rule is the moment of the login.
     #[prost(sint64, tag = "5")]
     issued_delta: i64,
@@ -95,18 +97,18 @@ struct TombstoneWire {
     id: Bytes,
     #[prost(uint64, tag = "2")]
     generation: u64,
-    #[prost(string, tag = "3")]
-    slot: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    slot: Bytes,
     #[prost(uint32, tag = "4")]
     reason: u32,
     #[prost(uint64, tag = "5")]
     at_micros: u64,
-    #[prost(string, tag = "6")]
-    by_device: String,
+    #[prost(bytes = "bytes", tag = "6")]
+    by_device: Bytes,
     #[prost(uint64, tag = "7")]
     until_micros: u64,
-    #[prost(string, tag = "8")]
-    notice: String,
+    #[prost(bytes = "bytes", tag = "8")]
+    notice: Bytes,
     #[prost(bool, tag = "9")]
     exclusive: bool,
     #[prost(fixed64, optional, tag = "10")]
@@ -123,8 +125,8 @@ struct FenceWire {
     at_micros: u64,
     #[prost(uint64, tag = "4")]
     until_micros: u64,
-    #[prost(string, tag = "5")]
-    notice: String,
+    #[prost(bytes = "bytes", tag = "5")]
+    notice: Bytes,
 }
 
 #[derive(Message)]
@@ -157,8 +159,8 @@ struct EventWire {
 pub fn encode_sessions(state: &UserSessions) -> Bytes {
     pack(&StateWire {
         generation: state.generation.0,
-        username: state.profile.username.as_str().to_owned(),
-        roles: state.profile.roles.iter().map(|role| role.as_str().to_owned()).collect(),
+        username: text_wire(&state.profile.username),
+        roles: state.profile.roles.iter().map(|role| text_wire(role.as_str())).collect(),
         sessions: state.sessions.iter().map(session_wire).collect(),
         tombstones: state.tombstones.iter().map(tombstone_wire).collect(),
         fence: state.fence.as_deref().map(fence_wire),
@@ -166,11 +168,12 @@ pub fn encode_sessions(state: &UserSessions) -> Bytes {
 }
 
 /// The state that these are the bytes of.
-pub fn decode_sessions(bytes: &[u8]) -> Result<UserSessions, CodecError> {
+pub fn decode_sessions(bytes: Bytes) -> Result<UserSessions, CodecError> {
     let wire: StateWire = unpack(bytes)?;
+    let roles = wire.roles.iter().map(text).collect::<Result<Vec<_>, _>>()?;
     Ok(UserSessions {
         generation: Generation(wire.generation),
-        profile: Profile { username: wire.username.into(), roles: checked(Role::parse_all(&wire.roles))? },
+        profile: Profile { username: text(&wire.username)?.into(), roles: checked(Role::parse_all(&roles))? },
         sessions: exactly(&wire.sessions, session)?,
         tombstones: exactly(&wire.tombstones, tombstone)?,
         fence: wire.fence.as_ref().map(fence).transpose()?.map(Box::new),
@@ -182,12 +185,12 @@ pub fn encode_event(user_id: &UserId, ended: &Ended) -> Bytes {
     pack(&EventWire {
         user_id: user_id.as_str().to_owned(),
         session_id: Bytes::copy_from_slice(ended.session_id.as_bytes()),
-        slot: slot_wire(&ended.slot),
+        slot: slot_wire(&ended.slot).to_owned(),
         reason: ended.rejection.reason.code().into(),
         at_micros: ended.rejection.at.map(Timestamp::as_micros),
         by_device: ended.rejection.by_device.as_ref().map(|device| device.as_str().to_owned()),
         expires_micros: ended.expires_at.as_micros(),
-        notice: notice_wire(ended.rejection.notice.as_ref()),
+        notice: notice_wire(ended.rejection.notice.as_ref()).to_owned(),
         epoch: None,
         changed: false,
     })
@@ -227,8 +230,8 @@ fn session_wire(session: &Session) -> SessionWire {
     SessionWire {
         id: Bytes::copy_from_slice(session.id.as_bytes()),
         generation: session.generation.0,
-        slot: slot_wire(&session.slot),
-        device: session.device.as_str().to_owned(),
+        slot: text_wire(slot_wire(&session.slot)),
+        device: text_wire(session.device.as_str()),
         issued_delta: difference(session.issued_at.as_micros(), session.generation.0),
         expires_secs: session.expires_at.as_secs(),
         seen_delta: difference(session.last_seen.as_micros(), session.issued_at.as_micros()),
@@ -244,8 +247,8 @@ fn session(wire: &SessionWire) -> Result<Session, CodecError> {
     Ok(Session {
         id: session_id(&wire.id)?,
         generation: Generation(wire.generation),
-        slot: slot(&wire.slot)?,
-        device: device(&wire.device)?,
+        slot: slot(text(&wire.slot)?)?,
+        device: device(text(&wire.device)?)?,
         issued_at: Timestamp::from_micros(issued),
         expires_at: Timestamp::from_secs(wire.expires_secs),
         last_seen: Timestamp::from_micros(issued.saturating_add_signed(wire.seen_delta)),
@@ -260,12 +263,12 @@ fn tombstone_wire(grave: &Tombstone) -> TombstoneWire {
     TombstoneWire {
         id: Bytes::copy_from_slice(grave.id.as_bytes()),
         generation: grave.generation.0,
-        slot: slot_wire(&grave.slot),
+        slot: text_wire(slot_wire(&grave.slot)),
         reason: grave.reason.code().into(),
         at_micros: grave.at.as_micros(),
-        by_device: grave.by_device.as_str().to_owned(),
+        by_device: text_wire(grave.by_device.as_str()),
         until_micros: grave.until.as_micros(),
-        notice: notice_wire(grave.notice.as_ref()),
+        notice: text_wire(notice_wire(grave.notice.as_ref())),
         exclusive: grave.exclusive,
         login_key: grave.login_key.map(|key| key.0),
     }
@@ -275,11 +278,11 @@ fn tombstone(wire: &TombstoneWire) -> Result<Tombstone, CodecError> {
     Ok(Tombstone {
         id: session_id(&wire.id)?,
         generation: Generation(wire.generation),
-        slot: slot(&wire.slot)?,
+        slot: slot(text(&wire.slot)?)?,
         reason: reason(wire.reason)?,
         at: Timestamp::from_micros(wire.at_micros),
-        by_device: device(&wire.by_device)?,
-        notice: notice(&wire.notice)?,
+        by_device: device(text(&wire.by_device)?)?,
+        notice: notice(text(&wire.notice)?)?,
         until: Timestamp::from_micros(wire.until_micros),
         exclusive: wire.exclusive,
         login_key: wire.login_key.map(LoginKey),
@@ -292,7 +295,7 @@ fn fence_wire(fence: &Fence) -> FenceWire {
         reason: fence.reason.code().into(),
         at_micros: fence.at.as_micros(),
         until_micros: fence.until.as_micros(),
-        notice: notice_wire(fence.notice.as_ref()),
+        notice: text_wire(notice_wire(fence.notice.as_ref())),
     }
 }
 
@@ -301,7 +304,7 @@ fn fence(wire: &FenceWire) -> Result<Fence, CodecError> {
         generation: Generation(wire.generation),
         reason: reason(wire.reason)?,
         at: Timestamp::from_micros(wire.at_micros),
-        notice: notice(&wire.notice)?,
+        notice: notice(text(&wire.notice)?)?,
         until: Timestamp::from_micros(wire.until_micros),
     })
 }
@@ -315,8 +318,16 @@ fn exactly<W, T>(wires: &[W], read: impl Fn(&W) -> Result<T, CodecError>) -> Res
     Ok(all)
 }
 
-fn slot_wire(slot: &Slot) -> String {
-    if slot.as_str() == USUAL_SLOT { String::new() } else { slot.as_str().to_owned() }
+fn text_wire(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn text(wire: &Bytes) -> Result<&str, CodecError> {
+    str::from_utf8(wire).map_err(|_| CodecError::Damaged("a text that is not UTF-8".into()))
+}
+
+fn slot_wire(slot: &Slot) -> &str {
+    if slot.as_str() == USUAL_SLOT { "" } else { slot.as_str() }
 }
 
 fn slot(wire: &str) -> Result<Slot, CodecError> {
@@ -327,8 +338,8 @@ fn device(wire: &str) -> Result<Device, CodecError> {
     checked(Device::parse(wire))
 }
 
-fn notice_wire(notice: Option<&Notice>) -> String {
-    notice.map(|notice| notice.as_str().to_owned()).unwrap_or_default()
+fn notice_wire(notice: Option<&Notice>) -> &str {
+    notice.map(Notice::as_str).unwrap_or_default()
 }
 
 fn notice(wire: &str) -> Result<Option<Notice>, CodecError> {
@@ -361,10 +372,10 @@ fn pack(wire: &impl Message) -> Bytes {
     bytes.freeze()
 }
 
-fn unpack<M: Message + Default>(bytes: &[u8]) -> Result<M, CodecError> {
-    match bytes.split_first() {
-        Some((&FORMAT, rest)) => M::decode(rest).map_err(|error| CodecError::Damaged(error.to_string())),
-        Some((&newer, _)) if newer > FORMAT => Err(CodecError::Newer(newer)),
+fn unpack<M: Message + Default>(mut bytes: impl Buf) -> Result<M, CodecError> {
+    match bytes.try_get_u8() {
+        Ok(FORMAT) => M::decode(bytes).map_err(|error| CodecError::Damaged(error.to_string())),
+        Ok(newer) if newer > FORMAT => Err(CodecError::Newer(newer)),
         _ => Err(CodecError::Damaged("it does not begin with a format that we know".into())),
     }
 }

@@ -33,7 +33,7 @@ pub trait Encode: State + Sized {
     fn encode(&self) -> Bytes;
 
     /// The state that these are the bytes of.
-    fn decode(bytes: &[u8]) -> Result<Self, CodecError>;
+    fn decode(bytes: Bytes) -> Result<Self, CodecError>;
 
     /// An event as bytes.
     fn encode_event(key: &Self::Key, event: &Self::Event) -> Bytes;
@@ -52,7 +52,7 @@ impl Encode for UserSessions {
         codec::encode_sessions(self)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+    fn decode(bytes: Bytes) -> Result<Self, CodecError> {
         codec::decode_sessions(bytes)
     }
 
@@ -77,8 +77,8 @@ impl Encode for Throttle {
         codec::encode_throttle(self)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode_throttle(bytes)
+    fn decode(bytes: Bytes) -> Result<Self, CodecError> {
+        codec::decode_throttle(&bytes)
     }
 
     fn encode_event(_: &ThrottleKey, event: &Infallible) -> Bytes {
@@ -99,8 +99,8 @@ impl Encode for Epoch {
         codec::encode_epoch(self)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode_epoch(bytes)
+    fn decode(bytes: Bytes) -> Result<Self, CodecError> {
+        codec::decode_epoch(&bytes)
     }
 
     fn encode_event(_: &EpochKey, epoch: &Epoch) -> Bytes {
@@ -121,8 +121,8 @@ impl Encode for Delivery {
         codec::encode_delivery(self)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode_delivery(bytes)
+    fn decode(bytes: Bytes) -> Result<Self, CodecError> {
+        codec::decode_delivery(&bytes)
     }
 
     fn encode_event(_: &DeliveryKey, event: &Infallible) -> Bytes {
@@ -138,7 +138,7 @@ impl<R: RawRegisters> Encoded<R> {
         let Some(RawValue { revision, bytes }) = value else {
             return Ok(Versioned { revision: Revision::ABSENT, state: Arc::default() });
         };
-        let state = S::decode(&bytes).map_err(|error| Self::corrupt(&error))?;
+        let state = S::decode(bytes).map_err(|error| Self::corrupt(&error))?;
         Ok(Versioned { revision: Revision(revision), state: Arc::new(state) })
     }
 

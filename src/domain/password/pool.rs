@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -17,10 +17,14 @@ use zeroize::Zeroizing;
 
 use super::{
     Argon2Params, Password, PasswordHash, PasswordPolicy,
+    memory::Memory,
     pace::Pace,
     stored::{Stored, Unreadable},
 };
 use crate::domain::{Error, types::UserId};
+
+/// For so long after a hash its memory is kept for the next.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// What came of checking a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,9 @@ pub struct Passwords {
     hashes: Arc<AtomicU64>,
     renewals: Arc<AtomicU64>,
     pace: Arc<Pace>,
+    memory: Arc<Memory>,
+    /// Somebody sees to it that the memory is released once there is nothing more to do.
+    to_be_released: Arc<AtomicBool>,
 }
 
 impl Passwords {
@@ -70,6 +77,8 @@ impl Passwords {
             hashes: Arc::default(),
             renewals: Arc::default(),
             pace: Arc::default(),
+            memory: Arc::default(),
+            to_be_released: Arc::default(),
         })
     }
 
@@ -119,15 +128,16 @@ impl Passwords {
             }
         };
         let is_current = stored.is_current(self.params);
-        let (password, pace) = (password.clone(), Arc::clone(&self.pace));
+        let (password, pace, memory) = (password.clone(), Arc::clone(&self.pace), Arc::clone(&self.memory));
         let work = move || {
             let begun = Instant::now();
-            let matches = stored.matches(password.as_bytes());
+            let matches = stored.matches(password.as_bytes(), &memory);
             let took = begun.elapsed();
             pace.learn(is_current, took);
             (matches, took)
         };
         let (matches, took) = self.run(work).await?;
+        self.release_when_idle();
         if matches && is_known {
             return Ok(Checked::Right { outdated: !is_current });
         }
@@ -162,6 +172,24 @@ impl Passwords {
             Ok(if is_djangos { PasswordHash(format!("argon2{}", new.as_str())) } else { new })
         });
         Some(async move { work.await.map_err(|error| broken(&error))? })
+    }
+
+    /// Has the memory of the hashes released once none was computed for a while.
+    fn release_when_idle(&self) {
+        if self.to_be_released.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (memory, released) = (Arc::clone(&self.memory), Arc::clone(&self.to_be_released));
+        let hashes = Arc::clone(&self.hashes);
+        tokio::spawn(async move {
+            let mut before = None;
+            while before != Some(hashes.load(Ordering::Relaxed)) {
+                before = Some(hashes.load(Ordering::Relaxed));
+                tokio::time::sleep(IDLE).await;
+            }
+            released.store(false, Ordering::Relaxed);
+            memory.release();
+        });
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {

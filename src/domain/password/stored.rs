@@ -22,6 +22,7 @@ use subtle::ConstantTimeEq as _;
 pub(super) use self::argon2::Argon2Hash;
 pub use self::argon2::Argon2Params;
 use self::{bcrypt::BcryptHash, pbkdf2::Pbkdf2Hash, scrypt::ScryptHash};
+use super::memory::Memory;
 
 /// The longest text of a hash, in bytes. What is longer is not looked at.
 const MAX_TEXT: usize = 512;
@@ -120,9 +121,9 @@ impl Stored {
     }
 
     /// Whether this is the password. Always the whole work, compared in constant time.
-    pub(super) fn matches(&self, password: &[u8]) -> bool {
+    pub(super) fn matches(&self, password: &[u8], memory: &Memory) -> bool {
         match self {
-            Self::Argon2(hash) => hash.matches(password),
+            Self::Argon2(hash) => hash.matches(password, memory),
             Self::Bcrypt(hash) => hash.matches(password),
             Self::Pbkdf2(hash) => hash.matches(password),
             Self::Scrypt(hash) => hash.matches(password),

@@ -9,7 +9,7 @@
 //! then has been told, and was forgotten.
 
 use std::{
-    hash::{BuildHasher as _, RandomState},
+    hash::BuildHasher as _,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -17,7 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quick_cache::{Weighter, sync::Cache};
+use foldhash::fast::RandomState;
+use quick_cache::{
+    Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 
 use crate::domain::{
     ports::{Revision, Versioned},
@@ -37,7 +41,8 @@ const COUNTS: usize = 16;
 
 /// Everything that is remembered.
 pub(super) struct Entries {
-    cache: Cache<UserId, Versioned<UserSessions>, Bytes>,
+    /// The keys are from tokens of ours, so that nobody can choose such that meet.
+    cache: Cache<UserId, Versioned<UserSessions>, Bytes, RandomState>,
     /// How often something has been forgotten in each part.
     parts: Box<[Mutex<u64>]>,
     hasher: RandomState,
@@ -55,9 +60,9 @@ impl Entries {
     pub(super) fn new(bytes: u64) -> Self {
         let expected = usize::try_from(bytes / 400).unwrap_or(usize::MAX);
         Self {
-            cache: Cache::with_weighter(expected, bytes, Bytes),
+            cache: Cache::with(expected, bytes, Bytes, RandomState::default(), DefaultLifecycle::default()),
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             seen: AtomicU64::new(0),
             begin: Instant::now(),
         }

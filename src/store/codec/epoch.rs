@@ -35,7 +35,7 @@ fn wire(epoch: &Epoch) -> EpochWire {
     EpochWire {
         number: epoch.number,
         since_micros: epoch.since.as_micros(),
-        notice: notice_wire(epoch.notice.as_ref()),
+        notice: notice_wire(epoch.notice.as_ref()).to_owned(),
     }
 }
 

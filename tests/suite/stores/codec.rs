@@ -12,9 +12,8 @@ use latchkey::{
         webhook::lease::{Delivery, Lease},
     },
     store::codec::{
-        CodecError, decode_delivery, decode_epoch, decode_event, decode_sessions, decode_throttle,
-        encode_changed, encode_delivery, encode_epoch, encode_epoch_event, encode_event, encode_sessions,
-        encode_throttle,
+        self, CodecError, decode_delivery, decode_epoch, decode_event, decode_throttle, encode_changed,
+        encode_delivery, encode_epoch, encode_epoch_event, encode_event, encode_sessions, encode_throttle,
     },
 };
 use proptest::prelude::*;
@@ -129,6 +128,10 @@ const EPOCH_EVENT: &str = "014a1f088180f9c0c1c48203108080f9c0c1c482031a0b6d61696
 const THROTTLE: &str = "010807108080f9c0c1c482031a12090807060504030201108087a0cfc1c48203208180f9c0c1c48203";
 
 const DELIVERY: &str = "010a0831372d332c302d3012120908070605040302011080addbc5c1c48203188180f9c0c1c48203";
+
+fn decode_sessions(bytes: &[u8]) -> Result<UserSessions, CodecError> {
+    codec::decode_sessions(bytes.to_vec().into())
+}
 
 fn unhex(text: &str) -> Vec<u8> {
     data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()

@@ -1,11 +1,10 @@
 //! Argon2 (RFC 9106): what we make, and what others made with it.
 
-use std::cell::RefCell;
-
-use argon2::{Algorithm, Argon2, Block, Params, Version};
+use argon2::{Algorithm, Argon2, Params, Version};
 use zeroize::Zeroizing;
 
 use super::{Unreadable, phc::Phc, same};
+use crate::domain::password::memory::Memory;
 
 /// The most memory, in KiB: 1 GiB.
 const MAX_MEMORY_KIB: u32 = 1 << 20;
@@ -14,8 +13,6 @@ const MAX_PASSES: u32 = 64;
 /// The most memory that all passes together go through, in KiB: 4 GiB, some seconds. The dearest preset of
 /// libsodium asks for exactly this.
 const MAX_WORK_KIB: u64 = 1 << 22;
-/// The most memory that a thread keeps, in blocks of 1 KiB: hashes that ask for more are somebody else's, and rare.
-const MAX_KEPT: usize = 1 << 16;
 /// How long the hashes are that we make, in bytes.
 const OUR_LEN: usize = Params::DEFAULT_OUTPUT_LEN;
 
@@ -51,13 +48,6 @@ impl Argon2Params {
         let params = Params::new(self.memory_kib, self.iterations, self.parallelism, None).ok()?;
         Some(Argon2::new(algorithm, version, params))
     }
-}
-
-thread_local! {
-    /// What the latest hash was computed in, for the next one on this thread: to have the system map 19 MiB anew, page
-    /// by page, takes a tenth of the time of a hash. It goes with the thread, which ends when it has had no work for a
-    /// while.
-    static BLOCKS: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A hash made with Argon2.
@@ -101,24 +91,11 @@ impl Argon2Hash {
         Ok(Self { hasher, params, is_ours, salt, hash })
     }
 
-    pub(super) fn matches(&self, password: &[u8]) -> bool {
+    pub(super) fn matches(&self, password: &[u8], memory: &Memory) -> bool {
         let mut hash = Zeroizing::new(vec![0; self.hash.len()]);
-        let count = self.hasher.params().block_count();
-        let computed = if count > MAX_KEPT {
-            self.hasher.hash_password_into(password, &self.salt, &mut hash)
-        } else {
-            BLOCKS.with_borrow_mut(|blocks| {
-                if blocks.len() < count {
-                    blocks.resize(count, Block::new());
-                }
-                self.hasher.hash_password_into_with_memory(
-                    password,
-                    &self.salt,
-                    &mut hash,
-                    &mut blocks[..count],
-                )
-            })
-        };
+        let computed = memory.lend(self.hasher.params().block_count(), |blocks| {
+            self.hasher.hash_password_into_with_memory(password, &self.salt, &mut hash, blocks)
+        });
         computed.is_ok() && same(&hash, &self.hash)
     }
 

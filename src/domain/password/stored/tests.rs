@@ -28,11 +28,11 @@ fn what_others_made_is_read_as_they_read_it() {
     assert!(vectors.len() > 100);
     for Vector { made_by, password, hash } in vectors {
         let stored = Stored::parse(&hash).unwrap_or_else(|error| panic!("{made_by}: {hash}: {error}"));
-        assert!(stored.matches(password.as_bytes()), "{made_by}: {hash}: {password}");
+        assert!(stored.matches(password.as_bytes(), &Memory::default()), "{made_by}: {hash}: {password}");
         // The same length, so that what bcrypt leaves out of a long one does not matter.
         let wrong = password.replacen(|_: char| true, "~", 1);
         for wrong in [wrong.as_str(), ""] {
-            assert!(!stored.matches(wrong.as_bytes()), "{made_by}: {hash}: {wrong}");
+            assert!(!stored.matches(wrong.as_bytes(), &Memory::default()), "{made_by}: {hash}: {wrong}");
         }
     }
 }
@@ -78,26 +78,26 @@ fn made_with_2b(password: &str) -> Stored {
 fn bcrypt_looks_at_72_bytes_and_at_no_fewer() {
     let long = "long password, ".repeat(12);
     let stored = made_with_2b(&long);
-    assert!(stored.matches(&long.as_bytes()[..72]));
-    assert!(stored.matches(format!("{}, and something else", &long[..72]).as_bytes()));
-    assert!(!stored.matches(&long.as_bytes()[..71]));
-    assert!(!stored.matches(format!("{}~", &long[..71]).as_bytes()));
+    assert!(stored.matches(&long.as_bytes()[..72], &Memory::default()));
+    assert!(stored.matches(format!("{}, and something else", &long[..72]).as_bytes(), &Memory::default()));
+    assert!(!stored.matches(&long.as_bytes()[..71], &Memory::default()));
+    assert!(!stored.matches(format!("{}~", &long[..71]).as_bytes(), &Memory::default()));
 
     // Django hashes with SHA-256 first, so that every byte counts.
     let vector = vectors()
         .into_iter()
         .find(|vector| vector.hash.starts_with("bcrypt_sha256") && vector.password == long);
     let stored = Stored::parse(&vector.unwrap().hash).unwrap();
-    assert!(!stored.matches(&long.as_bytes()[..72]));
+    assert!(!stored.matches(&long.as_bytes()[..72], &Memory::default()));
 }
 
 #[test]
 fn a_nul_does_not_end_a_password() {
     let stored = made_with_2b("nul\0inside");
     for wrong in ["nul", "nul\0", "nul\0outside"] {
-        assert!(!stored.matches(wrong.as_bytes()), "{wrong:?}");
+        assert!(!stored.matches(wrong.as_bytes(), &Memory::default()), "{wrong:?}");
     }
-    assert!(!made_with_2b("nul\0").matches(b"nul"));
+    assert!(!made_with_2b("nul\0").matches(b"nul", &Memory::default()));
 }
 
 #[test]
@@ -106,14 +106,14 @@ fn bits_left_over_in_the_salt_of_bcrypt_mean_nothing() {
     let vector = vectors().into_iter().find(|vector| vector.hash.starts_with(hash)).unwrap();
     let other = vector.hash.replacen("stuu", "stuv", 1);
     assert_ne!(other, vector.hash);
-    assert!(Stored::parse(&other).unwrap().matches(vector.password.as_bytes()));
+    assert!(Stored::parse(&other).unwrap().matches(vector.password.as_bytes(), &Memory::default()));
 }
 
 #[test]
 fn what_nobody_can_log_in_with_on_purpose_is_no_problem() {
     for text in ["", "!", "!Wd8kSfMHAZVIbnCS1PrBJJK4MeR8FkBR7XFOvHlz"] {
         assert!(matches!(Stored::parse(text), Ok(Stored::Unmatchable)), "{text:?}");
-        assert!(!Stored::Unmatchable.matches(text.as_bytes()));
+        assert!(!Stored::Unmatchable.matches(text.as_bytes(), &Memory::default()));
     }
 }
 
@@ -337,7 +337,7 @@ proptest! {
     #[test]
     fn no_accepted_hash_makes_the_check_panic(text in mutated()) {
         if let Ok(stored) = Stored::parse(&text) && is_cheap(&stored) {
-            stored.matches(b"correct horse battery staple");
+            stored.matches(b"correct horse battery staple", &Memory::default());
         }
     }
 }
