@@ -6,6 +6,7 @@ mod forward_auth;
 mod nginx;
 mod programs;
 mod reasons;
+mod rest;
 
 use std::net::SocketAddr;
 
