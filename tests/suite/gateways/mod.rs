@@ -4,6 +4,7 @@ mod check;
 mod envoy;
 mod forward_auth;
 mod nginx;
+mod probe;
 mod programs;
 mod reasons;
 mod rest;

@@ -17,7 +17,7 @@ const STARTED: Duration = Duration::from_secs(20);
 
 /// A program that a test needs; `None`, and a line that says so, where a developer does not have it.
 #[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
-fn program(variable: &str, name: &str) -> Option<PathBuf> {
+pub fn program(variable: &str, name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         return Some(path.into());
     }
