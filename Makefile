@@ -89,14 +89,20 @@ advisories: ## Check the dependencies for known vulnerabilities (downloads the R
 	cargo deny --locked check advisories
 
 .PHONY: proto
-proto: ## Lint the protocol
+proto: ## Lint the protocol, and compare it with that of the last release: nothing that is used may break
 	@scripts/tools.sh install buf
 	"$$(scripts/tools.sh path buf)" lint
+	"$$(scripts/tools.sh path buf)" breaking --against proto/released/latchkey.binpb
+
+.PHONY: freeze-proto
+freeze-proto: ## Keep the protocol as it is now as that of the last release
+	cargo build --locked --bin latchkey
+	$${CARGO_TARGET_DIR:-target}/debug/latchkey descriptor > proto/released/latchkey.binpb
 
 .PHONY: tools
 tools: ## Install the tools of all targets where they are missing
-	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis postgres mariadb valkey grpcurl django envoy \
-	  nginx go node java clients-python
+	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis postgres mariadb valkey grpcurl \
+	  grpc-health-probe django envoy nginx go node java clients-python
 
 .PHONY: image
 image: ## Build the container image latchkey:dev

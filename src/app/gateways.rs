@@ -6,10 +6,13 @@ use ::http::HeaderMap;
 use async_trait::async_trait;
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     domain::{Engine, Error},
     gateway::{Gateway, GatewaySettings, HeaderNames},
-    grpc::access::Access,
+    grpc::{
+        access::Access,
+        cookie::{SameSite, TokenCookie},
+    },
     http::forward_auth::{CallerCheck, ForwardAuth},
 };
 
@@ -25,6 +28,18 @@ pub(super) fn gateway(config: &Config, engine: &Arc<Engine>) -> Arc<Gateway> {
     };
     let cookie = Some(names.cookie.clone()).filter(|name| !name.is_empty());
     Arc::new(Gateway::new(Arc::clone(engine), GatewaySettings { cookie, headers }))
+}
+
+/// The cookie in which pages get their token, if they do.
+pub(super) fn token_cookie(config: &Config) -> Option<TokenCookie> {
+    let browser = &config.browser;
+    let same_site = match browser.cookie_same_site {
+        config::SameSite::Strict => SameSite::Strict,
+        config::SameSite::Lax => SameSite::Lax,
+        config::SameSite::None => SameSite::None,
+    };
+    let domain = Some(browser.cookie_domain.as_str()).filter(|domain| !domain.is_empty());
+    browser.set_cookie.then(|| TokenCookie::new(&config.gateway.cookie, same_site, domain))
 }
 
 /// What answers on the HTTP port.

@@ -6,6 +6,7 @@ mod account;
 mod bench;
 mod caller;
 mod client;
+mod descriptor;
 mod import;
 mod key;
 mod login;
@@ -145,6 +146,9 @@ enum Command {
     /// Manage signing keys, in the key directory on this machine.
     #[command(subcommand, after_help = "Examples:\n  latchkey key generate\n  latchkey key list")]
     Key(key::Key),
+    /// Print the descriptor set of the protocol, for gateways that make gRPC of JSON.
+    #[command(after_help = "Examples:\n  latchkey descriptor > latchkey.binpb")]
+    Descriptor,
 }
 
 /// Why a command did not do what it was asked to.
@@ -201,5 +205,6 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Session(command) => command.run(&common).await,
         Command::Bench(command) => command.run(&common).await,
         Command::Key(command) => command.run(&common),
+        Command::Descriptor => descriptor::run(),
     }
 }

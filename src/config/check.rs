@@ -44,6 +44,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     webhook(config)?;
     gateway::check(&config.gateway)?;
     browser::check(&config.browser)?;
+    browser::cookie(&config.browser, &config.gateway.cookie)?;
     password(config)
 }
 

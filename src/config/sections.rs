@@ -191,6 +191,19 @@ pub struct Gateway {
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Browser {
     pub origins: Vec<String>,
+    pub set_cookie: bool,
+    pub cookie_same_site: SameSite,
+    pub cookie_domain: String,
+}
+
+/// On whose pages a browser sends the cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub enum SameSite {
+    Strict,
+    Lax,
+    None,
 }
 
 #[derive(Debug, Clone, Deserialize)]

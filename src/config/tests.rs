@@ -182,6 +182,46 @@ fn origins_of_web_sites_are_named_one_by_one() {
 }
 
 #[test]
+fn a_cookie_that_browsers_would_drop_is_refused() {
+    let settings = |name: &str, domain: &str| {
+        format!(
+            "[gateway]\ncookie = '{name}'\n[browser]\norigins = ['https://a.example']\nset_cookie = true\ncookie_domain = '{domain}'\n"
+        )
+    };
+    for (file, said) in [
+        (settings("", ""), "browser.set_cookie needs the name of the cookie: set gateway.cookie"),
+        (settings(&"x".repeat(65), ""), "gateway.cookie must have at most 64 characters"),
+        (
+            settings("__Host-t", "example.com"),
+            "browser.cookie_domain cannot go with gateway.cookie = \"__Host-t\"",
+        ),
+        (settings("__hOST-t", "example.com"), "browser.cookie_domain cannot go with gateway.cookie"),
+        (settings("t", ".example.com"), "browser.cookie_domain: \".example.com\" is not a domain"),
+        (settings("t", "Example.com"), "browser.cookie_domain: \"Example.com\" is not a domain"),
+        (settings("t", "example.com; HttpOnly"), "browser.cookie_domain: \"example.com; HttpOnly\" is not"),
+        (settings("t", "example.com:443"), "browser.cookie_domain: \"example.com:443\" is not a domain"),
+        (settings("t", "127.0.0.1"), "browser.cookie_domain: \"127.0.0.1\" is not a domain"),
+        (settings("t", "com"), "browser.cookie_domain: \"com\" is not a domain"),
+        (
+            "[browser]\ncookie_domain = 'example.com'\n".into(),
+            "browser.cookie_domain is for browser.set_cookie",
+        ),
+        (
+            "[gateway]\ncookie = 't'\n[browser]\nset_cookie = true\n".into(),
+            "browser.set_cookie needs the sites",
+        ),
+        ("[browser]\ncookie_same_site = 'Lax'\n".into(), "browser.cookie_same_site"),
+    ] {
+        let refusal = refusal(&file, &[]);
+        assert!(refusal.contains(said), "{file}: {refusal}");
+    }
+    for (name, domain) in [("__Host-t", ""), ("__Secure-t", "example.com"), ("t", "a.example.com"), ("t", "")]
+    {
+        assert!(load(&settings(name, domain), &[]).is_ok(), "{name} {domain}");
+    }
+}
+
+#[test]
 fn a_kubernetes_service_of_our_name_is_no_setting() {
     for (name, value) in [
         ("LATCHKEY_PORT", "tcp://10.0.0.1:50051"),

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
     convert,
+    cookie::Cookies,
     origin::Origins,
     pb::{self, auth_service_server::AuthService},
     request_id::RequestId,
@@ -38,15 +39,16 @@ impl AuthService for AuthHandler {
         let (metadata, extensions, message) = request.into_parts();
         let answer = async {
             let origin = self.origins.of(metadata.as_ref(), &extensions);
-            self.engine.login(login(message)?, &origin).await
+            let LoggedIn { token, session, displaced, .. } =
+                self.engine.login(login(message)?, &origin).await?;
+            let lifetime = session.session().expires_at.since(self.engine.clock.now());
+            Cookies::give(extensions.get(), token, lifetime, |token| pb::LoginResponse {
+                token,
+                session: Some(convert::session(&session)),
+                displaced: displaced.iter().map(convert::displaced).collect(),
+            })
         };
-        let LoggedIn { token, session, displaced, .. } =
-            answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
-        Ok(Response::new(pb::LoginResponse {
-            token,
-            session: Some(convert::session(&session)),
-            displaced: displaced.iter().map(convert::displaced).collect(),
-        }))
+        answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))
     }
 
     async fn validate(
@@ -89,16 +91,22 @@ impl AuthService for AuthHandler {
         let answer = async {
             let token = convert::token(&message.token, &metadata)?;
             let origin = self.origins.of(metadata.as_ref(), &extensions);
-            self.engine.logout(token, scope(message.scope)?, &origin).await
+            let scope = scope(message.scope)?;
+            Ok(match self.engine.logout(token, scope, &origin).await? {
+                Ok(ended) => {
+                    let message = pb::LogoutResponse { ended, rejection: None };
+                    match scope {
+                        Scope::This | Scope::All => Cookies::take(extensions.get(), token, message),
+                        Scope::Others => Response::new(message),
+                    }
+                }
+                Err(rejection) => {
+                    let rejection = Some(convert::rejection(&rejection));
+                    Cookies::take(extensions.get(), token, pb::LogoutResponse { ended: 0, rejection })
+                }
+            })
         };
-        let outcome =
-            answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
-        Ok(Response::new(match outcome {
-            Ok(ended) => pb::LogoutResponse { ended, rejection: None },
-            Err(rejection) => {
-                pb::LogoutResponse { ended: 0, rejection: Some(convert::rejection(&rejection)) }
-            }
-        }))
+        answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))
     }
 
     async fn change_password(

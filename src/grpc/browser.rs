@@ -11,7 +11,12 @@ use tonic::body::Body;
 use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, Service as _, service_fn};
 
-use super::{connection::Services, guard::Guard, origin::Peer};
+use super::{
+    connection::Services,
+    cookie::{Cookies, TokenCookie},
+    guard::Guard,
+    origin::Peer,
+};
 
 /// What a site may send besides what every site may. Not the key of a caller, which has no place in a browser.
 const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
@@ -27,12 +32,13 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 pub struct Browsers {
     services: Arc<Guard>,
     origins: Vec<HeaderValue>,
+    cookie: Option<Arc<TokenCookie>>,
 }
 
 impl Browsers {
-    /// These services, for sites of these origins.
-    pub fn new(services: Guard, origins: Vec<HeaderValue>) -> Self {
-        Self { services: Arc::new(services), origins }
+    /// These services, for sites of these origins; with the token in this cookie, where there is one.
+    pub fn new(services: Guard, origins: Vec<HeaderValue>, cookie: Option<TokenCookie>) -> Self {
+        Self { services: Arc::new(services), origins, cookie: cookie.map(Arc::new) }
     }
 
     /// The answer to what a browser sends.
@@ -41,10 +47,10 @@ impl Browsers {
             Origin::None => None,
             Origin::Allowed(origin) => Some(origin),
             // The browser would keep the answer from the site; the call would have been made all the same.
-            Origin::Other => return immediately(StatusCode::FORBIDDEN, None),
+            Origin::Other => return self.immediately(StatusCode::FORBIDDEN, None),
         };
         if *request.method() == Method::OPTIONS {
-            return preflight(origin);
+            return self.preflight(origin);
         }
         let (services, peer) = (Arc::clone(&self.services), peer.clone());
         let native = service_fn(move |request: Request<Body>| {
@@ -52,13 +58,28 @@ impl Browsers {
             async move { Ok::<_, Infallible>(services.serve(&peer, request).await) }
         });
         let Ok(mut response) = GrpcWebLayer::new().layer(native).call(request).await;
-        allow(response.headers_mut(), origin);
+        self.allow(response.headers_mut(), origin);
         response
+    }
+
+    /// Makes the cookie count where it may: in what comes from a page of one of these sites, by gRPC-Web or through a
+    /// gateway that has made native gRPC of it; and in what asks for it and comes from no page.
+    fn mind_cookie(&self, request: &mut Request<Incoming>) {
+        let Some(cookie) = &self.cookie else { return };
+        let headers = request.headers();
+        if headers.contains_key(header::ORIGIN) {
+            if let Origin::Allowed(_) = self.judge(headers) {
+                Cookies::let_in(cookie, true, request);
+            }
+        } else if Cookies::asked(headers) {
+            Cookies::let_in(cookie, false, request);
+        }
     }
 }
 
 impl Services for Browsers {
-    async fn serve(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+    async fn serve(&self, peer: &Peer, mut request: Request<Incoming>) -> Response<Body> {
+        self.mind_cookie(&mut request);
         if request.version() == Version::HTTP_2 && !is_from_browser(&request) {
             self.services.serve(peer, request).await
         } else {
@@ -93,32 +114,37 @@ fn is_from_browser(request: &Request<Incoming>) -> bool {
         || *request.method() == Method::OPTIONS
 }
 
-/// Whether a site may call, which its browser asks first.
-fn preflight(origin: Option<HeaderValue>) -> Response<Body> {
-    if origin.is_none() {
-        return immediately(StatusCode::BAD_REQUEST, None);
+impl Browsers {
+    /// Whether a site may call, which its browser asks first.
+    fn preflight(&self, origin: Option<HeaderValue>) -> Response<Body> {
+        if origin.is_none() {
+            return self.immediately(StatusCode::BAD_REQUEST, None);
+        }
+        self.immediately(StatusCode::NO_CONTENT, origin)
     }
-    immediately(StatusCode::NO_CONTENT, origin)
-}
 
-fn immediately(status: StatusCode, origin: Option<HeaderValue>) -> Response<Body> {
-    let mut response = Response::new(Body::default());
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    if origin.is_some() {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS);
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+    fn immediately(&self, status: StatusCode, origin: Option<HeaderValue>) -> Response<Body> {
+        let mut response = Response::new(Body::default());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        if origin.is_some() {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS);
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+        }
+        self.allow(headers, origin);
+        response
     }
-    allow(headers, origin);
-    response
-}
 
-/// Says to whom the answer may be shown. No credentials: a token is in `authorization`, and no cookie is read here.
-fn allow(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
-    headers.append(header::VARY, HeaderValue::from_static("origin"));
-    if let Some(origin) = origin {
+    /// Says to whom the answer may be shown, and whether with cookies. The origin is always a site that was named, and
+    /// never `*`.
+    fn allow(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>) {
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+        let Some(origin) = origin else { return };
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
+        if self.cookie.is_some() {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
     }
 }

@@ -9,6 +9,7 @@ mod caller;
 mod codec;
 mod connection;
 mod convert;
+pub mod cookie;
 mod drain;
 pub mod envoy;
 mod ext_authz;

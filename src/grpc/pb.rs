@@ -14,6 +14,10 @@ tonic::include_proto!("latchkey.v1");
 /// The descriptor set of `proto/`, with everything it imports.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latchkey.bin"));
 
+/// The same without what is of Envoy, and with the details that errors have, as it is published: its options say how the
+/// methods are called with JSON over HTTP (`google.api.http`).
+pub const PUBLISHED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latchkey.binpb"));
+
 /// Shows everything but the fields that are secret.
 macro_rules! redacted {
     ($message:ident: $($shown:ident),*; $($secret:ident),+) => {

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     convert,
+    cookie::Cookies,
     origin::Origins,
     pb::{self, session_service_server::SessionService},
     status, watch,
@@ -36,7 +37,8 @@ impl SessionHandler {
         &self,
         message: pb::IssueSessionRequest,
         origin: &Origin,
-    ) -> Result<pb::IssueSessionResponse, Error> {
+        cookies: Option<&Cookies>,
+    ) -> Result<Response<pb::IssueSessionResponse>, Error> {
         let subject = match (message.user_id.as_str(), message.username.as_str()) {
             (user_id, "") => AccountKey::Id(UserId::parse(user_id)?),
             ("", username) => AccountKey::Name(Username::parse(username)?),
@@ -53,7 +55,8 @@ impl SessionHandler {
         };
         let LoggedIn { token, session, displaced, .. } =
             self.engine.issue_session(&subject, wanted, origin).await?;
-        Ok(pb::IssueSessionResponse {
+        let lifetime = session.session().expires_at.since(self.engine.clock.now());
+        Cookies::give(cookies, token, lifetime, |token| pb::IssueSessionResponse {
             token,
             session: Some(convert::session(&session)),
             displaced: displaced.iter().map(convert::displaced).collect(),
@@ -91,8 +94,9 @@ impl SessionService for SessionHandler {
         &self,
         request: Request<pb::IssueSessionRequest>,
     ) -> Result<Response<pb::IssueSessionResponse>, Status> {
+        let cookies = request.extensions().get().cloned();
         let (message, origin, id) = self.origins.parts(request);
-        status::answer(self.issue(message, &origin).await, &id)
+        self.issue(message, &origin, cookies.as_ref()).await.map_err(|error| status::of(error, &id))
     }
 
     async fn list_sessions(

@@ -384,7 +384,8 @@ func (x *DisplacedSession) GetIssuedAt() *timestamppb.Timestamp {
 // Response of Login.
 type LoginResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The access token, a JWT (RFC 9068, `typ: at+jwt`). A secret: do not log it.
+	// The access token, a JWT (RFC 9068, `typ: at+jwt`). A secret: do not log it. Empty for a page that gets it
+	// in a cookie.
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// The session that was opened.
 	Session *Session `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`

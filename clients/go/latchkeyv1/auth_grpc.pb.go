@@ -38,6 +38,12 @@ const (
 //
 // Where a request's `token` is empty it is taken from the metadata `authorization: Bearer ...`, so
 // that a service can forward what it received.
+//
+// With the server's `browser.set_cookie` a page of one of its `browser.origins` (by gRPC-Web, or through a
+// gateway that passes `origin` and `cookie` on), or whoever sends the metadata `x-latchkey-cookie: true`, gets
+// the token in a cookie: Login answers with the metadata `set-cookie`, ready for a browser, and Logout with one
+// that clears it, where it ended the session or found it dead. From them, a token that is sent in no other way is
+// taken from the cookie.
 type AuthServiceClient interface {
 	// Checks a password and opens a session. The new session takes its slot at once: when this has
 	// answered, every Validate of the displaced session's token that starts later is rejected as
@@ -209,6 +215,12 @@ func (c *authServiceClient) GetJwks(ctx context.Context, in *GetJwksRequest, opt
 //
 // Where a request's `token` is empty it is taken from the metadata `authorization: Bearer ...`, so
 // that a service can forward what it received.
+//
+// With the server's `browser.set_cookie` a page of one of its `browser.origins` (by gRPC-Web, or through a
+// gateway that passes `origin` and `cookie` on), or whoever sends the metadata `x-latchkey-cookie: true`, gets
+// the token in a cookie: Login answers with the metadata `set-cookie`, ready for a browser, and Logout with one
+// that clears it, where it ended the session or found it dead. From them, a token that is sent in no other way is
+// taken from the cookie.
 type AuthServiceServer interface {
 	// Checks a password and opens a session. The new session takes its slot at once: when this has
 	// answered, every Validate of the displaced session's token that starts later is rejected as

@@ -29,17 +29,18 @@ use crate::support::{
     server::{Server, Store},
 };
 
-const SITE: &str = "https://app.example.com";
+pub const SITE: &str = "https://app.example.com";
 
 async fn server() -> Server {
     Server::with(Store::Embedded, &[("BROWSER__ORIGINS", "https://app.example.com,http://localhost:5173")])
         .await
 }
 
-type Web = AuthServiceClient<GrpcWebClientService<HttpClient<HttpConnector, GrpcWebCall<tonic::body::Body>>>>;
+pub type Web =
+    AuthServiceClient<GrpcWebClientService<HttpClient<HttpConnector, GrpcWebCall<tonic::body::Body>>>>;
 
 /// A client that speaks gRPC-Web, over HTTP/1.1 or HTTP/2.
-fn web(address: SocketAddr, http2: bool) -> Web {
+pub fn web(address: SocketAddr, http2: bool) -> Web {
     let client = HttpClient::builder(TokioExecutor::new()).http2_only(http2).build_http();
     let service = GrpcWebClientLayer::new().layer(client);
     AuthServiceClient::with_origin(service, format!("http://{address}").parse().unwrap())

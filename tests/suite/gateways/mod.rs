@@ -4,8 +4,10 @@ mod check;
 mod envoy;
 mod forward_auth;
 mod nginx;
+mod probe;
 mod programs;
 mod reasons;
+mod rest;
 
 use std::net::SocketAddr;
 

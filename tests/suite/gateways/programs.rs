@@ -17,7 +17,7 @@ const STARTED: Duration = Duration::from_secs(20);
 
 /// A program that a test needs; `None`, and a line that says so, where a developer does not have it.
 #[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
-fn program(variable: &str, name: &str) -> Option<PathBuf> {
+pub fn program(variable: &str, name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         return Some(path.into());
     }
@@ -52,6 +52,31 @@ pub struct Gateway {
 
 /// Envoy on its sample, before Latchkey at `latchkey` (its gRPC port) and a service at `app`.
 pub async fn envoy(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str)]) -> Option<Gateway> {
+    envoy_on("envoy/envoy.yaml", latchkey, app, changes).await
+}
+
+/// The same on the sample for web pages.
+pub async fn envoy_for_pages(
+    latchkey: SocketAddr,
+    app: SocketAddr,
+    changes: &[(&str, &str)],
+) -> Option<Gateway> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("latchkey.binpb");
+    let printed = Command::new(env!("CARGO_BIN_EXE_latchkey")).arg("descriptor").output().unwrap();
+    fs::write(&file, printed.stdout).unwrap();
+    let file = format!("proto_descriptor: {}", file.display());
+    let mut all = vec![("proto_descriptor: latchkey.binpb", &*file)];
+    all.extend_from_slice(changes);
+    envoy_on("envoy/pages.yaml", latchkey, app, &all).await
+}
+
+async fn envoy_on(
+    file: &str,
+    latchkey: SocketAddr,
+    app: SocketAddr,
+    changes: &[(&str, &str)],
+) -> Option<Gateway> {
     let program = program("LATCHKEY_TEST_ENVOY", "envoy")?;
     let dir = tempfile::tempdir().unwrap();
     let (latchkey, app) = (format!("port_value: {}", latchkey.port()), format!("port_value: {}", app.port()));
@@ -65,7 +90,7 @@ pub async fn envoy(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str
     all.extend_from_slice(changes);
     let (config, admin) = (dir.path().join("envoy.yaml"), dir.path().join("admin"));
     let log = dir.path().join("log");
-    fs::write(&config, sample("envoy/envoy.yaml", &all)).unwrap();
+    fs::write(&config, sample(file, &all)).unwrap();
     let mut command = Command::new(program);
     command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--config-path"]);
     command.arg(&config).arg("--log-path").arg(&log).arg("--admin-address-path").arg(&admin);

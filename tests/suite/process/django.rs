@@ -7,7 +7,7 @@ use std::{
 };
 
 use latchkey::grpc::pb;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -19,11 +19,13 @@ use crate::support::{
 
 const DOCS: &str = include_str!("../../../docs/integration.md");
 
-/// The statement of the documentation that is marked with this name.
+/// The code of the documentation that is marked with this name.
 fn documented(name: &str) -> String {
-    let marked = format!("<!-- tested: {name} -->\n```sql\n");
+    let marked = format!("<!-- tested: {name} -->\n```");
     let (_, after) = DOCS.split_once(&marked).unwrap_or_else(|| panic!("{name} is not in the documentation"));
-    after.split_once("```").unwrap().0.to_owned()
+    // After the name of the language.
+    let (_, code) = after.split_once('\n').unwrap();
+    code.split_once("```").unwrap().0.to_owned()
 }
 
 /// A real Django, in `python`, on a database of its own.
@@ -213,6 +215,57 @@ async fn hashes_that_are_renewed_are_still_read_by_django() {
         assert!(!django.accepts(username, "not this one"), "{username}");
         client.login(username, "").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_takes_tokens_and_cookies_and_sessions_of_django_and_no_stale_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("db.sqlite3").display());
+    let Some(django) = Django::on(&url) else { return };
+    let data = tempfile::tempdir().unwrap();
+    let (process, client) = serve(data.path(), &url, &[("GATEWAY__COOKIE", "__Host-latchkey")]).await;
+    let old = client.login("Jürgen", "Android").await.token;
+    let token = client.login("Jürgen", "iPhone").await.token;
+    let inactive = client.login("argon2", "").await.token;
+    django.run(&["deactivate", "argon2"]);
+
+    let code = documented("django-authentication");
+    let there = format!("http://{}/", process.http);
+    let file = dir.path().join("authentication.py");
+    let view = |requests: &Value| {
+        let code = code.replace("http://127.0.0.1:8081/", &there);
+        assert!(code.contains(&there), "the documentation names another port");
+        std::fs::write(&file, code).unwrap();
+        let answers = django.run(&["view", file.to_str().unwrap(), &requests.to_string()]);
+        serde_json::from_str::<Value>(&answers).unwrap()
+    };
+    let by = |user: &str, class: &str| json!([200, { "user": user, "by": class }]);
+    let (latchkey, session) = ("LatchkeyAuthentication", "SessionAuthentication");
+    let bearer = |token: &str| json!({ "authorization": format!("Bearer {token}") });
+    let cookie = |token: &str| json!({ "__Host-latchkey": token });
+    let replaced = "You were logged out because of a newer login on iPhone.";
+    let replaced = json!([401, { "detail": replaced, "code": "REPLACED" }]);
+    let cases = [
+        (json!({ "headers": bearer(&token) }), by("Jürgen", latchkey)),
+        (json!({ "cookies": cookie(&token) }), by("Jürgen", latchkey)),
+        (json!({ "session": "root" }), by("root", session)),
+        (json!({ "session": "root", "cookies": cookie(&token) }), by("Jürgen", latchkey)),
+        (json!({ "headers": bearer(&old) }), replaced.clone()),
+        (json!({ "cookies": cookie(&old) }), replaced.clone()),
+        // A session beside it does not make it good.
+        (json!({ "session": "root", "cookies": cookie(&old) }), replaced),
+        (json!({ "headers": bearer(&inactive) }), json!([401, { "detail": "There is no such user." }])),
+        (json!({}), json!([401, { "detail": "Authentication credentials were not provided." }])),
+    ];
+    let (requests, expected): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
+    assert_eq!(view(&requests.into()), Value::from(expected));
+
+    // An outage lets nobody in who shows a token, and says so.
+    process.terminate();
+    process.wait(Duration::from_secs(15));
+    let answers = view(&json!([{ "cookies": cookie(&token) }, { "session": "root" }]));
+    let sorry = "It could not be found out who you are. Please try again.";
+    assert_eq!(answers, json!([[503, { "detail": sorry }], by("root", session)]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -245,6 +245,23 @@ async fn use_gateways(process: &Process, client: &Client, secrets: &mut Secrets)
         let line = "POST /latchkey.v1.AuthService/Validate";
         assert_eq!(http::exchange(process.grpc, line, &web, &[0; 5]).await.unwrap().status, 200);
     }
+    // In a cookie, as a server asks for it that speaks for a browser.
+    let mut login = Request::new(login_request("gina", "Firefox"));
+    login.metadata_mut().insert("x-latchkey-cookie", "true".parse().unwrap());
+    let answer = client.auth.clone().login(login).await.unwrap();
+    let set = answer.metadata().get("set-cookie").unwrap().to_str().unwrap().to_owned();
+    let pair = set.split(';').next().unwrap();
+    for method in ["Validate", "Logout", "Logout"] {
+        let web = [
+            ("content-type", &b"application/grpc-web+proto"[..]),
+            ("origin", b"https://app.example.com"),
+            ("cookie", pair.as_bytes()),
+        ];
+        let line = format!("POST /latchkey.v1.AuthService/{method}");
+        let answer = http::exchange(process.grpc, &line, &web, &[0; 5]).await.unwrap();
+        assert_eq!((answer.status, answer.header("set-cookie").is_some()), (200, method == "Logout"));
+    }
+    secrets.add_token("the token in a cookie", pair.strip_prefix("token=").unwrap());
     secrets.add_token("the token that gateways saw first", &old);
     secrets.add_token("the token that gateways saw second", &new);
 }
@@ -296,6 +313,7 @@ async fn no_secret_is_printed(settings: &[(&str, &str)], redis: Option<&RedisSer
         ("TOKEN__RELOAD_INTERVAL", "100ms"),
         ("GATEWAY__COOKIE", "token"),
         ("BROWSER__ORIGINS", "https://app.example.com"),
+        ("BROWSER__SET_COOKIE", "true"),
     ];
     all.extend_from_slice(settings);
     let process = Process::start(data.path(), &all);

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19latchkey/v1/account.proto\x12\x0blatchkey.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x01\n\x07\x41\x63\x63ount\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x10\n\x08\x64isabled\x18\x04 \x01(\x08\x12\x32\n\x0e\x64isabled_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x14\x43reateAccountRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\">\n\x15\x43reateAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.latchkey.v1.Account\"A\n\x11GetAccountRequest\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08username\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"o\n\x12GetAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.latchkey.v1.Account\x12\x32\n\x0elogin_throttle\x18\x02 \x01(\x0b\x32\x1a.latchkey.v1.LoginThrottle\"f\n\rLoginThrottle\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\r\x12\x0e\n\x06locked\x18\x02 \x01(\x08\x12\x33\n\x0fnext_attempt_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x14UnlockAccountRequest\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08username\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\")\n\x15UnlockAccountResponse\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\r\"<\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListAccountsResponse\x12&\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x14.latchkey.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbf\x01\n\x14UpdateAccountRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\x15\n\x08\x64isabled\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x32\n\x0e\x64isabled_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x0b\n\t_disabled\"M\n\x15UpdateAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.latchkey.v1.Account\x12\r\n\x05\x65nded\x18\x02 \x01(\r\"7\n\x12SetPasswordRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"$\n\x13SetPasswordResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r\"\'\n\x14\x44\x65leteAccountRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"&\n\x15\x44\x65leteAccountResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r\"^\n\x15ImportAccountsRequest\x12.\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1c.latchkey.v1.ImportedAccount\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"\xde\x01\n\x0fImportedAccount\x12\x0c\n\x04line\x18\x01 \x01(\x04\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08username\x18\x03 \x01(\t\x12\x15\n\rpassword_hash\x18\x04 \x01(\t\x12\r\n\x05roles\x18\x05 \x03(\t\x12\x10\n\x08\x64isabled\x18\x06 \x01(\x08\x12\x32\n\x0e\x64isabled_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"x\n\x16ImportAccountsResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x04\x12\x0f\n\x07present\x18\x02 \x01(\x04\x12\x0f\n\x07refused\x18\x03 \x01(\x04\x12-\n\x08refusals\x18\x04 \x03(\x0b\x32\x1b.latchkey.v1.RefusedAccount\"T\n\x0eRefusedAccount\x12\x0c\n\x04line\x18\x01 \x01(\x04\x12\x10\n\x08username\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t2\xc3\x05\n\x0e\x41\x63\x63ountService\x12V\n\rCreateAccount\x12!.latchkey.v1.CreateAccountRequest\x1a\".latchkey.v1.CreateAccountResponse\x12M\n\nGetAccount\x12\x1e.latchkey.v1.GetAccountRequest\x1a\x1f.latchkey.v1.GetAccountResponse\x12S\n\x0cListAccounts\x12 .latchkey.v1.ListAccountsRequest\x1a!.latchkey.v1.ListAccountsResponse\x12V\n\rUpdateAccount\x12!.latchkey.v1.UpdateAccountRequest\x1a\".latchkey.v1.UpdateAccountResponse\x12P\n\x0bSetPassword\x12\x1f.latchkey.v1.SetPasswordRequest\x1a .latchkey.v1.SetPasswordResponse\x12V\n\rUnlockAccount\x12!.latchkey.v1.UnlockAccountRequest\x1a\".latchkey.v1.UnlockAccountResponse\x12V\n\rDeleteAccount\x12!.latchkey.v1.DeleteAccountRequest\x1a\".latchkey.v1.DeleteAccountResponse\x12[\n\x0eImportAccounts\x12\".latchkey.v1.ImportAccountsRequest\x1a#.latchkey.v1.ImportAccountsResponse(\x01\x42\x10\x42\x0c\x41\x63\x63ountProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19latchkey/v1/account.proto\x12\x0blatchkey.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x01\n\x07\x41\x63\x63ount\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\x12\x10\n\x08\x64isabled\x18\x04 \x01(\x08\x12\x32\n\x0e\x64isabled_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x14\x43reateAccountRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\">\n\x15\x43reateAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.latchkey.v1.Account\"A\n\x11GetAccountRequest\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08username\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"o\n\x12GetAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.latchkey.v1.Account\x12\x32\n\x0elogin_throttle\x18\x02 \x01(\x0b\x32\x1a.latchkey.v1.LoginThrottle\"f\n\rLoginThrottle\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\r\x12\x0e\n\x06locked\x18\x02 \x01(\x08\x12\x33\n\x0fnext_attempt_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x14UnlockAccountRequest\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08username\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\")\n\x15UnlockAccountResponse\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\r\"<\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListAccountsResponse\x12&\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x14.latchkey.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbf\x01\n\x14UpdateAccountRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\x15\n\x08\x64isabled\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x32\n\x0e\x64isabled_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x0b\n\t_disabled\"M\n\x15UpdateAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.latchkey.v1.Account\x12\r\n\x05\x65nded\x18\x02 \x01(\r\"7\n\x12SetPasswordRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"$\n\x13SetPasswordResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r\"\'\n\x14\x44\x65leteAccountRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"&\n\x15\x44\x65leteAccountResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r\"^\n\x15ImportAccountsRequest\x12.\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1c.latchkey.v1.ImportedAccount\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"\xde\x01\n\x0fImportedAccount\x12\x0c\n\x04line\x18\x01 \x01(\x04\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08username\x18\x03 \x01(\t\x12\x15\n\rpassword_hash\x18\x04 \x01(\t\x12\r\n\x05roles\x18\x05 \x03(\t\x12\x10\n\x08\x64isabled\x18\x06 \x01(\x08\x12\x32\n\x0e\x64isabled_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"x\n\x16ImportAccountsResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x04\x12\x0f\n\x07present\x18\x02 \x01(\x04\x12\x0f\n\x07refused\x18\x03 \x01(\x04\x12-\n\x08refusals\x18\x04 \x03(\x0b\x32\x1b.latchkey.v1.RefusedAccount\"T\n\x0eRefusedAccount\x12\x0c\n\x04line\x18\x01 \x01(\x04\x12\x10\n\x08username\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t2\xdf\x07\n\x0e\x41\x63\x63ountService\x12o\n\rCreateAccount\x12!.latchkey.v1.CreateAccountRequest\x1a\".latchkey.v1.CreateAccountResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/accounts:\x01*\x12\x82\x01\n\nGetAccount\x12\x1e.latchkey.v1.GetAccountRequest\x1a\x1f.latchkey.v1.GetAccountResponse\"3\x82\xd3\xe4\x93\x02-\x12\x16/v1/accounts/{user_id}Z\x13\x12\x11/v1/accounts:find\x12i\n\x0cListAccounts\x12 .latchkey.v1.ListAccountsRequest\x1a!.latchkey.v1.ListAccountsResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/accounts\x12y\n\rUpdateAccount\x12!.latchkey.v1.UpdateAccountRequest\x1a\".latchkey.v1.UpdateAccountResponse\"!\x82\xd3\xe4\x93\x02\x1b\x32\x16/v1/accounts/{user_id}:\x01*\x12\x7f\n\x0bSetPassword\x12\x1f.latchkey.v1.SetPasswordRequest\x1a .latchkey.v1.SetPasswordResponse\"-\x82\xd3\xe4\x93\x02\'\"\"/v1/accounts/{user_id}:setPassword:\x01*\x12\x9a\x01\n\rUnlockAccount\x12!.latchkey.v1.UnlockAccountRequest\x1a\".latchkey.v1.UnlockAccountResponse\"B\x82\xd3\xe4\x93\x02<\"\x1d/v1/accounts/{user_id}:unlock:\x01*Z\x18\"\x13/v1/accounts:unlock:\x01*\x12v\n\rDeleteAccount\x12!.latchkey.v1.DeleteAccountRequest\x1a\".latchkey.v1.DeleteAccountResponse\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/v1/accounts/{user_id}\x12[\n\x0eImportAccounts\x12\".latchkey.v1.ImportAccountsRequest\x1a#.latchkey.v1.ImportAccountsResponse(\x01\x42\x10\x42\x0c\x41\x63\x63ountProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,46 +35,60 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'latchkey.v1.account_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'B\014AccountProtoP\001'
-  _globals['_ACCOUNT']._serialized_start=110
-  _globals['_ACCOUNT']._serialized_end=287
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=289
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=362
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=364
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=426
-  _globals['_GETACCOUNTREQUEST']._serialized_start=428
-  _globals['_GETACCOUNTREQUEST']._serialized_end=493
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=495
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=606
-  _globals['_LOGINTHROTTLE']._serialized_start=608
-  _globals['_LOGINTHROTTLE']._serialized_end=710
-  _globals['_UNLOCKACCOUNTREQUEST']._serialized_start=712
-  _globals['_UNLOCKACCOUNTREQUEST']._serialized_end=780
-  _globals['_UNLOCKACCOUNTRESPONSE']._serialized_start=782
-  _globals['_UNLOCKACCOUNTRESPONSE']._serialized_end=823
-  _globals['_LISTACCOUNTSREQUEST']._serialized_start=825
-  _globals['_LISTACCOUNTSREQUEST']._serialized_end=885
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=887
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=974
-  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=977
-  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=1168
-  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=1170
-  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=1247
-  _globals['_SETPASSWORDREQUEST']._serialized_start=1249
-  _globals['_SETPASSWORDREQUEST']._serialized_end=1304
-  _globals['_SETPASSWORDRESPONSE']._serialized_start=1306
-  _globals['_SETPASSWORDRESPONSE']._serialized_end=1342
-  _globals['_DELETEACCOUNTREQUEST']._serialized_start=1344
-  _globals['_DELETEACCOUNTREQUEST']._serialized_end=1383
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=1385
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=1423
-  _globals['_IMPORTACCOUNTSREQUEST']._serialized_start=1425
-  _globals['_IMPORTACCOUNTSREQUEST']._serialized_end=1519
-  _globals['_IMPORTEDACCOUNT']._serialized_start=1522
-  _globals['_IMPORTEDACCOUNT']._serialized_end=1744
-  _globals['_IMPORTACCOUNTSRESPONSE']._serialized_start=1746
-  _globals['_IMPORTACCOUNTSRESPONSE']._serialized_end=1866
-  _globals['_REFUSEDACCOUNT']._serialized_start=1868
-  _globals['_REFUSEDACCOUNT']._serialized_end=1952
-  _globals['_ACCOUNTSERVICE']._serialized_start=1955
-  _globals['_ACCOUNTSERVICE']._serialized_end=2662
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateAccount']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/accounts:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._serialized_options = b'\202\323\344\223\002-\022\026/v1/accounts/{user_id}Z\023\022\021/v1/accounts:find'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListAccounts']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListAccounts']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/accounts'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateAccount']._serialized_options = b'\202\323\344\223\002\0332\026/v1/accounts/{user_id}:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['SetPassword']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['SetPassword']._serialized_options = b'\202\323\344\223\002\'\"\"/v1/accounts/{user_id}:setPassword:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UnlockAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UnlockAccount']._serialized_options = b'\202\323\344\223\002<\"\035/v1/accounts/{user_id}:unlock:\001*Z\030\"\023/v1/accounts:unlock:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteAccount']._serialized_options = b'\202\323\344\223\002\030*\026/v1/accounts/{user_id}'
+  _globals['_ACCOUNT']._serialized_start=140
+  _globals['_ACCOUNT']._serialized_end=317
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=319
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=392
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=394
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=456
+  _globals['_GETACCOUNTREQUEST']._serialized_start=458
+  _globals['_GETACCOUNTREQUEST']._serialized_end=523
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=525
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=636
+  _globals['_LOGINTHROTTLE']._serialized_start=638
+  _globals['_LOGINTHROTTLE']._serialized_end=740
+  _globals['_UNLOCKACCOUNTREQUEST']._serialized_start=742
+  _globals['_UNLOCKACCOUNTREQUEST']._serialized_end=810
+  _globals['_UNLOCKACCOUNTRESPONSE']._serialized_start=812
+  _globals['_UNLOCKACCOUNTRESPONSE']._serialized_end=853
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=855
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=915
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=917
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=1004
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=1007
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=1198
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=1200
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=1277
+  _globals['_SETPASSWORDREQUEST']._serialized_start=1279
+  _globals['_SETPASSWORDREQUEST']._serialized_end=1334
+  _globals['_SETPASSWORDRESPONSE']._serialized_start=1336
+  _globals['_SETPASSWORDRESPONSE']._serialized_end=1372
+  _globals['_DELETEACCOUNTREQUEST']._serialized_start=1374
+  _globals['_DELETEACCOUNTREQUEST']._serialized_end=1413
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=1415
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=1453
+  _globals['_IMPORTACCOUNTSREQUEST']._serialized_start=1455
+  _globals['_IMPORTACCOUNTSREQUEST']._serialized_end=1549
+  _globals['_IMPORTEDACCOUNT']._serialized_start=1552
+  _globals['_IMPORTEDACCOUNT']._serialized_end=1774
+  _globals['_IMPORTACCOUNTSRESPONSE']._serialized_start=1776
+  _globals['_IMPORTACCOUNTSRESPONSE']._serialized_end=1896
+  _globals['_REFUSEDACCOUNT']._serialized_start=1898
+  _globals['_REFUSEDACCOUNT']._serialized_end=1982
+  _globals['_ACCOUNTSERVICE']._serialized_start=1985
+  _globals['_ACCOUNTSERVICE']._serialized_end=2976
 # @@protoc_insertion_point(module_scope)

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from latchkey.v1 import reason_pb2 as latchkey_dot_v1_dot_reason__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16latchkey/v1/auth.proto\x12\x0blatchkey.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18latchkey/v1/reason.proto\"\xb3\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08username\x18\x03 \x01(\t\x12\x0c\n\x04slot\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05roles\x18\x06 \x03(\t\x12-\n\tissued_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fidle_expires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_seen_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x0cLoginRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x10\n\x08takeover\x18\x06 \x01(\x08\"s\n\x10\x44isplacedSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12-\n\tissued_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\rLoginResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12%\n\x07session\x18\x02 \x01(\x0b\x32\x14.latchkey.v1.Session\x12\x30\n\tdisplaced\x18\x03 \x03(\x0b\x32\x1d.latchkey.v1.DisplacedSession\"`\n\x0fValidateRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04peek\x18\x02 \x01(\x08\x12\x30\n\rmax_staleness\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9a\x01\n\x10ValidateResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x14.latchkey.v1.SessionH\x00\x12+\n\trejection\x18\x02 \x01(\x0b\x32\x16.latchkey.v1.RejectionH\x00\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.latchkey.v1.FailureB\t\n\x07verdict\"h\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\rLogoutRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\'\n\x05scope\x18\x02 \x01(\x0e\x32\x18.latchkey.v1.LogoutScope\"J\n\x0eLogoutResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r\x12)\n\trejection\x18\x02 \x01(\x0b\x32\x16.latchkey.v1.Rejection\"$\n\x13WatchSessionRequest\x12\r\n\x05token\x18\x01 \x01(\t\"w\n\x14WatchSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x14.latchkey.v1.SessionH\x00\x12+\n\trejection\x18\x02 \x01(\x0b\x32\x16.latchkey.v1.RejectionH\x00\x42\t\n\x07verdict\"V\n\x15\x43hangePasswordRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x18\n\x10\x63urrent_password\x18\x02 \x01(\t\x12\x14\n\x0cnew_password\x18\x03 \x01(\t\"\'\n\x16\x43hangePasswordResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r\"\x10\n\x0eGetJwksRequest\"\x1f\n\x0fGetJwksResponse\x12\x0c\n\x04jwks\x18\x01 \x01(\t*q\n\x0bLogoutScope\x12\x1c\n\x18LOGOUT_SCOPE_UNSPECIFIED\x10\x00\x12\x15\n\x11LOGOUT_SCOPE_THIS\x10\x01\x12\x17\n\x13LOGOUT_SCOPE_OTHERS\x10\x02\x12\x14\n\x10LOGOUT_SCOPE_ALL\x10\x03\x32\xa4\x04\n\x0b\x41uthService\x12>\n\x05Login\x12\x19.latchkey.v1.LoginRequest\x1a\x1a.latchkey.v1.LoginResponse\x12G\n\x08Validate\x12\x1c.latchkey.v1.ValidateRequest\x1a\x1d.latchkey.v1.ValidateResponse\x12Q\n\x0eValidateStream\x12\x1c.latchkey.v1.ValidateRequest\x1a\x1d.latchkey.v1.ValidateResponse(\x01\x30\x01\x12\x41\n\x06Logout\x12\x1a.latchkey.v1.LogoutRequest\x1a\x1b.latchkey.v1.LogoutResponse\x12U\n\x0cWatchSession\x12 .latchkey.v1.WatchSessionRequest\x1a!.latchkey.v1.WatchSessionResponse0\x01\x12Y\n\x0e\x43hangePassword\x12\".latchkey.v1.ChangePasswordRequest\x1a#.latchkey.v1.ChangePasswordResponse\x12\x44\n\x07GetJwks\x12\x1b.latchkey.v1.GetJwksRequest\x1a\x1c.latchkey.v1.GetJwksResponseB\rB\tAuthProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16latchkey/v1/auth.proto\x12\x0blatchkey.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18latchkey/v1/reason.proto\"\xb3\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08username\x18\x03 \x01(\t\x12\x0c\n\x04slot\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05roles\x18\x06 \x03(\t\x12-\n\tissued_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fidle_expires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_seen_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x0cLoginRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x10\n\x08takeover\x18\x06 \x01(\x08\"s\n\x10\x44isplacedSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12-\n\tissued_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\rLoginResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12%\n\x07session\x18\x02 \x01(\x0b\x32\x14.latchkey.v1.Session\x12\x30\n\tdisplaced\x18\x03 \x03(\x0b\x32\x1d.latchkey.v1.DisplacedSession\"`\n\x0fValidateRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04peek\x18\x02 \x01(\x08\x12\x30\n\rmax_staleness\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9a\x01\n\x10ValidateResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x14.latchkey.v1.SessionH\x00\x12+\n\trejection\x18\x02 \x01(\x0b\x32\x16.latchkey.v1.RejectionH\x00\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.latchkey.v1.FailureB\t\n\x07verdict\"h\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\rLogoutRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\'\n\x05scope\x18\x02 \x01(\x0e\x32\x18.latchkey.v1.LogoutScope\"J\n\x0eLogoutResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r\x12)\n\trejection\x18\x02 \x01(\x0b\x32\x16.latchkey.v1.Rejection\"$\n\x13WatchSessionRequest\x12\r\n\x05token\x18\x01 \x01(\t\"w\n\x14WatchSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x14.latchkey.v1.SessionH\x00\x12+\n\trejection\x18\x02 \x01(\x0b\x32\x16.latchkey.v1.RejectionH\x00\x42\t\n\x07verdict\"V\n\x15\x43hangePasswordRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x18\n\x10\x63urrent_password\x18\x02 \x01(\t\x12\x14\n\x0cnew_password\x18\x03 \x01(\t\"\'\n\x16\x43hangePasswordResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r\"\x10\n\x0eGetJwksRequest\"\x1f\n\x0fGetJwksResponse\x12\x0c\n\x04jwks\x18\x01 \x01(\t*q\n\x0bLogoutScope\x12\x1c\n\x18LOGOUT_SCOPE_UNSPECIFIED\x10\x00\x12\x15\n\x11LOGOUT_SCOPE_THIS\x10\x01\x12\x17\n\x13LOGOUT_SCOPE_OTHERS\x10\x02\x12\x14\n\x10LOGOUT_SCOPE_ALL\x10\x03\x32\xa0\x05\n\x0b\x41uthService\x12T\n\x05Login\x12\x19.latchkey.v1.LoginRequest\x1a\x1a.latchkey.v1.LoginResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\"\t/v1/login:\x01*\x12`\n\x08Validate\x12\x1c.latchkey.v1.ValidateRequest\x1a\x1d.latchkey.v1.ValidateResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/validate:\x01*\x12Q\n\x0eValidateStream\x12\x1c.latchkey.v1.ValidateRequest\x1a\x1d.latchkey.v1.ValidateResponse(\x01\x30\x01\x12X\n\x06Logout\x12\x1a.latchkey.v1.LogoutRequest\x1a\x1b.latchkey.v1.LogoutResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/v1/logout:\x01*\x12k\n\x0cWatchSession\x12 .latchkey.v1.WatchSessionRequest\x1a!.latchkey.v1.WatchSessionResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\"\t/v1/watch:\x01*0\x01\x12y\n\x0e\x43hangePassword\x12\".latchkey.v1.ChangePasswordRequest\x1a#.latchkey.v1.ChangePasswordResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/v1/change-password:\x01*\x12\x44\n\x07GetJwks\x12\x1b.latchkey.v1.GetJwksRequest\x1a\x1c.latchkey.v1.GetJwksResponseB\rB\tAuthProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,38 +36,48 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'latchkey.v1.auth_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'B\tAuthProtoP\001'
-  _globals['_LOGOUTSCOPE']._serialized_start=1652
-  _globals['_LOGOUTSCOPE']._serialized_end=1765
-  _globals['_SESSION']._serialized_start=131
-  _globals['_SESSION']._serialized_end=438
-  _globals['_LOGINREQUEST']._serialized_start=440
-  _globals['_LOGINREQUEST']._serialized_end=563
-  _globals['_DISPLACEDSESSION']._serialized_start=565
-  _globals['_DISPLACEDSESSION']._serialized_end=680
-  _globals['_LOGINRESPONSE']._serialized_start=682
-  _globals['_LOGINRESPONSE']._serialized_end=801
-  _globals['_VALIDATEREQUEST']._serialized_start=803
-  _globals['_VALIDATEREQUEST']._serialized_end=899
-  _globals['_VALIDATERESPONSE']._serialized_start=902
-  _globals['_VALIDATERESPONSE']._serialized_end=1056
-  _globals['_FAILURE']._serialized_start=1058
-  _globals['_FAILURE']._serialized_end=1162
-  _globals['_LOGOUTREQUEST']._serialized_start=1164
-  _globals['_LOGOUTREQUEST']._serialized_end=1235
-  _globals['_LOGOUTRESPONSE']._serialized_start=1237
-  _globals['_LOGOUTRESPONSE']._serialized_end=1311
-  _globals['_WATCHSESSIONREQUEST']._serialized_start=1313
-  _globals['_WATCHSESSIONREQUEST']._serialized_end=1349
-  _globals['_WATCHSESSIONRESPONSE']._serialized_start=1351
-  _globals['_WATCHSESSIONRESPONSE']._serialized_end=1470
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1472
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1558
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1560
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1599
-  _globals['_GETJWKSREQUEST']._serialized_start=1601
-  _globals['_GETJWKSREQUEST']._serialized_end=1617
-  _globals['_GETJWKSRESPONSE']._serialized_start=1619
-  _globals['_GETJWKSRESPONSE']._serialized_end=1650
-  _globals['_AUTHSERVICE']._serialized_start=1768
-  _globals['_AUTHSERVICE']._serialized_end=2316
+  _globals['_AUTHSERVICE'].methods_by_name['Login']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['Login']._serialized_options = b'\202\323\344\223\002\016\"\t/v1/login:\001*'
+  _globals['_AUTHSERVICE'].methods_by_name['Validate']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['Validate']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/validate:\001*'
+  _globals['_AUTHSERVICE'].methods_by_name['Logout']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['Logout']._serialized_options = b'\202\323\344\223\002\017\"\n/v1/logout:\001*'
+  _globals['_AUTHSERVICE'].methods_by_name['WatchSession']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['WatchSession']._serialized_options = b'\202\323\344\223\002\016\"\t/v1/watch:\001*'
+  _globals['_AUTHSERVICE'].methods_by_name['ChangePassword']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['ChangePassword']._serialized_options = b'\202\323\344\223\002\030\"\023/v1/change-password:\001*'
+  _globals['_LOGOUTSCOPE']._serialized_start=1682
+  _globals['_LOGOUTSCOPE']._serialized_end=1795
+  _globals['_SESSION']._serialized_start=161
+  _globals['_SESSION']._serialized_end=468
+  _globals['_LOGINREQUEST']._serialized_start=470
+  _globals['_LOGINREQUEST']._serialized_end=593
+  _globals['_DISPLACEDSESSION']._serialized_start=595
+  _globals['_DISPLACEDSESSION']._serialized_end=710
+  _globals['_LOGINRESPONSE']._serialized_start=712
+  _globals['_LOGINRESPONSE']._serialized_end=831
+  _globals['_VALIDATEREQUEST']._serialized_start=833
+  _globals['_VALIDATEREQUEST']._serialized_end=929
+  _globals['_VALIDATERESPONSE']._serialized_start=932
+  _globals['_VALIDATERESPONSE']._serialized_end=1086
+  _globals['_FAILURE']._serialized_start=1088
+  _globals['_FAILURE']._serialized_end=1192
+  _globals['_LOGOUTREQUEST']._serialized_start=1194
+  _globals['_LOGOUTREQUEST']._serialized_end=1265
+  _globals['_LOGOUTRESPONSE']._serialized_start=1267
+  _globals['_LOGOUTRESPONSE']._serialized_end=1341
+  _globals['_WATCHSESSIONREQUEST']._serialized_start=1343
+  _globals['_WATCHSESSIONREQUEST']._serialized_end=1379
+  _globals['_WATCHSESSIONRESPONSE']._serialized_start=1381
+  _globals['_WATCHSESSIONRESPONSE']._serialized_end=1500
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1502
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1588
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1590
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1629
+  _globals['_GETJWKSREQUEST']._serialized_start=1631
+  _globals['_GETJWKSREQUEST']._serialized_end=1647
+  _globals['_GETJWKSRESPONSE']._serialized_start=1649
+  _globals['_GETJWKSRESPONSE']._serialized_end=1680
+  _globals['_AUTHSERVICE']._serialized_start=1798
+  _globals['_AUTHSERVICE']._serialized_end=2470
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,12 @@ class AuthServiceStub(object):
 
     Where a request's `token` is empty it is taken from the metadata `authorization: Bearer ...`, so
     that a service can forward what it received.
+
+    With the server's `browser.set_cookie` a page of one of its `browser.origins` (by gRPC-Web, or through a
+    gateway that passes `origin` and `cookie` on), or whoever sends the metadata `x-latchkey-cookie: true`, gets
+    the token in a cookie: Login answers with the metadata `set-cookie`, ready for a browser, and Logout with one
+    that clears it, where it ended the session or found it dead. From them, a token that is sent in no other way is
+    taken from the cookie.
     """
 
     def __init__(self, channel):
@@ -80,6 +86,12 @@ class AuthServiceServicer(object):
 
     Where a request's `token` is empty it is taken from the metadata `authorization: Bearer ...`, so
     that a service can forward what it received.
+
+    With the server's `browser.set_cookie` a page of one of its `browser.origins` (by gRPC-Web, or through a
+    gateway that passes `origin` and `cookie` on), or whoever sends the metadata `x-latchkey-cookie: true`, gets
+    the token in a cookie: Login answers with the metadata `set-cookie`, ready for a browser, and Logout with one
+    that clears it, where it ended the session or found it dead. From them, a token that is sent in no other way is
+    taken from the cookie.
     """
 
     def Login(self, request, context):
@@ -238,6 +250,12 @@ class AuthService(object):
 
     Where a request's `token` is empty it is taken from the metadata `authorization: Bearer ...`, so
     that a service can forward what it received.
+
+    With the server's `browser.set_cookie` a page of one of its `browser.origins` (by gRPC-Web, or through a
+    gateway that passes `origin` and `cookie` on), or whoever sends the metadata `x-latchkey-cookie: true`, gets
+    the token in a cookie: Login answers with the metadata `set-cookie`, ready for a browser, and Logout with one
+    that clears it, where it ended the session or found it dead. From them, a token that is sent in no other way is
+    taken from the cookie.
     """
 
     @staticmethod

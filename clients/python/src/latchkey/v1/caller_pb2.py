@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18latchkey/v1/caller.proto\x12\x0blatchkey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x06\x43\x61ller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x13\x43reateCallerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\"H\n\x14\x43reateCallerResponse\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.latchkey.v1.Caller\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x14\n\x12ListCallersRequest\";\n\x13ListCallersResponse\x12$\n\x07\x63\x61llers\x18\x01 \x03(\x0b\x32\x13.latchkey.v1.Caller\"#\n\x13RevokeCallerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14RevokeCallerResponse2\x8b\x02\n\rCallerService\x12S\n\x0c\x43reateCaller\x12 .latchkey.v1.CreateCallerRequest\x1a!.latchkey.v1.CreateCallerResponse\x12P\n\x0bListCallers\x12\x1f.latchkey.v1.ListCallersRequest\x1a .latchkey.v1.ListCallersResponse\x12S\n\x0cRevokeCaller\x12 .latchkey.v1.RevokeCallerRequest\x1a!.latchkey.v1.RevokeCallerResponseB\x0f\x42\x0b\x43\x61llerProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18latchkey/v1/caller.proto\x12\x0blatchkey.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x06\x43\x61ller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x13\x43reateCallerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\"H\n\x14\x43reateCallerResponse\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.latchkey.v1.Caller\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x14\n\x12ListCallersRequest\";\n\x13ListCallersResponse\x12$\n\x07\x63\x61llers\x18\x01 \x03(\x0b\x32\x13.latchkey.v1.Caller\"#\n\x13RevokeCallerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14RevokeCallerResponse2\xd7\x02\n\rCallerService\x12k\n\x0c\x43reateCaller\x12 .latchkey.v1.CreateCallerRequest\x1a!.latchkey.v1.CreateCallerResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/callers:\x01*\x12\x65\n\x0bListCallers\x12\x1f.latchkey.v1.ListCallersRequest\x1a .latchkey.v1.ListCallersResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/callers\x12r\n\x0cRevokeCaller\x12 .latchkey.v1.RevokeCallerRequest\x1a!.latchkey.v1.RevokeCallerResponse\"\x1d\x82\xd3\xe4\x93\x02\x17*\x15/v1/callers/{name=**}B\x0f\x42\x0b\x43\x61llerProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,20 +34,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'latchkey.v1.caller_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'B\013CallerProtoP\001'
-  _globals['_CALLER']._serialized_start=75
-  _globals['_CALLER']._serialized_end=210
-  _globals['_CREATECALLERREQUEST']._serialized_start=212
-  _globals['_CREATECALLERREQUEST']._serialized_end=262
-  _globals['_CREATECALLERRESPONSE']._serialized_start=264
-  _globals['_CREATECALLERRESPONSE']._serialized_end=336
-  _globals['_LISTCALLERSREQUEST']._serialized_start=338
-  _globals['_LISTCALLERSREQUEST']._serialized_end=358
-  _globals['_LISTCALLERSRESPONSE']._serialized_start=360
-  _globals['_LISTCALLERSRESPONSE']._serialized_end=419
-  _globals['_REVOKECALLERREQUEST']._serialized_start=421
-  _globals['_REVOKECALLERREQUEST']._serialized_end=456
-  _globals['_REVOKECALLERRESPONSE']._serialized_start=458
-  _globals['_REVOKECALLERRESPONSE']._serialized_end=480
-  _globals['_CALLERSERVICE']._serialized_start=483
-  _globals['_CALLERSERVICE']._serialized_end=750
+  _globals['_CALLERSERVICE'].methods_by_name['CreateCaller']._loaded_options = None
+  _globals['_CALLERSERVICE'].methods_by_name['CreateCaller']._serialized_options = b'\202\323\344\223\002\020\"\013/v1/callers:\001*'
+  _globals['_CALLERSERVICE'].methods_by_name['ListCallers']._loaded_options = None
+  _globals['_CALLERSERVICE'].methods_by_name['ListCallers']._serialized_options = b'\202\323\344\223\002\r\022\013/v1/callers'
+  _globals['_CALLERSERVICE'].methods_by_name['RevokeCaller']._loaded_options = None
+  _globals['_CALLERSERVICE'].methods_by_name['RevokeCaller']._serialized_options = b'\202\323\344\223\002\027*\025/v1/callers/{name=**}'
+  _globals['_CALLER']._serialized_start=105
+  _globals['_CALLER']._serialized_end=240
+  _globals['_CREATECALLERREQUEST']._serialized_start=242
+  _globals['_CREATECALLERREQUEST']._serialized_end=292
+  _globals['_CREATECALLERRESPONSE']._serialized_start=294
+  _globals['_CREATECALLERRESPONSE']._serialized_end=366
+  _globals['_LISTCALLERSREQUEST']._serialized_start=368
+  _globals['_LISTCALLERSREQUEST']._serialized_end=388
+  _globals['_LISTCALLERSRESPONSE']._serialized_start=390
+  _globals['_LISTCALLERSRESPONSE']._serialized_end=449
+  _globals['_REVOKECALLERREQUEST']._serialized_start=451
+  _globals['_REVOKECALLERREQUEST']._serialized_end=486
+  _globals['_REVOKECALLERRESPONSE']._serialized_start=488
+  _globals['_REVOKECALLERRESPONSE']._serialized_end=510
+  _globals['_CALLERSERVICE']._serialized_start=513
+  _globals['_CALLERSERVICE']._serialized_end=856
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 import datetime
 
+from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from latchkey.v1 import auth_pb2 as _auth_pb2
 from latchkey.v1 import reason_pb2 as _reason_pb2

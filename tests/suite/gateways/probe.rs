@@ -1,0 +1,57 @@
+//! The real grpc-health-probe, with which orchestrators and their like ask whether a server serves.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::programs::program;
+use crate::support::server::{Server, Store};
+
+/// What it exits with: that all is well, that nobody answers, that the call failed, and that it serves nobody.
+const SERVING: i32 = 0;
+const NOBODY: i32 = 2;
+const FAILED: i32 = 3;
+const NOT_SERVING: i32 = 4;
+
+async fn probe(program: &Path, address: &str, service: &str) -> i32 {
+    probe_within("10s", program, address, service).await
+}
+
+/// The same, which waits no longer for a connection.
+async fn probe_within(patience: &str, program: &Path, address: &str, service: &str) -> i32 {
+    let mut command = Command::new(program);
+    command.args([
+        "-addr",
+        address,
+        "-service",
+        service,
+        "-connect-timeout",
+        patience,
+        "-rpc-timeout",
+        "10s",
+    ]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    output.status.code().unwrap_or_else(|| panic!("{output:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_tells_a_server_that_serves_from_one_whose_store_is_down_and_from_none() {
+    let Some(program) = program("LATCHKEY_TEST_GRPC_HEALTH_PROBE", "grpc-health-probe") else { return };
+    let mut server = Server::start(Store::Redis).await;
+    let address = server.app.grpc.to_string();
+    let auth = "latchkey.v1.AuthService";
+    for service in ["", auth] {
+        assert_eq!(probe(&program, &address, service).await, SERVING, "{service}");
+    }
+    assert_eq!(probe(&program, &address, "latchkey.v1.Unknown").await, FAILED);
+    server.redis.as_mut().unwrap().kill();
+    server.client.until(ServingStatus::NotServing, Duration::from_secs(5)).await;
+    for service in ["", auth] {
+        assert_eq!(probe(&program, &address, service).await, NOT_SERVING, "{service}");
+    }
+    server.redis.as_mut().unwrap().restart();
+    server.client.until(ServingStatus::Serving, Duration::from_secs(5)).await;
+    assert_eq!(probe(&program, &address, "").await, SERVING);
+    assert!(server.app.stop().await);
+    assert_eq!(probe_within("1s", &program, &address, "").await, NOBODY);
+}
