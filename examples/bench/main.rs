@@ -28,6 +28,7 @@ mod rows;
 mod scale;
 #[expect(dead_code, reason = "`make growth` needs more of it")]
 mod server;
+mod storm;
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -96,6 +97,8 @@ async fn measure(plan: &Plan) -> Result<Value, String> {
     let scaling = scale::measure(plan, &place, &echo).await?;
     eprintln!("Login ...");
     let login = logins::measure(plan, &place).await?;
+    eprintln!("Validate in a storm of logins ...");
+    let storm = storm::measure(plan, &place).await?;
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "environment": {
@@ -112,6 +115,7 @@ async fn measure(plan: &Plan) -> Result<Value, String> {
         "rows": measured,
         "scaling": scaling,
         "login": login,
+        "storm": storm,
     }))
 }
 

@@ -13,7 +13,7 @@ use crate::{
     numbers::{Spread, median, round},
     place::Place,
     rows::{CHEAP_PASSWORDS, Row},
-    server::{Latchkey, Server},
+    server::{Latchkey, Server, USERS},
 };
 
 /// By how much an answer of the echo may be longer or shorter than one of Latchkey, in bytes.
@@ -35,7 +35,7 @@ pub async fn row(row: &Row, plan: &Plan, place: &Place, echo: &Server) -> Result
     let settings = [&CHEAP_PASSWORDS, row.settings].concat();
     let latchkey = Latchkey::start(place, row.on_redis, &settings).await?;
     let resident = latchkey.server.resident();
-    let tokens = latchkey.tokens().await?;
+    let tokens = latchkey.tokens(USERS).await?;
     same_size(&latchkey.client, &tokens, &crate::echo::session(0)).await?;
     let ours = Target { address: latchkey.server.grpc, tokens: &tokens, arguments: row.arguments };
     let theirs = Target { address: echo.grpc, tokens: &tokens, arguments: row.echo.arguments };

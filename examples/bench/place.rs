@@ -4,32 +4,54 @@ use std::process::{Command, Stdio};
 
 /// Which core is whose; why not, where they share all of them.
 pub enum Place {
-    Pinned { servers: u32, load: u32 },
+    Pinned { servers: u32, load: u32, all: Vec<u32> },
     Shared(&'static str),
 }
 
 impl Place {
     /// Moves the load, which is this process, to its core. What it starts stays there.
     pub fn take() -> Self {
-        let cores = allowed();
-        let &[servers, load, ..] = cores.as_slice() else {
+        let all = allowed();
+        let &[servers, load, ..] = all.as_slice() else {
             return Self::Shared("this machine has one core, or does not tell");
         };
-        if !pin(load) {
+        if !pin(&[load]) {
             return Self::Shared("there is no taskset");
         }
-        Self::Pinned { servers, load }
+        Self::Pinned { servers, load, all }
     }
 
     /// Starts something on the core of the servers: a process is born where its parent runs.
     pub fn on_servers_core<T>(&self, start: impl FnOnce() -> T) -> T {
-        if let Self::Pinned { servers, load } = *self {
-            assert!(pin(servers), "taskset fails");
-            let started = start();
-            assert!(pin(load), "taskset fails");
-            return started;
+        match self {
+            Self::Pinned { servers, .. } => self.on(&[*servers], start),
+            Self::Shared(_) => start(),
         }
-        start()
+    }
+
+    /// Starts something on all cores.
+    pub fn on_all_cores<T>(&self, start: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Pinned { all, .. } => self.on(all, start),
+            Self::Shared(_) => start(),
+        }
+    }
+
+    fn on<T>(&self, cores: &[u32], start: impl FnOnce() -> T) -> T {
+        assert!(pin(cores), "taskset fails");
+        let started = start();
+        if let Self::Pinned { load, .. } = self {
+            assert!(pin(&[*load]), "taskset fails");
+        }
+        started
+    }
+
+    /// How many cores there are.
+    pub fn cores(&self) -> usize {
+        match self {
+            Self::Pinned { all, .. } => all.len(),
+            Self::Shared(_) => allowed().len(),
+        }
     }
 
     /// As a sentence, for the results.
@@ -42,11 +64,12 @@ impl Place {
 }
 
 /// This process with all its threads.
-fn pin(core: u32) -> bool {
-    let core = core.to_string();
+fn pin(cores: &[u32]) -> bool {
+    let cores: Vec<_> = cores.iter().map(u32::to_string).collect();
+    let cores = cores.join(",");
     let me = std::process::id().to_string();
     let mut taskset = Command::new("taskset");
-    taskset.args(["--all-tasks", "--cpu-list", "--pid", &core, &me]).stdout(Stdio::null());
+    taskset.args(["--all-tasks", "--cpu-list", "--pid", &cores, &me]).stdout(Stdio::null());
     taskset.status().is_ok_and(|status| status.success())
 }
 

@@ -101,6 +101,19 @@ pub fn table(results: &Value) -> String {
     if login["ratio"]["median"].as_f64().is_some_and(|median| median > 1.0) {
         text += MORE_THAN_ALL;
     }
+    let storm = &results["storm"];
+    let _ = write!(
+        text,
+        "\n| {} Validates/s, {} of {} cores hash | p99 when quiet, microseconds | p99 at {} logins/s | ratio | min – max |\n\
+         |---|---:|---:|---:|---:|\n| Validate in a storm of logins | {} | {} | {} |\n",
+        storm["rate"],
+        storm["threads"],
+        environment["cores"],
+        number(&storm["logins_per_second"]),
+        number(&storm["p99_us_quiet"]),
+        number(&storm["p99_us_in_the_storm"]),
+        ratio(&storm["ratio"]),
+    );
     text += "\n| microseconds at half of the peak | requests/s | p50 | p90 | p99 | p99.9 | max | p99 of the echo | ratio |\n";
     text += "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
     for row in rows(results) {

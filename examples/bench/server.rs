@@ -1,7 +1,7 @@
 //! The processes that are measured.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -32,10 +32,13 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(mut command: Command, place: &Place) -> Result<Self, String> {
+    fn start(
+        mut command: Command,
+        place: impl FnOnce(&mut Command) -> io::Result<Child>,
+    ) -> Result<Self, String> {
         let name = command.get_program().display().to_string();
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let started = place.on_servers_core(|| command.spawn());
+        let started = place(&mut command);
         let mut child = started.map_err(|error| format!("{name}: {error}; `make bench` builds it"))?;
         let mut line = String::new();
         let read = BufReader::new(child.stdout.take().unwrap()).read_line(&mut line);
@@ -50,7 +53,7 @@ impl Server {
     pub fn echo(place: &Place, roles: usize) -> Result<Self, String> {
         let mut command = Command::new(built("examples/echo")?);
         command.args(["127.0.0.1:0", &roles.to_string()]);
-        Self::start(command, place)
+        Self::start(command, |command| place.on_servers_core(|| command.spawn()))
     }
 
     /// Its resident memory, in bytes.
@@ -96,12 +99,27 @@ impl Latchkey {
         Self::on(data, redis, place, settings).await
     }
 
+    /// On the embedded store and on all cores.
+    pub async fn start_on_all_cores(place: &Place, settings: &[(&str, &str)]) -> Result<Self, String> {
+        let data = tempfile::tempdir().map_err(|error| error.to_string())?;
+        Self::placed(data, None, settings, |command| place.on_all_cores(|| command.spawn())).await
+    }
+
     /// On what is there.
     pub async fn on(
         data: TempDir,
         redis: Option<RedisServer>,
         place: &Place,
         settings: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        Self::placed(data, redis, settings, |command| place.on_servers_core(|| command.spawn())).await
+    }
+
+    async fn placed(
+        data: TempDir,
+        redis: Option<RedisServer>,
+        settings: &[(&str, &str)],
+        place: impl FnOnce(&mut Command) -> io::Result<Child>,
     ) -> Result<Self, String> {
         let mut command = Command::new(built("latchkey")?);
         for (name, _) in std::env::vars_os() {
@@ -130,10 +148,10 @@ impl Latchkey {
         Ok(Self { server, client, redis, data })
     }
 
-    /// Makes users, logs each in once, and leaves their tokens in a file.
-    pub async fn tokens(&self) -> Result<PathBuf, String> {
+    /// Makes so many users, logs each in once, and leaves their tokens in a file.
+    pub async fn tokens(&self, users: usize) -> Result<PathBuf, String> {
         let mut logins = JoinSet::new();
-        for number in 0..USERS {
+        for number in 0..users {
             let client = self.client.clone();
             logins.spawn(async move {
                 let name = format!("user{number:04}");

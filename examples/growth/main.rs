@@ -16,6 +16,7 @@ mod load;
 #[path = "../bench/numbers.rs"]
 mod numbers;
 #[path = "../bench/place.rs"]
+#[expect(dead_code, reason = "`make bench` needs more of it")]
 mod place;
 #[path = "../../tests/suite/support/redis.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]

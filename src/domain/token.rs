@@ -11,13 +11,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use highway::{HighwayHash as _, HighwayHasher, Key as HashKey};
 use jsonwebtoken::{Header, Validation, errors::ErrorKind};
 use quick_cache::{
     UnitWeighter,
     sync::{Cache, DefaultLifecycle},
 };
 use serde::{Deserialize, Serialize};
-use siphasher::sip128::SipHasher13;
 
 use super::{
     Error,
@@ -48,9 +48,9 @@ struct Current {
     /// By a hash of the whole token, so that no token is kept, and none passes for another by a part of it. Only
     /// good ones: whoever sends others pays for them each time, and pushes nothing out.
     verified: Cache<TokenHash, Arc<Claims>, UnitWeighter, BuildHasherDefault<Itself>>,
-    /// Makes the hash: SipHash-1-3 with 128 bits, a pseudo-random function (Aumasson and Bernstein 2012) under a
+    /// Of the hash: `HighwayHash` with 128 bits, a pseudo-random function (Alakuijala, Cox and Wassenberg 2016) under a
     /// key that nobody knows. To pass for a token that is remembered, another one has to meet its hash blindly.
-    hasher: SipHasher13,
+    hash_key: HashKey,
 }
 
 impl Current {
@@ -62,18 +62,22 @@ impl Current {
             BuildHasherDefault::default(),
             DefaultLifecycle::default(),
         );
-        Self { ring: Arc::new(ring), verified, hasher: SipHasher13::new_with_key(&random()) }
+        Self {
+            ring: Arc::new(ring),
+            verified,
+            hash_key: HashKey([(); 4].map(|()| u64::from_le_bytes(random()))),
+        }
     }
 }
 
 /// The hash of a whole token.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct TokenHash(u128);
+struct TokenHash([u64; 2]);
 
 impl Hash for TokenHash {
     fn hash<H: Hasher>(&self, to: &mut H) {
         // Any half of it is as good as the other.
-        to.write_u64((self.0 >> 64) as u64);
+        to.write_u64(self.0[0]);
     }
 }
 
@@ -171,7 +175,7 @@ impl Tokens {
             return Err(Rejection::bare(Reason::Malformed));
         }
         let current = self.current.load();
-        let hash = TokenHash(current.hasher.hash(token.as_bytes()).as_u128());
+        let hash = TokenHash(HighwayHasher::new(current.hash_key).hash128(token.as_bytes()));
         let claims = if let Some(claims) = current.verified.get(&hash) {
             claims
         } else {

@@ -32,7 +32,17 @@ pub(super) enum Answer {
 }
 
 /// Writes answers, and reads questions.
-pub(super) struct AnswerCodec;
+pub(super) struct AnswerCodec {
+    /// For how many bytes of them there is room from the start.
+    buffer: usize,
+}
+
+impl AnswerCodec {
+    /// For one question.
+    pub(super) const ONE: Self = Self { buffer: BUFFER };
+    /// For many: as many answers as are sent together are not moved on the way.
+    pub(super) const MANY: Self = Self { buffer: TOGETHER };
+}
 
 impl Codec for AnswerCodec {
     type Encode = Answer;
@@ -41,15 +51,17 @@ impl Codec for AnswerCodec {
     type Decoder = <ProstCodec<pb::ValidateResponse, Question> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        AnswerEncoder
+        AnswerEncoder { buffer: self.buffer }
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<pb::ValidateResponse, Question>::raw_decoder(BufferSettings::new(BUFFER, TOGETHER))
+        ProstCodec::<pb::ValidateResponse, Question>::raw_decoder(BufferSettings::new(self.buffer, TOGETHER))
     }
 }
 
-pub(super) struct AnswerEncoder;
+pub(super) struct AnswerEncoder {
+    buffer: usize,
+}
 
 impl Encoder for AnswerEncoder {
     type Item = Answer;
@@ -70,7 +82,7 @@ impl Encoder for AnswerEncoder {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER, TOGETHER)
+        BufferSettings::new(self.buffer, TOGETHER)
     }
 }
 

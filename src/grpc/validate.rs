@@ -44,7 +44,7 @@ where
             }
         }
     });
-    grpc().unary(validate, request).await
+    grpc(AnswerCodec::ONE).unary(validate, request).await
 }
 
 /// `ValidateStream`, for a request that has been let in.
@@ -62,11 +62,11 @@ where
         let verdicts = Verdicts::new(Arc::clone(engine), metadata, id.clone(), requests);
         Ok::<_, Status>(tonic::Response::new(verdicts))
     });
-    grpc().streaming(validate, request).await
+    grpc(AnswerCodec::MANY).streaming(validate, request).await
 }
 
-fn grpc() -> Grpc<AnswerCodec> {
-    Grpc::new(AnswerCodec).apply_max_message_size_config(Some(MAX_REQUEST), None)
+fn grpc(codec: AnswerCodec) -> Grpc<AnswerCodec> {
+    Grpc::new(codec).apply_max_message_size_config(Some(MAX_REQUEST), None)
 }
 
 /// The verdict on one request.

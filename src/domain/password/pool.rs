@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use argon2::{Argon2, password_hash::PasswordHasher as _};
+use argon2::Argon2;
 use tokio::sync::{Semaphore, TryAcquireError};
 use zeroize::Zeroizing;
 
@@ -19,7 +19,7 @@ use super::{
     Argon2Params, Password, PasswordHash, PasswordPolicy,
     memory::Memory,
     pace::Pace,
-    stored::{Stored, Unreadable},
+    stored::{Argon2Hash, Stored, Unreadable},
 };
 use crate::domain::{Error, types::UserId};
 
@@ -63,7 +63,10 @@ impl Passwords {
         let hasher = params.argon2id().filter(|_| params.is_affordable()).ok_or_else(|| {
             Error::Internal(format!("there is no Argon2id of this cost that we could check: {params:?}"))
         })?;
-        let decoy = hash(&hasher, &Password(Zeroizing::new("decoy".into())))?;
+        let memory = Memory::default();
+        let decoy = hash(&hasher, &Password(Zeroizing::new("decoy".into())), &memory)?;
+        // Whether anybody logs in soon is open.
+        memory.release();
         let decoy = Stored::parse(decoy.as_str())
             .map_err(|error| Error::Internal(format!("a hash of our own cannot be read: {error}")))?;
         Ok(Self {
@@ -77,7 +80,7 @@ impl Passwords {
             hashes: Arc::default(),
             renewals: Arc::default(),
             pace: Arc::default(),
-            memory: Arc::default(),
+            memory: Arc::new(memory),
             to_be_released: Arc::default(),
         })
     }
@@ -106,8 +109,8 @@ impl Passwords {
 
     /// The hash of a new password.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, Error> {
-        let hasher = self.hasher.clone();
-        self.run(move || hash(&hasher, &password)).await?
+        let (hasher, memory) = (self.hasher.clone(), Arc::clone(&self.memory));
+        self.run(move || hash(&hasher, &password, &memory)).await?
     }
 
     /// Checks a password against the stored hash of a user. Exactly one hash is computed, whatever is
@@ -137,7 +140,6 @@ impl Passwords {
             (matches, took)
         };
         let (matches, took) = self.run(work).await?;
-        self.release_when_idle();
         if matches && is_known {
             return Ok(Checked::Right { outdated: !is_current });
         }
@@ -162,13 +164,13 @@ impl Passwords {
         old: &PasswordHash,
     ) -> Option<impl Future<Output = Result<PasswordHash, Error>> + Send + 'static> {
         let running = Arc::clone(&self.running).try_acquire_owned().ok()?;
-        let (hasher, password, renewals) =
-            (self.hasher.clone(), password.clone(), Arc::clone(&self.renewals));
+        let (hasher, password) = (self.hasher.clone(), password.clone());
+        let (renewals, memory) = (Arc::clone(&self.renewals), Arc::clone(&self.memory));
         let is_djangos = !old.as_str().starts_with('$');
         let work = tokio::task::spawn_blocking(move || {
             let _held_while_hashing = running;
             renewals.fetch_add(1, Ordering::Relaxed);
-            let new = hash(&hasher, &password)?;
+            let new = hash(&hasher, &password, &memory)?;
             Ok(if is_djangos { PasswordHash(format!("argon2{}", new.as_str())) } else { new })
         });
         Some(async move { work.await.map_err(|error| broken(&error))? })
@@ -205,6 +207,7 @@ impl Passwords {
             .await
             .map_err(|_| Error::Internal("the password threads are gone".into()))?;
         let hashes = Arc::clone(&self.hashes);
+        self.release_when_idle();
         tokio::task::spawn_blocking(move || {
             let _held_while_hashing = (admitted, running);
             hashes.fetch_add(1, Ordering::Relaxed);
@@ -234,10 +237,9 @@ fn report(user_id: &UserId, problem: Unreadable) {
     );
 }
 
-fn hash(hasher: &Argon2<'_>, password: &Password) -> Result<PasswordHash, Error> {
-    hasher
-        .hash_password(password.as_bytes())
-        .map(|phc| PasswordHash(phc.to_string()))
+fn hash(hasher: &Argon2<'_>, password: &Password, memory: &Memory) -> Result<PasswordHash, Error> {
+    Argon2Hash::of(hasher, password.as_bytes(), memory)
+        .map(PasswordHash)
         .map_err(|error| Error::Internal(format!("hashing a password failed: {error}")))
 }
 

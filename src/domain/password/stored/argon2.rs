@@ -1,10 +1,16 @@
 //! Argon2 (RFC 9106): what we make, and what others made with it.
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{
+    Algorithm, Argon2, Params, Version,
+    password_hash::{
+        self,
+        phc::{Output, ParamsString, PasswordHash, Salt},
+    },
+};
 use zeroize::Zeroizing;
 
 use super::{Unreadable, phc::Phc, same};
-use crate::domain::password::memory::Memory;
+use crate::domain::{password::memory::Memory, types::random};
 
 /// The most memory, in KiB: 1 GiB.
 const MAX_MEMORY_KIB: u32 = 1 << 20;
@@ -89,6 +95,27 @@ impl Argon2Hash {
         }
         let is_ours = algorithm == Algorithm::Argon2id && version == Version::V0x13;
         Ok(Self { hasher, params, is_ours, salt, hash })
+    }
+
+    /// The hash of a new password, with a salt of its own, as a PHC string.
+    pub(in super::super) fn of(
+        hasher: &Argon2<'_>,
+        password: &[u8],
+        memory: &Memory,
+    ) -> Result<String, password_hash::Error> {
+        let salt: [u8; Salt::RECOMMENDED_LENGTH] = random();
+        let mut hash = Zeroizing::new([0; OUR_LEN]);
+        memory.lend(hasher.params().block_count(), |blocks| {
+            hasher.hash_password_into_with_memory(password, &salt, &mut *hash, blocks)
+        })?;
+        let phc = PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: ParamsString::try_from(hasher.params())?,
+            salt: Some(Salt::new(&salt)?),
+            hash: Some(Output::new(&*hash)?),
+        };
+        Ok(phc.to_string())
     }
 
     pub(super) fn matches(&self, password: &[u8], memory: &Memory) -> bool {
