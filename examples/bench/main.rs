@@ -96,7 +96,7 @@ async fn measure(plan: &Plan) -> Result<Value, String> {
     eprintln!("connections, users and payload ...");
     let scaling = scale::measure(plan, &place, &echo).await?;
     eprintln!("Login ...");
-    let login = logins::measure(plan, &place).await?;
+    let logins = logins::measure(plan, &place).await?;
     eprintln!("Validate in a storm of logins ...");
     let storm = storm::measure(plan, &place).await?;
     Ok(json!({
@@ -114,7 +114,7 @@ async fn measure(plan: &Plan) -> Result<Value, String> {
         "in_flight_on_each_stream": 256,
         "rows": measured,
         "scaling": scaling,
-        "login": login,
+        "logins": logins,
         "storm": storm,
     }))
 }
@@ -144,8 +144,9 @@ async fn main() -> ExitCode {
     let (plan, folder) = match arguments[..] {
         [] => (PLAN, report::FOLDER),
         ["smoke"] => (SMOKE, "target/bench"),
-        ["hash", millis] => {
-            println!("{}", logins::hashes(Duration::from_millis(millis.parse().unwrap())));
+        ["hash", millis, threads] => {
+            let duration = Duration::from_millis(millis.parse().unwrap());
+            println!("{}", logins::hashes(duration, threads.parse().unwrap()));
             return ExitCode::SUCCESS;
         }
         _ => {

@@ -38,12 +38,6 @@ pub fn write(results: &Value, folder: &Path) -> io::Result<()> {
 
 pub fn table(results: &Value) -> String {
     let environment = &results["environment"];
-    let number = |value: &Value| value.as_f64().map_or_else(|| "?".into(), |value| format!("{value:.0}"));
-    let fine = |value: &Value| value.as_f64().map_or_else(|| "?".into(), |value| format!("{value:.1}"));
-    let ratio = |ratio: &Value| {
-        let part = |name: &str| ratio[name].as_f64().unwrap_or_default();
-        format!("**{:.2}** | {:.2} – {:.2}", part("median"), part("min"), part("max"))
-    };
     let mut text = format!(
         "On {}, {} cores; {}. Latchkey {}; {} pairs of {} s each.\n\n",
         words(&environment["cpu"]),
@@ -67,8 +61,22 @@ pub fn table(results: &Value) -> String {
             row["goal"].as_f64().unwrap_or_default(),
         );
     }
-    text += "\n| server CPU, microseconds a request | | of the echo | ratio | min – max | core busy | by the echo |\n";
-    text += "|---|---:|---:|---:|---:|---:|---:|\n";
+    cpu(results, &mut text);
+    logins(results, &mut text);
+    storm(results, &mut text);
+    latency(results, &mut text);
+    text += "\n| resident memory after the start | MiB |\n|---|---:|\n";
+    for row in rows(results) {
+        let mebibytes = row["resident_bytes_after_start"].as_f64().map(|bytes| bytes / f64::from(1 << 20));
+        let shown = mebibytes.map_or_else(|| "?".into(), |mebibytes| format!("{mebibytes:.1}"));
+        let _ = writeln!(text, "| {} | {shown} |", words(&row["name"]));
+    }
+    text
+}
+
+fn cpu(results: &Value, text: &mut String) {
+    *text += "\n| server CPU, microseconds a request | | of the echo | ratio | min – max | core busy | by the echo |\n";
+    *text += "|---|---:|---:|---:|---:|---:|---:|\n";
     for row in rows(results) {
         let (ours, theirs) = (&row["latchkey"], &row["echo"]);
         let busy = |side: &Value| side["server_core_busy"].as_f64().unwrap_or_default() * 100.0;
@@ -86,21 +94,31 @@ pub fn table(results: &Value) -> String {
     let idle =
         |row: &&Value| row["echo"]["server_core_busy"].as_f64().is_some_and(|busy| busy < AT_ITS_LIMIT);
     if rows(results).iter().any(|row| idle(&row)) {
-        text += NOT_AT_ITS_LIMIT;
+        *text += NOT_AT_ITS_LIMIT;
     }
-    let login = &results["login"];
-    text += "\n| | logins/s | raw hashes/s | ratio | min – max |\n|---|---:|---:|---:|---:|\n";
-    let _ = writeln!(
-        text,
-        "| Login, {} thread | {} | {} | {} |",
-        login["threads"],
-        fine(&login["logins"]["per_second"]),
-        fine(&login["raw_hashes"]["per_second"]),
-        ratio(&login["ratio"]),
-    );
-    if login["ratio"]["median"].as_f64().is_some_and(|median| median > 1.0) {
-        text += MORE_THAN_ALL;
+}
+
+fn logins(results: &Value, text: &mut String) {
+    let logins = results["logins"].as_array().map_or(&[][..], Vec::as_slice);
+    *text += "\n| | logins/s | raw hashes/s | ratio | min – max | goal |\n|---|---:|---:|---:|---:|---:|\n";
+    for login in logins {
+        let _ = writeln!(
+            text,
+            "| Login, {} hashing thread(s), {} | {} | {} | {} | {} |",
+            login["threads"],
+            words(&login["placement"]),
+            fine(&login["logins"]["per_second"]),
+            fine(&login["raw_hashes"]["per_second"]),
+            ratio(&login["ratio"]),
+            login["goal"].as_f64().map_or_else(|| "–".to_owned(), |goal| format!("{goal:.2}")),
+        );
     }
+    if logins.iter().any(|login| login["ratio"]["median"].as_f64().is_some_and(|median| median > 1.0)) {
+        *text += MORE_THAN_ALL;
+    }
+}
+
+fn storm(results: &Value, text: &mut String) {
     let storm = &results["storm"];
     let _ = write!(
         text,
@@ -108,14 +126,17 @@ pub fn table(results: &Value) -> String {
          |---|---:|---:|---:|---:|\n| Validate in a storm of logins | {} | {} | {} |\n",
         storm["rate"],
         storm["threads"],
-        environment["cores"],
+        results["environment"]["cores"],
         number(&storm["logins_per_second"]),
         number(&storm["p99_us_quiet"]),
         number(&storm["p99_us_in_the_storm"]),
         ratio(&storm["ratio"]),
     );
-    text += "\n| microseconds at half of the peak | requests/s | p50 | p90 | p99 | p99.9 | max | p99 of the echo | ratio |\n";
-    text += "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+}
+
+fn latency(results: &Value, text: &mut String) {
+    *text += "\n| microseconds at half of the peak | requests/s | p50 | p90 | p99 | p99.9 | max | p99 of the echo | ratio |\n";
+    *text += "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
     for row in rows(results) {
         let _ = write!(text, "| {} | {} |", words(&row["name"]), row["rate"]);
         for percentile in ["p50", "p90", "p99", "p99_9", "max"] {
@@ -126,16 +147,22 @@ pub fn table(results: &Value) -> String {
             Some(ratio) => {
                 let _ = writeln!(text, " {} | **{ratio:.2}** |", number(of_echo));
             }
-            None => text += " – | – |\n",
+            None => *text += " – | – |\n",
         }
     }
-    text += "\n| resident memory after the start | MiB |\n|---|---:|\n";
-    for row in rows(results) {
-        let mebibytes = row["resident_bytes_after_start"].as_f64().map(|bytes| bytes / f64::from(1 << 20));
-        let shown = mebibytes.map_or_else(|| "?".into(), |mebibytes| format!("{mebibytes:.1}"));
-        let _ = writeln!(text, "| {} | {shown} |", words(&row["name"]));
-    }
-    text
+}
+
+fn number(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "?".into(), |value| format!("{value:.0}"))
+}
+
+fn fine(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "?".into(), |value| format!("{value:.1}"))
+}
+
+fn ratio(ratio: &Value) -> String {
+    let part = |name: &str| ratio[name].as_f64().unwrap_or_default();
+    format!("**{:.2}** | {:.2} – {:.2}", part("median"), part("min"), part("max"))
 }
 
 pub fn rows(results: &Value) -> &[Value] {
