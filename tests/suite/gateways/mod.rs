@@ -5,7 +5,7 @@ mod envoy;
 mod forward_auth;
 mod nginx;
 mod programs;
-mod reasons;
+pub mod reasons;
 
 use std::net::SocketAddr;
 
