@@ -27,6 +27,8 @@ const ASK_EVERY: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Sessions that are watched at a time over the connection, on which every other call needs room, too.
 const MOST_WATCHED: usize = 100;
+/// How long a watch is trusted: a connection can be dead and not say so.
+const WATCH_FOR: Duration = Duration::from_mins(1);
 /// Those who have to look again at the same moment do so within this.
 const SPREAD: Duration = Duration::from_secs(1);
 
@@ -191,7 +193,7 @@ impl Running {
         }
     }
 
-    /// Watches the session until that breaks, or the feed tells of it.
+    /// Watches the session until that breaks, or the feed tells of it, and for a minute at the most.
     async fn watch(&mut self) -> Watched {
         let Self { asker, token, sight, .. } = self;
         let limit = asker.client().timeout;
@@ -216,6 +218,7 @@ impl Running {
         let told: Result<_, Status> = tokio::select! {
             told = conversation => told,
             _ = sight.wait_for(|sight| sight.sees) => Ok(None),
+            () = sleep(shortened(WATCH_FOR)) => Ok(None),
         };
         match told {
             Ok(Some(rejection)) => Watched::Ended(rejection.into()),

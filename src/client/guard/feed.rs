@@ -121,3 +121,81 @@ impl Reader {
         whole / 2 + (whole / 2).mul_f64(rand::random_range(0.0..1.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::*;
+    use crate::client::Identity;
+    use crate::client::guard::cache::{Digest, Yes};
+
+    fn reader() -> Reader {
+        Reader {
+            client: Client::connect("127.0.0.1:1").unwrap(),
+            cache: Arc::new(Cache::new()),
+            endings: Arc::new(Endings::new()),
+            cursor: String::new(),
+        }
+    }
+
+    fn tell(reader: &mut Reader, event: Option<Event>) {
+        reader.take(pb::WatchSessionsResponse { cursor: "c".into(), event });
+    }
+
+    fn ended(session_id: &str) -> Event {
+        Event::Ended(pb::EndedSession { session_id: session_id.into(), ..Default::default() })
+    }
+
+    /// Whether the session `s` is remembered, once it has been asked about; None where nothing may be.
+    fn remembers(reader: &Reader, ask: bool) -> Option<bool> {
+        let (now, digest) = (Instant::now().into_std(), Digest::of("token"));
+        let ticket = reader.cache.begin(now)?;
+        if ask {
+            let at = |seconds| -> SystemTime { UNIX_EPOCH + Duration::from_secs(seconds) };
+            let identity = Identity {
+                session_id: "s".into(),
+                user_id: "u".into(),
+                username: "anna".into(),
+                slot: "default".into(),
+                device: "".into(),
+                roles: [].into(),
+                issued_at: at(0),
+                expires_at: at(86_400),
+                idle_expires_at: at(3600),
+            };
+            let yes = Yes { identity, asked: now, asked_at: at(0), used: true };
+            reader.cache.keep(ticket, digest, yes);
+        }
+        Some(reader.cache.get(&digest, false, Duration::from_secs(30), now).is_some())
+    }
+
+    #[tokio::test]
+    async fn what_the_feed_says_is_what_is_forgotten() {
+        let mut reader = reader();
+        let heartbeat = || Some(Event::Heartbeat(pb::Heartbeat::default()));
+        assert_eq!(remembers(&reader, true), None, "it has not been heard yet");
+        tell(&mut reader, heartbeat());
+        assert_eq!(reader.cursor, "c");
+        assert_eq!(remembers(&reader, true), Some(true));
+        tell(&mut reader, Some(ended("another")));
+        assert_eq!(remembers(&reader, false), Some(true));
+        tell(&mut reader, Some(ended("s")));
+        assert_eq!(remembers(&reader, false), Some(false));
+
+        // Something was missed, or is not known: nothing is remembered until the feed goes on.
+        for missed in [Some(Event::Resync(pb::Resync {})), None] {
+            assert_eq!(remembers(&reader, true), Some(true));
+            tell(&mut reader, missed);
+            assert_eq!(remembers(&reader, true), None);
+            tell(&mut reader, heartbeat());
+            assert_eq!(remembers(&reader, false), Some(false));
+        }
+        assert_eq!(remembers(&reader, true), Some(true));
+        tell(&mut reader, Some(Event::Everyone(pb::EndedEveryone::default())));
+        assert_eq!(remembers(&reader, false), Some(false));
+        assert_eq!(remembers(&reader, true), Some(true));
+        reader.lost();
+        assert_eq!(remembers(&reader, true), None);
+    }
+}

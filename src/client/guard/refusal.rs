@@ -70,7 +70,7 @@ impl Refusal {
         let (status, headers, body) = match self.told() {
             None => {
                 let (reason, message) = OUTAGE;
-                let body = json!({ "reason": reason, "message": message }).to_string();
+                let body = format!("{{\"reason\":{},\"message\":{}}}", json!(reason), json!(message));
                 let headers = vec![
                     ("cache-control", "no-store".to_owned()),
                     ("retry-after", RETRY.as_secs().to_string()),

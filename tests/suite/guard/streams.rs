@@ -186,3 +186,34 @@ async fn streams_outlive_an_outage_but_not_for_ever() {
         assert_eq!(told(&status), (Code::Unauthenticated, "REPLACED".into()));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_more_sessions_than_may_be_watched_end_all_the_same() {
+    let server = Server::start(Store::Embedded).await;
+    let guarded = Guarded::start(Guard::new(asks(server.app.grpc, "")).open([super::OPEN])).await;
+    let mut streams = Vec::new();
+    let mut last = String::new();
+    for number in 0..110 {
+        let user_id = server.client.user(&format!("user{number}")).await;
+        let issue = || pb::IssueSessionRequest { user_id: user_id.clone(), ..Default::default() };
+        let token = server.client.try_issue(issue()).await.unwrap().token;
+        let mut stream = guarded.stream("GreetOn", tokio_stream::once(greeting()), &token).await.unwrap();
+        stream.message().await.unwrap().unwrap();
+        streams.push(stream);
+        last = user_id;
+    }
+    // So that each of them is looked after.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let end = pb::EndSessionsRequest { user_id: last, ..Default::default() };
+    assert_eq!(server.client.end_sessions(end).await, 1);
+    let mut stream = streams.pop().unwrap();
+    let status = timeout(PATIENCE, async {
+        loop {
+            if let Err(status) = stream.message().await {
+                return status;
+            }
+        }
+    });
+    let status = status.await.unwrap_or_else(|_| panic!("it goes on"));
+    assert_eq!(told(&status), (Code::Unauthenticated, "KICKED".into()));
+}
