@@ -5,7 +5,7 @@ mod envoy;
 mod forward_auth;
 mod nginx;
 mod programs;
-pub mod reasons;
+mod reasons;
 
 use std::net::SocketAddr;
 
@@ -21,6 +21,8 @@ use latchkey::grpc::envoy::{
 use tonic::Status;
 
 use crate::support::http::{Answer, arrived, get};
+
+pub use self::reasons::{REASONS, rejected};
 
 /// A question as Envoy asks it: with joined headers, and what its route says besides.
 fn question(headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {

@@ -7,7 +7,7 @@ use tonic_types::StatusExt as _;
 
 use super::{Guarded, Plain, agrees, guard, told};
 use crate::{
-    gateways::reasons::{REASONS, rejected},
+    gateways::{REASONS, rejected},
     support::{
         http::{self, Answer},
         server::{Server, Store},
