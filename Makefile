@@ -21,7 +21,7 @@ test: ## Install what the tests need where it is missing, and run them all (ARGS
 	@scripts/test.sh $(ARGS)
 
 .PHONY: test-clients
-test-clients: ## Test the clients in Go, Python, Node.js and Java against the server (ARGS="go" selects)
+test-clients: ## Test the clients in Go, Python, Node.js, Java and Rust against the server (ARGS="go" selects)
 	@scripts/test-clients.sh $(ARGS)
 
 .PHONY: ci

@@ -2,7 +2,7 @@
 # Tests the clients: that generated code is up to date, their own tests, and the scenarios of all of them, which
 # call a server in each language that guards itself with the real Latchkey.
 #
-#   scripts/test-clients.sh [go] [python] [node] [java]
+#   scripts/test-clients.sh [go] [python] [node] [java] [rust]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -101,16 +101,22 @@ test_java() {
     -cp $classes/test-classes:$classes/classes:$(<$classes/test.classpath) latchkey.sample.Sample"
 }
 
+# Its own tests are those of Latchkey: this is only what it has in common with the others.
+test_rust() {
+  cargo build --quiet --locked --example guarded
+  scenarios Rust "$target/debug/examples/guarded"
+}
+
 cargo build --locked --bin latchkey
-(($# > 0)) || set -- go python node java
+(($# > 0)) || set -- go python node java rust
 for client in "$@"; do
   case $client in
-    go | python | node | java)
+    go | python | node | java | rust)
       say "$client"
       "test_$client"
       ;;
     *)
-      say "there is no client for $client: go, python, node or java"
+      say "there is no client for $client: go, python, node, java or rust"
       exit 2
       ;;
   esac

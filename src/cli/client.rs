@@ -3,23 +3,20 @@
 use std::time::Duration;
 
 use tonic::{
-    Code, Request, Status,
-    metadata::{Ascii, MetadataValue},
-    service::{Interceptor, interceptor::InterceptedService},
+    Code, Status,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 use tonic_types::{ErrorInfo, StatusExt as _};
 
 use super::{Common, Failure, tls};
 use crate::{
+    client::CallerKey,
     config::ValidateAccess,
     domain::rejection::Reason,
-    grpc::{
-        access::KEY_HEADER,
-        pb::{
-            self, account_service_client::AccountServiceClient, auth_service_client::AuthServiceClient,
-            caller_service_client::CallerServiceClient, session_service_client::SessionServiceClient,
-        },
+    grpc::pb::{
+        self, account_service_client::AccountServiceClient, auth_service_client::AuthServiceClient,
+        caller_service_client::CallerServiceClient, session_service_client::SessionServiceClient,
     },
     store::secret_file,
 };
@@ -48,7 +45,7 @@ pub(super) enum Carries {
 pub(super) type Auth = AuthServiceClient<Keyed>;
 
 pub(super) async fn auth(common: &Common, carries: Carries) -> Result<Auth, Failure> {
-    let key = CallerKey::of_users(common)?;
+    let key = key_of_users(common)?;
     Ok(AuthServiceClient::with_interceptor(connect(common, carries).await?, key))
 }
 
@@ -56,7 +53,7 @@ pub(super) async fn auth(common: &Common, carries: Carries) -> Result<Auth, Fail
 pub(super) type Sessions = SessionServiceClient<Keyed>;
 
 pub(super) async fn sessions(common: &Common, carries: Carries) -> Result<Sessions, Failure> {
-    let key = CallerKey::read(common)?;
+    let key = key(common)?;
     Ok(SessionServiceClient::with_interceptor(connect(common, carries).await?, key))
 }
 
@@ -64,62 +61,37 @@ pub(super) async fn sessions(common: &Common, carries: Carries) -> Result<Sessio
 pub(super) type Accounts = AccountServiceClient<Keyed>;
 
 pub(super) async fn accounts(common: &Common) -> Result<Accounts, Failure> {
-    let key = CallerKey::read(common)?;
+    let key = key(common)?;
     Ok(AccountServiceClient::with_interceptor(connect(common, Carries::Calls).await?, key))
 }
 
 pub(super) async fn callers(common: &Common) -> Result<CallerServiceClient<Keyed>, Failure> {
-    let key = CallerKey::read(common)?;
+    let key = key(common)?;
     Ok(CallerServiceClient::with_interceptor(connect(common, Carries::Calls).await?, key))
 }
 
-/// Sends a caller's key along.
-#[derive(Clone)]
-pub(super) struct CallerKey(Option<MetadataValue<Ascii>>);
-
-impl CallerKey {
-    /// For what users do: that is open to everybody, unless the settings here say otherwise.
-    pub(super) fn of_users(common: &Common) -> Result<Self, Failure> {
-        let needed = common.key_file.is_some() || common.config()?.access.validate == ValidateAccess::Caller;
-        if needed { Self::read(common) } else { Ok(Self(None)) }
-    }
-
-    /// What is sent, where there is something to send.
-    pub(super) fn value(&self) -> Option<&MetadataValue<Ascii>> {
-        self.0.as_ref()
-    }
-
-    /// The key in `--key-file`, or the admin key of the server on this machine.
-    fn read(common: &Common) -> Result<Self, Failure> {
-        let (path, what) = match &common.key_file {
-            Some(path) => (path.clone(), "a caller key is needed"),
-            None => (common.config()?.admin_key_file(), "the admin key is needed"),
-        };
-        let contents = secret_file::read(&path).map_err(|error| {
-            Failure::Refused(match &common.key_file {
-                Some(_) => format!("{what}: {error}"),
-                None => format!(
-                    "{what}: {error}. Run this where the server keeps its data, set access.admin_key_file, or name a file with a caller key by --key-file"
-                ),
-            })
-        })?;
-        let mut value: MetadataValue<Ascii> = std::str::from_utf8(contents.trim_ascii())
-            .ok()
-            .filter(|key| !key.is_empty())
-            .and_then(|key| key.parse().ok())
-            .ok_or_else(|| Failure::Refused(format!("{} does not hold a key", path.display())))?;
-        value.set_sensitive(true);
-        Ok(Self(Some(value)))
-    }
+/// For what users do: that is open to everybody, unless the settings here say otherwise.
+pub(super) fn key_of_users(common: &Common) -> Result<CallerKey, Failure> {
+    let needed = common.key_file.is_some() || common.config()?.access.validate == ValidateAccess::Caller;
+    if needed { key(common) } else { Ok(CallerKey::default()) }
 }
 
-impl Interceptor for CallerKey {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(key) = &self.0 {
-            request.metadata_mut().insert(KEY_HEADER, key.clone());
-        }
-        Ok(request)
-    }
+/// The key in `--key-file`, or the admin key of the server on this machine.
+fn key(common: &Common) -> Result<CallerKey, Failure> {
+    let (path, what) = match &common.key_file {
+        Some(path) => (path.clone(), "a caller key is needed"),
+        None => (common.config()?.admin_key_file(), "the admin key is needed"),
+    };
+    let contents = secret_file::read(&path).map_err(|error| {
+        Failure::Refused(match &common.key_file {
+            Some(_) => format!("{what}: {error}"),
+            None => format!(
+                "{what}: {error}. Run this where the server keeps its data, set access.admin_key_file, or name a file with a caller key by --key-file"
+            ),
+        })
+    })?;
+    let key = std::str::from_utf8(&contents).ok().and_then(CallerKey::parse);
+    key.ok_or_else(|| Failure::Refused(format!("{} does not hold a key", path.display())))
 }
 
 async fn connect(common: &Common, carries: Carries) -> Result<Channel, Failure> {

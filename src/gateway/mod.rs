@@ -4,7 +4,6 @@
 //! here: where the token is found, what the route asks for besides, the headers that tell who it is, and how a
 //! request is turned away. An outage is no answer: it stays an error, and the gateway fails closed.
 
-mod credentials;
 mod denial;
 mod identity;
 mod route;
@@ -14,10 +13,12 @@ use std::{
     time::Duration,
 };
 
-use crate::domain::{Engine, Error, types::Timestamp, validate::Verified};
+use crate::{
+    bearer::Credentials,
+    domain::{Engine, Error, types::Timestamp, validate::Verified},
+};
 
 pub use self::{
-    credentials::{Credentials, bearer},
     denial::{Cause, Denial},
     identity::{HeaderNames, Identity},
     route::Route,

@@ -14,7 +14,10 @@ use std::{net::SocketAddr, sync::Arc};
 use aws_lc_rs::{constant_time, digest};
 use http::{Extensions, HeaderMap, HeaderValue};
 
-use super::origin::{Origins, Peer};
+use super::{
+    origin::{Origins, Peer},
+    pb::KEY_HEADER,
+};
 use crate::domain::{
     Engine, Error,
     callers::{
@@ -24,9 +27,6 @@ use crate::domain::{
         role::{CallerRole, CallerRoles},
     },
 };
-
-/// The metadata in which a caller sends its key.
-pub const KEY_HEADER: &str = "x-latchkey-key";
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,16 +5,18 @@ use std::time::Duration;
 use tonic::metadata::MetadataMap;
 
 use super::pb;
-use crate::domain::{
-    Violation,
-    ports::Account,
-    rejection::Rejection,
-    sessions::Session,
-    throttle::Standing,
-    types::{Role, Timestamp},
-    validate::Verified,
+use crate::{
+    bearer::bearer,
+    domain::{
+        Violation,
+        ports::Account,
+        rejection::Rejection,
+        sessions::Session,
+        throttle::Standing,
+        types::{Role, Timestamp},
+        validate::Verified,
+    },
 };
-use crate::gateway::bearer;
 
 pub(super) fn timestamp(moment: Timestamp) -> prost_types::Timestamp {
     let micros = moment.as_micros();

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderValue, Request, header};
 use tonic::Response;
 
-use crate::{domain::Error, gateway::Credentials};
+use crate::{bearer::Credentials, domain::Error};
 
 /// With the value `true`, a request without an `origin` asks for the cookie: from a server that speaks for a browser.
 const ASK_HEADER: &str = "x-latchkey-cookie";

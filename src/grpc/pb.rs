@@ -11,6 +11,12 @@ use std::fmt;
 
 tonic::include_proto!("latchkey.v1");
 
+/// The metadata in which a caller sends its key.
+pub const KEY_HEADER: &str = "x-latchkey-key";
+
+/// The domain of every `google.rpc.ErrorInfo` that Latchkey and its guards send.
+pub const ERROR_DOMAIN: &str = "latchkey";
+
 /// The descriptor set of `proto/`, with everything it imports.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latchkey.bin"));
 

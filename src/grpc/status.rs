@@ -5,14 +5,15 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::{MAX_REQUEST, pb::ErrorReason, request_id::RequestId};
+use super::{
+    MAX_REQUEST,
+    pb::{ERROR_DOMAIN as DOMAIN, ErrorReason},
+    request_id::RequestId,
+};
 use crate::{
     domain::{Error, ports::StoreError, rejection::Rejection, sessions::Session},
     gateway::{Cause, Denial},
 };
-
-/// The domain of every `google.rpc.ErrorInfo` that we send.
-const DOMAIN: &str = "latchkey";
 
 /// When to try a store again that does not answer.
 const STORE_RETRY: Duration = Duration::from_secs(1);

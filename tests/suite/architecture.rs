@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// What the code of a folder must not name, and where it would be a path or a word.
-const RULES: [(&str, &[&str]); 6] = [
+const RULES: [(&str, &[&str]); 8] = [
     (
         "src/domain",
         &[
@@ -51,7 +51,12 @@ const RULES: [(&str, &[&str]); 6] = [
     ),
     ("src/http", &["tonic", "sqlx", "redis::", "crate::store", "crate::grpc", "crate::app", "crate::cli"]),
     ("src/cli", &["sqlx", "redis::", "axum"]),
+    ("src/bearer", &["tonic", "prost", "axum", "hyper", "crate::"]),
+    ("src/client", &["sqlx", "redis::", "axum", "crate::{"]),
 ];
+
+/// What of this crate the client may name: it is no part of the server.
+const OF_THE_CLIENT: [&str; 3] = ["crate::client", "crate::bearer", "crate::grpc::pb"];
 
 fn files(folder: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
@@ -88,6 +93,23 @@ fn data_flows_one_way() {
             }
         }
     }
+}
+
+/// What a line names of this crate besides what it may.
+fn strays(code: &str, may: &[&str]) -> bool {
+    code.match_indices("crate::").any(|(at, _)| !may.iter().any(|name| code[at..].starts_with(name)))
+}
+
+#[test]
+fn the_client_stands_on_the_generated_code_alone() {
+    for (path, text) in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/client")) {
+        let found = offences(&text, "crate::").into_iter().filter(|code| strays(code, &OF_THE_CLIENT));
+        let found: Vec<_> = found.collect();
+        assert!(found.is_empty(), "{path} names {found:?}");
+    }
+    assert!(strays("use crate::domain::Engine;", &OF_THE_CLIENT));
+    assert!(strays("use crate::grpc::access;", &OF_THE_CLIENT));
+    assert!(!strays("use crate::grpc::pb::Session;", &OF_THE_CLIENT));
 }
 
 #[test]

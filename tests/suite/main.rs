@@ -5,6 +5,7 @@
 //! | `api` | every RPC, reason and status, on the server in this process and both stores, with a clock set by hand |
 //! | `stores` | one suite of behaviour for every store, and what networks do to a connection |
 //! | `gateways` | what gateways are told, and the samples in `deploy/` with the real programs |
+//! | `guard` | the guard of the Rust client, in front of tonic and axum servers |
 //! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the README |
 //! | `architecture` | the direction of dependencies |
 //! | `clients` | the guards of `clients/` in front of real servers; run by `make test-clients` |
@@ -15,6 +16,7 @@ mod api;
 mod architecture;
 mod clients;
 mod gateways;
+mod guard;
 mod process;
 mod stores;
 mod support;

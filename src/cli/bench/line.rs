@@ -20,10 +20,10 @@ use super::ask::MAX_ANSWER;
 use crate::{
     cli::{
         Common, Failure,
-        client::{self, CallerKey, Target},
+        client::{self, Target},
         tls::{self, Connector},
     },
-    grpc::access::KEY_HEADER,
+    grpc::pb::KEY_HEADER,
 };
 
 /// Answers that may be on their way on one connection, in bytes.
@@ -52,7 +52,7 @@ impl Way {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        let key = CallerKey::of_users(common)?;
+        let key = client::key_of_users(common)?;
         if let Some(mut key) =
             key.value().and_then(|key| HeaderValue::from_bytes(key.as_encoded_bytes()).ok())
         {

@@ -24,6 +24,8 @@ use tonic::Status;
 
 use crate::support::http::{Answer, arrived, get};
 
+pub use self::reasons::{REASONS, rejected};
+
 /// A question as Envoy asks it: with joined headers, and what its route says besides.
 fn question(headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
     let pairs = |pairs: &[(&str, &str)]| {

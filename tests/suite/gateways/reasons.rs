@@ -12,35 +12,36 @@ use crate::support::{
     server::{Server, Store},
 };
 
+/// All of them. What needs the clock or the store's memory comes last.
+pub const REASONS: [RejectionReason; 12] = [
+    RejectionReason::Malformed,
+    RejectionReason::BadSignature,
+    RejectionReason::Replaced,
+    RejectionReason::Kicked,
+    RejectionReason::LoggedOut,
+    RejectionReason::Evicted,
+    RejectionReason::CredentialsChanged,
+    RejectionReason::AccountDisabled,
+    RejectionReason::NotYetValid,
+    RejectionReason::IdleTimeout,
+    RejectionReason::Expired,
+    RejectionReason::UnknownSession,
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_reason_is_the_same_through_validate_check_and_forward_auth() {
     let settings = [("SESSION__SLOTS", "default,many"), ("SLOT__MANY__LIMIT", "2")];
     let server = Server::with(Store::Redis, &settings).await;
-    // What needs the clock or the store's memory comes last.
-    let reasons = [
-        RejectionReason::Malformed,
-        RejectionReason::BadSignature,
-        RejectionReason::Replaced,
-        RejectionReason::Kicked,
-        RejectionReason::LoggedOut,
-        RejectionReason::Evicted,
-        RejectionReason::CredentialsChanged,
-        RejectionReason::AccountDisabled,
-        RejectionReason::NotYetValid,
-        RejectionReason::IdleTimeout,
-        RejectionReason::Expired,
-        RejectionReason::UnknownSession,
-    ];
-    for reason in reasons {
+    for reason in REASONS {
         let token = rejected(&server, reason).await;
         same_everywhere(&server, reason, &token).await;
     }
     let all = (1..).map_while(|number| RejectionReason::try_from(number).ok());
-    assert!(all.into_iter().all(|reason| reasons.contains(&reason)), "a reason is missing here");
+    assert!(all.into_iter().all(|reason| REASONS.contains(&reason)), "a reason is missing here");
 }
 
 /// A token that is rejected for this reason.
-async fn rejected(server: &Server, reason: RejectionReason) -> String {
+pub async fn rejected(server: &Server, reason: RejectionReason) -> String {
     let client = &server.client;
     let name = reason.as_str_name().to_ascii_lowercase();
     let user_id = client.user(&name).await;

@@ -1,4 +1,4 @@
-//! The token of a request that goes through a gateway.
+//! The token of a request.
 
 /// What a request brought that may be a token.
 #[derive(Debug, PartialEq, Eq)]
