@@ -4,9 +4,11 @@
 //! language has a reading of its own. `make test-clients` builds the samples and names one of them in
 //! `LATCHKEY_TEST_GUARD`; without it there is nothing to test here, and the test is not run.
 
+mod compare;
 mod guarded;
 mod play;
 mod scenario;
+mod streams;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
