@@ -26,6 +26,7 @@ type Guard struct {
 	slot         string
 	logger       *slog.Logger
 	unwatched    bool
+	watchFor     time.Duration
 	outageGrace  time.Duration
 	places       chan struct{}
 	tellOnce     sync.Once
@@ -106,6 +107,7 @@ func NewGuard(latchkey grpc.ClientConnInterface, options ...Option) *Guard {
 		open:     map[string]bool{},
 		logger:   slog.Default(),
 
+		watchFor:    watchFor,
 		outageGrace: outageGrace,
 		places:      make(chan struct{}, maxWatches),
 	}

@@ -20,6 +20,8 @@ const (
 	// Watches that a guard has open at a time. A connection carries 256 calls at most, or fewer where something
 	// stands between, and every call of the guard's has to find room on it.
 	maxWatches = 100
+	// How long to watch at a time: a connection that is dead and does not say so must not be trusted for ever.
+	watchFor = time.Minute
 	// How long streams go on without news of their sessions.
 	outageGrace = time.Minute
 )
@@ -46,7 +48,7 @@ func (g *Guard) untilEnd(ctx context.Context, method, token string) error {
 				g.logger.WarnContext(ctx, "some streams are not watched, and asked about every 10 s", "error", err)
 			})
 		}
-		wait := time.Duration(float64(pause) * (0.5 + rand.Float64()/2))
+		wait := jittered(pause)
 		answer, err := g.validate(ctx, token, true)
 		switch {
 		case answer.GetRejection() != nil:
@@ -78,11 +80,9 @@ func (g *Guard) watch(ctx context.Context, token string) (bool, *latchkeyv1.Reje
 	default:
 		return false, nil, errNoPlace
 	}
-	ctx, cancel := context.WithCancel(g.outgoing(ctx))
+	// It answers at once how the session stands; then it is silent until the session ends.
+	ctx, cancel := context.WithTimeout(g.outgoing(ctx), jittered(g.watchFor))
 	defer cancel()
-	// It answers at once how the session stands; then it may be silent.
-	begins := time.AfterFunc(g.timeout, cancel)
-	defer begins.Stop()
 	news, err := g.latchkey.WatchSession(ctx, &latchkeyv1.WatchSessionRequest{Token: token})
 	if err != nil {
 		return false, nil, err
@@ -99,6 +99,10 @@ func (g *Guard) watch(ctx context.Context, token string) (bool, *latchkeyv1.Reje
 			return watched, nil, errors.New("latchkey told of neither a session nor its end")
 		}
 		watched = true
-		begins.Stop()
 	}
+}
+
+// Somewhat less: not all that began at once shall end at once.
+func jittered(pause time.Duration) time.Duration {
+	return time.Duration(float64(pause) * (0.5 + rand.Float64()/2))
 }
