@@ -159,8 +159,9 @@ impl Guarded {
 
     async fn handlers(&self) -> BegunResponse {
         let codec = ProstCodec::<BegunRequest, BegunResponse>::default();
-        let answer = self.ready().await.unary(Request::new(BegunRequest {}), path("Begun"), codec).await;
-        answer.unwrap().into_inner()
+        let mut grpc = self.ready().await;
+        let answer = timeout(PATIENCE, grpc.unary(Request::new(BegunRequest {}), path("Begun"), codec)).await;
+        answer.unwrap_or_else(|_| panic!("Begun does not answer")).unwrap().into_inner()
     }
 
     async fn send(
