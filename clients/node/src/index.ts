@@ -9,6 +9,7 @@
  */
 export { Client, type ClientOptions } from "./client.js";
 export { connect } from "./connect.js";
-export { guard, type GuardOptions } from "./guard.js";
+export { guard } from "./guard.js";
 export { identity, type Identity } from "./identity.js";
+export type { GuardOptions } from "./options.js";
 export { Rejected } from "./rejected.js";
