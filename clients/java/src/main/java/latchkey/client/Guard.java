@@ -108,8 +108,9 @@ public final class Guard implements ServerInterceptor {
         () -> watcher.watch(method, token, why -> {
           if (endable.silence()) {
             held.cancel(() -> {
-              why.close(call);
+              // First, because gRPC ends the context of a call that is closed, without a cause.
               running.cancel(why.status());
+              why.close(call);
             });
           }
         }));
