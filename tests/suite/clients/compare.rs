@@ -60,8 +60,5 @@ pub fn agrees(status: &Status, rejection: &pb::Rejection, context: &str) {
     assert_eq!(info.metadata["terminal"], rejection.terminal.to_string(), "{context}");
     assert_eq!(info.metadata.get("by_device").map_or("", String::as_str), rejection.by_device, "{context}");
     let at = rejection.at.map(|at| at.seconds.to_string());
-    // Whoever first asks for a session that nobody knows ends it, and only those after are told when.
-    if rejection.reason() != pb::RejectionReason::UnknownSession {
-        assert_eq!(info.metadata.get("at_unix"), at.as_ref(), "{context}");
-    }
+    assert_eq!(info.metadata.get("at_unix"), at.as_ref(), "{context}");
 }
