@@ -102,3 +102,14 @@ fn the_pages_show_the_guards_that_are_tested() {
         assert!(page_text.contains(&shown), "{page} does not have the lines of {sample}:\n{shown}");
     }
 }
+
+/// Each of them is packaged by itself.
+#[test]
+fn every_client_carries_the_licence() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let licence = fs::read_to_string(root.join("LICENSE")).unwrap();
+    for client in ["go", "python", "node", "java"] {
+        let own = fs::read_to_string(root.join("clients").join(client).join("LICENSE")).unwrap();
+        assert_eq!(own, licence, "{client}");
+    }
+}
