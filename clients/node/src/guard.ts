@@ -117,5 +117,5 @@ function bearer(metadata: Metadata): string {
 }
 
 function warn(why: Error, method: string): void {
-  console.warn(`Latchkey gave no verdict on a call of ${method}: ${why.message}`);
+  console.warn(`Latchkey, on a call of ${method}: ${why.message}`);
 }

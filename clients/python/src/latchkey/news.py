@@ -28,7 +28,7 @@ class Places:
 
     def __enter__(self) -> None:
         if not self._free.acquire(blocking=False):
-            raise NoPlace
+            raise NoPlace("the guard watches as many as it may")
 
     def __exit__(self, *_: object) -> None:
         self._free.release()
