@@ -95,11 +95,14 @@ class Guard(grpc.aio.ServerInterceptor):
         request, rules = auth_pb2.WatchSessionRequest(token=token), self._rules
         try:
             with self._places:
-                async for message in self._stub.WatchSession(
-                    request, timeout=news.watch_for(), metadata=rules.metadata()
-                ):
-                    news.told(message)
-                    watched = True
+                call = self._stub.WatchSession(request, timeout=news.watch_for(), metadata=rules.metadata())
+                try:
+                    async for message in call:
+                        news.told(message)
+                        watched = True
+                finally:
+                    # Whoever is cancelled while the call begins would leave it behind.
+                    call.cancel()
         except (grpc.RpcError, NoPlace) as why:
             self._places.tell(why)
         news.broke(watched)
