@@ -25,7 +25,7 @@ test-clients: ## Test the clients in Go, Python, Node.js, Java and Rust against 
 	@scripts/test-clients.sh $(ARGS)
 
 .PHONY: ci
-ci: fmt-check lint docs deny proto test ## Everything that must pass before a change is merged
+ci: fmt-check lint docs deny proto test test-clients ## Everything that must pass before a change is merged
 
 .PHONY: fmt
 fmt: ## Format the code

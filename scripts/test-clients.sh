@@ -14,6 +14,9 @@ mkdir -p "$out"
 say() { printf 'clients: %s\n' "$*" >&2; }
 tool() { scripts/tools.sh path "$1"; }
 
+# Tries what downloads once more, where a registry has stumbled.
+again() { "$@" || { say "trying once more: $*"; sleep 5; "$@"; }; }
+
 # Compares what the repository keeps with what is generated now.
 same() {
   diff -r --exclude=__pycache__ "$1" "$2" >&2 && return
@@ -25,7 +28,8 @@ same() {
 scenarios() {
   local name=the_guard_gives_every_verdict_of_the_scenarios said
   say "scenarios: $1"
-  said=$(LATCHKEY_TEST_GUARD=$2 cargo test --quiet --locked --test suite -- --exact "clients::$name" --ignored) ||
+  # Building the tests takes minutes where they have not been built; they themselves take seconds.
+  said=$(LATCHKEY_TEST_GUARD=$2 timeout 1200 cargo test --quiet --locked --test suite -- --exact "clients::$name" --ignored) ||
     { printf '%s\n' "$said" >&2; return 1; }
   # Without a test of this name nothing would be tested, and nothing would fail.
   grep '1 passed' <<<"$said" >&2
@@ -40,6 +44,7 @@ test_go() {
   ln -sf "$(tool buf)" "$out/buf"
   (
     cd clients/go
+    again go mod download
     buf generate --output "$fresh"
     same latchkeyv1 "$fresh/latchkeyv1" "run go generate in clients/go"
     same internal/sample/samplev1 "$fresh/internal/sample/samplev1" "run go generate in clients/go"
@@ -84,7 +89,7 @@ test_node() {
     # What is there is left where it is what the lock file says.
     if ! cmp -s package-lock.json "$out/package-lock.json" || [[ ! -d node_modules ]]; then
       say "installing what clients/node/package-lock.json names"
-      npm ci --no-fund --no-audit
+      again npm ci --no-fund --no-audit --loglevel=error
       cp package-lock.json "$out/package-lock.json"
     fi
     npm run --silent build
@@ -95,7 +100,9 @@ test_node() {
 
 test_java() {
   scripts/tools.sh install java
-  mvn --batch-mode --no-transfer-progress -Dstyle.color=never -q -f clients/java/pom.xml test
+  local mvn=(mvn --batch-mode --no-transfer-progress -Dstyle.color=never -q -f clients/java/pom.xml)
+  again "${mvn[@]}" test-compile
+  "${mvn[@]}" test
   local classes=clients/java/target
   scenarios Java "$(tool java) -XX:TieredStopAtLevel=1 \
     -cp $classes/test-classes:$classes/classes:$(<$classes/test.classpath) latchkey.sample.Sample"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -24,6 +25,11 @@ type Guard struct {
 	role         string
 	slot         string
 	logger       *slog.Logger
+	unwatched    bool
+	watchFor     time.Duration
+	outageGrace  time.Duration
+	places       chan struct{}
+	tellOnce     sync.Once
 }
 
 // Option changes what a guard does.
@@ -75,6 +81,24 @@ func WithLogger(logger *slog.Logger) Option {
 	return func(g *Guard) { g.logger = logger }
 }
 
+// WithoutWatch lets streams run to their own end, whatever becomes of the caller's session.
+func WithoutWatch() Option {
+	return func(g *Guard) { g.unwatched = true }
+}
+
+// WithMaxWatches bounds how many streams are watched at a time over the connection to Latchkey; of the others it is
+// asked every 10 seconds. 100, unless it is set. It has to stay well below Latchkey's `server.max_streams` and what
+// proxies between allow, because every other call of the guard's needs room on the same connection.
+func WithMaxWatches(count int) Option {
+	return func(g *Guard) { g.places = make(chan struct{}, max(count, 0)) }
+}
+
+// WithOutageGrace bounds how long streams go on while Latchkey is away; then they end with UNAVAILABLE. One minute,
+// unless it is set.
+func WithOutageGrace(grace time.Duration) Option {
+	return func(g *Guard) { g.outageGrace = grace }
+}
+
 // NewGuard makes a guard that asks over this connection; [Dial] makes one.
 func NewGuard(latchkey grpc.ClientConnInterface, options ...Option) *Guard {
 	guard := &Guard{
@@ -82,6 +106,10 @@ func NewGuard(latchkey grpc.ClientConnInterface, options ...Option) *Guard {
 		timeout:  time.Second,
 		open:     map[string]bool{},
 		logger:   slog.Default(),
+
+		watchFor:    watchFor,
+		outageGrace: outageGrace,
+		places:      make(chan struct{}, maxWatches),
 	}
 	for _, option := range options {
 		option(guard)
@@ -101,80 +129,67 @@ func (g *Guard) ServerOptions() []grpc.ServerOption {
 func (g *Guard) UnaryInterceptor(
 	ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {
-	ctx, err := g.check(ctx, info.FullMethod)
+	ctx, _, err := g.check(ctx, info.FullMethod)
 	if err != nil {
 		return nil, err
 	}
 	return handler(ctx, request)
 }
 
-// StreamInterceptor guards methods that stream. They are checked when they begin.
-func (g *Guard) StreamInterceptor(
-	service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
-) error {
-	ctx, err := g.check(stream.Context(), info.FullMethod)
-	if err != nil {
-		return err
-	}
-	return handler(service, &identified{stream, ctx})
-}
-
-type identified struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (s *identified) Context() context.Context { return s.ctx }
-
-func (g *Guard) check(ctx context.Context, method string) (context.Context, error) {
+// The context of a caller who may come in, and the token, which is empty where the method is open.
+func (g *Guard) check(ctx context.Context, method string) (context.Context, string, error) {
 	if g.open[method] {
-		return ctx, nil
+		return ctx, "", nil
 	}
 	token, err := bearer(ctx)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	answer, err := g.validate(ctx, token)
+	answer, err := g.validate(ctx, token, g.peek)
 	if err != nil {
 		// Where the caller has gone, nothing is wrong.
 		if ctx.Err() == nil {
 			g.logger.WarnContext(ctx, "latchkey gave no verdict", "method", method, "error", err)
 		}
-		return nil, unavailable()
+		return nil, "", unavailable()
 	}
 	switch verdict := answer.GetVerdict().(type) {
 	case *latchkeyv1.ValidateResponse_Session:
-		return g.admit(ctx, verdict.Session)
+		ctx, err = g.admit(ctx, verdict.Session)
+		return ctx, token, err
 	case *latchkeyv1.ValidateResponse_Rejection:
-		return nil, rejected(verdict.Rejection)
+		return nil, "", rejected(verdict.Rejection)
 	default:
 		g.logger.WarnContext(ctx, "latchkey answered without a verdict", "method", method)
-		return nil, unavailable()
+		return nil, "", unavailable()
 	}
 }
 
-func (g *Guard) validate(ctx context.Context, token string) (*latchkeyv1.ValidateResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, g.timeout)
+func (g *Guard) validate(ctx context.Context, token string, peek bool) (*latchkeyv1.ValidateResponse, error) {
+	ctx, cancel := context.WithTimeout(g.outgoing(ctx), g.timeout)
 	defer cancel()
-	// Of the call's own metadata nothing goes to Latchkey.
+	return g.latchkey.Validate(ctx, &latchkeyv1.ValidateRequest{
+		Token: token, Peek: peek, MaxStaleness: g.maxStaleness,
+	})
+}
+
+// Of the call's own metadata nothing goes to Latchkey.
+func (g *Guard) outgoing(ctx context.Context) context.Context {
 	about := metadata.MD{}
 	if g.callerKey != "" {
 		about.Set("x-latchkey-key", g.callerKey)
 	}
-	ctx = metadata.NewOutgoingContext(ctx, about)
-	return g.latchkey.Validate(ctx, &latchkeyv1.ValidateRequest{
-		Token: token, Peek: g.peek, MaxStaleness: g.maxStaleness,
-	})
+	return metadata.NewOutgoingContext(ctx, about)
 }
 
 func (g *Guard) admit(ctx context.Context, session *latchkeyv1.Session) (context.Context, error) {
 	ctx = withIdentity(ctx, session)
 	identity, _ := FromContext(ctx)
 	if g.slot != "" && identity.Slot != g.slot {
-		return nil, notAllowed("this takes a session of the slot "+g.slot, "slot", g.slot)
+		return nil, slotRequired(g.slot)
 	}
 	if g.role != "" && !identity.HasRole(g.role) {
-		return nil, notAllowed("this takes the role "+g.role, "role", g.role)
+		return nil, roleRequired(g.role)
 	}
 	return ctx, nil
 }
@@ -184,16 +199,20 @@ func bearer(ctx context.Context) (string, error) {
 	values := metadata.ValueFromIncomingContext(ctx, "authorization")
 	switch len(values) {
 	case 0:
-		return "", malformed("there is no access token: send the metadata `authorization: Bearer <token>`")
+		return "", tokenRequired()
 	case 1:
 		scheme, token, _ := strings.Cut(values[0], " ")
 		token = strings.Trim(token, " ")
-		if strings.EqualFold(scheme, "bearer") && token != "" {
-			return token, nil
+		switch {
+		case !strings.EqualFold(scheme, "bearer") || token == "":
+			return "", malformed("The header `authorization` is not of the form `Bearer <token>`.")
+		case strings.Contains(token, ","):
+			// Proxies join values with commas, and no token has one.
+			return "", malformed("There is more than one `authorization`.")
 		}
-		return "", malformed("`authorization` is not of the form `Bearer <token>`")
+		return token, nil
 	default:
 		// Which of them did the caller mean? Proxies disagree, so nobody guesses.
-		return "", malformed("there is more than one `authorization`")
+		return "", malformed("There is more than one `authorization`.")
 	}
 }

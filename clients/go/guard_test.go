@@ -176,11 +176,11 @@ func TestARoleOrASlotCanBeRequired(t *testing.T) {
 		t.Error(err)
 	}
 	_, err := call(guardOf(t, fake, WithRequiredRole("admin")), "/a.B/C")
-	if info := expect(t, err, codes.PermissionDenied, "CALLER_NOT_ALLOWED"); info.Metadata["role"] != "admin" {
+	if info := expect(t, err, codes.PermissionDenied, "ROLE_REQUIRED"); info.Metadata["role"] != "admin" {
 		t.Errorf("%v", info)
 	}
 	_, err = call(guardOf(t, fake, WithRequiredSlot("mobile")), "/a.B/C")
-	if info := expect(t, err, codes.PermissionDenied, "CALLER_NOT_ALLOWED"); info.Metadata["slot"] != "mobile" {
+	if info := expect(t, err, codes.PermissionDenied, "SLOT_REQUIRED"); info.Metadata["slot"] != "mobile" {
 		t.Errorf("%v", info)
 	}
 }

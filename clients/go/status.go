@@ -1,6 +1,7 @@
 package latchkey
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -41,13 +42,32 @@ func rejected(rejection *latchkeyv1.Rejection) error {
 }
 
 // There is no token to ask about.
-func malformed(message string) error {
-	return of(codes.Unauthenticated, message, "MALFORMED", map[string]string{"terminal": "false"})
+func tokenRequired() error {
+	return refused(codes.Unauthenticated, "Please log in: there is no access token.", "TOKEN_REQUIRED", nil)
 }
 
-// The session is live, and not of the kind that this server wants: `role` or `slot`.
-func notAllowed(message, key, value string) error {
-	return of(codes.PermissionDenied, message, "CALLER_NOT_ALLOWED", map[string]string{key: value})
+// There is something, and not exactly one token.
+func malformed(message string) error {
+	return refused(codes.Unauthenticated, message, "MALFORMED", nil)
+}
+
+// The session is live, in another slot.
+func slotRequired(slot string) error {
+	return refused(codes.PermissionDenied, "This needs a session in the slot `"+slot+"`.", "SLOT_REQUIRED",
+		map[string]string{"slot": slot})
+}
+
+// The session is live, and its user does not have the role.
+func roleRequired(role string) error {
+	return refused(codes.PermissionDenied, "This needs the role `"+role+"`.", "ROLE_REQUIRED",
+		map[string]string{"role": role})
+}
+
+// What Latchkey says at gateways. A client may log in again by itself.
+func refused(code codes.Code, message, reason string, about map[string]string) error {
+	metadata := map[string]string{"terminal": "false"}
+	maps.Copy(metadata, about)
+	return of(code, message, reason, metadata)
 }
 
 // There is no verdict. It says nothing about the token, nor why: that is for the log.

@@ -108,7 +108,13 @@ pub(super) fn denied(denial: &Denial) -> Status {
     if let Cause::Rejected(rejection) = &denial.cause {
         return rejected(code, rejection);
     }
-    let details = ErrorDetails::with_error_info(denial.reason(), DOMAIN, HashMap::new());
+    let mut metadata = HashMap::from([("terminal".to_owned(), denial.is_terminal().to_string())]);
+    match &denial.cause {
+        Cause::WrongSlot(slot) => metadata.insert("slot".to_owned(), slot.as_str().to_owned()),
+        Cause::MissingRole(role) => metadata.insert("role".to_owned(), role.as_str().to_owned()),
+        Cause::Rejected(_) | Cause::NoToken | Cause::Unclear(_) => None,
+    };
+    let details = ErrorDetails::with_error_info(denial.reason(), DOMAIN, metadata);
     Status::with_error_details(code, denial.message(), details)
 }
 

@@ -174,11 +174,14 @@ const (
 	// RESOURCE_EXHAUSTED: the reader of a stream has fallen too far behind. Open it again with the last
 	// cursor: nothing is lost.
 	ErrorReason_ERROR_REASON_TOO_SLOW ErrorReason = 18
-	// UNAUTHENTICATED, only at gateways (Envoy's Check, forward-auth): the request has no token.
+	// UNAUTHENTICATED, only at gateways (Envoy's Check, forward-auth) and from the guards of the clients: the
+	// request has no token.
 	ErrorReason_ERROR_REASON_TOKEN_REQUIRED ErrorReason = 19
-	// PERMISSION_DENIED, only at gateways: the route needs a session in another slot.
+	// PERMISSION_DENIED, only there: the route needs a session in another slot, which the metadata of the
+	// google.rpc.ErrorInfo name as `slot`.
 	ErrorReason_ERROR_REASON_SLOT_REQUIRED ErrorReason = 20
-	// PERMISSION_DENIED, only at gateways: the route needs a role that the user does not have.
+	// PERMISSION_DENIED, only there: the route needs a role that the user does not have, which the metadata
+	// name as `role`.
 	ErrorReason_ERROR_REASON_ROLE_REQUIRED ErrorReason = 21
 )
 

@@ -10,6 +10,9 @@ const DOMAIN = "latchkey";
 /** When to try again after an outage, as Latchkey itself says. */
 const RETRY_AFTER = { seconds: 1, nanos: 0 };
 
+/** A client may log in again by itself. */
+const AGAIN = { terminal: "false" };
+
 /** What a guard answers in place of the method. */
 export class Refusal extends Error {
   readonly status: StatusObject;
@@ -42,15 +45,25 @@ export function rejected(why: Rejected): Refusal {
 }
 
 /** There is no token to ask about. */
-export function malformed(message: string): Refusal {
-  return new Refusal(status.UNAUTHENTICATED, message, "MALFORMED", { terminal: "false" });
+export function tokenRequired(): Refusal {
+  return new Refusal(status.UNAUTHENTICATED, "Please log in: there is no access token.", "TOKEN_REQUIRED", AGAIN);
 }
 
-/** The session is live, and not of the kind that this server wants. */
-export function notAllowed(what: "role" | "slot", wanted: string): Refusal {
-  return new Refusal(status.PERMISSION_DENIED, `this takes the ${what} ${wanted}`, "CALLER_NOT_ALLOWED", {
-    [what]: wanted,
-  });
+/** There is something, and not exactly one token. */
+export function malformed(message: string): Refusal {
+  return new Refusal(status.UNAUTHENTICATED, message, "MALFORMED", AGAIN);
+}
+
+/** The session is live, in another slot. */
+export function slotRequired(slot: string): Refusal {
+  const message = `This needs a session in the slot \`${slot}\`.`;
+  return new Refusal(status.PERMISSION_DENIED, message, "SLOT_REQUIRED", { ...AGAIN, slot });
+}
+
+/** The session is live, and its user does not have the role. */
+export function roleRequired(role: string): Refusal {
+  const message = `This needs the role \`${role}\`.`;
+  return new Refusal(status.PERMISSION_DENIED, message, "ROLE_REQUIRED", { ...AGAIN, role });
 }
 
 /** There is no verdict. It says nothing about the token, nor why: that is for the log. */

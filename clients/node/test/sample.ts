@@ -22,6 +22,14 @@ const server = new Server({ interceptors: [callers] });
 // to here
 
 let begun = 0;
+let running = 0;
+
+/** A handler of a stream begins. */
+function begin(call: { on(event: "close", ended: () => void): unknown }): void {
+  begun += 1;
+  running += 1;
+  call.on("close", () => (running -= 1));
+}
 
 function answer(call: Parameters<typeof identity>[0], { greeting }: GreetRequest): GreetResponse {
   const caller = identity(call);
@@ -46,7 +54,7 @@ const greeter: GreeterServiceServer = {
     done(null, answer(call, call.request));
   },
   greetAll(call, done) {
-    begun += 1;
+    begin(call);
     let last = GreetResponse.create();
     call.on("data", (request: GreetRequest) => (last = answer(call, request)));
     call.on("end", () => done(null, last));
@@ -58,18 +66,35 @@ const greeter: GreeterServiceServer = {
     }
     call.end();
   },
+  greetOn(call) {
+    begin(call);
+    const greet = (): boolean => call.write(answer(call, call.request));
+    greet();
+    const again = setInterval(greet, 50);
+    call.on("close", () => clearInterval(again));
+  },
   chat(call) {
-    begun += 1;
+    begin(call);
     call.on("data", (request: GreetRequest) => call.write(answer(call, request)));
     call.on("end", () => call.end());
   },
   begun(_call, done) {
-    done(null, { count: begun });
+    done(null, { count: begun, running });
   },
 };
 
-server.addService(GreeterServiceService, greeter);
-server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, port) => {
+const role = process.env["LATCHKEY_REQUIRED_ROLE"];
+const slot = process.env["LATCHKEY_REQUIRED_SLOT"];
+const requiring = guard(latchkey, {
+  callerKey: key,
+  openMethods: ["/sample.v1.GreeterService/Begun"],
+  ...(role && { requiredRole: role }),
+  ...(slot && { requiredSlot: slot }),
+});
+const listening = role || slot ? new Server({ interceptors: [requiring] }) : server;
+
+listening.addService(GreeterServiceService, greeter);
+listening.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, port) => {
   if (error !== null) {
     throw error;
   }

@@ -1,5 +1,7 @@
 """What the two samples have in common."""
 
+import os
+
 import latchkey
 from sample.v1 import greeter_pb2
 
@@ -17,3 +19,8 @@ def answer(request):
         expires_at_unix=int(caller.expires_at.timestamp()),
     )
     return greeter_pb2.GreetResponse(text=f"{request.greeting}, {caller.username}", identity=who)
+
+
+def requirements():
+    names = {"required_role": "LATCHKEY_REQUIRED_ROLE", "required_slot": "LATCHKEY_REQUIRED_SLOT"}
+    return {option: os.environ[name] for option, name in names.items() if os.environ.get(name)}

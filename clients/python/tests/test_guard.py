@@ -168,9 +168,9 @@ async def test_a_reason_of_tomorrow_is_an_unknown_session(fake, call, reason):
 async def test_a_role_or_a_slot_can_be_required(fake, call):
     assert (await call(required_role="staff", required_slot="web")).username == "anna"
     for what, wanted in ("role", "sta"), ("slot", "mobile"):
-        code, reason = grpc.StatusCode.PERMISSION_DENIED, "CALLER_NOT_ALLOWED"
+        code, reason = grpc.StatusCode.PERMISSION_DENIED, f"{what}_REQUIRED".upper()
         _, metadata = await refused(call, code, reason, **{f"required_{what}": wanted})
-        assert metadata == {what: wanted}
+        assert metadata == {what: wanted, "terminal": "false"}
 
 
 async def test_only_the_methods_that_are_named_are_open(fake, call):

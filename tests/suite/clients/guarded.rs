@@ -1,4 +1,4 @@
-//! A guarded server, as `clients/sample` describes it, and the calls of its four kinds of method.
+//! A guarded server, as `clients/sample` describes it, and calls of its methods.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -11,7 +11,7 @@ use std::{
 use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{
-    Code, IntoStreamingRequest as _, Request, Status,
+    Code, IntoStreamingRequest as _, Request, Response, Status, Streaming,
     client::Grpc,
     codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
@@ -22,9 +22,9 @@ use tonic_prost::ProstCodec;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct GreetRequest {
+pub struct GreetRequest {
     #[prost(string, tag = "1")]
-    greeting: String,
+    pub greeting: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -63,9 +63,11 @@ struct BegunRequest {}
 struct BegunResponse {
     #[prost(uint32, tag = "1")]
     count: u32,
+    #[prost(uint32, tag = "2")]
+    running: u32,
 }
 
-/// The methods of its four kinds, and how many answers each gives to what we send.
+/// Methods of the four kinds, and how many answers each gives to what we send.
 const KINDS: [(&str, usize); 4] = [("Greet", 1), ("GreetAll", 1), ("GreetOften", 3), ("Chat", 2)];
 
 /// What every answer of a call said, or its status.
@@ -78,13 +80,14 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Starts the server of this command, which asks Latchkey at `latchkey` with `key`.
-    pub async fn start(command: &str, latchkey: SocketAddr, key: &str) -> Self {
+    /// Starts the server of this command, which asks Latchkey at `latchkey` with `key`, with more of its settings.
+    pub async fn start(command: &str, latchkey: SocketAddr, key: &str, settings: &[(&str, &str)]) -> Self {
         let mut shell = Command::new("sh");
         // `exec`: what is ended is the server, and not the shell.
         shell.args(["-c", &format!("exec {command}")]).stdin(Stdio::null());
         shell.stdout(Stdio::piped()).stderr(Stdio::piped());
         shell.env("LATCHKEY_ADDRESS", latchkey.to_string()).env("LATCHKEY_CALLER_KEY", key);
+        shell.envs(settings.iter().copied());
         let mut server = shell.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (errors, into) = (BufReader::new(server.stderr.take().unwrap()), Arc::clone(&log));
@@ -138,9 +141,27 @@ impl Guarded {
 
     /// How many calls have reached a handler.
     pub async fn begun(&self) -> u32 {
+        self.handlers().await.count
+    }
+
+    /// Waits until so many handlers of streams run.
+    pub async fn until_running(&self, wanted: u32) {
+        let begun = Instant::now();
+        loop {
+            let running = self.handlers().await.running;
+            if running == wanted {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{running} handlers run, and not {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn handlers(&self) -> BegunResponse {
         let codec = ProstCodec::<BegunRequest, BegunResponse>::default();
-        let answer = self.ready().await.unary(Request::new(BegunRequest {}), path("Begun"), codec).await;
-        answer.unwrap().into_inner().count
+        let mut grpc = self.ready().await;
+        let answer = timeout(PATIENCE, grpc.unary(Request::new(BegunRequest {}), path("Begun"), codec)).await;
+        answer.unwrap_or_else(|_| panic!("Begun does not answer")).unwrap().into_inner()
     }
 
     async fn send(
@@ -149,14 +170,8 @@ impl Guarded {
         messages: impl Stream<Item = GreetRequest> + Send + 'static,
         authorization: &[String],
     ) -> Outcome {
-        let mut request = messages.into_streaming_request();
-        for value in authorization {
-            request.metadata_mut().append("authorization", value.parse().unwrap());
-        }
-        let codec = ProstCodec::<GreetRequest, GreetResponse>::default();
-        let mut grpc = self.ready().await;
         let call = async {
-            let mut answers = grpc.streaming(request, path(method), codec).await?.into_inner();
+            let mut answers = self.answers(method, messages, authorization).await?;
             let mut said = Vec::new();
             while let Some(answer) = answers.next().await {
                 said.push(answer?);
@@ -164,6 +179,25 @@ impl Guarded {
             Ok(said)
         };
         timeout(PATIENCE, call).await.unwrap_or_else(|_| panic!("{method} does not answer"))
+    }
+
+    /// The answers of one call, as they come.
+    pub fn answers(
+        &self,
+        method: &str,
+        messages: impl Stream<Item = GreetRequest> + Send + 'static,
+        authorization: &[String],
+    ) -> impl Future<Output = Result<Streaming<GreetResponse>, Status>> + Send + 'static {
+        let mut request = messages.into_streaming_request();
+        for value in authorization {
+            request.metadata_mut().append("authorization", value.parse().unwrap());
+        }
+        let (mut grpc, path) = (Grpc::new(self.channel.clone()), path(method));
+        async move {
+            grpc.ready().await.unwrap();
+            let codec = ProstCodec::<GreetRequest, GreetResponse>::default();
+            grpc.streaming(request, path, codec).await.map(Response::into_inner)
+        }
     }
 
     async fn ready(&self) -> Grpc<Channel> {
@@ -184,7 +218,7 @@ impl Drop for Guarded {
     }
 }
 
-fn greet(greeting: &str) -> GreetRequest {
+pub fn greet(greeting: &str) -> GreetRequest {
     GreetRequest { greeting: greeting.into() }
 }
 

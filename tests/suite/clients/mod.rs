@@ -4,17 +4,19 @@
 //! language has a reading of its own. `make test-clients` builds the samples and names one of them in
 //! `LATCHKEY_TEST_GUARD`; without it there is nothing to test here, and the test is not run.
 
+mod compare;
 mod guarded;
 mod play;
 mod scenario;
+mod streams;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use latchkey::domain::rejection::Reason;
+use latchkey::{domain::rejection::Reason, grpc::pb::ErrorReason};
 
 use self::{
     play::Play,
-    scenario::{Scenarios, Step},
+    scenario::{Expect, Scenarios, Step},
 };
 
 const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/scenarios.json");
@@ -35,17 +37,43 @@ async fn the_guard_gives_every_verdict_of_the_scenarios() {
     }
 }
 
+/// The expectations of the steps in which calls are refused, or streams end.
+fn reasons(of: impl Fn(&Step) -> Option<&Expect>) -> BTreeSet<String> {
+    let steps = scenarios().all.into_iter().flat_map(|scenario| scenario.steps);
+    steps.filter_map(|step| of(&step).and_then(|expect| expect.reason.clone())).collect()
+}
+
 #[test]
 fn the_scenarios_have_every_reason() {
-    let wanted: BTreeSet<_> = Reason::ALL.map(Reason::name).into();
-    let has = |step: Step| match step {
-        Step::Call { expect, .. } => expect.reason,
+    let found = reasons(|step| match step {
+        Step::Call { expect, .. } => Some(expect),
         _ => None,
-    };
-    let steps = scenarios().all.into_iter().flat_map(|scenario| scenario.steps);
-    let found: BTreeSet<_> = steps.filter_map(has).collect();
-    let missing: Vec<_> = wanted.iter().filter(|reason| !found.contains(**reason)).collect();
-    assert!(missing.is_empty(), "no scenario has {missing:?}");
+    });
+    // And those that only gateways and guards have, as they call them.
+    let guards = [ErrorReason::TokenRequired, ErrorReason::SlotRequired, ErrorReason::RoleRequired];
+    let guards = guards.map(|reason| reason.as_str_name().trim_start_matches("ERROR_REASON_"));
+    let mut wanted = Reason::ALL.map(Reason::name).into_iter().chain(guards);
+    assert_eq!(wanted.find(|reason| !found.contains(*reason)), None, "no scenario has it");
+}
+
+/// A session can end while a stream runs for these; for the others the token was never good.
+#[test]
+fn the_scenarios_end_streams_for_every_reason_for_which_a_session_ends_soon() {
+    let found = reasons(|step| match step {
+        Step::StreamsEnd { expect, .. } => Some(expect),
+        _ => None,
+    });
+    let wanted = [
+        Reason::IdleTimeout,
+        Reason::Replaced,
+        Reason::Kicked,
+        Reason::LoggedOut,
+        Reason::Evicted,
+        Reason::CredentialsChanged,
+        Reason::AccountDisabled,
+    ];
+    let missing = wanted.into_iter().find(|reason| !found.contains(reason.name()));
+    assert_eq!(missing, None, "no scenario has it");
 }
 
 /// The lines that the page shows are those of the sample, which the scenarios run.
@@ -73,5 +101,16 @@ fn the_pages_show_the_guards_that_are_tested() {
         assert!(shown.len() < 10, "{sample} takes {} lines", shown.len());
         let shown = shown.join("\n");
         assert!(page_text.contains(&shown), "{page} does not have the lines of {sample}:\n{shown}");
+    }
+}
+
+/// Each of them is packaged by itself.
+#[test]
+fn every_client_carries_the_licence() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let licence = fs::read_to_string(root.join("LICENSE")).unwrap();
+    for client in ["go", "python", "node", "java"] {
+        let own = fs::read_to_string(root.join("clients").join(client).join("LICENSE")).unwrap();
+        assert_eq!(own, licence, "{client}");
     }
 }

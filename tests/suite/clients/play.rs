@@ -7,12 +7,12 @@ use std::{
 
 use latchkey::grpc::pb::{self, validate_response::Verdict};
 use tempfile::TempDir;
-use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 
 use super::{
-    guarded::{GreetResponse, Guarded, Identity},
+    compare::{agrees, identified, refused},
+    guarded::Guarded,
     scenario::{Expect, Guard, Scenario, State, Step},
+    streams::{self, Streams},
 };
 use crate::support::{
     client::{Client, PASSWORD},
@@ -31,6 +31,8 @@ pub struct Play {
     guarded: BTreeMap<Guard, Guarded>,
     elsewhere: BTreeMap<i64, Server>,
     tokens: BTreeMap<String, String>,
+    /// With the tokens that they were opened with.
+    streams: BTreeMap<String, (String, Streams)>,
     username: String,
     user_id: String,
     data: TempDir,
@@ -45,9 +47,12 @@ impl Play {
         client.until_serving().await;
         let create = pb::CreateCallerRequest { name: "guard".into(), roles: vec!["validator".into()] };
         let key = client.callers.clone().create_caller(client.admin(create)).await.unwrap().into_inner().key;
+        let start = |key, settings| Guarded::start(command, latchkey.grpc, key, settings);
         let guarded = BTreeMap::from([
-            (Guard::Usual, Guarded::start(command, latchkey.grpc, &key).await),
-            (Guard::WrongKey, Guarded::start(command, latchkey.grpc, "wrong").await),
+            (Guard::Usual, start(&key, &[]).await),
+            (Guard::WrongKey, start("wrong", &[]).await),
+            (Guard::NeedsAdmin, start(&key, &[("LATCHKEY_REQUIRED_ROLE", "admin")]).await),
+            (Guard::NeedsPair, start(&key, &[("LATCHKEY_REQUIRED_SLOT", "pair")]).await),
         ]);
         Self {
             latchkey,
@@ -56,6 +61,7 @@ impl Play {
             guarded,
             elsewhere: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            streams: BTreeMap::new(),
             username: String::new(),
             user_id: String::new(),
             data,
@@ -73,12 +79,16 @@ impl Play {
         for step in &scenario.steps {
             self.step(step).await;
         }
+        // Who hangs up leaves no handler behind.
+        self.streams.clear();
+        self.guarded[&Guard::Usual].until_running(0).await;
     }
 
     async fn step(&mut self, step: &Step) {
         match step {
-            Step::Login { name, device, slot } => {
-                let answer = self.client.try_login(self.login(device, slot)).await.unwrap();
+            Step::Login { name, device, slot, user } => {
+                let login = self.login(device, slot, user.as_deref()).await;
+                let answer = self.client.try_login(login).await.unwrap();
                 self.tokens.insert(name.clone(), answer.token);
             }
             Step::LoginElsewhere { name, clock_hours } => {
@@ -118,12 +128,32 @@ impl Play {
             Step::WaitUntil { token, reason } => self.wait_until(token, reason).await,
             Step::Latchkey { state } => self.latchkey_is(*state).await,
             Step::Call { guard, authorization, expect } => self.call(*guard, authorization, expect).await,
+            Step::OpenStreams { name, token } => {
+                let token = self.tokens[token].clone();
+                let streams = Streams::open(&self.guarded[&Guard::Usual], &token).await;
+                self.streams.insert(name.clone(), (token, streams));
+                self.handlers_run().await;
+            }
+            Step::StreamsEnd { streams, within_ms, expect } => {
+                self.streams_end(streams, Duration::from_millis(*within_ms), expect).await;
+            }
+            Step::StreamsGoOn { streams } => {
+                let (_, streams) = self.streams.get_mut(streams).unwrap();
+                streams.go_on().await;
+            }
         }
     }
 
-    fn login(&self, device: &str, slot: &str) -> pb::LoginRequest {
+    async fn login(&self, device: &str, slot: &str, user: Option<&str>) -> pb::LoginRequest {
+        let username = match user {
+            Some(user) => format!("{}-{user}", self.username),
+            None => self.username.clone(),
+        };
+        if user.is_some() {
+            self.client.user_with_roles(&username, &["editor", "staff"]).await;
+        }
         pb::LoginRequest {
-            username: self.username.clone(),
+            username,
             password: PASSWORD.into(),
             device: device.into(),
             slot: slot.into(),
@@ -224,6 +254,26 @@ impl Play {
         }
     }
 
+    async fn streams_end(&mut self, name: &str, within: Duration, expect: &Expect) {
+        let (token, streams) = self.streams.remove(name).unwrap();
+        let outcomes = streams.end(within).await;
+        let Verdict::Rejection(rejection) = self.verdict(&token).await else {
+            panic!("{name} is still good")
+        };
+        for (method, status) in outcomes {
+            let context = format!("{method} of {name}");
+            refused(&status, expect, &context);
+            agrees(&status, &rejection, &context);
+        }
+        self.handlers_run().await;
+    }
+
+    /// As many handlers run as there are streams open.
+    async fn handlers_run(&self) {
+        let open = self.streams.len() * streams::KINDS.len();
+        self.guarded[&Guard::Usual].until_running(open.try_into().unwrap()).await;
+    }
+
     async fn is_up(&self) -> bool {
         self.client.health.clone().check(tonic_health::pb::HealthCheckRequest::default()).await.is_ok()
     }
@@ -240,9 +290,10 @@ fn borrowed(settings: &[(String, String)]) -> Vec<(&str, &str)> {
     settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
+/// The one token of a header, if there is one.
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    (scheme.eq_ignore_ascii_case("bearer") && !token.contains(',')).then_some(token.trim())
 }
 
 /// The token with one letter in the middle of its signature replaced.
@@ -250,60 +301,4 @@ fn tampered(token: &str) -> String {
     let at = token.len() - 20;
     let other = if token.as_bytes()[at] == b'A' { "B" } else { "A" };
     format!("{}{other}{}", &token[..at], &token[at + 1..])
-}
-
-/// Every answer has the session as the caller's identity.
-fn identified(answers: &[GreetResponse], session: &pb::Session, context: &str) {
-    let expected = Identity {
-        user_id: session.user_id.clone(),
-        username: session.username.clone(),
-        session_id: session.session_id.clone(),
-        slot: session.slot.clone(),
-        device: session.device.clone(),
-        roles: session.roles.clone(),
-        issued_at_unix: session.issued_at.unwrap().seconds,
-        expires_at_unix: session.expires_at.unwrap().seconds,
-    };
-    assert_eq!(expected.roles, ["editor", "staff"]);
-    for answer in answers {
-        assert_eq!(answer.identity.as_ref(), Some(&expected), "{context}");
-        assert!(answer.text.ends_with(&format!(", {}", session.username)), "{context}: {}", answer.text);
-    }
-}
-
-/// The status is what the scenario expects.
-fn refused(status: &Status, expect: &Expect, context: &str) {
-    let code = match expect.code.as_str() {
-        "UNAUTHENTICATED" => Code::Unauthenticated,
-        "PERMISSION_DENIED" => Code::PermissionDenied,
-        "UNAVAILABLE" => Code::Unavailable,
-        other => panic!("{context}: {status:?} instead of {other}"),
-    };
-    assert_eq!(status.code(), code, "{context}: {status:?}");
-    let details = status.get_error_details();
-    let info = details.error_info().unwrap_or_else(|| panic!("{context}: no ErrorInfo in {status:?}"));
-    assert_eq!((info.domain.as_str(), Some(&info.reason)), ("latchkey", expect.reason.as_ref()), "{context}");
-    let told = |key: &str| info.metadata.get(key).cloned();
-    assert_eq!(told("terminal"), expect.terminal.map(|terminal| terminal.to_string()), "{context}");
-    assert_eq!(told("by_device"), expect.by_device, "{context}");
-    assert_eq!(details.retry_info().is_some(), code == Code::Unavailable, "{context}: {details:?}");
-    assert!(!status.message().is_empty(), "{context}");
-    if let Some(message) = &expect.message {
-        assert_eq!(status.message(), message, "{context}");
-    }
-}
-
-/// The status says of the token what Latchkey itself says.
-fn agrees(status: &Status, rejection: &pb::Rejection, context: &str) {
-    let details = status.get_error_details();
-    let info = details.error_info().unwrap();
-    assert_eq!(rejection.reason().as_str_name(), format!("REJECTION_REASON_{}", info.reason), "{context}");
-    assert_eq!(status.message(), rejection.message, "{context}");
-    assert_eq!(info.metadata["terminal"], rejection.terminal.to_string(), "{context}");
-    assert_eq!(info.metadata.get("by_device").map_or("", String::as_str), rejection.by_device, "{context}");
-    let at = rejection.at.map(|at| at.seconds.to_string());
-    // Whoever first asks for a session that nobody knows ends it, and only those after are told when.
-    if rejection.reason() != pb::RejectionReason::UnknownSession {
-        assert_eq!(info.metadata.get("at_unix"), at.as_ref(), "{context}");
-    }
 }

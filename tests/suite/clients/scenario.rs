@@ -9,14 +9,14 @@ use serde::Deserialize;
 pub struct Scenarios {
     /// For readers.
     #[serde(rename = "about")]
-    _about: String,
+    _about: Vec<String>,
     /// Settings of Latchkey besides the usual ones of tests.
     pub settings: BTreeMap<String, String>,
     #[serde(rename = "scenarios")]
     pub all: Vec<Scenario>,
 }
 
-/// A story of one user.
+/// A story of one user, and of others where a step names them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
@@ -34,6 +34,8 @@ pub enum Step {
         device: String,
         #[serde(default)]
         slot: String,
+        /// Another user than the scenario's.
+        user: Option<String>,
     },
     /// The same at another Latchkey, which has the same keys, a store of its own, and a clock that is off.
     LoginElsewhere {
@@ -76,6 +78,16 @@ pub enum Step {
         authorization: Vec<String>,
         expect: Expect,
     },
+    /// Opens a stream of each kind that there is, and leaves them open.
+    OpenStreams {
+        #[serde(rename = "as")]
+        name: String,
+        token: String,
+    },
+    /// Each of them ends by itself.
+    StreamsEnd { streams: String, within_ms: u64, expect: Expect },
+    /// None of them has ended.
+    StreamsGoOn { streams: String },
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -98,6 +110,10 @@ pub enum Guard {
     Usual,
     /// One whose guard has a key that Latchkey does not know.
     WrongKey,
+    /// One whose guard requires the role `admin`, which no user here has.
+    NeedsAdmin,
+    /// One whose guard requires a session in the slot `pair`.
+    NeedsPair,
 }
 
 /// What the server has to answer.
@@ -110,6 +126,10 @@ pub struct Expect {
     pub terminal: Option<bool>,
     pub by_device: Option<String>,
     pub message: Option<String>,
+    /// What a live session lacks.
+    pub role: Option<String>,
+    /// The same.
+    pub slot: Option<String>,
     /// The answer comes within this.
     pub within_ms: Option<u64>,
     /// The answer may be UNAVAILABLE for a while: the guard connects again.

@@ -1,9 +1,15 @@
 //! Every reason is the same through Validate, Check and forward-auth.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    collections::HashMap,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use latchkey::grpc::pb::{self, LogoutScope, RejectionReason};
-use tonic_types::StatusExt as _;
+use latchkey::grpc::{
+    envoy::service::auth::v3::CheckResponse,
+    pb::{self, LogoutScope, RejectionReason},
+};
+use tonic_types::{ErrorInfo, StatusExt as _};
 
 use super::{bearer, check, denied, question, set, value_of};
 use crate::support::{
@@ -135,18 +141,77 @@ async fn same_everywhere(server: &Server, reason: RejectionReason, token: &str) 
     // What a gRPC client behind Envoy is told.
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/grpc")];
     let answer = check(server.app.grpc, question(&headers, &[])).await.unwrap();
-    let rpc = answer.status.as_ref().unwrap();
-    assert_eq!((rpc.code, rpc.message.as_str()), (code, native.message.as_str()), "{name}");
     let (_, denied) = denied(&answer);
-    assert_eq!(denied.body, native.message);
-    let set = super::set(&denied.headers);
-    assert_eq!(value_of(&set, "content-type"), None, "Envoy's own must stand");
+    assert_eq!(value_of(&super::set(&denied.headers), "content-type"), None, "Envoy's own must stand");
+    let told = told(&answer);
+    assert_eq!((told.code, told.message.as_str()), (code, native.message.as_str()), "{name}");
+    let mut expected = HashMap::from([("terminal".to_owned(), native.terminal.to_string())]);
+    expected.extend(native.at.map(|at| ("at_unix".to_owned(), at.seconds.to_string())));
+    if !native.by_device.is_empty() {
+        expected.insert("by_device".to_owned(), native.by_device.clone());
+    }
+    assert_eq!((told.info.reason.as_str(), told.info.metadata), (name, expected));
+}
+
+/// What a gRPC client behind Envoy is told.
+struct Told {
+    code: i32,
+    message: String,
+    info: ErrorInfo,
+}
+
+fn told(answer: &CheckResponse) -> Told {
+    let rpc = answer.status.as_ref().unwrap();
+    let (_, denied) = denied(answer);
+    assert_eq!(denied.body, rpc.message);
+    let set = set(&denied.headers);
     let details = value_of(&set, "grpc-status-details-bin").unwrap();
     let mut map = ::http::HeaderMap::new();
-    map.insert("grpc-status", code.to_string().parse().unwrap());
+    map.insert("grpc-status", rpc.code.to_string().parse().unwrap());
     map.insert("grpc-status-details-bin", details.parse().unwrap());
-    let status = tonic::Status::from_header_map(&map).unwrap();
-    let info = status.get_details_error_info().unwrap();
-    assert_eq!((info.domain.as_str(), info.reason.as_str()), ("latchkey", name));
-    assert_eq!(info.metadata.get("by_device").cloned().unwrap_or_default(), native.by_device);
+    let info = tonic::Status::from_header_map(&map).unwrap().get_details_error_info().unwrap();
+    assert_eq!(info.domain, "latchkey");
+    Told { code: rpc.code, message: rpc.message.clone(), info }
+}
+
+/// `authorization`, what the route requires, and the code, the reason and the message of the refusal.
+type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], i32, &'a str, &'a str);
+
+/// The clients in `clients/` answer the same; `clients/scenarios.json` has the same words.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_route_misses_is_told_with_its_reason_and_that_it_is_not_terminal() {
+    let server = Server::with(Store::Embedded, &[("SESSION__SLOTS", "default,pair")]).await;
+    server.client.user("alice").await;
+    let bearer = bearer(&server.client.login("alice", "phone").await.token);
+    let two = format!("{bearer}, {bearer}");
+    let cases: [Case<'_>; 5] = [
+        (None, &[], 16, "TOKEN_REQUIRED", "Please log in: there is no access token."),
+        (
+            Some("Basic YWxpY2U6"),
+            &[],
+            16,
+            "MALFORMED",
+            "The header `authorization` is not of the form `Bearer <token>`.",
+        ),
+        (Some(&two), &[], 16, "MALFORMED", "There is more than one `authorization`."),
+        (
+            Some(&bearer),
+            &[("required_slot", "pair")],
+            7,
+            "SLOT_REQUIRED",
+            "This needs a session in the slot `pair`.",
+        ),
+        (Some(&bearer), &[("required_role", "admin")], 7, "ROLE_REQUIRED", "This needs the role `admin`."),
+    ];
+    for (authorization, route, code, reason, message) in cases {
+        let mut headers = vec![("content-type", "application/grpc")];
+        headers.extend(authorization.map(|value| ("authorization", value)));
+        let told = told(&check(server.app.grpc, question(&headers, route)).await.unwrap());
+        assert_eq!((told.code, told.message.as_str(), told.info.reason.as_str()), (code, message, reason));
+        let mut expected = HashMap::from([("terminal".to_owned(), "false".to_owned())]);
+        for (key, value) in route {
+            expected.insert(key.replace("required_", ""), (*value).to_owned());
+        }
+        assert_eq!(told.info.metadata, expected, "{reason}");
+    }
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -35,6 +36,12 @@ func main() {
 	server := grpc.NewServer(guard.ServerOptions()...)
 	// to here
 
+	if role, slot := os.Getenv("LATCHKEY_REQUIRED_ROLE"), os.Getenv("LATCHKEY_REQUIRED_SLOT"); role+slot != "" {
+		required := latchkey.NewGuard(conn, latchkey.WithCallerKey(key), latchkey.WithRequiredRole(role),
+			latchkey.WithRequiredSlot(slot), latchkey.WithOpenMethods("/sample.v1.GreeterService/Begun"))
+		server = grpc.NewServer(required.ServerOptions()...)
+	}
+
 	samplev1.RegisterGreeterServiceServer(server, &greeter{})
 	fmt.Printf("listens on %s\n", listener.Addr())
 	log.Fatal(server.Serve(listener))
@@ -42,7 +49,15 @@ func main() {
 
 type greeter struct {
 	samplev1.UnimplementedGreeterServiceServer
-	begun atomic.Uint32
+	begun   atomic.Uint32
+	running atomic.Int32
+}
+
+// A handler of a stream begins; what is returned ends it.
+func (g *greeter) begin() func() {
+	g.begun.Add(1)
+	g.running.Add(1)
+	return func() { g.running.Add(-1) }
 }
 
 func (g *greeter) Greet(ctx context.Context, request *samplev1.GreetRequest) (*samplev1.GreetResponse, error) {
@@ -51,7 +66,7 @@ func (g *greeter) Greet(ctx context.Context, request *samplev1.GreetRequest) (*s
 }
 
 func (g *greeter) GreetAll(stream grpc.ClientStreamingServer[samplev1.GreetRequest, samplev1.GreetResponse]) error {
-	g.begun.Add(1)
+	defer g.begin()()
 	var last *samplev1.GreetRequest
 	for {
 		request, err := stream.Recv()
@@ -78,7 +93,7 @@ func (g *greeter) GreetOften(
 }
 
 func (g *greeter) Chat(stream grpc.BidiStreamingServer[samplev1.GreetRequest, samplev1.GreetResponse]) error {
-	g.begun.Add(1)
+	defer g.begin()()
 	for {
 		request, err := stream.Recv()
 		if err == io.EOF {
@@ -93,8 +108,24 @@ func (g *greeter) Chat(stream grpc.BidiStreamingServer[samplev1.GreetRequest, sa
 	}
 }
 
+func (g *greeter) GreetOn(
+	request *samplev1.GreetRequest, stream grpc.ServerStreamingServer[samplev1.GreetResponse],
+) error {
+	defer g.begin()()
+	for {
+		if err := stream.Send(answer(stream.Context(), request)); err != nil {
+			return err
+		}
+		select {
+		case <-stream.Context().Done():
+			return context.Cause(stream.Context())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 func (g *greeter) Begun(context.Context, *samplev1.BegunRequest) (*samplev1.BegunResponse, error) {
-	return &samplev1.BegunResponse{Count: g.begun.Load()}, nil
+	return &samplev1.BegunResponse{Count: g.begun.Load(), Running: uint32(g.running.Load())}, nil
 }
 
 func answer(ctx context.Context, request *samplev1.GreetRequest) *samplev1.GreetResponse {

@@ -2,7 +2,8 @@
 
 A guard takes the bearer token from the metadata ``authorization`` of every call, asks Latchkey whether its session is
 live, and tells the handler whose it is (:func:`identity`). Whoever is rejected is told why, in a
-``google.rpc.ErrorInfo``. Where Latchkey does not answer, nobody gets in: ``UNAVAILABLE``.
+``google.rpc.ErrorInfo``. Where Latchkey does not answer, nobody gets in: ``UNAVAILABLE``. Streams end when the session
+of their caller does.
 
 Here is what goes with ``grpc``; :mod:`latchkey.aio` has the same for ``grpc.aio``. The generated code of Latchkey's
 own services is in ``latchkey.v1``.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Unpack
 
 import grpc
 import grpc.aio
 
+from latchkey.aio_stream import watched
 from latchkey.channel import OPTIONS
 from latchkey.identity import Identity, current
+from latchkey.news import News, NoPlace, Places
 from latchkey.refusal import Refusal
 from latchkey.rules import Options, Rules, no_verdict, verdict
 from latchkey.v1 import auth_pb2, auth_pb2_grpc
@@ -30,11 +34,15 @@ def channel(
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """As :class:`latchkey.Guard`, with the same options, for a ``grpc.aio.server``."""
+    """As :class:`latchkey.Guard`, with the same options, for a ``grpc.aio.server``.
+
+    When the session of a stream ends, the task of its handler is cancelled.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, **options: Unpack[Options]) -> None:
         self._rules = Rules(**options)
         self._stub = auth_pb2_grpc.AuthServiceStub(channel)
+        self._places = Places(self._rules.max_watches)
 
     async def intercept_service(
         self,
@@ -45,22 +53,59 @@ class Guard(grpc.aio.ServerInterceptor):
         if handler is None or handler_call_details.method in self._rules.open_methods:
             return handler
         try:
+            request = self._rules.request(handler_call_details.invocation_metadata)
             # The handler runs in the same context.
-            current.set(await self._check(handler_call_details))
+            current.set(await self._check(handler_call_details.method, request))
         except Refusal as refusal:
             return _refuse(refusal)
-        return handler
+        if not self._rules.watch_streams or not (handler.request_streaming or handler.response_streaming):
+            return handler
+        return watched(handler, functools.partial(self._end, handler_call_details.method, request.token))
 
-    async def _check(self, details: grpc.HandlerCallDetails) -> Identity:
-        rules = self._rules
-        request = rules.request(details.invocation_metadata)
+    async def _check(self, method: str, request: auth_pb2.ValidateRequest) -> Identity:
         try:
-            answer = await self._stub.Validate(request, timeout=rules.timeout, metadata=rules.metadata())
-            return rules.admit(answer)
+            return self._rules.admit(await self._validate(request))
         except Refusal:
             raise
         except Exception as why:
-            raise no_verdict(details.method, why) from why
+            raise no_verdict(method, why) from why
+
+    async def _validate(self, request: auth_pb2.ValidateRequest) -> auth_pb2.ValidateResponse:
+        rules = self._rules
+        return await self._stub.Validate(request, timeout=rules.timeout, metadata=rules.metadata())
+
+    async def _end(self, method: str, token: str) -> Refusal:
+        """Waits until the session has ended: what its caller is told."""
+        news = News(self._rules, method)
+        question = self._rules.question(token, peek=True)
+        try:
+            while True:
+                await self._watch(token, news)
+                try:
+                    wait = news.answered(await self._validate(question))
+                except grpc.RpcError as why:
+                    wait = news.silent(why)
+                await asyncio.sleep(wait)
+        except Refusal as refusal:
+            return refusal
+
+    async def _watch(self, token: str, news: News) -> None:
+        """Watches the session for as long as that goes well."""
+        watched = False
+        request, rules = auth_pb2.WatchSessionRequest(token=token), self._rules
+        try:
+            with self._places:
+                call = self._stub.WatchSession(request, timeout=news.watch_for(), metadata=rules.metadata())
+                try:
+                    async for message in call:
+                        news.told(message)
+                        watched = True
+                finally:
+                    # Whoever is cancelled while the call begins would leave it behind.
+                    call.cancel()
+        except (grpc.RpcError, NoPlace) as why:
+            self._places.tell(why)
+        news.broke(watched)
 
 
 def _refuse(refusal: Refusal) -> grpc.RpcMethodHandler:

@@ -14,6 +14,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # A peer that has vanished without a word is otherwise asked again and again.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
+    # Nor would that be found out after two pings, while streams are watched and nothing happens.
+    ("grpc.http2.max_pings_without_data", 0),
     # Otherwise all channels of the process to one address share a connection, and its reconnects.
     ("grpc.use_local_subchannel_pool", 1),
 )

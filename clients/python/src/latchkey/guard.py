@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, Unpack
 
 import grpc
 
+from latchkey.handlers import KINDS
 from latchkey.identity import Identity, current
+from latchkey.news import News, NoPlace, Places
 from latchkey.refusal import Refusal
 from latchkey.rules import Options, Rules, no_verdict
-from latchkey.v1 import auth_pb2_grpc
-
-_HANDLERS = {
-    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
-    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
-    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
-    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
-}
-
+from latchkey.stream import Stream, abort
+from latchkey.v1 import auth_pb2, auth_pb2_grpc
 
 class Guard(grpc.ServerInterceptor):
     """Lets calls through whose token Latchkey finds good.
@@ -32,11 +28,17 @@ class Guard(grpc.ServerInterceptor):
     :param timeout: how long Latchkey may take, in seconds.
     :param required_role: who does not have it is told PERMISSION_DENIED.
     :param required_slot: the same for sessions of other slots.
+    :param watch_streams: streams end when the session of their caller does.
+    :param max_watches: how many of them are watched at a time over the channel; about the others Latchkey is asked
+        every 10 seconds. It has to stay well below Latchkey's ``server.max_streams`` and what proxies between allow,
+        because every other call of the guard's needs room on the same connection.
+    :param outage_grace: how long streams go on while Latchkey is away, in seconds.
     """
 
     def __init__(self, channel: grpc.Channel, **options: Unpack[Options]) -> None:
         self._rules = Rules(**options)
         self._stub = auth_pb2_grpc.AuthServiceStub(channel)
+        self._places = Places(self._rules.max_watches)
 
     def intercept_service(
         self,
@@ -46,28 +48,72 @@ class Guard(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None or handler_call_details.method in self._rules.open_methods:
             return handler
-        kind, make = _HANDLERS[handler.request_streaming, handler.response_streaming]
+        kind, make = KINDS[handler.request_streaming, handler.response_streaming]
         behavior = getattr(handler, kind)
+        method = handler_call_details.method
+        streams = handler.request_streaming or handler.response_streaming
+        watched = streams and self._rules.watch_streams
 
         # This method runs in the one thread that accepts calls; what waits has to wait in the handler's.
         @functools.wraps(behavior)
         def guarded(request: Any, context: grpc.ServicerContext, *rest: Any) -> Any:
             try:
-                current.set(self._check(handler_call_details))
+                question = self._rules.request(handler_call_details.invocation_metadata)
+                current.set(self._check(method, question))
             except Refusal as refusal:
-                context.set_trailing_metadata(refusal.trailing_metadata)
-                context.abort(refusal.code, refusal.message)
-            return behavior(request, context, *rest)
+                abort(context, refusal)
+            # Whoever is given a callback for its answers (an experiment of gRPC's) cannot be ended.
+            if not watched or rest:
+                return behavior(request, context, *rest)
+            stream = Stream(behavior, request, context, handler.request_streaming)
+            self._watch_in_background(stream, method, question.token)
+            return stream.answers() if handler.response_streaming else stream.answer()
 
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
-    def _check(self, details: grpc.HandlerCallDetails) -> Identity:
-        rules = self._rules
-        request = rules.request(details.invocation_metadata)
+    def _check(self, method: str, request: auth_pb2.ValidateRequest) -> Identity:
         try:
-            answer = self._stub.Validate(request, timeout=rules.timeout, metadata=rules.metadata())
-            return rules.admit(answer)
+            return self._rules.admit(self._validate(request))
         except Refusal:
             raise
         except Exception as why:
-            raise no_verdict(details.method, why) from why
+            raise no_verdict(method, why) from why
+
+    def _validate(self, request: auth_pb2.ValidateRequest) -> auth_pb2.ValidateResponse:
+        rules = self._rules
+        return self._stub.Validate(request, timeout=rules.timeout, metadata=rules.metadata())
+
+    def _watch_in_background(self, stream: Stream, method: str, token: str) -> None:
+        threading.Thread(target=self._end, args=(stream, method, token), name="latchkey-watch", daemon=True).start()
+
+    def _end(self, stream: Stream, method: str, token: str) -> None:
+        """Ends the stream when the session has ended."""
+        news = News(self._rules, method)
+        question = self._rules.question(token, peek=True)
+        try:
+            while not stream.over.is_set():
+                self._watch(stream, token, news)
+                if stream.over.is_set():
+                    return
+                try:
+                    wait = news.answered(self._validate(question))
+                except grpc.RpcError as why:
+                    wait = news.silent(why)
+                stream.over.wait(wait)
+        except Refusal as refusal:
+            stream.end(refusal)
+
+    def _watch(self, stream: Stream, token: str, news: News) -> None:
+        """Watches the session for as long as that goes well."""
+        watched = False
+        request, rules = auth_pb2.WatchSessionRequest(token=token), self._rules
+        try:
+            with self._places:
+                call = self._stub.WatchSession(request, timeout=news.watch_for(), metadata=rules.metadata())
+                stream.when_over(call.cancel)
+                for message in call:
+                    news.told(message)
+                    watched = True
+        except (grpc.RpcError, NoPlace) as why:
+            self._places.tell(why)
+        news.broke(watched)

@@ -15,6 +15,8 @@ DOMAIN = "latchkey"
 
 _RETRY_AFTER = Duration(seconds=1)
 _DETAILS = "grpc-status-details-bin"
+# A client may log in again by itself.
+_AGAIN = {"terminal": "false"}
 
 
 class Refusal(Exception):
@@ -50,15 +52,27 @@ def rejected(why: Rejected) -> Refusal:
     return Refusal(code, why.message, why.reason, metadata)
 
 
-def malformed(message: str) -> Refusal:
+def token_required() -> Refusal:
     """There is no token to ask about."""
-    return Refusal(grpc.StatusCode.UNAUTHENTICATED, message, "MALFORMED", {"terminal": "false"})
+    message = "Please log in: there is no access token."
+    return Refusal(grpc.StatusCode.UNAUTHENTICATED, message, "TOKEN_REQUIRED", _AGAIN)
 
 
-def not_allowed(what: str, wanted: str) -> Refusal:
-    """The session is live, and not of the ``role`` or ``slot`` that this server wants."""
-    message = f"this takes the {what} {wanted}"
-    return Refusal(grpc.StatusCode.PERMISSION_DENIED, message, "CALLER_NOT_ALLOWED", {what: wanted})
+def malformed(message: str) -> Refusal:
+    """There is something, and not exactly one token."""
+    return Refusal(grpc.StatusCode.UNAUTHENTICATED, message, "MALFORMED", _AGAIN)
+
+
+def slot_required(slot: str) -> Refusal:
+    """The session is live, in another slot."""
+    message = f"This needs a session in the slot `{slot}`."
+    return Refusal(grpc.StatusCode.PERMISSION_DENIED, message, "SLOT_REQUIRED", {**_AGAIN, "slot": slot})
+
+
+def role_required(role: str) -> Refusal:
+    """The session is live, and its user does not have the role."""
+    message = f"This needs the role `{role}`."
+    return Refusal(grpc.StatusCode.PERMISSION_DENIED, message, "ROLE_REQUIRED", {**_AGAIN, "role": role})
 
 
 def unavailable() -> Refusal:

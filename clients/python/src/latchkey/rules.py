@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TypedDict
 
 import grpc
+import grpc.aio
 
 from latchkey import refusal
 from latchkey.identity import Identity
@@ -17,7 +18,9 @@ from latchkey.v1 import auth_pb2
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
-_log = logging.getLogger("latchkey")
+log = logging.getLogger("latchkey")
+
+_MORE_THAN_ONE = "There is more than one `authorization`."
 
 
 class Options(TypedDict, total=False):
@@ -30,6 +33,9 @@ class Options(TypedDict, total=False):
     timeout: float
     required_role: str | None
     required_slot: str | None
+    watch_streams: bool
+    max_watches: int
+    outage_grace: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,9 @@ class Rules:
     timeout: float = 1.0
     required_role: str | None = None
     required_slot: str | None = None
+    watch_streams: bool = True
+    max_watches: int = 100
+    outage_grace: float = 60.0
 
     def __post_init__(self) -> None:
         if isinstance(self.open_methods, str):
@@ -52,7 +61,11 @@ class Rules:
 
     def request(self, metadata: Metadata) -> auth_pb2.ValidateRequest:
         """What to ask Latchkey about a call with this metadata."""
-        request = auth_pb2.ValidateRequest(token=_bearer(metadata), peek=self.peek)
+        return self.question(_bearer(metadata), peek=self.peek)
+
+    def question(self, token: str, *, peek: bool) -> auth_pb2.ValidateRequest:
+        """What to ask Latchkey about a token."""
+        request = auth_pb2.ValidateRequest(token=token, peek=peek)
         if self.max_staleness is not None:
             request.max_staleness.FromTimedelta(self.max_staleness)
         return request
@@ -68,9 +81,9 @@ class Rules:
         except Rejected as why:
             raise refusal.rejected(why) from None
         if self.required_slot is not None and who.slot != self.required_slot:
-            raise refusal.not_allowed("slot", self.required_slot)
+            raise refusal.slot_required(self.required_slot)
         if self.required_role is not None and self.required_role not in who.roles:
-            raise refusal.not_allowed("role", self.required_role)
+            raise refusal.role_required(self.required_role)
         return who
 
 
@@ -87,22 +100,30 @@ def verdict(answer: auth_pb2.ValidateResponse) -> Identity:
 
 def no_verdict(method: str, why: Exception) -> refusal.Refusal:
     """Whatever went wrong, nobody gets in."""
-    # What an RpcError prints of itself takes many lines.
-    told = f"{why.code().name}: {why.details()}" if isinstance(why, grpc.Call) else repr(why)
-    _log.warning("Latchkey gave no verdict on a call of %s: %s", method, told)
+    log.warning("Latchkey gave no verdict on a call of %s: %s", method, in_short(why))
     return refusal.unavailable()
+
+
+def in_short(why: Exception | None) -> str:
+    """What an ``RpcError`` prints of itself takes many lines."""
+    if isinstance(why, grpc.Call | grpc.aio.AioRpcError):
+        return f"{why.code().name}: {why.details()}"
+    return repr(why)
 
 
 def _bearer(metadata: Metadata) -> str:
     """The token of exactly one ``authorization: Bearer ...``, as Latchkey itself reads it."""
     values = [value for key, value in metadata if key == "authorization"]
     if not values:
-        raise refusal.malformed("there is no access token: send the metadata `authorization: Bearer <token>`")
+        raise refusal.token_required()
     if len(values) > 1:
         # Which of them did the caller mean? Proxies disagree, so nobody guesses.
-        raise refusal.malformed("there is more than one `authorization`")
+        raise refusal.malformed(_MORE_THAN_ONE)
     scheme, _, token = str(values[0]).partition(" ")
     token = token.strip(" ")
     if scheme.lower() != "bearer" or not token:
-        raise refusal.malformed("`authorization` is not of the form `Bearer <token>`")
+        raise refusal.malformed("The header `authorization` is not of the form `Bearer <token>`.")
+    if "," in token:
+        # Proxies join values with commas, and no token has one.
+        raise refusal.malformed(_MORE_THAN_ONE)
     return token

@@ -4,7 +4,11 @@
 // 	protoc        (unknown)
 // source: sample/v1/greeter.proto
 
-// A small service that the clients' guards guard, in their samples and tests. It has one method of each kind.
+// A small service that the clients' guards guard, in their samples and tests. It has a method of each kind.
+//
+// Its server is told by the environment where Latchkey is (`LATCHKEY_ADDRESS`, host and port), by which key its guard
+// says who asks (`LATCHKEY_CALLER_KEY`) and, where they are set, which role and which slot the guard requires
+// (`LATCHKEY_REQUIRED_ROLE`, `LATCHKEY_REQUIRED_SLOT`). The first line that it prints is `listens on` and its address.
 
 package samplev1
 
@@ -274,7 +278,9 @@ func (*BegunRequest) Descriptor() ([]byte, []int) {
 type BegunResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How often.
-	Count         uint32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	Count uint32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// How many handlers of GreetAll, Chat and GreetOn have begun and not yet ended.
+	Running       uint32 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -316,6 +322,13 @@ func (x *BegunResponse) GetCount() uint32 {
 	return 0
 }
 
+func (x *BegunResponse) GetRunning() uint32 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
 var File_sample_v1_greeter_proto protoreflect.FileDescriptor
 
 const file_sample_v1_greeter_proto_rawDesc = "" +
@@ -336,15 +349,17 @@ const file_sample_v1_greeter_proto_rawDesc = "" +
 	"\x05roles\x18\x06 \x03(\tR\x05roles\x12$\n" +
 	"\x0eissued_at_unix\x18\a \x01(\x03R\fissuedAtUnix\x12&\n" +
 	"\x0fexpires_at_unix\x18\b \x01(\x03R\rexpiresAtUnix\"\x0e\n" +
-	"\fBegunRequest\"%\n" +
+	"\fBegunRequest\"?\n" +
 	"\rBegunResponse\x12\x14\n" +
-	"\x05count\x18\x01 \x01(\rR\x05count2\xcb\x02\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\x12\x18\n" +
+	"\arunning\x18\x02 \x01(\rR\arunning2\x8b\x03\n" +
 	"\x0eGreeterService\x12:\n" +
 	"\x05Greet\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse\x12?\n" +
 	"\bGreetAll\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse(\x01\x12A\n" +
 	"\n" +
 	"GreetOften\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse0\x01\x12=\n" +
-	"\x04Chat\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse(\x010\x01\x12:\n" +
+	"\x04Chat\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse(\x010\x01\x12>\n" +
+	"\aGreetOn\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse0\x01\x12:\n" +
 	"\x05Begun\x12\x17.sample.v1.BegunRequest\x1a\x18.sample.v1.BegunResponseB\x91\x01\n" +
 	"\rcom.sample.v1B\fGreeterProtoP\x01Z-latchkey.internal/go/internal/sample/samplev1\xa2\x02\x03SXX\xaa\x02\tSample.V1\xca\x02\tSample\\V1\xe2\x02\x15Sample\\V1\\GPBMetadata\xea\x02\n" +
 	"Sample::V1b\x06proto3"
@@ -375,14 +390,16 @@ var file_sample_v1_greeter_proto_depIdxs = []int32{
 	0, // 2: sample.v1.GreeterService.GreetAll:input_type -> sample.v1.GreetRequest
 	0, // 3: sample.v1.GreeterService.GreetOften:input_type -> sample.v1.GreetRequest
 	0, // 4: sample.v1.GreeterService.Chat:input_type -> sample.v1.GreetRequest
-	3, // 5: sample.v1.GreeterService.Begun:input_type -> sample.v1.BegunRequest
-	1, // 6: sample.v1.GreeterService.Greet:output_type -> sample.v1.GreetResponse
-	1, // 7: sample.v1.GreeterService.GreetAll:output_type -> sample.v1.GreetResponse
-	1, // 8: sample.v1.GreeterService.GreetOften:output_type -> sample.v1.GreetResponse
-	1, // 9: sample.v1.GreeterService.Chat:output_type -> sample.v1.GreetResponse
-	4, // 10: sample.v1.GreeterService.Begun:output_type -> sample.v1.BegunResponse
-	6, // [6:11] is the sub-list for method output_type
-	1, // [1:6] is the sub-list for method input_type
+	0, // 5: sample.v1.GreeterService.GreetOn:input_type -> sample.v1.GreetRequest
+	3, // 6: sample.v1.GreeterService.Begun:input_type -> sample.v1.BegunRequest
+	1, // 7: sample.v1.GreeterService.Greet:output_type -> sample.v1.GreetResponse
+	1, // 8: sample.v1.GreeterService.GreetAll:output_type -> sample.v1.GreetResponse
+	1, // 9: sample.v1.GreeterService.GreetOften:output_type -> sample.v1.GreetResponse
+	1, // 10: sample.v1.GreeterService.Chat:output_type -> sample.v1.GreetResponse
+	1, // 11: sample.v1.GreeterService.GreetOn:output_type -> sample.v1.GreetResponse
+	4, // 12: sample.v1.GreeterService.Begun:output_type -> sample.v1.BegunResponse
+	7, // [7:13] is the sub-list for method output_type
+	1, // [1:7] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name

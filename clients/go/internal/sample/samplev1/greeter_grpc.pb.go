@@ -4,7 +4,11 @@
 // - protoc             (unknown)
 // source: sample/v1/greeter.proto
 
-// A small service that the clients' guards guard, in their samples and tests. It has one method of each kind.
+// A small service that the clients' guards guard, in their samples and tests. It has a method of each kind.
+//
+// Its server is told by the environment where Latchkey is (`LATCHKEY_ADDRESS`, host and port), by which key its guard
+// says who asks (`LATCHKEY_CALLER_KEY`) and, where they are set, which role and which slot the guard requires
+// (`LATCHKEY_REQUIRED_ROLE`, `LATCHKEY_REQUIRED_SLOT`). The first line that it prints is `listens on` and its address.
 
 package samplev1
 
@@ -25,6 +29,7 @@ const (
 	GreeterService_GreetAll_FullMethodName   = "/sample.v1.GreeterService/GreetAll"
 	GreeterService_GreetOften_FullMethodName = "/sample.v1.GreeterService/GreetOften"
 	GreeterService_Chat_FullMethodName       = "/sample.v1.GreeterService/Chat"
+	GreeterService_GreetOn_FullMethodName    = "/sample.v1.GreeterService/GreetOn"
 	GreeterService_Begun_FullMethodName      = "/sample.v1.GreeterService/Begun"
 )
 
@@ -42,7 +47,9 @@ type GreeterServiceClient interface {
 	GreetOften(ctx context.Context, in *GreetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GreetResponse], error)
 	// As many answers as requests.
 	Chat(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GreetRequest, GreetResponse], error)
-	// How often one of the other methods has begun. Open: it takes no token.
+	// One request, an answer at once and another about every 50 milliseconds, for as long as somebody takes them.
+	GreetOn(ctx context.Context, in *GreetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GreetResponse], error)
+	// How often one of the other methods has begun, and how many still run. Open: it takes no token.
 	Begun(ctx context.Context, in *BegunRequest, opts ...grpc.CallOption) (*BegunResponse, error)
 }
 
@@ -109,6 +116,25 @@ func (c *greeterServiceClient) Chat(ctx context.Context, opts ...grpc.CallOption
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type GreeterService_ChatClient = grpc.BidiStreamingClient[GreetRequest, GreetResponse]
 
+func (c *greeterServiceClient) GreetOn(ctx context.Context, in *GreetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GreetResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &GreeterService_ServiceDesc.Streams[3], GreeterService_GreetOn_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GreetRequest, GreetResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type GreeterService_GreetOnClient = grpc.ServerStreamingClient[GreetResponse]
+
 func (c *greeterServiceClient) Begun(ctx context.Context, in *BegunRequest, opts ...grpc.CallOption) (*BegunResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(BegunResponse)
@@ -133,7 +159,9 @@ type GreeterServiceServer interface {
 	GreetOften(*GreetRequest, grpc.ServerStreamingServer[GreetResponse]) error
 	// As many answers as requests.
 	Chat(grpc.BidiStreamingServer[GreetRequest, GreetResponse]) error
-	// How often one of the other methods has begun. Open: it takes no token.
+	// One request, an answer at once and another about every 50 milliseconds, for as long as somebody takes them.
+	GreetOn(*GreetRequest, grpc.ServerStreamingServer[GreetResponse]) error
+	// How often one of the other methods has begun, and how many still run. Open: it takes no token.
 	Begun(context.Context, *BegunRequest) (*BegunResponse, error)
 	mustEmbedUnimplementedGreeterServiceServer()
 }
@@ -156,6 +184,9 @@ func (UnimplementedGreeterServiceServer) GreetOften(*GreetRequest, grpc.ServerSt
 }
 func (UnimplementedGreeterServiceServer) Chat(grpc.BidiStreamingServer[GreetRequest, GreetResponse]) error {
 	return status.Error(codes.Unimplemented, "method Chat not implemented")
+}
+func (UnimplementedGreeterServiceServer) GreetOn(*GreetRequest, grpc.ServerStreamingServer[GreetResponse]) error {
+	return status.Error(codes.Unimplemented, "method GreetOn not implemented")
 }
 func (UnimplementedGreeterServiceServer) Begun(context.Context, *BegunRequest) (*BegunResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Begun not implemented")
@@ -224,6 +255,17 @@ func _GreeterService_Chat_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type GreeterService_ChatServer = grpc.BidiStreamingServer[GreetRequest, GreetResponse]
 
+func _GreeterService_GreetOn_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GreetRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(GreeterServiceServer).GreetOn(m, &grpc.GenericServerStream[GreetRequest, GreetResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type GreeterService_GreetOnServer = grpc.ServerStreamingServer[GreetResponse]
+
 func _GreeterService_Begun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(BegunRequest)
 	if err := dec(in); err != nil {
@@ -274,6 +316,11 @@ var GreeterService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _GreeterService_Chat_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "GreetOn",
+			Handler:       _GreeterService_GreetOn_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "sample/v1/greeter.proto",

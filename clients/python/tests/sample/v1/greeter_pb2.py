@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sample/v1/greeter.proto\x12\tsample.v1\" \n\x0cGreetRequest\x12\x10\n\x08greeting\x18\x01 \x01(\t\"D\n\rGreetResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12%\n\x08identity\x18\x02 \x01(\x0b\x32\x13.sample.v1.Identity\"\x9f\x01\n\x08Identity\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0c\n\x04slot\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05roles\x18\x06 \x03(\t\x12\x16\n\x0eissued_at_unix\x18\x07 \x01(\x03\x12\x17\n\x0f\x65xpires_at_unix\x18\x08 \x01(\x03\"\x0e\n\x0c\x42\x65gunRequest\"\x1e\n\rBegunResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\r2\xcb\x02\n\x0eGreeterService\x12:\n\x05Greet\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse\x12?\n\x08GreetAll\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse(\x01\x12\x41\n\nGreetOften\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse0\x01\x12=\n\x04\x43hat\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse(\x01\x30\x01\x12:\n\x05\x42\x65gun\x12\x17.sample.v1.BegunRequest\x1a\x18.sample.v1.BegunResponseB$\n\x12latchkey.sample.v1B\x0cGreeterProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sample/v1/greeter.proto\x12\tsample.v1\" \n\x0cGreetRequest\x12\x10\n\x08greeting\x18\x01 \x01(\t\"D\n\rGreetResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12%\n\x08identity\x18\x02 \x01(\x0b\x32\x13.sample.v1.Identity\"\x9f\x01\n\x08Identity\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0c\n\x04slot\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05roles\x18\x06 \x03(\t\x12\x16\n\x0eissued_at_unix\x18\x07 \x01(\x03\x12\x17\n\x0f\x65xpires_at_unix\x18\x08 \x01(\x03\"\x0e\n\x0c\x42\x65gunRequest\"/\n\rBegunResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0f\n\x07running\x18\x02 \x01(\r2\x8b\x03\n\x0eGreeterService\x12:\n\x05Greet\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse\x12?\n\x08GreetAll\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse(\x01\x12\x41\n\nGreetOften\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse0\x01\x12=\n\x04\x43hat\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse(\x01\x30\x01\x12>\n\x07GreetOn\x12\x17.sample.v1.GreetRequest\x1a\x18.sample.v1.GreetResponse0\x01\x12:\n\x05\x42\x65gun\x12\x17.sample.v1.BegunRequest\x1a\x18.sample.v1.BegunResponseB$\n\x12latchkey.sample.v1B\x0cGreeterProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BEGUNREQUEST']._serialized_start=304
   _globals['_BEGUNREQUEST']._serialized_end=318
   _globals['_BEGUNRESPONSE']._serialized_start=320
-  _globals['_BEGUNRESPONSE']._serialized_end=350
-  _globals['_GREETERSERVICE']._serialized_start=353
-  _globals['_GREETERSERVICE']._serialized_end=684
+  _globals['_BEGUNRESPONSE']._serialized_end=367
+  _globals['_GREETERSERVICE']._serialized_start=370
+  _globals['_GREETERSERVICE']._serialized_end=765
 # @@protoc_insertion_point(module_scope)

@@ -45,7 +45,9 @@ class BegunRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class BegunResponse(_message.Message):
-    __slots__ = ("count",)
+    __slots__ = ("count", "running")
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
     count: int
-    def __init__(self, count: _Optional[int] = ...) -> None: ...
+    running: int
+    def __init__(self, count: _Optional[int] = ..., running: _Optional[int] = ...) -> None: ...

@@ -55,6 +55,11 @@ class GreeterServiceStub(object):
                 request_serializer=sample_dot_v1_dot_greeter__pb2.GreetRequest.SerializeToString,
                 response_deserializer=sample_dot_v1_dot_greeter__pb2.GreetResponse.FromString,
                 _registered_method=True)
+        self.GreetOn = channel.unary_stream(
+                '/sample.v1.GreeterService/GreetOn',
+                request_serializer=sample_dot_v1_dot_greeter__pb2.GreetRequest.SerializeToString,
+                response_deserializer=sample_dot_v1_dot_greeter__pb2.GreetResponse.FromString,
+                _registered_method=True)
         self.Begun = channel.unary_unary(
                 '/sample.v1.GreeterService/Begun',
                 request_serializer=sample_dot_v1_dot_greeter__pb2.BegunRequest.SerializeToString,
@@ -94,8 +99,15 @@ class GreeterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GreetOn(self, request, context):
+        """One request, an answer at once and another about every 50 milliseconds, for as long as somebody takes them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Begun(self, request, context):
-        """How often one of the other methods has begun. Open: it takes no token.
+        """How often one of the other methods has begun, and how many still run. Open: it takes no token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +133,11 @@ def add_GreeterServiceServicer_to_server(servicer, server):
             ),
             'Chat': grpc.stream_stream_rpc_method_handler(
                     servicer.Chat,
+                    request_deserializer=sample_dot_v1_dot_greeter__pb2.GreetRequest.FromString,
+                    response_serializer=sample_dot_v1_dot_greeter__pb2.GreetResponse.SerializeToString,
+            ),
+            'GreetOn': grpc.unary_stream_rpc_method_handler(
+                    servicer.GreetOn,
                     request_deserializer=sample_dot_v1_dot_greeter__pb2.GreetRequest.FromString,
                     response_serializer=sample_dot_v1_dot_greeter__pb2.GreetResponse.SerializeToString,
             ),
@@ -237,6 +254,33 @@ class GreeterService(object):
             request_iterator,
             target,
             '/sample.v1.GreeterService/Chat',
+            sample_dot_v1_dot_greeter__pb2.GreetRequest.SerializeToString,
+            sample_dot_v1_dot_greeter__pb2.GreetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GreetOn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sample.v1.GreeterService/GreetOn',
             sample_dot_v1_dot_greeter__pb2.GreetRequest.SerializeToString,
             sample_dot_v1_dot_greeter__pb2.GreetResponse.FromString,
             options,

@@ -3,58 +3,51 @@ package latchkey.client;
 import io.grpc.Channel;
 import io.grpc.Context;
 import io.grpc.Contexts;
-import io.grpc.ManagedChannel;
 import io.grpc.Metadata;
+import io.grpc.MethodDescriptor;
 import io.grpc.ServerCall;
 import io.grpc.ServerCallHandler;
 import io.grpc.ServerInterceptor;
 import io.grpc.Status;
-import io.grpc.stub.MetadataUtils;
 import io.grpc.stub.StreamObserver;
 import java.lang.System.Logger.Level;
 import java.time.Duration;
 import java.util.Iterator;
 import java.util.Set;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.atomic.AtomicLong;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
-import latchkey.v1.AuthServiceGrpc;
 import latchkey.v1.Session;
 import latchkey.v1.ValidateRequest;
 import latchkey.v1.ValidateResponse;
 
-/** Lets calls through whose token Latchkey finds good. It holds no thread while it waits. */
+/**
+ * Lets calls through whose token Latchkey finds good, and ends streams when the session of their caller does. It holds
+ * no thread while it waits.
+ */
 public final class Guard implements ServerInterceptor {
-  private static final System.Logger LOG = System.getLogger("latchkey");
-  private static final Metadata.Key<String> AUTHORIZATION = ascii("authorization");
-  private static final Metadata.Key<String> CALLER_KEY = ascii("x-latchkey-key");
-  private static final Pattern BEARER = Pattern.compile("bearer +([^ ].*?) *", Pattern.CASE_INSENSITIVE);
-  private static final long RECONNECT_NANOS = TimeUnit.SECONDS.toNanos(1);
+  static final System.Logger LOG = System.getLogger("latchkey");
 
-  private final Channel channel;
-  private final AuthServiceGrpc.AuthServiceStub latchkey;
-  private final ValidateRequest request;
-  private final Duration timeout;
+  private static final Metadata.Key<String> AUTHORIZATION =
+      Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
+  private static final Pattern BEARER = Pattern.compile("bearer +([^ ].*?) *", Pattern.CASE_INSENSITIVE);
+  private static final String MORE_THAN_ONE = "There is more than one `authorization`.";
+
+  private final Calls latchkey;
+  private final Watcher watcher;
   private final Set<String> open;
   private final String role;
   private final String slot;
-  private final AtomicLong reconnected = new AtomicLong(System.nanoTime());
+  private final boolean watchStreams;
 
   private Guard(Builder options) {
-    channel = options.channel;
-    request = options.request.build();
-    timeout = options.timeout;
+    latchkey = new Calls(options.channel, options.callerKey, options.request.build(), options.timeout);
+    watcher = new Watcher(latchkey, options.maxWatches, options.outageGrace);
     open = options.open;
     role = options.role;
     slot = options.slot;
-    Metadata about = new Metadata();
-    if (options.callerKey != null && !options.callerKey.isEmpty()) {
-      about.put(CALLER_KEY, options.callerKey);
-    }
-    latchkey = AuthServiceGrpc.newStub(channel).withInterceptors(MetadataUtils.newAttachHeadersInterceptor(about));
+    watchStreams = options.watchStreams;
   }
 
   /** A guard that asks over this channel; {@link Latchkey#connect} makes one. */
@@ -70,45 +63,71 @@ public final class Guard implements ServerInterceptor {
       return next.startCall(call, headers);
     }
     Held<Q> held = new Held<>();
-    // The call's own context: when the caller goes, so does the question.
-    Context context = Context.current();
     try {
-      ValidateRequest question = request.toBuilder().setToken(bearer(headers)).build();
-      latchkey
-          .withDeadlineAfter(timeout.toNanos(), TimeUnit.NANOSECONDS)
-          .validate(question, new Answer(method, context) {
-            @Override
-            void decided(Identity who) {
-              Context known = context.withValue(Identity.KEY, who);
-              try {
-                held.release(Contexts.interceptCall(known, call, headers, next));
-              } catch (RuntimeException e) {
-                // As the server itself answers where a handler throws.
-                Status status = Status.UNKNOWN.withDescription("Application error processing RPC");
-                call.close(status.withCause(e), new Metadata());
-              }
+      String token = bearer(headers);
+      latchkey.validate(token, new Answer(method) {
+        @Override
+        void decided(Identity who) {
+          Context known = caller.withValue(Identity.KEY, who);
+          try {
+            if (watchStreams && call.getMethodDescriptor().getType() != MethodDescriptor.MethodType.UNARY) {
+              runUntilEnd(known, token, call, headers, next, held);
+            } else {
+              held.release(Contexts.interceptCall(known, call, headers, next));
             }
+          } catch (RuntimeException e) {
+            // As the server itself answers where a handler throws.
+            Status status = Status.UNKNOWN.withDescription("Application error processing RPC");
+            call.close(status.withCause(e), new Metadata());
+          }
+        }
 
-            @Override
-            void refused(Refusal why) {
-              why.close(call);
-            }
-          });
+        @Override
+        void refused(Refusal why) {
+          why.close(call);
+        }
+      });
     } catch (Refusal why) {
       why.close(call);
     }
     return held;
   }
 
+  /** Runs the handler until it or the session has ended. */
+  private <Q, A> void runUntilEnd(
+      Context known,
+      String token,
+      ServerCall<Q, A> call,
+      Metadata headers,
+      ServerCallHandler<Q, A> next,
+      Held<Q> held) {
+    Context.CancellableContext running = known.withCancellation();
+    EndableCall<Q, A> endable = new EndableCall<>(call);
+    String method = call.getMethodDescriptor().getFullMethodName();
+    known.run(
+        () -> watcher.watch(method, token, why -> {
+          if (endable.silence()) {
+            held.cancel(() -> {
+              // First, because gRPC ends the context of a call that is closed, without a cause.
+              running.cancel(why.status());
+              why.close(call);
+            });
+          }
+        }));
+    // Last: this thread may be that in which the handler runs, for as long as it likes.
+    held.release(Contexts.interceptCall(running, endable, headers, next));
+  }
+
   /** What Latchkey says of a token. */
   private abstract class Answer implements StreamObserver<ValidateResponse> {
+    /** The call's own context: when the caller goes, so does the question. */
+    final Context caller = Context.current();
+
     private final String method;
-    private final Context caller;
     private ValidateResponse answer = ValidateResponse.getDefaultInstance();
 
-    Answer(String method, Context caller) {
+    Answer(String method) {
       this.method = method;
-      this.caller = caller;
     }
 
     abstract void decided(Identity who);
@@ -125,7 +144,7 @@ public final class Guard implements ServerInterceptor {
       // Where the caller has gone, nothing is wrong.
       if (!caller.isCancelled()) {
         LOG.log(Level.WARNING, "Latchkey gave no verdict on a call of {0}: {1}", method, why.getMessage());
-        reconnect();
+        latchkey.reconnect();
       }
       refused(Refusal.unavailable());
     }
@@ -158,45 +177,34 @@ public final class Guard implements ServerInterceptor {
   private Identity admit(Session session) throws Refusal {
     Identity who = Identity.of(session);
     if (slot != null && !slot.equals(who.slot())) {
-      throw Refusal.notAllowed("slot", slot);
+      throw Refusal.slotRequired(slot);
     }
     if (role != null && !who.hasRole(role)) {
-      throw Refusal.notAllowed("role", role);
+      throw Refusal.roleRequired(role);
     }
     return who;
-  }
-
-  /** gRPC would wait up to two minutes between attempts, and every call fails meanwhile. */
-  private void reconnect() {
-    long last = reconnected.get();
-    long now = System.nanoTime();
-    if (channel instanceof ManagedChannel managed
-        && now - last > RECONNECT_NANOS
-        && reconnected.compareAndSet(last, now)) {
-      managed.resetConnectBackoff();
-    }
   }
 
   /** The token of exactly one {@code authorization: Bearer ...}, as Latchkey itself reads it. */
   private static String bearer(Metadata headers) throws Refusal {
     Iterable<String> values = headers.getAll(AUTHORIZATION);
     if (values == null) {
-      throw Refusal.malformed("there is no access token: send the metadata `authorization: Bearer <token>`");
+      throw Refusal.tokenRequired();
     }
     Iterator<String> each = values.iterator();
     Matcher value = BEARER.matcher(each.next());
     if (each.hasNext()) {
       // Which of them did the caller mean? Proxies disagree, so nobody guesses.
-      throw Refusal.malformed("there is more than one `authorization`");
+      throw Refusal.malformed(MORE_THAN_ONE);
     }
     if (!value.matches()) {
-      throw Refusal.malformed("`authorization` is not of the form `Bearer <token>`");
+      throw Refusal.malformed("The header `authorization` is not of the form `Bearer <token>`.");
+    }
+    if (value.group(1).contains(",")) {
+      // Proxies join values with commas, and no token has one.
+      throw Refusal.malformed(MORE_THAN_ONE);
     }
     return value.group(1);
-  }
-
-  private static Metadata.Key<String> ascii(String name) {
-    return Metadata.Key.of(name, Metadata.ASCII_STRING_MARSHALLER);
   }
 
   /** What a guard does. */
@@ -208,6 +216,9 @@ public final class Guard implements ServerInterceptor {
     private String callerKey;
     private String role;
     private String slot;
+    private boolean watchStreams = true;
+    private int maxWatches = 100;
+    private Duration outageGrace = Duration.ofMinutes(1);
 
     private Builder(Channel channel) {
       this.channel = channel;
@@ -253,6 +264,28 @@ public final class Guard implements ServerInterceptor {
     /** The same for sessions of other slots. */
     public Builder requiredSlot(String slot) {
       this.slot = slot;
+      return this;
+    }
+
+    /** Streams end when the session of their caller does: {@code true}, unless it is set. */
+    public Builder watchStreams(boolean watch) {
+      watchStreams = watch;
+      return this;
+    }
+
+    /**
+     * How many streams are watched at a time over the channel: 100, unless it is set. About the others Latchkey is asked
+     * every 10 seconds. It has to stay well below Latchkey's {@code server.max_streams} and what proxies between allow,
+     * because every other call of the guard's needs room on the same connection.
+     */
+    public Builder maxWatches(int count) {
+      maxWatches = count;
+      return this;
+    }
+
+    /** How long streams go on while Latchkey is away: one minute, unless it is set. */
+    public Builder outageGrace(Duration grace) {
+      outageGrace = grace;
       return this;
     }
 

@@ -24,6 +24,9 @@ final class Refusal extends Exception {
 
   private static final String PREFIX = "REJECTION_REASON_";
 
+  /** A client may log in again by itself. */
+  private static final Map<String, String> AGAIN = Map.of("terminal", "false");
+
   /** When to try again after an outage, as Latchkey itself says. */
   private static final Duration RETRY_AFTER = Duration.newBuilder().setSeconds(1).build();
 
@@ -50,14 +53,28 @@ final class Refusal extends Exception {
   }
 
   /** There is no token to ask about. */
-  static Refusal malformed(String message) {
-    return new Refusal(status(Code.UNAUTHENTICATED, message, "MALFORMED", Map.of("terminal", "false")).build());
+  static Refusal tokenRequired() {
+    String message = "Please log in: there is no access token.";
+    return new Refusal(status(Code.UNAUTHENTICATED, message, "TOKEN_REQUIRED", AGAIN).build());
   }
 
-  /** The session is live, and not of the {@code role} or {@code slot} that this server wants. */
-  static Refusal notAllowed(String what, String wanted) {
-    String message = "this takes the " + what + " " + wanted;
-    return new Refusal(status(Code.PERMISSION_DENIED, message, "CALLER_NOT_ALLOWED", Map.of(what, wanted)).build());
+  /** There is something, and not exactly one token. */
+  static Refusal malformed(String message) {
+    return new Refusal(status(Code.UNAUTHENTICATED, message, "MALFORMED", AGAIN).build());
+  }
+
+  /** The session is live, in another slot. */
+  static Refusal slotRequired(String slot) {
+    String message = "This needs a session in the slot `" + slot + "`.";
+    Map<String, String> about = Map.of("terminal", "false", "slot", slot);
+    return new Refusal(status(Code.PERMISSION_DENIED, message, "SLOT_REQUIRED", about).build());
+  }
+
+  /** The session is live, and its user does not have the role. */
+  static Refusal roleRequired(String role) {
+    String message = "This needs the role `" + role + "`.";
+    Map<String, String> about = Map.of("terminal", "false", "role", role);
+    return new Refusal(status(Code.PERMISSION_DENIED, message, "ROLE_REQUIRED", about).build());
   }
 
   /** There is no verdict. It says nothing about the token, nor why: that is for the log. */
@@ -65,6 +82,11 @@ final class Refusal extends Exception {
     String message = "the session cannot be checked at the moment: try again";
     Any retry = Any.pack(RetryInfo.newBuilder().setRetryDelay(RETRY_AFTER).build());
     return new Refusal(status(Code.UNAVAILABLE, message, "STORE_UNAVAILABLE", Map.of()).addDetails(retry).build());
+  }
+
+  /** What gRPC makes of it. */
+  StatusRuntimeException status() {
+    return status;
   }
 
   /** Ends the call with it. */

@@ -129,10 +129,10 @@ class GuardTest {
     call(guard -> guard.requiredRole("staff").requiredSlot("web"));
     assertEquals("anna", greeter.caller.username());
     Status.Code code = Status.Code.PERMISSION_DENIED;
-    assertEquals(
-        Map.of("role", "sta"), refused(code, "CALLER_NOT_ALLOWED", guard -> guard.requiredRole("sta")));
-    assertEquals(
-        Map.of("slot", "mobile"), refused(code, "CALLER_NOT_ALLOWED", guard -> guard.requiredSlot("mobile")));
+    var role = refused(code, "ROLE_REQUIRED", guard -> guard.requiredRole("sta"));
+    assertEquals(Map.of("terminal", "false", "role", "sta"), role);
+    var slot = refused(code, "SLOT_REQUIRED", guard -> guard.requiredSlot("mobile"));
+    assertEquals(Map.of("terminal", "false", "slot", "mobile"), slot);
   }
 
   @Test

@@ -1,5 +1,6 @@
 package latchkey.sample;
 
+import io.grpc.Context;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.InsecureServerCredentials;
@@ -32,6 +33,21 @@ public final class Sample {
         .build();
     // to here
 
+    String role = System.getenv("LATCHKEY_REQUIRED_ROLE");
+    String slot = System.getenv("LATCHKEY_REQUIRED_SLOT");
+    if (role != null || slot != null) {
+      Guard requiring = Guard.newBuilder(Latchkey.connect(address, InsecureChannelCredentials.create()))
+          .callerKey(key)
+          .openMethods("/sample.v1.GreeterService/Begun")
+          .requiredRole(role)
+          .requiredSlot(slot)
+          .build();
+      server = Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
+          .addService(new Greeter())
+          .intercept(requiring)
+          .build();
+    }
+
     server.start();
     System.out.println("listens on 127.0.0.1:" + server.getPort());
     server.awaitTermination();
@@ -39,6 +55,13 @@ public final class Sample {
 
   private static final class Greeter extends GreeterServiceGrpc.GreeterServiceImplBase {
     private final AtomicInteger begun = new AtomicInteger();
+    private final AtomicInteger running = new AtomicInteger();
+
+    /** A handler of a stream begins. */
+    private void begin() {
+      begun.incrementAndGet();
+      running.incrementAndGet();
+    }
 
     @Override
     public void greet(GreetRequest request, StreamObserver<GreetResponse> answers) {
@@ -49,8 +72,8 @@ public final class Sample {
 
     @Override
     public StreamObserver<GreetRequest> greetAll(StreamObserver<GreetResponse> answers) {
-      begun.incrementAndGet();
-      return new Requests(answers) {
+      begin();
+      return new Requests(answers, running) {
         private GreetResponse last;
 
         @Override
@@ -61,7 +84,7 @@ public final class Sample {
         @Override
         public void onCompleted() {
           answers.onNext(last);
-          answers.onCompleted();
+          super.onCompleted();
         }
       };
     }
@@ -77,13 +100,28 @@ public final class Sample {
 
     @Override
     public StreamObserver<GreetRequest> chat(StreamObserver<GreetResponse> answers) {
-      begun.incrementAndGet();
-      return new Requests(answers);
+      begin();
+      return new Requests(answers, running);
+    }
+
+    @Override
+    public void greetOn(GreetRequest request, StreamObserver<GreetResponse> answers) {
+      begin();
+      try {
+        while (!Context.current().isCancelled()) {
+          answers.onNext(answer(request));
+          Thread.sleep(50);
+        }
+      } catch (InterruptedException e) {
+        Thread.currentThread().interrupt();
+      } finally {
+        running.decrementAndGet();
+      }
     }
 
     @Override
     public void begun(BegunRequest request, StreamObserver<BegunResponse> answers) {
-      answers.onNext(BegunResponse.newBuilder().setCount(begun.get()).build());
+      answers.onNext(BegunResponse.newBuilder().setCount(begun.get()).setRunning(running.get()).build());
       answers.onCompleted();
     }
 
@@ -108,9 +146,11 @@ public final class Sample {
   /** Answers each request. */
   private static class Requests implements StreamObserver<GreetRequest> {
     private final StreamObserver<GreetResponse> answers;
+    private final AtomicInteger running;
 
-    Requests(StreamObserver<GreetResponse> answers) {
+    Requests(StreamObserver<GreetResponse> answers, AtomicInteger running) {
       this.answers = answers;
+      this.running = running;
     }
 
     @Override
@@ -121,11 +161,13 @@ public final class Sample {
     @Override
     public void onError(Throwable why) {
       // The caller has gone.
+      running.decrementAndGet();
     }
 
     @Override
     public void onCompleted() {
       answers.onCompleted();
+      running.decrementAndGet();
     }
   }
 }

@@ -1,0 +1,136 @@
+import { setTimeout as pause } from "node:timers/promises";
+
+import { type ServiceError, status } from "@grpc/grpc-js";
+
+import {
+  type AuthServiceClient,
+  type ValidateResponse,
+  WatchSessionRequest,
+  type WatchSessionResponse,
+} from "./gen/latchkey/v1/auth.js";
+import type { Rejection } from "./gen/latchkey/v1/reason.js";
+import { about, type GuardOptions, question } from "./options.js";
+import { type Refusal, rejected, unavailable } from "./refusal.js";
+import { Rejected } from "./rejected.js";
+
+/** How long to wait before watching again, the first time. Then twice as long each time. */
+const FIRST_PAUSE = 100;
+
+/** How long to wait at most: how old the news of a stream is that may not be watched. */
+const ASK_EVERY = 10_000;
+
+/** How long to watch at a time: a connection that is dead and does not say so must not be trusted for ever. */
+const WATCH_FOR = 60_000;
+
+/** Waits for the ends of sessions whose streams run. */
+export class Watcher {
+  private free: number;
+  private told = false;
+
+  constructor(
+    private readonly latchkey: AuthServiceClient,
+    private readonly options: GuardOptions,
+    private readonly onOutage: (why: Error, method: string) => void,
+  ) {
+    // A connection carries 256 calls at most, or fewer where something stands between, and every call of the guard's
+    // has to find room on it.
+    this.free = options.maxWatches ?? 100;
+  }
+
+  /**
+   * Waits until the session has ended: what its caller is told. Nothing, if `over` comes first.
+   *
+   * A watch that breaks says nothing of the session, so that Latchkey is asked; and where a session cannot be watched
+   * it is asked again and again.
+   */
+  async end(method: string, token: string, over: AbortSignal): Promise<Refusal | undefined> {
+    const grace = this.options.outageGrace ?? 60_000;
+    let live = performance.now();
+    let wait = FIRST_PAUSE;
+    while (!over.aborted) {
+      const { watched, rejection, broke } = await this.watch(token, over);
+      if (rejection !== undefined) {
+        return rejected(new Rejected(rejection));
+      }
+      if (watched) {
+        live = performance.now();
+        wait = FIRST_PAUSE;
+      }
+      this.tell(broke, method);
+      const { verdict, failed } = await this.ask(token, over);
+      if (verdict?.$case === "rejection") {
+        return rejected(new Rejected(verdict.value));
+      }
+      if (verdict?.$case === "session") {
+        live = performance.now();
+      }
+      const left = live + grace - performance.now();
+      if (left <= 0 && !over.aborted) {
+        this.onOutage(new Error(`Latchkey is away, and a stream ends: ${failed?.message}`), method);
+        return unavailable();
+      }
+      await pause(Math.min(left, jittered(wait)), undefined, { signal: over }).catch(() => {});
+      wait = Math.min(2 * wait, ASK_EVERY);
+    }
+    return undefined;
+  }
+
+  /** Watches a session for as long as that goes well: whether it did for a while, and how it ended. */
+  private watch(token: string, over: AbortSignal) {
+    return new Promise<{ watched: boolean; rejection?: Rejection; broke?: Partial<ServiceError> }>((resolve) => {
+      let watched = false;
+      if (this.free <= 0) {
+        const broke = { code: status.RESOURCE_EXHAUSTED, message: "the guard watches as many as it may" };
+        resolve({ watched, broke });
+        return;
+      }
+      this.free -= 1;
+      const until = { deadline: Date.now() + jittered(WATCH_FOR) };
+      const call = this.latchkey.watchSession(WatchSessionRequest.create({ token }), about(this.options), until);
+      const cancel = (): void => call.cancel();
+      over.addEventListener("abort", cancel);
+      let done = (end: { rejection?: Rejection; broke?: Partial<ServiceError> }): void => {
+        done = () => {};
+        this.free += 1;
+        over.removeEventListener("abort", cancel);
+        cancel();
+        resolve({ watched, ...end });
+      };
+      call.on("data", ({ verdict }: WatchSessionResponse) => {
+        if (verdict?.$case === "rejection") {
+          done({ rejection: verdict.value });
+        }
+        watched ||= verdict?.$case === "session";
+      });
+      call.on("error", (broke: ServiceError) => done({ broke }));
+      call.on("end", () => done({}));
+    });
+  }
+
+  private ask(token: string, over: AbortSignal) {
+    return new Promise<{ verdict?: ValidateResponse["verdict"]; failed?: Error }>((resolve) => {
+      const until = { deadline: Date.now() + (this.options.timeout ?? 1000) };
+      const request = question(token, { ...this.options, peek: true });
+      const call = this.latchkey.validate(request, about(this.options), until, (failed, answer) => {
+        over.removeEventListener("abort", cancel);
+        resolve(failed === null ? { verdict: answer.verdict } : { failed });
+      });
+      const cancel = (): void => call.cancel();
+      over.addEventListener("abort", cancel);
+    });
+  }
+
+  /** Once: it is the same for every stream. */
+  private tell(broke: Partial<ServiceError> | undefined, method: string): void {
+    if (broke?.code === status.RESOURCE_EXHAUSTED && !this.told) {
+      this.told = true;
+      const what = `some streams are not watched, and asked about every 10 s: ${broke.message}`;
+      this.onOutage(new Error(what), method);
+    }
+  }
+}
+
+/** Somewhat less: not all that began at once shall end at once. */
+function jittered(wait: number): number {
+  return wait * (0.5 + Math.random() / 2);
+}

@@ -1,0 +1,64 @@
+"""Streams of a ``grpc.aio`` server that end with their callers' sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from latchkey.handlers import KINDS
+from latchkey.refusal import Refusal
+
+_Run = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
+
+
+def watched(handler: grpc.RpcMethodHandler, end: Callable[[], Awaitable[Refusal]]) -> grpc.RpcMethodHandler:
+    """The handler, until ``end`` says why the session has ended."""
+    kind, make = KINDS[handler.request_streaming, handler.response_streaming]
+    run = _coroutine(getattr(handler, kind))
+    if run is None:
+        # A function that runs in a thread, which nobody can end.
+        return handler
+
+    async def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        running = asyncio.ensure_future(run(request, context))
+        ending = asyncio.ensure_future(end())
+        try:
+            await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                refusal = ending.result()
+                running.cancel()
+                # The client is told at once, however long the handler takes to clean up.
+                await context.abort(refusal.code, refusal.message, refusal.trailing_metadata)
+            return running.result()
+        finally:
+            running.cancel()
+            ending.cancel()
+            await asyncio.wait({running, ending})
+
+    return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+
+def _coroutine(behavior: Any) -> _Run | None:
+    """What a handler does, as a coroutine."""
+    if _is(inspect.iscoroutinefunction, behavior):
+        return behavior
+    if not _is(inspect.isasyncgenfunction, behavior):
+        return None
+
+    async def write(request: Any, context: grpc.aio.ServicerContext) -> None:
+        answers: AsyncIterator[Any] = behavior(request, context)
+        async with contextlib.aclosing(answers):  # type: ignore[type-var]
+            async for answer in answers:
+                await context.write(answer)
+
+    return write
+
+
+def _is(kind: Callable[[Any], bool], behavior: Any) -> bool:
+    return kind(behavior) or kind(getattr(behavior, "__call__", None))  # noqa: B004
