@@ -18,54 +18,11 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
+use crate::guard::messages::{BegunRequest, BegunResponse};
+pub use crate::guard::messages::{GreetRequest, GreetResponse, Identity};
+
 /// What does not come within this does not come.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct GreetRequest {
-    #[prost(string, tag = "1")]
-    pub greeting: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct GreetResponse {
-    #[prost(string, tag = "1")]
-    pub text: String,
-    #[prost(message, optional, tag = "2")]
-    pub identity: Option<Identity>,
-}
-
-/// Who the handler was told is calling.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Identity {
-    #[prost(string, tag = "1")]
-    pub user_id: String,
-    #[prost(string, tag = "2")]
-    pub username: String,
-    #[prost(string, tag = "3")]
-    pub session_id: String,
-    #[prost(string, tag = "4")]
-    pub slot: String,
-    #[prost(string, tag = "5")]
-    pub device: String,
-    #[prost(string, repeated, tag = "6")]
-    pub roles: Vec<String>,
-    #[prost(int64, tag = "7")]
-    pub issued_at_unix: i64,
-    #[prost(int64, tag = "8")]
-    pub expires_at_unix: i64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct BegunRequest {}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct BegunResponse {
-    #[prost(uint32, tag = "1")]
-    count: u32,
-    #[prost(uint32, tag = "2")]
-    running: u32,
-}
 
 /// Methods of the four kinds, and how many answers each gives to what we send.
 const KINDS: [(&str, usize); 4] = [("Greet", 1), ("GreetAll", 1), ("GreetOften", 3), ("Chat", 2)];

@@ -15,7 +15,7 @@ mod streams;
 #[path = "../../../examples/guarded/greeter.rs"]
 mod greeter;
 #[path = "../../../examples/guarded/messages.rs"]
-mod messages;
+pub mod messages;
 #[path = "../../../examples/guarded/service.rs"]
 mod service;
 
