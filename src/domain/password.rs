@@ -9,6 +9,7 @@ mod pace;
 mod policy;
 mod pool;
 mod stored;
+mod threads;
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Hashes and checks passwords, on threads of its own.
 //!
 //! Hashing is slow on purpose, so it is bounded twice: so many at a time, and so many waiting. A permit
-//! moves into the task that hashes, because a blocking task is not cancelled when its client goes away.
+//! moves into the work, which is not cancelled when its client goes away.
 
 use std::{
     sync::{
@@ -20,6 +20,7 @@ use super::{
     memory::Memory,
     pace::Pace,
     stored::{Argon2Hash, Stored, Unreadable},
+    threads::{GivenUp, Threads},
 };
 use crate::domain::{Error, types::UserId};
 
@@ -51,6 +52,7 @@ pub struct Passwords {
     hashes: Arc<AtomicU64>,
     renewals: Arc<AtomicU64>,
     pace: Arc<Pace>,
+    threads: Threads,
     memory: Arc<Memory>,
     /// Somebody sees to it that the memory is released once there is nothing more to do.
     to_be_released: Arc<AtomicBool>,
@@ -69,6 +71,10 @@ impl Passwords {
         memory.release();
         let decoy = Stored::parse(decoy.as_str())
             .map_err(|error| Error::Internal(format!("a hash of our own cannot be read: {error}")))?;
+        let started = Threads::start(threads);
+        let started = started.map_err(|error| {
+            Error::Internal(format!("the threads for passwords cannot be started: {error}"))
+        })?;
         Ok(Self {
             params,
             hasher,
@@ -80,6 +86,7 @@ impl Passwords {
             hashes: Arc::default(),
             renewals: Arc::default(),
             pace: Arc::default(),
+            threads: started,
             memory: Arc::new(memory),
             to_be_released: Arc::default(),
         })
@@ -167,13 +174,13 @@ impl Passwords {
         let (hasher, password) = (self.hasher.clone(), password.clone());
         let (renewals, memory) = (Arc::clone(&self.renewals), Arc::clone(&self.memory));
         let is_djangos = !old.as_str().starts_with('$');
-        let work = tokio::task::spawn_blocking(move || {
+        let work = self.threads.run(move || {
             let _held_while_hashing = running;
             renewals.fetch_add(1, Ordering::Relaxed);
             let new = hash(&hasher, &password, &memory)?;
             Ok(if is_djangos { PasswordHash(format!("argon2{}", new.as_str())) } else { new })
         });
-        Some(async move { work.await.map_err(|error| broken(&error))? })
+        Some(async move { work.await.map_err(broken)? })
     }
 
     /// Has the memory of the hashes released once none was computed for a while.
@@ -208,13 +215,12 @@ impl Passwords {
             .map_err(|_| Error::Internal("the password threads are gone".into()))?;
         let hashes = Arc::clone(&self.hashes);
         self.release_when_idle();
-        tokio::task::spawn_blocking(move || {
+        let work = self.threads.run(move || {
             let _held_while_hashing = (admitted, running);
             hashes.fetch_add(1, Ordering::Relaxed);
             work()
-        })
-        .await
-        .map_err(|error| broken(&error))
+        });
+        work.await.map_err(broken)
     }
 
     /// How many passwords are being hashed or wait for it.
@@ -243,6 +249,6 @@ fn hash(hasher: &Argon2<'_>, password: &Password, memory: &Memory) -> Result<Pas
         .map_err(|error| Error::Internal(format!("hashing a password failed: {error}")))
 }
 
-fn broken(error: &tokio::task::JoinError) -> Error {
-    Error::Internal(format!("hashing a password failed: {error}"))
+fn broken(GivenUp: GivenUp) -> Error {
+    Error::Internal("hashing a password failed: it panicked".to_owned())
 }

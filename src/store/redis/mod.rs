@@ -14,7 +14,7 @@ mod link;
 mod log;
 mod places;
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
@@ -48,7 +48,8 @@ const STREAM_LENGTH: usize = 4096;
 pub struct RedisRegisters {
     link: Link,
     loads: Gather,
-    prefix: String,
+    /// What the names of a bucket's registers begin with.
+    heads: Vec<String>,
     commit: Script,
     log: Log,
     follower: Follower,
@@ -63,7 +64,7 @@ impl RedisRegisters {
         Ok(Self {
             loads: Gather::new(link.clone()),
             link,
-            prefix: prefix.to_owned(),
+            heads: (0..BUCKETS).map(|bucket| format!("{prefix}:{{{bucket}}}:s:")).collect(),
             commit: Script::new(include_str!("commit.lua")),
             log: Log::new(prefix),
             follower: Follower::new(settings),
@@ -107,8 +108,8 @@ impl RedisRegisters {
     }
 
     fn write_register(&self, key: &str, to: &mut String) {
-        // Writing to memory does not fail.
-        let _ = write!(to, "{}:{{{}}}:s:{key}", self.prefix, bucket(key));
+        to.push_str(&self.heads[bucket_index(bucket(key))]);
+        to.push_str(key);
     }
 }
 
