@@ -99,7 +99,7 @@ impl Engine {
         }
     }
 
-    /// Asks the store about many at once: a verdict each, or what [`Engine::settle`] needs.
+    /// Asks the store about many at once: a verdict each, or what [`Engine::settle_verdict`] needs.
     pub async fn judge_all(&self, all: Vec<Unjudged>) -> Vec<Result<Result<Verdict, Error>, Unsettled>> {
         let keys: Vec<_> = all.iter().map(|unjudged| &unjudged.claims.user_id).collect();
         let reads = self.sessions.load_many(&keys).await;

@@ -1,7 +1,7 @@
 //! The threads that hash.
 //!
-//! A hash takes as long as thousands of verdicts. So these threads give way to all others of the process: a storm of
-//! logins is not felt by those who are logged in. Where a core is to spare they have it to themselves all the same.
+//! A hash takes as long as thousands of verdicts. So these threads give way to all others of the process, and a storm of
+//! logins is felt less by those who are logged in. Where a core is to spare they have it to themselves all the same.
 
 use std::{
     io,
