@@ -29,7 +29,7 @@ impl Memory {
         computed
     }
 
-    /// Gives it back to the system.
+    /// Gives it back to the allocator, which may keep it from the system.
     pub(super) fn release(&self) {
         drop(std::mem::take(&mut *self.kept()));
     }
