@@ -100,7 +100,35 @@ impl Engine {
     }
 
     /// Asks the store about many at once: a verdict each, or what [`Engine::settle_verdict`] needs.
-    pub async fn judge_all(&self, all: Vec<Unjudged>) -> Vec<Result<Result<Verdict, Error>, Unsettled>> {
+    pub async fn judge_all(&self, all: Vec<Unjudged>) -> Vec<Judgement> {
+        if self.epoch.known_at_once(Instant::now()).is_some() {
+            return self.judge_by_store(all).await;
+        }
+        // As in `judge`.
+        if let Err(error) = self.epoch.known().await {
+            return all.iter().map(|_| Ok(Err(error.clone().into()))).collect();
+        }
+        let now = self.clock.now();
+        let mut unknown = Vec::new();
+        let mut judge = |unjudged| {
+            let verdict = self.judge_by_memory(&unjudged, now);
+            if verdict.is_none() {
+                unknown.push(unjudged);
+            }
+            verdict
+        };
+        let known: Vec<_> = all.into_iter().map(&mut judge).collect();
+        let mut asked = self.judge_by_store(unknown).await.into_iter();
+        known
+            .into_iter()
+            .filter_map(|verdict| verdict.map_or_else(|| asked.next(), |known| Some(Ok(Ok(known)))))
+            .collect()
+    }
+
+    async fn judge_by_store(&self, all: Vec<Unjudged>) -> Vec<Judgement> {
+        if all.is_empty() {
+            return Vec::new();
+        }
         let keys: Vec<_> = all.iter().map(|unjudged| &unjudged.claims.user_id).collect();
         let reads = self.sessions.load_many(&keys).await;
         let known = match self.epoch.known().await {
@@ -158,6 +186,9 @@ pub struct Unjudged {
     peek: bool,
     max_staleness: Duration,
 }
+
+/// What has come of asking the store about one of many.
+pub type Judgement = Result<Result<Verdict, Error>, Unsettled>;
 
 /// A verdict that may not be told yet.
 #[derive(Debug)]

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use latchkey::grpc::pb::{self, RejectionReason, validate_response::Verdict};
+use latchkey::{
+    grpc::pb::{self, RejectionReason, validate_response::Verdict},
+    store::embedded::Database,
+};
 
 use super::{assert_invalid, disable, watch_session::Replicas};
 use crate::support::{
@@ -175,4 +178,33 @@ async fn on_the_embedded_store_what_is_in_memory_is_never_old() {
     client.update(disable(&user_id)).await;
     assert_eq!(client.rejection(&token).await.reason(), RejectionReason::AccountDisabled);
     client.try_login(login_request("alice", "")).await.unwrap_err();
+}
+
+/// On one thread, so that nothing of the server goes on while it is held up.
+#[tokio::test]
+async fn after_the_process_was_held_up_a_batch_needs_the_epoch_and_not_the_store() {
+    let server = Server::start(Store::Embedded).await;
+    let mut tokens = Vec::new();
+    for name in ["alice", "bob", "carol"] {
+        server.client.user(name).await;
+        tokens.push(server.client.login(name, "").await.token);
+    }
+    for token in &tokens {
+        server.client.session(token).await;
+    }
+    server.until_recorded().await;
+    // What is there from now on is only in memory, but for the epoch.
+    let database = Database::open(&server.data.path().join("latchkey.db")).await.unwrap();
+    let forget = sqlx::query("DELETE FROM registers WHERE key LIKE '__________________________'");
+    let forgotten = forget.execute(&database.writer).await.unwrap().rows_affected();
+    assert_eq!(forgotten, 3);
+    let engine = &server.app.engine;
+    // For longer than what is known of the epoch counts.
+    std::thread::sleep(Duration::from_millis(1100));
+    let unjudged = tokens.iter().map(|token| engine.validate_at_once(token, false, None).unwrap_err());
+    let judged = engine.judge_all(unjudged.collect()).await;
+    assert_eq!(judged.len(), 3);
+    for (judged, name) in judged.into_iter().zip(["alice", "bob", "carol"]) {
+        assert_eq!(judged.unwrap().unwrap().unwrap().username(), name);
+    }
 }
