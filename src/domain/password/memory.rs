@@ -10,7 +10,7 @@ use argon2::Block;
 /// The most that is kept of a hash, in blocks of 1 KiB: hashes that ask for more are somebody else's, and rare.
 const MAX_KEPT: usize = 1 << 16;
 
-/// Kept for the next hashes: as many at most as were ever computed at a time.
+/// Kept for the next hashes, for good: as much at most as was ever computed in at a time.
 #[derive(Default)]
 pub(super) struct Memory(Mutex<Vec<Vec<Block>>>);
 
@@ -27,11 +27,6 @@ impl Memory {
             self.kept().push(blocks);
         }
         computed
-    }
-
-    /// Gives it back to the allocator, which may keep it from the system.
-    pub(super) fn release(&self) {
-        drop(std::mem::take(&mut *self.kept()));
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<Vec<Block>>> {
@@ -62,7 +57,5 @@ mod tests {
         assert_eq!(kept(&memory), [16, 8]);
         memory.lend(MAX_KEPT + 1, |_| ());
         assert_eq!(kept(&memory), [16]);
-        memory.release();
-        assert!(kept(&memory).is_empty());
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -23,9 +23,6 @@ use super::{
     threads::{GivenUp, Threads},
 };
 use crate::domain::{Error, types::UserId};
-
-/// For so long after a hash its memory is kept for the next.
-const IDLE: Duration = Duration::from_secs(10);
 
 /// What came of checking a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +51,6 @@ pub struct Passwords {
     pace: Arc<Pace>,
     threads: Threads,
     memory: Arc<Memory>,
-    /// Somebody sees to it that the memory is released once there is nothing more to do.
-    to_be_released: Arc<AtomicBool>,
 }
 
 impl Passwords {
@@ -65,10 +60,8 @@ impl Passwords {
         let hasher = params.argon2id().filter(|_| params.is_affordable()).ok_or_else(|| {
             Error::Internal(format!("there is no Argon2id of this cost that we could check: {params:?}"))
         })?;
-        let memory = Memory::default();
-        let decoy = hash(&hasher, &Password(Zeroizing::new("decoy".into())), &memory)?;
-        // Whether anybody logs in soon is open.
-        memory.release();
+        // In memory of its own: whether anybody logs in soon is open.
+        let decoy = hash(&hasher, &Password(Zeroizing::new("decoy".into())), &Memory::default())?;
         let decoy = Stored::parse(decoy.as_str())
             .map_err(|error| Error::Internal(format!("a hash of our own cannot be read: {error}")))?;
         let started = Threads::start(threads);
@@ -87,8 +80,7 @@ impl Passwords {
             renewals: Arc::default(),
             pace: Arc::default(),
             threads: started,
-            memory: Arc::new(memory),
-            to_be_released: Arc::default(),
+            memory: Arc::default(),
         })
     }
 
@@ -183,24 +175,6 @@ impl Passwords {
         Some(async move { work.await.map_err(broken)? })
     }
 
-    /// Has the memory of the hashes released once none was computed for a while.
-    fn release_when_idle(&self) {
-        if self.to_be_released.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let (memory, released) = (Arc::clone(&self.memory), Arc::clone(&self.to_be_released));
-        let hashes = Arc::clone(&self.hashes);
-        tokio::spawn(async move {
-            let mut before = None;
-            while before != Some(hashes.load(Ordering::Relaxed)) {
-                before = Some(hashes.load(Ordering::Relaxed));
-                tokio::time::sleep(IDLE).await;
-            }
-            released.store(false, Ordering::Relaxed);
-            memory.release();
-        });
-    }
-
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
         let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|error| match error {
             TryAcquireError::NoPermits => Error::Overloaded {
@@ -214,7 +188,6 @@ impl Passwords {
             .await
             .map_err(|_| Error::Internal("the password threads are gone".into()))?;
         let hashes = Arc::clone(&self.hashes);
-        self.release_when_idle();
         let work = self.threads.run(move || {
             let _held_while_hashing = (admitted, running);
             hashes.fetch_add(1, Ordering::Relaxed);
