@@ -119,6 +119,34 @@ async fn measure(plan: &Plan) -> Result<Value, String> {
     }))
 }
 
+/// Measures some parts and prints what they are in the JSON.
+#[expect(clippy::print_stdout, reason = "the result")]
+async fn measure_parts(parts: &[&str]) -> Result<(), String> {
+    let known = || ROWS.iter().map(|row| row.key).chain(["scaling", "logins", "storm"]);
+    if let Some(part) = parts.iter().find(|part| !known().any(|known| known == **part)) {
+        let known: Vec<_> = known().collect();
+        return Err(format!(
+            "there is no {part}; `smoke` measures briefly and writes to target/bench, and parts are measured by name and not published: {}",
+            known.join(", ")
+        ));
+    }
+    let place = Place::take();
+    let echo = Server::echo(&place, 0)?;
+    for part in parts {
+        let measured = match *part {
+            "scaling" => scale::measure(&PLAN, &place, &echo).await?,
+            "logins" => logins::measure(&PLAN, &place).await?,
+            "storm" => storm::measure(&PLAN, &place).await?,
+            key => {
+                let row = ROWS.iter().find(|row| row.key == key).ok_or("there is no such row")?;
+                measure::row(row, &PLAN, &place, &echo).await?
+            }
+        };
+        println!("{part}: {measured:#}");
+    }
+    Ok(())
+}
+
 fn cpu_model() -> String {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
@@ -149,11 +177,14 @@ async fn main() -> ExitCode {
             println!("{}", logins::hashes(duration, threads.parse().unwrap()));
             return ExitCode::SUCCESS;
         }
-        _ => {
-            eprintln!(
-                "`smoke` measures briefly and writes to target/bench; without it there are no arguments"
-            );
-            return ExitCode::from(2);
+        ref parts => {
+            return match measure_parts(parts).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("{error}");
+                    ExitCode::from(2)
+                }
+            };
         }
     };
     let results = match measure(&plan).await {
