@@ -7,6 +7,9 @@
 
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "made of what the tests are made of")]
 
+#[path = "../tests/suite/support/memory.rs"]
+#[expect(dead_code, reason = "its measurement is another's")]
+mod memory;
 #[path = "../tests/suite/support/redis.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 mod redis;
@@ -17,13 +20,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::redis::{AsyncConnectionConfig, Client, aio::MultiplexedConnection};
-use bytes::Bytes;
 use clap::Parser;
 use latchkey::{
-    domain::types::Timestamp,
+    domain::{ports::Registers, sessions::UserSessions, types::UserId},
     store::{
-        raw::{RawChange, RawRegisters as _, RawValue},
+        encoded::Encoded,
+        gathered::GatheredSessions,
         redis::{LinkSettings, RedisRegisters},
     },
 };
@@ -31,9 +33,8 @@ use tokio::task::JoinSet;
 
 use redis::RedisServer;
 
-/// Registers that are read in turn, each about as large as a user with one session.
-const REGISTERS: usize = 1000;
-const BYTES: usize = 120;
+/// Users that are read in turn, with one session each.
+const USERS: u32 = 1000;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What gathering loads is worth.
@@ -53,45 +54,24 @@ struct Arguments {
     server_cpu: Option<u32>,
 }
 
-/// How to load.
-#[derive(Clone)]
-enum Way {
-    Gathered(Arc<RedisRegisters>),
-    /// As the client library does it: commands of several tasks on one connection, each for itself.
-    Each(MultiplexedConnection),
-}
-
-impl Way {
-    async fn load(&self, number: usize, keys: &[String]) {
-        let read = match self {
-            Self::Gathered(store) => store.load(&name(number)).await.unwrap().unwrap().bytes.len(),
-            Self::Each(connection) => {
-                let mut get = ::redis::cmd("GET");
-                get.arg(&keys[number]);
-                let read: Vec<u8> = get.query_async(&mut connection.clone()).await.unwrap();
-                read.len() - 8
-            }
-        };
-        assert_eq!(read, BYTES);
-    }
-}
-
-fn name(number: usize) -> String {
-    format!("user{number:022}")
-}
-
 /// Loads a second, from so many tasks.
-async fn measure(way: &Way, tasks: usize, keys: &Arc<Vec<String>>, time: Duration) -> f64 {
+async fn measure(
+    sessions: &Arc<dyn Registers<UserSessions>>,
+    tasks: usize,
+    users: &Arc<Vec<UserId>>,
+    time: Duration,
+) -> f64 {
     let begun = Instant::now();
     let mut loading = JoinSet::new();
     for task in 0..tasks {
-        let (way, keys) = (way.clone(), Arc::clone(keys));
+        let (sessions, users) = (Arc::clone(sessions), Arc::clone(users));
         loading.spawn(async move {
             let mut loads = 0_u32;
-            let mut number = task * 7 % REGISTERS;
-            while begun.elapsed() < time {
-                way.load(number, &keys).await;
-                number = (number + 1) % REGISTERS;
+            for user in users.iter().cycle().skip(task * 7) {
+                if begun.elapsed() >= time {
+                    break;
+                }
+                assert_eq!(sessions.load(user).await.unwrap().state.sessions.len(), 1);
                 loads += 1;
             }
             loads
@@ -127,31 +107,25 @@ async fn main() {
         connect_timeout: RESPONSE_TIMEOUT,
         response_timeout: RESPONSE_TIMEOUT,
     };
-    let store = Arc::new(RedisRegisters::start(&settings, "lk").unwrap());
-    while store.ping().await.is_err() {
+    let store = Arc::new(Encoded::new(RedisRegisters::start(&settings, "lk").unwrap()));
+    while Registers::<UserSessions>::ping(&*store).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    for number in 0..REGISTERS {
-        let value = RawValue { revision: 1, bytes: Bytes::from(vec![1; BYTES]) };
-        let keep_until = Timestamp::from_secs(1 << 33);
-        let change = RawChange { expected: 0, value, keep_until, events: Vec::new() };
-        store.commit(&name(number), change).await.unwrap();
+    let mut users = Vec::new();
+    for number in 0..USERS {
+        users.push(memory::log_in(&store, number).await);
     }
-    let mut keys: Vec<String> = server.query(::redis::cmd("KEYS").arg("lk:*:s:*"));
-    keys.sort_by(|one, other| one.rsplit(':').next().cmp(&other.rsplit(':').next()));
-    let keys = Arc::new(keys);
-    let config = AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
-    let connection =
-        Client::open(server.url()).unwrap().get_multiplexed_async_connection_with_config(&config).await;
-    let (gathered, each) = (Way::Gathered(store), Way::Each(connection.unwrap()));
+    let users = Arc::new(users);
+    let gathered: Arc<dyn Registers<_>> = Arc::new(GatheredSessions::new(store.clone()));
+    let each: Arc<dyn Registers<_>> = store;
 
     let time = Duration::from_millis(arguments.millis);
     println!("{:<12}{:>14}{:>14}{:>8}", "loads at once", "a GET each/s", "gathered/s", "ratio");
     for tasks in arguments.concurrency {
         let (mut before, mut after, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..arguments.rounds {
-            before.push(measure(&each, tasks, &keys, time).await);
-            after.push(measure(&gathered, tasks, &keys, time).await);
+            before.push(measure(&each, tasks, &users, time).await);
+            after.push(measure(&gathered, tasks, &users, time).await);
             ratios.push(after[after.len() - 1] / before[before.len() - 1]);
         }
         let (before, after) = (median(before), median(after));

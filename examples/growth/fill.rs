@@ -43,14 +43,14 @@ pub fn signer(data: &Path) -> Result<Tokens, String> {
 /// The registers of a server with this data directory and the embedded store.
 pub async fn embedded(data: &Path) -> Result<(Encoded<EmbeddedRegisters>, Database), String> {
     let database = Database::open(&data.join("latchkey.db")).await.map_err(|error| error.to_string())?;
-    Ok((Encoded(EmbeddedRegisters::start(database.clone(), Arc::new(SystemClock))), database))
+    Ok((Encoded::new(EmbeddedRegisters::start(database.clone(), Arc::new(SystemClock))), database))
 }
 
 /// The registers of a server with this Redis.
 pub async fn redis(url: String) -> Result<Encoded<RedisRegisters>, String> {
     let settings =
         LinkSettings { url, password: None, connect_timeout: PATIENCE, response_timeout: PATIENCE };
-    let registers = Encoded(RedisRegisters::start(&settings, "lk")?);
+    let registers = Encoded::new(RedisRegisters::start(&settings, "lk")?);
     let begun = std::time::Instant::now();
     while let Err(error) = Registers::<UserSessions>::ping(&registers).await {
         if begun.elapsed() > PATIENCE {

@@ -30,6 +30,7 @@ use crate::{
         clock::SystemClock,
         embedded::{Database, EmbeddedRegisters},
         encoded::Encoded,
+        gathered::GatheredSessions,
         key_files,
         raw::RawRegisters,
         redis::{LinkSettings, RedisRegisters},
@@ -56,7 +57,7 @@ pub(super) struct SessionStore {
 
 impl SessionStore {
     fn of<R: RawRegisters>(registers: R) -> Self {
-        let store = Arc::new(Encoded(registers));
+        let store = Arc::new(Encoded::new(registers));
         Self {
             sessions: store.clone(),
             throttle: store.clone(),
@@ -65,9 +66,12 @@ impl SessionStore {
             events: store,
         }
     }
-}
 
-impl SessionStore {
+    /// Where a question costs a round trip.
+    fn gathered(self) -> Self {
+        Self { sessions: Arc::new(GatheredSessions::new(self.sessions)), ..self }
+    }
+
     /// With a near-cache, where the settings have one.
     pub(super) fn cached(self, config: &Config) -> Self {
         let bytes = config.validate.cache_mib * 1024 * 1024;
@@ -191,7 +195,7 @@ pub(super) fn session_store(
     }
     let registers = RedisRegisters::start(&redis_settings(config)?, &config.sessions.key_prefix)
         .map_err(|error| format!("sessions.url: {error}"))?;
-    Ok(SessionStore::of(registers))
+    Ok(SessionStore::of(registers).gathered())
 }
 
 fn is_embedded(config: &Config) -> bool {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{
     codec::{self, CodecError},
+    decoded::Decoded,
     raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue},
 };
 use crate::domain::{
@@ -35,6 +36,11 @@ pub trait Encode: State + Sized {
     /// The state that these are the bytes of.
     fn decode(bytes: Bytes) -> Result<Self, CodecError>;
 
+    /// The same, of one of many that are read at once; one that was decoded before may stand for it.
+    fn decode_one_of_many(_: &Self::Key, bytes: Bytes, _: &Decoded) -> Result<Arc<Self>, CodecError> {
+        Self::decode(bytes).map(Arc::new)
+    }
+
     /// An event as bytes.
     fn encode_event(key: &Self::Key, event: &Self::Event) -> Bytes;
 }
@@ -54,6 +60,10 @@ impl Encode for UserSessions {
 
     fn decode(bytes: Bytes) -> Result<Self, CodecError> {
         codec::decode_sessions(bytes)
+    }
+
+    fn decode_one_of_many(key: &UserId, bytes: Bytes, before: &Decoded) -> Result<Arc<Self>, CodecError> {
+        before.decode(key, bytes)
     }
 
     fn encode_event(key: &UserId, event: &SessionEvent) -> Bytes {
@@ -131,15 +141,31 @@ impl Encode for Delivery {
 }
 
 /// A backend with the codec around it.
-pub struct Encoded<R>(pub R);
+pub struct Encoded<R> {
+    /// The backend.
+    pub raw: R,
+    decoded: Decoded,
+}
 
 impl<R: RawRegisters> Encoded<R> {
+    /// With this backend.
+    pub fn new(raw: R) -> Self {
+        Self { raw, decoded: Decoded::default() }
+    }
+
     fn decode<S: Encode>(value: Option<RawValue>) -> Result<Versioned<S>, StoreError> {
+        Self::versioned(value, |bytes| S::decode(bytes).map(Arc::new))
+    }
+
+    fn versioned<S: Encode>(
+        value: Option<RawValue>,
+        decode: impl FnOnce(Bytes) -> Result<Arc<S>, CodecError>,
+    ) -> Result<Versioned<S>, StoreError> {
         let Some(RawValue { revision, bytes }) = value else {
             return Ok(Versioned { revision: Revision::ABSENT, state: Arc::default() });
         };
-        let state = S::decode(bytes).map_err(|error| Self::corrupt(&error))?;
-        Ok(Versioned { revision: Revision(revision), state: Arc::new(state) })
+        let state = decode(bytes).map_err(|error| Self::corrupt(&error))?;
+        Ok(Versioned { revision: Revision(revision), state })
     }
 
     fn decode_tail(raw: RawTail) -> Result<Tail, StoreError> {
@@ -156,12 +182,16 @@ impl<R: RawRegisters> Encoded<R> {
 #[async_trait]
 impl<R: RawRegisters, S: Encode> Registers<S> for Encoded<R> {
     async fn load(&self, key: &S::Key) -> Result<Versioned<S>, StoreError> {
-        Self::decode(self.0.load(S::name(key)).await?)
+        Self::decode(self.raw.load(S::name(key)).await?)
     }
 
     async fn load_many(&self, keys: &[&S::Key]) -> Vec<Result<Versioned<S>, StoreError>> {
-        let keys: Vec<_> = keys.iter().map(|key| S::name(key)).collect();
-        self.0.load_many(&keys).await.into_iter().map(|read| Self::decode(read?)).collect()
+        let names: Vec<_> = keys.iter().map(|key| S::name(key)).collect();
+        let reads = self.raw.load_many(&names).await;
+        let decode = |(key, read): (&&S::Key, Result<_, _>)| {
+            Self::versioned(read?, |bytes| S::decode_one_of_many(key, bytes, &self.decoded))
+        };
+        keys.iter().zip(reads).map(decode).collect()
     }
 
     async fn commit(
@@ -180,24 +210,24 @@ impl<R: RawRegisters, S: Encode> Registers<S> for Encoded<R> {
             keep_until,
             events: events.iter().map(|event| S::encode_event(key, event)).collect(),
         };
-        Ok(match self.0.commit(S::name(key), change).await? {
+        Ok(match self.raw.commit(S::name(key), change).await? {
             RawCommit::Committed => Commit::Committed(Revision(revision)),
             RawCommit::Conflict(stands) => Commit::Conflict(Self::decode(stands)?),
         })
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.0.ping().await
+        self.raw.ping().await
     }
 }
 
 #[async_trait]
 impl<R: RawRegisters> EventLog for Encoded<R> {
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<Tail, StoreError> {
-        Self::decode_tail(self.0.tail(after, limit).await?)
+        Self::decode_tail(self.raw.tail(after, limit).await?)
     }
 
     async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<Tail, StoreError> {
-        Self::decode_tail(self.0.follow(after, limit, patience).await?)
+        Self::decode_tail(self.raw.follow(after, limit, patience).await?)
     }
 }

@@ -119,7 +119,7 @@ impl Following {
         let streams: Vec<_> = (0..BUCKETS).map(|bucket| log.stream(bucket)).collect();
         // Rounded up: 0 means for ever.
         let millis = u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
-        // Names keys of more than one hash tag, as MGET does (`gather.rs`); no other command of ours does.
+        // Names keys of more than one hash tag, as MGET does; no other command of ours does.
         // On a cluster it would be one a node.
         let mut read = redis::cmd("XREAD");
         read.arg("BLOCK").arg(millis).arg("COUNT").arg(1).arg("STREAMS").arg(&streams).arg(places.ids());

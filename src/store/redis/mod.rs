@@ -9,7 +9,6 @@
 //! | `<prefix>:{<bucket>}:events` | a stream, field `e`: an encoded event; forgets by number and by age |
 
 mod follow;
-mod gather;
 mod link;
 mod log;
 mod places;
@@ -18,11 +17,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
-use redis::{Script, Value};
+use futures_util::future::join_all;
+use redis::{Cmd, Script, Value};
 
 use self::{
     follow::Follower,
-    gather::Gather,
     link::{Link, Purpose},
     log::Log,
 };
@@ -47,7 +46,6 @@ const STREAM_LENGTH: usize = 4096;
 /// Registers in Redis.
 pub struct RedisRegisters {
     link: Link,
-    loads: Gather,
     /// What the names of a bucket's registers begin with.
     heads: Vec<String>,
     commit: Script,
@@ -62,7 +60,6 @@ impl RedisRegisters {
     pub fn start(settings: &LinkSettings, prefix: &str) -> Result<Self, String> {
         let link = Link::start(settings, Purpose::Requests)?;
         Ok(Self {
-            loads: Gather::new(link.clone()),
             link,
             heads: (0..BUCKETS).map(|bucket| format!("{prefix}:{{{bucket}}}:s:")).collect(),
             commit: Script::new(include_str!("commit.lua")),
@@ -85,26 +82,34 @@ impl RedisRegisters {
         register
     }
 
-    /// What stands in several registers, by a command of their own.
-    async fn load_together(&self, keys: &[&str], reads: &mut Vec<Result<Option<RawValue>, StoreError>>) {
-        let mut command = redis::cmd("MGET");
+    /// What stands in several registers, by one command.
+    async fn load_together(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
+        // Names keys of more than one hash tag, as the follower does. On a cluster it would be a command a slot.
+        let mut command = Cmd::with_capacity(1 + keys.len(), 64 * keys.len());
+        command.arg("MGET");
         let mut register = String::new();
         for key in keys {
             register.clear();
             self.write_register(key, &mut register);
             command.arg(register.as_str());
         }
-        let values = match several(self.link.query(&command).await, keys.len()) {
-            Ok(values) => values,
-            Err(error) => return reads.extend(keys.iter().map(|_| Err(error.clone()))),
+        let values = match self.link.query(&command).await {
+            Ok(Value::Array(values)) if values.len() == keys.len() => values,
+            Ok(_) => {
+                let cause = corrupt("several registers were not answered with as many values");
+                return keys.iter().map(|_| Err(cause.clone())).collect();
+            }
+            Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
         };
-        for (key, found) in keys.iter().zip(values) {
-            reads.push(match found {
-                // As in `gather`: MGET does not tell nothing from a value of the wrong type.
-                Value::Nil => self.load(key).await,
-                found => value(found),
-            });
+        let mut reads: Vec<_> = values.into_iter().map(value).collect();
+        // To MGET a register of the wrong type is one that holds nothing, which to us it must never be; GET
+        // tells the two apart. Seldom is there one: what is loaded in a crowd are the users of live tokens.
+        let unsure = (0..keys.len()).filter(|place| matches!(reads[*place], Ok(None)));
+        let sure = unsure.map(async |place| (place, self.load(keys[place]).await));
+        for (place, read) in join_all(sure).await {
+            reads[place] = read;
         }
+        reads
     }
 
     fn write_register(&self, key: &str, to: &mut String) {
@@ -118,19 +123,15 @@ impl RawRegisters for RedisRegisters {
     const NAME: &'static str = NAME;
 
     async fn load(&self, key: &str) -> Result<Option<RawValue>, StoreError> {
-        self.loads.load(self.register(key)).await
+        value(self.link.query(redis::cmd("GET").arg(self.register(key))).await?)
     }
 
     async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
-        let mut reads = Vec::with_capacity(keys.len());
-        for some in keys.chunks(MOST_AT_ONCE) {
-            match some {
-                // One may share its command with others.
-                [key] => reads.push(self.load(key).await),
-                _ => self.load_together(some, &mut reads).await,
-            }
+        if let [key] = keys {
+            return vec![self.load(key).await];
         }
-        reads
+        let commands = keys.chunks(MOST_AT_ONCE).map(|some| self.load_together(some));
+        join_all(commands).await.into_iter().flatten().collect()
     }
 
     async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError> {
@@ -170,14 +171,6 @@ impl RawRegisters for RedisRegisters {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.link.ping().await
-    }
-}
-
-/// The values that an MGET of so many registers was answered with.
-fn several(answer: Result<Value, StoreError>, registers: usize) -> Result<Vec<Value>, StoreError> {
-    match answer? {
-        Value::Array(values) if values.len() == registers => Ok(values),
-        _ => Err(corrupt("several registers were not answered with as many values")),
     }
 }
 

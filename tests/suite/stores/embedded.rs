@@ -29,7 +29,7 @@ type Store = Encoded<EmbeddedRegisters>;
 async fn open(dir: &Path) -> Result<(Arc<Store>, Database), StoreError> {
     let database = Database::open(&dir.join("latchkey.db")).await?;
     let registers = EmbeddedRegisters::start(database.clone(), Arc::new(ManualClock::new()));
-    Ok((Arc::new(Encoded(registers)), database))
+    Ok((Arc::new(Encoded::new(registers)), database))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,13 +168,13 @@ async fn sweeping_takes_everything_that_is_due_and_only_that() {
         sqlx::query_scalar::<_, i64>(sql).fetch_one(&database.readers).await.unwrap()
     };
     let soon = now().after(Duration::from_mins(2));
-    assert!(store.0.sweep(soon).await.unwrap(), "it does not take all at once");
+    assert!(store.raw.sweep(soon).await.unwrap(), "it does not take all at once");
     assert_eq!(count("registers").await, 1500);
-    while store.0.sweep(soon).await.unwrap() {}
+    while store.raw.sweep(soon).await.unwrap() {}
     assert_eq!((count("registers").await, count("events").await), (500, 2500));
 
     let tomorrow = now().after(Duration::from_hours(25));
-    while store.0.sweep(tomorrow).await.unwrap() {}
+    while store.raw.sweep(tomorrow).await.unwrap() {}
     assert_eq!((count("registers").await, count("events").await), (0, 1), "the newest event stays");
 }
 

@@ -152,7 +152,7 @@ async fn a_connection_that_is_closed_is_replaced() {
 async fn a_server_that_starts_later_or_again_is_found() {
     let mut server = RedisServer::start();
     server.kill();
-    let store = Arc::new(Encoded(RedisRegisters::start(&impatient(server.url()), "lk").unwrap()));
+    let store = Arc::new(Encoded::new(RedisRegisters::start(&impatient(server.url()), "lk").unwrap()));
     time_to_fail(&store).await;
     for _ in 0..2 {
         server.restart();
@@ -172,7 +172,7 @@ async fn a_replica_is_refused_until_it_is_promoted() {
     let master = RedisServer::start();
     let port = master.port.to_string();
     let replica = RedisServer::with(Flavour::Redis, &["--replicaof", "127.0.0.1", &port]);
-    let store = Arc::new(Encoded(RedisRegisters::start(&impatient(replica.url()), "lk").unwrap()));
+    let store = Arc::new(Encoded::new(RedisRegisters::start(&impatient(replica.url()), "lk").unwrap()));
     let begun = Instant::now();
     loop {
         let (_, cause) = time_to_fail(&store).await;
@@ -297,7 +297,7 @@ async fn the_password_of_the_settings_is_used_and_a_wrong_one_is_not_shown() {
     store.commit(&user("alice"), Revision::ABSENT, change(1)).await.unwrap();
 
     for wrong in [Some("open-barley"), None] {
-        let store = Arc::new(Encoded(RedisRegisters::start(&with(wrong), "lk").unwrap()));
+        let store = Arc::new(Encoded::new(RedisRegisters::start(&with(wrong), "lk").unwrap()));
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (_, cause) = time_to_fail(&store).await;
         assert!(cause.starts_with("not connected: ") && !cause.contains("open-"), "{cause}");
@@ -378,7 +378,7 @@ async fn a_server_that_is_loading_its_data_is_unavailable_until_it_has() {
 async fn installations_that_share_a_server_do_not_share_sessions() {
     let server = RedisServer::start();
     let one = connect(&settings(server.url())).await;
-    let other = Arc::new(Encoded(RedisRegisters::start(&settings(server.url()), "other").unwrap()));
+    let other = Arc::new(Encoded::new(RedisRegisters::start(&settings(server.url()), "other").unwrap()));
     until_up(&*other).await;
     let alice = user("alice");
     let end = other.tail(None, 10).await.unwrap().next;

@@ -16,15 +16,12 @@ use latchkey::{
         sessions::UserSessions,
         types::UserId,
     },
-    store::{
-        encoded::Encoded,
-        redis::{LinkSettings, RedisRegisters},
-    },
+    store::{gathered::GatheredSessions, redis::LinkSettings},
 };
 use tokio::{sync::Barrier, task::JoinSet, time::timeout};
 
 use super::{
-    stand::{connect, corrupt, of_sessions, settings, unavailable, until_up},
+    stand::{connect, corrupt, settings, unavailable, until_up},
     states::{change, state, user},
 };
 use crate::support::{
@@ -32,17 +29,21 @@ use crate::support::{
     redis::{Monitor, RedisServer},
 };
 
-type Store = Arc<Encoded<RedisRegisters>>;
+type Store = Arc<GatheredSessions>;
 type Loaded = Result<Versioned<UserSessions>, StoreError>;
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(20);
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
 
+async fn gathered(settings: &LinkSettings) -> Store {
+    Arc::new(GatheredSessions::new(connect(settings).await))
+}
+
 /// A server, and a store on it that holds `state(n)` for the `n`th of so many users.
 async fn filled(users: u64) -> (Store, Vec<UserId>, RedisServer) {
     let server = RedisServer::start();
-    let store = connect(&settings(server.url())).await;
+    let store = gathered(&settings(server.url())).await;
     let users: Vec<_> = (0..users).map(|number| user(&format!("user{number}"))).collect();
     for (number, user) in (0..).zip(&users) {
         store.commit(user, Revision::ABSENT, change(number)).await.unwrap();
@@ -54,11 +55,11 @@ async fn filled(users: u64) -> (Store, Vec<UserId>, RedisServer) {
 async fn behind_proxy(server: &RedisServer, response_timeout: Duration) -> (Store, Proxy) {
     let proxy = Proxy::to(server.port).await;
     let url = format!("redis://{}", proxy.address);
-    (connect(&LinkSettings { response_timeout, ..settings(url) }).await, proxy)
+    (gathered(&LinkSettings { response_timeout, ..settings(url) }).await, proxy)
 }
 
 async fn load(store: &Store, user: &UserId) -> Loaded {
-    of_sessions(store.as_ref()).load(user).await
+    store.load(user).await
 }
 
 /// Loads all of them in one task, so that nothing comes between.
@@ -67,7 +68,7 @@ async fn load_at_once(store: &Store, users: impl IntoIterator<Item = &UserId>) -
 }
 
 async fn load_many(store: &Store, users: impl IntoIterator<Item = &UserId>) -> Vec<Loaded> {
-    of_sessions(store.as_ref()).load_many(&users.into_iter().collect::<Vec<_>>()).await
+    store.load_many(&users.into_iter().collect::<Vec<_>>()).await
 }
 
 fn generation(loaded: Loaded) -> u64 {
@@ -144,6 +145,13 @@ async fn a_register_that_many_load_at_once_is_asked_for_once() {
     for (number, loaded) in (0..).zip(loaded) {
         assert_eq!(generation(loaded), number % 2);
     }
+
+    let wanted = [vec![0, 1], vec![1, 0, 0, 1]];
+    let many = wanted.map(|users_of| load_many(&store, users_of.into_iter().map(|user: usize| &users[user])));
+    let [there, back] = join_all(many).await.try_into().unwrap();
+    assert_eq!(asked(&mut monitor), [("mget".to_owned(), 2)]);
+    assert_eq!(there.into_iter().map(generation).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(back.into_iter().map(generation).collect::<Vec<_>>(), [1, 0, 0, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

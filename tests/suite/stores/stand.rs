@@ -12,6 +12,7 @@ use latchkey::{
     store::{
         embedded::{Database, EmbeddedRegisters},
         encoded::Encoded,
+        gathered::GatheredSessions,
         redis::{LinkSettings, RedisRegisters},
     },
 };
@@ -46,7 +47,7 @@ impl Stand {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::open(&dir.path().join("latchkey.db")).await.unwrap();
         let registers = EmbeddedRegisters::start(database.clone(), Arc::new(ManualClock::new()));
-        let store = Arc::new(Encoded(registers));
+        let store = Arc::new(Encoded::new(registers));
         let backend = Backend::Embedded { database, store: store.clone(), _dir: dir };
         Self { registers: store.clone(), throttles: store.clone(), log: store, backend }
     }
@@ -61,7 +62,8 @@ impl Stand {
         let server = RedisServer::with(flavour, &[]);
         let store = connect(&settings(server.url())).await;
         let backend = Backend::Redis(server);
-        Some(Self { registers: store.clone(), throttles: store.clone(), log: store, backend })
+        let registers = Arc::new(GatheredSessions::new(store.clone()));
+        Some(Self { registers, throttles: store.clone(), log: store, backend })
     }
 
     pub async fn load(&self, user: &UserId) -> (Revision, UserSessions) {
@@ -139,7 +141,7 @@ impl Stand {
     /// Lets `time` pass for what forgets.
     pub async fn pass(&self, time: Duration) {
         match &self.backend {
-            Backend::Embedded { store, .. } => while store.0.sweep(now().after(time)).await.unwrap() {},
+            Backend::Embedded { store, .. } => while store.raw.sweep(now().after(time)).await.unwrap() {},
             Backend::Redis(_) => tokio::time::sleep(time).await,
         }
     }
@@ -182,7 +184,7 @@ pub fn settings(url: String) -> LinkSettings {
 
 /// A store on Redis that has connected.
 pub async fn connect(settings: &LinkSettings) -> Arc<Encoded<RedisRegisters>> {
-    let store = Arc::new(Encoded(RedisRegisters::start(settings, "lk").unwrap()));
+    let store = Arc::new(Encoded::new(RedisRegisters::start(settings, "lk").unwrap()));
     until_up(&*store).await;
     store
 }

@@ -30,7 +30,7 @@ pub async fn bytes_per_user(users: u32) -> f64 {
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
     };
-    let registers = Arc::new(Encoded(RedisRegisters::start(&settings, "lk").unwrap()));
+    let registers = Arc::new(Encoded::new(RedisRegisters::start(&settings, "lk").unwrap()));
     while Registers::<UserSessions>::ping(&*registers).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -38,7 +38,9 @@ pub async fn bytes_per_user(users: u32) -> f64 {
     stream::iter(0..users)
         .for_each_concurrent(64, |number| {
             let registers = Arc::clone(&registers);
-            async move { log_in(&registers, number).await }
+            async move {
+                log_in(&registers, number).await;
+            }
         })
         .await;
     let keys: u32 = server.query(&redis::cmd("DBSIZE"));
@@ -46,8 +48,8 @@ pub async fn bytes_per_user(users: u32) -> f64 {
     f64::from(used_memory(&server) - before) / f64::from(users)
 }
 
-/// What a login does to the store: an id of 26 characters, a username of 12, and no roles.
-async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) {
+/// What a login does to the store: an id of 26 characters, a username of 12, and no roles. Whose it is.
+pub async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) -> UserId {
     let now = SystemClock.now();
     let open = Open {
         id: SessionId::random(),
@@ -69,8 +71,10 @@ async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) {
     let at = At { now, tombstone_ttl: Duration::from_hours(24), epoch: &Epoch::FIRST };
     let next = UserSessions::default().open(open, at).unwrap();
     let change = Change { keep_until: next.state.keep_until(now), state: next.state, events: Vec::new() };
-    let outcome = registers.commit(&UserId::random(), Revision::ABSENT, change).await.unwrap();
+    let user_id = UserId::random();
+    let outcome = registers.commit(&user_id, Revision::ABSENT, change).await.unwrap();
     assert!(matches!(outcome, Commit::Committed(_)));
+    user_id
 }
 
 fn used_memory(server: &RedisServer) -> u32 {
