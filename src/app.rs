@@ -151,8 +151,8 @@ impl App {
         let mut serving = JoinSet::new();
         let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
         serve_grpc(&mut serving, config, grpc_listener, tls, services, shutdown.clone())?;
-        serving.spawn(http::serve(http_listener, forward_auth, health.ready(), shutdown.clone()));
-
+        let most = config.server.max_connections;
+        serving.spawn(http::serve(http_listener, forward_auth, health.ready(), most, shutdown.clone()));
         if let Some(receiver) = webhook {
             serving.spawn(receiver.webhook(config, &engine, deliveries).run(shutdown.clone()));
         }

@@ -18,8 +18,9 @@
 //! | [`store`] | what the domain asks of the outside through its ports: SQLite, PostgreSQL, MySQL, Redis, key files, the audit file, the receiver of the webhook, the clock | `domain` |
 //! | [`bearer`] | where a request's token is found, and how a request is turned away over HTTP (RFC 6750) | nothing |
 //! | [`gateway`] | what a verdict looks like to Envoy, nginx and their like, for the two modules below | `domain`, `bearer` |
-//! | [`grpc`] | inbound: protobuf to domain and back, statuses, limits, who may call what | `domain`, `gateway`, `bearer` |
-//! | [`http`] | inbound: forward-auth, probes, metrics and the JWKS document | `domain`, `gateway` |
+//! | [`accept`] | who gets a connection, on both ports | nothing |
+//! | [`grpc`] | inbound: protobuf to domain and back, statuses, limits, who may call what | `accept`, `domain`, `gateway`, `bearer` |
+//! | [`http`] | inbound: forward-auth, probes, metrics and the JWKS document | `accept`, `domain`, `gateway` |
 //! | [`config`] | typed settings, and what is wrong with them | `domain` |
 //! | [`app`] | the composition root, the only file that knows all the others | everything |
 //! | [`cli`] | one file a command | `app`, `config`, `client`, the generated client |
@@ -28,6 +29,7 @@
 //! To follow a login, read `grpc/auth.rs`, `domain/login.rs`, `domain/open_session.rs`, `domain/credentials.rs`,
 //! `domain/sessions/open.rs` in that order; to follow its end to those who are told, `domain/hub.rs`. `tests/suite/architecture.rs` fails when the direction is broken.
 
+pub mod accept;
 pub mod app;
 pub mod bearer;
 pub mod cli;

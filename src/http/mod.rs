@@ -8,11 +8,12 @@
 //! | `/metrics` | what is counted, for Prometheus |
 //! | `/.well-known/jwks.json` | the public keys, RFC 7517 |
 
+mod connection;
 pub mod forward_auth;
 mod jwks;
 mod metrics;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -26,7 +27,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use self::forward_auth::ForwardAuth;
-use crate::domain::Engine;
+use crate::{accept::accept, domain::Engine};
 
 #[derive(Clone)]
 struct Shared {
@@ -35,11 +36,12 @@ struct Shared {
     metrics: Arc<Registry>,
 }
 
-/// Serves on `listener` until `shutdown`.
+/// Serves on `listener`, so many clients at a time, until `shutdown`; then until the last request has its answer.
 pub async fn serve(
     listener: TcpListener,
     forward_auth: ForwardAuth,
     ready: watch::Receiver<bool>,
+    max_connections: usize,
     shutdown: CancellationToken,
 ) {
     let engine = Arc::clone(forward_auth.engine());
@@ -52,12 +54,11 @@ pub async fn serve(
         .merge(
             // Gateways ask with the method of the request or with another one: it makes no difference.
             Router::new().route("/forward-auth", any(forward_auth::forward_auth)).with_state(forward_auth),
-        )
-        .into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(error.message = %error, "the HTTP port has failed");
-    }
+        );
+    let serve = |socket, address| {
+        connection::speak(socket, address, router.clone(), connection::HEAD_TIMEOUT, shutdown.clone())
+    };
+    accept(listener, max_connections, &shutdown, serve).await;
 }
 
 async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {

@@ -5,7 +5,11 @@ mod frames;
 use std::{fs, process::Command, time::Duration};
 
 use latchkey::grpc::pb::{RejectionReason, ValidateRequest};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus::Serving;
 use tonic_types::StatusExt as _;
@@ -108,6 +112,31 @@ async fn connections_beyond_the_limit_wait_until_one_leaves() {
     works(&first).await;
     drop(second);
     timeout(Duration::from_secs(3), waiting).await.expect("its turn has come").unwrap();
+}
+
+#[tokio::test]
+async fn http_connections_beyond_the_limit_wait_until_one_leaves() {
+    let (process, client, _data) = server(&[("SERVER__MAX_CONNECTIONS", "2")]).await;
+    let connect = async || {
+        let mut socket = TcpStream::connect(process.http).await.unwrap();
+        socket.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        socket
+    };
+    let answer = async |socket: &mut TcpStream| {
+        let mut answer = [0; 12];
+        socket.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    };
+    let (mut first, mut second) = (connect().await, connect().await);
+    answer(&mut first).await;
+    answer(&mut second).await;
+    let mut third = connect().await;
+    let early = timeout(Duration::from_millis(300), answer(&mut third)).await;
+    assert!(early.is_err(), "the third was served while there were two");
+    // Each port has places of its own.
+    works(&client).await;
+    drop(first);
+    timeout(Duration::from_secs(3), answer(&mut third)).await.expect("its turn has come");
 }
 
 /// Seconds of processor time that a process has used.

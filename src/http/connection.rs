@@ -1,0 +1,113 @@
+//! A connection of the HTTP port: HTTP/1.1, within bounds, from its first byte to its last.
+
+use std::{net::SocketAddr, pin::pin, time::Duration};
+
+use axum::{Router, extract::ConnectInfo};
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tower::Service as _;
+
+/// How long a client may take for the head of a request, counted from when it has connected or was answered. Longer than
+/// gateways keep connections that they do not use (Caddy: two minutes), so that it is they who close them.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(150);
+/// The head of a request, in bytes. A gateway sends on all that a browser has sent.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Answers the requests of a client, until it leaves, asks nothing within `head_timeout`, or has its last answer after
+/// `shutdown`.
+pub(super) async fn speak(
+    client: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    address: SocketAddr,
+    router: Router,
+    head_timeout: Duration,
+    shutdown: CancellationToken,
+) {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(address));
+        router.clone().call(request)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(client), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(client.address = %address, error.message = %error, "a connection ended with an error");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(200);
+
+    fn connect(shutdown: &CancellationToken) -> (DuplexStream, JoinHandle<()>) {
+        let (ours, theirs) = duplex(1 << 20);
+        let router = Router::new().route("/", get(async |peer: ConnectInfo<SocketAddr>| peer.0.to_string()));
+        let address = "192.0.2.1:7".parse().unwrap();
+        (ours, tokio::spawn(speak(theirs, address, router, TIMEOUT, shutdown.clone())))
+    }
+
+    async fn ask(client: &mut DuplexStream) {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 1000];
+        let length = client.read(&mut answer).await.unwrap();
+        let answer = str::from_utf8(&answer[..length]).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("192.0.2.1:7"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn who_sends_no_request_in_time_is_let_go() {
+        let shutdown = CancellationToken::new();
+        // Nothing at all, half a head, and nothing after an answer.
+        for begin in ["", "GET / HTTP/1.1\r\nhost:", "answered"] {
+            let (mut client, serving) = connect(&shutdown);
+            if begin == "answered" {
+                tokio::time::sleep(TIMEOUT / 2).await;
+                ask(&mut client).await;
+            } else {
+                client.write_all(begin.as_bytes()).await.unwrap();
+            }
+            let begun = Instant::now();
+            serving.await.unwrap();
+            assert!(begun.elapsed() >= TIMEOUT.mul_f32(0.9), "{begin}: {:?}", begun.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_refused() {
+        let (mut client, serving) = connect(&CancellationToken::new());
+        let _ = client.write_all(b"GET / HTTP/1.1\r\nx: ").await;
+        let _ = client.write_all(&vec![b'x'; MAX_HEAD]).await;
+        serving.await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_lets_go_of_who_asks_nothing() {
+        let shutdown = CancellationToken::new();
+        let (mut client, serving) = connect(&shutdown);
+        ask(&mut client).await;
+        shutdown.cancel();
+        serving.await.unwrap();
+    }
+}
