@@ -1,7 +1,8 @@
 //! Hashes and checks passwords, on threads of its own.
 //!
-//! Hashing is slow on purpose, so it is bounded twice: so many at a time, and so many waiting. A permit
-//! moves into the work, which is not cancelled when its client goes away.
+//! Hashing is slow on purpose, so it is bounded twice: by the threads, and by how many may wait for them. Who waits does
+//! so in the queue of the threads, so that none of these is idle meanwhile. A place there is left with the work, which is
+//! not cancelled when its client goes away.
 
 use std::{
     sync::{
@@ -43,9 +44,10 @@ pub struct Passwords {
     policy: PasswordPolicy,
     /// Checked where there is no account, so that this costs the same.
     decoy: Stored,
+    at_a_time: usize,
     places: usize,
     admitted: Arc<Semaphore>,
-    running: Arc<Semaphore>,
+    renewing: Arc<Semaphore>,
     hashes: Arc<AtomicU64>,
     renewals: Arc<AtomicU64>,
     pace: Arc<Pace>,
@@ -73,9 +75,10 @@ impl Passwords {
             hasher,
             policy: PasswordPolicy::default(),
             decoy,
+            at_a_time: threads,
             places: threads + queue,
             admitted: Arc::new(Semaphore::new(threads + queue)),
-            running: Arc::new(Semaphore::new(threads)),
+            renewing: Arc::new(Semaphore::new(threads)),
             hashes: Arc::default(),
             renewals: Arc::default(),
             pace: Arc::default(),
@@ -162,12 +165,16 @@ impl Passwords {
         password: &Password,
         old: &PasswordHash,
     ) -> Option<impl Future<Output = Result<PasswordHash, Error>> + Send + 'static> {
-        let running = Arc::clone(&self.running).try_acquire_owned().ok()?;
+        let renewing = Arc::clone(&self.renewing).try_acquire_owned().ok()?;
+        let under_way = self.under_way() + self.at_a_time.saturating_sub(self.renewing.available_permits());
+        if under_way > self.at_a_time {
+            return None;
+        }
         let (hasher, password) = (self.hasher.clone(), password.clone());
         let (renewals, memory) = (Arc::clone(&self.renewals), Arc::clone(&self.memory));
         let is_djangos = !old.as_str().starts_with('$');
         let work = self.threads.run(move || {
-            let _held_while_hashing = running;
+            let _held_while_hashing = renewing;
             renewals.fetch_add(1, Ordering::Relaxed);
             let new = hash(&hasher, &password, &memory)?;
             Ok(if is_djangos { PasswordHash(format!("argon2{}", new.as_str())) } else { new })
@@ -183,13 +190,9 @@ impl Passwords {
             },
             TryAcquireError::Closed => Error::Internal("the password threads are gone".into()),
         })?;
-        let running = Arc::clone(&self.running)
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::Internal("the password threads are gone".into()))?;
         let hashes = Arc::clone(&self.hashes);
         let work = self.threads.run(move || {
-            let _held_while_hashing = (admitted, running);
+            let _held_while_hashing = admitted;
             hashes.fetch_add(1, Ordering::Relaxed);
             work()
         });

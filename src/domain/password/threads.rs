@@ -46,15 +46,18 @@ impl Threads {
         Ok(Self { jobs })
     }
 
-    /// Has work done as soon as a thread is free, whether or not anybody waits for it.
+    /// Has work done as soon as a thread is free, in the order of asking. What nobody waits for any more is not begun;
+    /// what has begun is finished.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = Result<T, GivenUp>> + Send + 'static {
         let (done, outcome) = oneshot::channel();
         let sent = self.jobs.send(Box::new(move || {
-            // Fails where nobody wants to know any more.
-            let _ = done.send(work());
+            if !done.is_closed() {
+                // Fails where nobody wants to know any more.
+                let _ = done.send(work());
+            }
         }));
         async move {
             sent.map_err(|_| GivenUp)?;
@@ -83,11 +86,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_goes_on_without_whoever_waits_for_it() {
+    async fn what_has_begun_is_finished_and_what_nobody_waits_for_is_not_begun() {
         let threads = Threads::start(1).unwrap();
-        let (told, tells) = oneshot::channel();
-        drop(threads.run(move || told.send(()).unwrap()));
-        tells.await.unwrap();
+        let (tell, begun) = oneshot::channel();
+        let (go, goes) = mpsc::channel();
+        let (done, finished) = oneshot::channel();
+        let first = threads.run(move || {
+            tell.send(()).unwrap();
+            goes.recv().unwrap();
+            done.send(()).unwrap();
+        });
+        begun.await.unwrap();
+        drop((first, threads.run(|| panic!("this is not to be begun"))));
+        let last = threads.run(|| 7);
+        go.send(()).unwrap();
+        finished.await.unwrap();
+        assert_eq!(last.await.unwrap(), 7);
     }
 
     #[cfg(target_os = "linux")]
