@@ -51,7 +51,7 @@ async fn row(plan: &Plan, place: &Place, cores: Cores) -> Result<Value, String> 
     }
     logins(&latchkey.client, users, plan.warm_up).await?;
     let mut pairs = Vec::new();
-    for _ in 0..plan.pairs {
+    for _ in 0..plan.login_pairs {
         let raw = hashes_apart(place, cores, threads, plan.each)?;
         pairs.push((raw, logins(&latchkey.client, users, plan.each).await?));
     }

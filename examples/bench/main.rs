@@ -50,6 +50,10 @@ pub struct Plan {
     latency_turns: usize,
     /// How long each of these takes.
     latency: Duration,
+    /// How often turns are taken where there are logins: what they take varies more.
+    login_pairs: usize,
+    /// How long each turn takes without logins, and with a storm of them.
+    storm: Duration,
     /// How often they take turns at each point of the charts.
     scale_turns: usize,
     /// How long each of these takes.
@@ -62,8 +66,10 @@ const PLAN: Plan = Plan {
     pairs: 5,
     each: Duration::from_secs(3),
     warm_up: Duration::from_secs(1),
-    latency_turns: 3,
+    latency_turns: 5,
     latency: Duration::from_secs(2),
+    login_pairs: 7,
+    storm: Duration::from_secs(4),
     scale_turns: 3,
     scale_each: Duration::from_millis(800),
     most_users: 100_000,
@@ -76,6 +82,8 @@ const SMOKE: Plan = Plan {
     warm_up: Duration::from_millis(100),
     latency_turns: 1,
     latency: Duration::from_millis(300),
+    login_pairs: 2,
+    storm: Duration::from_millis(300),
     scale_turns: 1,
     scale_each: Duration::from_millis(200),
     most_users: 1_000,

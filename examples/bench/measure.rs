@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     Plan,
     client::Client,
-    load::Target,
+    load::{Found, Target},
     numbers::{Spread, median, round},
     place::Place,
     rows::{CHEAP_PASSWORDS, Row},
@@ -60,10 +60,11 @@ pub async fn row(row: &Row, plan: &Plan, place: &Place, echo: &Server) -> Result
     let rate = half(peaks[1]);
     #[expect(clippy::cast_precision_loss, reason = "a rate of some thousands")]
     let echo_bears_it = rate as f64 <= peaks[0] * BEARABLE;
-    let [echo_at_rate, ours_at_rate] =
-        latencies(plan, rate, [echo_bears_it.then_some(&theirs), Some(&ours)])?;
-    let p99 = |side: &Value| side["latency_us"]["p99"].as_f64();
-    let p99_ratio = p99(&ours_at_rate).zip(p99(&echo_at_rate)).map(|(ours, echo)| round(ours / echo, 2));
+    let at_rate = latencies(plan, rate, [echo_bears_it.then_some(&theirs), Some(&ours)])?;
+    let p99 = |load: &Found| load.latency_us["p99"].as_f64();
+    let turns = at_rate[0].iter().zip(&at_rate[1]);
+    let p99_ratio = Spread::of(turns.filter_map(|(echo, ours)| Some(p99(ours)? / p99(echo)?)));
+    let [echo_at_rate, ours_at_rate] = at_rate.map(|turns| latency(&turns));
     let side = |peak: f64, runs: &dyn Fn(&(Run, Run)) -> &Run, at_rate: Value| {
         let all = |of: fn(&Run) -> Option<f64>| {
             let values: Option<Vec<_>> = pairs.iter().map(|pair| of(runs(pair))).collect();
@@ -87,7 +88,7 @@ pub async fn row(row: &Row, plan: &Plan, place: &Place, echo: &Server) -> Result
         "ratio": ratio.json(),
         "ratio_of_server_cpu": of_cpu.json(),
         "rate": rate,
-        "p99_ratio_at_rate": p99_ratio,
+        "p99_ratio_at_rate": p99_ratio.json(),
         "echo": echo_side,
         "latchkey": our_side,
         "resident_bytes_after_start": resident,
@@ -111,8 +112,8 @@ pub fn run(
     })
 }
 
-/// The two of them at the same rate, in turns: of each percentile the median over the turns.
-fn latencies(plan: &Plan, rate: u64, targets: [Option<&Target<'_>>; 2]) -> Result<[Value; 2], String> {
+/// The two of them at the same rate, in turns.
+fn latencies(plan: &Plan, rate: u64, targets: [Option<&Target<'_>>; 2]) -> Result<[Vec<Found>; 2], String> {
     let mut found = [Vec::new(), Vec::new()];
     for _ in 0..plan.latency_turns {
         for (target, found) in targets.iter().zip(&mut found) {
@@ -121,18 +122,21 @@ fn latencies(plan: &Plan, rate: u64, targets: [Option<&Target<'_>>; 2]) -> Resul
             }
         }
     }
-    Ok(found.map(|found| {
-        if found.is_empty() {
-            return Value::Null;
-        }
-        let of = |name: &str| median(found.iter().filter_map(|run| run.latency_us[name].as_f64()));
-        let latencies: serde_json::Map<_, _> =
-            PERCENTILES.map(|name| (name.to_owned(), round(of(name), 0).into())).into_iter().collect();
-        json!({
-            "unsent": found.iter().map(|run| run.unsent).max(),
-            "latency_us": latencies,
-        })
-    }))
+    Ok(found)
+}
+
+/// Of each percentile the median over the turns.
+fn latency(turns: &[Found]) -> Value {
+    if turns.is_empty() {
+        return Value::Null;
+    }
+    let of = |name: &str| median(turns.iter().filter_map(|run| run.latency_us[name].as_f64()));
+    let latencies: serde_json::Map<_, _> =
+        PERCENTILES.map(|name| (name.to_owned(), round(of(name), 0).into())).into_iter().collect();
+    json!({
+        "unsent": turns.iter().map(|run| run.unsent).max(),
+        "latency_us": latencies,
+    })
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate of some thousands")]

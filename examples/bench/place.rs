@@ -40,10 +40,22 @@ impl Place {
     fn on<T>(&self, cores: &[u32], start: impl FnOnce() -> T) -> T {
         assert!(pin(cores), "taskset fails");
         let started = start();
+        self.hold_load();
+        started
+    }
+
+    /// Lets the load, and what is started from now on, run on all cores.
+    pub fn free_load(&self) {
+        if let Self::Pinned { all, .. } = self {
+            assert!(pin(all), "taskset fails");
+        }
+    }
+
+    /// Has the load stay on its core again.
+    pub fn hold_load(&self) {
         if let Self::Pinned { load, .. } = self {
             assert!(pin(&[*load]), "taskset fails");
         }
-        started
     }
 
     /// How many cores there are.

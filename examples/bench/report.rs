@@ -135,19 +135,19 @@ fn storm(results: &Value, text: &mut String) {
 }
 
 fn latency(results: &Value, text: &mut String) {
-    *text += "\n| microseconds at half of the peak | requests/s | p50 | p90 | p99 | p99.9 | max | p99 of the echo | ratio |\n";
-    *text += "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+    *text += "\n| microseconds at half of the peak | requests/s | p50 | p90 | p99 | p99.9 | max | p99 of the echo | ratio | min – max |\n";
+    *text += "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
     for row in rows(results) {
         let _ = write!(text, "| {} | {} |", words(&row["name"]), row["rate"]);
         for percentile in ["p50", "p90", "p99", "p99_9", "max"] {
             let _ = write!(text, " {} |", number(&row["latchkey"]["at_rate"]["latency_us"][percentile]));
         }
         let of_echo = &row["echo"]["at_rate"]["latency_us"]["p99"];
-        match row["p99_ratio_at_rate"].as_f64() {
-            Some(ratio) => {
-                let _ = writeln!(text, " {} | **{ratio:.2}** |", number(of_echo));
+        match &row["p99_ratio_at_rate"] {
+            Value::Null => *text += " – | – | – |\n",
+            spread => {
+                let _ = writeln!(text, " {} | {} |", number(of_echo), ratio(spread));
             }
-            None => *text += " – | – |\n",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a storm of logins does to Validate: its latency at a steady rate, in turns without and with more logins than the
-//! server can hash. The server has all cores, and hashes on all but one.
+//! server can hash. The server has all cores, and hashes on all but one; and so has the load, which would otherwise have to
+//! stay where the server hashes.
 
 use std::{
     sync::{
@@ -38,15 +39,19 @@ pub async fn measure(plan: &Plan, place: &Place) -> Result<Value, String> {
         latchkey.client.user(&format!("storm{number}")).await;
     }
     let target = Target { address: latchkey.server.grpc, tokens: &tokens, arguments: &[] };
+    place.free_load();
     target.load(plan.warm_up, Some(RATE))?;
     let (mut pairs, mut logins) = (Vec::new(), Vec::new());
-    for _ in 0..plan.pairs {
+    for _ in 0..plan.login_pairs {
         let quiet = p99(&target, plan)?;
         let storm = Storm::begin(&latchkey);
+        // All of them come at once in the beginning, and then as they are hashed.
+        tokio::time::sleep(plan.warm_up).await;
         let stormy = p99(&target, plan);
         logins.push(storm.end().await?);
         pairs.push((quiet, stormy?));
     }
+    place.hold_load();
     Ok(json!({
         "rate": RATE,
         "threads": threads,
@@ -59,7 +64,7 @@ pub async fn measure(plan: &Plan, place: &Place) -> Result<Value, String> {
 }
 
 fn p99(target: &Target<'_>, plan: &Plan) -> Result<f64, String> {
-    let found = target.load(plan.latency, Some(RATE))?;
+    let found = target.load(plan.storm, Some(RATE))?;
     found.latency_us["p99"].as_f64().ok_or_else(|| "there is no latency".to_owned())
 }
 

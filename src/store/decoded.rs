@@ -15,7 +15,7 @@ use quick_cache::{
 use super::codec::{self, CodecError};
 use crate::domain::{sessions::UserSessions, types::UserId};
 
-/// So many users are remembered: about 5 MiB, if each has one session.
+/// So many users are remembered: about 6 MiB, if each has one session.
 const USERS: usize = 8192;
 
 /// Users' states with the bytes that they were decoded from.
