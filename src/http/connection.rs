@@ -52,6 +52,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
         task::JoinHandle,
+        time::timeout,
     };
 
     use super::*;
@@ -86,7 +87,7 @@ mod tests {
                 client.write_all(begin.as_bytes()).await.unwrap();
             }
             let begun = Instant::now();
-            serving.await.unwrap();
+            timeout(TIMEOUT * 50, serving).await.expect("it is let go").unwrap();
             assert!(begun.elapsed() >= TIMEOUT.mul_f32(0.9), "{begin}: {:?}", begun.elapsed());
         }
     }

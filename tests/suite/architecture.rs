@@ -2,8 +2,8 @@
 
 use std::{fs, path::Path};
 
-/// What the code of a folder must not name, and where it would be a path or a word.
-const RULES: [(&str, &[&str]); 8] = [
+/// What the code of a folder, or of a file, must not name, and where it would be a path or a word.
+const RULES: [(&str, &[&str]); 9] = [
     (
         "src/domain",
         &[
@@ -50,6 +50,7 @@ const RULES: [(&str, &[&str]); 8] = [
         ],
     ),
     ("src/http", &["tonic", "sqlx", "redis::", "crate::store", "crate::grpc", "crate::app", "crate::cli"]),
+    ("src/accept.rs", &["tonic", "axum", "hyper", "crate::"]),
     ("src/cli", &["sqlx", "redis::", "axum"]),
     ("src/bearer", &["tonic", "prost", "axum", "hyper", "crate::"]),
     ("src/client", &["sqlx", "redis::", "axum", "crate::{"]),
@@ -59,6 +60,9 @@ const RULES: [(&str, &[&str]); 8] = [
 const OF_THE_CLIENT: [&str; 3] = ["crate::client", "crate::bearer", "crate::grpc::pb"];
 
 fn files(folder: &Path) -> Vec<(String, String)> {
+    if folder.is_file() {
+        return vec![(folder.display().to_string(), fs::read_to_string(folder).unwrap())];
+    }
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
