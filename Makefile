@@ -4,8 +4,8 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Passed on to the program by `run`, `bench`, `growth`, `micro`, `displacement` and `reads`, to the test runner
-# by `test`, and to `test-clients` as the languages to test.
+# Passed on to the program by `run`, `bench`, `growth`, `micro`, `displacement`, `reads` and
+# `commits`, to the test runner by `test`, and to `test-clients` as the languages to test.
 ARGS ?=
 
 .PHONY: help
@@ -82,6 +82,10 @@ displacement: ## Measure how long after a login the displaced client knows, over
 reads: ## Measure what it is worth that concurrent loads share round trips to Redis
 	@scripts/tools.sh install redis
 	cargo run --release --locked --example reads -- $(ARGS)
+
+.PHONY: commits
+commits: ## Measure what it is worth that concurrent commits to the embedded store share a transaction
+	cargo run --release --locked --example commits -- $(ARGS)
 
 .PHONY: advisories
 advisories: ## Check the dependencies for known vulnerabilities (downloads the RustSec database)

@@ -9,7 +9,7 @@ use std::{
 use super::{AttemptId, Outcome, Refusal, Rule, Throttle, ThrottleKey};
 use crate::domain::{
     Error,
-    ports::{Change, Clock, Commit, Registers},
+    ports::{Change, Clock, Commit, Registers, Versioned},
     transact::Turns,
     types::Timestamp,
     username::Username,
@@ -39,7 +39,16 @@ pub struct Gate {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     id: AttemptId,
-    counted: Vec<(ThrottleKey, Rule)>,
+    counted: Vec<Counted>,
+}
+
+/// An attempt that was written down.
+#[derive(Debug)]
+struct Counted {
+    key: ThrottleKey,
+    rule: Rule,
+    /// What the register has held since then, unless somebody else has changed it.
+    written: Versioned<Throttle>,
 }
 
 /// How an account stands.
@@ -73,20 +82,22 @@ impl Gate {
         let address = self.address.zip(address).map(|(rule, address)| (ThrottleKey::address(address), rule));
         let account = (ThrottleKey::account(username), self.account);
         for (key, rule) in address.into_iter().chain([account]) {
-            if let Err(error) = self.pass(&key, rule, ticket.id).await {
-                self.finish(ticket, Outcome::NotMade).await;
-                return Err(error);
+            match self.pass(&key, rule, ticket.id).await {
+                Ok(written) => ticket.counted.push(Counted { key, rule, written }),
+                Err(error) => {
+                    self.finish(ticket, Outcome::NotMade).await;
+                    return Err(error);
+                }
             }
-            ticket.counted.push((key, rule));
         }
         Ok(ticket)
     }
 
     /// Writes down what became of an attempt. If the store does not take it, the attempt will lapse.
     pub(crate) async fn finish(&self, ticket: Ticket, outcome: Outcome) {
-        for (key, rule) in ticket.counted {
-            let done = self.change(&key, rule, |state, now| state.finish(rule, ticket.id, outcome, now));
-            if let Err(error) = done.await {
+        for Counted { key, rule, written } in ticket.counted {
+            let next = |state: &Throttle, now| state.finish(rule, ticket.id, outcome, now);
+            if let Err(error) = self.change(&key, rule, written, next).await {
                 tracing::warn!(error.message = %error, "the outcome of a login attempt could not be recorded; it will count as failed");
             }
         }
@@ -95,9 +106,10 @@ impl Gate {
     /// Clears the failures of an account: how many those were.
     pub(crate) async fn clear(&self, username: &Username) -> Result<u32, Error> {
         let key = ThrottleKey::account(username);
-        let before = self.registers.load(&key).await?.state.failures;
+        let read = self.registers.load(&key).await?;
+        let before = read.state.failures;
         let clear = |state: &Throttle, now| Throttle { failures: 0, ..state.at(self.account, now) };
-        self.change(&key, self.account, clear).await?;
+        self.change(&key, self.account, read, clear).await?;
         Ok(before)
     }
 
@@ -115,7 +127,8 @@ impl Gate {
         })
     }
 
-    async fn pass(&self, key: &ThrottleKey, rule: Rule, id: AttemptId) -> Result<(), Error> {
+    /// Writes down that an attempt begins, if it may: what the register holds now.
+    async fn pass(&self, key: &ThrottleKey, rule: Rule, id: AttemptId) -> Result<Versioned<Throttle>, Error> {
         let mut read = self.registers.load(key).await?;
         // Who has to wait for longer does not stand in line first, and holds nobody up there.
         if let Err(refusal @ (Refusal::Wait(_) | Refusal::Stopped)) =
@@ -137,9 +150,10 @@ impl Gate {
                 }
                 Err(refusal) => return Err(throttled(refusal)),
             };
+            let state = Arc::new(next.clone());
             let change = Change { keep_until: next.keep_until(rule), state: next, events: Vec::new() };
             match self.registers.commit(key, read.revision, change).await? {
-                Commit::Committed(_) => return Ok(()),
+                Commit::Committed(revision) => return Ok(Versioned { revision, state }),
                 Commit::Conflict(newer) => read = newer,
             }
             conflicts += 1;
@@ -147,14 +161,15 @@ impl Gate {
         }
     }
 
+    /// Changes a register, beginning with what was `read` of it.
     async fn change(
         &self,
         key: &ThrottleKey,
         rule: Rule,
+        mut read: Versioned<Throttle>,
         next: impl Fn(&Throttle, Timestamp) -> Throttle,
     ) -> Result<(), Error> {
         let mut conflicts = 0;
-        let mut read = self.registers.load(key).await?;
         loop {
             let state = next(&read.state, self.clock.now());
             let change = Change { keep_until: state.keep_until(rule), state, events: Vec::new() };

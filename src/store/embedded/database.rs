@@ -52,6 +52,8 @@ impl Database {
             SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(PATIENCE)
+                // Each is asked whether it still lives when it is given back, which is enough for a thread.
+                .test_before_acquire(false)
                 // SQLite ends a transaction by itself where the disk is full, and the client library goes
                 // on believing in it: such a connection would never begin another.
                 .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))

@@ -10,7 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+use futures_util::TryStreamExt as _;
+use sqlx::{AssertSqlSafe, Either, Executor as _, Row as _, sqlite::SqliteRow};
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
@@ -38,6 +39,15 @@ const BATCH: usize = 256;
 /// Commits that wait for the writer, at most; beyond that the store counts as unavailable.
 const QUEUE: usize = 4096;
 
+/// Writes a register that holds nothing.
+const CREATE: &str = "INSERT INTO registers (revision, value, keep_until, key) VALUES (?, ?, ?, ?)
+    ON CONFLICT (key) DO NOTHING;";
+/// Writes a register that still is at the expected revision.
+const REPLACE: &str =
+    "UPDATE registers SET revision = ?, value = ?, keep_until = ? WHERE key = ? AND revision = ?;";
+/// Appends an event, if the statement before has written.
+const APPEND: &str = "INSERT INTO events (at, value) SELECT ?, ? WHERE changes() > 0;";
+
 /// Registers in SQLite.
 pub struct EmbeddedRegisters {
     database: Database,
@@ -51,7 +61,8 @@ pub struct EmbeddedRegisters {
 struct Request {
     key: String,
     change: RawChange,
-    answer: oneshot::Sender<Result<RawCommit, StoreError>>,
+    /// Whether the register was still as expected, and is written.
+    answer: oneshot::Sender<Result<bool, StoreError>>,
 }
 
 impl EmbeddedRegisters {
@@ -87,12 +98,19 @@ impl RawRegisters for EmbeddedRegisters {
 
     async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError> {
         let (answer, answered) = oneshot::channel();
+        let new = change.value.clone();
         let request = Request { key: key.to_owned(), change, answer };
         self.writer.try_send(request).map_err(|error| match error {
             TrySendError::Full(_) => unavailable("too many commits are waiting"),
             TrySendError::Closed(_) => unavailable("the writer has stopped"),
         })?;
-        answered.await.map_err(|_| unavailable("the writer has stopped"))?
+        if answered.await.map_err(|_| unavailable("the writer has stopped"))?? {
+            return Ok(RawCommit::Committed);
+        }
+        let stands = self.load(key).await?;
+        // The same commit for a second time.
+        let repeated = stands.as_ref() == Some(&new);
+        Ok(if repeated { RawCommit::Committed } else { RawCommit::Conflict(stands) })
     }
 
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<RawTail, StoreError> {
@@ -202,80 +220,54 @@ async fn write(
         if batch.iter().any(|request| !request.change.events.is_empty()) {
             appends.send_replace(());
         }
-        match outcome {
-            Ok(outcomes) => {
-                for (request, outcome) in batch.drain(..).zip(outcomes) {
-                    // Whoever has gone away meanwhile does not need the answer.
-                    let _ = request.answer.send(outcome);
-                }
-            }
-            Err(error) => {
-                for request in batch.drain(..) {
-                    let _ = request.answer.send(Err(failed(&error)));
-                }
-            }
+        for (number, request) in batch.drain(..).enumerate() {
+            let written = outcome.as_ref().map(|written| written[number]).map_err(failed);
+            // Whoever has gone away meanwhile does not need the answer.
+            let _ = request.answer.send(written);
         }
     }
 }
 
+/// Whether each of them was written.
+///
+/// All of it is one message to the thread of the connection, because each would wake that thread and then us.
 async fn transaction(
     database: &Database,
     batch: &[Request],
     now: Timestamp,
-) -> Result<Vec<Result<RawCommit, StoreError>>, sqlx::Error> {
-    let mut transaction = database.writer.begin_with("BEGIN IMMEDIATE").await?;
-    let mut outcomes = Vec::with_capacity(batch.len());
+) -> Result<Vec<bool>, sqlx::Error> {
+    let mut connection = database.writer.acquire().await?;
+    let mut sql = String::from("BEGIN IMMEDIATE;");
+    for RawChange { expected, events, .. } in batch.iter().map(|request| &request.change) {
+        sql.push_str(if *expected == 0 { CREATE } else { REPLACE });
+        sql.extend(events.iter().map(|_| APPEND));
+    }
+    sql.push_str("COMMIT");
+    // Only those of a lone commit are so few that they are worth remembering.
+    let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(batch.len() == 1);
+    for Request { key, change: RawChange { expected, value, keep_until, events }, .. } in batch {
+        query = query.bind(integer(value.revision)).bind(value.bytes.as_ref());
+        query = query.bind(integer(keep_until.as_micros())).bind(key);
+        if *expected != 0 {
+            query = query.bind(integer(*expected));
+        }
+        for event in events {
+            query = query.bind(integer(now.as_micros())).bind(event.as_ref());
+        }
+    }
+    let done: Result<Vec<_>, _> = connection.fetch_many(query).try_collect().await;
+    if done.is_err() {
+        // What was begun ends with the connection.
+        connection.close_on_drop();
+    }
+    // After that of BEGIN.
+    let mut changed = done?.into_iter().filter_map(Either::left).map(|done| done.rows_affected() > 0).skip(1);
+    let mut written = Vec::with_capacity(batch.len());
     for request in batch {
-        outcomes.push(apply(&mut transaction, &request.key, &request.change, now).await?);
+        written.push(changed.next().unwrap_or_default());
+        changed.by_ref().take(request.change.events.len()).for_each(drop);
     }
-    transaction.commit().await?;
-    Ok(outcomes)
-}
-
-async fn apply(
-    connection: &mut SqliteConnection,
-    key: &str,
-    change: &RawChange,
-    now: Timestamp,
-) -> Result<Result<RawCommit, StoreError>, sqlx::Error> {
-    let RawChange { expected, value: new, keep_until, events } = change;
-    let written = if *expected == 0 {
-        sqlx::query(
-            "INSERT INTO registers (key, revision, value, keep_until) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (key) DO NOTHING",
-        )
-    } else {
-        sqlx::query("UPDATE registers SET revision = ?2, value = ?3, keep_until = ?4 WHERE key = ?1 AND revision = ?5")
-    }
-    .bind(key)
-    .bind(integer(new.revision))
-    .bind(new.bytes.as_ref())
-    .bind(integer(keep_until.as_micros()));
-    let written = if *expected == 0 { written } else { written.bind(integer(*expected)) }
-        .execute(&mut *connection)
-        .await?;
-
-    if written.rows_affected() == 0 {
-        let stands = sqlx::query("SELECT revision, value FROM registers WHERE key = ?")
-            .bind(key)
-            .fetch_optional(&mut *connection)
-            .await?;
-        let stands = match stands.map(|row| value(&row)).transpose() {
-            Ok(stands) => stands,
-            Err(error) => return Ok(Err(error)),
-        };
-        // The same commit for a second time.
-        let repeated = stands.as_ref() == Some(new);
-        return Ok(Ok(if repeated { RawCommit::Committed } else { RawCommit::Conflict(stands) }));
-    }
-    for event in events {
-        sqlx::query("INSERT INTO events (at, value) VALUES (?, ?)")
-            .bind(integer(now.as_micros()))
-            .bind(event.as_ref())
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(Ok(RawCommit::Committed))
+    Ok(written)
 }
 
 fn value(row: &SqliteRow) -> Result<RawValue, StoreError> {

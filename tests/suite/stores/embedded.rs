@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::{
     stand::{corrupt, of_sessions, unavailable},
-    states::{change, change_with, now, state, user},
+    states::{change, change_with, now, numbers, state, user},
 };
 use crate::support::clock::ManualClock;
 
@@ -275,6 +275,42 @@ async fn a_full_disk_is_unavailable_and_no_commit_is_half_done() {
     let outcome = store.commit(&user, read.revision, large).await.unwrap();
     assert!(matches!(outcome, Commit::Committed(_)), "once there is room again");
     assert_eq!(store.tail(Some(&end), 10).await.unwrap().events.len(), 1);
+}
+
+#[tokio::test]
+async fn commits_that_share_a_transaction_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path()).await.unwrap();
+    let end = store.tail(None, 1).await.unwrap().next;
+    store.commit(&user("bob"), Revision::ABSENT, change(1)).await.unwrap();
+    // All of them wait before the writer has its turn.
+    let names = ["alice", "bob", "carol", "dave", "alice"];
+    let events = [vec![1, 2], vec![3, 4, 5], vec![], vec![6], vec![7]];
+    let commits = names.iter().zip(events).zip(2..).map(async |((name, events), generation)| {
+        let change = change_with(generation, events);
+        let commit = store.commit(&user(name), Revision::ABSENT, change).await.unwrap();
+        matches!(commit, Commit::Committed(_))
+    });
+    assert_eq!(futures_util::future::join_all(commits).await, [true, false, true, true, false]);
+    let found = store.tail(Some(&end), 10).await.unwrap().events;
+    assert_eq!(numbers(&found), [("alice", 1), ("alice", 2), ("dave", 6)]);
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_half_way_leaves_nothing_and_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    let execute = async |sql: &'static str| sqlx::query(sql).execute(&database.writer).await.unwrap();
+    execute("CREATE TRIGGER no BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no event'); END").await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let failed = store.commit(&alice, Revision::ABSENT, change_with(1, [1])).await;
+    assert!(unavailable(failed).contains("no event"));
+    let outcome = store.commit(&bob, Revision::ABSENT, change(1)).await.unwrap();
+    assert!(matches!(outcome, Commit::Committed(_)), "the next one has a transaction of its own");
+    assert_eq!(of_sessions(&*store).load(&alice).await.unwrap().revision, Revision::ABSENT);
+    execute("DROP TRIGGER no").await;
+    let outcome = store.commit(&alice, Revision::ABSENT, change_with(1, [1])).await.unwrap();
+    assert!(matches!(outcome, Commit::Committed(_)));
 }
 
 #[tokio::test]
