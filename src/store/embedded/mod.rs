@@ -5,10 +5,21 @@
 mod database;
 mod registers;
 mod sweep;
+mod writer;
 
 pub use database::Database;
 pub(super) use database::store_error;
 pub use registers::EmbeddedRegisters;
 
+use crate::domain::ports::StoreError;
+
 /// What messages to the operator call it.
 const NAME: &str = "embedded";
+
+fn unavailable(cause: &str) -> StoreError {
+    StoreError::Unavailable { store: NAME, cause: cause.to_owned() }
+}
+
+fn failed(error: &sqlx::Error) -> StoreError {
+    store_error(NAME, error)
+}

@@ -1,7 +1,4 @@
 //! Registers and event log in SQLite.
-//!
-//! A commit costs a sync of the disk. So one task does them all: it takes whatever commits have arrived,
-//! makes one transaction of them, and answers all of them after it.
 
 use std::{
     sync::Arc,
@@ -10,22 +7,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Either, Executor as _, Row as _, sqlite::SqliteRow};
-use tokio::{
-    sync::{
-        mpsc::{self, error::TrySendError},
-        oneshot, watch,
-    },
-    task::JoinSet,
-    time::timeout,
-};
+use sqlx::{Row as _, sqlite::SqliteRow};
+use tokio::{task::JoinSet, time::timeout};
 
-use super::{
-    Database, NAME,
-    database::store_error,
-    sweep::{self, integer},
-};
+use super::{Database, NAME, failed, sweep, unavailable, writer::Writer};
 use crate::{
     domain::{
         ports::{Clock, Cursor, StoreError},
@@ -34,46 +19,21 @@ use crate::{
     store::raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue},
 };
 
-/// Commits in one transaction, at most.
-const BATCH: usize = 256;
-/// Commits that wait for the writer, at most; beyond that the store counts as unavailable.
-const QUEUE: usize = 4096;
-
-/// Writes a register that holds nothing.
-const CREATE: &str = "INSERT INTO registers (revision, value, keep_until, key) VALUES (?, ?, ?, ?)
-    ON CONFLICT (key) DO NOTHING;";
-/// Writes a register that still is at the expected revision.
-const REPLACE: &str =
-    "UPDATE registers SET revision = ?, value = ?, keep_until = ? WHERE key = ? AND revision = ?;";
-/// Appends an event, if the statement before has written.
-const APPEND: &str = "INSERT INTO events (at, value) SELECT ?, ? WHERE changes() > 0;";
-
 /// Registers in SQLite.
 pub struct EmbeddedRegisters {
     database: Database,
-    writer: mpsc::Sender<Request>,
-    /// Changes when events may have been appended.
-    appended: watch::Receiver<()>,
-    /// Ends with the registers; the writing ends when its channel does.
+    writer: Writer,
+    /// Ends with the registers.
     _sweeping: JoinSet<()>,
-}
-
-struct Request {
-    key: String,
-    change: RawChange,
-    /// Whether the register was still as expected, and is written.
-    answer: oneshot::Sender<Result<bool, StoreError>>,
 }
 
 impl EmbeddedRegisters {
     /// Registers in this database. Needs a Tokio runtime.
     pub fn start(database: Database, clock: Arc<dyn Clock>) -> Self {
-        let (writer, requests) = mpsc::channel(QUEUE);
-        let (appends, appended) = watch::channel(());
-        tokio::spawn(write(database.clone(), requests, appends, Arc::clone(&clock)));
+        let writer = Writer::start(database.clone(), Arc::clone(&clock));
         let mut sweeping = JoinSet::new();
         sweeping.spawn(sweep::forever(database.clone(), clock));
-        Self { database, writer, appended, _sweeping: sweeping }
+        Self { database, writer, _sweeping: sweeping }
     }
 
     /// Deletes some registers and events that nobody needs any more at `now`; whether there may be more
@@ -97,14 +57,8 @@ impl RawRegisters for EmbeddedRegisters {
     }
 
     async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError> {
-        let (answer, answered) = oneshot::channel();
         let new = change.value.clone();
-        let request = Request { key: key.to_owned(), change, answer };
-        self.writer.try_send(request).map_err(|error| match error {
-            TrySendError::Full(_) => unavailable("too many commits are waiting"),
-            TrySendError::Closed(_) => unavailable("the writer has stopped"),
-        })?;
-        if answered.await.map_err(|_| unavailable("the writer has stopped"))?? {
+        if self.writer.commit(key, change).await? {
             return Ok(RawCommit::Committed);
         }
         let stands = self.load(key).await?;
@@ -137,7 +91,7 @@ impl RawRegisters for EmbeddedRegisters {
 
     async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<RawTail, StoreError> {
         let begun = Instant::now();
-        let mut appended = self.appended.clone();
+        let mut appended = self.writer.appended();
         let mut after = after.clone();
         loop {
             let left = patience.saturating_sub(begun.elapsed());
@@ -207,81 +161,10 @@ impl Place {
     }
 }
 
-async fn write(
-    database: Database,
-    mut requests: mpsc::Receiver<Request>,
-    appends: watch::Sender<()>,
-    clock: Arc<dyn Clock>,
-) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while requests.recv_many(&mut batch, BATCH).await > 0 {
-        let outcome = transaction(&database, &batch, clock.now()).await;
-        // Also where all of them conflicted or failed: those who follow look for themselves.
-        if batch.iter().any(|request| !request.change.events.is_empty()) {
-            appends.send_replace(());
-        }
-        for (number, request) in batch.drain(..).enumerate() {
-            let written = outcome.as_ref().map(|written| written[number]).map_err(failed);
-            // Whoever has gone away meanwhile does not need the answer.
-            let _ = request.answer.send(written);
-        }
-    }
-}
-
-/// Whether each of them was written.
-///
-/// All of it is one message to the thread of the connection, because each would wake that thread and then us.
-async fn transaction(
-    database: &Database,
-    batch: &[Request],
-    now: Timestamp,
-) -> Result<Vec<bool>, sqlx::Error> {
-    let mut connection = database.writer.acquire().await?;
-    let mut sql = String::from("BEGIN IMMEDIATE;");
-    for RawChange { expected, events, .. } in batch.iter().map(|request| &request.change) {
-        sql.push_str(if *expected == 0 { CREATE } else { REPLACE });
-        sql.extend(events.iter().map(|_| APPEND));
-    }
-    sql.push_str("COMMIT");
-    // Only those of a lone commit are so few that they are worth remembering.
-    let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(batch.len() == 1);
-    for Request { key, change: RawChange { expected, value, keep_until, events }, .. } in batch {
-        query = query.bind(integer(value.revision)).bind(value.bytes.as_ref());
-        query = query.bind(integer(keep_until.as_micros())).bind(key);
-        if *expected != 0 {
-            query = query.bind(integer(*expected));
-        }
-        for event in events {
-            query = query.bind(integer(now.as_micros())).bind(event.as_ref());
-        }
-    }
-    let done: Result<Vec<_>, _> = connection.fetch_many(query).try_collect().await;
-    if done.is_err() {
-        // What was begun ends with the connection.
-        connection.close_on_drop();
-    }
-    // After that of BEGIN.
-    let mut changed = done?.into_iter().filter_map(Either::left).map(|done| done.rows_affected() > 0).skip(1);
-    let mut written = Vec::with_capacity(batch.len());
-    for request in batch {
-        written.push(changed.next().unwrap_or_default());
-        changed.by_ref().take(request.change.events.len()).for_each(drop);
-    }
-    Ok(written)
-}
-
 fn value(row: &SqliteRow) -> Result<RawValue, StoreError> {
     let revision: i64 = row.try_get("revision").map_err(|error| failed(&error))?;
     let bytes: Vec<u8> = row.try_get("value").map_err(|error| failed(&error))?;
     let revision = u64::try_from(revision)
         .map_err(|_| StoreError::Corrupt { store: NAME, cause: "a negative revision".into() })?;
     Ok(RawValue { revision, bytes: Bytes::from(bytes) })
-}
-
-fn unavailable(cause: &str) -> StoreError {
-    StoreError::Unavailable { store: NAME, cause: cause.to_owned() }
-}
-
-fn failed(error: &sqlx::Error) -> StoreError {
-    store_error(NAME, error)
 }
