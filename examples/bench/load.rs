@@ -17,6 +17,20 @@ pub struct Target<'a> {
     pub tokens: &'a Path,
     /// What `latchkey bench` is told besides.
     pub arguments: &'a [&'a str],
+    /// The load goes before everything else on the cores that it shares, as one would that has machines of its own.
+    pub first: bool,
+}
+
+/// A program that goes before all others.
+fn first(program: &Path) -> Command {
+    let mut command = Command::new("chrt");
+    command.args(["--fifo", "1"]).arg(program);
+    command
+}
+
+/// Whether a load may go first: root's may.
+pub fn may_go_first() -> bool {
+    first(Path::new("true")).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 /// What `latchkey bench` has found.
@@ -30,7 +44,8 @@ pub struct Found {
 impl Target<'_> {
     /// As much as the server takes, or at a rate.
     pub fn load(&self, duration: Duration, rate: Option<u64>) -> Result<Found, String> {
-        let mut command = Command::new(built("latchkey")?);
+        let program = built("latchkey")?;
+        let mut command = if self.first { first(&program) } else { Command::new(&program) };
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("LATCHKEY_") {
                 command.env_remove(name);

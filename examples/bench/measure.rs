@@ -37,8 +37,9 @@ pub async fn row(row: &Row, plan: &Plan, place: &Place, echo: &Server) -> Result
     let resident = latchkey.server.resident();
     let tokens = latchkey.tokens(USERS).await?;
     same_size(&latchkey.client, &tokens, &crate::echo::session(0)).await?;
-    let ours = Target { address: latchkey.server.grpc, tokens: &tokens, arguments: row.arguments };
-    let theirs = Target { address: echo.grpc, tokens: &tokens, arguments: row.echo.arguments };
+    let ours =
+        Target { address: latchkey.server.grpc, tokens: &tokens, arguments: row.arguments, first: false };
+    let theirs = Target { address: echo.grpc, tokens: &tokens, arguments: row.echo.arguments, first: false };
     let run_ours = || run(&ours, plan.each, || latchkey.cpu());
     let run_theirs = || run(&theirs, plan.each, || echo.cpu());
 

@@ -76,11 +76,12 @@ fn point(
     arguments: &[&str],
 ) -> Result<Value, String> {
     let of_echo = [UNARY_ECHO.arguments, arguments].concat();
-    let theirs = Target { address: echo.grpc, tokens: &tokens[0], arguments: &of_echo };
+    let theirs = Target { address: echo.grpc, tokens: &tokens[0], arguments: &of_echo, first: false };
     let ours = [0, 1].map(|side| Target {
         address: sides[side].latchkey.server.grpc,
         tokens: &tokens[side],
         arguments,
+        first: false,
     });
     // So that what can be in memory is.
     for target in &ours {

@@ -37,7 +37,7 @@ impl Tokens {
 /// Both in turns, after which the cache is as full as it gets.
 pub fn compare(plan: &Plan, latchkey: &Latchkey, tokens: &Tokens) -> Result<Value, String> {
     let ask = |tokens: &Path| {
-        let target = Target { address: latchkey.server.grpc, tokens, arguments: &[] };
+        let target = Target { address: latchkey.server.grpc, tokens, arguments: &[], first: false };
         Ok::<_, String>(target.load(plan.each, None)?.requests_per_second)
     };
     let started = latchkey.server.resident();

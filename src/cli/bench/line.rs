@@ -3,7 +3,7 @@
 //! The load often shares a machine with what it measures, so it must cost less than that: the client of the
 //! library has a queue, time-outs and layers that reconnect before every call, and a load needs none of them.
 
-use std::{future::poll_fn, io, time::Duration};
+use std::{future::poll_fn, io, pin::pin, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream, client::SendRequest};
@@ -80,13 +80,29 @@ impl Way {
         let (calls, connection) =
             timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
         // Its end shows in the calls.
-        tokio::spawn(connection);
+        tokio::spawn(after_the_lines(connection));
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
         Ok(Line { calls, request })
     }
+}
+
+/// Polls a connection when all lines that are ready have had their turn. It is woken by the first of them, and would
+/// otherwise send what each asks by itself.
+async fn after_the_lines(connection: impl Future<Output = Result<(), h2::Error>>) {
+    let mut connection = pin!(connection);
+    let mut turn = false;
+    let _ = poll_fn(|cx| {
+        turn = !turn;
+        if turn {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await;
 }
 
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -64,7 +64,7 @@ pub(super) async fn run(load: &Arc<Load>, connections: u16, output: &Output) -> 
     let run = Arc::new(Run {
         load: Arc::clone(load),
         until: begin + load.duration,
-        pace: load.rate.map(|rate| Pace::new(begin, rate)),
+        pace: load.rate.map(|rate| Pace::new(begin, rate, connections)),
         next: AtomicUsize::new(0),
     });
     if run.pace.is_some() {
@@ -72,8 +72,8 @@ pub(super) async fn run(load: &Arc<Load>, connections: u16, output: &Output) -> 
         std::thread::spawn(move || run.pace.as_ref().map(|pace| pace.keep(run.load.duration)));
     }
     let mut under_way = JoinSet::new();
-    for (line, tally) in lines.into_iter().zip(&tallies) {
-        under_way.spawn(Arc::clone(&run).connection(line, Arc::clone(tally)));
+    for (number, (line, tally)) in lines.into_iter().zip(&tallies).enumerate() {
+        under_way.spawn(Arc::clone(&run).connection(number, line, Arc::clone(tally)));
     }
     let watching = tokio::spawn(Progress::new(output, load.duration).follow(begin, tallies.clone()));
     while under_way.join_next().await.is_some() {}
@@ -85,23 +85,23 @@ pub(super) async fn run(load: &Arc<Load>, connections: u16, output: &Output) -> 
     for tally in &tallies {
         counts.add(&tally.counts());
     }
-    let planned = run.pace.as_ref().map_or(0, |pace| pace.count(load.duration) - 1);
+    let planned = run.pace.as_ref().map_or(0, |pace| pace.count(load.duration));
     let unsent = planned.saturating_sub(counts.latencies.len() + counts.wrong);
     Ok(Outcome { counts, elapsed, unsent })
 }
 
 impl Run {
     /// Keeps a connection busy, and makes it again where it ends before the time is over.
-    async fn connection(self: Arc<Self>, mut line: Line, tally: Arc<Tally>) {
+    async fn connection(self: Arc<Self>, number: usize, mut line: Line, tally: Arc<Tally>) {
         loop {
             let mut lines = JoinSet::new();
             if let Some(streams) = self.load.streams {
                 for _ in 0..streams {
-                    lines.spawn(Arc::clone(&self).converse(line.clone(), Arc::clone(&tally)));
+                    lines.spawn(Arc::clone(&self).converse(number, line.clone(), Arc::clone(&tally)));
                 }
             } else {
                 for _ in 0..self.load.concurrency {
-                    lines.spawn(Arc::clone(&self).ask(line.clone(), Arc::clone(&tally)));
+                    lines.spawn(Arc::clone(&self).ask(number, line.clone(), Arc::clone(&tally)));
                 }
             }
             let all = async { while lines.join_next().await.is_some() {} };
@@ -124,8 +124,8 @@ impl Run {
     }
 
     /// One call after the other.
-    async fn ask(self: Arc<Self>, mut line: Line, tally: Arc<Tally>) {
-        while let Some(begun) = self.turn().await {
+    async fn ask(self: Arc<Self>, connection: usize, mut line: Line, tally: Arc<Tally>) {
+        while let Some(begun) = self.turn(connection).await {
             let number = self.next.fetch_add(1, Ordering::Relaxed) % self.load.asks.len();
             let ask = &self.load.asks[number];
             match line.call(&ask.message).await {
@@ -144,14 +144,14 @@ impl Run {
     }
 
     /// Waits until a call is to be made: from when its latency counts.
-    async fn turn(&self) -> Option<Instant> {
+    async fn turn(&self, connection: usize) -> Option<Instant> {
         let now = Instant::now();
         if now >= self.until {
             return None;
         }
         match &self.pace {
             None => Some(now),
-            Some(pace) => pace.turn().await,
+            Some(pace) => pace.turn(connection).await,
         }
     }
 }

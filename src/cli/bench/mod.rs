@@ -57,7 +57,8 @@ pub(super) struct Bench {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     duration: Duration,
     /// So many requests a second, whether the server keeps up or not; the latency then counts from the moment
-    /// at which a request was due. By default a request follows the answer to the one before.
+    /// at which a request was due. Of more than 5000 a second, several are due at a time, on one connection. By default
+    /// a request follows the answer to the one before.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
     /// Do not slide the idle timeouts.

@@ -41,7 +41,7 @@ struct Stream {
 
 impl Run {
     /// Keeps a stream busy until the time is over.
-    pub(super) async fn converse(self: Arc<Self>, mut line: Line, tally: Arc<Tally>) {
+    pub(super) async fn converse(self: Arc<Self>, connection: usize, mut line: Line, tally: Arc<Tally>) {
         let (requests, answers) = match line.open().await {
             Ok(stream) => stream,
             Err(Trouble::Retired) => return,
@@ -49,7 +49,7 @@ impl Run {
         };
         let rest = BytesMut::new();
         let mut stream = Stream { requests, answers, rest, under_way: VecDeque::new(), count: 0 };
-        let complaint = match self.keep_busy(&mut stream, &tally).await {
+        let complaint = match self.keep_busy(connection, &mut stream, &tally).await {
             Ok(()) => return,
             Err(Trouble::Broken(complaint) | Trouble::Refused(complaint)) => complaint,
             Err(Trouble::Retired) => "the server ended the connection".into(),
@@ -57,14 +57,14 @@ impl Run {
         tally.wrongs((stream.count as u64).max(1), complaint);
     }
 
-    async fn keep_busy(&self, stream: &mut Stream, tally: &Tally) -> Result<(), Trouble> {
+    async fn keep_busy(&self, connection: usize, stream: &mut Stream, tally: &Tally) -> Result<(), Trouble> {
         let mut over = false;
         while !over || stream.count > 0 {
             let room = self.load.concurrency - stream.count;
             tokio::select! {
                 // What may be sent goes first, so that the server has something to do meanwhile.
                 biased;
-                batches = self.batches(room), if room > 0 && !over => match batches {
+                batches = self.batches(connection, room), if room > 0 && !over => match batches {
                     Some(batches) => stream.send(batches, &self.load.asks)?,
                     None => over = true,
                 },
@@ -85,7 +85,7 @@ impl Run {
     }
 
     /// Waits until something is to be sent, and that is at most so much. Nothing after the end.
-    async fn batches(&self, room: usize) -> Option<Vec<Batch>> {
+    async fn batches(&self, connection: usize, room: usize) -> Option<Vec<Batch>> {
         let now = Instant::now();
         if now >= self.until {
             return None;
@@ -94,7 +94,7 @@ impl Run {
             let next = self.next.fetch_add(room, Ordering::Relaxed);
             return Some(vec![Batch { next, left: room, begun: now }]);
         };
-        let due: Vec<_> = pace.turns(room).await?.collect();
+        let due: Vec<_> = pace.turns(connection, room).await?.collect();
         let first = self.next.fetch_add(due.len(), Ordering::Relaxed);
         Some(due.into_iter().zip(first..).map(|(begun, next)| Batch { next, left: 1, begun }).collect())
     }
