@@ -56,20 +56,16 @@ pub(super) struct SessionStore {
 }
 
 impl SessionStore {
+    /// To be made where tasks can be spawned.
     fn of<R: RawRegisters>(registers: R) -> Self {
         let store = Arc::new(Encoded::new(registers));
         Self {
-            sessions: store.clone(),
+            sessions: Arc::new(GatheredSessions::new(store.clone())),
             throttle: store.clone(),
             epoch: store.clone(),
             deliveries: store.clone(),
             events: store,
         }
-    }
-
-    /// Where a question costs a round trip.
-    fn gathered(self) -> Self {
-        Self { sessions: Arc::new(GatheredSessions::new(self.sessions)), ..self }
     }
 
     /// With a near-cache, where the settings have one.
@@ -195,7 +191,7 @@ pub(super) fn session_store(
     }
     let registers = RedisRegisters::start(&redis_settings(config)?, &config.sessions.key_prefix)
         .map_err(|error| format!("sessions.url: {error}"))?;
-    Ok(SessionStore::of(registers).gathered())
+    Ok(SessionStore::of(registers))
 }
 
 fn is_embedded(config: &Config) -> bool {

@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections that read.
 const READERS: u32 = 4;
 
+/// Rows that a reader has ready before it waits for them to be taken: as many as are asked for together.
+const ROWS: usize = 256;
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/embedded/migrations");
 
 /// The embedded database.
@@ -62,7 +65,7 @@ impl Database {
         let writer = pool(1).connect_with(options.clone()).await.map_err(|error| refused(&error))?;
         MIGRATIONS.run(&writer).await.map_err(|error| not_ours(&error))?;
         let readers = pool(READERS)
-            .connect_with(options.pragma("query_only", "on"))
+            .connect_with(options.pragma("query_only", "on").row_buffer_size(ROWS))
             .await
             .map_err(|error| refused(&error))?;
         Ok(Self { readers, writer })

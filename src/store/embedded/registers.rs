@@ -1,12 +1,15 @@
 //! Registers and event log in SQLite.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::join_all;
+use serde_json::json;
 use sqlx::{Row as _, sqlite::SqliteRow};
 use tokio::{task::JoinSet, time::timeout};
 
@@ -18,6 +21,9 @@ use crate::{
     },
     store::raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue},
 };
+
+/// Registers that are read together, at most: so that a few who want many leave the connections to others, too.
+const MOST_AT_ONCE: usize = 256;
 
 /// Registers in SQLite.
 pub struct EmbeddedRegisters {
@@ -54,6 +60,14 @@ impl RawRegisters for EmbeddedRegisters {
             .await
             .map_err(|error| failed(&error))?;
         row.map(|row| value(&row)).transpose()
+    }
+
+    async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
+        if let [key] = keys {
+            return vec![self.load(key).await];
+        }
+        let questions = keys.chunks(MOST_AT_ONCE).map(|some| self.load_together(some));
+        join_all(questions).await.into_iter().flatten().collect()
     }
 
     async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError> {
@@ -116,6 +130,25 @@ impl RawRegisters for EmbeddedRegisters {
 }
 
 impl EmbeddedRegisters {
+    /// In one message to the thread of a connection, because each would wake that thread and then us.
+    async fn load_together(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
+        let rows = sqlx::query(
+            "SELECT key, revision, value FROM registers WHERE key IN (SELECT value FROM json_each(?))",
+        )
+        .bind(json!(keys).to_string())
+        .fetch_all(&self.database.readers)
+        .await;
+        let rows = match rows.map_err(|error| failed(&error)) {
+            Ok(rows) => rows,
+            // Where the file is damaged, that is a matter of those whose rows are.
+            Err(StoreError::Corrupt { .. }) => return join_all(keys.iter().map(|key| self.load(key))).await,
+            Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let found: HashMap<&str, &SqliteRow> =
+            rows.iter().filter_map(|row| Some((row.try_get("key").ok()?, row))).collect();
+        keys.iter().map(|key| found.get(key).map(|row| value(row)).transpose()).collect()
+    }
+
     async fn events(&self, sql: &'static str, from: i64, limit: usize) -> Result<Vec<EventRow>, StoreError> {
         let rows = sqlx::query(sql)
             .bind(from)

@@ -218,6 +218,10 @@ on_every_store! {
         for (number, user) in (1..).zip(&users) {
             assert_eq!(store.load(user).await.1, state(number), "{user}");
         }
+        let together = store.registers.load_many(&users.iter().collect::<Vec<_>>()).await;
+        for ((number, user), read) in (1..).zip(&users).zip(together) {
+            assert_eq!(*read.unwrap().state, state(number), "{user}");
+        }
         let (seen, _) = store.drain(end, 10).await;
         let mut seen = numbers(&seen);
         seen.sort_by_key(|(_, number)| *number);

@@ -223,6 +223,37 @@ async fn damage_that_shows_later_is_corrupt_and_never_an_empty_state() {
 }
 
 #[tokio::test]
+async fn damage_concerns_those_whose_registers_it_has_hit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, database) = open(dir.path()).await.unwrap();
+    let users: Vec<_> = (100..600).map(|number| user(&format!("user{number}"))).collect();
+    for user in &users {
+        store.commit(user, Revision::ABSENT, change(1)).await.unwrap();
+    }
+    let unreadable = "UPDATE registers SET revision = -1 WHERE key = 'user100'";
+    sqlx::query(unreadable).execute(&database.writer).await.unwrap();
+    let keys: Vec<_> = users.iter().collect();
+    let reads = of_sessions(&*store).load_many(&keys).await;
+    assert!(corrupt(reads[0].clone()).contains("negative revision"));
+    assert!(reads[1..].iter().all(|read| read.as_ref().is_ok_and(|read| read.revision == Revision(1))));
+
+    drop(store);
+    database.close().await;
+    let path = dir.path().join("latchkey.db");
+    let mut file = fs::read(&path).unwrap();
+    let hit = file.chunks_mut(4096).filter(|page| page.windows(7).any(|window| window == b"user300"));
+    hit.for_each(|page| page.fill(0xa5));
+    fs::write(&path, file).unwrap();
+    let (store, _) = open(dir.path()).await.unwrap();
+    let reads = of_sessions(&*store).load_many(&keys).await;
+    corrupt(reads[200].clone());
+    assert!(reads.iter().any(Result::is_ok), "others are elsewhere");
+    for (user, read) in users.iter().zip(&reads) {
+        assert_eq!(of_sessions(&*store).load(user).await.is_ok(), read.is_ok(), "{user}");
+    }
+}
+
+#[tokio::test]
 async fn a_database_of_a_newer_version_is_refused_in_words_that_help() {
     let dir = tempfile::tempdir().unwrap();
     let (store, database) = open(dir.path()).await.unwrap();
