@@ -17,7 +17,7 @@ const NOT_AT_ITS_LIMIT: &str = "\nThe echo was not at its limit in this run, bec
 
 const MORE_THAN_ALL: &str =
     "\nMore logins than bare hashes cannot be: other work had the machine in this run. Measure again.\n";
-const NOT_FIRST: &str = "\nThe load had to wait for the server here, which is in these latencies: only root may let it go first.\n";
+const NOT_FIRST: &str = "\nThe load had to wait for the server here, which is in these latencies: to go first it needs `chrt`, and root.\n";
 
 pub fn write(results: &Value, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;

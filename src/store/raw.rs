@@ -41,7 +41,7 @@ pub struct RawChange {
 pub enum RawCommit {
     /// The value stands there now. Also the answer to a repeated commit that changed nothing.
     Committed,
-    /// Something else stood there, and still does.
+    /// Something else stood there, and nothing was written. This stands there since then, or a moment later.
     Conflict(Option<RawValue>),
 }
 

@@ -89,8 +89,8 @@ impl Way {
     }
 }
 
-/// Polls a connection when all lines that are ready have had their turn. It is woken by the first of them, and would
-/// otherwise send what each asks by itself.
+/// Polls a connection once the lines that are ready have had their turn, as a rule. It is woken by the first of them, and
+/// would otherwise send what each asks by itself.
 async fn after_the_lines(connection: impl Future<Output = Result<(), h2::Error>>) {
     let mut connection = pin!(connection);
     let mut turn = false;

@@ -60,11 +60,13 @@ pub(super) async fn run(load: &Arc<Load>, connections: u16, output: &Output) -> 
         lines.push(load.way.connect().await.map_err(|error| cannot(&error))?);
         tallies.push(Arc::new(Tally::new().map_err(|error| cannot(&error))?));
     }
+    let most = load.concurrency * usize::from(load.streams.unwrap_or(1));
+    let most = u32::try_from(most).unwrap_or(u32::MAX);
     let begin = Instant::now();
     let run = Arc::new(Run {
         load: Arc::clone(load),
         until: begin + load.duration,
-        pace: load.rate.map(|rate| Pace::new(begin, rate, connections)),
+        pace: load.rate.map(|rate| Pace::new(begin, rate, connections, most)),
         next: AtomicUsize::new(0),
     });
     if run.pace.is_some() {

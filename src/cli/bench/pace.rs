@@ -13,6 +13,8 @@ use tokio::sync::Semaphore;
 /// As often as this something is due, at the most: each time costs a timer and system calls on both sides, and the load
 /// would come to its limit before the server.
 const BUNCHES: u32 = 5_000;
+/// So long after the end the lines may still take what was due before it.
+const GRACE: Duration = Duration::from_millis(10);
 
 pub(super) struct Pace {
     begin: Instant,
@@ -30,10 +32,11 @@ struct Due {
 }
 
 impl Pace {
-    pub(super) fn new(begin: Instant, rate: u32, connections: u16) -> Self {
+    /// For connections that can each have so many calls under way: more are never due at a time.
+    pub(super) fn new(begin: Instant, rate: u32, connections: u16, most: u32) -> Self {
         let due = || Due { calls: Semaphore::new(0), begun: AtomicU64::new(0) };
         let connections = (0..connections).map(|_| due()).collect();
-        Self { begin, rate, bunch: rate.div_ceil(BUNCHES).max(1), connections }
+        Self { begin, rate, bunch: rate.div_ceil(BUNCHES).min(most), connections }
     }
 
     /// Says when calls are due, until the end; then nothing is due any more. For a thread of its own: the
@@ -43,16 +46,17 @@ impl Pace {
         let mut next = 0;
         loop {
             let elapsed = self.begin.elapsed();
-            if elapsed >= duration {
-                break;
-            }
-            while self.offset(next) <= elapsed {
+            while self.offset(next) <= elapsed && self.offset(next) < duration {
                 let Some(connection) = turns.next() else { return };
                 connection.calls.add_permits(self.bunch as usize);
                 next += 1;
             }
-            std::thread::sleep(self.offset(next).saturating_sub(self.begin.elapsed()));
+            if elapsed >= duration {
+                break;
+            }
+            std::thread::sleep(self.offset(next).min(duration).saturating_sub(self.begin.elapsed()));
         }
+        std::thread::sleep(GRACE);
         for connection in &self.connections {
             connection.calls.close();
         }
@@ -106,8 +110,8 @@ mod tests {
 
     #[test]
     fn what_is_due_is_due_at_even_distances() {
-        for (rate, bunch) in [(1, 1), (3, 1), (5_000, 1), (5_001, 2), (42_000, 9), (999_983, 200)] {
-            let pace = Pace::new(Instant::now(), rate, 1);
+        for (rate, bunch) in [(1, 1), (3, 1), (5_000, 1), (5_001, 2), (42_000, 9), (999_983, 100)] {
+            let pace = Pace::new(Instant::now(), rate, 1, 100);
             assert_eq!(pace.bunch, bunch);
             for number in [0, 1, 2, 10, 123_456] {
                 let at = pace.offset(number);
@@ -124,7 +128,7 @@ mod tests {
     async fn latency_counts_from_when_a_call_was_due() {
         let begin = Instant::now();
         // Two at a time, every 200 microseconds.
-        let pace = Pace::new(begin, 10_000, 2);
+        let pace = Pace::new(begin, 10_000, 2, 32);
         let due = |bunch: u32| begin + Duration::from_micros(200) * bunch;
         for (connection, calls) in [(0, 4), (1, 2)] {
             pace.connections[connection].calls.add_permits(calls);
@@ -140,7 +144,7 @@ mod tests {
     #[test]
     fn what_was_due_meanwhile_is_made_up_for() {
         let late = Duration::from_millis(50);
-        let pace = Pace::new(Instant::now().checked_sub(late).unwrap(), 10_000, 3);
+        let pace = Pace::new(Instant::now().checked_sub(late).unwrap(), 10_000, 3, 32);
         pace.keep(late + Duration::from_millis(5));
         let given: usize = pace.connections.iter().map(|due| due.calls.available_permits()).sum();
         assert_eq!(given as u64, pace.count(late + Duration::from_millis(5)));

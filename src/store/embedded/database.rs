@@ -3,7 +3,7 @@
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
 
 use sqlx::{
-    Connection as _, SqlitePool,
+    ConnectOptions as _, Connection as _, SqlitePool,
     migrate::MigrateError,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -16,8 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections that read.
 const READERS: u32 = 4;
 
-/// Rows that a reader has ready before it waits for them to be taken: as many as are asked for together.
-const ROWS: usize = 256;
+/// Rows and results that a connection has ready before it waits for them to be taken: more than what is asked for
+/// together has.
+const ROWS: usize = 1024;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/embedded/migrations");
 
@@ -50,7 +51,8 @@ impl Database {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(PATIENCE)
-            .foreign_keys(true);
+            .foreign_keys(true)
+            .row_buffer_size(ROWS);
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
@@ -62,10 +64,12 @@ impl Database {
                 .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
         };
 
-        let writer = pool(1).connect_with(options.clone()).await.map_err(|error| refused(&error))?;
+        // Its statements are long, and how long the disk takes is no matter of theirs.
+        let writing = options.clone().disable_statement_logging();
+        let writer = pool(1).connect_with(writing).await.map_err(|error| refused(&error))?;
         MIGRATIONS.run(&writer).await.map_err(|error| not_ours(&error))?;
         let readers = pool(READERS)
-            .connect_with(options.pragma("query_only", "on").row_buffer_size(ROWS))
+            .connect_with(options.pragma("query_only", "on"))
             .await
             .map_err(|error| refused(&error))?;
         Ok(Self { readers, writer })

@@ -136,17 +136,16 @@ impl EmbeddedRegisters {
             "SELECT key, revision, value FROM registers WHERE key IN (SELECT value FROM json_each(?))",
         )
         .bind(json!(keys).to_string())
+        .try_map(|row: SqliteRow| Ok((row.try_get::<String, _>("key")?, row)))
         .fetch_all(&self.database.readers)
         .await;
-        let rows = match rows.map_err(|error| failed(&error)) {
-            Ok(rows) => rows,
+        let found: HashMap<_, _> = match rows.map_err(|error| failed(&error)) {
+            Ok(rows) => rows.into_iter().collect(),
             // Where the file is damaged, that is a matter of those whose rows are.
             Err(StoreError::Corrupt { .. }) => return join_all(keys.iter().map(|key| self.load(key))).await,
             Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
         };
-        let found: HashMap<&str, &SqliteRow> =
-            rows.iter().filter_map(|row| Some((row.try_get("key").ok()?, row))).collect();
-        keys.iter().map(|key| found.get(key).map(|row| value(row)).transpose()).collect()
+        keys.iter().map(|key| found.get(*key).map(value).transpose()).collect()
     }
 
     async fn events(&self, sql: &'static str, from: i64, limit: usize) -> Result<Vec<EventRow>, StoreError> {

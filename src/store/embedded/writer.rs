@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Either, Executor as _};
+use sqlx::{AssertSqlSafe, Executor as _};
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
     oneshot, watch,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Commits in one transaction, at most.
-const BATCH: usize = 256;
+const BATCH: usize = 64;
 /// Commits that wait for the writer, at most; beyond that the store counts as unavailable.
 const QUEUE: usize = 4096;
 
@@ -123,17 +123,23 @@ async fn transaction(
             query = query.bind(integer(now.as_micros())).bind(event.as_ref());
         }
     }
-    let done: Result<Vec<_>, _> = connection.fetch_many(query).try_collect().await;
-    if done.is_err() {
-        // What was begun ends with the connection.
-        connection.close_on_drop();
-    }
-    // After that of BEGIN.
-    let mut changed = done?.into_iter().filter_map(Either::left).map(|done| done.rows_affected() > 0).skip(1);
+    let done: Result<Vec<_>, _> =
+        connection.fetch_many(query).try_filter_map(async |done| Ok(done.left())).try_collect().await;
+    // Of BEGIN, of each statement, and of COMMIT.
+    let results = 2 + batch.iter().map(|request| 1 + request.change.events.len()).sum::<usize>();
+    let done = match done {
+        Ok(done) if done.len() == results => done,
+        failed => {
+            // What was begun ends with the connection. Where its thread dies, the results end early.
+            connection.close_on_drop();
+            return Err(failed.err().unwrap_or(sqlx::Error::WorkerCrashed));
+        }
+    };
+    let mut place = 1;
     let mut written = Vec::with_capacity(batch.len());
     for request in batch {
-        written.push(changed.next().unwrap_or_default());
-        changed.by_ref().take(request.change.events.len()).for_each(drop);
+        written.push(done[place].rows_affected() > 0);
+        place += 1 + request.change.events.len();
     }
     Ok(written)
 }

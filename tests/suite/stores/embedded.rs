@@ -314,17 +314,30 @@ async fn commits_that_share_a_transaction_are_told_apart() {
     let (store, _) = open(dir.path()).await.unwrap();
     let end = store.tail(None, 1).await.unwrap().next;
     store.commit(&user("bob"), Revision::ABSENT, change(1)).await.unwrap();
+    let bob = of_sessions(&*store).load(&user("bob")).await.unwrap().revision;
     // All of them wait before the writer has its turn.
-    let names = ["alice", "bob", "carol", "dave", "alice"];
-    let events = [vec![1, 2], vec![3, 4, 5], vec![], vec![6], vec![7]];
-    let commits = names.iter().zip(events).zip(2..).map(async |((name, events), generation)| {
+    let commits = [
+        ("alice", Revision::ABSENT, vec![1, 2]),
+        ("bob", Revision::ABSENT, vec![3, 4, 5]),
+        ("bob", bob, vec![6]),
+        ("bob", bob, vec![7, 8]),
+        ("carol", Revision::ABSENT, vec![]),
+        ("dave", Revision::ABSENT, vec![9]),
+        ("erin", bob, vec![10]),
+        ("alice", Revision::ABSENT, vec![11]),
+        ("frank", Revision::ABSENT, vec![12]),
+    ];
+    let commits = commits.into_iter().zip(2..).map(async |((name, expected, events), generation)| {
         let change = change_with(generation, events);
-        let commit = store.commit(&user(name), Revision::ABSENT, change).await.unwrap();
+        let commit = store.commit(&user(name), expected, change).await.unwrap();
         matches!(commit, Commit::Committed(_))
     });
-    assert_eq!(futures_util::future::join_all(commits).await, [true, false, true, true, false]);
-    let found = store.tail(Some(&end), 10).await.unwrap().events;
-    assert_eq!(numbers(&found), [("alice", 1), ("alice", 2), ("dave", 6)]);
+    assert_eq!(
+        futures_util::future::join_all(commits).await,
+        [true, false, true, false, true, true, false, false, true]
+    );
+    let found = store.tail(Some(&end), 20).await.unwrap().events;
+    assert_eq!(numbers(&found), [("alice", 1), ("alice", 2), ("bob", 6), ("dave", 9), ("frank", 12)]);
 }
 
 #[tokio::test]
@@ -345,7 +358,7 @@ async fn a_commit_that_fails_half_way_leaves_nothing_and_is_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn a_writer_whose_connection_has_died_gets_another() {
+async fn a_writer_whose_connection_was_closed_gets_another() {
     let dir = tempfile::tempdir().unwrap();
     let (store, database) = open(dir.path()).await.unwrap();
     for generation in 1..=3 {

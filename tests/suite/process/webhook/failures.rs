@@ -1,0 +1,205 @@
+//! Servers that stop, crash or freeze, and stores that forget.
+
+use std::time::{Duration, Instant};
+
+use tonic_health::pb::health_check_response::ServingStatus::NotServing;
+
+use super::{
+    DELIVERS, SOON, displace,
+    receiver::{Answer, Receiver},
+    serving, settings, told, url,
+};
+use crate::support::{
+    process::Process,
+    redis::{Flavour, RedisServer},
+};
+
+/// How long another server may take to go on after a crash: the lease, and the look after it.
+const TAKEN_OVER: Duration = Duration::from_secs(20);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_the_server_is_killed_before_the_receiver_has_taken_it() {
+    let receiver = Receiver::start().await;
+    let data = tempfile::tempdir().unwrap();
+    let url = url(receiver.address);
+    let settings = settings(&url, &[]);
+    let mut process = Process::start(data.path(), &settings);
+    let client = serving(&process).await;
+    client.user("alice").await;
+    receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
+    let mut ended = displace(&client, "alice", 3).await;
+    receiver.until_told_of(&ended, SOON).await;
+
+    // In the middle of a POST, and of what is yet to be sent.
+    receiver.always(Some(Answer::Never));
+    let before = receiver.posts().len();
+    ended.extend(displace(&client, "alice", 20).await);
+    receiver.until(SOON, "one is under way", |receiver| receiver.posts().len() > before).await;
+    process.kill();
+    receiver.always(Some(Answer::Status(500)));
+    let before = receiver.posts().len();
+    let mut process = Process::start(data.path(), &settings);
+    let client = serving(&process).await;
+    ended.extend(displace(&client, "alice", 3).await);
+    receiver.until(TAKEN_OVER, "one has failed", |receiver| receiver.posts().len() > before).await;
+    process.kill();
+
+    receiver.always(None);
+    let process = Process::start(data.path(), &settings);
+    serving(&process).await;
+    receiver.until_told_of(&ended, TAKEN_OVER).await;
+    assert_eq!(told(&receiver.events()), ended);
+    let resyncs = receiver.events().iter().filter(|event| event["type"] == "resync").count();
+    assert_eq!(resyncs, 1, "what can be told again needs no resync");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stops_lets_what_is_under_way_be_taken_waits_for_no_retry_and_gives_the_lease_up() {
+    let receiver = Receiver::start().await;
+    let data = tempfile::tempdir().unwrap();
+    let url = url(receiver.address);
+    let settings = settings(&url, &[]);
+    let process = Process::start(data.path(), &settings);
+    let client = serving(&process).await;
+    client.user("alice").await;
+    receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
+    receiver.answer(&[Answer::Slowly(1000)]);
+    let mut ended = displace(&client, "alice", 2).await;
+    receiver.until(SOON, "one is under way", |receiver| receiver.posts().len() == 2).await;
+    process.terminate();
+    let (code, log) = process.wait(SOON);
+    assert_eq!(code, Some(0), "{log}");
+
+    let process = Process::start(data.path(), &settings);
+    let begun = Instant::now();
+    process.output_until(DELIVERS);
+    assert!(begun.elapsed() < Duration::from_secs(5), "the lease was not given up");
+    let client = serving(&process).await;
+    receiver.answer(&[Answer::Later(503, 300)]);
+    ended.extend(displace(&client, "alice", 1).await);
+    process.output_until("does not take what it is sent");
+    assert_eq!(receiver.posts().len(), 3, "what was taken came again");
+    process.terminate();
+    let begun = Instant::now();
+    let (code, log) = process.wait(SOON);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
+
+    let process = Process::start(data.path(), &settings);
+    serving(&process).await;
+    receiver.until_told_of(&ended, SOON).await;
+    assert_eq!(told(&receiver.events()), ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() {
+    let receiver = Receiver::start().await;
+    let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let (url, store) = (url(receiver.address), redis.url());
+    let settings = settings(&url, &[("SESSIONS__URL", &store), ("SESSIONS__RESPONSE_TIMEOUT", "10s")]);
+    let mut first = Process::start(data.path(), &settings);
+    let client = serving(&first).await;
+    first.output_until(DELIVERS);
+    let second = Process::start(data.path(), &settings);
+    let other = serving(&second).await;
+    client.user("alice").await;
+    client.user("bob").await;
+
+    let mut alice = Vec::new();
+    for _ in 0..10 {
+        alice.extend(displace(&client, "alice", 5).await);
+        alice.extend(displace(&other, "alice", 5).await);
+    }
+    receiver.until_told_of(&alice, SOON).await;
+    assert!(!second.output().contains(DELIVERS), "both deliver");
+    let told_before = told(&receiver.events());
+    assert_eq!(told_before, alice);
+
+    receiver.always(Some(Answer::Never));
+    let before = receiver.posts().len();
+    let mut bob = displace(&client, "bob", 5).await;
+    receiver.until(SOON, "one is under way", |receiver| receiver.posts().len() > before).await;
+    first.kill();
+    receiver.always(None);
+    bob.extend(displace(&other, "bob", 5).await);
+    receiver.until_told_of(&bob, TAKEN_OVER).await;
+    assert!(second.output().contains(DELIVERS));
+    assert_eq!(told(&receiver.events())[alice.len()..], bob);
+
+    // And one that stops in good order is not waited for.
+    let third = Process::start(data.path(), &settings);
+    let client = serving(&third).await;
+    second.terminate();
+    let (code, log) = second.wait(SOON);
+    assert_eq!(code, Some(0), "{log}");
+    let begun = Instant::now();
+    third.output_until(DELIVERS);
+    assert!(begun.elapsed() < Duration::from_secs(5), "the lease was not given up");
+    let more = displace(&client, "alice", 3).await;
+    receiver.until_told_of(&more, SOON).await;
+    assert_eq!(receiver.most_under_way(), 1, "two have delivered at a time");
+    let resyncs = receiver.events().iter().filter(|event| event["type"] == "resync").count();
+    assert_eq!(resyncs, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_frozen_sends_nothing_once_another_has_taken_over() {
+    let receiver = Receiver::start().await;
+    let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let (url, store) = (url(receiver.address), redis.url());
+    let settings = settings(&url, &[("SESSIONS__URL", &store), ("SESSIONS__RESPONSE_TIMEOUT", "10s")]);
+    let first = Process::start(data.path(), &settings);
+    let client = serving(&first).await;
+    client.user("alice").await;
+    receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
+    receiver.always(Some(Answer::Status(500)));
+    let ended = displace(&client, "alice", 3).await;
+    first.output_until("does not take what it is sent");
+    first.signal("STOP");
+    let its_own = receiver.posts().len();
+    let second = Process::start(data.path(), &settings);
+    let begun = Instant::now();
+    while !second.output().contains(DELIVERS) {
+        assert!(begun.elapsed() < TAKEN_OVER, "nobody has taken over: {}", second.output());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    first.signal("CONT");
+    first.output_until("does not deliver the webhook any more");
+    receiver.always(None);
+    receiver.until_told_of(&ended, SOON).await;
+    let posts = receiver.posts();
+    let (before, after) = posts.split_at(its_own);
+    let again = after.iter().find(|post| before.iter().any(|before| before.id == post.id));
+    assert!(again.is_none(), "{again:?}");
+    assert_eq!(receiver.most_under_way(), 1);
+    assert_eq!(told(&receiver.events()), ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_store_has_lost_is_told_as_a_resync_and_what_it_has_kept_is_not() {
+    for (arguments, resyncs) in [(&["--appendonly", "yes", "--appendfsync", "always"][..], 1), (&[], 2)] {
+        let receiver = Receiver::start().await;
+        let mut redis = RedisServer::with(Flavour::Redis, arguments);
+        let data = tempfile::tempdir().unwrap();
+        let (url, store) = (url(receiver.address), redis.url());
+        let process = Process::start(data.path(), &settings(&url, &[("SESSIONS__URL", &store)]));
+        let client = serving(&process).await;
+        client.user("alice").await;
+        receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
+        receiver.answer(&[Answer::Status(500)]);
+        let before = displace(&client, "alice", 3).await;
+        process.output_until("does not take what it is sent");
+        redis.kill();
+        client.until(NotServing, SOON).await;
+        redis.restart();
+        client.until_serving().await;
+        let resyncs_told =
+            |receiver: &Receiver| receiver.events().iter().filter(|event| event["type"] == "resync").count();
+        receiver.until(SOON, "resynced", |receiver| resyncs_told(receiver) == resyncs).await;
+        let after = displace(&client, "alice", 3).await;
+        receiver.until_told_of(&after, SOON).await;
+        assert_eq!(resyncs_told(&receiver), resyncs, "{arguments:?}");
+        if resyncs == 1 {
+            assert_eq!(told(&receiver.events()), [before, after].concat());
+        }
+    }
+}
