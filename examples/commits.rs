@@ -2,7 +2,11 @@
 //! disk: commits a second, in turn, as a ratio to one at a time. Each creates a register, as a login of a new user does,
 //! with an event in the log. The database is a new one in a directory below that for temporary files, or below `--directory`.
 
-#![expect(clippy::unwrap_used, reason = "there is nobody to tell but whoever runs it")]
+#![expect(unreachable_pub, clippy::unwrap_used, reason = "there is nobody to tell but whoever runs it")]
+
+#[path = "bench/numbers.rs"]
+#[expect(dead_code, reason = "`make bench` needs more of it")]
+mod numbers;
 
 use std::{
     path::PathBuf,
@@ -24,6 +28,8 @@ use latchkey::{
     },
 };
 use tokio::task::JoinSet;
+
+use numbers::median;
 
 /// About as long as the state of a user with one session.
 const BYTES: usize = 120;
@@ -76,11 +82,6 @@ async fn measure(
     f64::from(commits) / begun.elapsed().as_secs_f64()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "the result")]
 async fn main() {
@@ -102,7 +103,7 @@ async fn main() {
     }
     println!("{:<16}{:>12}{:>8}", "commits at once", "commits/s", "ratio");
     for (tasks, each) in arguments.concurrency.iter().zip(&found) {
-        let ratios = each.iter().zip(&found[0]).map(|(many, one)| many / one).collect();
-        println!("{tasks:<16}{:>12.0}{:>8.2}", median(each.clone()), median(ratios));
+        let ratios = each.iter().zip(&found[0]).map(|(many, one)| many / one);
+        println!("{tasks:<16}{:>12.0}{:>8.2}", median(each.iter().copied()), median(ratios));
     }
 }

@@ -10,6 +10,9 @@
 #[path = "../tests/suite/support/memory.rs"]
 #[expect(dead_code, reason = "its measurement is another's")]
 mod memory;
+#[path = "bench/numbers.rs"]
+#[expect(dead_code, reason = "`make bench` needs more of it")]
+mod numbers;
 #[path = "../tests/suite/support/redis.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 mod redis;
@@ -31,6 +34,7 @@ use latchkey::{
 };
 use tokio::task::JoinSet;
 
+use numbers::median;
 use redis::RedisServer;
 
 /// Users that are read in turn, with one session each.
@@ -81,11 +85,6 @@ async fn measure(
     f64::from(loads) / begun.elapsed().as_secs_f64()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn stay_on(cpu: u32, server: &RedisServer) {
     let info: String = server.query(::redis::cmd("INFO").arg("server"));
     let process = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
@@ -128,7 +127,7 @@ async fn main() {
             after.push(measure(&gathered, tasks, &users, time).await);
             ratios.push(after[after.len() - 1] / before[before.len() - 1]);
         }
-        let (before, after) = (median(before), median(after));
-        println!("{tasks:<13}{before:>14.0}{after:>14.0}{:>8.2}", median(ratios));
+        let (before, after) = (median(before.into_iter()), median(after.into_iter()));
+        println!("{tasks:<13}{before:>14.0}{after:>14.0}{:>8.2}", median(ratios.into_iter()));
     }
 }
