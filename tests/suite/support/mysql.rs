@@ -77,6 +77,7 @@ impl MariaDb {
         let install = unprivileged(&PathBuf::from("mariadb-install-db"), USER, &server.dir)
             .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal", AIO])
             .arg(format!("--datadir={}", server.dir.join("data").display()))
+            .env("TMPDIR", &server.dir)
             .output()
             .unwrap_or_else(|error| panic!("mariadb-install-db: {error}; `make test` installs MariaDB"));
         assert!(install.status.success(), "mariadb-install-db fails: {install:?}");
@@ -103,6 +104,8 @@ impl MariaDb {
             "--innodb-flush-log-at-trx-commit=2",
             AIO,
         ]);
+        // A server that starts deletes what it finds of others in a directory for temporary tables.
+        command.arg(format!("--tmpdir={}", self.dir.display()));
         for (name, value) in
             [("datadir", "data"), ("socket", "socket"), ("init-file", "init.sql"), ("pid-file", "pid")]
         {
