@@ -77,6 +77,22 @@ impl PasswordHash {
         &self.0
     }
 
+    /// Whether it is the same hash made with Argon2 as another, but for white space around it and what Django writes
+    /// before it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        fn bare(text: &str) -> &str {
+            let text = text.trim();
+            text.strip_prefix("argon2").filter(|rest| rest.starts_with('$')).unwrap_or(text)
+        }
+        bare(&self.0) == bare(&other.0)
+    }
+
+    /// Whether it is in a form of Django's, which begins with the name of the kind, or with `!`.
+    pub fn is_djangos(&self) -> bool {
+        let text = self.0.trim_start();
+        !text.starts_with(['$', '{']) && text.contains('$') || text.starts_with('!')
+    }
+
     /// Why we could not check a password against it, if so. A hash that no password matches on purpose
     /// (empty, or Django's, which begins with `!`) is readable.
     pub fn readable(&self) -> Result<(), Unreadable> {

@@ -30,7 +30,8 @@ use crate::domain::{Error, types::UserId};
 pub enum Checked {
     /// It is the right one.
     Right {
-        /// The stored hash is not Argon2id (version 0x13) with exactly the configured parameters.
+        /// The stored hash is not Argon2id (version 0x13) with exactly the configured parameters, and is to be
+        /// replaced by one that is: it depends on the whole of the password, as a new one would.
         outdated: bool,
     },
     /// It is not, or there was nothing to check it against.
@@ -133,6 +134,7 @@ impl Passwords {
             }
         };
         let is_current = stored.is_current(self.params);
+        let outdated = !is_current && stored.covers(password.as_bytes());
         let (password, pace, memory) = (password.clone(), Arc::clone(&self.pace), Arc::clone(&self.memory));
         let work = move || {
             let begun = Instant::now();
@@ -143,7 +145,7 @@ impl Passwords {
         };
         let (matches, took) = self.run(work).await?;
         if matches && is_known {
-            return Ok(Checked::Right { outdated: !is_current });
+            return Ok(Checked::Right { outdated });
         }
         let rest = self.pace.rest(took);
         if !rest.is_zero() {
@@ -172,7 +174,7 @@ impl Passwords {
         }
         let (hasher, password) = (self.hasher.clone(), password.clone());
         let (renewals, memory) = (Arc::clone(&self.renewals), Arc::clone(&self.memory));
-        let is_djangos = !old.as_str().starts_with('$');
+        let is_djangos = old.is_djangos();
         let work = self.threads.run(move || {
             let _held_while_hashing = renewing;
             renewals.fetch_add(1, Ordering::Relaxed);

@@ -88,6 +88,8 @@ pub(super) enum Stored {
 impl Stored {
     /// Reads a hash and bounds what it asks for.
     pub(super) fn parse(text: &str) -> Result<Self, Unreadable> {
+        // A column can be padded, and a line that somebody has copied can have its end with it.
+        let text = text.trim();
         if text.is_empty() || text.starts_with('!') {
             return Ok(Self::Unmatchable);
         }
@@ -127,6 +129,17 @@ impl Stored {
             Self::Bcrypt(hash) => hash.matches(password),
             Self::Pbkdf2(hash) => hash.matches(password),
             Self::Scrypt(hash) => hash.matches(password),
+            Self::Unmatchable => false,
+        }
+    }
+
+    /// Whether a new hash of this password, which matches, would match the same passwords: whether all of it went into
+    /// this one. HMAC, which PBKDF2 and scrypt are built on, takes zeros at the end of its key for none.
+    pub(super) fn covers(&self, password: &[u8]) -> bool {
+        match self {
+            Self::Argon2(_) => true,
+            Self::Bcrypt(hash) => hash.covers(password),
+            Self::Pbkdf2(_) | Self::Scrypt(_) => !password.contains(&0),
             Self::Unmatchable => false,
         }
     }

@@ -279,3 +279,33 @@ async fn a_full_queue_sheds_at_once() {
     assert!(done >= 2 && shed >= 1, "{done} done, {shed} shed");
     assert_eq!(passwords.hashes(), done);
 }
+
+#[test]
+fn a_hash_is_the_same_whatever_stands_around_it() {
+    let hash = |text: &str| PasswordHash::new(text.into());
+    let ours = hash("$argon2id$v=19$m=8,t=1,p=1$salt$hash");
+    for same in [
+        "$argon2id$v=19$m=8,t=1,p=1$salt$hash",
+        "argon2$argon2id$v=19$m=8,t=1,p=1$salt$hash",
+        "$argon2id$v=19$m=8,t=1,p=1$salt$hash   \n",
+    ] {
+        assert!(ours.is_same(&hash(same)) && hash(same).is_same(&ours), "{same}");
+    }
+    for other in
+        ["", "$argon2id$v=19$m=8,t=1,p=1$salt$has", "$argon2id$v=19$m=8,t=1,p=1$salt$hash$", "argon2"]
+    {
+        assert!(!ours.is_same(&hash(other)), "{other}");
+    }
+    for (text, djangos) in [
+        ("argon2$argon2id$x", true),
+        ("pbkdf2_sha256$1$x$y", true),
+        ("bcrypt$$2b$x", true),
+        ("!unusable", true),
+        ("$2b$04$x", false),
+        ("{bcrypt}$2b$x", false),
+        ("", false),
+        ("x", false),
+    ] {
+        assert_eq!(hash(text).is_djangos(), djangos, "{text}");
+    }
+}

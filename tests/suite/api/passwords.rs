@@ -126,6 +126,25 @@ on_both_stores! {
     }
 }
 
+/// bcrypt of `long password, ` twelve times, made by bcrypt 4.0.1: of 180 bytes it saw 72.
+const LONG: &str = "$2b$04$wYRvbydJmtQNke4gV71sWut6h5VWQfJ9TCweGVVCun8JqJsS8chx6";
+
+on_both_stores! {
+    async fn a_hash_that_saw_only_a_part_of_the_password_stays_so_that_nobody_has_another_one(server: Server) {
+        let client = &server.client;
+        let user_id = client.user("alice").await;
+        store(&server, &user_id, LONG).await;
+        let passwords = &server.app.engine.passwords;
+        let before = passwords.renewals();
+        let long = "long password, ".repeat(12);
+        for typed in [&*long, &long[..72], &format!("{}, and what not", &long[..72])] {
+            let login = pb::LoginRequest { password: typed.into(), ..login_request("alice", "") };
+            client.try_login(login).await.unwrap();
+        }
+        assert_eq!((passwords.renewals() - before, stored(&server, &user_id).await.as_str()), (0, LONG));
+    }
+}
+
 on_both_stores! {
     async fn every_login_that_fails_costs_one_hash_and_looks_the_same(server: Server, &[("THROTTLE__FREE_ATTEMPTS", "100")]) {
         let client = &server.client;

@@ -63,6 +63,13 @@ impl BcryptHash {
         same(&computed[..23], &self.hash)
     }
 
+    /// Whether all of a password that matches went into the hash. Of 72 bytes we cannot know whether they are not the
+    /// beginning of a longer one; and what follows a NUL may have been made of the same bytes again, with which bcrypt
+    /// fills up its key.
+    pub(super) fn covers(&self, password: &[u8]) -> bool {
+        self.of_sha256 || password.len() < MAX_KEY && !password.contains(&0)
+    }
+
     #[cfg(test)]
     pub(super) fn is_cheap(&self) -> bool {
         self.cost <= 6

@@ -101,6 +101,50 @@ fn a_nul_does_not_end_a_password() {
 }
 
 #[test]
+fn a_hash_is_known_to_cover_a_password_only_where_all_of_it_went_into_it() {
+    let long = "long password, ".repeat(12);
+    let bcrypt = made_with_2b(&long);
+    assert!(bcrypt.covers(&long.as_bytes()[..71]));
+    // These may be the beginning of a longer one.
+    assert!(!bcrypt.covers(&long.as_bytes()[..72]));
+    assert!(!bcrypt.covers(long.as_bytes()));
+    for Vector { hash, .. } in vectors() {
+        let stored = Stored::parse(&hash).unwrap();
+        let is_bare = matches!(stored, Stored::Bcrypt(_)) && !hash.starts_with("bcrypt_sha256");
+        assert_eq!(stored.covers(long.as_bytes()), !is_bare, "{hash}");
+        let sees_nul = matches!(stored, Stored::Argon2(_)) || hash.starts_with("bcrypt_sha256");
+        assert_eq!(stored.covers(b"nul\0"), sees_nul, "{hash}");
+        assert!(stored.covers("correct horse battery staple".as_bytes()), "{hash}");
+    }
+}
+
+/// What `covers` is for: these hashes match other passwords, too.
+#[test]
+fn a_nul_can_be_one_that_was_never_typed() {
+    for Vector { hash, password, .. } in vectors() {
+        let stored = Stored::parse(&hash).unwrap();
+        let padded = [password.as_bytes(), b"\0"].concat();
+        // A longer key of HMAC is hashed first.
+        if matches!(stored, Stored::Pbkdf2(_) | Stored::Scrypt(_)) && password.len() < 64 {
+            assert!(stored.matches(&padded, &Memory::default()), "{hash}");
+        }
+    }
+    let again = [b"nul\0inside\0".as_slice(), b"nul\0inside"].concat();
+    assert!(made_with_2b("nul\0inside").matches(&again, &Memory::default()));
+}
+
+#[test]
+fn white_space_around_a_hash_is_no_part_of_it() {
+    for Vector { hash, password, .. } in vectors().into_iter().take(40) {
+        for padded in [format!("{hash}\n"), format!(" {hash}{}", " ".repeat(600))] {
+            let stored = Stored::parse(&padded).unwrap_or_else(|error| panic!("{padded:?}: {error}"));
+            assert!(stored.matches(password.as_bytes(), &Memory::default()), "{padded:?}");
+        }
+    }
+    assert!(matches!(Stored::parse("  \n"), Ok(Stored::Unmatchable)));
+}
+
+#[test]
 fn bits_left_over_in_the_salt_of_bcrypt_mean_nothing() {
     let hash = "$2b$04$abcdefghijklmnopqrstuu";
     let vector = vectors().into_iter().find(|vector| vector.hash.starts_with(hash)).unwrap();
