@@ -22,20 +22,22 @@ pub use self::{
 };
 use super::Violation;
 
-/// The longest password, in code points. Argon2 would take more; nobody types it.
-const MAX_LEN: usize = 256;
+/// The longest password that is checked, in bytes: as long as Django ever took one. Every kind of hash brings it to a
+/// fixed size first, so that it costs no more than a short one.
+const MAX_BYTES: usize = 4096;
 
 /// A password as somebody typed it. Never shown.
 #[derive(Clone)]
 pub struct Password(Zeroizing<String>);
 
 impl Password {
-    /// A password to be checked, from the field `password`: 1 to 256 code points.
+    /// A password to be checked, from the field `password`: 1 to 4,096 bytes. See [`PasswordPolicy`] for what can be a
+    /// new one.
     pub fn presented(text: String) -> Result<Self, Violation> {
         Self::presented_in("password", text)
     }
 
-    /// A password to be checked, from the field of this name: 1 to 256 code points.
+    /// A password to be checked, from the field of this name: 1 to 4,096 bytes.
     pub fn presented_in(field: &'static str, text: String) -> Result<Self, Violation> {
         Self::of(field, Zeroizing::new(text))
     }
@@ -43,8 +45,8 @@ impl Password {
     fn of(field: &'static str, text: Zeroizing<String>) -> Result<Self, Violation> {
         if text.is_empty() {
             Err(Violation::new(field, "is missing"))
-        } else if text.chars().nth(MAX_LEN).is_some() {
-            Err(Violation::new(field, format!("must be at most {MAX_LEN} code points")))
+        } else if text.len() > MAX_BYTES {
+            Err(Violation::new(field, format!("must be at most {MAX_BYTES} bytes")))
         } else {
             Ok(Self(text))
         }

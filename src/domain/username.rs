@@ -19,15 +19,16 @@ pub struct Username {
 }
 
 impl Username {
-    /// The longest username, in code points.
-    pub const MAX_LEN: usize = 128;
+    /// The longest username, in code points: that of an address of e-mail (RFC 5321, section 4.5.3.1.3), and more than
+    /// Django's 150.
+    pub const MAX_LEN: usize = 254;
 
-    /// 1 to 128 code points, no control characters, no white space at either end.
+    /// 1 to 254 code points, no control characters, no white space at either end.
     pub fn parse(text: &str) -> Result<Self, Violation> {
         if text.is_empty() {
             return Err(Violation::new("username", "is missing"));
         }
-        let too_long = Violation::new("username", "must be at most 128 code points");
+        let too_long = Violation::new("username", "must be at most 254 code points");
         // Before any work that grows with the text.
         if text.chars().nth(Self::MAX_LEN).is_some() {
             return Err(too_long);
@@ -50,8 +51,14 @@ impl Username {
     /// `None` if nothing is left.
     pub fn foreign(text: &str) -> Option<Self> {
         let plain: String = text.chars().filter(|character| !character.is_control()).collect();
-        let display: String = plain.trim().nfc().take(128).collect();
+        let display: String = plain.trim().nfc().take(Self::MAX_LEN).collect();
         Self::parse(display.trim_end()).ok()
+    }
+
+    /// The same name with one character in the place of its compatibility variants (NFKC), where that is another name.
+    pub fn compatible(&self) -> Option<Self> {
+        let text: String = self.display.nfkc().collect();
+        Self::parse(&text).ok().filter(|name| name.display != self.display)
     }
 
     /// As it is written, in NFC.
@@ -96,10 +103,20 @@ mod tests {
 
     #[test]
     fn what_nobody_can_type_twice_is_refused() {
-        for text in ["", " anna", "anna ", "an\u{0}na", "an\nna", &"x".repeat(129)] {
+        for text in ["", " anna", "anna ", "an\u{0}na", "an\nna", &"x".repeat(255)] {
             assert_eq!(Username::parse(text).unwrap_err().field, "username", "{text:?}");
         }
-        assert!(Username::parse(&"ü".repeat(128)).is_ok());
+        assert!(Username::parse(&"ü".repeat(254)).is_ok());
+    }
+
+    #[test]
+    fn a_name_of_compatibility_variants_is_another_name_that_can_be_told() {
+        let compatible = |text: &str| Username::parse(text).unwrap().compatible();
+        assert_eq!(compatible("ａｎｎａ").unwrap().as_str(), "anna");
+        assert_eq!(compatible("oﬃce").unwrap().as_str(), "office");
+        for same in ["anna", "Jürgen", "日本語", "\u{a8}"] {
+            assert_eq!(compatible(same), None, "{same}");
+        }
     }
 
     #[test]
@@ -107,8 +124,8 @@ mod tests {
         for (text, expected) in [
             ("Jürgen", Some("Jürgen".to_owned())),
             (" a\u{0}nna \n", Some("anna".to_owned())),
-            (&"x".repeat(150), Some("x".repeat(128))),
-            (&format!("{} y", "x".repeat(127)), Some("x".repeat(127))),
+            (&"x".repeat(300), Some("x".repeat(254))),
+            (&format!("{} y", "x".repeat(253)), Some("x".repeat(253))),
             (" \n", None),
             ("", None),
         ] {

@@ -119,7 +119,7 @@ func (x *Account) GetCreatedAt() *timestamppb.Timestamp {
 // Request of CreateAccount.
 type CreateAccountRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 128 code points, no control characters, no white space at either end. Stored in Unicode
+	// 1 to 254 code points, no control characters, no white space at either end. Stored in Unicode
 	// NFC, compared without regard to case.
 	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
 	// At least `password.min_length` code points (15 unless configured otherwise) and at most 256, exactly
@@ -1072,7 +1072,7 @@ type ImportedAccount struct {
 	// 1 to 128 printable ASCII characters, never to change: services know the user by it. Where it is empty
 	// a new account gets an id of ours, and an account is already there if its username is.
 	UserId string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// 1 to 128 code points, no control characters, no white space at either end. Stored in Unicode
+	// 1 to 254 code points, no control characters, no white space at either end. Stored in Unicode
 	// NFC, compared without regard to case.
 	Username string `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
 	// The hash of the password in the format that it is stored in, at most 512 bytes. What begins with `!`
@@ -1255,7 +1255,7 @@ type RefusedAccount struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The `line` that was sent with it.
 	Line uint64 `protobuf:"varint,1,opt,name=line,proto3" json:"line,omitempty"`
-	// The `username` that was sent with it, or its first 128 code points.
+	// The `username` that was sent with it, or its first 254 code points.
 	Username string `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
 	// The field of `ImportedAccount` that is to blame.
 	Field string `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`

@@ -215,9 +215,9 @@ func (x *Session) GetLastSeenAt() *timestamppb.Timestamp {
 // Request of Login.
 type LoginRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The username, 1 to 128 code points. Compared without regard to case, after Unicode NFC.
+	// The username, 1 to 254 code points. Compared without regard to case, after Unicode NFC.
 	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
-	// The password, exactly as typed, at most 256 code points.
+	// The password, exactly as typed, at most 4,096 bytes in UTF-8.
 	Password string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
 	// The slot to log in to; one of the configured ones. Empty means the first of them ("default").
 	Slot string `protobuf:"bytes,3,opt,name=slot,proto3" json:"slot,omitempty"`

@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 use super::{Password, common};
 use crate::domain::{Violation, username::Username};
 
+/// The longest new password, in code points. Argon2 would take more; nobody types it.
+const MAX_LEN: usize = 256;
 /// What NIST asks for where the password is the only factor, in code points.
 const DEFAULT_MIN_LENGTH: usize = 15;
 
@@ -62,6 +64,9 @@ impl PasswordPolicy {
     /// came in.
     pub fn check(&self, new: NewPassword, username: &Username) -> Result<Password, Violation> {
         let NewPassword { field, text } = new;
+        if text.chars().nth(MAX_LEN).is_some() {
+            return Err(Violation::new(field, format!("must be at most {MAX_LEN} code points")));
+        }
         let password = Password::of(field, text)?;
         if self.min_length > 0 && password.0.chars().nth(self.min_length - 1).is_none() {
             return Err(Violation::new(field, format!("must be at least {} code points", self.min_length)));

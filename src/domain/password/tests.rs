@@ -281,6 +281,15 @@ async fn a_full_queue_sheds_at_once() {
 }
 
 #[test]
+fn a_password_is_checked_up_to_4096_bytes() {
+    assert!(Password::presented("x".repeat(4096)).is_ok());
+    assert!(Password::presented("𝄞".repeat(1024)).is_ok());
+    for text in ["x".repeat(4097), "𝄞".repeat(1025)] {
+        assert_eq!(Password::presented(text).unwrap_err().description, "must be at most 4096 bytes");
+    }
+}
+
+#[test]
 fn a_hash_is_the_same_whatever_stands_around_it() {
     let hash = |text: &str| PasswordHash::new(text.into());
     let ours = hash("$argon2id$v=19$m=8,t=1,p=1$salt$hash");

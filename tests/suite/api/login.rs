@@ -119,10 +119,10 @@ on_both_stores! {
         let usual = || login_request("alice", "");
         for (message, field) in [
             (pb::LoginRequest { username: String::new(), ..usual() }, "username"),
-            (pb::LoginRequest { username: "x".repeat(129), ..usual() }, "username"),
+            (pb::LoginRequest { username: "x".repeat(255), ..usual() }, "username"),
             (pb::LoginRequest { username: "a\u{0}b".into(), ..usual() }, "username"),
             (pb::LoginRequest { password: String::new(), ..usual() }, "password"),
-            (pb::LoginRequest { password: "x".repeat(257), ..usual() }, "password"),
+            (pb::LoginRequest { password: "x".repeat(4097), ..usual() }, "password"),
             (pb::LoginRequest { slot: "tv".into(), ..usual() }, "slot"),
             (pb::LoginRequest { slot: "DEFAULT".into(), ..usual() }, "slot"),
             (pb::LoginRequest { device: "x".repeat(129), ..usual() }, "device"),

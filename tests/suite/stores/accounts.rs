@@ -89,6 +89,15 @@ on_every_database! {
         assert_eq!(accounts.list(None, 10).await.unwrap(), [account], "the refused left no trace");
     }
 
+    async fn a_username_of_254_code_points_is_kept_whatever_they_are(tables: Tables) {
+        let accounts = &*tables.accounts;
+        // The last three are compared by three code points each.
+        for character in ["x", "ü", "日", "😀", "ﬃ", "ΐ", "ᾷ"] {
+            let account = created(accounts, &character.repeat(254)).await;
+            assert_eq!(accounts.find(&account.username).await.unwrap(), Some(account), "{character}");
+        }
+    }
+
     async fn of_concurrent_creations_of_one_username_exactly_one_succeeds(tables: Tables) {
         let mut tasks = JoinSet::new();
         for number in 0..20 {
