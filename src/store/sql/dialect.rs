@@ -1,6 +1,8 @@
 //! What differs between the databases, as far as statements are concerned: little.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
+
+use super::link::Purpose;
 
 /// Which SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,13 +34,19 @@ impl Dialect {
         text
     }
 
-    /// Begins a transaction that is going to write. SQLite: two that read before they write would otherwise
-    /// fail each other.
-    pub(super) const fn begin(self) -> &'static str {
+    /// Begins a transaction. On PostgreSQL with what holds for every statement in it, for as long as it lasts.
+    pub(super) fn begin(self, purpose: Purpose, limit: Duration) -> String {
         match self {
-            Self::Sqlite => "BEGIN IMMEDIATE",
-            Self::Postgres => "BEGIN",
-            Self::MySql => "START TRANSACTION",
+            // Two that read before they write would otherwise fail each other.
+            Self::Sqlite => "BEGIN IMMEDIATE".into(),
+            Self::MySql => "START TRANSACTION".into(),
+            Self::Postgres => {
+                let mode = if purpose == Purpose::Read { "READ ONLY" } else { "READ WRITE" };
+                format!(
+                    "BEGIN {mode}; SET LOCAL statement_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = 60000",
+                    limit.as_millis()
+                )
+            }
         }
     }
 

@@ -22,6 +22,9 @@ pub(super) enum Fault {
     Collision(StoreError),
     /// The statement is nothing for this database, or nothing for a connection that can only read.
     Refused(StoreError),
+    /// A value has characters that the database, or the column that it is compared with, does not have: it is in no
+    /// row. Or, `of_row`, a row has some that cannot be told in UTF-8.
+    Characters { of_row: bool, error: StoreError },
     /// Anything else.
     Failed(StoreError),
 }
@@ -38,6 +41,9 @@ impl Fault {
             Judgement::ReadOnly => Self::Refused(StoreError::Unavailable { store, cause }),
             Judgement::Passing => Self::Failed(StoreError::Unavailable { store, cause }),
             Judgement::Lasting => Self::Refused(StoreError::Corrupt { store, cause }),
+            Judgement::Characters { of_row } => {
+                Self::Characters { of_row, error: StoreError::Corrupt { store, cause } }
+            }
             // SQLITE_ERROR: its grammar or its tables; SQLITE_READONLY.
             Judgement::Embedded if matches!(database.code().as_deref(), Some("1" | "8")) => {
                 Self::Refused(store_error(store, error))
@@ -56,7 +62,10 @@ impl From<StoreError> for Fault {
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Collision(error) | Fault::Refused(error) | Fault::Failed(error) => error,
+            Fault::Collision(error)
+            | Fault::Refused(error)
+            | Fault::Characters { error, .. }
+            | Fault::Failed(error) => error,
         }
     }
 }
@@ -75,15 +84,19 @@ impl Attempts {
                 tokio::time::sleep(Duration::from_millis(rand::random_range(0..ceiling))).await;
                 Ok(())
             }
-            Fault::Collision(error) | Fault::Refused(error) | Fault::Failed(error) => Err(error),
+            fault => Err(fault.into()),
         }
     }
 }
 
-/// Whether another connection could do better: a statement that was prepared on this one no longer fits its
-/// table, or the server has become a stand-by since.
+/// Whether another connection could do better: the server has become a stand-by since.
 pub(super) fn is_of_connection(error: &dyn DatabaseError) -> bool {
-    matches!(error.code().as_deref(), Some("0A000" | "25006" | "26000"))
+    matches!(error.code().as_deref(), Some("0A000" | "25006"))
+}
+
+/// Whether PostgreSQL has forgotten a statement before it was executed.
+pub(super) fn is_forgotten(error: &dyn DatabaseError) -> bool {
+    error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| error.code() == "26000")
 }
 
 enum Judgement {
@@ -94,6 +107,10 @@ enum Judgement {
     Passing,
     /// It is the schema, the rows or the permissions.
     Lasting,
+    /// It is characters.
+    Characters {
+        of_row: bool,
+    },
     /// SQLite has codes of its own.
     Embedded,
 }
@@ -109,6 +126,9 @@ fn judge(error: &dyn DatabaseError) -> Judgement {
         return match error.number() {
             // Deadlock.
             1213 => Judgement::Collision,
+            // Two collations that cannot be compared, a string that is none of its character set, a character that
+            // cannot be converted (MariaDB; MySQL).
+            1267 | 1300 | 1366 | 1977 | 3854 | 3988 => Judgement::Characters { of_row: false },
             // No access to the database, unknown database, too many connections of one user, a limit.
             1044 | 1049 | 1203 | 1226 => Judgement::Passing,
             _ => by_state(error.code().unwrap_or_default()),
@@ -122,6 +142,9 @@ fn by_state(state: &str) -> Judgement {
     match state.get(..2).unwrap_or_default() {
         // Transaction rollback.
         "40" => Judgement::Collision,
+        "22" if state == "22P05" => Judgement::Characters { of_row: false },
+        // What we send is UTF-8, so it is what we are sent: from a database whose characters are anybody's guess.
+        "22" if state == "22021" => Judgement::Characters { of_row: true },
         // Data exception, integrity constraint violation, syntax error or access rule violation.
         "22" | "23" | "42" => Judgement::Lasting,
         _ => match state {

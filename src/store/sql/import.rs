@@ -6,8 +6,9 @@ use super::{
     accounts::{NAME, disabled_columns, roles_column},
     fault::{Attempts, Fault},
     integer,
-    link::{Link, Session},
+    link::Link,
     row::Value,
+    session::Session,
 };
 use crate::domain::ports::{Account, Imported, StoreError};
 

@@ -67,7 +67,7 @@ impl LookupAccounts {
         let (target, queries) = prepared(settings, lookup)?;
         let pools = pools(&target, settings, Rights::Apart { writes: lookup.update_hash.is_some() });
         let queries = Arc::new(queries);
-        let link = start(NAME, pools, settings, Check(Arc::clone(&queries))).await?;
+        let link = start(NAME, target.address(), pools, settings, Check(Arc::clone(&queries))).await?;
         Ok(Self { link, queries })
     }
 
@@ -295,8 +295,9 @@ impl Accounts for LookupAccounts {
             _ => user_id.as_str(),
         });
         let Some(values) = values else { return Ok(()) };
-        self.link.execute_foreign(&update.statement.text, &values).await?;
-        Ok(())
+        let mut session = self.link.begin().await?;
+        session.execute_foreign(&update.statement.text, &values).await?;
+        Ok(session.commit().await?)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 //! Accounts and callers in an SQL database: SQLite, PostgreSQL, MySQL or MariaDB.
 //!
-//! Each statement is written once. `link` makes one of the three drivers, `dialect` says what differs.
+//! Each statement is written once. `session` makes one of the three drivers, `dialect` says what differs.
 //! `lookup` reads accounts from a table that is not ours.
 
 mod accounts;
@@ -12,6 +12,7 @@ mod link;
 mod lookup;
 mod pools;
 mod row;
+mod session;
 mod start;
 mod statement;
 mod target;

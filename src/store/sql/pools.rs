@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{
-    Database, MySqlConnection, PgConnection, Row as _, SqlitePool,
+    Database, MySqlConnection, Row as _, SqlitePool,
     mysql::MySqlPoolOptions,
     pool::PoolOptions,
     postgres::PgPoolOptions,
@@ -24,12 +24,6 @@ pub(super) enum Rights {
     Apart { writes: bool },
 }
 
-/// A server ends what takes longer than a statement may. We wait a little longer, because a connection whose
-/// statement the server has ended can still be used.
-pub(super) fn patience(query_timeout: Duration) -> Duration {
-    query_timeout + query_timeout / 4
-}
-
 /// Connections that are made when they are needed.
 pub(super) fn pools(target: &Target, settings: &Settings, rights: Rights) -> Pools {
     let limit = settings.query_timeout;
@@ -48,13 +42,10 @@ pub(super) fn pools(target: &Target, settings: &Settings, rights: Rights) -> Poo
             };
             Pools::Sqlite(Pair { readers, writer })
         }
+        // What they may do, each transaction says.
         Target::Postgres(options) => {
-            let pool = |read_only| {
-                sized(PgPoolOptions::new(), settings)
-                    .after_connect(move |connection, _| Box::pin(postgres(connection, limit, read_only)))
-                    .connect_lazy_with((**options).clone())
-            };
-            Pools::Postgres(pair(pool, rights))
+            let pool = sized(PgPoolOptions::new(), settings).connect_lazy_with((**options).clone());
+            Pools::Postgres(Pair { readers: pool.clone(), writer: pool })
         }
         Target::MySql(options) => {
             let pool = |read_only| {
@@ -75,24 +66,6 @@ fn pair<P: Clone>(pool: impl Fn(bool) -> P, rights: Rights) -> Pair<P> {
     let readers = pool(rights != Rights::Both);
     let writer = if rights == (Rights::Apart { writes: true }) { pool(false) } else { readers.clone() };
     Pair { readers, writer }
-}
-
-/// Set on the connection and not asked for while connecting: a pooler between us and the server passes one on
-/// and drops the other.
-async fn postgres(
-    connection: &mut PgConnection,
-    limit: Duration,
-    read_only: bool,
-) -> Result<(), sqlx::Error> {
-    let limit = limit.as_millis();
-    let read_only = if read_only { "on" } else { "off" };
-    let settings = format!(
-        "SET statement_timeout = {limit};
-         SET idle_in_transaction_session_timeout = 60000;
-         SET default_transaction_read_only = {read_only}"
-    );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(connection).await?;
-    Ok(())
 }
 
 async fn mysql(

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use sqlx::{
-    Database, MySql, MySqlConnection, Pool, Postgres,
+    AssertSqlSafe, Connection as _, Database, MySql, MySqlConnection, PgConnection, Pool, Postgres,
     migrate::{Migrate, MigrateError, Migrator},
     pool::PoolOptions,
 };
@@ -20,8 +20,9 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     fault::Fault,
-    link::{Link, Pools},
-    pools::{Rights, patience, pools},
+    link::{Limits, Link, Pools, at},
+    pools::{Rights, pools},
+    session::forget_statements,
     target::{Settings, Target},
 };
 use crate::{domain::ports::StoreError, store::embedded};
@@ -30,6 +31,8 @@ use crate::{domain::ports::StoreError, store::embedded};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long migrations may take, with the wait for another replica that is at them.
 const MIGRATION: Duration = Duration::from_mins(5);
+/// The number of the advisory lock that replicas take while they make tables: `latchkey` in ASCII.
+const POSTGRES_LOCK: u64 = 0x6c61_7463_686b_6579;
 /// How long to wait before the next attempt: from the first, doubled each time, to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -62,12 +65,14 @@ pub(super) trait Prepare: Send + Sync + 'static {
 /// A link to the database that passes once it is prepared. One sentence if it can never be.
 pub(super) async fn start(
     store: &'static str,
+    address: String,
     pools: Pools,
     settings: &Settings,
     prepare: impl Prepare,
 ) -> Result<Link, String> {
     let gate = Arc::new(Gate::closed(store));
-    let link = |gate| Link::new(store, pools.clone(), patience(settings.query_timeout), gate);
+    let (address, limits) = (Arc::<str>::from(address), Limits::of(settings.query_timeout));
+    let link = |gate| Link::new(store, Arc::clone(&address), pools.clone(), limits, gate);
     let (first, outcome) = oneshot::channel();
     tokio::spawn(supervise(Arc::downgrade(&gate), link(Arc::new(Gate::open())), prepare, first));
     match timeout(settings.connect_timeout + PATIENCE, outcome).await {
@@ -95,7 +100,11 @@ async fn supervise(
         }
         let Err(error) = outcome else {
             if !reported.is_empty() {
-                tracing::info!(store.name = link.store(), "the database answers");
+                tracing::info!(
+                    store.name = link.store(),
+                    server.address = link.address(),
+                    "the database answers"
+                );
             }
             return;
         };
@@ -104,6 +113,7 @@ async fn supervise(
         if message != reported {
             tracing::warn!(
                 store.name = link.store(),
+                server.address = link.address(),
                 error.message = message,
                 "the database is not ready; trying again"
             );
@@ -122,7 +132,7 @@ pub(super) async fn open(store: &'static str, settings: &Settings) -> Result<Lin
         return Ok(Link::embedded(store, &database));
     }
     let pools = pools(&target, settings, Rights::Both);
-    start(store, pools, settings, Migrations(target, settings.connect_timeout)).await
+    start(store, target.address(), pools, settings, Migrations(target, settings.connect_timeout)).await
 }
 
 /// Creates or upgrades tables of ours.
@@ -139,9 +149,8 @@ impl Prepare for Migrations {
                 Target::Sqlite(_) => Ok(()),
                 Target::Postgres(options) => {
                     let pool = one::<Postgres>(self.1).connect_lazy_with((**options).clone());
-                    let migrator = sqlx::migrate!("src/store/sql/migrations/postgres");
-                    let work = async { migrate(&mut *pool.acquire().await?, migrator).await };
-                    let outcome = within(link.store(), work).await;
+                    let work = async { migrate_postgres(&mut *pool.acquire().await?).await };
+                    let outcome = within(link, work).await;
                     end(&pool).await;
                     outcome
                 }
@@ -155,7 +164,7 @@ impl Prepare for Migrations {
                         lock_mysql(&mut connection).await?;
                         migrate(&mut *connection, migrator).await
                     };
-                    let outcome = within(link.store(), work).await;
+                    let outcome = within(link, work).await;
                     end(&pool).await;
                     outcome
                 }
@@ -177,22 +186,35 @@ async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Error>
     if locked == Some(1) { Ok(()) } else { Err(sqlx::Error::PoolTimedOut) }
 }
 
-/// One replica at a time: of PostgreSQL the library takes an advisory lock.
+/// One replica at a time, in one transaction: the library's lock would be the connection's, which is another one for
+/// each transaction where a pooler stands between us and the server.
+async fn migrate_postgres(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let mut migrator = sqlx::migrate!("src/store/sql/migrations/postgres");
+    migrator.set_locking(false);
+    let mut transaction = connection.begin().await?;
+    let lock = format!("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({POSTGRES_LOCK})");
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
+    forget_statements(&mut transaction).await?;
+    let outcome = migrate(&mut *transaction, migrator).await;
+    // They have names, which must end with the transaction.
+    transaction.clear_cached_statements().await?;
+    outcome?;
+    Ok(transaction.commit().await?)
+}
+
+/// Makes the tables, where nobody else is at it.
 async fn migrate<C: Migrate>(connection: &mut C, mut migrator: Migrator) -> Result<(), MigrateError> {
     // Others who use the library in the same database have a table of its usual name.
     migrator.dangerous_set_table_name("latchkey_migrations");
     migrator.run_direct(None, connection, false).await
 }
 
-async fn within(
-    store: &'static str,
-    work: impl Future<Output = Result<(), MigrateError>>,
-) -> Result<(), StoreError> {
+async fn within(link: &Link, work: impl Future<Output = Result<(), MigrateError>>) -> Result<(), StoreError> {
     if let Ok(outcome) = timeout(MIGRATION, work).await {
-        return outcome.map_err(|error| refused(store, &error));
+        return outcome.map_err(|error| refused(link, &error));
     }
-    let cause = format!("the tables were not ready within {MIGRATION:?}");
-    Err(StoreError::Unavailable { store, cause })
+    let cause = at(link.address(), &format!("the tables were not ready within {MIGRATION:?}"));
+    Err(StoreError::Unavailable { store: link.store(), cause })
 }
 
 /// Ends the connection and so its lock. A server that hangs must not hold us up.
@@ -200,7 +222,8 @@ async fn end<D: Database>(pool: &Pool<D>) {
     let _ = timeout(Duration::from_secs(1), pool.close()).await;
 }
 
-fn refused(store: &'static str, error: &MigrateError) -> StoreError {
+fn refused(link: &Link, error: &MigrateError) -> StoreError {
+    let store = link.store();
     let corrupt = |cause: String| StoreError::Corrupt { store, cause };
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
@@ -208,7 +231,9 @@ fn refused(store: &'static str, error: &MigrateError) -> StoreError {
                 StoreError::Corrupt { cause, .. } => corrupt(format!(
                     "the tables cannot be made: {cause}: give the user the right to create tables, or have them made by one who may"
                 )),
-                unavailable @ StoreError::Unavailable { .. } => unavailable,
+                StoreError::Unavailable { store, cause } => {
+                    StoreError::Unavailable { store, cause: at(link.address(), &cause) }
+                }
             }
         }
         MigrateError::VersionMissing(version) => corrupt(format!(

@@ -64,6 +64,19 @@ impl Target {
         }
     }
 
+    /// Where it is, for messages to the operator: the host with its port, or a file, and the database.
+    pub(super) fn address(&self) -> String {
+        let place = |socket: Option<&PathBuf>, host: &str, port: u16, database: Option<&str>| {
+            let server = socket.map_or_else(|| format!("{host}:{port}"), |path| path.display().to_string());
+            format!("{server}/{}", database.unwrap_or_default())
+        };
+        match self {
+            Self::Sqlite(path) => path.display().to_string(),
+            Self::Postgres(of) => place(of.get_socket(), of.get_host(), of.get_port(), of.get_database()),
+            Self::MySql(of) => place(of.get_socket(), of.get_host(), of.get_port(), of.get_database()),
+        }
+    }
+
     pub(super) fn parse(text: &str, password: Option<&str>) -> Result<Self, String> {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
@@ -133,6 +146,8 @@ impl Login {
             .database(&self.database)
             .port(self.port.unwrap_or(5432))
             .application_name("latchkey")
+            // Nothing that we read has digits after a point, and pgbouncer before 1.20 refuses to be asked for them.
+            .extra_float_digits(None::<i8>)
             .ssl_mode(PgSslMode::Prefer);
         if let Some(password) = &self.password {
             options = options.password(password);
@@ -302,6 +317,14 @@ mod tests {
         };
         assert_eq!((options.get_host(), options.get_port()), ("::1", 5433));
         assert_eq!((options.get_username(), options.get_database()), ("a@b", Some("d b")));
+        for (url, address) in [
+            ("postgres://app:swordfish@db.internal/app", "db.internal:5432/app"),
+            ("postgres://app@localhost/app?host=/run/postgresql", "/run/postgresql/app"),
+            ("mysql://app:swordfish@db:3307/app", "db:3307/app"),
+            ("sqlite:accounts.db", "accounts.db"),
+        ] {
+            assert_eq!(Target::parse(url, None).ok().unwrap().address(), address);
+        }
         let Ok(Target::MySql(options)) = Target::parse("mariadb://app@db/app", Some("secret")) else {
             panic!("not MySQL");
         };

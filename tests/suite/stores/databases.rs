@@ -155,6 +155,18 @@ async fn a_wrong_password_is_an_outage_that_does_not_tell_the_password() {
     let accounts = SqlAccounts::open(&settings(&url)).await.unwrap();
     let told = unavailable(accounts.ping().await);
     assert!(told.contains("Access denied") && !told.contains("swordfish"), "{told}");
+    let server = MariaDb::shared().port;
+    assert!(told.starts_with(&format!("127.0.0.1:{server}/test")), "{told}");
+}
+
+#[tokio::test]
+async fn what_a_server_refuses_is_told_with_its_address() {
+    let server = Postgres::shared().port;
+    let url = Postgres::shared().url("nobody:swordfish", "nowhere");
+    let accounts = SqlAccounts::open(&settings(&url)).await.unwrap();
+    let told = unavailable(accounts.ping().await);
+    assert!(told.starts_with(&format!("127.0.0.1:{server}/nowhere: ")), "{told}");
+    assert!(told.contains("nobody") && !told.contains("swordfish"), "{told}");
 }
 
 /// Down at the start, up, down, and up again.

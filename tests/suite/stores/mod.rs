@@ -16,5 +16,6 @@ mod follow;
 mod log;
 mod lookup;
 mod memory;
+mod pooler;
 mod reads;
 mod states;

@@ -6,6 +6,7 @@ pub mod guard;
 pub mod http;
 pub mod memory;
 pub mod mysql;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

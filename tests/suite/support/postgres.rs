@@ -52,6 +52,22 @@ impl Postgres {
         self.url("postgres", &name)
     }
 
+    /// The same, in another encoding than UTF-8.
+    pub async fn database_in(&self, encoding: &str) -> String {
+        let name = format!("test{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        let mut connection = PgConnection::connect(&self.url("postgres", "postgres")).await.unwrap();
+        // Not every locale provider knows every encoding, and not every version has several.
+        let create = |provider: &str| {
+            AssertSqlSafe(format!(
+                "CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' {provider} LOCALE 'C'"
+            ))
+        };
+        if connection.execute(create("LOCALE_PROVIDER libc")).await.is_err() {
+            connection.execute(create("")).await.unwrap();
+        }
+        self.url("postgres", &name)
+    }
+
     pub fn url(&self, user: &str, database: &str) -> String {
         format!("postgres://{user}@127.0.0.1:{}/{database}", self.port)
     }

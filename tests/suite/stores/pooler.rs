@@ -1,0 +1,189 @@
+//! Accounts through a pooler that gives every transaction another connection to the server.
+
+use std::{collections::BTreeSet, str::FromStr as _, sync::Arc};
+
+use latchkey::{
+    domain::ports::{Account, AccountChange, Accounts, Callers as _, DebtCause},
+    store::sql::{Lookup, LookupAccounts, Settings, SqlAccounts},
+};
+use sqlx::{
+    AssertSqlSafe, Connection as _, PgConnection, Row as _,
+    postgres::{PgConnectOptions, PgRow},
+};
+use tokio::task::JoinSet;
+
+use super::{
+    accounts::{account, hash, name},
+    states::{now, user},
+    tables::{execute, settings},
+};
+use crate::support::{pgbouncer::PgBouncer, postgres::Postgres};
+
+/// Connections of the pooler to the server.
+const CONNECTIONS: usize = 3;
+
+/// Another application on the same connections, which uses the simple protocol.
+struct Application(PgConnection);
+
+impl Application {
+    /// Does the same on each of the connections to the server, all of which a transaction holds meanwhile.
+    async fn on_all(url: &str, statements: &str) {
+        let mut clients = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut client = Self::connect(url).await;
+            client.run("BEGIN").await;
+            client.run(statements).await;
+            clients.push(client);
+        }
+        for mut client in clients {
+            client.run("COMMIT").await;
+        }
+    }
+
+    async fn connect(url: &str) -> Self {
+        let options = PgConnectOptions::from_str(url).unwrap().extra_float_digits(None);
+        Self(PgConnection::connect_with(&options).await.unwrap())
+    }
+
+    async fn run(&mut self, statement: &str) -> Vec<PgRow> {
+        let statement = AssertSqlSafe(statement.to_owned());
+        sqlx::raw_sql(statement).fetch_all(&mut self.0).await.unwrap()
+    }
+
+    /// What a SELECT of one text finds on each of the connections to the server.
+    async fn on_each(&mut self, select: &str) -> Vec<String> {
+        let mut found = BTreeSet::new();
+        for _ in 0..500 {
+            let rows = self.run(&format!("SELECT pg_backend_pid(), ({select})::text")).await;
+            let row = &rows[0];
+            // The simple protocol answers in text.
+            found.insert((row.get_unchecked::<String, _>(0), row.get_unchecked::<Option<String>, _>(1)));
+            let pids: BTreeSet<_> = found.iter().map(|(pid, _)| pid.clone()).collect();
+            if pids.len() == CONNECTIONS {
+                break;
+            }
+        }
+        let pids: BTreeSet<_> = found.iter().map(|(pid, _)| pid.clone()).collect();
+        assert_eq!(pids.len(), CONNECTIONS, "not every connection was seen");
+        found.into_iter().map(|(_, found)| found.unwrap_or_default()).collect()
+    }
+
+    /// Sees its own settings, no statements of others, and can write.
+    async fn is_left_alone(&mut self) {
+        for (select, expected) in [
+            ("current_setting('default_transaction_read_only')", "off"),
+            ("current_setting('transaction_read_only')", "off"),
+            ("current_setting('statement_timeout')", "0"),
+            ("current_setting('idle_in_transaction_session_timeout')", "0"),
+            ("SELECT count(*) FROM pg_prepared_statements", "0"),
+            ("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", "0"),
+        ] {
+            let found = self.on_each(select).await;
+            assert!(found.iter().all(|found| found == expected), "{select}: {found:?}");
+        }
+        self.run("CREATE TABLE IF NOT EXISTS written (x int); INSERT INTO written VALUES (1)").await;
+    }
+}
+
+/// As `settings`, with several connections: what one has prepared is not there for the other.
+fn many(url: &str) -> Settings {
+    Settings { max_connections: 8, ..settings(url) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_of_ours_are_made_and_used_through_a_pooler_and_its_connections_stay_as_they_are() {
+    let direct = Postgres::shared().database().await;
+    let Some(pooler) = PgBouncer::before(Postgres::shared(), CONNECTIONS) else { return };
+    let url = pooler.url(&direct);
+    Application::on_all(&url, "SELECT 1").await;
+
+    // At once, and then again on tables that are there.
+    for _ in 0..2 {
+        let mut replicas = JoinSet::new();
+        for _ in 0..4 {
+            let url = url.clone();
+            replicas
+                .spawn(async move { SqlAccounts::open(&many(&url)).await.unwrap().ping().await.unwrap() });
+        }
+        replicas.join_all().await;
+    }
+
+    let accounts = Arc::new(SqlAccounts::open(&many(&url)).await.unwrap());
+    let mut users = JoinSet::new();
+    for number in 0..40 {
+        let accounts = Arc::clone(&accounts);
+        users.spawn(async move {
+            let account = account(&format!("user{number:02}"));
+            assert!(accounts.create(&account).await.unwrap());
+            let new = AccountChange::Password(hash("$new"));
+            let cause = Some(DebtCause::CredentialsChanged);
+            let (_, debt) = accounts.change(&account.user_id, new, cause, now()).await.unwrap().unwrap();
+            accounts.settled(&debt.unwrap()).await.unwrap();
+            let found = accounts.find(&account.username).await.unwrap();
+            assert_eq!(found, Some(Account { password: hash("$new"), ..account }));
+        });
+    }
+    users.join_all().await;
+    assert_eq!(accounts.list(None, 100).await.unwrap().len(), 40);
+    assert_eq!(accounts.callers().list().await.unwrap(), []);
+    Application::connect(&url).await.is_left_alone().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_of_yours_is_read_through_a_pooler_and_its_connections_stay_as_they_are() {
+    let direct = Postgres::shared().database().await;
+    let Some(pooler) = PgBouncer::before(Postgres::shared(), CONNECTIONS) else { return };
+    let url = pooler.url(&direct);
+    let table = "CREATE EXTENSION citext;
+                 CREATE TABLE users (id int, name citext, hash text);
+                 INSERT INTO users SELECT n, 'user' || n, '$old' FROM generate_series(1, 40) n";
+    execute(&direct, table).await;
+    let select = "SELECT id AS user_id, name AS username, hash AS password_hash FROM users";
+    let lookup = Lookup {
+        by_name: format!("{select} WHERE name = :username"),
+        by_id: Some(format!("{select} WHERE id = :user_id")),
+        update_hash: Some(
+            "UPDATE users SET hash = :new_hash WHERE id = :user_id AND hash = :old_hash".into(),
+        ),
+    };
+    Application::on_all(&url, "SELECT 1").await;
+    let mut application = Application::connect(&url).await;
+    for _ in 0..3 {
+        let accounts = Arc::new(LookupAccounts::open(&many(&url), &lookup).await.unwrap());
+        let mut users = JoinSet::new();
+        for number in 1..=40 {
+            let accounts = Arc::clone(&accounts);
+            users.spawn(async move {
+                let (id, name) = (user(&number.to_string()), name(&format!("USER{number}")));
+                let found = accounts.find(&name).await.unwrap().unwrap();
+                assert_eq!(found.user_id, id);
+                let new = hash(&format!("$new of {number}"));
+                accounts.rehash(&id, &found.password, &new).await.unwrap();
+                assert_eq!(accounts.get(&id).await.unwrap().unwrap().password, new);
+            });
+        }
+        users.join_all().await;
+        application.is_left_alone().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_that_others_left_on_the_connections_of_a_pooler_do_no_harm() {
+    let direct = Postgres::shared().database().await;
+    let Some(pooler) = PgBouncer::before(Postgres::shared(), CONNECTIONS) else { return };
+    let url = pooler.url(&direct);
+    let leave: Vec<_> = (1..10).map(|number| format!("PREPARE sqlx_s_{number} AS SELECT 1")).collect();
+    Application::on_all(&url, &leave.join("; ")).await;
+    let mut application = Application::connect(&url).await;
+    let left = application.on_each("SELECT count(*) FROM pg_prepared_statements").await;
+    assert!(left.iter().all(|left| left == "9"), "{left:?}");
+
+    let accounts = SqlAccounts::open(&many(&url)).await.unwrap();
+    assert!(accounts.create(&account("alice")).await.unwrap());
+    let select = "SELECT user_id, username, password_hash FROM latchkey_accounts WHERE username = :username";
+    let lookup = Lookup { by_name: select.into(), by_id: None, update_hash: None };
+    for _ in 0..2 * CONNECTIONS {
+        let accounts = LookupAccounts::open(&many(&url), &lookup).await.unwrap();
+        assert!(accounts.find(&name("alice")).await.unwrap().is_some());
+    }
+}
