@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Engine, Error, Violation,
     audit::{Action, Entry, Outcome},
+    credentials::Presented,
     origin::Origin,
-    password::{NewPassword, Password, PasswordHash},
+    password::{NewPassword, PasswordHash},
     ports::{Account, AccountChange, Debt, DebtCause, Disabled},
     rejection::Reason,
     throttle::Standing,
@@ -304,15 +305,16 @@ impl Engine {
 
     /// Brings a hash to the configured kind and cost, in the background: no login fails with it, and none
     /// gives up its place for it. Where the threads are busy it is left to the next login.
-    pub(super) fn rehash(&self, user_id: &UserId, password: &Password, old: &PasswordHash) {
+    pub(super) fn rehash(&self, who: &Presented<'_>, old: &PasswordHash) {
         if !self.accounts.renews_hashes() {
             return;
         }
-        let Some(renewed) = self.passwords.renew(password, old) else { return };
-        let (accounts, user_id, old) = (Arc::clone(&self.accounts), user_id.clone(), old.clone());
+        let Some(renewed) = self.passwords.renew(who.password, old) else { return };
+        let (accounts, old) = (Arc::clone(&self.accounts), old.clone());
+        let (username, user_id) = (who.username.clone(), who.user_id.clone());
         tokio::spawn(async move {
             let outcome = match renewed.await {
-                Ok(new) => accounts.rehash(&user_id, &old, &new).await.map_err(Error::from),
+                Ok(new) => accounts.rehash(&username, &user_id, &old, &new).await.map_err(Error::from),
                 Err(error) => Err(error),
             };
             if let Err(error) = outcome {

@@ -5,7 +5,7 @@ use super::{
     audit::{Action, Entry},
     credentials::Presented,
     origin::Origin,
-    password::{Checked, Password},
+    password::Checked,
     ports::Account,
     sessions::{NotOpened, Open, Opened, Profile, Session, SlotPolicy},
     transact::Contention,
@@ -62,13 +62,6 @@ impl Proof<'_> {
             Self::Vouched { user_id, .. } => user_id,
         }
     }
-
-    fn password(&self) -> Option<&Password> {
-        match self {
-            Self::Password(presented) => Some(presented.password),
-            Self::Vouched { .. } => None,
-        }
-    }
 }
 
 impl Engine {
@@ -106,9 +99,11 @@ impl Engine {
         let Opened { session, displaced, kick_war } = opened;
         let Admitted { account, outdated } = admitted;
         let token = self.tokens.issue(user_id, &session, &account.roles)?;
-        if let Some(password) = proof.password().filter(|_| outdated) {
+        if let Proof::Password(who) = proof
+            && outdated
+        {
             // Only now, so that a login which has to read the account again finds the hash it has checked.
-            self.rehash(user_id, password, &account.password);
+            self.rehash(who, &account.password);
         }
 
         let profile = Profile { username: account.username.as_str().into(), roles: account.roles };

@@ -147,7 +147,7 @@ pub trait Accounts: Send + Sync {
         true
     }
 
-    /// Whether [`Accounts::rehash`] does anything, so that a new hash is worth its cost.
+    /// Whether [`Accounts::rehash`] does anything now, so that a new hash is worth its cost.
     fn renews_hashes(&self) -> bool {
         true
     }
@@ -170,9 +170,11 @@ pub trait Accounts: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<(Account, Option<Debt>)>, StoreError>;
 
-    /// Replaces a hash by another of the same password, if it still is `old`.
+    /// Replaces a hash by another of the same password, if it still is `old` and the other one can be stored as it
+    /// is. `username` is what the account was found by.
     async fn rehash(
         &self,
+        username: &Username,
         user_id: &UserId,
         old: &PasswordHash,
         new: &PasswordHash,

@@ -48,8 +48,11 @@ impl SqlAccounts {
     }
 
     async fn one(&self, statement: &str, value: &str) -> Result<Option<Account>, StoreError> {
-        let rows = self.0.fetch(statement, &[Value::Text(value)]).await?;
-        rows.first().map(account).transpose()
+        match self.0.fetch(statement, &[Value::Text(value)]).await {
+            // Nobody has a name whose characters the database does not have.
+            Err(Fault::Characters { of_row: false, .. }) => Ok(None),
+            rows => rows?.first().map(account).transpose(),
+        }
     }
 
     async fn try_change(
@@ -162,6 +165,7 @@ impl Accounts for SqlAccounts {
 
     async fn rehash(
         &self,
+        _: &Username,
         user_id: &UserId,
         old: &PasswordHash,
         new: &PasswordHash,

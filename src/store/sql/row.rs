@@ -84,14 +84,15 @@ impl Row {
         }
     }
 
-    /// Names separated by spaces or commas, or a list of them; NULL is none.
+    /// Names separated by white space or commas, or a list of them; NULL is none.
     pub(super) fn names(&self, column: &str) -> Result<Vec<&str>, StoreError> {
         match self.get(column) {
             Some(Cell::Null) => Ok(Vec::new()),
-            Some(Cell::List(list)) => Ok(list.iter().flatten().map(String::as_str).collect()),
+            Some(Cell::List(list)) => Ok(list.iter().flatten().map(|name| name.trim()).collect()),
             _ => {
                 let text = self.text(column)?;
-                Ok(text.split([' ', ',']).filter(|name| !name.is_empty()).collect())
+                let separates = |character: char| character.is_ascii_whitespace() || character == ',';
+                Ok(text.split(separates).filter(|name| !name.is_empty()).collect())
             }
         }
     }
@@ -158,10 +159,17 @@ impl Cells for PgRow {
             "BYTEA" => Cell::Bytes(self.try_get_unchecked(index)?),
             "UUID" => value.as_bytes().map(uuid).map_err(sqlx::Error::Decode)?,
             "TEXT[]" | "VARCHAR[]" | "CHAR[]" | "NAME[]" => Cell::List(self.try_get_unchecked(index)?),
+            // Padded by its type, which does not count what it is padded with.
+            "CHAR" => Cell::Text(unpadded(self.try_get_unchecked(index)?)),
             text if is_text(text) => Cell::Text(self.try_get_unchecked(index)?),
             other => Cell::Other(other.to_owned()),
         })
     }
+}
+
+fn unpadded(mut text: String) -> String {
+    text.truncate(text.trim_end_matches(' ').len());
+    text
 }
 
 /// In the form of RFC 9562, section 4.
@@ -189,6 +197,8 @@ impl Cells for MySqlRow {
             "FLOAT" | "DOUBLE" | "TIMESTAMP" | "DATE" | "TIME" | "DATETIME" | "YEAR" | "GEOMETRY" => {
                 Cell::Other(name)
             }
+            // As the server gives it unless PAD_CHAR_TO_FULL_LENGTH is set.
+            "CHAR" => Cell::Text(unpadded(self.try_get_unchecked(index)?)),
             // Text with a binary collation looks like bytes, and the other way round.
             _ => Cell::Bytes(self.try_get_unchecked(index)?),
         })

@@ -12,6 +12,7 @@ use crate::{
     support::{
         client::{PASSWORD, login_request},
         mysql::MariaDb,
+        pgbouncer::PgBouncer,
         postgres::Postgres,
         server::{Server, Store},
     },
@@ -53,6 +54,41 @@ async fn two_servers_share_accounts_in_postgres_and_sessions_in_redis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_share_accounts_in_mariadb_and_sessions_in_redis() {
     share(&MariaDb::shared().database().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_share_accounts_through_a_pooler_and_sessions_in_redis() {
+    let database = Postgres::shared().database().await;
+    let Some(pooler) = PgBouncer::before(Postgres::shared(), 3) else { return };
+    share(&pooler.url(&database)).await;
+}
+
+/// A name that the table cannot spell is one that nobody has, and costs what every other costs.
+async fn nobody_is_called(url: &str, names: &[&str]) {
+    let table = "CREATE TABLE users (id INT, name VARCHAR(50), hash VARCHAR(200)); INSERT INTO users VALUES (1, 'alice', '!')";
+    execute(url, table).await;
+    let select =
+        "SELECT id AS user_id, name AS username, hash AS password_hash FROM users WHERE name = :username";
+    let settings = [("ACCOUNTS__URL", url), ("ACCOUNTS__LOOKUP", select)];
+    let server = Server::with(Store::Embedded, &settings).await;
+    for name in names {
+        let before = server.app.engine.passwords.hashes();
+        let refused = server.client.try_login(login_request(name, "phone")).await.unwrap_err();
+        assert_eq!(
+            (parts(&refused).0, parts(&refused).1.as_str()),
+            (Code::Unauthenticated, "INVALID_CREDENTIALS")
+        );
+        assert_eq!(server.app.engine.passwords.hashes() - before, 1, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_a_table_cannot_spell_is_told_what_an_unknown_one_is() {
+    let names = ["nobody", "日本語", "a😀"];
+    let mariadb = MariaDb::shared().database().await;
+    execute(&mariadb, "ALTER DATABASE CHARACTER SET latin1").await;
+    nobody_is_called(&mariadb, &names).await;
+    nobody_is_called(&Postgres::shared().database_in("LATIN1").await, &names).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,8 +26,10 @@ async fn stored(server: &Server, user_id: &str) -> PasswordHash {
 /// Puts another hash in the place of the one that is stored.
 async fn store(server: &Server, user_id: &str, hash: &str) {
     let id = UserId::parse(user_id).unwrap();
-    let current = stored(server, user_id).await;
-    server.app.engine.accounts.rehash(&id, &current, &PasswordHash::new(hash.into())).await.unwrap();
+    let accounts = &server.app.engine.accounts;
+    let current = accounts.get(&id).await.unwrap().unwrap();
+    let new = PasswordHash::new(hash.into());
+    accounts.rehash(&current.username, &id, &current.password, &new).await.unwrap();
 }
 
 /// Waits until the hash is another; the login does not.

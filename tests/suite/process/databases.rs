@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
 
-use crate::support::{
-    client::login_request,
-    postgres::Postgres,
-    process::{Process, command, run},
+use crate::{
+    stores::tables::execute,
+    support::{
+        client::login_request,
+        postgres::Postgres,
+        process::{Process, command, run},
+    },
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,6 +40,48 @@ async fn a_server_that_starts_before_its_database_serves_once_that_is_there() {
     database.start_again();
     client.until(Serving, Duration::from_secs(30)).await;
     client.login("alice", "phone").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_taken_of_a_row_or_stored_in_it_is_logged_once_for_each_user() {
+    // bcrypt of the usual password, and what cuts off every hash that is written.
+    let tables = "CREATE TABLE users (id INT, name TEXT, hash TEXT, roles TEXT);
+         INSERT INTO users SELECT column1, column2, '$2b$04$g36hvT.mjwzpk2aBd5tGMOWdkBs6nCE2UUl48hpT1vNxWA475KHdC', column3
+             FROM (VALUES (7, 'alice', 'R&D,staff'), (8, 'bob', 'Geschäftsführung'));
+         CREATE TRIGGER cut AFTER UPDATE ON users BEGIN
+             UPDATE users SET hash = substr(NEW.hash, 1, 60) WHERE id = NEW.id;
+         END";
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("shop.db"), "").unwrap();
+    let url = format!("sqlite:{}", dir.path().join("shop.db").display());
+    execute(&url, tables).await;
+    let select = "SELECT id AS user_id, name AS username, hash AS password_hash, roles FROM users WHERE name = :username";
+    let update = "UPDATE users SET hash = :new_hash WHERE id = :user_id AND hash = :old_hash";
+    let settings =
+        [("ACCOUNTS__URL", &*url), ("ACCOUNTS__LOOKUP", select), ("ACCOUNTS__UPDATE_HASH", update)];
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &settings);
+    let client = process.client().await;
+    client.until_serving().await;
+    let log_in = async || {
+        assert_eq!(client.login("alice", "").await.session.unwrap().roles, ["staff"]);
+        assert_eq!(client.login("bob", "").await.session.unwrap().roles, [""; 0]);
+    };
+    log_in().await;
+    process.output_until("accounts.update_hash did not store a new hash");
+    log_in().await;
+    process.terminate();
+    let (_, output) = process.wait(Duration::from_secs(30));
+    for (told, times) in [
+        ("cannot be taken as it is", 2),
+        ("R&D", 1),
+        ("Geschäftsführung", 1),
+        ("accounts.update_hash did not store a new hash", 1),
+        ("$argon2", 0),
+        ("$2b$", 0),
+    ] {
+        assert_eq!(output.matches(told).count(), times, "{told}: {output}");
+    }
 }
 
 #[test]

@@ -197,6 +197,50 @@ async fn the_users_of_django_on_sqlite_log_in_with_the_passwords_they_have() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_and_passwords_that_django_takes_are_taken_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("db.sqlite3").display());
+    let Some(django) = Django::on(&url) else { return };
+    let data = tempfile::tempdir().unwrap();
+    let (_process, client) = serve(data.path(), &url, &[]).await;
+
+    let long_name = format!("{}@example.org", "a".repeat(138));
+    assert_eq!(long_name.len(), 150);
+    let (long, wide) = ("x".repeat(4096), "𝄞 ".repeat(800));
+    for (username, password, hasher) in [
+        (&*long_name, PASSWORD, "pbkdf2_sha256"),
+        ("long1", &*long, "pbkdf2_sha256"),
+        ("long2", &long, "argon2"),
+        ("long3", &long, "bcrypt_sha256"),
+        ("long4", &long, "scrypt"),
+        ("long5", &wide, "pbkdf2_sha1"),
+        // A password is hashed as it was typed.
+        ("variants", "ｐａｓｓｗｏｒｄ ﬃ", "pbkdf2_sha256"),
+    ] {
+        django.run(&["create", username, password, hasher]);
+        assert_eq!(django.run(&["form", username, password]).trim(), "True", "{username}");
+        client.try_login(with(username, password)).await.unwrap();
+        // Its last character counts.
+        let mut shorter: String = password.into();
+        shorter.pop();
+        assert_eq!(refusal(&client, username, &shorter).await.1, "INVALID_CREDENTIALS", "{username}");
+    }
+    assert_eq!(django.run(&["form", "variants", "password ffi"]).trim(), "False");
+    assert_eq!(refusal(&client, "variants", "password ffi").await.1, "INVALID_CREDENTIALS");
+
+    // Names are taken with compatibility variants brought to one (NFKC), as they are stored.
+    for (typed, stored) in
+        [("ｌｏｎｇ１", "long1"), ("Ju\u{308}rgen", "Jürgen"), ("bcrypt＿sha256", "bcrypt_sha256")]
+    {
+        let password = if stored == "long1" { &*long } else { PASSWORD };
+        assert_eq!(django.run(&["form", typed, password]).trim(), "True", "{typed}");
+        let session = client.try_login(with(typed, password)).await.unwrap().session.unwrap();
+        assert_eq!(session.username, stored);
+        assert_eq!(refusal(&client, typed, "not this one").await.1, "INVALID_CREDENTIALS", "{typed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hashes_that_are_renewed_are_still_read_by_django() {
     let url = Postgres::shared().database().await;
     let Some(django) = Django::on(&url) else { return };

@@ -210,12 +210,12 @@ on_every_database! {
         let accounts = &*tables.accounts;
         let account = created(accounts, "alice").await;
         let id = &account.user_id;
-        accounts.rehash(id, &hash("$old"), &hash("$better")).await.unwrap();
+        accounts.rehash(&account.username, id, &hash("$old"), &hash("$better")).await.unwrap();
         assert_eq!(accounts.get(id).await.unwrap().unwrap().password, hash("$better"));
         // The password has been changed since: the slow one must not bring the old one back.
-        accounts.rehash(id, &hash("$old"), &hash("$stale")).await.unwrap();
+        accounts.rehash(&account.username, id, &hash("$old"), &hash("$stale")).await.unwrap();
         assert_eq!(accounts.get(id).await.unwrap().unwrap().password, hash("$better"));
-        accounts.rehash(&user("nobody"), &hash("$old"), &hash("$better")).await.unwrap();
+        accounts.rehash(&name("nobody"), &user("nobody"), &hash("$old"), &hash("$better")).await.unwrap();
     }
 
     async fn an_import_says_of_each_account_what_became_of_it(tables: Tables) {

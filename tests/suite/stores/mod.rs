@@ -18,4 +18,6 @@ mod lookup;
 mod memory;
 mod pooler;
 mod reads;
+mod renewal;
+mod rows;
 mod states;

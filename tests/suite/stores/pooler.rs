@@ -158,7 +158,7 @@ async fn a_table_of_yours_is_read_through_a_pooler_and_its_connections_stay_as_t
                 let found = accounts.find(&name).await.unwrap().unwrap();
                 assert_eq!(found.user_id, id);
                 let new = hash(&format!("$new of {number}"));
-                accounts.rehash(&id, &found.password, &new).await.unwrap();
+                accounts.rehash(&name, &id, &found.password, &new).await.unwrap();
                 assert_eq!(accounts.get(&id).await.unwrap().unwrap().password, new);
             });
         }

@@ -132,3 +132,29 @@ macro_rules! on_every_database {
         )+
     };
 }
+
+/// Runs a test on each database that a table of somebody else's may be in.
+macro_rules! on_each {
+    ($(async fn $name:ident($kind:ident: Kind) $body:block)+) => {
+        $(mod $name {
+            use super::*;
+
+            async fn run($kind: Kind) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                run(Kind::Sqlite).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                run(Kind::Postgres).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn mariadb() {
+                run(Kind::MariaDb).await;
+            }
+        })+
+    };
+}

@@ -1,0 +1,175 @@
+//! An account from a row of a table that is not ours.
+//!
+//! Such a table has rules of its own. What we can take of a row is taken; what we cannot is left out and logged, by
+//! user. A row of which nobody can be logged in is no account: that concerns one user, and not the service.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use super::row::{Cell, Row};
+use crate::domain::{
+    password::PasswordHash,
+    ports::{Account, Disabled},
+    types::{Role, Timestamp, UserId},
+    username::Username,
+};
+
+/// How many notices are kept in mind, so that each is logged once.
+const MAX_NOTICES: usize = 1000;
+
+/// What of a row could not be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    UserId,
+    Username,
+    Hash,
+    Disabled,
+    Roles,
+    SeveralRows,
+    Characters,
+}
+
+/// Whose row it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Who<'a> {
+    Id(&'a UserId),
+    /// Where the row has no id, or it is not clear which row is meant.
+    Name(&'a Username),
+}
+
+/// What has been logged of rows, once for each user and kind.
+#[derive(Default)]
+pub(super) struct Notices(Mutex<HashSet<(String, Kind)>>);
+
+impl Notices {
+    /// Logs what could not be taken of somebody's row, unless it has been.
+    pub(super) fn log(&self, who: Who<'_>, kind: Kind, problem: &str) {
+        let (user_id, username) = match who {
+            Who::Id(user_id) => (Some(user_id.as_str()), None),
+            Who::Name(username) => (None, Some(username.as_str())),
+        };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MAX_NOTICES.saturating_sub(known.len());
+        if room == 0 || !known.insert((user_id.or(username).unwrap_or_default().to_owned(), kind)) {
+            return;
+        }
+        drop(known);
+        tracing::warn!(
+            user.id = user_id,
+            user.name = username,
+            error.message = problem,
+            "a row that accounts.lookup found cannot be taken as it is"
+        );
+        if room == 1 {
+            tracing::warn!(
+                "{MAX_NOTICES} such rows have been logged; no more are until the server is started again"
+            );
+        }
+    }
+}
+
+/// The account in a row that was found, for the name `sought` if not for an id; `None` where nobody can be logged in
+/// as its user.
+pub(super) fn account(row: &Row, sought: Option<&Username>, notices: &Notices) -> Option<Account> {
+    let username = row.text("username").ok().and_then(Username::foreign);
+    let has_name = username.is_some();
+    let username = username.or_else(|| sought.cloned());
+    let Some(user_id) = user_id(row) else {
+        let problem = "its user_id is not 1 to 128 printable ASCII characters, so this user cannot log in; where it is padded with blanks, write trim(column) AS user_id";
+        if let Some(name) = &username {
+            notices.log(Who::Name(name), Kind::UserId, problem);
+        }
+        return None;
+    };
+    let log = |kind, problem: &str| notices.log(Who::Id(&user_id), kind, problem);
+    if !has_name {
+        log(Kind::Username, "it has no username that can be shown; what was typed is shown in its place");
+    }
+    let username = username?;
+    let password = match row.get("password_hash") {
+        // An account without a password: nobody can log in with one.
+        Some(Cell::Null) => "",
+        _ => row.text("password_hash").unwrap_or_else(|_| {
+            log(Kind::Hash, "its password_hash is not text, so that no password is the right one");
+            ""
+        }),
+    };
+    let disabled = match row.get("disabled") {
+        None | Some(Cell::Null) => false,
+        Some(_) => row.boolean("disabled").unwrap_or_else(|_| {
+            log(Kind::Disabled, "it is neither true nor false whether it is disabled, so it is");
+            true
+        }),
+    };
+    let (roles, problem) = roles(row);
+    if let Some(problem) = problem {
+        log(Kind::Roles, &problem);
+    }
+    Some(Account {
+        username,
+        // As it stands there, so that it can be replaced.
+        password: PasswordHash::new(password.to_owned()),
+        roles,
+        disabled: if disabled { Disabled::Yes } else { Disabled::No },
+        created_at: Timestamp::default(),
+        user_id,
+    })
+}
+
+/// The user's id. White space around it is taken off where it cannot be part of the id: two users must not become one.
+/// Where a column is padded by its type, the row comes without that already.
+pub(super) fn user_id(row: &Row) -> Option<UserId> {
+    let written = row.written("user_id").ok()?;
+    let trimmed = written.trim();
+    let made_by_a_machine = trimmed.bytes().all(|byte| byte.is_ascii_digit())
+        || matches!(trimmed.len(), 32 | 36)
+            && trimmed.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    UserId::parse(if made_by_a_machine { trimmed } else { &written }).ok()
+}
+
+/// Those of the roles that can be, and what to say of the others.
+fn roles(row: &Row) -> (Vec<Role>, Option<String>) {
+    if row.get("roles").is_none() {
+        return (Vec::new(), None);
+    }
+    let Ok(names) = row.names("roles") else {
+        return (Vec::new(), Some("its roles are not text, so that it has none".into()));
+    };
+    let mut left_out = names.iter().filter(|name| Role::parse(name).is_err());
+    let problem = left_out.next().map(|first| {
+        let first: String = first.chars().take(64).collect();
+        format!(
+            "{} of its roles, such as {first:?}, are left out, because a role is 1 to 64 letters, digits or `_ - . : /`: map them in accounts.lookup",
+            1 + left_out.count()
+        )
+    });
+    let mut roles: Vec<_> = names.iter().filter_map(|name| Role::parse(name).ok()).collect();
+    roles.sort();
+    roles.dedup();
+    let count = roles.len();
+    roles.truncate(Role::MAX_COUNT);
+    let too_many = || format!("it has {count} roles, of which the first {} by name count", Role::MAX_COUNT);
+    (roles, problem.or_else(|| (count > Role::MAX_COUNT).then(too_many)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_notice_is_given_once_and_there_is_an_end_of_them() {
+        let notices = Notices::default();
+        let user = |number: usize| UserId::parse(&number.to_string()).unwrap();
+        for _ in 0..3 {
+            notices.log(Who::Id(&user(7)), Kind::Roles, "x");
+        }
+        notices.log(Who::Id(&user(7)), Kind::Hash, "x");
+        assert_eq!(notices.0.lock().unwrap().len(), 2);
+        for number in 0..2 * MAX_NOTICES {
+            notices.log(Who::Id(&user(number)), Kind::Roles, "x");
+        }
+        assert_eq!(notices.0.lock().unwrap().len(), MAX_NOTICES);
+    }
+}

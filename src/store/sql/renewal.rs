@@ -1,0 +1,178 @@
+//! Renewing a hash in a table that is not ours, without ever losing one.
+//!
+//! A column can be too short for what is written to it, and a trigger can write something else. So what was written is
+//! read back before it lasts, by the statement that will find it at the next login.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{fault::Fault, found, link::Link, query::Query, row::Row, session::Session};
+use crate::domain::{password::PasswordHash, ports::StoreError, types::UserId, username::Username};
+
+/// How long nothing is renewed after a renewal that was undone. It is the column or the statement, which somebody has
+/// to change; until then each login would compute another hash in vain.
+const PAUSE: Duration = Duration::from_mins(10);
+
+/// The statements.
+#[derive(Clone, Copy)]
+pub(super) struct Statements<'a> {
+    pub(super) by_name: &'a Query,
+    pub(super) update: &'a Query,
+}
+
+/// A hash to be renewed.
+#[derive(Clone, Copy)]
+pub(super) struct Renewal<'a> {
+    /// What was typed.
+    pub(super) username: &'a Username,
+    pub(super) user_id: &'a UserId,
+    pub(super) old: &'a PasswordHash,
+    pub(super) new: &'a PasswordHash,
+}
+
+/// Whether renewals work.
+#[derive(Default)]
+pub(super) struct Renewals(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    paused_at: Option<Instant>,
+    logged: bool,
+}
+
+/// What became of a renewal.
+enum Outcome {
+    /// It lasts, or there was nothing to renew any more.
+    Done,
+    /// It would not have stored what it should.
+    Undone(String),
+}
+
+impl Renewals {
+    /// Whether it is worth while to compute a new hash.
+    pub(super) fn are_worth_while(&self) -> bool {
+        self.state().paused_at.is_none_or(|at| at.elapsed() >= PAUSE)
+    }
+
+    /// Replaces the hash, if that leaves one that the password matches.
+    pub(super) async fn renew(
+        &self,
+        link: &Link,
+        statements: Statements<'_>,
+        renewal: Renewal<'_>,
+    ) -> Result<(), StoreError> {
+        let problem = match renew(link, statements, renewal).await {
+            Ok(Outcome::Done) => {
+                *self.state() = State::default();
+                return Ok(());
+            }
+            Ok(Outcome::Undone(problem)) => problem,
+            // The database would not take it, and not because it is down.
+            Err(Fault::Refused(StoreError::Corrupt { cause, .. })) => cause,
+            Err(fault) => return Err(fault.into()),
+        };
+        let mut state = self.state();
+        state.paused_at = Some(Instant::now());
+        if !std::mem::replace(&mut state.logged, true) {
+            tracing::warn!(
+                user.id = %renewal.user_id,
+                error.message = problem,
+                "accounts.update_hash did not store a new hash as it is, so the old one was kept, and so are those of others: the column needs room for 128 characters, and accounts.lookup must find what was stored"
+            );
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn renew(link: &Link, statements: Statements<'_>, renewal: Renewal<'_>) -> Result<Outcome, Fault> {
+    let mut session = link.begin().await?;
+    // What is found after the update must be what is found before it.
+    let found = stored(&mut session, statements.by_name, renewal).await?.is_some();
+    let changed = if found { update(&mut session, statements.update, renewal).await? } else { 0 };
+    if changed == 0 {
+        // The password, or the name, has been changed since.
+        session.roll_back().await?;
+        return Ok(Outcome::Done);
+    }
+    let stored = stored(&mut session, statements.by_name, renewal).await?;
+    let problem = match &stored {
+        _ if changed > 1 => format!("it changed {changed} rows for one user"),
+        Some(stored) if stored.is_same(renewal.new) => {
+            session.commit().await?;
+            return Ok(Outcome::Done);
+        }
+        Some(stored) => format!(
+            "what was read back is {} characters long and not the {} that were written",
+            stored.as_str().chars().count(),
+            renewal.new.as_str().chars().count()
+        ),
+        None => "what was written was not found again".to_owned(),
+    };
+    session.roll_back().await?;
+    if let Some(stored) = &stored {
+        restore(link, statements, renewal, stored).await?;
+    }
+    Ok(Outcome::Undone(problem))
+}
+
+/// Some tables know of no transactions (`MyISAM`): puts the old hash back in the place of what was written.
+async fn restore(
+    link: &Link,
+    statements: Statements<'_>,
+    renewal: Renewal<'_>,
+    written: &PasswordHash,
+) -> Result<(), Fault> {
+    let mut session = link.begin().await?;
+    let is_back = |stored: Option<PasswordHash>| stored.is_none_or(|stored| stored != *written);
+    if is_back(stored(&mut session, statements.by_name, renewal).await?) {
+        return session.roll_back().await;
+    }
+    let back = Renewal { old: written, new: renewal.old, ..renewal };
+    update(&mut session, statements.update, back).await?;
+    let stored = stored(&mut session, statements.by_name, renewal).await?;
+    session.commit().await?;
+    if !stored.is_some_and(|stored| stored.is_same(renewal.old)) {
+        tracing::error!(
+            user.id = %renewal.user_id,
+            "the table of accounts.update_hash knows of no transactions, and did not take the old hash back: set the password of this user again"
+        );
+    }
+    Ok(())
+}
+
+/// How many rows it changed.
+async fn update(session: &mut Session, update: &Query, renewal: Renewal<'_>) -> Result<u64, Fault> {
+    let values = update.values(|name| match name {
+        "new_hash" => renewal.new.as_str(),
+        "old_hash" => renewal.old.as_str(),
+        _ => renewal.user_id.as_str(),
+    });
+    // An id that is no value of the column's type is in no row.
+    let Some(values) = values else { return Ok(0) };
+    session.execute_foreign(&update.statement.text, &values).await
+}
+
+/// The hash that a login would find now.
+async fn stored(
+    session: &mut Session,
+    by_name: &Query,
+    renewal: Renewal<'_>,
+) -> Result<Option<PasswordHash>, Fault> {
+    let compatible =
+        Some(renewal.username).filter(|_| renewal.old.is_djangos()).and_then(Username::compatible);
+    for username in compatible.iter().chain([renewal.username]) {
+        let Some(values) = by_name.values(|_| username.as_str()) else { continue };
+        let rows = session.fetch_foreign(&by_name.statement.text, &values).await?;
+        let is_theirs = |row: &&Row| found::user_id(row).as_ref() == Some(renewal.user_id);
+        if let Some(row) = rows.iter().find(is_theirs) {
+            return Ok(Some(PasswordHash::new(row.text("password_hash").unwrap_or_default().to_owned())));
+        }
+    }
+    Ok(None)
+}
