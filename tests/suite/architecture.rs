@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// What the code of a folder, or of a file, must not name, and where it would be a path or a word.
-const RULES: [(&str, &[&str]); 9] = [
+const RULES: [(&str, &[&str]); 10] = [
     (
         "src/domain",
         &[
@@ -50,6 +50,21 @@ const RULES: [(&str, &[&str]); 9] = [
         ],
     ),
     ("src/http", &["tonic", "sqlx", "redis::", "crate::store", "crate::grpc", "crate::app", "crate::cli"]),
+    (
+        "src/isolation",
+        &[
+            "tonic",
+            "axum",
+            "hyper",
+            "crate::grpc",
+            "crate::http",
+            "crate::store",
+            "crate::domain",
+            "crate::app",
+            "crate::cli",
+            "crate::config",
+        ],
+    ),
     ("src/accept.rs", &["tonic", "axum", "hyper", "crate::"]),
     ("src/cli", &["sqlx", "redis::", "axum"]),
     ("src/bearer", &["tonic", "prost", "axum", "hyper", "crate::"]),
@@ -57,7 +72,8 @@ const RULES: [(&str, &[&str]); 9] = [
 ];
 
 /// What of this crate the client may name: it is no part of the server.
-const OF_THE_CLIENT: [&str; 3] = ["crate::client", "crate::bearer", "crate::grpc::pb"];
+const OF_THE_CLIENT: [&str; 4] =
+    ["crate::client", "crate::bearer", "crate::grpc::pb", "crate::isolation::log_limiter"];
 
 fn files(folder: &Path) -> Vec<(String, String)> {
     if folder.is_file() {
