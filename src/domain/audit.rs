@@ -193,6 +193,11 @@ impl Entry {
 pub trait Audit: Send + Sync {
     /// Keeps an entry. Never waits: requests are not held up by their audit trail.
     fn record(&self, entry: Entry);
+
+    /// Entries that were lost so far, because they could not be written.
+    fn lost(&self) -> u64 {
+        0
+    }
 }
 
 impl Engine {

@@ -28,7 +28,13 @@ impl AuditTrail {
     /// Waits until everything that was recorded is in the file, at most this long.
     pub fn flush(&self, limit: Duration) {
         if let Some(file) = &self.file {
-            file.flush(limit);
+            let left = file.flush(limit);
+            if left > 0 {
+                tracing::error!(
+                    audit.lost = left,
+                    "entries of the audit trail were lost: the file could not be written before the end"
+                );
+            }
         }
     }
 }
@@ -42,6 +48,10 @@ impl Audit for AuditTrail {
         if let Some(file) = &self.file {
             file.write(&line);
         }
+    }
+
+    fn lost(&self) -> u64 {
+        self.file.as_ref().map_or(0, AuditFile::lost)
     }
 }
 
