@@ -3,6 +3,8 @@
 use std::{
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
+    sync::mpsc::{Receiver, sync_channel},
+    thread,
     time::Duration,
 };
 
@@ -10,6 +12,9 @@ use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
 use crate::grpc::pb;
+
+/// How long an error waits for somebody to read it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How to print data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -55,10 +60,27 @@ pub(super) fn remark(sentence: &str) {
     let _ = writeln!(anstream::stderr(), "{sentence}");
 }
 
-/// Says what went wrong on standard error.
+/// Says what went wrong on standard error. Where nobody reads that, it does not wait for long.
 pub(super) fn complain(sentence: &str) {
     let red = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
-    let _ = writeln!(anstream::stderr(), "{red}error:{red:#} {sentence}");
+    let line = format!("{red}error:{red:#} {sentence}\n");
+    let written = in_background(move || {
+        let _ = anstream::stderr().write_all(line.as_bytes());
+    });
+    let _ = written.recv_timeout(PATIENCE);
+}
+
+/// Does something that may wait for whoever reads what is printed, in a thread of its own; what is returned hears of
+/// the end.
+pub(super) fn in_background(print: impl FnOnce() + Send + 'static) -> Receiver<()> {
+    let (done, printed) = sync_channel(1);
+    let printing = move || {
+        print();
+        let _ = done.send(());
+    };
+    // Without a thread nothing is printed, and what is returned hears of that, too.
+    let _ = thread::Builder::new().name("output".into()).spawn(printing);
+    printed
 }
 
 /// Whether a person reads standard output.

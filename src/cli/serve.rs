@@ -1,6 +1,6 @@
 //! `latchkey serve`
 
-use std::{io::Write as _, sync::Arc};
+use std::{fmt::Write as _, io::Write as _, sync::Arc, time::Duration};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +12,9 @@ use crate::{
     store::clock::SystemClock,
     telemetry,
 };
+
+/// How long writing the last log lines may take.
+const FLUSH: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 #[command(
@@ -43,18 +46,22 @@ impl Serve {
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
 
-        let app = App::start(&config, Arc::new(SystemClock))
-            .await
-            .map_err(|error| Failure::Refused(error.to_string()))?;
-        greet(&app, &config);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("draining");
-        app.stop().await;
-        tracing::info!("stopped");
-        Ok(())
+        let outcome = match App::start(&config, Arc::new(SystemClock)).await {
+            Err(error) => Err(Failure::Refused(error.to_string())),
+            Ok(app) => {
+                greet(&app, &config);
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                tracing::info!("draining");
+                app.stop().await;
+                tracing::info!("stopped");
+                Ok(())
+            }
+        };
+        telemetry::flush(FLUSH);
+        outcome
     }
 }
 
@@ -62,30 +69,35 @@ fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::Refused(format!("cannot listen for signals: {error}")))
 }
 
-/// Says where it listens, which with port 0 nobody knows, and what to type next.
+/// Says where it listens, which with port 0 nobody knows, and what to type next. In a thread of its own, because
+/// whoever reads standard output may have stopped reading.
 fn greet(app: &App, config: &Config) {
-    let mut stdout = anstream::stdout();
-    // Nobody may be reading.
+    let mut text = String::new();
+    // Writing to a string does not fail.
     let _ = writeln!(
-        stdout,
+        text,
         "Latchkey {} listens on {} (gRPC) and {} (HTTP)",
         env!("CARGO_PKG_VERSION"),
         app.grpc,
         app.http
     );
-    let _ = writeln!(stdout, "data and keys   {}", config.data_dir.display());
-    let _ = writeln!(stdout, "admin key       {}", config.admin_key_file().display());
+    let _ = writeln!(text, "data and keys   {}", config.data_dir.display());
+    let _ = writeln!(text, "admin key       {}", config.admin_key_file().display());
     if output::is_terminal() {
         // As it was called, which with `cargo run` is not on the path.
         let latchkey = std::env::args().next().unwrap_or_else(|| "latchkey".to_owned());
         let _ = writeln!(
-            stdout,
+            text,
             "\nNext, in another terminal:\n  {latchkey} account add alice\n  {latchkey} login alice"
         );
         if !config.tls.is_on() {
-            let _ = writeln!(stdout, "  grpcurl -plaintext {} list", app.grpc);
+            let _ = writeln!(text, "  grpcurl -plaintext {} list", app.grpc);
         }
-        let _ = writeln!(stdout);
+        let _ = writeln!(text);
     }
-    let _ = stdout.flush();
+    // Fails where nobody reads any more.
+    output::in_background(move || {
+        let mut stdout = anstream::stdout();
+        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    });
 }

@@ -13,7 +13,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::domain::Engine;
+use crate::{
+    domain::Engine,
+    isolation::{panics, supervisor},
+    telemetry,
+};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -66,6 +70,18 @@ impl Collector for Engines {
                 "webhook_failures",
                 "Attempts to hand the receiver of the webhook a batch that failed",
                 counts.webhook_failures.get(),
+            ),
+            (
+                "audit_entries_lost",
+                "Entries of the audit trail that could not be written to audit.file",
+                self.0.audit.lost(),
+            ),
+            ("log_lines_lost", "Log lines that could not be written", telemetry::lines_lost()),
+            ("panics", "Panics, in requests and elsewhere", panics::count()),
+            (
+                "task_restarts",
+                "Background tasks that were started again after a panic",
+                supervisor::restarts(),
             ),
         ];
         for (name, help, count) in counters {

@@ -16,7 +16,15 @@ async fn what_has_happened_is_counted_in_the_format_of_openmetrics() {
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse::<u64>().unwrap()
     };
-    let counters = ["sessions_displaced_total", "kick_wars_total", "store_rollbacks_total"];
+    let counters = [
+        "sessions_displaced_total",
+        "kick_wars_total",
+        "store_rollbacks_total",
+        "log_lines_lost_total",
+        "audit_entries_lost_total",
+        "panics_total",
+        "task_restarts_total",
+    ];
     for name in counters {
         assert_eq!(value(&format!("latchkey_{name}")).await, 0, "{name}");
     }

@@ -12,6 +12,7 @@ mod history;
 mod import;
 mod leaks;
 mod limits;
+mod logging;
 mod metrics;
 mod outage;
 mod readme;

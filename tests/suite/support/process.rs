@@ -72,6 +72,32 @@ impl Process {
         Self { child, grpc, http, data: data.to_owned(), output, readers: vec![errors, lines] }
     }
 
+    /// Starts with its output somewhere else, and so on ports that are chosen before.
+    pub fn start_unheard(data: &Path, settings: &[(&str, &str)], stdout: Stdio, stderr: Stdio) -> Self {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ports = (free(), free());
+        let (grpc, http) = (ports.0.local_addr().unwrap(), ports.1.local_addr().unwrap());
+        drop(ports);
+        let mut command = command(data, settings);
+        command.env("LATCHKEY_LISTEN__GRPC", grpc.to_string()).env("LATCHKEY_LISTEN__HTTP", http.to_string());
+        let mut child =
+            command.arg("serve").stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while std::net::TcpStream::connect(http).is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "it has ended");
+            assert!(Instant::now() < deadline, "it does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { child, grpc, http, data: data.to_owned(), output: Arc::default(), readers: Vec::new() }
+    }
+
+    /// The value of a metric.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.get("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
     pub async fn client(&self) -> Client {
         let admin_key = std::fs::read_to_string(self.data.join("admin.key")).unwrap();
         Client::connect(self.grpc, &admin_key).await
