@@ -15,6 +15,7 @@ use super::{
     types::{Role, SessionId, UserId},
     username::Username,
 };
+use crate::isolation::log_limiter::LogLimiter;
 
 /// A younger debt is being settled by the request that made it, which wants to know how many it ended.
 const DEBT_AGE: Duration = Duration::from_secs(15);
@@ -266,7 +267,11 @@ impl Engine {
         if let Err(error) = self.accounts.settled(&debt).await {
             // The debt will be settled once more, which ends what the user has opened by then: too much
             // rather than too little.
-            tracing::warn!(error.message = %error, "could not record that sessions have followed an account");
+            static UNSETTLED: LogLimiter =
+                LogLimiter::new("could not record that sessions have followed an account", 1);
+            if UNSETTLED.admits("") {
+                tracing::warn!(error.message = %error, "could not record that sessions have followed an account");
+            }
         }
         Ok(ended)
     }
@@ -318,7 +323,10 @@ impl Engine {
                 Err(error) => Err(error),
             };
             if let Err(error) = outcome {
-                tracing::warn!(user.id = %user_id, error.message = %error, "a password hash could not be renewed; the next login tries again");
+                static UNRENEWED: LogLimiter = LogLimiter::new("a password hash could not be renewed", 5);
+                if UNRENEWED.admits("") {
+                    tracing::warn!(user.id = %user_id, error.message = %error, "a password hash could not be renewed; the next login tries again");
+                }
             }
         });
     }

@@ -1,10 +1,14 @@
 //! Why a request was not done. `grpc::status` alone turns these into statuses.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use super::{
     callers::role::CallerRole, ports::StoreError, rejection::Rejection, sessions::Session, types::Timestamp,
 };
+use crate::isolation::log_limiter::LogLimiter;
+
+static STORE_UNAVAILABLE: LogLimiter = LogLimiter::new("a store did not answer", 1);
+static INTERNAL: LogLimiter = LogLimiter::new("a request failed with an internal error", 20);
 
 /// What is wrong with one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +130,26 @@ impl From<Violation> for Error {
 }
 
 impl Error {
+    /// Logs an error that the caller cannot mend, under the id of the request where there is one. Of an outage the
+    /// first, because every request says the same.
+    pub fn log(&self, request: Option<impl Display>) {
+        let id = request.map(tracing::field::display);
+        match self {
+            Self::Store(StoreError::Unavailable { store, cause }) if STORE_UNAVAILABLE.admits(*store) => {
+                tracing::warn!(
+                    request.id = id,
+                    store.name = store,
+                    error.message = cause,
+                    "a store did not answer"
+                );
+            }
+            Self::Store(StoreError::Corrupt { .. }) | Self::Internal(_) if INTERNAL.admits("") => {
+                tracing::error!(request.id = id, error.message = %self, "a request failed with an internal error");
+            }
+            _ => {}
+        }
+    }
+
     /// The `reason` that callers and the audit trail see. See `ErrorReason` in the protocol.
     pub const fn reason(&self) -> &'static str {
         match self {

@@ -170,7 +170,10 @@ impl Engine {
                 Some(place) => hub.log.follow(place, PAGE, PATIENCE).await,
             };
             let mut tail = match read {
-                Ok(tail) => tail,
+                Ok(tail) => {
+                    reported = false;
+                    tail
+                }
                 Err(StoreError::Unavailable { .. }) => {
                     // Health has told of the outage. The place stays: what happens meanwhile is not missed.
                     tokio::time::sleep(PAUSE).await;

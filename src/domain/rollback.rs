@@ -9,6 +9,7 @@ use super::{
     transact::Decision,
     types::Claims,
 };
+use crate::isolation::log_limiter::LogLimiter;
 
 impl Engine {
     /// Looks whether a token that was found dead is newer than anything the store remembers of its user. A
@@ -35,11 +36,16 @@ impl Engine {
             .await?;
         let Some(ended) = ended else { return Ok(()) };
         self.counts.rollbacks.add_one();
-        tracing::warn!(
-            user.id = %claims.user_id,
-            sessions.ended = ended,
-            "the store has lost a login that was acknowledged; the sessions that this brought back were ended"
-        );
+        // After a failover this can be many; the audit trail has all of them.
+        static ROLLBACKS: LogLimiter =
+            LogLimiter::new("the store has lost a login that was acknowledged", 20);
+        if ROLLBACKS.admits("") {
+            tracing::warn!(
+                user.id = %claims.user_id,
+                sessions.ended = ended,
+                "the store has lost a login that was acknowledged; the sessions that this brought back were ended"
+            );
+        }
         let entry = Entry::new(self.clock.now(), Action::StoreRollback, Outcome::Done, &Origin::default());
         let mut entry = entry.user(&claims.user_id).ended(ended).detail(
             "a token is newer than what the store remembers of its user: the store has lost its login",

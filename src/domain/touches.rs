@@ -11,6 +11,7 @@
 use std::{
     collections::HashMap,
     mem,
+    pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,6 +26,7 @@ use super::{
     transact::Decision,
     types::{SessionId, Timestamp, UserId},
 };
+use crate::isolation::{log_limiter::LogLimiter, panics};
 
 /// How many uses wait, at most.
 const MOST: usize = 65_536;
@@ -131,14 +133,23 @@ impl Touches {
 impl Engine {
     /// Records the uses that are noted, until [`Touches::close`] and the last of them.
     pub async fn record_uses(&self) {
+        // What was at work when this was last ended by a panic.
+        self.touches.again();
         while let Some(batch) = self.touches.next().await {
             let recorded = stream::iter(batch).for_each_concurrent(AT_A_TIME, async |(session, used)| {
-                match self.record_use(session, used).await {
+                let mut recorded = pin!(self.record_use(session, used));
+                let recorded = panics::caught(recorded.as_mut()).await;
+                // One that panics must not hold up the others for ever.
+                match recorded.unwrap_or_else(|panic| Err(Error::Internal(panic.to_string()))) {
                     // Health has told of the outage.
                     Err(Error::Store(error)) if error.is_transient() => return,
                     Err(Error::Overloaded { .. }) => return,
                     Err(error) => {
-                        tracing::error!(error.message = %error, "a use of a session cannot be recorded");
+                        static UNRECORDED: LogLimiter =
+                            LogLimiter::new("a use of a session cannot be recorded", 5);
+                        if UNRECORDED.admits("") {
+                            tracing::error!(error.message = %error, "a use of a session cannot be recorded");
+                        }
                     }
                     Ok(()) => {}
                 }

@@ -12,6 +12,7 @@ use super::{
     types::Claims,
     validate::{Verdict, Verified},
 };
+use crate::isolation::log_limiter::LogLimiter;
 
 /// How long to wait, at most, before asking a store again that does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -78,7 +79,10 @@ impl SessionWatch {
                 Ok(verdict) => return verdict.map(drop),
                 Err(Error::Store(StoreError::Unavailable { .. })) => {}
                 Err(error) => {
-                    tracing::error!(error.message = %error, "cannot find out how a session stands that is watched");
+                    static UNKNOWN: LogLimiter = LogLimiter::new("failed to read a watched session", 5);
+                    if UNKNOWN.admits("") {
+                        tracing::error!(error.message = %error, "failed to read a watched session");
+                    }
                 }
             }
             tokio::time::sleep(PAUSE.mul_f64(rand::random_range(0.5..1.0))).await;

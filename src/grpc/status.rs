@@ -13,6 +13,7 @@ use super::{
 use crate::{
     domain::{Error, ports::StoreError, rejection::Rejection, sessions::Session},
     gateway::{Cause, Denial},
+    isolation::{log_limiter::LogLimiter, panics::Panic},
 };
 
 /// When to try a store again that does not answer.
@@ -31,6 +32,7 @@ pub(super) fn answer<T>(outcome: Result<T, Error>, request: &RequestId) -> Resul
 
 /// The status of an error. What the caller cannot mend is logged, under the id of the request.
 pub(super) fn of(error: Error, request: &RequestId) -> Status {
+    error.log(Some(request));
     let message = error.to_string();
     match error {
         Error::Invalid(violation) => {
@@ -71,8 +73,7 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
         Error::TooSlow => exhausted(message, ErrorReason::TooSlow, SLOW_RETRY),
         Error::Rejected(rejection) => rejected(Code::Unauthenticated, &rejection),
         Error::Overloaded { retry_after, .. } => overloaded(&message, retry_after),
-        Error::Store(StoreError::Unavailable { store, cause }) => {
-            tracing::warn!(request.id = %request, store.name = store, error.message = cause, "a store did not answer");
+        Error::Store(StoreError::Unavailable { store, .. }) => {
             let mut details = info(ErrorReason::StoreUnavailable);
             details.set_retry_info(Some(STORE_RETRY));
             // What the store said stays in the log.
@@ -80,11 +81,21 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
             Status::with_error_details(Code::Unavailable, message, details)
         }
         Error::Store(StoreError::Corrupt { .. }) | Error::Internal(_) => {
-            tracing::error!(request.id = %request, error.message = message, "a request failed for a fault of ours");
             let message = format!("internal error; the log has it under request {request}");
             status(Code::Internal, message, ErrorReason::Internal)
         }
     }
+}
+
+/// The request, or the body of its answer, panicked.
+pub(super) fn panicked(panic: &Panic, request: Option<RequestId>) -> Status {
+    static PANICS: LogLimiter = LogLimiter::new("a request panicked", 20);
+    let request = request.unwrap_or_else(RequestId::random);
+    if PANICS.admits("") {
+        tracing::error!(request.id = %request, error.message = %panic, "a request panicked");
+    }
+    let message = format!("internal error; the log has it under request {request}");
+    request.on(status(Code::Internal, message, ErrorReason::Internal))
 }
 
 /// The token that a request stands on is not good.

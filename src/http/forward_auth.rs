@@ -24,6 +24,7 @@ use url::form_urlencoded;
 use crate::{
     domain::{Engine, Error, ports::StoreError},
     gateway::{Decision, Denial, Gateway},
+    isolation::{log_limiter::LogLimiter, panics::Panic},
 };
 
 /// When to ask again where a store does not answer.
@@ -132,9 +133,9 @@ fn with(mut response: Response, headers: Vec<(&str, String)>) -> Response {
 
 /// What is no verdict must not look like one: 401 and 403 are for users.
 fn failed(error: &Error) -> Response {
+    error.log(None::<&str>);
     match error {
-        Error::Store(StoreError::Unavailable { store, cause }) => {
-            tracing::warn!(store.name = store, error.message = cause, "a store did not answer");
+        Error::Store(StoreError::Unavailable { store, .. }) => {
             // What the store said stays in the log.
             later(error.reason(), format!("the {store} store is unavailable: try again"), RETRY)
         }
@@ -142,12 +143,21 @@ fn failed(error: &Error) -> Response {
         Error::Invalid(_) | Error::CallerUnauthenticated(_) | Error::CallerNotAllowed { .. } => {
             failure(StatusCode::INTERNAL_SERVER_ERROR, error.reason(), error.to_string())
         }
-        other => {
-            tracing::error!(error.message = %other, "a request failed for a fault of ours");
+        _ => {
             let message = "internal error; the log has it".to_owned();
             failure(StatusCode::INTERNAL_SERVER_ERROR, error.reason(), message)
         }
     }
+}
+
+/// The answer to a request that panicked.
+pub(super) fn panicked(panic: &Panic) -> Response {
+    static PANICS: LogLimiter = LogLimiter::new("a request panicked", 20);
+    if PANICS.admits("") {
+        tracing::error!(error.message = %panic, "a request panicked");
+    }
+    let message = "internal error; the log has it".to_owned();
+    failure(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message)
 }
 
 fn later(reason: &str, message: String, retry_after: Duration) -> Response {

@@ -20,6 +20,7 @@ use tonic::Status;
 use super::{stream::Asker, wall_clock};
 use crate::client::{Ask, Identity, Rejection};
 use crate::grpc::pb::{WatchSessionRequest, watch_session_response::Verdict as Told};
+use crate::isolation::log_limiter::LogLimiter;
 
 /// How old the news of a session is at most that can neither be watched nor is told by the feed.
 const ASK_EVERY: Duration = Duration::from_secs(10);
@@ -179,7 +180,11 @@ impl Running {
                     let since = *failing.get_or_insert_with(Instant::now);
                     let left = self.grace.saturating_sub(since.elapsed());
                     if left.is_zero() {
-                        tracing::warn!(error.message = %unavailable, "a stream ends, because Latchkey is away");
+                        static OUTAGE: LogLimiter =
+                            LogLimiter::new("a stream ends, because Latchkey is away", 1);
+                        if OUTAGE.admits("") {
+                            tracing::warn!(error.message = %unavailable, "a stream ends, because Latchkey is away");
+                        }
                         return End::Outage;
                     }
                     shortened(pause).min(left)

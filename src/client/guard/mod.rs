@@ -23,6 +23,7 @@ pub use self::layer::Guarded;
 use self::{checker::Checker, refusal::Refusal};
 use super::{Ask, Client, Identity};
 use crate::bearer::Credentials;
+use crate::isolation::log_limiter::LogLimiter;
 
 /// How long streams go on while Latchkey is away, unless the guard says otherwise.
 const OUTAGE_GRACE: Duration = Duration::from_mins(1);
@@ -173,7 +174,10 @@ impl Guard {
             Ok(Ok(identity)) => identity,
             Ok(Err(rejection)) => return Err(Refusal::Rejected(rejection)),
             Err(unavailable) => {
-                tracing::warn!(error.message = %unavailable, url.path = path, "Latchkey gave no verdict");
+                static OUTAGE: LogLimiter = LogLimiter::new("Latchkey gave no verdict", 1);
+                if OUTAGE.admits("") {
+                    tracing::warn!(error.message = %unavailable, url.path = path, "Latchkey gave no verdict");
+                }
                 return Err(Refusal::Outage);
             }
         };

@@ -23,7 +23,10 @@ use super::{
     stored::{Argon2Hash, Stored, Unreadable},
     threads::{GivenUp, Threads},
 };
-use crate::domain::{Error, types::UserId};
+use crate::{
+    domain::{Error, types::UserId},
+    isolation::log_limiter::LogLimiter,
+};
 
 /// What came of checking a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,6 +217,10 @@ impl Passwords {
 
 /// For the operator: whose hash, which kind of problem, and what to do. Never the hash.
 fn report(user_id: &UserId, problem: Unreadable) {
+    static UNREADABLE: LogLimiter = LogLimiter::new("a stored password hash cannot be read", 20);
+    if !UNREADABLE.admits("") {
+        return;
+    }
     tracing::error!(
         user.id = %user_id,
         error.message = %problem,

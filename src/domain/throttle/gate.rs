@@ -7,12 +7,15 @@ use std::{
 };
 
 use super::{AttemptId, Outcome, Refusal, Rule, Throttle, ThrottleKey};
-use crate::domain::{
-    Error,
-    ports::{Change, Clock, Commit, Registers, Versioned},
-    transact::Turns,
-    types::Timestamp,
-    username::Username,
+use crate::{
+    domain::{
+        Error,
+        ports::{Change, Clock, Commit, Registers, Versioned},
+        transact::Turns,
+        types::Timestamp,
+        username::Username,
+    },
+    isolation::log_limiter::LogLimiter,
 };
 
 /// How long an attempt waits for others on the same account to be checked.
@@ -98,7 +101,11 @@ impl Gate {
         for Counted { key, rule, written } in ticket.counted {
             let next = |state: &Throttle, now| state.finish(rule, ticket.id, outcome, now);
             if let Err(error) = self.change(&key, rule, written, next).await {
-                tracing::warn!(error.message = %error, "the outcome of a login attempt could not be recorded; it will count as failed");
+                static UNRECORDED: LogLimiter =
+                    LogLimiter::new("the outcome of a login attempt could not be recorded", 1);
+                if UNRECORDED.admits("") {
+                    tracing::warn!(error.message = %error, "the outcome of a login attempt could not be recorded; it will count as failed");
+                }
             }
         }
     }
