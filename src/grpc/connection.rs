@@ -1,6 +1,6 @@
 //! One connection: HTTP/2, or HTTP/1.1 where that is allowed, within bounds, from its first byte to its last.
 
-use std::{convert::Infallible, future::Future, io::Cursor, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io::Cursor, pin::pin, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
@@ -13,10 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use super::{
+    caught::Caught,
     guard::Guard,
     origin::Peer,
     requests::{Begun, WithRequests},
+    status,
 };
+use crate::isolation::panics;
 
 /// What every HTTP/2 client says first (RFC 9113 section 3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -89,7 +92,10 @@ pub(super) async fn speak<S: Services>(
         // On the heap, because what is below moves it from hand to hand six times before it runs.
         Box::pin(async move {
             let (services, peer) = &*common;
-            Ok::<_, Infallible>(services.serve(peer, request).await)
+            let mut answer = pin!(services.serve(peer, request));
+            let answer = panics::caught(answer.as_mut()).await;
+            let answer = answer.unwrap_or_else(|panic| status::panicked(&panic, None).into_http());
+            Ok::<_, Infallible>(answer.map(|body| Caught::new(body, None)))
         })
     });
     let io = TokioIo::new(join(Cursor::new(begun).chain(from_client), to_client));
@@ -155,3 +161,6 @@ fn http2(max_streams: u32, requests: Begun) -> Builder<Begun> {
         .keep_alive_timeout(KEEPALIVE.1);
     builder
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,15 +13,15 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body};
 
-use super::status;
+use super::{caught::Caught, status};
 
 /// The body of a stream, ended with a status once it has nothing more to say and the server stops.
-pub(super) fn until(shutdown: &CancellationToken, body: Body) -> Body {
+pub(super) fn until(shutdown: &CancellationToken, body: Caught) -> Body {
     Body::new(Until { body, shutdown: shutdown.clone(), waiting: None, ended: false })
 }
 
 struct Until {
-    body: Body,
+    body: Caught,
     shutdown: CancellationToken,
     /// Made where the body pauses.
     waiting: Option<Pin<Box<WaitForCancellationFutureOwned>>>,

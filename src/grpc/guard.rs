@@ -21,13 +21,14 @@ use tower::ServiceExt as _;
 
 use super::{
     access::{Access, Rule, is_streaming, rule},
+    caught::Caught,
     drain,
     import::is_upload,
     origin::{CallerName, Peer},
     request_id::RequestId,
     status, validate,
 };
-use crate::domain::Engine;
+use crate::{domain::Engine, isolation::panics};
 
 /// Bounds on requests.
 #[derive(Debug, Clone, Copy)]
@@ -75,11 +76,16 @@ impl Guard {
             if observed.is_some() {
                 id.get_or_insert_with(RequestId::random);
             }
-            self.verdict(peer, id.as_ref(), request).await
+            let mut verdict = pin!(self.verdict(peer, id.as_ref(), request));
+            let answer = panics::caught(verdict.as_mut()).await;
+            answer.unwrap_or_else(|panic| status::panicked(&panic, id.clone()).into_http())
         } else {
             let id = id.get_or_insert_with(RequestId::random).clone();
             // Apart, so that a verdict needs no room for it.
-            Box::pin(self.admit(peer, id, request)).await.unwrap_or_else(Status::into_http)
+            let mut answer = Box::pin(self.admit(peer, id.clone(), request));
+            let answer = panics::caught(answer.as_mut()).await;
+            let answer = answer.unwrap_or_else(|panic| Err(status::panicked(&panic, Some(id))));
+            answer.unwrap_or_else(Status::into_http)
         };
         if is_undecodable(&response) {
             response = status::undecodable().into_http();
@@ -150,7 +156,11 @@ impl Guard {
         } else {
             within(self.timeout, async { Ok(calling.await?.await) }).await?
         };
-        Ok(if streaming { body.map(|body| drain::until(&self.shutdown, body)) } else { body })
+        Ok(if streaming {
+            body.map(|body| drain::until(&self.shutdown, Caught::new(body, Some(id))))
+        } else {
+            body
+        })
     }
 
     /// Refuses a caller who may not call a method with this rule; who calls is known from here on.

@@ -6,6 +6,7 @@ mod answer;
 mod auth;
 pub mod browser;
 mod caller;
+mod caught;
 mod codec;
 mod connection;
 mod convert;

@@ -5,7 +5,8 @@
 //! that have come together are all polled before the connection is, and their answers leave together.
 //!
 //! So the requests of one connection share a core, as the bytes that they travel in do anyway. Nothing that takes
-//! long may happen in one of them: hashing has threads of its own, and the stores have tasks.
+//! long may happen in one of them: hashing has threads of its own, and the stores have tasks. A panic in one is
+//! caught, so that it does not end the connection and all others on it.
 
 use std::{
     future::Future,
@@ -16,6 +17,8 @@ use std::{
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hyper::rt::Executor;
+
+use crate::isolation::panics;
 
 type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -63,7 +66,40 @@ impl<C: Future> Future for WithRequests<C> {
         }
         this.running.extend(this.begun.lock().drain(..));
         // An answer wakes the connection, so there is another turn.
-        while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {}
+        loop {
+            match panics::catch(|| this.running.poll_next_unpin(cx)) {
+                Ok(Poll::Ready(Some(()))) => {}
+                Ok(_) => break,
+                // Not in the service, which catches its own: in what reads and writes for it. The stream is reset, and
+                // the set has let go of the request.
+                Err(panic) => tracing::error!(error.message = %panic, "a request panicked and was reset"),
+            }
+        }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, poll_fn};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_panics_while_it_is_read_or_written_ends_no_other() {
+        let begun = Begun::default();
+        let (done, answered) = oneshot::channel();
+        begun.execute(async { panic!("this is meant to happen") });
+        begun.execute(async move { done.send(()).unwrap() });
+        let mut serving = WithRequests::new(pending::<()>(), begun);
+        poll_fn(|cx| {
+            assert!(Pin::new(&mut serving).poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        answered.await.unwrap();
+        assert!(serving.running.is_empty());
     }
 }

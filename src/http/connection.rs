@@ -10,6 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
+use super::forward_auth;
+use crate::isolation::panics;
+
 /// How long a client may take for the head of a request, counted from when it has connected or was answered. Longer than
 /// gateways keep connections that they do not use (Caddy: two minutes), so that it is they who close them.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(150);
@@ -27,7 +30,11 @@ pub(super) async fn speak(
 ) {
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
-        router.clone().call(request)
+        let answer = router.clone().call(request);
+        async move {
+            let mut answer = pin!(answer);
+            panics::caught(answer.as_mut()).await.unwrap_or_else(|panic| Ok(forward_auth::panicked(&panic)))
+        }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD);
@@ -61,7 +68,9 @@ mod tests {
 
     fn connect(shutdown: &CancellationToken) -> (DuplexStream, JoinHandle<()>) {
         let (ours, theirs) = duplex(1 << 20);
-        let router = Router::new().route("/", get(async |peer: ConnectInfo<SocketAddr>| peer.0.to_string()));
+        let router = Router::new()
+            .route("/", get(async |peer: ConnectInfo<SocketAddr>| peer.0.to_string()))
+            .route("/panic", get(async || -> &str { panic!("this is meant to happen") }));
         let address = "192.0.2.1:7".parse().unwrap();
         (ours, tokio::spawn(speak(theirs, address, router, TIMEOUT, shutdown.clone())))
     }
@@ -90,6 +99,17 @@ mod tests {
             timeout(TIMEOUT * 50, serving).await.expect("it is let go").unwrap();
             assert!(begun.elapsed() >= TIMEOUT.mul_f32(0.9), "{begin}: {:?}", begun.elapsed());
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_panics_is_answered_and_does_not_end_its_connection() {
+        let (mut client, _serving) = connect(&CancellationToken::new());
+        client.write_all(b"GET /panic HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 1000];
+        let length = client.read(&mut answer).await.unwrap();
+        let answer = str::from_utf8(&answer[..length]).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 500") && answer.contains(r#""reason":"INTERNAL""#), "{answer}");
+        ask(&mut client).await;
     }
 
     #[tokio::test]

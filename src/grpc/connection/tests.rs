@@ -1,0 +1,96 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::HeaderMap;
+use http_body::Frame;
+use tokio::{
+    io::{duplex, split},
+    sync::Notify,
+    time::timeout,
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Answers `/wait` once it may, and panics for the rest.
+#[derive(Default)]
+struct Panicking(Notify);
+
+impl Services for Panicking {
+    async fn serve(&self, _: &Peer, request: Request<Incoming>) -> Response<Body> {
+        match request.uri().path() {
+            "/wait" => {
+                self.0.notified().await;
+                Status::ok("").into_http()
+            }
+            "/body" => Response::new(Body::new(Half::default())),
+            _ => panic!("this is meant to happen"),
+        }
+    }
+}
+
+/// A body that panics after its beginning.
+#[derive(Default)]
+struct Half(bool);
+
+impl http_body::Body for Half {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        assert!(!std::mem::replace(&mut self.0, true), "this is meant to happen");
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"the beginning")))))
+    }
+}
+
+/// How a request ends: the status, and what came before it.
+async fn ask(mut requests: SendRequest<Bytes>, path: &str) -> (Status, Vec<u8>) {
+    let request = Request::post(format!("http://localhost{path}")).body(()).unwrap();
+    let (response, _) = requests.send_request(request, true).unwrap();
+    let (head, mut body) = response.await.unwrap().into_parts();
+    let mut data = Vec::new();
+    while let Some(more) = body.data().await {
+        data.extend(more.unwrap());
+    }
+    let trailers: Option<HeaderMap> = body.trailers().await.unwrap();
+    (Status::from_header_map(&trailers.unwrap_or(head.headers)).unwrap(), data)
+}
+
+#[tokio::test]
+async fn a_request_that_panics_is_answered_and_harms_no_other_on_its_connection() {
+    let (client, server) = duplex(1 << 16);
+    let (from_client, to_client) = split(server);
+    let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), certificate: None };
+    let limits =
+        ConnectionLimits { max_connections: 1, max_streams: 100, age: Duration::from_hours(1), http1: false };
+    let services = Arc::new(Panicking::default());
+    let shutdown = CancellationToken::new();
+    tokio::spawn(speak(from_client, to_client, peer, Arc::clone(&services), limits, shutdown));
+    let (requests, connection) = h2::client::handshake(client).await.unwrap();
+    tokio::spawn(connection);
+
+    let waiting = tokio::spawn(ask(requests.clone(), "/wait"));
+    for (path, before) in [("/future", &b""[..]), ("/body", b"the beginning")] {
+        let (status, data) = timeout(PATIENCE, ask(requests.clone(), path)).await.unwrap();
+        assert_eq!(status.code(), Code::Internal, "{path}: {status:?}");
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INTERNAL", "latchkey"));
+        let id = status.metadata().get("x-request-id").unwrap().to_str().unwrap();
+        assert!(status.message().ends_with(id), "the log and the answer name the same request: {status:?}");
+        assert!(!status.message().contains("meant to happen"), "{status:?}");
+        assert_eq!(data, before, "{path}");
+    }
+    services.0.notify_one();
+    let (status, _) = timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    assert_eq!(status.code(), Code::Ok);
+}
