@@ -2,6 +2,7 @@
 //!
 //! Tests and production start the same [`App`]; what differs are the settings and the clock.
 
+mod exposure;
 mod gateways;
 mod parts;
 mod tls;
@@ -159,15 +160,12 @@ impl App {
 
         let mut background = background(&engine, &health);
         let recording = record_uses(&engine);
+        exposure::warn(config, grpc, http);
         match encryption {
             Some(encryption) => {
                 tls::look_at_dates(config, &encryption, &*engine.clock);
                 background.spawn(tls::reload(encryption, config.clone(), Arc::clone(&engine.clock)));
             }
-            None if !grpc.ip().is_loopback() => tracing::warn!(
-                listen.grpc = %grpc,
-                "passwords, tokens and keys travel in clear: set tls.certificate_file and tls.key_file, or let only a proxy that speaks TLS reach this port"
-            ),
             None => {}
         }
         background.spawn(reload_keys(Arc::clone(&engine), config.clone()));

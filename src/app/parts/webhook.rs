@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use url::{Host, Url};
+use url::Url;
 
 use crate::{
     config::Config,
@@ -47,11 +47,6 @@ impl WebhookReceiver {
         engine: &Arc<Engine>,
         register: Arc<dyn Registers<Delivery>>,
     ) -> Webhook {
-        if is_in_clear(&self.url) {
-            tracing::warn!(
-                "what the webhook tells travels in clear: let the receiver speak TLS, and write https:// in webhook.url"
-            );
-        }
         let key = DeliveryKey::of(self.url.as_str());
         Webhook::new(Arc::clone(engine), Arc::new(self.http), register, key, config.webhook.batch)
     }
@@ -67,35 +62,4 @@ fn secret(config: &Config) -> Result<Secret, String> {
     let text = std::str::from_utf8(&contents).unwrap_or_default();
     Secret::parse(text.trim())
         .map_err(|error| format!("webhook.secret_file: what {} holds {error}", path.display()))
-}
-
-/// Whether it leaves this machine unencrypted.
-fn is_in_clear(url: &Url) -> bool {
-    let local = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    url.scheme() == "http" && !local
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_leaves_the_machine_unencrypted_is_in_clear() {
-        for (url, expected) in [
-            ("https://example.com/", false),
-            ("http://example.com/", true),
-            ("http://10.0.0.1/", true),
-            ("http://localhost:8000/", false),
-            ("http://127.0.0.1/", false),
-            ("http://[::1]/", false),
-            ("http://localhost.example.com/", true),
-        ] {
-            assert_eq!(is_in_clear(&Url::parse(url).unwrap()), expected, "{url}");
-        }
-    }
 }

@@ -132,7 +132,8 @@ async fn closed(mut socket: impl AsyncRead + Unpin) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_works_by_tls_and_only_for_those_who_trust_the_certificate() {
-    let server = Secured::start(&[]).await;
+    // However few files may be open where this runs.
+    let server = Secured::start(&[("SERVER__MAX_CONNECTIONS", "100")]).await;
     let client = server.client(None).await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
