@@ -2,6 +2,7 @@
 //!
 //! Tests and production start the same [`App`]; what differs are the settings and the clock.
 
+mod descriptors;
 mod exposure;
 mod gateways;
 mod parts;
@@ -151,8 +152,10 @@ impl App {
 
         let mut serving = JoinSet::new();
         let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
-        serve_grpc(&mut serving, config, grpc_listener, tls, services, shutdown.clone())?;
-        let most = config.server.max_connections;
+        let connections = descriptors::connections(config);
+        let limits = connection_limits(config, connections.per_port);
+        serve_grpc(&mut serving, config, grpc_listener, tls, services, limits, shutdown.clone())?;
+        let most = connections.per_port;
         serving.spawn(http::serve(http_listener, forward_auth, health.ready(), most, shutdown.clone()));
         if let Some(receiver) = webhook {
             serving.spawn(receiver.webhook(config, &engine, deliveries).run(shutdown.clone()));
@@ -160,6 +163,7 @@ impl App {
 
         let mut background = background(&engine, &health);
         let recording = record_uses(&engine);
+        connections.warn();
         exposure::warn(config, grpc, http);
         match encryption {
             Some(encryption) => {
@@ -282,9 +286,9 @@ fn serve_grpc(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     services: ServiceGuard,
+    limits: ConnectionLimits,
     shutdown: CancellationToken,
 ) -> Result<(), String> {
-    let limits = connection_limits(config);
     let origins = config.browser.origins.iter().map(|origin| HeaderValue::from_str(origin));
     let origins = origins.collect::<Result<Vec<_>, _>>().map_err(|_| "browser.origins: not an origin")?;
     if origins.is_empty() {
@@ -300,9 +304,9 @@ fn request_limits(config: &Config) -> grpc::Settings {
     grpc::Settings { max_requests: config.server.max_requests, timeout: config.server.request_timeout }
 }
 
-fn connection_limits(config: &Config) -> ConnectionLimits {
+fn connection_limits(config: &Config, max_connections: usize) -> ConnectionLimits {
     ConnectionLimits {
-        max_connections: config.server.max_connections,
+        max_connections,
         max_streams: config.server.max_streams,
         age: config.server.connection_age,
         http1: !config.browser.origins.is_empty(),

@@ -150,17 +150,12 @@ fn processor_time(pid: u32) -> f64 {
 #[tokio::test]
 async fn out_of_file_descriptors_it_does_not_spin_and_recovers() {
     let data = tempfile::tempdir().unwrap();
-    let mut limited = Command::new("sh");
-    limited.args(["-c", &format!("ulimit -n 60; exec {LATCHKEY} serve")]);
-    for (name, value) in command(data.path(), &[]).get_envs() {
-        match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
-        };
-    }
-    let process = Process::launch(limited, data.path());
+    let process = Process::start(data.path(), &[]);
     let client = process.client().await;
     client.until_serving().await;
+    // Only now: what is known at the start is provided for.
+    let limit = ["--pid", &process.pid().to_string(), "--nofile=60:60"];
+    assert!(Command::new("prlimit").args(limit).status().unwrap().success());
 
     let mut crowd = Vec::new();
     for _ in 0..80 {
@@ -222,4 +217,34 @@ async fn logins_whose_clients_disconnect_at_once_leave_no_place_taken_and_no_mem
     }
     let grown = process.resident().saturating_sub(before);
     assert!(grown < 24 * 1024, "{grown} KiB for 500 logins that nobody waited for");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_file_descriptors_are_used_up_to_the_limit_and_leave_room_for_the_stores() {
+    let data = tempfile::tempdir().unwrap();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -Sn 100; ulimit -Hn 400; exec \"$0\" serve", LATCHKEY]);
+    for (name, value) in command(data.path(), &[]).get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    let process = Process::launch(limited, data.path());
+    process.output_until("each port accepts 131 connections at a time instead of 10000");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().nth(3), Some("400"), "{files}");
+
+    let client = process.client().await;
+    client.until_serving().await;
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        held.push(TcpStream::connect(process.grpc).await.unwrap());
+    }
+    assert_eq!(process.get("/readyz").await.0, 200);
+    client.user("alice").await;
+    let token = client.login("alice", "phone").await.token;
+    client.session(&token).await;
+    assert!(!process.output().contains("cannot accept a connection"), "{}", process.output());
 }
