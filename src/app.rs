@@ -2,13 +2,14 @@
 //!
 //! Tests and production start the same [`App`]; what differs are the settings and the clock.
 
+mod background;
 mod descriptors;
 mod exposure;
 mod gateways;
 mod parts;
 mod tls;
 
-use std::{fs::File, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs::File, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use ::http::HeaderValue;
 use tokio::{
@@ -17,9 +18,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::parts::{
-    Parts, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail, gate, parts,
-    prepare_data_dir, scheme, session_store, tokens, webhook_receiver,
+use self::{
+    background::{Reload, ReloadRequests, serve_port},
+    parts::{
+        Parts, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail, gate, parts,
+        prepare_data_dir, scheme, session_store, tokens, webhook_receiver,
+    },
 };
 use crate::{
     config::Config,
@@ -44,6 +48,7 @@ use crate::{
         tls::Tls,
     },
     http,
+    isolation::supervisor::{Importance, supervise},
     store::{audit::AuditTrail, embedded::Database, key_files},
     telemetry,
 };
@@ -79,6 +84,9 @@ pub struct App {
     health: Health,
     grace: Duration,
     shutdown: CancellationToken,
+    /// A port is closed that should be open.
+    failed: CancellationToken,
+    reload: Reload,
     /// The two ports and the webhook; they end after `shutdown`.
     serving: JoinSet<()>,
     /// What runs beside them; dropped at shutdown.
@@ -152,27 +160,28 @@ impl App {
 
         let mut serving = JoinSet::new();
         let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
+        let failed = CancellationToken::new();
         let connections = descriptors::connections(config);
         let limits = connection_limits(config, connections.per_port);
-        serve_grpc(&mut serving, config, grpc_listener, tls, services, limits, shutdown.clone())?;
-        let most = connections.per_port;
-        serving.spawn(http::serve(http_listener, forward_auth, health.ready(), most, shutdown.clone()));
+        let port = serve_grpc(config, grpc_listener, tls, services, limits, shutdown.clone())?;
+        serving.spawn(serve_port("gRPC port", port, shutdown.clone(), failed.clone()));
+        let port =
+            http::serve(http_listener, forward_auth, health.ready(), connections.per_port, shutdown.clone());
+        serving.spawn(serve_port("HTTP port", port, shutdown.clone(), failed.clone()));
         if let Some(receiver) = webhook {
-            serving.spawn(receiver.webhook(config, &engine, deliveries).run(shutdown.clone()));
+            let (webhook, stop) = (receiver.webhook(config, &engine, deliveries), shutdown.clone());
+            let delivering = async move || webhook.run(&stop).await;
+            serving.spawn(supervise("webhook", Importance::Deferrable, delivering));
         }
 
-        let mut background = background(&engine, &health);
-        let recording = record_uses(&engine);
         connections.warn();
         exposure::warn(config, grpc, http);
-        match encryption {
-            Some(encryption) => {
-                tls::look_at_dates(config, &encryption, &*engine.clock);
-                background.spawn(tls::reload(encryption, config.clone(), Arc::clone(&engine.clock)));
-            }
-            None => {}
+        if let Some(encryption) = &encryption {
+            tls::look_at_dates(config, encryption, &*engine.clock);
         }
-        background.spawn(reload_keys(Arc::clone(&engine), config.clone()));
+        let reload = Reload::new();
+        let background = background::start(&engine, &health, config, encryption, &reload);
+        let recording = record_uses(&engine);
 
         tracing::info!(
             listen.grpc = %grpc,
@@ -190,6 +199,8 @@ impl App {
             health,
             grace,
             shutdown,
+            failed,
+            reload,
             serving,
             background,
             recording,
@@ -204,6 +215,16 @@ impl App {
         parts(config)?;
         telemetry::check(&config.log)?;
         Ok(())
+    }
+
+    /// Reads signing keys and certificates again now, instead of after their intervals.
+    pub fn reload(&self) {
+        self.reload.request();
+    }
+
+    /// Returns once the server cannot go on: a port is closed that should be open.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 
     /// Drains: health says NOT_SERVING, nobody new is let in, and what is under way may finish within
@@ -236,22 +257,6 @@ impl App {
     }
 }
 
-/// What runs beside the ports on every server.
-fn background(engine: &Arc<Engine>, health: &Health) -> JoinSet<()> {
-    let mut background = JoinSet::new();
-    background.spawn({
-        let (health, engine) = (health.clone(), Arc::clone(engine));
-        async move { health.watch(engine).await }
-    });
-    background.spawn({
-        let engine = Arc::clone(engine);
-        async move { engine.tell_of_ended_sessions().await }
-    });
-    background.spawn(settle_debts(Arc::clone(engine)));
-    background.spawn(keep_callers(Arc::clone(engine)));
-    background
-}
-
 async fn database(config: &Config) -> Result<Database, String> {
     let dir = &config.data_dir;
     let opened = Database::open(&dir.join("latchkey.db")).await;
@@ -264,7 +269,8 @@ async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
 
 fn record_uses(engine: &Arc<Engine>) -> JoinHandle<()> {
     let engine = Arc::clone(engine);
-    tokio::spawn(async move { engine.record_uses().await })
+    let recording = async move || engine.record_uses().await;
+    tokio::spawn(supervise("uses of sessions", Importance::Deferrable, recording))
 }
 
 async fn settle_debts(engine: Arc<Engine>) {
@@ -279,25 +285,22 @@ async fn settle_debts(engine: Arc<Engine>) {
     }
 }
 
-/// Serves the gRPC port; browsers, too, where some sites may call.
+/// What serves the gRPC port; browsers, too, where some sites may call.
 fn serve_grpc(
-    serving: &mut JoinSet<()>,
     config: &Config,
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     services: ServiceGuard,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
-) -> Result<(), String> {
+) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, String> {
     let origins = config.browser.origins.iter().map(|origin| HeaderValue::from_str(origin));
     let origins = origins.collect::<Result<Vec<_>, _>>().map_err(|_| "browser.origins: not an origin")?;
     if origins.is_empty() {
-        serving.spawn(serve(listener, tls, Arc::new(services), limits, shutdown));
-    } else {
-        let browsers = Browsers::new(services, origins, gateways::token_cookie(config));
-        serving.spawn(serve(listener, tls, Arc::new(browsers), limits, shutdown));
+        return Ok(Box::pin(serve(listener, tls, Arc::new(services), limits, shutdown)));
     }
-    Ok(())
+    let browsers = Browsers::new(services, origins, gateways::token_cookie(config));
+    Ok(Box::pin(serve(listener, tls, Arc::new(browsers), limits, shutdown)))
 }
 
 fn request_limits(config: &Config) -> grpc::Settings {
@@ -325,11 +328,14 @@ async fn keep_callers(engine: Arc<Engine>) {
 }
 
 /// Picks up keys that were added or removed.
-async fn reload_keys(engine: Arc<Engine>, config: Config) {
+async fn reload_keys(engine: &Engine, config: &Config, requests: &mut ReloadRequests) {
     let dir = config.keys_dir();
     let mut reported = String::new();
     loop {
-        tokio::time::sleep(config.token.reload_interval).await;
+        let requested = requests.due(config.token.reload_interval).await;
+        if requested {
+            reported.clear();
+        }
         match key_files::load(&dir, config.signing_key()) {
             Ok(ring) => {
                 reported.clear();
@@ -347,6 +353,8 @@ async fn reload_keys(engine: Arc<Engine>, config: Config) {
                     );
                     engine.audit.record(entry.detail(format!("kid {}", ring.signing().kid)));
                     engine.tokens.rotate(ring);
+                } else if requested {
+                    tracing::info!("the signing keys are unchanged");
                 }
             }
             Err(error) if error != reported => {

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use super::background::ReloadRequests;
 use crate::{
     config::{ClientCertificate, Config},
     domain::ports::Clock,
@@ -33,24 +34,31 @@ pub(super) fn look_at_dates(config: &Config, encryption: &Encryption, clock: &dy
 }
 
 /// Uses new files once they are there. What is wrong with them is said once.
-pub(super) async fn reload(mut encryption: Encryption, config: Config, clock: Arc<dyn Clock>) {
+pub(super) async fn reload(
+    encryption: &mut Encryption,
+    config: &Config,
+    clock: &dyn Clock,
+    requests: &mut ReloadRequests,
+) {
     // What was wrong at the last look, and whether that was said.
     let mut wrong: Option<(String, bool)> = None;
     loop {
-        tokio::time::sleep(config.tls.reload_interval).await;
-        match update(&mut encryption, &config) {
+        let requested = requests.due(config.tls.reload_interval).await;
+        match update(encryption, config) {
             Ok(changed) => {
                 wrong = None;
                 if changed {
                     tracing::info!("using the new certificate in {}", config.tls.certificate_file);
-                    look_at_dates(&config, &encryption, &*clock);
+                    look_at_dates(config, encryption, clock);
+                } else if requested {
+                    tracing::info!("the certificate in {} is unchanged", config.tls.certificate_file);
                 }
             }
             // Two files are not replaced at the same moment: what is wrong at one look only is no fault.
             Err(error) => {
                 let said = match &wrong {
                     Some((before, said)) if *before == error => {
-                        if !said {
+                        if !said || requested {
                             tracing::error!(
                                 error.message = error,
                                 "the TLS files cannot be used; going on with those in memory"

@@ -50,14 +50,17 @@ impl Serve {
             Err(error) => Err(Failure::Refused(error.to_string())),
             Ok(app) => {
                 greet(&app, &config);
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
+                let outcome = tokio::select! {
+                    _ = terminate.recv() => Ok(()),
+                    _ = interrupt.recv() => Ok(()),
+                    () = app.failed() => {
+                        Err(Failure::Unavailable("a port was closed: see the log, and start again".into()))
+                    }
+                };
                 tracing::info!("draining");
                 app.stop().await;
                 tracing::info!("stopped");
-                Ok(())
+                outcome
             }
         };
         telemetry::flush(FLUSH);

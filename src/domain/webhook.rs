@@ -63,7 +63,7 @@ impl Webhook {
     }
 
     /// Delivers whenever it is this server's turn, until `stop`. What is being sent then may still be taken.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(&self, stop: &CancellationToken) {
         loop {
             let held = tokio::select! {
                 held = self.leases.acquire() => held,
@@ -72,7 +72,7 @@ impl Webhook {
             tracing::info!("this server delivers the webhook");
             tokio::select! {
                 () = self.leases.keep(&held) => {}
-                () = self.deliver(&held, &stop) => {}
+                () = self.deliver(&held, stop) => {}
             }
             if stop.is_cancelled() {
                 return self.leases.release(&held).await;

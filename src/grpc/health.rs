@@ -9,7 +9,7 @@ use tonic_health::{
     server::{HealthReporter, HealthService as Service},
 };
 
-use crate::domain::Engine;
+use crate::{domain::Engine, isolation::supervisor::TaskHealth};
 
 /// How often the stores are asked.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -28,12 +28,17 @@ const SERVICES: [&str; 5] = [
 pub struct Health {
     reporter: HealthReporter,
     ready: watch::Sender<bool>,
+    tasks: TaskHealth,
 }
 
 impl Health {
     /// Not serving yet. The library would begin with SERVING.
     pub async fn not_serving() -> Self {
-        let health = Self { reporter: HealthReporter::new(), ready: watch::Sender::new(false) };
+        let health = Self {
+            reporter: HealthReporter::new(),
+            ready: watch::Sender::new(false),
+            tasks: TaskHealth::default(),
+        };
         health.set(false).await;
         health
     }
@@ -41,6 +46,11 @@ impl Health {
     /// Whether we can serve, as it changes.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
+    }
+
+    /// The background tasks without which we cannot serve.
+    pub fn tasks(&self) -> TaskHealth {
+        self.tasks.clone()
     }
 
     pub(super) fn service(&self) -> HealthServer<impl HealthService + use<>> {
@@ -51,7 +61,7 @@ impl Health {
     pub async fn watch(&self, engine: Arc<Engine>) {
         loop {
             let (sessions, accounts) = tokio::join!(engine.sessions.ping(), engine.accounts.ping());
-            self.report(sessions.is_ok() && accounts.is_ok()).await;
+            self.report(sessions.is_ok() && accounts.is_ok() && self.tasks.is_good()).await;
             tokio::time::sleep(INTERVAL).await;
         }
     }

@@ -99,8 +99,8 @@ impl GatheredSessions {
             }
         }
         let reads = answer.await.map_err(|_| {
-            // The runtime is going down, and has dropped the task that asked.
-            StoreError::Unavailable { store: "session", cause: "shutting down".to_owned() }
+            // It panicked, or the runtime is going down and has dropped it.
+            StoreError::Unavailable { store: "session", cause: "the task that asked has ended".to_owned() }
         });
         Ok((reads?, part))
     }

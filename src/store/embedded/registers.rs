@@ -19,6 +19,7 @@ use crate::{
         ports::{Clock, Cursor, StoreError},
         types::Timestamp,
     },
+    isolation::supervisor::{self, Importance},
     store::raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue},
 };
 
@@ -38,7 +39,11 @@ impl EmbeddedRegisters {
     pub fn start(database: Database, clock: Arc<dyn Clock>) -> Self {
         let writer = Writer::start(database.clone(), Arc::clone(&clock));
         let mut sweeping = JoinSet::new();
-        sweeping.spawn(sweep::forever(database.clone(), clock));
+        let sweep = {
+            let database = database.clone();
+            async move || sweep::forever(&database, &*clock).await
+        };
+        sweeping.spawn(supervisor::supervise("sweep", Importance::Deferrable, sweep));
         Self { database, writer, _sweeping: sweeping }
     }
 
@@ -124,6 +129,9 @@ impl RawRegisters for EmbeddedRegisters {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
+        if !self.writer.is_running() {
+            return Err(unavailable("the writer has stopped"));
+        }
         sqlx::query("SELECT 1").execute(&self.database.readers).await.map_err(|error| failed(&error))?;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Deleting what nobody needs any more.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::Database;
 use crate::{
@@ -18,9 +18,9 @@ const ROWS: i64 = 1000;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Sweeps for as long as it is polled.
-pub(super) async fn forever(database: Database, clock: Arc<dyn Clock>) {
+pub(super) async fn forever(database: &Database, clock: &dyn Clock) {
     loop {
-        let more = sweep(&database, clock.now()).await.unwrap_or_else(|error| {
+        let more = sweep(database, clock.now()).await.unwrap_or_else(|error| {
             tracing::warn!(error.message = %error, "could not delete what is no longer needed");
             false
         });

@@ -18,6 +18,7 @@ use crate::{
         ports::{Clock, StoreError},
         types::Timestamp,
     },
+    isolation::supervisor::{self, Importance, TaskHealth},
     store::raw::RawChange,
 };
 
@@ -40,6 +41,7 @@ pub(super) struct Writer {
     requests: mpsc::Sender<Request>,
     /// Changes when events may have been appended.
     appended: watch::Receiver<()>,
+    health: TaskHealth,
 }
 
 struct Request {
@@ -52,10 +54,22 @@ struct Request {
 impl Writer {
     /// Needs a Tokio runtime.
     pub(super) fn start(database: Database, clock: Arc<dyn Clock>) -> Self {
-        let (requests, coming) = mpsc::channel(QUEUE);
+        let (requests, mut coming) = mpsc::channel(QUEUE);
         let (appends, appended) = watch::channel(());
-        tokio::spawn(write(database, coming, appends, clock));
-        Self { requests, appended }
+        let health = TaskHealth::default();
+        // Commits that a panic interrupts are told that the writer has stopped; those that wait are made after it.
+        let writing = async move || write(&database, &mut coming, &appends, &*clock).await;
+        tokio::spawn(supervisor::supervise(
+            "embedded writer",
+            Importance::Essential(health.clone()),
+            writing,
+        ));
+        Self { requests, appended, health }
+    }
+
+    /// Whether the task runs.
+    pub(super) fn is_running(&self) -> bool {
+        self.health.is_good()
     }
 
     /// Changes when events may have been appended, and ends with the task.
@@ -76,14 +90,14 @@ impl Writer {
 }
 
 async fn write(
-    database: Database,
-    mut requests: mpsc::Receiver<Request>,
-    appends: watch::Sender<()>,
-    clock: Arc<dyn Clock>,
+    database: &Database,
+    requests: &mut mpsc::Receiver<Request>,
+    appends: &watch::Sender<()>,
+    clock: &dyn Clock,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut batch, BATCH).await > 0 {
-        let outcome = transaction(&database, &batch, clock.now()).await;
+        let outcome = transaction(database, &batch, clock.now()).await;
         // Also where all of them conflicted or failed: those who follow look for themselves.
         if batch.iter().any(|request| !request.change.events.is_empty()) {
             appends.send_replace(());

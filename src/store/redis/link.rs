@@ -23,7 +23,10 @@ use redis::{
 use tokio::sync::{Notify, SetOnce};
 
 use super::NAME;
-use crate::domain::ports::StoreError;
+use crate::{
+    domain::ports::StoreError,
+    isolation::supervisor::{self, Importance, TaskHealth},
+};
 
 /// A connection that has timed out this often in a row is thrown away.
 const TIMEOUTS_IN_A_ROW: u32 = 3;
@@ -81,6 +84,8 @@ struct Shared {
     trouble: Notify,
     /// Set once the first attempt to connect has ended, in whichever way.
     attempted: SetOnce<()>,
+    /// Of the task that owns the link.
+    health: TaskHealth,
 }
 
 enum State {
@@ -99,8 +104,20 @@ impl Link {
     pub(super) fn start(settings: &LinkSettings, purpose: Purpose) -> Result<Self, String> {
         let client = client(settings).map_err(|error| error.to_string())?;
         let state = ArcSwap::from_pointee(State::Down("not yet connected".into()));
-        let shared = Arc::new(Shared { purpose, state, trouble: Notify::new(), attempted: SetOnce::new() });
-        tokio::spawn(supervise(Arc::downgrade(&shared), client, settings.clone()));
+        let shared = Arc::new(Shared {
+            purpose,
+            state,
+            trouble: Notify::new(),
+            attempted: SetOnce::new(),
+            health: TaskHealth::default(),
+        });
+        let (weak, settings) = (Arc::downgrade(&shared), settings.clone());
+        let supervising = async move || supervise(weak.clone(), client.clone(), settings.clone()).await;
+        tokio::spawn(supervisor::supervise(
+            "redis connection",
+            Importance::Essential(shared.health.clone()),
+            supervising,
+        ));
         Ok(Self(shared))
     }
 
@@ -128,6 +145,10 @@ impl Link {
 
     /// Whether it answers.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        if !self.0.health.is_good() {
+            let cause = "the task that owns the connection has stopped".to_owned();
+            return Err(StoreError::Unavailable { store: NAME, cause });
+        }
         self.query(&Cmd::ping()).await?;
         // An answer can come late, over a connection that has been given up.
         connection(&self.0.state.load()).map(|_| ())

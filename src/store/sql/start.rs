@@ -25,7 +25,11 @@ use super::{
     session::forget_statements,
     target::{Settings, Target},
 };
-use crate::{domain::ports::StoreError, store::embedded};
+use crate::{
+    domain::ports::StoreError,
+    isolation::supervisor::{self, Importance},
+    store::embedded,
+};
 
 /// How long the start of the server waits for the database, beyond the time to connect.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -74,7 +78,10 @@ pub(super) async fn start(
     let (address, limits) = (Arc::<str>::from(address), Limits::of(settings.query_timeout));
     let link = |gate| Link::new(store, Arc::clone(&address), pools.clone(), limits, gate);
     let (first, outcome) = oneshot::channel();
-    tokio::spawn(supervise(Arc::downgrade(&gate), link(Arc::new(Gate::open())), prepare, first));
+    let (weak, open, mut first) = (Arc::downgrade(&gate), link(Arc::new(Gate::open())), Some(first));
+    let supervising = async move || supervise(&weak, &open, &prepare, &mut first).await;
+    // While the gate is closed, health says so.
+    tokio::spawn(supervisor::supervise("database start", Importance::Deferrable, supervising));
     match timeout(settings.connect_timeout + PATIENCE, outcome).await {
         Ok(Ok(Err(StoreError::Corrupt { cause, .. }))) => Err(cause),
         _ => Ok(link(gate)),
@@ -83,16 +90,15 @@ pub(super) async fn start(
 
 /// Tries until the database is ready or nobody wants it any more.
 async fn supervise(
-    gate: Weak<Gate>,
-    link: Link,
-    prepare: impl Prepare,
-    first: oneshot::Sender<Result<(), StoreError>>,
+    gate: &Weak<Gate>,
+    link: &Link,
+    prepare: &impl Prepare,
+    first: &mut Option<oneshot::Sender<Result<(), StoreError>>>,
 ) {
-    let mut first = Some(first);
     let mut pause = BACKOFF.0;
     let mut reported = String::new();
     loop {
-        let outcome = prepare.prepare(&link).await;
+        let outcome = prepare.prepare(link).await;
         let Some(gate) = gate.upgrade() else { return };
         gate.0.store(Arc::new(outcome.clone()));
         if let Some(first) = first.take() {

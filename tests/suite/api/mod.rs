@@ -18,6 +18,7 @@ mod kick_war;
 mod limits;
 mod login;
 mod logout;
+mod panics;
 mod passwords;
 mod races;
 mod rollback;
