@@ -18,7 +18,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  latchkey serve\n  latchkey serve --config latchkey.toml --check\n  LATCHKEY_SESSIONS__URL=redis://127.0.0.1 latchkey serve"
+    after_help = "Examples:\n  latchkey serve\n  latchkey serve --config latchkey.toml --check\n  LATCHKEY_SESSIONS__URL=redis://127.0.0.1 latchkey serve\n\nSignals: SIGTERM and SIGINT finish what is under way and stop; SIGHUP reads signing keys and certificates again."
 )]
 pub(super) struct Serve {
     /// Check the settings and the files they name, then exit.
@@ -45,16 +45,23 @@ impl Serve {
         // Before anything else: a signal during a slow start must not be lost.
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut hangup = listen(SignalKind::hangup())?;
 
         let outcome = match App::start(&config, Arc::new(SystemClock)).await {
             Err(error) => Err(Failure::Refused(error.to_string())),
             Ok(app) => {
                 greet(&app, &config);
-                let outcome = tokio::select! {
-                    _ = terminate.recv() => Ok(()),
-                    _ = interrupt.recv() => Ok(()),
-                    () = app.failed() => {
-                        Err(Failure::Unavailable("a port was closed: see the log, and start again".into()))
+                let outcome = loop {
+                    tokio::select! {
+                        _ = terminate.recv() => break Ok(()),
+                        _ = interrupt.recv() => break Ok(()),
+                        () = app.failed() => {
+                            break Err(Failure::Unavailable("a port was closed: see the log, and start again".into()));
+                        }
+                        Some(()) = hangup.recv() => {
+                            tracing::info!("SIGHUP: reading signing keys and certificates again");
+                            app.reload();
+                        }
                     }
                 };
                 tracing::info!("draining");

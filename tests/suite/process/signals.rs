@@ -14,10 +14,10 @@ use tonic_health::pb::{
 };
 use tonic_types::StatusExt as _;
 
-use super::wire::Wire;
+use super::{kid, wire::Wire};
 use crate::support::{
     client::{Client, login_request},
-    process::Process,
+    process::{Process, command, run},
 };
 
 /// A hash that takes a second or more.
@@ -138,6 +138,31 @@ async fn at_sigterm_idle_connections_and_open_streams_hold_nothing_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_sigint_it_is_the_same() {
     nothing_idle_holds_up_the_end("INT").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_sighup_keys_are_read_again_and_nothing_ends() {
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[("TOKEN__RELOAD_INTERVAL", "1h")]);
+    let client = process.client().await;
+    client.until_serving().await;
+    client.user("alice").await;
+    let token = client.login("alice", "phone").await.token;
+    let (_, watch) = client.try_watch(&token).await.unwrap();
+    process.signal("HUP");
+    process.output_until("the signing keys are unchanged");
+
+    let mut generate = command(data.path(), &[]);
+    generate.args(["key", "generate"]);
+    assert!(run(generate, "").status.success());
+    process.signal("HUP");
+    process.output_until("using new signing keys");
+    client.session(&token).await;
+    let new = client.login("alice", "tablet").await.token;
+    assert_ne!(kid(&new), kid(&token));
+    assert_eq!(watch.end().await.reason(), pb::RejectionReason::Replaced, "open streams go on");
+    process.terminate();
+    assert_eq!(end(process, AT_ONCE * 2).await.0, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
