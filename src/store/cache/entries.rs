@@ -6,7 +6,9 @@
 //! a ticket, forgetting and remembering are each done under one lock a part.
 //!
 //! What is remembered may be believed as of the moment at which the log was last seen: whatever had changed by
-//! then has been told, and was forgotten.
+//! then has been told, and was forgotten. What nobody tells of is a register that is gone without a commit: evicted,
+//! deleted by hand, lost with a part of the store. So an entry is also believed only for [`MAX_AGE`] after it was read,
+//! and a read that finds the register gone forgets it.
 
 use std::{
     hash::BuildHasher as _,
@@ -29,11 +31,14 @@ use crate::domain::{
     types::{Role, UserId},
 };
 
+/// How long after it was read an entry may be believed where others write to the store, too.
+pub(super) const MAX_AGE: Duration = super::STALENESS_BOUND;
+
 /// So many parts have locks of their own.
 const PARTS: usize = 256;
 /// What an entry costs besides what its state holds, in bytes: the key, the counts of references, the place in
 /// the cache.
-const OVERHEAD: u64 = 80;
+const OVERHEAD: u64 = 88;
 /// A text of at most so many bytes is kept where it stands.
 const INLINE: usize = 23;
 /// What counting the references to a longer one takes, in bytes.
@@ -42,7 +47,7 @@ const COUNTS: usize = 16;
 /// Everything that is remembered.
 pub(super) struct Entries {
     /// The keys are from tokens of ours, so that nobody can choose such that meet.
-    cache: Cache<UserId, Versioned<UserSessions>, Bytes, RandomState>,
+    cache: Cache<UserId, Entry, Bytes, RandomState>,
     /// How often something has been forgotten in each part.
     parts: Box<[Mutex<u64>]>,
     hasher: RandomState,
@@ -51,9 +56,20 @@ pub(super) struct Entries {
     begin: Instant,
 }
 
+/// What was read, and when.
+#[derive(Clone)]
+struct Entry {
+    read: Versioned<UserSessions>,
+    /// Of its ticket, in microseconds since `begin`.
+    as_of: u64,
+}
+
 /// Taken before a read is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ticket(u64);
+pub(super) struct Ticket {
+    forgotten: u64,
+    as_of: u64,
+}
 
 impl Entries {
     /// At most about so many bytes.
@@ -75,7 +91,7 @@ impl Entries {
 
     /// What is remembered.
     pub(super) fn get(&self, key: &UserId) -> Option<Versioned<UserSessions>> {
-        self.cache.get(key)
+        self.cache.get(key).map(|entry| entry.read)
     }
 
     /// What is remembered, if that is true of a moment at most `max_staleness` before `now`.
@@ -87,26 +103,40 @@ impl Entries {
     ) -> Option<Versioned<UserSessions>> {
         // Read first: an entry that is found after it has at least been seen until then.
         let seen = self.seen.load(Ordering::Acquire);
-        let age = self.micros(now).checked_sub(seen).filter(|_| seen > 0)?;
+        let now = self.micros(now);
+        let age = now.checked_sub(seen).filter(|_| seen > 0)?;
         if Duration::from_micros(age) > max_staleness {
             return None;
         }
-        self.get(key)
+        let entry = self.cache.get(key)?;
+        is_young(now.saturating_sub(entry.as_of)).then_some(entry.read)
     }
 
     /// To be taken before a read is sent.
     pub(super) fn begin_read(&self, key: &UserId) -> Ticket {
-        Ticket(*self.part(key))
+        let as_of = self.micros(Instant::now());
+        Ticket { forgotten: *self.part(key), as_of }
     }
 
     /// Remembers what was read, unless something has been forgotten since its ticket was taken.
     pub(super) fn end_read(&self, key: &UserId, read: &Versioned<UserSessions>, ticket: Ticket) {
         let part = self.part(key);
-        let newer = |held: Versioned<UserSessions>| held.revision >= read.revision;
+        if *part != ticket.forgotten {
+            return;
+        }
         // A register that holds nothing is not worth a place: nobody with a good token asks for it.
-        if *part == ticket.0 && read.revision != Revision::ABSENT && !self.cache.peek(key).is_some_and(newer)
-        {
-            self.cache.insert(key.clone(), read.clone());
+        if read.revision == Revision::ABSENT {
+            self.cache.remove(key);
+            return;
+        }
+        // Of two reads that overlap, that of the newer value counts, and of the same value the later one. What was
+        // held for long no longer counts: then the store itself has gone back.
+        let counts = |held: Entry| {
+            (held.read.revision, held.as_of) >= (read.revision, ticket.as_of)
+                && is_young(ticket.as_of.saturating_sub(held.as_of))
+        };
+        if !self.cache.peek(key).is_some_and(counts) {
+            self.cache.insert(key.clone(), Entry { read: read.clone(), as_of: ticket.as_of });
         }
     }
 
@@ -114,8 +144,8 @@ impl Entries {
     /// before is not to be remembered after.
     pub(super) fn end_commit(&self, key: &UserId, written: Versioned<UserSessions>, ticket: Ticket) {
         let mut part = self.part(key);
-        if *part == ticket.0 {
-            self.cache.insert(key.clone(), written);
+        if *part == ticket.forgotten {
+            self.cache.insert(key.clone(), Entry { read: written, as_of: ticket.as_of });
         } else {
             self.cache.remove(key);
         }
@@ -153,13 +183,18 @@ impl Entries {
     }
 }
 
+/// Whether an entry of this age, in microseconds, may be believed.
+fn is_young(age: u64) -> bool {
+    u128::from(age) <= MAX_AGE.as_micros()
+}
+
 /// About what an entry takes.
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<UserId, Versioned<UserSessions>> for Bytes {
-    fn weight(&self, key: &UserId, value: &Versioned<UserSessions>) -> u64 {
-        let state = &*value.state;
+impl Weighter<UserId, Entry> for Bytes {
+    fn weight(&self, key: &UserId, value: &Entry) -> u64 {
+        let state = &*value.read.state;
         let texts = [key.as_str(), &state.profile.username]
             .into_iter()
             .chain(state.profile.roles.iter().map(Role::as_str))

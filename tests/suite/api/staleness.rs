@@ -162,6 +162,47 @@ async fn while_the_log_is_silent_for_longer_than_allowed_the_store_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_register_that_is_gone_without_an_event_is_in_memory_for_no_longer_than_five_seconds() {
+    let server = Server::start(Store::Redis).await;
+    let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    client.feed("").await;
+    assert!(is_live(&verdict(client, within(&token, 5 * SECOND)).await));
+    let keys: Vec<String> = redis.query(redis::cmd("KEYS").arg(format!("*:s:{user_id}")));
+    let gone: u64 = redis.query(redis::cmd("DEL").arg(&keys));
+    assert_eq!(gone, 1);
+    let since = Instant::now();
+    while is_live(&verdict(client, within(&token, 5 * SECOND)).await) {
+        assert!(since.elapsed() < 7 * SECOND, "it is still in memory");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // And it stays gone: what was found is not forgotten in favour of what was known before.
+    assert!(!is_live(&verdict(client, within(&token, 5 * SECOND)).await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_is_often_asked_about_is_answered_from_memory_mostly() {
+    let server = Server::start(Store::Redis).await;
+    let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    client.feed("").await;
+    verdict(client, within(&token, 5 * SECOND)).await;
+    let (begun, mut asked) = (Instant::now(), 0);
+    let read = reads(redis, &user_id, async {
+        while begun.elapsed() < 12 * SECOND {
+            assert!(is_live(&verdict(client, within(&token, 5 * SECOND)).await));
+            asked += 1;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let read = read.await;
+    println!("{read} reads for {asked} answers");
+    assert!((1..=4).contains(&read), "once in five seconds: {read} of {asked}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_the_embedded_store_what_is_in_memory_is_never_old() {
     let server = Server::start(Store::Embedded).await;
     let client = &server.client;

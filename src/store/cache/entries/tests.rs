@@ -69,8 +69,9 @@ fn orders(changes: usize, writer: bool) -> Vec<Vec<Step>> {
 fn holds(steps: &[Step], with_tickets: bool) -> bool {
     let entries = Entries::new(1 << 20);
     let (mut stored, mut untold) = (1, 0);
-    let mut readers = [(Ticket(0), 0); 2];
-    let mut writer = (Ticket(0), 0);
+    let none = Ticket { forgotten: 0, as_of: 0 };
+    let mut readers = [(none, 0); 2];
+    let mut writer = (none, 0);
     let mut before = None;
     for step in steps {
         match *step {
@@ -154,6 +155,44 @@ fn an_entry_answers_only_while_the_log_was_seen_recently_enough() {
     entries.lose_sight();
     assert!(entries.get(&alice()).is_none());
     assert!(entries.get_as_of(&alice(), now, bound).is_none());
+}
+
+#[test]
+fn an_entry_that_was_read_long_ago_answers_no_more_although_the_log_is_seen() {
+    let entries = Entries::new(1 << 20);
+    let second = Duration::from_secs(1);
+    let read = Instant::now() + second;
+    let at = |after: Duration| Ticket { forgotten: 0, as_of: entries.micros(read + after) };
+    entries.end_read(&alice(), &value(2), at(Duration::ZERO));
+    let answers = |at: Instant| {
+        entries.seen_until(at);
+        entries.get_as_of(&alice(), at, second).is_some()
+    };
+    assert!(answers(read) && answers(read + MAX_AGE));
+    assert!(!answers(read + MAX_AGE + second));
+    assert!(entries.get(&alice()).is_some(), "where nobody else writes, that makes no difference");
+    // Read again, it is as good as new; a read that began before does not make it older.
+    entries.end_read(&alice(), &value(2), at(MAX_AGE));
+    entries.end_read(&alice(), &value(2), at(second));
+    assert!(answers(read + MAX_AGE * 2));
+    // A lower revision is that of an older read, unless what is held is old: then the store has gone back.
+    entries.end_read(&alice(), &value(1), at(MAX_AGE * 2));
+    assert_eq!(held(&entries), Some(2));
+    entries.end_read(&alice(), &value(1), at(MAX_AGE * 3));
+    assert_eq!(held(&entries), Some(1));
+}
+
+#[test]
+fn a_register_that_is_found_gone_is_forgotten() {
+    let entries = Entries::new(1 << 20);
+    entries.end_read(&alice(), &value(1), entries.begin_read(&alice()));
+    let before = entries.begin_read(&alice());
+    entries.forget(&alice());
+    entries.end_read(&alice(), &value(2), entries.begin_read(&alice()));
+    entries.end_read(&alice(), &value(0), before);
+    assert_eq!(held(&entries), Some(2), "what was read before something was told does not count");
+    entries.end_read(&alice(), &value(0), entries.begin_read(&alice()));
+    assert_eq!(held(&entries), None);
 }
 
 #[test]
