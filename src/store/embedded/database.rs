@@ -1,6 +1,6 @@
 //! The database file: the connections that read it, and the one that writes.
 
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions as _, Connection as _, SqlitePool,
@@ -8,7 +8,11 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::NAME;
+use super::{
+    NAME,
+    place::Place,
+    wal::{self, Damage},
+};
 use crate::domain::ports::StoreError;
 
 /// How long to wait for a connection, and for another process that is writing.
@@ -33,6 +37,7 @@ pub struct Database {
     pub readers: SqlitePool,
     /// The one connection that writes.
     pub writer: SqlitePool,
+    place: Arc<Place>,
 }
 
 impl Database {
@@ -40,12 +45,10 @@ impl Database {
     ///
     /// It holds password hashes, so only we can read it: SQLite gives its log the mode of the file.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| StoreError::Unavailable { store: NAME, cause: error.to_string() })?;
+        let unavailable =
+            |error: std::io::Error| StoreError::Unavailable { store: NAME, cause: error.to_string() };
+        OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(unavailable)?;
+        look_for_damage(&path.with_extension("db-wal"))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -57,6 +60,9 @@ impl Database {
             SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(PATIENCE)
+                // The log of the database stays for as long as one is open.
+                .max_lifetime(None)
+                .idle_timeout(None)
                 // Each is asked whether it still lives when it is given back, which is enough for a thread.
                 .test_before_acquire(false)
                 // SQLite ends a transaction by itself where the disk is full, and the client library goes
@@ -72,7 +78,18 @@ impl Database {
             .connect_with(options.pragma("query_only", "on"))
             .await
             .map_err(|error| refused(&error))?;
-        Ok(Self { readers, writer })
+        let place = Arc::new(Place::of(path).map_err(unavailable)?);
+        Ok(Self { readers, writer, place })
+    }
+
+    /// Fails where the file was deleted or replaced since it was opened.
+    pub fn must_be_in_place(&self) -> Result<(), StoreError> {
+        self.place.check()
+    }
+
+    /// Fails where what was just committed is gone with the file or its log: to be called before it is acknowledged.
+    pub(super) fn must_hold_commit(&self) -> Result<(), StoreError> {
+        self.place.check_commit()
     }
 
     /// Closes every connection, which writes what is in the log of the database into its file.
@@ -80,6 +97,27 @@ impl Database {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+/// Fails where the log of the database is damaged: SQLite would go on without what is behind the damage.
+fn look_for_damage(log: &Path) -> Result<(), StoreError> {
+    let name = log.display();
+    let what = match wal::damage(log) {
+        Ok(None) => return Ok(()),
+        Ok(Some(Damage::Header)) => "its header is not one".to_owned(),
+        Ok(Some(Damage::Frame { number, lost })) => {
+            format!("behind frame {number} there are at least {lost} transactions that cannot be read")
+        }
+        Err(error) => {
+            let cause = format!("cannot read {name}: {error}");
+            return Err(StoreError::Unavailable { store: NAME, cause });
+        }
+    };
+    let cause = format!(
+        "{name}, which holds the latest changes, is damaged ({what}): restore the whole directory from a backup, or \
+         move this file away to go on without the changes in it"
+    );
+    Err(StoreError::Corrupt { store: NAME, cause })
 }
 
 /// What an error of SQLite means to the rules.
@@ -98,15 +136,20 @@ pub(crate) fn store_error(store: &'static str, error: &sqlx::Error) -> StoreErro
 
 /// As [`store_error`], with what an operator can do about it at the start.
 fn refused(error: &sqlx::Error) -> StoreError {
+    let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
     match store_error(NAME, error) {
-        StoreError::Corrupt { store, cause } => StoreError::Corrupt {
-            store,
-            cause: format!(
-                "the file is damaged or no database ({cause}): restore it from a backup, or move it away to begin with an empty one"
-            ),
-        },
+        // SQLITE_IOERR_SHORT_READ: the file is shorter than it says.
+        StoreError::Unavailable { store, cause } if code.as_deref() == Some("522") => damaged(store, &cause),
+        StoreError::Corrupt { store, cause } => damaged(store, &cause),
         unavailable @ StoreError::Unavailable { .. } => unavailable,
     }
+}
+
+fn damaged(store: &'static str, cause: &str) -> StoreError {
+    let cause = format!(
+        "the file is damaged or no database ({cause}): restore it from a backup, or move it away to begin with an empty one"
+    );
+    StoreError::Corrupt { store, cause }
 }
 
 fn not_ours(error: &MigrateError) -> StoreError {

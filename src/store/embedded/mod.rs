@@ -3,8 +3,10 @@
 //! Write-ahead log and `synchronous = FULL`: what was acknowledged survives the process and the machine.
 
 mod database;
+mod place;
 mod registers;
 mod sweep;
+mod wal;
 mod writer;
 
 pub use database::Database;

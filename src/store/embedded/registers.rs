@@ -59,6 +59,7 @@ impl RawRegisters for EmbeddedRegisters {
     const NAME: &'static str = NAME;
 
     async fn load(&self, key: &str) -> Result<Option<RawValue>, StoreError> {
+        self.database.must_be_in_place()?;
         let row = sqlx::query("SELECT revision, value FROM registers WHERE key = ?")
             .bind(key)
             .fetch_optional(&self.database.readers)
@@ -140,6 +141,9 @@ impl RawRegisters for EmbeddedRegisters {
 impl EmbeddedRegisters {
     /// In one message to the thread of a connection, because each would wake that thread and then us.
     async fn load_together(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
+        if let Err(error) = self.database.must_be_in_place() {
+            return keys.iter().map(|_| Err(error.clone())).collect();
+        }
         let rows = sqlx::query(
             "SELECT key, revision, value FROM registers WHERE key IN (SELECT value FROM json_each(?))",
         )
@@ -157,6 +161,7 @@ impl EmbeddedRegisters {
     }
 
     async fn events(&self, sql: &'static str, from: i64, limit: usize) -> Result<Vec<EventRow>, StoreError> {
+        self.database.must_be_in_place()?;
         let rows = sqlx::query(sql)
             .bind(from)
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))

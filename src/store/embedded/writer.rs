@@ -98,12 +98,15 @@ async fn write(
     let mut batch = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut batch, BATCH).await > 0 {
         let outcome = transaction(database, &batch, clock.now()).await;
+        // What was written into a file that is gone is not acknowledged.
+        let in_place = database.must_hold_commit();
         // Also where all of them conflicted or failed: those who follow look for themselves.
         if batch.iter().any(|request| !request.change.events.is_empty()) {
             appends.send_replace(());
         }
         for (number, request) in batch.drain(..).enumerate() {
             let written = outcome.as_ref().map(|written| written[number]).map_err(failed);
+            let written = written.and_then(|written| in_place.clone().map(|()| written));
             // Whoever has gone away meanwhile does not need the answer.
             let _ = request.answer.send(written);
         }

@@ -72,9 +72,10 @@ pub(super) struct Link {
 impl Link {
     /// The embedded database.
     pub(super) fn embedded(store: &'static str, database: &Database) -> Self {
-        let Database { readers, writer } = database.clone();
+        let Database { readers, writer, .. } = database.clone();
         let pools = Pools::Sqlite(Pair { readers, writer });
-        Self::new(store, "".into(), pools, EMBEDDED, Arc::new(Gate::open()))
+        let gate = Arc::new(Gate::of_file(database.clone()));
+        Self::new(store, "".into(), pools, EMBEDDED, gate)
     }
 
     /// A database behind a gate.

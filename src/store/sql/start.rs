@@ -41,19 +41,31 @@ const POSTGRES_LOCK: u64 = 0x6c61_7463_686b_6579;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Whether the database is ready for us, and why not.
-pub(super) struct Gate(ArcSwap<Result<(), StoreError>>);
+pub(super) struct Gate {
+    ready: ArcSwap<Result<(), StoreError>>,
+    /// The embedded database, whose file can go away.
+    file: Option<embedded::Database>,
+}
 
 impl Gate {
     pub(super) fn open() -> Self {
-        Self(ArcSwap::from_pointee(Ok(())))
+        Self { ready: ArcSwap::from_pointee(Ok(())), file: None }
+    }
+
+    pub(super) fn of_file(database: embedded::Database) -> Self {
+        Self { file: Some(database), ..Self::open() }
     }
 
     fn closed(store: &'static str) -> Self {
-        Self(ArcSwap::from_pointee(Err(StoreError::Unavailable { store, cause: "not yet connected".into() })))
+        let closed = StoreError::Unavailable { store, cause: "not yet connected".into() };
+        Self { ready: ArcSwap::from_pointee(Err(closed)), file: None }
     }
 
     pub(super) fn pass(&self) -> Result<(), StoreError> {
-        (**self.0.load()).clone()
+        if let Some(file) = &self.file {
+            file.must_be_in_place()?;
+        }
+        (**self.ready.load()).clone()
     }
 }
 
@@ -100,7 +112,7 @@ async fn supervise(
     loop {
         let outcome = prepare.prepare(link).await;
         let Some(gate) = gate.upgrade() else { return };
-        gate.0.store(Arc::new(outcome.clone()));
+        gate.ready.store(Arc::new(outcome.clone()));
         if let Some(first) = first.take() {
             let _ = first.send(outcome.clone());
         }

@@ -377,3 +377,93 @@ async fn readers_cannot_write() {
         sqlx::query(statement).execute(&database.readers).await.unwrap_err();
     }
 }
+
+/// Writes to a database that is then left as a crash leaves it: the latest commits are in its log.
+async fn crashed(dir: &Path, commits: u64) {
+    let inner = tempfile::tempdir().unwrap();
+    Database::open(&inner.path().join("latchkey.db")).await.unwrap().close().await;
+    let (store, _database) = open(inner.path()).await.unwrap();
+    for number in 0..commits {
+        store.commit(&user(&format!("user{number}")), Revision::ABSENT, change(1)).await.unwrap();
+    }
+    for file in ["latchkey.db", "latchkey.db-wal"] {
+        fs::copy(inner.path().join(file), dir.join(file)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_damaged_is_refused_in_words_that_help() {
+    let damage = async |place: fn(usize) -> usize| {
+        let dir = tempfile::tempdir().unwrap();
+        crashed(dir.path(), 20).await;
+        let path = dir.path().join("latchkey.db-wal");
+        let mut log = fs::read(&path).unwrap();
+        let at = place(log.len());
+        log[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0xa5);
+        fs::write(&path, log).unwrap();
+        let cause = corrupt(open(dir.path()).await.map(drop));
+        assert!(cause.contains("latchkey.db-wal") && cause.contains("move this file away"), "{cause}");
+        fs::remove_file(&path).unwrap();
+        open(dir.path()).await.unwrap();
+    };
+    damage(|_| 0).await;
+    damage(|_| 20).await;
+    // The header of a frame, and a page.
+    damage(|length| 32 + (length - 32) / (24 + 4096) / 2 * (24 + 4096)).await;
+    damage(|length| 32 + (length - 32) / (24 + 4096) / 2 * (24 + 4096) + 100).await;
+}
+
+#[tokio::test]
+async fn a_log_that_a_crash_has_left_is_taken_wherever_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    crashed(dir.path(), 5).await;
+    let log = fs::read(dir.path().join("latchkey.db-wal")).unwrap();
+    let database = fs::read(dir.path().join("latchkey.db")).unwrap();
+    let frame = 24 + 4096;
+    let frames = (log.len() - 32) / frame;
+    for end in (0..=frames).map(|frames| 32 + frames * frame).chain([0, 20, 32 + 100, log.len() - 100]) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("latchkey.db"), &database).unwrap();
+        fs::write(dir.path().join("latchkey.db-wal"), &log[..end]).unwrap();
+        open(dir.path()).await.map(drop).unwrap();
+        // Half of the last frame was not written.
+        let mut torn = log[..end].to_vec();
+        let half = torn.len().saturating_sub(2000).max(torn.len().min(32));
+        torn[half..].fill(0);
+        fs::write(dir.path().join("latchkey.db"), &database).unwrap();
+        fs::write(dir.path().join("latchkey.db-wal"), &torn).unwrap();
+        open(dir.path()).await.map(drop).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_once_the_file_is_gone_or_another_one() {
+    for what in ["deleted", "replaced", "separated"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _database) = open(dir.path()).await.unwrap();
+        let alice = user("alice");
+        store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
+        let read = of_sessions(&*store).load(&alice).await.unwrap();
+        let path = dir.path().join("latchkey.db");
+        match what {
+            "deleted" => fs::remove_dir_all(dir.path()).unwrap(),
+            "replaced" => {
+                let copy = dir.path().join("copy");
+                fs::copy(&path, &copy).unwrap();
+                fs::rename(copy, &path).unwrap();
+            }
+            _ => fs::remove_file(dir.path().join("latchkey.db-wal")).unwrap(),
+        }
+        // It is looked at ten times a second.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        for _ in 0..2 {
+            let cause = unavailable(store.commit(&alice, read.revision, change(2)).await);
+            assert!(cause.contains(what) && cause.contains("restore a backup"), "{cause}");
+        }
+        if what != "separated" {
+            unavailable(of_sessions(&*store).load(&alice).await);
+            unavailable(of_sessions(&*store).load_many(&[&alice, &user("bob")]).await.remove(1));
+            unavailable(store.tail(None, 1).await);
+        }
+    }
+}
