@@ -21,7 +21,12 @@ use latchkey::{
 const DAY: Duration = Duration::from_hours(24);
 
 fn at(secs: u64) -> At<'static> {
-    At { now: Timestamp::from_secs(1_800_000_000 + secs), tombstone_ttl: DAY, epoch: &Epoch::FIRST }
+    At {
+        now: Timestamp::from_secs(1_800_000_000 + secs),
+        tombstone_ttl: DAY,
+        leeway: DAY,
+        epoch: &Epoch::FIRST,
+    }
 }
 
 fn open() -> Open {

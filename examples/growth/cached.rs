@@ -98,7 +98,8 @@ fn state() -> (UserSessions, Session) {
         login_key: None,
         takeover: false,
     };
-    let at = At { now, tombstone_ttl: Duration::from_hours(24), epoch: &Epoch::FIRST };
+    let at =
+        At { now, tombstone_ttl: Duration::from_hours(24), leeway: Duration::ZERO, epoch: &Epoch::FIRST };
     let next = UserSessions::default().open(open, at).unwrap();
     (next.state, next.outcome.session)
 }

@@ -111,7 +111,8 @@ async fn log_in<R: RawRegisters>(
         login_key: None,
         takeover: false,
     };
-    let at = At { now, tombstone_ttl: Duration::from_hours(24), epoch: &Epoch::FIRST };
+    let at =
+        At { now, tombstone_ttl: Duration::from_hours(24), leeway: Duration::ZERO, epoch: &Epoch::FIRST };
     let next = UserSessions::default().open(open, at).map_err(|refused| format!("{refused:?}"))?;
     let session = next.outcome.session;
     let change = Change { keep_until: next.state.keep_until(now), state: next.state, events: Vec::new() };

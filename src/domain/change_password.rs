@@ -56,9 +56,11 @@ impl Engine {
                 let known = self.epoch.known().await?;
                 read.state.verdict(claims, self.at(&known)).map(drop)
             };
-            if let Err(rejection) = verdict {
+            if verdict.is_err() {
                 self.mind_rollback(claims, &read).await?;
-                return Err(Error::Rejected(rejection));
+                if let Some(rejection) = self.settle_lapse(claims, read).await? {
+                    return Err(Error::Rejected(rejection));
+                }
             }
             if found.disabled.at(self.clock.now()) {
                 return Err(gone());

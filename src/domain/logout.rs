@@ -3,6 +3,7 @@
 use super::{
     Engine, Error,
     audit::Action,
+    lapses,
     origin::Origin,
     rejection::{Reason, Rejection},
     sessions::Session,
@@ -57,7 +58,7 @@ impl Engine {
         self.mind_rollback(claims, &read).await?;
         self.transact(&claims.user_id, read, |state, at| {
             if let Err(rejection) = state.verdict(claims, at) {
-                return Decision::Keep(Err(rejection));
+                return lapses::tell(state, claims.session_id, at, Err(rejection));
             }
             let next = state.close(which, Reason::LoggedOut, at);
             if next.outcome == 0 {

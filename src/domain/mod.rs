@@ -16,6 +16,7 @@ pub mod hub;
 pub mod import;
 pub mod issue_session;
 pub mod keyring;
+mod lapses;
 pub mod list_sessions;
 pub mod login;
 pub mod logout;

@@ -7,6 +7,7 @@
 
 mod epoch;
 mod fence;
+mod idle;
 mod open;
 
 use std::{num::NonZeroU32, time::Duration};
@@ -86,6 +87,8 @@ pub struct At<'a> {
     pub now: Timestamp,
     /// How long the reason of an ended session is remembered, at most.
     pub tombstone_ttl: Duration,
+    /// How far in the future a session may have begun, for clocks that differ.
+    pub leeway: Duration,
     /// The epoch: sessions of an earlier one are dead.
     pub epoch: &'a Epoch,
 }
@@ -264,7 +267,12 @@ impl UserSessions {
     /// Whether a token with these claims is good: its session, or why not.
     pub fn verdict(&self, claims: &Claims, at: At<'_>) -> Result<&Session, Rejection> {
         if let Some(session) = self.sessions.iter().find(|session| session.id == claims.session_id) {
-            return session.lapse(at).map_or(Ok(session), Err);
+            // Last: a session that has ended is dead, whatever the clock of the machine that opened it said.
+            let early = || {
+                let begins = claims.not_before;
+                (begins > at.now.after(at.leeway)).then(|| Rejection::at(Reason::NotYetValid, begins))
+            };
+            return session.lapse(at).or_else(early).map_or(Ok(session), Err);
         }
         if let Some(grave) = self.tombstones.iter().find(|grave| grave.id == claims.session_id) {
             return Err(grave.rejection());
@@ -302,19 +310,6 @@ impl UserSessions {
                 by_device: device.cloned().filter(|device| !device.as_str().is_empty()),
                 ..Rejection::at(Reason::Replaced, at)
             })
-    }
-
-    /// A use of a session at `used`, where it is due to be recorded; `None` where there is nothing to record. A
-    /// session that has lapsed since is not made live again.
-    pub fn touch(&self, id: SessionId, used: Timestamp, at: At<'_>) -> Option<Next<()>> {
-        let index = self.sessions.iter().position(|session| session.id == id)?;
-        let session = &self.sessions[index];
-        if !session.use_is_due(used) || session.lapse(at).is_some() {
-            return None;
-        }
-        let mut state = self.clone();
-        state.sessions[index].last_seen = used;
-        Some(Next { state, events: Vec::new(), outcome: () })
     }
 
     /// Ends the live sessions that `which` picks. The outcome is how many those were.

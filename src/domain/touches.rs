@@ -5,6 +5,10 @@
 //! has run out it has a whole touch interval left. A use in that last interval is recorded before it is answered,
 //! and so is one that finds the queue full or closed.
 //!
+//! While the store takes no uses, those that are noted wait, and answers promise no more than what is recorded. A
+//! session that times out by the record although a use of it waits is neither live nor dead until that is recorded
+//! (`lapses`).
+//!
 //! What is recorded at once goes to the store together: the embedded store makes one transaction of it, Redis
 //! one pipeline. A crash loses the uses of the few milliseconds that were under way.
 
@@ -12,7 +16,10 @@ use std::{
     collections::HashMap,
     mem,
     pin::pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -54,6 +61,8 @@ pub(super) struct Full;
 pub struct Touches {
     queue: Mutex<Queue>,
     changed: Notify,
+    /// The store has not taken the latest batch.
+    failing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -81,6 +90,17 @@ impl Touches {
         drop(queue);
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Whether the store does not take what is to be recorded.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// The use of a session that waits to be recorded, if one does.
+    pub(super) fn pending(&self, session: SessionId) -> Option<Use> {
+        let queue = self.queue();
+        queue.under_way.get(&session).or_else(|| queue.waiting.get(&session)).cloned()
     }
 
     /// Takes no more. [`Engine::record_uses`] ends once what waits is recorded.
@@ -122,6 +142,7 @@ impl Touches {
         let left = mem::take(&mut queue.under_way);
         let any = !left.is_empty();
         queue.waiting.extend(left);
+        self.failing.store(any, Ordering::Relaxed);
         any
     }
 
@@ -194,10 +215,12 @@ mod tests {
         assert!(touches.note(session, || used(20)).is_ok());
         assert_eq!(next(), Some(20), "one that waits is as good as the latest");
         assert!(touches.note(session, || used(30)).is_ok());
-        assert!(touches.again(), "the store did not answer");
+        assert!(!touches.is_failing());
+        assert!(touches.again() && touches.is_failing(), "the store did not answer");
+        assert_eq!(touches.pending(session).map(|used| used.at), Some(Timestamp::from_secs(30)));
         assert_eq!(next(), Some(30), "so is one that was under way");
         touches.done(session);
-        assert!(!touches.again() && touches.is_idle());
+        assert!(!touches.again() && touches.is_idle() && !touches.is_failing());
         touches.close();
         assert!(touches.note(session, || used(40)).is_err());
     }

@@ -12,7 +12,7 @@ use super::{
     epoch::Known,
     ports::{Change, Commit, Revision, Versioned},
     sessions::{At, Next, SessionEvent, UserSessions},
-    types::UserId,
+    types::{Timestamp, UserId},
 };
 
 /// How often a decision is made again before the register counts as overloaded. With the pauses of
@@ -92,7 +92,12 @@ impl Engine {
 
     /// The circumstances of a verdict or a transition that takes place now, by what is known of the epoch.
     pub(crate) fn at<'a>(&self, known: &'a Known) -> At<'a> {
-        At { now: self.clock.now(), tombstone_ttl: self.tombstone_ttl, epoch: &known.epoch }
+        self.at_moment(self.clock.now(), known)
+    }
+
+    /// The same for a verdict that was begun at `now`.
+    pub(crate) fn at_moment<'a>(&self, now: Timestamp, known: &'a Known) -> At<'a> {
+        At { now, tombstone_ttl: self.tombstone_ttl, leeway: self.tokens.leeway(), epoch: &known.epoch }
     }
 
     /// Commits `next` to the register as it was `read`: the outcome, or what stood there instead.

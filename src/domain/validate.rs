@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
+
 use super::{
     Engine, Error,
     ports::{Moment, Versioned},
@@ -72,12 +74,11 @@ impl Engine {
         let moment = Moment::new(Instant::now);
         let read = self.sessions.recall(&claims.user_id, *max_staleness, &moment)?;
         let known = self.epoch.known_at_once(*moment)?;
-        let at = At { now, tombstone_ttl: self.tombstone_ttl, epoch: &known.epoch };
-        let Judged { verdict, due } = Judged::of(claims, &read.state, *peek, at);
+        let Judged { mut verdict, due } = Judged::of(claims, &read.state, *peek, self.at_moment(now, &known));
         let counts = verdict.as_ref().err().is_none_or(|rejection| rejection.reason.is_terminal());
         let noted = match due {
             None => true,
-            Some(due) => !due.is_urgent && self.note_use(claims, due, &read).is_ok(),
+            Some(due) => !due.is_urgent && self.note_use(claims, due, &read, &mut verdict).is_ok(),
         };
         (counts && noted).then_some(verdict)
     }
@@ -151,19 +152,28 @@ impl Engine {
         at: At<'_>,
     ) -> Result<Verdict, Unsettled> {
         let Unjudged { claims, peek, .. } = unjudged;
-        let Judged { verdict, due } = Judged::of(&claims, &read.state, peek, at);
-        let due = due.filter(|due| due.is_urgent || self.note_use(&claims, *due, &read).is_err());
-        if due.is_some() || (verdict.is_err() && read.state.has_lost(&claims)) {
-            return Err(Unsettled { claims, verdict, due, read });
+        let Judged { mut verdict, due } = Judged::of(&claims, &read.state, peek, at);
+        let due =
+            due.filter(|due| due.is_urgent || self.note_use(&claims, *due, &read, &mut verdict).is_err());
+        let unsettled =
+            |state: &UserSessions| state.has_lost(&claims) || state.has_timed_out(claims.session_id, at);
+        if due.is_some() || (verdict.is_err() && unsettled(&read.state)) {
+            return Err(Unsettled { claims, peek, verdict, due, read });
         }
         Ok(verdict)
     }
 
     /// Writes what has to be written before the verdict may be told.
     pub async fn settle_verdict(&self, unsettled: Unsettled) -> Result<Verdict, Error> {
-        let Unsettled { claims, verdict, due, read } = unsettled;
+        let Unsettled { claims, peek, verdict, due, read } = unsettled;
         if verdict.is_err() {
             self.mind_rollback(&claims, &read).await?;
+            if let Some(rejection) = self.settle_lapse(&claims, read).await? {
+                return Ok(Err(rejection));
+            }
+            // It was used elsewhere, or here and could not be recorded until now.
+            let again = Unjudged { claims, peek, max_staleness: Duration::ZERO };
+            return self.judge_again(again).await;
         }
         if let Some(due) = due {
             let used = Use { user_id: claims.user_id.clone(), at: due.used, read };
@@ -172,10 +182,28 @@ impl Engine {
         Ok(verdict)
     }
 
-    /// Has a use recorded after its answer, if that can be promised.
-    fn note_use(&self, claims: &Claims, due: Due, read: &Versioned<UserSessions>) -> Result<(), Full> {
+    /// Boxed, because it leads back to where it comes from.
+    fn judge_again(&self, unjudged: Unjudged) -> BoxFuture<'_, Result<Verdict, Error>> {
+        Box::pin(self.judge(unjudged))
+    }
+
+    /// Has a use recorded after its answer, if that can be promised. While the store takes no uses, the answer
+    /// promises no more than what is recorded.
+    fn note_use(
+        &self,
+        claims: &Claims,
+        due: Due,
+        read: &Versioned<UserSessions>,
+        verdict: &mut Verdict,
+    ) -> Result<(), Full> {
         let used = || Use { user_id: claims.user_id.clone(), at: due.used, read: read.clone() };
-        self.touches.note(claims.session_id, used)
+        self.touches.note(claims.session_id, used)?;
+        if let Ok(verified) = verdict
+            && self.touches.is_failing()
+        {
+            verified.idle_expires_at = verified.session().idle_expires_at();
+        }
+        Ok(())
     }
 }
 
@@ -194,6 +222,7 @@ pub type Judgement = Result<Result<Verdict, Error>, Unsettled>;
 #[derive(Debug)]
 pub struct Unsettled {
     claims: Arc<Claims>,
+    peek: bool,
     verdict: Verdict,
     /// A use that has to be recorded first.
     due: Option<Due>,

@@ -44,11 +44,16 @@ impl Engine {
             let verdict = read.state.verdict(claims, self.at(&known));
             verdict.map(|session| Verified::of(&claims.user_id, &read.state, session, None))
         };
-        match &verdict {
-            Ok(verified) => ticket.expect(verified.session()),
-            Err(_) => self.mind_rollback(claims, &read).await?,
+        if let Ok(verified) = &verdict {
+            ticket.expect(verified.session());
+            return Ok(verdict);
         }
-        Ok(verdict)
+        self.mind_rollback(claims, &read).await?;
+        match self.settle_lapse(claims, read).await? {
+            Some(rejection) => Ok(Err(rejection)),
+            // It has been used meanwhile.
+            None => Box::pin(self.look(claims, ticket)).await,
+        }
     }
 }
 

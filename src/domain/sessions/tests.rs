@@ -9,6 +9,7 @@ const TOMBSTONE_TTL: Duration = Duration::from_hours(2);
 const IDLE: Duration = Duration::from_mins(10);
 const ABSOLUTE: Duration = Duration::from_hours(1);
 const TOUCH: Duration = Duration::from_secs(30);
+const LEEWAY: Duration = Duration::from_mins(5);
 
 /// Displaces the oldest, as often as you like.
 fn policy(limit: u32) -> SlotPolicy {
@@ -24,7 +25,7 @@ fn policy(limit: u32) -> SlotPolicy {
 }
 
 fn at(now: Timestamp) -> At<'static> {
-    At { now, tombstone_ttl: TOMBSTONE_TTL, epoch: &Epoch::FIRST }
+    At { now, tombstone_ttl: TOMBSTONE_TTL, leeway: LEEWAY, epoch: &Epoch::FIRST }
 }
 
 fn id(number: u64) -> SessionId {
@@ -211,4 +212,40 @@ fn a_fence_and_a_rename_change_the_state_of_a_user_without_sessions() {
     assert_ne!(empty.rename(Profile::default(), at(START)).state, empty);
     let fenced = empty.fence(Reason::AccountDisabled, ABSOLUTE, at(START)).state;
     assert_ne!(fenced.fence(Reason::AccountDisabled, ABSOLUTE, at(START)).state, fenced);
+}
+
+#[test]
+fn a_session_that_began_in_the_future_is_not_yet_valid_unless_it_has_ended() {
+    let mut story = Story::new();
+    let fast = story.login("a");
+    story.now = START.before(LEEWAY);
+    assert!(story.state.verdict(&claims(&fast), at(story.now)).is_ok(), "within the leeway");
+    story.now = START.before(LEEWAY + Duration::from_secs(1));
+    let early = Rejection::at(Reason::NotYetValid, fast.issued_at);
+    assert_eq!(story.rejection(&fast), early);
+    let second = story.login("b");
+    assert_eq!(story.rejection(&fast).reason, Reason::Replaced);
+    assert!(story.state.verdict(&claims(&second), at(story.now)).is_ok());
+    // As well where nobody remembers how it ended.
+    story.state.tombstones.clear();
+    assert_eq!(story.rejection(&fast).reason, Reason::Replaced);
+}
+
+#[test]
+fn a_time_out_that_was_written_down_stays_whatever_the_clock_does() {
+    let mut story = Story::new();
+    let session = story.login("a");
+    story.after(IDLE + TOUCH);
+    assert_eq!(story.rejection(&session).reason, Reason::IdleTimeout);
+    assert!(story.state.has_timed_out(session.id, at(story.now)));
+    // A use from before it timed out can be recorded as long as nobody was told.
+    let used = story.now.before(TOUCH);
+    assert!(story.state.touch(session.id, used, at(story.now)).is_some());
+    let next = story.state.close(|_| false, Reason::IdleTimeout, at(story.now));
+    assert_eq!((next.outcome, next.events.len()), (0, 1));
+    story.state = next.state;
+    assert!(!story.state.has_timed_out(session.id, at(story.now)));
+    assert!(story.state.touch(session.id, used, at(story.now)).is_none());
+    story.now = START;
+    assert_eq!(story.rejection(&session).reason, Reason::IdleTimeout);
 }

@@ -117,3 +117,86 @@ on_both_stores! {
         }
     }
 }
+
+/// What a verdict promises, in seconds after the login.
+async fn promised(server: &Server, token: &str) -> i64 {
+    let session = server.client.session(token).await;
+    seconds(session.idle_expires_at) - seconds(session.issued_at)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_uses_cannot_be_recorded_nothing_is_promised_that_is_not_kept() {
+    let server = Server::start(Store::Redis).await;
+    let redis = server.redis.as_ref().unwrap();
+    let memory = |limit: &str| {
+        let () = redis.query(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(limit));
+    };
+    server.client.user("alice").await;
+    let token = server.client.login("alice", "").await.token;
+    memory("1");
+    // Answered before anybody knows that it cannot be recorded.
+    server.clock.advance(TOUCH * 3 / 2);
+    assert!((promised(&server, &token).await - 3690).abs() <= 1);
+    // Once that is known, no more is promised than what is recorded.
+    let begun = std::time::Instant::now();
+    while promised(&server, &token).await > 3601 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the answers go on promising");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // In the last interval, and beyond it: neither live nor dead.
+    for advance in [IDLE - TOUCH, TOUCH * 3 / 4] {
+        server.clock.advance(advance);
+        let status = server.client.try_validate(&token).await.unwrap_err();
+        assert_eq!(super::parts(&status).1, "STORE_UNAVAILABLE");
+        let peek = pb::ValidateRequest { token: token.clone(), peek: true, ..Default::default() };
+        let peeked = server.client.auth.clone().validate(peek).await;
+        let told = peeked.map(|answer| is_live(&answer.into_inner().verdict.unwrap()));
+        assert_ne!(told.ok(), Some(false), "it is not told to have timed out");
+    }
+    // What was promised at first is kept.
+    memory("0");
+    assert!(is_live(&server.client.validate(&token).await));
+    server.until_recorded().await;
+    server.clock.advance(IDLE + TOUCH + Duration::from_secs(1));
+    let rejection = server.client.rejection(&token).await;
+    assert_eq!(rejection.reason(), pb::RejectionReason::IdleTimeout);
+}
+
+on_both_stores! {
+    async fn a_time_out_that_was_told_stays_told_when_the_clock_steps_back(server: Server) {
+        let client = &server.client;
+        let user_id = client.user("alice").await;
+        for tell in 0..3 {
+            let token = client.login("alice", "").await.token;
+            let watch = client.watch(&token).await;
+            server.clock.advance(IDLE + TOUCH + Duration::from_secs(1));
+            match tell {
+                0 => assert_eq!(client.rejection(&token).await.reason(), pb::RejectionReason::IdleTimeout),
+                1 => assert_eq!(watch.end().await.reason(), pb::RejectionReason::IdleTimeout),
+                _ => {
+                    let told = client.logout(&token, pb::LogoutScope::This).await;
+                    assert_eq!(told.rejection.unwrap().reason(), pb::RejectionReason::IdleTimeout);
+                }
+            }
+            server.clock.set_back(IDLE);
+            assert_eq!(client.rejection(&token).await.reason(), pb::RejectionReason::IdleTimeout, "{tell}");
+            assert!(client.list_sessions(&user_id).await.is_empty());
+        }
+    }
+}
+
+on_both_stores! {
+    async fn a_session_from_a_fast_clock_that_was_displaced_is_replaced(server: Server) {
+        let client = &server.client;
+        client.user("alice").await;
+        server.clock.advance(IDLE * 24);
+        let fast = client.login("alice", "fast").await.token;
+        server.clock.set_back(IDLE * 24);
+        assert_eq!(client.rejection(&fast).await.reason(), pb::RejectionReason::NotYetValid);
+        let token = client.login("alice", "right").await.token;
+        let rejection = client.rejection(&fast).await;
+        assert_eq!(rejection.reason(), pb::RejectionReason::Replaced);
+        assert_eq!(rejection.by_device, "right");
+        assert!(is_live(&client.validate(&token).await));
+    }
+}

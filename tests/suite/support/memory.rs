@@ -68,7 +68,8 @@ pub async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) -> UserId 
         login_key: None,
         takeover: false,
     };
-    let at = At { now, tombstone_ttl: Duration::from_hours(24), epoch: &Epoch::FIRST };
+    let at =
+        At { now, tombstone_ttl: Duration::from_hours(24), leeway: Duration::ZERO, epoch: &Epoch::FIRST };
     let next = UserSessions::default().open(open, at).unwrap();
     let change = Change { keep_until: next.state.keep_until(now), state: next.state, events: Vec::new() };
     let user_id = UserId::random();

@@ -49,7 +49,7 @@ impl World {
     }
 
     fn at(&self) -> At<'_> {
-        At { now: self.now, tombstone_ttl: TOMBSTONE_TTL, epoch: &self.epoch }
+        At { epoch: &self.epoch, ..at(self.now) }
     }
 
     fn take<T>(&mut self, next: Next<T>) -> T {
@@ -273,7 +273,13 @@ impl World {
         // A use of a while ago, which is recorded only now.
         let earlier = self.now.before(TOUCH / 2);
         if let Some(next) = self.state.touch(known.session.id, earlier, self.at()) {
-            assert!(live, "recording a use late does not make a dead session live");
+            let then = At { now: earlier, ..self.at() };
+            let untold = self.state.has_timed_out(known.session.id, self.at());
+            assert!(
+                live || untold,
+                "recording a use late does not make a session live that was told to be dead"
+            );
+            assert!(self.state.verdict(&claims(&known.session), then).is_ok(), "nor one that was dead then");
             let seen = |state: &UserSessions| {
                 state.sessions.iter().find(|session| session.id == known.session.id).unwrap().last_seen
             };
@@ -292,9 +298,14 @@ impl World {
                 }
             }
         }
+        let index = self.tokens.len() - 1 - token;
         if live {
-            let index = self.tokens.len() - 1 - token;
             self.tokens[index].used = known.used.max(self.now);
+        } else if self.state.has_timed_out(known.session.id, self.at()) {
+            // The holder is told, and from then on it is so, whatever the clocks do.
+            self.take(self.state.close(|_| false, Reason::IdleTimeout, self.at()));
+            assert!(!self.state.has_timed_out(known.session.id, self.at()), "it is written down once");
+            self.tokens[index].ended = known.ended.or(Some(Reason::IdleTimeout));
         }
     }
 
