@@ -32,6 +32,7 @@ use crate::{
         audit::{Action, Audit, Entry, Outcome},
         callers::{KnownCallers, refused::Refusals},
         epoch::CurrentEpoch,
+        health::Probes,
         hub::Hub,
         origin::Origin,
         ports::Clock,
@@ -109,7 +110,7 @@ impl App {
         let webhook = webhook_receiver(config, &clock)?;
         let tokens = tokens(config, &*clock)?;
         let database = database(config).await?;
-        let SessionStore { sessions, throttle, epoch, deliveries, events } =
+        let SessionStore { sessions, throttle, epoch, deliveries, probe, events } =
             session_store(config, &database, &clock)?.cached(config);
         let (accounts, callers) = accounts_and_callers(config, &database).await?;
 
@@ -166,7 +167,7 @@ impl App {
         let port = serve_grpc(config, grpc_listener, tls, services, limits, shutdown.clone())?;
         serving.spawn(serve_port("gRPC port", port, shutdown.clone(), failed.clone()));
         let port =
-            http::serve(http_listener, forward_auth, health.ready(), connections.per_port, shutdown.clone());
+            http::serve(http_listener, forward_auth, health.condition(), connections.per_port, shutdown.clone());
         serving.spawn(serve_port("HTTP port", port, shutdown.clone(), failed.clone()));
         if let Some(receiver) = webhook {
             let (webhook, stop) = (receiver.webhook(config, &engine, deliveries), shutdown.clone());
@@ -180,7 +181,8 @@ impl App {
             tls::look_at_dates(config, encryption, &*engine.clock);
         }
         let reload = Reload::new();
-        let background = background::start(&engine, &health, config, encryption, &reload);
+        let probes = Probes::new(probe, Arc::clone(&engine.accounts), Arc::clone(&engine.clock));
+        let background = background::start(&engine, &health, probes, config, encryption, &reload);
         let recording = record_uses(&engine);
 
         tracing::info!(

@@ -128,10 +128,6 @@ impl Registers<UserSessions> for Made {
     ) -> Result<Commit<UserSessions>, StoreError> {
         Err(nothing())
     }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
 }
 
 /// A log that nothing is written to.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{keep_callers, reload_keys, settle_debts, tls};
 use crate::{
     config::Config,
-    domain::Engine,
+    domain::{Engine, health::Probes},
     grpc::health::Health,
     isolation::{
         log_limiter,
@@ -60,12 +60,13 @@ impl ReloadRequests {
 pub(super) fn start(
     engine: &Arc<Engine>,
     health: &Health,
+    probes: Probes,
     config: &Config,
     encryption: Option<tls::Encryption>,
     reload: &Reload,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let (own, watched) = (Arc::clone(engine), health.clone());
+    let watched = health.clone();
     let mut restarted = false;
     let watching = async move || {
         if restarted {
@@ -73,7 +74,7 @@ pub(super) fn start(
             watched.drain().await;
         }
         restarted = true;
-        watched.watch(Arc::clone(&own)).await;
+        watched.watch(&probes).await;
     };
     let essential = || Importance::Essential(health.tasks());
     tasks.spawn(supervise("health", essential(), watching));

@@ -16,6 +16,7 @@ use crate::{
     config::{Config, ValidateAccess},
     domain::{
         Slots,
+        health::ProbeMark,
         password::{Argon2Params, PasswordPolicy, Passwords},
         ports::{Clock, EventLog, Registers},
         sessions::{Epoch, UserSessions},
@@ -52,6 +53,7 @@ pub(super) struct SessionStore {
     pub(super) throttle: Arc<dyn Registers<Throttle>>,
     pub(super) epoch: Arc<dyn Registers<Epoch>>,
     pub(super) deliveries: Arc<dyn Registers<Delivery>>,
+    pub(super) probe: Arc<dyn Registers<ProbeMark>>,
     pub(super) events: Arc<dyn EventLog>,
 }
 
@@ -64,6 +66,7 @@ impl SessionStore {
             throttle: store.clone(),
             epoch: store.clone(),
             deliveries: store.clone(),
+            probe: store.clone(),
             events: store,
         }
     }

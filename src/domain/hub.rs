@@ -163,6 +163,7 @@ impl Engine {
         let hub = &self.hub;
         let mut place = None;
         let mut reported = false;
+        let mut failing = false;
         loop {
             let as_of = self.clock.now();
             let read = match &place {
@@ -171,11 +172,21 @@ impl Engine {
             };
             let mut tail = match read {
                 Ok(tail) => {
+                    if std::mem::take(&mut failing) {
+                        tracing::info!("following the event log again");
+                    }
                     reported = false;
                     tail
                 }
-                Err(StoreError::Unavailable { .. }) => {
-                    // Health has told of the outage. The place stays: what happens meanwhile is not missed.
+                Err(StoreError::Unavailable { cause, .. }) => {
+                    // Health does not tell of it where only the log is unavailable, as by a missing permission.
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(
+                            error.message = cause,
+                            "cannot follow the event log: watches and feeds learn of nothing until it answers"
+                        );
+                    }
+                    // The place stays: what happens meanwhile is not missed.
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }

@@ -12,6 +12,7 @@ mod credentials;
 pub mod end_sessions;
 pub mod epoch;
 pub mod error;
+pub mod health;
 pub mod hub;
 pub mod import;
 pub mod issue_session;

@@ -139,9 +139,6 @@ pub trait Registers<S: State>: Send + Sync {
         expected: Revision,
         change: Change<S>,
     ) -> Result<Commit<S>, StoreError>;
-
-    /// Whether the store answers.
-    async fn ping(&self) -> Result<(), StoreError>;
 }
 
 /// A place in the event log. Opaque; only the log that gave it understands it.

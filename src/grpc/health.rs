@@ -1,33 +1,31 @@
-//! `grpc.health.v1`: SERVING while the stores answer, NOT_SERVING otherwise and while draining.
+//! `grpc.health.v1`: each service is SERVING while what it needs is there, and NOT_SERVING otherwise and while
+//! draining.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tonic_health::{
     ServingStatus,
     pb::health_server::{Health as HealthService, HealthServer},
     server::{HealthReporter, HealthService as Service},
 };
 
-use crate::{domain::Engine, isolation::supervisor::TaskHealth};
+use crate::{
+    domain::health::{Condition, Probes, SERVICES},
+    isolation::supervisor::TaskHealth,
+};
 
-/// How often the stores are asked.
-const INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is checked whether the background tasks run.
+const TASKS_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The services whose health is told, besides the server as a whole.
-const SERVICES: [&str; 5] = [
-    "",
-    "latchkey.v1.AuthService",
-    "latchkey.v1.SessionService",
-    "latchkey.v1.AccountService",
-    "latchkey.v1.CallerService",
-];
-
-/// Knows whether we can serve.
+/// Tells whether the services can serve.
 #[derive(Clone)]
 pub struct Health {
     reporter: HealthReporter,
-    ready: watch::Sender<bool>,
+    /// What the latest probes have found.
+    probed: watch::Sender<Condition>,
+    /// What is told: the same, unless a background task that requests need is down.
+    condition: watch::Sender<Condition>,
     tasks: TaskHealth,
 }
 
@@ -36,16 +34,19 @@ impl Health {
     pub async fn not_serving() -> Self {
         let health = Self {
             reporter: HealthReporter::new(),
-            ready: watch::Sender::new(false),
+            probed: watch::Sender::new(Condition::down("not probed yet")),
+            condition: watch::Sender::new(Condition::down("not probed yet")),
             tasks: TaskHealth::default(),
         };
-        health.set(false).await;
+        for (service, _) in SERVICES {
+            health.set(service, false).await;
+        }
         health
     }
 
-    /// Whether we can serve, as it changes.
-    pub fn ready(&self) -> watch::Receiver<bool> {
-        self.ready.subscribe()
+    /// What the services need and lack, as it changes.
+    pub fn condition(&self) -> watch::Receiver<Condition> {
+        self.condition.subscribe()
     }
 
     /// The background tasks without which we cannot serve.
@@ -57,34 +58,71 @@ impl Health {
         HealthServer::new(Service::from_health_reporter(self.reporter.clone()))
     }
 
-    /// Asks the stores again and again, and tells. Ends never; abort it to drain.
-    pub async fn watch(&self, engine: Arc<Engine>) {
-        loop {
-            let (sessions, accounts) = tokio::join!(engine.sessions.ping(), engine.accounts.ping());
-            self.report(sessions.is_ok() && accounts.is_ok() && self.tasks.is_good()).await;
-            tokio::time::sleep(INTERVAL).await;
-        }
+    /// Probes the stores and reports changes. It never returns; abort it to drain.
+    pub async fn watch(&self, probes: &Probes) {
+        tokio::join!(probes.run(&self.probed), self.report(self.probed.subscribe()));
     }
 
-    /// Says NOT_SERVING, from now on. [`super::drain`] ends the streams of those who watch.
+    /// Reports NOT_SERVING from now on. [`super::drain`] ends the streams of those who watch.
     pub async fn drain(&self) {
-        self.ready.send_replace(false);
-        self.set(false).await;
-    }
-
-    async fn report(&self, ready: bool) {
-        let changed = self.ready.send_if_modified(|current| std::mem::replace(current, ready) != ready);
-        if !changed {
-            return;
+        self.condition.send_replace(Condition::down("shutting down"));
+        for (service, _) in SERVICES {
+            self.set(service, false).await;
         }
-        tracing::info!(health.ready = ready, "{}", if ready { "serving" } else { "not serving" });
-        self.set(ready).await;
     }
 
-    async fn set(&self, ready: bool) {
-        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in SERVICES {
-            self.reporter.set_service_status(service, status).await;
+    async fn report(&self, mut probed: watch::Receiver<Condition>) {
+        let mut before = Condition::down("");
+        loop {
+            // Also where nothing has changed: tasks stop without telling.
+            let _ = timeout(TASKS_INTERVAL, probed.changed()).await;
+            let condition = if self.tasks.is_good() {
+                probed.borrow_and_update().clone()
+            } else {
+                Condition::down("a background task has panicked and is being started again")
+            };
+            if condition == before {
+                continue;
+            }
+            self.condition.send_replace(condition.clone());
+            log(&before, &condition);
+            for (service, needs) in SERVICES {
+                let serving = condition.cause(needs).is_none();
+                if serving != before.cause(needs).is_none() {
+                    self.set(service, serving).await;
+                }
+            }
+            before = condition;
+        }
+    }
+
+    async fn set(&self, service: &str, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.reporter.set_service_status(service, status).await;
+    }
+}
+
+/// Logs what has changed: a line for the services that serve again, and one for each cause why others do not.
+fn log(before: &Condition, condition: &Condition) {
+    let mut changes: Vec<(Option<&str>, Vec<&str>)> = Vec::new();
+    for (service, needs) in SERVICES {
+        let cause = condition.cause(needs);
+        if cause.is_none() == before.cause(needs).is_none() {
+            continue;
+        }
+        let name = if service.is_empty() { "the server as a whole" } else { service };
+        match changes.iter_mut().find(|(same, _)| *same == cause) {
+            Some((_, services)) => services.push(name),
+            None => changes.push((cause, vec![name])),
+        }
+    }
+    for (cause, services) in changes {
+        let services = services.join(", ");
+        match cause {
+            None => tracing::info!(health.services = services, "serving"),
+            Some(cause) => {
+                tracing::warn!(health.services = services, error.message = cause, "not serving");
+            }
         }
     }
 }

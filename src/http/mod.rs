@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `/forward-auth` | whether a request may pass, and who it is: see [`forward_auth`] |
 //! | `/livez` | 200 as long as the process runs |
-//! | `/readyz` | 200 while requests can be served, 503 otherwise: the same as the gRPC health |
+//! | `/readyz` | 200 while Validate can be served, 503 otherwise: the same as the gRPC health |
+//! | `/readyz?service=NAME` | the same of a service that the gRPC health tells of; 404 for others |
 //! | `/metrics` | what is counted, for Prometheus |
 //! | `/.well-known/jwks.json` | the public keys, RFC 7517 |
 
@@ -18,21 +19,25 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, Uri},
     response::IntoResponse,
     routing::{any, get},
 };
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
+use url::form_urlencoded;
 
 use self::forward_auth::ForwardAuth;
-use crate::{accept::accept, domain::Engine};
+use crate::{
+    accept::accept,
+    domain::{Engine, health::Condition},
+};
 
 #[derive(Clone)]
 struct Shared {
     engine: Arc<Engine>,
-    ready: watch::Receiver<bool>,
+    condition: watch::Receiver<Condition>,
     metrics: Arc<Registry>,
 }
 
@@ -40,7 +45,7 @@ struct Shared {
 pub async fn serve(
     listener: TcpListener,
     forward_auth: ForwardAuth,
-    ready: watch::Receiver<bool>,
+    condition: watch::Receiver<Condition>,
     max_connections: usize,
     shutdown: CancellationToken,
 ) {
@@ -50,7 +55,7 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/.well-known/jwks.json", get(jwks))
         .route("/metrics", get(metrics))
-        .with_state(Shared { metrics: metrics::registry(&engine), engine, ready })
+        .with_state(Shared { metrics: metrics::registry(&engine), engine, condition })
         .merge(
             // Gateways ask with the method of the request or with another one: it makes no difference.
             Router::new().route("/forward-auth", any(forward_auth::forward_auth)).with_state(forward_auth),
@@ -61,11 +66,14 @@ pub async fn serve(
     accept(listener, max_connections, &shutdown, serve).await;
 }
 
-async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
-    if *shared.ready.borrow() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+async fn readyz(State(shared): State<Shared>, uri: Uri) -> impl IntoResponse {
+    let query = uri.query().unwrap_or_default();
+    let service = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "service");
+    let service = service.map(|(_, service)| service).unwrap_or_default();
+    match shared.condition.borrow().serves(&service) {
+        Some(true) => (StatusCode::OK, "ok\n"),
+        Some(false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        None => (StatusCode::NOT_FOUND, "unknown service\n"),
     }
 }
 

@@ -126,10 +126,6 @@ impl Registers<UserSessions> for CachedSessions {
         }
         Ok(committed)
     }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.inner.ping().await
-    }
 }
 
 /// Forgets a register when it is dropped.

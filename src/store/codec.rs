@@ -8,6 +8,7 @@
 //! differences, and what has its usual value is left out.
 
 mod epoch;
+mod probe;
 mod throttle;
 mod webhook;
 
@@ -24,6 +25,7 @@ use crate::domain::{
 };
 
 pub use self::epoch::{decode_epoch, encode_epoch, encode_epoch_event};
+pub use self::probe::{decode_probe, encode_probe};
 pub use self::throttle::{decode_throttle, encode_throttle};
 pub use self::webhook::{decode_delivery, encode_delivery};
 

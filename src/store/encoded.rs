@@ -12,6 +12,7 @@ use super::{
 };
 use crate::domain::{
     epoch::EpochKey,
+    health::{ProbeKey, ProbeMark},
     ports::{
         Change, Commit, Cursor, Event, EventLog, Registers, Revision, State, StoreError, Tail, Versioned,
     },
@@ -118,6 +119,28 @@ impl Encode for Epoch {
     }
 }
 
+impl Encode for ProbeMark {
+    fn name(key: &ProbeKey) -> &str {
+        key.as_str()
+    }
+
+    fn floor(&self) -> u64 {
+        self.written_at.as_micros()
+    }
+
+    fn encode(&self) -> Bytes {
+        codec::encode_probe(self)
+    }
+
+    fn decode(bytes: Bytes) -> Result<Self, CodecError> {
+        codec::decode_probe(&bytes)
+    }
+
+    fn encode_event(_: &ProbeKey, event: &Infallible) -> Bytes {
+        match *event {}
+    }
+}
+
 impl Encode for Delivery {
     fn name(key: &DeliveryKey) -> &str {
         key.as_str()
@@ -214,10 +237,6 @@ impl<R: RawRegisters, S: Encode> Registers<S> for Encoded<R> {
             RawCommit::Committed => Commit::Committed(Revision(revision)),
             RawCommit::Conflict(stands) => Commit::Conflict(Self::decode(stands)?),
         })
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.raw.ping().await
     }
 }
 

@@ -192,8 +192,4 @@ impl Registers<UserSessions> for GatheredSessions {
     ) -> Result<Commit<UserSessions>, StoreError> {
         self.inner.commit(key, expected, change).await
     }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.inner.ping().await
-    }
 }

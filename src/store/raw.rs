@@ -78,7 +78,4 @@ pub trait RawRegisters: Send + Sync + 'static {
 
     /// See `EventLog::follow`.
     async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<RawTail, StoreError>;
-
-    /// Whether it answers.
-    async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -128,14 +128,6 @@ impl RawRegisters for EmbeddedRegisters {
             }
         }
     }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        if !self.writer.is_running() {
-            return Err(unavailable("the writer has stopped"));
-        }
-        sqlx::query("SELECT 1").execute(&self.database.readers).await.map_err(|error| failed(&error))?;
-        Ok(())
-    }
 }
 
 impl EmbeddedRegisters {

@@ -18,7 +18,7 @@ use crate::{
         ports::{Clock, StoreError},
         types::Timestamp,
     },
-    isolation::supervisor::{self, Importance, TaskHealth},
+    isolation::supervisor::{self, Importance},
     store::raw::RawChange,
 };
 
@@ -41,7 +41,6 @@ pub(super) struct Writer {
     requests: mpsc::Sender<Request>,
     /// Changes when events may have been appended.
     appended: watch::Receiver<()>,
-    health: TaskHealth,
 }
 
 struct Request {
@@ -56,20 +55,15 @@ impl Writer {
     pub(super) fn start(database: Database, clock: Arc<dyn Clock>) -> Self {
         let (requests, mut coming) = mpsc::channel(QUEUE);
         let (appends, appended) = watch::channel(());
-        let health = TaskHealth::default();
         // Commits that a panic interrupts are told that the writer has stopped; those that wait are made after it.
         let writing = async move || write(&database, &mut coming, &appends, &*clock).await;
         tokio::spawn(supervisor::supervise(
             "embedded writer",
-            Importance::Essential(health.clone()),
+            // Health finds out by its writes.
+            Importance::Deferrable,
             writing,
         ));
-        Self { requests, appended, health }
-    }
-
-    /// Whether the task runs.
-    pub(super) fn is_running(&self) -> bool {
-        self.health.is_good()
+        Self { requests, appended }
     }
 
     /// Changes when events may have been appended, and ends with the task.

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, SetOnce};
 use super::NAME;
 use crate::{
     domain::ports::StoreError,
-    isolation::supervisor::{self, Importance, TaskHealth},
+    isolation::supervisor::{self, Importance},
 };
 
 /// A connection that has timed out this often in a row is thrown away.
@@ -84,8 +84,6 @@ struct Shared {
     trouble: Notify,
     /// Set once the first attempt to connect has ended, in whichever way.
     attempted: SetOnce<()>,
-    /// Of the task that owns the link.
-    health: TaskHealth,
 }
 
 enum State {
@@ -104,18 +102,13 @@ impl Link {
     pub(super) fn start(settings: &LinkSettings, purpose: Purpose) -> Result<Self, String> {
         let client = client(settings).map_err(|error| error.to_string())?;
         let state = ArcSwap::from_pointee(State::Down("not yet connected".into()));
-        let shared = Arc::new(Shared {
-            purpose,
-            state,
-            trouble: Notify::new(),
-            attempted: SetOnce::new(),
-            health: TaskHealth::default(),
-        });
+        let shared = Arc::new(Shared { purpose, state, trouble: Notify::new(), attempted: SetOnce::new() });
         let (weak, settings) = (Arc::downgrade(&shared), settings.clone());
         let supervising = async move || supervise(weak.clone(), client.clone(), settings.clone()).await;
         tokio::spawn(supervisor::supervise(
             "redis connection",
-            Importance::Essential(shared.health.clone()),
+            // Health finds out by its probes.
+            Importance::Deferrable,
             supervising,
         ));
         Ok(Self(shared))
@@ -141,17 +134,6 @@ impl Link {
         let mut connection = connection(&state)?;
         let answer = script.invoke_async(&mut connection).await;
         self.judge(&state, answer)
-    }
-
-    /// Whether it answers.
-    pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        if !self.0.health.is_good() {
-            let cause = "the task that owns the connection has stopped".to_owned();
-            return Err(StoreError::Unavailable { store: NAME, cause });
-        }
-        self.query(&Cmd::ping()).await?;
-        // An answer can come late, over a connection that has been given up.
-        connection(&self.0.state.load()).map(|_| ())
     }
 
     /// Gives up a connection that no longer answers, or to a server that has been demoted: it still

@@ -168,10 +168,6 @@ impl RawRegisters for RedisRegisters {
     async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<RawTail, StoreError> {
         self.follower.follow(&self.log, after, limit, patience).await
     }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.link.ping().await
-    }
 }
 
 fn value(stands: Value) -> Result<Option<RawValue>, StoreError> {

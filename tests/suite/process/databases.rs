@@ -8,7 +8,7 @@ use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving
 use crate::{
     stores::tables::execute,
     support::{
-        client::login_request,
+        client::{LOGIN, login_request},
         postgres::Postgres,
         process::{Process, command, run},
     },
@@ -23,22 +23,23 @@ async fn a_server_that_starts_before_its_database_serves_once_that_is_there() {
     let settings = [("ACCOUNTS__URL", url.as_str()), ("ACCOUNTS__CONNECT_TIMEOUT", "1s")];
     let process = Process::start(data.path(), &settings);
     let client = process.client().await;
-    client.until(NotServing, Duration::from_secs(1)).await;
+    client.until_of(LOGIN, NotServing, Duration::from_secs(1)).await;
     let begun = Instant::now();
     let status = client.try_login(login_request("alice", "phone")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 
     database.start_again();
-    client.until(Serving, Duration::from_secs(30)).await;
+    client.until_of(LOGIN, Serving, Duration::from_secs(30)).await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
 
     database.stop();
-    client.until(NotServing, Duration::from_secs(5)).await;
+    client.until_of(LOGIN, NotServing, Duration::from_secs(5)).await;
+    assert_eq!(client.serving("").await, Serving, "Validate does not need accounts");
     client.session(&token).await;
     database.start_again();
-    client.until(Serving, Duration::from_secs(30)).await;
+    client.until_of(LOGIN, Serving, Duration::from_secs(30)).await;
     client.login("alice", "phone").await;
 }
 

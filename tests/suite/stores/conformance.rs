@@ -15,10 +15,6 @@ use super::states::{
 };
 
 on_every_store! {
-    async fn it_answers_a_ping(store: Stand) {
-        store.registers.ping().await.unwrap();
-    }
-
     async fn a_register_that_holds_nothing_is_the_default_state_at_revision_absent(store: Stand) {
         assert_eq!(store.load(&user("alice")).await, (Revision::ABSENT, UserSessions::default()));
     }

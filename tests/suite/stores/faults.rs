@@ -15,7 +15,7 @@ use latchkey::{
 };
 
 use super::{
-    stand::{connect, corrupt, of_sessions, settings, unavailable, until_up},
+    stand::{ask, connect, corrupt, of_sessions, settings, unavailable, until_up},
     states::{change, change_with, numbers, state, user},
 };
 use crate::support::{
@@ -99,7 +99,7 @@ async fn a_single_slow_answer_does_not_cost_the_connection() {
         proxy.set(Mood::Silent);
         time_to_fail(&store).await;
         proxy.set(Mood::Carries);
-        of_sessions(&*store).ping().await.unwrap();
+        ask(&*store).await.unwrap();
     }
     assert_eq!(connections(), before + 1, "only the one that asks");
 }
@@ -363,7 +363,7 @@ async fn a_server_that_is_loading_its_data_is_unavailable_until_it_has() {
     let begun = Instant::now();
     let mut causes = Vec::new();
     while causes.is_empty() && begun.elapsed() < Duration::from_secs(5) {
-        if let Err(error) = of_sessions(&*store).ping().await {
+        if let Err(error) = ask(&*store).await {
             causes.push(error.to_string());
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -18,7 +18,7 @@ use latchkey::{
 };
 use tempfile::TempDir;
 
-use super::states::now;
+use super::states::{change, now, user};
 use crate::support::{
     clock::ManualClock,
     redis::{Flavour, RedisServer},
@@ -189,10 +189,19 @@ pub async fn connect(settings: &LinkSettings) -> Arc<Encoded<RedisRegisters>> {
     store
 }
 
+/// What a store says that is asked to read, and to write what it must not.
+pub async fn ask(store: &dyn Registers<UserSessions>) -> Result<(), StoreError> {
+    let nobody = user("nobody");
+    store.load(&nobody).await?;
+    let conflict = store.commit(&nobody, Revision(1), change(1)).await?;
+    assert!(matches!(conflict, Commit::Conflict(_)), "{conflict:?}");
+    Ok(())
+}
+
 /// Waits until the store answers; how long that took.
 pub async fn until_up(store: &dyn Registers<UserSessions>) -> Duration {
     let begun = std::time::Instant::now();
-    while let Err(error) = store.ping().await {
+    while let Err(error) = ask(store).await {
         assert!(begun.elapsed() < Duration::from_secs(10), "still down: {error}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

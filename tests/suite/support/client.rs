@@ -20,6 +20,9 @@ use tonic_health::pb::{
 /// The password of every test user.
 pub const PASSWORD: &str = "correct horse battery staple";
 
+/// What health calls logins.
+pub const LOGIN: &str = "latchkey.v1.AuthService/Login";
+
 #[derive(Clone)]
 pub struct Client {
     pub auth: AuthServiceClient<Channel>,
@@ -181,16 +184,23 @@ impl Client {
         self.health.clone().check(message).await.unwrap().into_inner().status()
     }
 
-    /// Waits until the server says that it serves.
+    /// Waits until the server says that it serves, logins too.
     pub async fn until_serving(&self) {
-        self.until(ServingStatus::Serving, Duration::from_secs(10)).await;
+        for service in ["", LOGIN] {
+            self.until_of(service, ServingStatus::Serving, Duration::from_secs(10)).await;
+        }
     }
 
     /// Waits until the server says this of itself; how long it took.
     pub async fn until(&self, status: ServingStatus, limit: Duration) -> Duration {
+        self.until_of("", status, limit).await
+    }
+
+    /// Waits until the server says this of a service; how long it took.
+    pub async fn until_of(&self, service: &str, status: ServingStatus, limit: Duration) -> Duration {
         let begun = Instant::now();
-        while self.serving("").await != status {
-            assert!(begun.elapsed() < limit, "not {status:?} after {limit:?}");
+        while self.serving(service).await != status {
+            assert!(begun.elapsed() < limit, "{service} is not {status:?} after {limit:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         begun.elapsed()
