@@ -103,6 +103,7 @@ async fn main() {
     let settings = LinkSettings {
         url: server.url(),
         password: None,
+        password_file: None,
         connect_timeout: RESPONSE_TIMEOUT,
         response_timeout: RESPONSE_TIMEOUT,
     };

@@ -48,8 +48,13 @@ pub async fn embedded(data: &Path) -> Result<(Encoded<EmbeddedRegisters>, Databa
 
 /// The registers of a server with this Redis.
 pub async fn redis(url: String) -> Result<Encoded<RedisRegisters>, String> {
-    let settings =
-        LinkSettings { url, password: None, connect_timeout: PATIENCE, response_timeout: PATIENCE };
+    let settings = LinkSettings {
+        url,
+        password: None,
+        password_file: None,
+        connect_timeout: PATIENCE,
+        response_timeout: PATIENCE,
+    };
     let registers = Encoded::new(RedisRegisters::start(&settings, "lk")?);
     let begun = std::time::Instant::now();
     while let Err(error) = Registers::<UserSessions>::ping(&registers).await {

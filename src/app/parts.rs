@@ -209,11 +209,16 @@ fn redis_settings(config: &Config) -> Result<LinkSettings, String> {
     }
     let settings = LinkSettings {
         url,
-        password: password("sessions", &config.sessions.password, &config.sessions.password_file)?,
+        password: Some(config.sessions.password.clone()).filter(|password| !password.is_empty()),
+        password_file: Some(config.sessions.password_file.as_str())
+            .filter(|file| !file.is_empty())
+            .map(|file| Path::new(file).to_owned()),
         connect_timeout: config.sessions.connect_timeout,
         response_timeout: config.sessions.response_timeout,
     };
     settings.check().map_err(|error| format!("sessions.url: {error}"))?;
+    // Read for each connection; what is wrong with it from the beginning is said at the start.
+    password("sessions", "", &config.sessions.password_file)?;
     Ok(settings)
 }
 

@@ -11,8 +11,10 @@ use redis::streams::StreamReadReply;
 use tokio::{sync::Mutex, time::timeout};
 
 use super::{
-    BUCKETS, NAME, bucket_index, corrupt,
-    link::{Link, LinkSettings, Purpose},
+    BUCKETS, NAME, bucket_index,
+    connect::LinkSettings,
+    corrupt,
+    link::{Link, Purpose},
     log::Log,
     places::Places,
 };
@@ -123,7 +125,7 @@ impl Following {
         // On a cluster it would be one a node.
         let mut read = redis::cmd("XREAD");
         read.arg("BLOCK").arg(millis).arg("COUNT").arg(1).arg("STREAMS").arg(&streams).arg(places.ids());
-        let answer: Option<StreamReadReply> = redis::from_redis_value(self.link.query(&read).await?)
+        let answer: Option<StreamReadReply> = redis::from_redis_value(self.link.read(&read, |_| true).await?)
             .map_err(|error| corrupt(&error.to_string()))?;
         let woken = answer.map_or_else(Vec::new, |answer| answer.keys);
         let is_woken = |stream: &String| woken.iter().any(|part| part.key == *stream);

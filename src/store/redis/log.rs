@@ -92,7 +92,7 @@ impl Log {
     ) -> Result<Part, StoreError> {
         let mut read = self.tail.key(self.stream(bucket));
         read.arg(after).arg(limit);
-        let (last, gap, more, events) = redis::from_redis_value(link.invoke(&read).await?)
+        let (last, gap, more, events) = redis::from_redis_value(link.invoke(&read, |_| true).await?)
             .map_err(|error| corrupt(&error.to_string()))?;
         Ok(Part { last, gap, more, events })
     }

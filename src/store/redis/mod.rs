@@ -8,10 +8,12 @@
 //! | `<prefix>:{<bucket>}:s:<user id>` | revision (8 bytes, big-endian), then the encoded state; expires by itself |
 //! | `<prefix>:{<bucket>}:events` | a stream, field `e`: an encoded event; forgets by number and by age |
 
+mod connect;
 mod follow;
 mod link;
 mod log;
 mod places;
+mod supervise;
 
 use std::time::Duration;
 
@@ -28,7 +30,7 @@ use self::{
 use super::raw::{EVENT_RETENTION, RawChange, RawCommit, RawRegisters, RawTail, RawValue};
 use crate::domain::ports::{Cursor, StoreError};
 
-pub use link::LinkSettings;
+pub use connect::LinkSettings;
 
 /// What messages to the operator call it.
 const NAME: &str = "redis";
@@ -93,7 +95,7 @@ impl RedisRegisters {
             self.write_register(key, &mut register);
             command.arg(register.as_str());
         }
-        let values = match self.link.query(&command).await {
+        let values = match self.link.read(&command, |_| true).await {
             Ok(Value::Array(values)) if values.len() == keys.len() => values,
             Ok(_) => {
                 let cause = corrupt("several registers were not answered with as many values");
@@ -123,7 +125,7 @@ impl RawRegisters for RedisRegisters {
     const NAME: &'static str = NAME;
 
     async fn load(&self, key: &str) -> Result<Option<RawValue>, StoreError> {
-        value(self.link.query(redis::cmd("GET").arg(self.register(key))).await?)
+        value(self.link.read(redis::cmd("GET").arg(self.register(key)), |_| true).await?)
     }
 
     async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
@@ -152,7 +154,7 @@ impl RawRegisters for RedisRegisters {
         for event in &events {
             commit.arg(event.as_ref());
         }
-        match self.link.invoke(&commit).await? {
+        match self.link.invoke(&commit, |_| true).await? {
             Value::Nil => Ok(RawCommit::Committed),
             Value::Array(stands) => {
                 value(stands.into_iter().next().unwrap_or(Value::Nil)).map(RawCommit::Conflict)

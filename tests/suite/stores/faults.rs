@@ -60,7 +60,7 @@ async fn a_link_that_falls_silent_times_out_then_fails_at_once_and_comes_back_by
     for call in 2.. {
         let (took, cause) = time_to_fail(&store).await;
         if took < AT_ONCE {
-            assert!(cause.starts_with("not connected: "), "{cause}");
+            assert!(cause.starts_with("not connected to "), "{cause}");
             break;
         }
         assert!(call < 6, "call {call} still waits {took:?}: {cause}");
@@ -163,7 +163,7 @@ async fn a_server_that_starts_later_or_again_is_found() {
         server.kill();
         time_to_fail(&store).await;
         let (took, cause) = time_to_fail(&store).await;
-        assert!(took < AT_ONCE && cause.starts_with("not connected: "), "{took:?}: {cause}");
+        assert!(took < AT_ONCE && cause.starts_with("not connected to "), "{took:?}: {cause}");
     }
 }
 
@@ -176,7 +176,7 @@ async fn a_replica_is_refused_until_it_is_promoted() {
     let begun = Instant::now();
     loop {
         let (_, cause) = time_to_fail(&store).await;
-        if cause == "not connected: its role is slave, not master" {
+        if cause.ends_with(": its role is slave, not master") {
             break;
         }
         assert!(begun.elapsed() < Duration::from_secs(10), "{cause}");
@@ -197,7 +197,7 @@ async fn a_master_that_is_demoted_is_left_at_the_first_write_and_found_again() {
     let () = server.query(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port));
     unavailable(store.commit(&bob, Revision::ABSENT, change(2)).await);
     let (took, cause) = time_to_fail(&store).await;
-    assert!(took < AT_ONCE && cause.starts_with("not connected: "), "{took:?}: {cause}");
+    assert!(took < AT_ONCE && cause.starts_with("not connected to "), "{took:?}: {cause}");
 
     let () = server.query(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));
     let back = until_up(&*store).await;
@@ -300,7 +300,7 @@ async fn the_password_of_the_settings_is_used_and_a_wrong_one_is_not_shown() {
         let store = Arc::new(Encoded::new(RedisRegisters::start(&with(wrong), "lk").unwrap()));
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (_, cause) = time_to_fail(&store).await;
-        assert!(cause.starts_with("not connected: ") && !cause.contains("open-"), "{cause}");
+        assert!(cause.starts_with("not connected to ") && !cause.contains("open-"), "{cause}");
         assert!(!cause.contains("not yet connected"), "it says why: {cause}");
     }
 }

@@ -229,7 +229,7 @@ async fn who_follows_can_wait_for_longer_than_an_answer_may_take() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_follow_holds_one_connection_and_who_does_holds_two() {
+async fn who_does_not_follow_holds_two_connections_and_who_does_holds_three() {
     let store = Stand::redis(Flavour::Redis).await.unwrap();
     let super::stand::Backend::Redis(server) = &store.backend else { panic!("not Redis") };
     let connections = async |expected: usize| {
@@ -246,10 +246,10 @@ async fn who_does_not_follow_holds_one_connection_and_who_does_holds_two() {
         }
     };
     let end = store.end_of_log().await;
-    connections(1).await;
+    connections(2).await;
     for _ in 0..3 {
         store.follow(&end, 100, Duration::from_millis(1)).await;
-        connections(2).await;
+        connections(3).await;
     }
 }
 

@@ -5,6 +5,7 @@ mod stand;
 #[macro_use]
 pub mod tables;
 
+mod access;
 mod accounts;
 mod callers;
 mod codec;

@@ -177,6 +177,7 @@ pub fn settings(url: String) -> LinkSettings {
     LinkSettings {
         url,
         password: None,
+        password_file: None,
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_millis(500),
     }

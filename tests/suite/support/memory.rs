@@ -27,6 +27,7 @@ pub async fn bytes_per_user(users: u32) -> f64 {
     let settings = LinkSettings {
         url: server.url(),
         password: None,
+        password_file: None,
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
     };

@@ -91,6 +91,11 @@ impl RedisServer {
         assert!(self.launch(), "the server does not start again on port {}", self.port);
     }
 
+    /// Arguments besides the usual ones, from the next start on.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    }
+
     /// What the server is asked from now on.
     pub fn monitor(&self) -> Monitor<'_> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();

@@ -1,0 +1,226 @@
+//! What Redis lets us do: passwords that change, users who may do little, and writes that are held up.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use latchkey::{
+    domain::ports::{Commit, EventLog as _, Registers as _, Revision},
+    store::{
+        encoded::Encoded,
+        redis::{LinkSettings, RedisRegisters},
+    },
+};
+
+use super::{
+    stand::{ask, connect, of_sessions, settings, unavailable, until_up},
+    states::{change, change_with, numbers, state, user},
+};
+use crate::support::redis::{Flavour, RedisServer};
+
+type Store = Arc<Encoded<RedisRegisters>>;
+
+/// Long enough for whatever is tried again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn start(settings: &LinkSettings) -> Store {
+    Arc::new(Encoded::new(RedisRegisters::start(settings, "lk").unwrap()))
+}
+
+/// Waits until the store says why it is not there in these words.
+async fn until_told(store: &Store, words: &str) -> String {
+    let begun = Instant::now();
+    loop {
+        let told = ask(&**store).await.map_or_else(|error| error.to_string(), |()| "up".to_owned());
+        if told.contains(words) {
+            return told;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not {words}: {told}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_changes_in_its_file_needs_no_restart() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mut server = RedisServer::with(Flavour::Redis, &["--requirepass", "open-sesame"]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    let write = |password: &str| {
+        std::fs::write(&file, format!("{password}\n")).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write("open-sesame");
+    let store = connect(&LinkSettings { password_file: Some(file.clone()), ..settings(server.url()) }).await;
+    store.commit(&user("alice"), Revision::ABSENT, change(1)).await.unwrap();
+
+    // The server starts again with another password, which the file does not have yet.
+    server.set_arguments(&["--requirepass", "open-barley"]);
+    server.restart();
+    let told = until_told(&store, "AuthenticationFailed").await;
+    assert!(told.contains(&format!("127.0.0.1:{}", server.port)) && !told.contains("open-"), "{told}");
+    write("open-barley");
+    let back = until_up(&*store).await;
+    assert!(back < PATIENCE, "{back:?}");
+
+    // A file that cannot be read is said, and mended in the same way.
+    std::fs::remove_file(&file).unwrap();
+    server.restart();
+    until_told(&store, "sessions.password_file: cannot read").await;
+    write("open-barley");
+    until_up(&*store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_connection_goes_on_with_the_new_password() {
+    let server = RedisServer::start();
+    let acl = |rules: &[&str]| {
+        let () = server.query(redis::cmd("ACL").arg("SETUSER").arg("app").arg(rules));
+    };
+    acl(&["on", ">old-secret", "~*", "&*", "+@all"]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "old-secret").unwrap();
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let url = format!("redis://app@127.0.0.1:{}", server.port);
+    let store = connect(&LinkSettings { password_file: Some(file.clone()), ..settings(url) }).await;
+    let authenticated = || -> u64 {
+        let info: String = server.query(redis::cmd("INFO").arg("commandstats"));
+        let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_auth:calls="));
+        calls.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+    };
+    let before = authenticated();
+    acl(&[">new-secret", "<old-secret"]);
+    std::fs::write(&file, "new-secret\n").unwrap();
+    let begun = Instant::now();
+    while authenticated() < before + 2 {
+        assert!(begun.elapsed() < PATIENCE, "it does not authenticate again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ask(&*store).await.unwrap();
+}
+
+/// The command of the documentation that makes a user who may do what is needed.
+fn documented_user() -> Vec<String> {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/integration.md");
+    let text = std::fs::read_to_string(docs).unwrap();
+    let command = text.split("ACL SETUSER latchkey ").nth(1).expect("docs/integration.md has the command");
+    let command = command.split("```").next().unwrap().replace('\\', " ");
+    command.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Everything that is asked of Redis.
+async fn everything_works(store: &Store, server: &RedisServer) {
+    let (alice, bob) = (user("alice"), user("bob"));
+    let end = store.tail(None, 10).await.unwrap().next;
+    for generation in 1..=2 {
+        // Scripts are sent anew.
+        let () = server.query(redis::cmd("SCRIPT").arg("FLUSH"));
+        let read = of_sessions(&**store).load(&alice).await.unwrap();
+        let change = change_with(generation, [generation]);
+        let committed = store.commit(&alice, read.revision, change).await.unwrap();
+        assert!(matches!(committed, Commit::Committed(_)), "{committed:?}");
+    }
+    for read in of_sessions(&**store).load_many(&[&alice, &bob]).await {
+        read.unwrap();
+    }
+    let tail = store.follow(&end, 10, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(numbers(&tail.events)[0], ("alice", 1));
+    let quiet = store.follow(&store.tail(None, 1).await.unwrap().next, 10, Duration::from_millis(50)).await;
+    assert!(quiet.unwrap().events.is_empty());
+    assert_eq!(*of_sessions(&**store).load(&alice).await.unwrap().state, state(2));
+}
+
+async fn with_the_documented_user(flavour: Flavour) {
+    if !flavour.is_installed() && !flavour.is_required() {
+        return;
+    }
+    let server = RedisServer::with(flavour, &[]);
+    let rules = documented_user();
+    assert!(rules.iter().any(|rule| rule == "-@all"), "{rules:?}");
+    let () = server.query(redis::cmd("ACL").arg("SETUSER").arg("latchkey").arg(&rules));
+    let password = rules.iter().find_map(|rule| rule.strip_prefix('>')).unwrap();
+    let store = connect(&settings(server_url(&server, password))).await;
+    everything_works(&store, &server).await;
+    // Old events are trimmed.
+    let trimming = RedisRegisters::start(&settings(server_url(&server, password)), "lk").unwrap();
+    let trimming = Arc::new(Encoded::new(trimming.with_retention(Duration::ZERO)));
+    until_up(&*trimming).await;
+    everything_works(&trimming, &server).await;
+    // Nothing was refused but what is done without.
+    let refused: Vec<Vec<redis::Value>> = server.query(redis::cmd("ACL").arg("LOG"));
+    let refused: Vec<String> =
+        refused.iter().map(|entry| redis::from_redis_value(entry[7].clone()).unwrap()).collect();
+    let without = ["role", "info", "client|setinfo"];
+    assert!(refused.iter().all(|command| without.contains(&command.as_str())), "{refused:?}");
+}
+
+fn server_url(server: &RedisServer, password: &str) -> String {
+    format!("redis://latchkey:{password}@127.0.0.1:{}", server.port)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_user_of_the_documentation_may_do_all_that_is_needed_in_redis() {
+    with_the_documented_user(Flavour::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_user_of_the_documentation_may_do_all_that_is_needed_in_valkey() {
+    with_the_documented_user(Flavour::Valkey).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_without_dangerous_commands_is_served_by_a_master_only() {
+    let master = RedisServer::start();
+    let port = master.port.to_string();
+    let replica = RedisServer::with(Flavour::Redis, &["--replicaof", "127.0.0.1", &port]);
+    for server in [&master, &replica] {
+        let rules = ["on", ">secret", "~*", "&*", "+@all", "-@dangerous", "-@admin", "-hello"];
+        let () = server.query(redis::cmd("ACL").arg("SETUSER").arg("app").arg(&rules));
+    }
+    let url = |server: &RedisServer| format!("redis://app:secret@127.0.0.1:{}", server.port);
+    let store = connect(&settings(url(&master))).await;
+    everything_works(&store, &master).await;
+    let store = start(&settings(url(&replica)));
+    until_told(&store, "its role is replica, not master").await;
+    // And it is left where it is demoted.
+    let () = replica.query(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));
+    until_up(&*store).await;
+    let () = replica.query(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port));
+    until_told(&store, "its role is replica, not master").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_writes_are_held_up_reads_go_on() {
+    let server = RedisServer::start();
+    let response_timeout = Duration::from_millis(150);
+    let store = connect(&LinkSettings { response_timeout, ..settings(server.url()) }).await;
+    let alice = user("alice");
+    store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
+    let read = of_sessions(&*store).load(&alice).await.unwrap();
+
+    let () = server.query(redis::cmd("CLIENT").arg("PAUSE").arg(600_000).arg("WRITE"));
+    let writing = tokio::spawn({
+        let (store, alice) = (Arc::clone(&store), alice.clone());
+        async move {
+            for _ in 0..10 {
+                unavailable(store.commit(&alice, read.revision, change(2)).await);
+            }
+        }
+    });
+    while !writing.is_finished() {
+        assert_eq!(*of_sessions(&*store).load(&alice).await.unwrap().state, state(1));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    writing.await.unwrap();
+    let () = server.query(redis::cmd("CLIENT").arg("UNPAUSE"));
+    until_up(&*store).await;
+    let read = of_sessions(&*store).load(&alice).await.unwrap();
+    let committed = store.commit(&alice, read.revision, change(3)).await.unwrap();
+    assert!(matches!(committed, Commit::Committed(_)), "{committed:?}");
+}
