@@ -29,6 +29,8 @@ pub use self::probe::{decode_probe, encode_probe};
 pub use self::throttle::{decode_throttle, encode_throttle};
 pub use self::webhook::{decode_delivery, encode_delivery};
 
+// Field 15 of every message that is the value of a register is taken: see `binding`.
+
 /// The first byte of what we write.
 const FORMAT: u8 = 1;
 

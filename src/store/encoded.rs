@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
+    binding,
     codec::{self, CodecError},
     decoded::Decoded,
     raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue},
@@ -176,17 +177,22 @@ impl<R: RawRegisters> Encoded<R> {
         Self { raw, decoded: Decoded::default() }
     }
 
-    fn decode<S: Encode>(value: Option<RawValue>) -> Result<Versioned<S>, StoreError> {
-        Self::versioned(value, |bytes| S::decode(bytes).map(Arc::new))
+    fn decode<S: Encode>(key: &S::Key, value: Option<RawValue>) -> Result<Versioned<S>, StoreError> {
+        Self::versioned(key, value, |bytes| S::decode(bytes).map(Arc::new))
     }
 
     fn versioned<S: Encode>(
+        key: &S::Key,
         value: Option<RawValue>,
         decode: impl FnOnce(Bytes) -> Result<Arc<S>, CodecError>,
     ) -> Result<Versioned<S>, StoreError> {
         let Some(RawValue { revision, bytes }) = value else {
             return Ok(Versioned { revision: Revision::ABSENT, state: Arc::default() });
         };
+        if !binding::belongs(S::name(key), &bytes) {
+            let cause = "a register holds the value of another one".to_owned();
+            return Err(StoreError::Corrupt { store: R::NAME, cause });
+        }
         let state = decode(bytes).map_err(|error| Self::corrupt(&error))?;
         Ok(Versioned { revision: Revision(revision), state })
     }
@@ -205,14 +211,14 @@ impl<R: RawRegisters> Encoded<R> {
 #[async_trait]
 impl<R: RawRegisters, S: Encode> Registers<S> for Encoded<R> {
     async fn load(&self, key: &S::Key) -> Result<Versioned<S>, StoreError> {
-        Self::decode(self.raw.load(S::name(key)).await?)
+        Self::decode(key, self.raw.load(S::name(key)).await?)
     }
 
     async fn load_many(&self, keys: &[&S::Key]) -> Vec<Result<Versioned<S>, StoreError>> {
         let names: Vec<_> = keys.iter().map(|key| S::name(key)).collect();
         let reads = self.raw.load_many(&names).await;
         let decode = |(key, read): (&&S::Key, Result<_, _>)| {
-            Self::versioned(read?, |bytes| S::decode_one_of_many(key, bytes, &self.decoded))
+            Self::versioned(*key, read?, |bytes| S::decode_one_of_many(key, bytes, &self.decoded))
         };
         keys.iter().zip(reads).map(decode).collect()
     }
@@ -229,13 +235,13 @@ impl<R: RawRegisters, S: Encode> Registers<S> for Encoded<R> {
         let revision = state.floor().max(expected.0 + 1);
         let change = RawChange {
             expected: expected.0,
-            value: RawValue { revision, bytes: state.encode() },
+            value: RawValue { revision, bytes: binding::bind(S::name(key), &state.encode()) },
             keep_until,
             events: events.iter().map(|event| S::encode_event(key, event)).collect(),
         };
         Ok(match self.raw.commit(S::name(key), change).await? {
             RawCommit::Committed => Commit::Committed(Revision(revision)),
-            RawCommit::Conflict(stands) => Commit::Conflict(Self::decode(stands)?),
+            RawCommit::Conflict(stands) => Commit::Conflict(Self::decode(key, stands)?),
         })
     }
 }

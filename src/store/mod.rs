@@ -4,6 +4,7 @@
 //! turns any of them into the domain's ports, with the one [`codec`].
 
 pub mod audit;
+pub mod binding;
 pub mod cache;
 pub mod clock;
 pub mod codec;

@@ -8,10 +8,10 @@
 -- ARGV[5] how long the stream keeps them, about, in milliseconds
 -- ARGV[6..] events
 --
--- Answers nothing where ARGV[2] stands there now, otherwise { what does }, nil for nothing.
+-- Answers the revision of ARGV[2] where that stands there now, otherwise { what does }, nil for nothing.
 local stands = redis.call('GET', KEYS[1])
 if stands == ARGV[2] then
-  return nil -- the same commit, repeated by a client that missed our first answer
+  return string.sub(ARGV[2], 1, 8) -- the same commit, repeated by a client that missed our first answer
 end
 local revision = stands and string.sub(stands, 1, 8)
 local expected = ARGV[1] ~= '' and ARGV[1]
@@ -34,4 +34,4 @@ if #ARGV >= 6 then
   end
 end
 redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
-return nil
+return string.sub(ARGV[2], 1, 8)

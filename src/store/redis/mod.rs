@@ -27,6 +27,7 @@ use self::{
     link::{Link, Purpose},
     log::Log,
 };
+use super::binding;
 use super::raw::{EVENT_RETENTION, RawChange, RawCommit, RawRegisters, RawTail, RawValue};
 use crate::domain::ports::{Cursor, StoreError};
 
@@ -95,7 +96,15 @@ impl RedisRegisters {
             self.write_register(key, &mut register);
             command.arg(register.as_str());
         }
-        let values = match self.link.read(&command, |_| true).await {
+        // What is not there is asked for again, below.
+        let fits = |answer: &Value| {
+            let parts = |values: &Vec<Value>| {
+                values.len() == keys.len()
+                    && keys.iter().zip(values).all(|(key, value)| *value == Value::Nil || is_of(key, value))
+            };
+            matches!(answer, Value::Array(values) if parts(values))
+        };
+        let values = match self.link.read(&command, fits).await {
             Ok(Value::Array(values)) if values.len() == keys.len() => values,
             Ok(_) => {
                 let cause = corrupt("several registers were not answered with as many values");
@@ -125,7 +134,8 @@ impl RawRegisters for RedisRegisters {
     const NAME: &'static str = NAME;
 
     async fn load(&self, key: &str) -> Result<Option<RawValue>, StoreError> {
-        value(self.link.read(redis::cmd("GET").arg(self.register(key)), |_| true).await?)
+        // That there is nothing is all that an answer can say without saying of what.
+        value(self.link.read(redis::cmd("GET").arg(self.register(key)), |answer| is_of(key, answer)).await?)
     }
 
     async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
@@ -154,8 +164,13 @@ impl RawRegisters for RedisRegisters {
         for event in &events {
             commit.arg(event.as_ref());
         }
-        match self.link.invoke(&commit, |_| true).await? {
-            Value::Nil => Ok(RawCommit::Committed),
+        let committed = |answer: &Value| matches!(answer, Value::BulkString(revision) if *revision == new.revision.to_be_bytes());
+        let fits = |answer: &Value| match answer {
+            Value::Array(stands) => stands.first().is_some_and(|stands| is_of(key, stands)),
+            answer => committed(answer),
+        };
+        match self.link.invoke(&commit, fits).await? {
+            answer if committed(&answer) => Ok(RawCommit::Committed),
             Value::Array(stands) => {
                 value(stands.into_iter().next().unwrap_or(Value::Nil)).map(RawCommit::Conflict)
             }
@@ -170,6 +185,11 @@ impl RawRegisters for RedisRegisters {
     async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<RawTail, StoreError> {
         self.follower.follow(&self.log, after, limit, patience).await
     }
+}
+
+/// Whether an answer is, beyond doubt, about this register.
+fn is_of(key: &str, answer: &Value) -> bool {
+    matches!(answer, Value::BulkString(value) if value.get(8..).is_some_and(|bytes| binding::is_bound(key, bytes)))
 }
 
 fn value(stands: Value) -> Result<Option<RawValue>, StoreError> {

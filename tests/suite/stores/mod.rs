@@ -7,6 +7,7 @@ pub mod tables;
 
 mod access;
 mod accounts;
+mod binding;
 mod callers;
 mod codec;
 mod conformance;

@@ -20,6 +20,8 @@ pub enum Mood {
     SwallowsAnswers,
     /// Passes requests on and keeps the answers until the mood is another one.
     HoldsAnswers,
+    /// Passes requests on, and answers each with the answer to the one before.
+    LagsBehind,
     /// Closes every connection, and new ones at once.
     HangsUp,
 }
@@ -85,15 +87,23 @@ async fn copy(
     answers: bool,
 ) {
     let mut buffer = vec![0; 16 * 1024];
+    let mut before = Vec::new();
     loop {
-        let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+        let Ok(mut count @ 1..) = from.read(&mut buffer).await else { return };
         let passes = |mood: &Mood| match mood {
-            Mood::Carries => true,
+            Mood::Carries | Mood::LagsBehind => true,
             Mood::SwallowsAnswers | Mood::HoldsAnswers => !answers,
             Mood::Silent | Mood::HangsUp => false,
         };
         if answers && *mood.borrow() == Mood::SwallowsAnswers {
             continue;
+        }
+        if answers {
+            let last = std::mem::replace(&mut before, buffer[..count].to_vec());
+            if *mood.borrow() == Mood::LagsBehind {
+                count = last.len();
+                buffer[..count].copy_from_slice(&last);
+            }
         }
         // Silent: what was read waits, as in the buffers of a network that will come back or not.
         if mood.wait_for(passes).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {

@@ -1,0 +1,124 @@
+//! A value that belongs to another register is never taken for the register's own.
+
+use std::time::Duration;
+
+use latchkey::{
+    domain::{
+        epoch::EpochKey,
+        ports::{Change, Commit, Registers, Revision},
+        sessions::Epoch,
+        throttle::{Throttle, ThrottleKey},
+        username::Username,
+    },
+    store::redis::LinkSettings,
+};
+
+use super::{
+    stand::{Backend, connect, corrupt, of_sessions, settings, unavailable, until_up},
+    states::{change, now, state, user},
+};
+use crate::support::{
+    proxy::{Mood, Proxy},
+    redis::RedisServer,
+};
+
+/// Puts what the register of one user holds into that of another.
+async fn copy(store: &Stand, from: &str, to: &str) {
+    match &store.backend {
+        Backend::Embedded { database, .. } => {
+            let copied = sqlx::query(
+                "UPDATE registers SET value = (SELECT value FROM registers WHERE key = ?) WHERE key = ?",
+            );
+            let copied = copied.bind(from).bind(to).execute(&database.writer).await.unwrap();
+            assert_eq!(copied.rows_affected(), 1);
+        }
+        Backend::Redis(server) => {
+            let key = |user: &str| -> String {
+                let keys: Vec<String> = server.query(redis::cmd("KEYS").arg(format!("*:s:{user}")));
+                keys[0].clone()
+            };
+            let value: Vec<u8> = server.query(redis::cmd("GET").arg(key(from)));
+            let () = server.query(redis::cmd("SET").arg(key(to)).arg(value));
+        }
+    }
+}
+
+use super::stand::Stand;
+
+on_every_store! {
+    async fn a_value_that_was_copied_from_another_register_is_corrupt_for_its_user_alone(store: Stand) {
+        let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
+        for user in [&alice, &bob, &carol] {
+            store.commit(user, Revision::ABSENT, change(1)).await;
+        }
+        copy(&store, "alice", "bob").await;
+        for _ in 0..3 {
+            assert!(corrupt(store.registers.load(&bob).await).contains("another one"));
+            let reads = store.registers.load_many(&[&alice, &bob, &carol]).await;
+            assert!(reads[0].is_ok() && reads[2].is_ok());
+            corrupt(reads[1].clone());
+            corrupt(store.registers.commit(&bob, Revision(7), change(3)).await);
+            assert_eq!(store.load(&alice).await.1, state(1), "others are served as before");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_from_before_values_were_bound_is_read_and_bound_by_the_next_commit() {
+    let server = RedisServer::start();
+    let store = connect(&settings(server.url())).await;
+    let alice = user("alice");
+    store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
+    let keys: Vec<String> = server.query(redis::cmd("KEYS").arg("*:s:alice"));
+    let bound: Vec<u8> = server.query(redis::cmd("GET").arg(&keys[0]));
+    // The revision, the format, and what binds it.
+    let unbound = [&bound[..9], &bound[14..]].concat();
+    let () = server.query(redis::cmd("SET").arg(&keys[0]).arg(&unbound));
+    let read = of_sessions(&*store).load(&alice).await.unwrap();
+    assert_eq!(*read.state, state(1));
+    let committed = store.commit(&alice, read.revision, change(2)).await.unwrap();
+    assert!(matches!(committed, Commit::Committed(_)), "{committed:?}");
+    let stands: Vec<u8> = server.query(redis::cmd("GET").arg(&keys[0]));
+    assert_eq!(stands[8..14], bound[8..14]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_a_connection_that_is_out_of_step_nothing_is_believed() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(server.port).await;
+    let url = format!("redis://{}", proxy.address);
+    let patient = LinkSettings { response_timeout: Duration::from_secs(2), ..settings(url) };
+    let store = connect(&patient).await;
+    let (alice, bob, nobody) = (user("alice"), user("bob"), user("nobody"));
+    store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
+    store.commit(&bob, Revision::ABSENT, change(2)).await.unwrap();
+    let revision = of_sessions(&*store).load(&bob).await.unwrap().revision;
+    let throttle = ThrottleKey::account(&Username::parse("alice").unwrap());
+    let throttles: &dyn Registers<Throttle> = &*store;
+    let epochs: &dyn Registers<Epoch> = &*store;
+    let epoch = Epoch::after(0, now(), None);
+    let begin =
+        Change { state: epoch.clone(), keep_until: now().after(Duration::from_hours(1)), events: vec![] };
+    epochs.commit(&EpochKey, Revision::ABSENT, begin).await.unwrap();
+
+    for round in 0..10 {
+        // The answer that comes first is that of another question.
+        match round % 2 {
+            0 => drop(of_sessions(&*store).load(&bob).await.unwrap()),
+            _ => drop(of_sessions(&*store).load(&nobody).await.unwrap()),
+        }
+        proxy.set(Mood::LagsBehind);
+        let cause = match round {
+            0 | 1 => unavailable(of_sessions(&*store).load(&alice).await),
+            2 | 3 => unavailable(of_sessions(&*store).load_many(&[&alice, &nobody]).await.remove(0)),
+            4 | 5 => unavailable(throttles.load(&throttle).await),
+            6 | 7 => unavailable(epochs.load(&EpochKey).await),
+            _ => unavailable(store.commit(&bob, revision, change(9)).await),
+        };
+        assert!(cause.contains("belong"), "round {round}: {cause}");
+        proxy.set(Mood::Carries);
+        until_up(&*store).await;
+        assert_eq!(*of_sessions(&*store).load(&alice).await.unwrap().state, state(1));
+        assert_eq!(*epochs.load(&EpochKey).await.unwrap().state, epoch);
+    }
+}
