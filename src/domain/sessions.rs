@@ -7,6 +7,7 @@
 
 mod epoch;
 mod fence;
+mod fit;
 mod idle;
 mod open;
 
@@ -264,8 +265,7 @@ impl Tombstone {
 }
 
 impl UserSessions {
-    /// Whether a token with these claims is good: its session, or why not.
-    pub fn verdict(&self, claims: &Claims, at: At<'_>) -> Result<&Session, Rejection> {
+    fn standing(&self, claims: &Claims, at: At<'_>) -> Result<&Session, Rejection> {
         if let Some(session) = self.sessions.iter().find(|session| session.id == claims.session_id) {
             // Last: a session that has ended is dead, whatever the clock of the machine that opened it said.
             let early = || {

@@ -66,7 +66,7 @@ impl UserSessions {
     /// is committed before its token is given out, so the store has lost that commit, and what came with
     /// it: a failover has brought back the sessions that it had displaced.
     pub fn has_lost(&self, claims: &Claims) -> bool {
-        claims.generation > self.generation
+        claims.generation > self.generation && !self.contradicts(claims)
     }
 
     /// Ends what the loss of a login has brought back, with everything else of that time.

@@ -249,3 +249,33 @@ fn a_time_out_that_was_written_down_stays_whatever_the_clock_does() {
     story.now = START;
     assert_eq!(story.rejection(&session).reason, Reason::IdleTimeout);
 }
+
+#[test]
+fn a_token_that_does_not_fit_the_session_it_names_is_malformed_and_ends_nothing() {
+    let mut story = Story::new();
+    let session = story.login("a");
+    let wrong = |session: &Session| {
+        let good = claims(session);
+        let Generation(generation) = good.generation;
+        [
+            Claims { generation: Generation(generation - 1), ..good.clone() },
+            Claims { generation: Generation(generation + 1), ..good.clone() },
+            Claims { generation: Generation(u64::MAX), ..good.clone() },
+            Claims { slot: Slot::parse("other").unwrap(), ..good },
+        ]
+    };
+    for claims in wrong(&session) {
+        let verdict = story.state.verdict(&claims, at(story.now));
+        assert_eq!(verdict, Err(Rejection::bare(Reason::Malformed)), "{claims:?}");
+        assert!(!story.state.has_lost(&claims), "no login was lost: {claims:?}");
+    }
+    assert_eq!(story.state.verdict(&claims(&session), at(story.now)), Ok(&session));
+
+    // Once it has ended, such a token does not learn how.
+    story.login("b");
+    for claims in wrong(&session) {
+        assert_eq!(story.state.verdict(&claims, at(story.now)).unwrap_err().reason, Reason::Malformed);
+        assert!(!story.state.has_lost(&claims), "{claims:?}");
+    }
+    assert_eq!(story.rejection(&session).reason, Reason::Replaced);
+}
