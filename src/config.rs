@@ -4,6 +4,7 @@
 mod check;
 mod layers;
 mod sections;
+mod service_links;
 
 use std::{
     collections::BTreeMap,

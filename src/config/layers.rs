@@ -2,16 +2,11 @@
 
 use toml::{Table, Value};
 
-use super::ConfigError;
+use super::{ConfigError, service_links::is_service_link};
 
 /// Environment variables with our prefix that are not settings of the server.
 const NOT_SETTINGS: [&str; 7] =
     ["CONFIG", "SERVER", "TOKEN", "KEY_FILE", "CA_FILE", "CERTIFICATE_FILE", "CERTIFICATE_KEY_FILE"];
-
-/// What Kubernetes sets in every pod where a service is called `latchkey`.
-fn is_service_link(name: &str) -> bool {
-    name == "PORT" || ["PORT_", "SERVICE_HOST", "SERVICE_PORT"].iter().any(|link| name.starts_with(link))
-}
 
 /// The section in which each slot has a section of its own, with the keys of `session` in [`OF_A_SLOT`].
 const SLOT: &str = "slot";
@@ -76,7 +71,7 @@ pub(super) fn overlay_variable(
     value: &str,
 ) -> Result<(), ConfigError> {
     let Some(name) = variable.strip_prefix("LATCHKEY_") else { return Ok(()) };
-    if NOT_SETTINGS.contains(&name) || is_service_link(name) {
+    if NOT_SETTINGS.contains(&name) {
         return Ok(());
     }
     let lower = name.to_ascii_lowercase();
@@ -89,10 +84,17 @@ pub(super) fn overlay_variable(
     };
     let default = known.zip(path.last()).and_then(|(known, key)| known.get(*key));
     let Some(default) = default.filter(|default| !default.is_table()) else {
+        if is_service_link(name, value) {
+            return Ok(());
+        }
         return Err(ConfigError(format!(
             "the environment variable {variable} is not a setting: it is LATCHKEY_<SECTION>__<KEY>, see `latchkey serve --print-defaults`"
         )));
     };
+    if value.is_empty() {
+        // Not set, as an entry of a template is that nobody has filled in.
+        return Ok(());
+    }
     let parsed = match default {
         Value::Integer(_) => value.parse().ok().map(Value::Integer),
         Value::Boolean(_) => value.parse().ok().map(Value::Boolean),

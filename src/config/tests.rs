@@ -222,15 +222,55 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
 }
 
 #[test]
-fn a_kubernetes_service_of_our_name_is_no_setting() {
+fn a_kubernetes_service_whose_name_begins_with_ours_is_no_setting() {
     for (name, value) in [
         ("LATCHKEY_PORT", "tcp://10.0.0.1:50051"),
         ("LATCHKEY_PORT_50051_TCP_ADDR", "10.0.0.1"),
         ("LATCHKEY_SERVICE_HOST", "10.0.0.1"),
         ("LATCHKEY_SERVICE_PORT_GRPC", "50051"),
+        ("LATCHKEY_REDIS_SERVICE_HOST", "10.0.0.2"),
+        ("LATCHKEY_REDIS_PORT", "tcp://10.0.0.2:6379"),
+        ("LATCHKEY_REDIS_PORT_6379_TCP_PROTO", "tcp"),
+        ("LATCHKEY_SERVER_SERVICE_PORT", "50051"),
     ] {
         assert!(load("", &[(name, value)]).is_ok(), "{name}");
     }
+    for (name, value) in [("LATCHKEY_LISTEN_PORT", "50051"), ("LATCHKEY_SESSION_IDLE_TIMEOUT", "1h")] {
+        let said = format!("{name} is not a setting");
+        assert!(refusal("", &[(name, value)]).contains(&said), "{name}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_not_set_whatever_its_type() {
+    let file = "[session]\nidle_timeout = '2h'\nslots = ['web']\n[gateway]\nslot_header = 'x-slot'\n";
+    let empty: Vec<(String, String)> = variables().into_iter().map(|name| (name, String::new())).collect();
+    assert!(empty.len() > 60, "it does not find the settings: {empty:?}");
+    let mut on_disk = tempfile::NamedTempFile::new().unwrap();
+    on_disk.write_all(file.as_bytes()).unwrap();
+    let config = Config::load(Some(on_disk.path()), empty).unwrap();
+    let without = load(file, &[]).unwrap();
+    assert_eq!(format!("{config:?}"), format!("{without:?}"));
+    assert_eq!(config.session.idle_timeout, Duration::from_hours(2));
+    assert_eq!(
+        (config.session.slots, config.gateway.slot_header),
+        (vec!["web".to_owned()], "x-slot".to_owned())
+    );
+    // A name that is no setting is an error all the same.
+    assert!(
+        refusal("", &[("LATCHKEY_SESSION__IDLE", "")]).contains("LATCHKEY_SESSION__IDLE is not a setting")
+    );
+}
+
+/// The variables of all settings.
+fn variables() -> Vec<String> {
+    let defaults: Table = toml::from_str(DEFAULTS).unwrap();
+    let variable = |key: String| format!("LATCHKEY_{}", key.to_ascii_uppercase());
+    let keys = defaults.into_iter().flat_map(|(section, value)| match value {
+        Value::Table(keys) => keys.into_iter().map(|(key, _)| format!("{section}__{key}")).collect(),
+        _ => vec![section],
+    });
+    keys.map(variable).collect()
 }
 
 #[test]
