@@ -79,8 +79,7 @@ impl Account {
                     json!({ "account": account_json(&account), "login_throttle": throttle_json(&throttle) });
                 common
                     .output()
-                    .print(&value, || format!("{}{}", account_text(&account), throttle_text(&throttle)));
-                Ok(())
+                    .print(&value, || format!("{}{}", account_text(&account), throttle_text(&throttle)))
             }
             Self::Disable { user, duration } => {
                 let until = duration.map(until).transpose()?;
@@ -101,8 +100,7 @@ impl Account {
                 let request = pb::SetPasswordRequest { user_id, password };
                 let mut client = client::accounts(common).await?;
                 let ended = client.set_password(request).await.map_err(client::failed)?.into_inner().ended;
-                print_ended(common, ended);
-                Ok(())
+                print_ended(common, ended)
             }
             Self::Unlock(user) => unlock(common, user).await,
             Self::Delete(user) => {
@@ -110,8 +108,7 @@ impl Account {
                 let mut client = client::accounts(common).await?;
                 let request = pb::DeleteAccountRequest { user_id };
                 let ended = client.delete_account(request).await.map_err(client::failed)?.into_inner().ended;
-                print_ended(common, ended);
-                Ok(())
+                print_ended(common, ended)
             }
             Self::Import(import) => import.run(common).await,
         }
@@ -123,8 +120,8 @@ async fn add(common: &Common, username: String, roles: Vec<String>) -> Result<()
     let password = secret::new_password()?;
     let request = pb::CreateAccountRequest { username, password, roles };
     let answer = client.create_account(request).await.map_err(client::failed)?;
-    print(common, &answer.into_inner().account.unwrap_or_default());
-    Ok(())
+    let account = answer.into_inner().account.unwrap_or_default();
+    common.output().print_done(&json!({ "account": account_json(&account) }), || account_text(&account))
 }
 
 async fn unlock(common: &Common, user: User) -> Result<(), Failure> {
@@ -136,10 +133,9 @@ async fn unlock(common: &Common, user: User) -> Result<(), Failure> {
     let request = pb::UnlockAccountRequest { key: Some(key) };
     let mut client = client::accounts(common).await?;
     let failures = client.unlock_account(request).await.map_err(client::failed)?.into_inner().failures;
-    common.output().print(&json!({ "failures": failures }), || {
+    common.output().print_done(&json!({ "failures": failures }), || {
         output::lines(&[("logins", format!("{failures} failed ones forgotten"))])
-    });
-    Ok(())
+    })
 }
 
 async fn list(common: &Common) -> Result<(), Failure> {
@@ -166,8 +162,7 @@ async fn list(common: &Common) -> Result<(), Failure> {
                 account.roles.join(",")
             )
         }))
-    });
-    Ok(())
+    })
 }
 
 async fn change(common: &Common, user: &User, update: pb::UpdateAccountRequest) -> Result<(), Failure> {
@@ -177,16 +172,11 @@ async fn change(common: &Common, user: &User, update: pb::UpdateAccountRequest) 
     let answer = client.update_account(request).await.map_err(client::failed)?.into_inner();
     let account = answer.account.unwrap_or_default();
     let value = json!({ "account": account_json(&account), "ended": answer.ended });
-    common.output().print(&value, || format!("{}{}", account_text(&account), ended_text(answer.ended)));
-    Ok(())
+    common.output().print_done(&value, || format!("{}{}", account_text(&account), ended_text(answer.ended)))
 }
 
-fn print(common: &Common, account: &pb::Account) {
-    common.output().print(&json!({ "account": account_json(account) }), || account_text(account));
-}
-
-fn print_ended(common: &Common, ended: u32) {
-    common.output().print(&json!({ "ended": ended }), || ended_text(ended));
+fn print_ended(common: &Common, ended: u32) -> Result<(), Failure> {
+    common.output().print_done(&json!({ "ended": ended }), || ended_text(ended))
 }
 
 fn ended_text(ended: u32) -> String {

@@ -41,8 +41,7 @@ impl Caller {
                 let request = pb::RevokeCallerRequest { name: name.clone() };
                 client.revoke_caller(request).await.map_err(client::failed)?;
                 let value = json!({ "revoked": name });
-                common.output().print(&value, || output::lines(&[("revoked", name.clone())]));
-                Ok(())
+                common.output().print_done(&value, || output::lines(&[("revoked", name.clone())]))
             }
         }
     }
@@ -60,8 +59,18 @@ async fn create(common: &Common, name: String, roles: Vec<String>) -> Result<(),
         );
     }
     let value = json!({ "caller": caller_json(&caller), "key": answer.key });
-    output.print(&value, || answer.key.clone());
-    Ok(())
+    let Err(error) = output.try_print(&value, || answer.key.clone()) else { return Ok(()) };
+    // Nobody has the key, and nobody will.
+    let sentence = output::unwritten(&error).into_sentence();
+    let name = caller.name;
+    let revoked = client.revoke_caller(pb::RevokeCallerRequest { name: name.clone() }).await;
+    Err(Failure::Refused(match revoked {
+        Ok(_) => format!("{sentence}. The key is lost, so the caller {name} was revoked again"),
+        Err(status) => format!(
+            "{sentence}. The key is lost, and the caller {name} could not be revoked ({}): run `latchkey caller revoke {name}`",
+            status.message()
+        ),
+    }))
 }
 
 async fn list(common: &Common) -> Result<(), Failure> {
@@ -69,8 +78,7 @@ async fn list(common: &Common) -> Result<(), Failure> {
     let answer = client.list_callers(pb::ListCallersRequest {}).await.map_err(client::failed)?;
     let callers = answer.into_inner().callers;
     let value: Vec<_> = callers.iter().map(caller_json).collect();
-    common.output().print(&json!({ "callers": value }), || output::joined(callers.iter().map(line)));
-    Ok(())
+    common.output().print(&json!({ "callers": value }), || output::joined(callers.iter().map(line)))
 }
 
 fn line(caller: &pb::Caller) -> String {

@@ -50,7 +50,11 @@ impl Key {
                     key_files::generate(&dir, algorithm, SystemClock.now()).map_err(Failure::Refused)?;
                 let path = file.path.display().to_string();
                 let value = json!({ "file": path, "kid": file.key.kid, "algorithm": algorithm.name() });
-                common.output().print(&value, || format!("{path}\nkid {}", file.key.kid));
+                common.output().print(&value, || format!("{path}\nkid {}", file.key.kid)).map_err(|failure| {
+                    // Whoever asked for it does not know of it.
+                    let _ = std::fs::remove_file(&file.path);
+                    Failure::Refused(format!("{}. The key was removed again", failure.into_sentence()))
+                })?;
             }
             Self::List => {
                 let files = key_files::list(&dir).map_err(Failure::Refused)?;
@@ -74,7 +78,7 @@ impl Key {
                         format!("{} {file}  {algorithm}  {kid}", if *signs { "signs   " } else { "verifies" })
                     };
                     output::joined(rows.iter().map(line))
-                });
+                })?;
             }
         }
         Ok(())

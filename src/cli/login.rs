@@ -1,6 +1,6 @@
 //! `latchkey login`
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use clap::Args;
 use serde_json::json;
@@ -47,12 +47,13 @@ impl Login {
     pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
         let password = secret::password(&format!("Password of {}: ", self.username))?;
         let Place { slot, device, takeover, idempotency_key } = self.place;
+        let repeatable = !idempotency_key.is_empty();
         let request =
             pb::LoginRequest { username: self.username, password, slot, device, idempotency_key, takeover };
         let mut client = client::auth(common, Carries::Calls).await?;
         let answer = client.login(request).await.map_err(refused)?.into_inner();
-        print(common, &answer.token, answer.session, &answer.displaced);
-        Ok(())
+        let printed = print(common, &answer.token, answer.session, &answer.displaced);
+        end_if_lost(common, printed, answer.token, repeatable).await
     }
 }
 
@@ -62,7 +63,7 @@ pub(super) fn print(
     token: &str,
     session: Option<pb::Session>,
     displaced: &[pb::DisplacedSession],
-) {
+) -> io::Result<()> {
     let session = session.unwrap_or_default();
     let output = common.output();
     if !output.is_json() {
@@ -88,7 +89,35 @@ pub(super) fn print(
         "session": session_json(&session),
         "displaced": displaced,
     });
-    output.print(&value, || token.to_owned());
+    output.try_print(&value, || token.to_owned())
+}
+
+/// Ends the session of a token that could not be printed: nobody has the token. One that can be asked for again by its
+/// idempotency key is left.
+pub(super) async fn end_if_lost(
+    common: &Common,
+    printed: io::Result<()>,
+    token: String,
+    repeatable: bool,
+) -> Result<(), Failure> {
+    let Err(error) = printed else { return Ok(()) };
+    let sentence = output::unwritten(&error).into_sentence();
+    if repeatable {
+        return Err(Failure::Refused(format!(
+            "{sentence}. The session is open: the same command gives its token again within a minute"
+        )));
+    }
+    let ended = async {
+        let request = pb::LogoutRequest { token, scope: pb::LogoutScope::This.into() };
+        client::auth(common, Carries::Calls).await?.logout(request).await.map_err(client::failed)
+    };
+    Err(Failure::Refused(match ended.await {
+        Ok(_) => format!("{sentence}. The token is lost, so its session was ended again"),
+        Err(failure) => {
+            let why = failure.into_sentence();
+            format!("{sentence}. The token is lost, and its session could not be ended ({why})")
+        }
+    }))
 }
 
 /// What it means that no session was opened.

@@ -49,10 +49,9 @@ impl Logout {
             "ended": answer.ended,
             "rejection": answer.rejection.as_ref().map(rejection_json),
         });
-        common.output().print(&value, || match &answer.rejection {
+        common.output().print_done(&value, || match &answer.rejection {
             None => format!("{} ended", answer.ended),
             Some(rejection) => format!("nothing to end: {}", rejection_text(rejection)),
-        });
-        Ok(())
+        })
     }
 }

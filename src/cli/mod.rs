@@ -1,6 +1,6 @@
 //! The command line: one file a command.
 //!
-//! Exit codes: 0 done, 1 refused or rejected, 2 wrong usage, 3 unavailable.
+//! Exit codes: 0 done, 1 refused or rejected, 2 wrong usage, 3 unavailable. Output that could not be written is 1.
 
 mod account;
 mod bench;
@@ -21,9 +21,13 @@ mod user;
 mod validate;
 mod watch;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsStr, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, builder::styling};
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser, styling},
+    parser::ValueSource,
+};
 
 use self::output::{Format, Output};
 use crate::config::Config;
@@ -44,7 +48,7 @@ Examples:
   echo \"$TOKEN\" | latchkey logout         end that session and no other
   latchkey session list alice             where is she logged in?
 
-Exit codes: 0 done, 1 refused or rejected, 2 wrong usage, 3 unavailable.";
+Exit codes: 0 done, 1 refused, rejected or not written, 2 wrong usage, 3 unavailable.";
 
 /// An authentication service in which the latest login wins.
 #[derive(Parser)]
@@ -60,7 +64,7 @@ struct Arguments {
 #[derive(Args, Clone)]
 struct Common {
     /// A TOML file with settings.
-    #[arg(long, global = true, env = "LATCHKEY_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "LATCHKEY_CONFIG", value_name = "FILE", value_parser = path())]
     config: Option<PathBuf>,
     /// How to print data.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
@@ -70,11 +74,11 @@ struct Common {
     #[arg(long, global = true, env = "LATCHKEY_SERVER", value_name = "HOST:PORT")]
     server: Option<String>,
     /// A file with the key of a caller; by default the admin key of the server on this machine.
-    #[arg(long, global = true, env = "LATCHKEY_KEY_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "LATCHKEY_KEY_FILE", value_name = "FILE", value_parser = path())]
     key_file: Option<PathBuf>,
     /// The roots to trust the server's certificate by, in PEM; by default those of the system, and for the
     /// server on this machine exactly its own certificate.
-    #[arg(long, global = true, env = "LATCHKEY_CA_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "LATCHKEY_CA_FILE", value_name = "FILE", value_parser = path())]
     ca_file: Option<PathBuf>,
     /// A client certificate in PEM, for servers that ask for one.
     #[arg(
@@ -82,7 +86,7 @@ struct Common {
         global = true,
         env = "LATCHKEY_CERTIFICATE_FILE",
         value_name = "FILE",
-        requires = "certificate_key_file"
+        value_parser = path()
     )]
     certificate_file: Option<PathBuf>,
     /// The private key of the client certificate, in PEM.
@@ -91,12 +95,47 @@ struct Common {
         global = true,
         env = "LATCHKEY_CERTIFICATE_KEY_FILE",
         value_name = "FILE",
-        requires = "certificate_file"
+        value_parser = path()
     )]
     certificate_key_file: Option<PathBuf>,
 }
 
+/// Reads a path, which may be empty: an empty variable is not set.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 impl Common {
+    /// Without what comes from empty variables. An empty argument is a mistake.
+    fn given(self, matches: &ArgMatches) -> Result<Self, Failure> {
+        fn given<T: AsRef<OsStr>>(
+            matches: &ArgMatches,
+            name: &str,
+            value: Option<T>,
+        ) -> Result<Option<T>, Failure> {
+            let is_empty = value.as_ref().is_some_and(|value| value.as_ref().is_empty());
+            if is_empty && matches.value_source(name) != Some(ValueSource::EnvVariable) {
+                let name = name.replace('_', "-");
+                return Err(Failure::Usage(format!("--{name} is empty: give it a value, or leave it out")));
+            }
+            Ok(value.filter(|_| !is_empty))
+        }
+        let common = Self {
+            config: given(matches, "config", self.config)?,
+            output: self.output,
+            server: given(matches, "server", self.server)?,
+            key_file: given(matches, "key_file", self.key_file)?,
+            ca_file: given(matches, "ca_file", self.ca_file)?,
+            certificate_file: given(matches, "certificate_file", self.certificate_file)?,
+            certificate_key_file: given(matches, "certificate_key_file", self.certificate_key_file)?,
+        };
+        if common.certificate_file.is_some() != common.certificate_key_file.is_some() {
+            let sentence = "--certificate-file and --certificate-key-file go together: give both, or neither";
+            return Err(Failure::Usage(sentence.into()));
+        }
+        Ok(common)
+    }
+
     fn config(&self) -> Result<Config, Failure> {
         #[expect(
             clippy::disallowed_methods,
@@ -171,17 +210,16 @@ impl Failure {
 
 /// Runs the command line: the exit code.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let outcome = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Unavailable(format!("cannot start: {error}")))
-        .and_then(|runtime| {
-            let outcome = runtime.block_on(run(arguments));
-            // What still runs has had its time.
-            runtime.shutdown_background();
-            outcome
-        });
+    let matches = match Arguments::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return told(&error),
+    };
+    let outcome = match Arguments::from_arg_matches(&matches) {
+        Ok(Arguments { command, common }) => {
+            common.given(&matches).and_then(|common| start(command, &common))
+        }
+        Err(error) => return told(&error),
+    };
     let (code, sentence) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Refused(sentence)) => (1, sentence),
@@ -192,19 +230,46 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { command, common } = arguments;
+/// Prints help, the version, or what is wrong with the arguments: the exit code.
+fn told(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    }
+    match output::write(&error.render().ansi().to_string()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&output::unwritten(&error).into_sentence());
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn start(command: Command, common: &Common) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Unavailable(format!("cannot start: {error}")))
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(run(command, common));
+            // What still runs has had its time.
+            runtime.shutdown_background();
+            outcome
+        })
+}
+
+async fn run(command: Command, common: &Common) -> Result<(), Failure> {
     match command {
-        Command::Serve(command) => command.run(&common).await,
-        Command::Account(command) => command.run(&common).await,
-        Command::Caller(command) => command.run(&common).await,
-        Command::Login(command) => command.run(&common).await,
-        Command::Validate(command) => command.run(&common).await,
-        Command::Logout(command) => command.run(&common).await,
-        Command::Watch(command) => command.run(&common).await,
-        Command::Session(command) => command.run(&common).await,
-        Command::Bench(command) => command.run(&common).await,
-        Command::Key(command) => command.run(&common),
+        Command::Serve(command) => command.run(common).await,
+        Command::Account(command) => command.run(common).await,
+        Command::Caller(command) => command.run(common).await,
+        Command::Login(command) => command.run(common).await,
+        Command::Validate(command) => command.run(common).await,
+        Command::Logout(command) => command.run(common).await,
+        Command::Watch(command) => command.run(common).await,
+        Command::Session(command) => command.run(common).await,
+        Command::Bench(command) => command.run(common).await,
+        Command::Key(command) => command.run(common),
         Command::Descriptor => descriptor::run(),
     }
 }

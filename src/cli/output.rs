@@ -11,6 +11,7 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
+use super::Failure;
 use crate::grpc::pb;
 
 /// How long an error waits for somebody to read it.
@@ -35,24 +36,43 @@ impl Output {
         Self { format }
     }
 
-    /// Prints one thing, as JSON or as the text that `text` makes.
-    pub(super) fn print(&self, value: &Value, text: impl FnOnce() -> String) {
-        // Whoever reads may have gone away.
-        let _ = self.try_print(value, text);
+    /// Prints one thing, as JSON or as the text that `text` makes. A failure where it could not be written.
+    pub(super) fn print(&self, value: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        self.try_print(value, text).map_err(|error| unwritten(&error))
     }
 
-    /// As [`Self::print`], for those who would go on printing: it fails where nobody reads any more.
+    /// As [`Self::print`], of something that was done and stays done.
+    pub(super) fn print_done(&self, value: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        self.try_print(value, text).map_err(|error| {
+            let sentence = unwritten(&error).into_sentence();
+            Failure::Refused(format!("{sentence}. What was asked for has been done all the same"))
+        })
+    }
+
+    /// As [`Self::print`], for those to whom it matters why it could not be written.
     pub(super) fn try_print(&self, value: &Value, text: impl FnOnce() -> String) -> io::Result<()> {
         let shown = match self.format {
             Format::Json => value.to_string(),
             Format::Text => text(),
         };
-        writeln!(anstream::stdout(), "{}", shown.trim_end())
+        write(&format!("{}\n", shown.trim_end()))
     }
 
     pub(super) fn is_json(&self) -> bool {
         self.format == Format::Json
     }
+}
+
+/// Writes on standard output, to the last byte.
+pub(super) fn write(text: &str) -> io::Result<()> {
+    let mut out = anstream::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// What it means that standard output takes no more.
+pub(super) fn unwritten(error: &io::Error) -> Failure {
+    Failure::Refused(format!("cannot write to standard output: {error}"))
 }
 
 /// Says something on standard error.

@@ -25,7 +25,8 @@ pub(super) fn new_password() -> Result<String, Failure> {
 /// A token.
 pub(super) fn token() -> Result<String, Failure> {
     #[expect(clippy::disallowed_methods, reason = "a token of the caller, not a setting")]
-    if let Ok(token) = std::env::var("LATCHKEY_TOKEN") {
+    let token = std::env::var("LATCHKEY_TOKEN").unwrap_or_default();
+    if !token.trim().is_empty() {
         return Ok(token.trim().to_owned());
     }
     if stdin().is_terminal() {

@@ -32,8 +32,7 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
         if self.print_defaults {
-            let _ = write!(anstream::stdout(), "{}", config::DEFAULTS);
-            return Ok(());
+            return output::write(config::DEFAULTS).map_err(|error| output::unwritten(&error));
         }
         let config = common.config()?;
         if self.check {

@@ -29,12 +29,11 @@ impl Validate {
         let output = common.output();
         match answer.into_inner().verdict {
             Some(Verdict::Session(session)) => {
-                output.print(&json!({ "session": session_json(&session) }), || session_text(&session));
-                Ok(())
+                output.print(&json!({ "session": session_json(&session) }), || session_text(&session))
             }
             Some(Verdict::Rejection(rejection)) => {
                 if output.is_json() {
-                    output.print(&json!({ "rejection": rejection_json(&rejection) }), String::new);
+                    output.print(&json!({ "rejection": rejection_json(&rejection) }), String::new)?;
                 }
                 Err(Failure::Refused(rejection_text(&rejection)))
             }

@@ -44,10 +44,9 @@ struct End {
 
 impl End {
     fn told(&self, rejection: &pb::Rejection) -> Failure {
-        if self.output.is_json() {
-            self.output.print(&json!({ "rejection": rejection_json(rejection) }), String::new);
-        }
-        Failure::Refused(rejection_text(rejection))
+        let value = json!({ "rejection": rejection_json(rejection) });
+        let printed = if self.output.is_json() { self.output.print(&value, String::new) } else { Ok(()) };
+        printed.err().unwrap_or_else(|| Failure::Refused(rejection_text(rejection)))
     }
 }
 
@@ -65,8 +64,11 @@ impl Feed for End {
             Some(Verdict::Rejection(rejection)) => ControlFlow::Break(Err(self.told(&rejection))),
             Some(Verdict::Session(session)) if !self.shown => {
                 self.shown = true;
-                self.output.print(&json!({ "session": session_json(&session) }), || session_text(&session));
-                ControlFlow::Continue(())
+                let value = json!({ "session": session_json(&session) });
+                match self.output.print(&value, || session_text(&session)) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(failure) => ControlFlow::Break(Err(failure)),
+                }
             }
             // It lives as before.
             Some(Verdict::Session(_)) | None => ControlFlow::Continue(()),

@@ -104,7 +104,7 @@ impl Bench {
         value["streams"] = self.stream.then_some(self.streams).into();
         value["concurrency"] = self.concurrency.into();
         value["rate"] = self.rate.into();
-        output.print(&value, || report.text());
+        output.print(&value, || report.text())?;
         report.verdict()
     }
 }

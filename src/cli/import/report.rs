@@ -81,7 +81,7 @@ impl Report {
             "complete": self.complete,
             "dry_run": dry_run,
         });
-        output.print(&value, || {
+        output.print_done(&value, || {
             let added = if dry_run { "to be added" } else { "added" };
             let mut text =
                 format!("{added} {}, present {}, refused {}", self.added, self.present, self.refused());
@@ -92,8 +92,7 @@ impl Report {
                 let _ = write!(text, "\n{}", refusal.text());
             }
             text
-        });
-        Ok(())
+        })
     }
 }
 

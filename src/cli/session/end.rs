@@ -64,11 +64,10 @@ impl End {
         let ended = client.end_sessions(request).await.map_err(client::failed)?.into_inner().ended;
         // Of everyone's sessions nobody knows how many there were.
         let ended = (!everyone).then_some(ended);
-        common.output().print(&json!({ "ended": ended, "everyone": everyone }), || {
+        common.output().print_done(&json!({ "ended": ended, "everyone": everyone }), || {
             let ended = ended.map_or_else(|| "all".to_owned(), |ended| ended.to_string());
             output::lines(&[("sessions", format!("{ended} ended"))])
-        });
-        Ok(())
+        })
     }
 }
 

@@ -28,10 +28,11 @@ impl Issue {
             Named::Name(username) => (String::new(), username),
         };
         let Place { slot, device, takeover, idempotency_key } = self.place;
+        let repeatable = !idempotency_key.is_empty();
         let request = pb::IssueSessionRequest { user_id, username, slot, device, idempotency_key, takeover };
         let mut client = client::sessions(common, Carries::Calls).await?;
         let answer = client.issue_session(request).await.map_err(login::refused)?.into_inner();
-        login::print(common, &answer.token, answer.session, &answer.displaced);
-        Ok(())
+        let printed = login::print(common, &answer.token, answer.session, &answer.displaced);
+        login::end_if_lost(common, printed, answer.token, repeatable).await
     }
 }

@@ -18,8 +18,7 @@ pub(super) async fn run(common: &Common, user: &User) -> Result<(), Failure> {
     let request = pb::ListSessionsRequest { user_id };
     let sessions = client.list_sessions(request).await.map_err(client::failed)?.into_inner().sessions;
     let value: Vec<_> = sessions.iter().map(listed_json).collect();
-    common.output().print(&json!({ "sessions": value }), || text(&sessions));
-    Ok(())
+    common.output().print(&json!({ "sessions": value }), || text(&sessions))
 }
 
 /// A session as JSON, with what only this answer tells.

@@ -1,6 +1,6 @@
 //! `latchkey session watch`
 
-use std::{ops::ControlFlow, time::SystemTime};
+use std::{io, ops::ControlFlow, time::SystemTime};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -81,9 +81,11 @@ impl Feed for Events {
             None if !self.output.is_json() => Ok(()),
             text => self.output.try_print(&value, || text.unwrap_or_default()),
         };
-        if printed.is_err() {
-            // Nobody reads any more: `latchkey session watch | head -1` ends.
-            return ControlFlow::Break(Ok(()));
+        match printed {
+            Ok(()) => {}
+            // Who reads a feed without an end ends it in this way: `latchkey session watch | head -1`.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return ControlFlow::Break(Ok(())),
+            Err(error) => return ControlFlow::Break(Err(output::unwritten(&error))),
         }
         // Only now: what was not printed has to come again.
         self.request.after = message.cursor;

@@ -21,6 +21,7 @@ mod session_cli;
 mod signals;
 mod start;
 mod tls;
+mod unwritten;
 mod watched;
 mod watches;
 mod webhook;
