@@ -107,7 +107,7 @@ fn tokens(criterion: &mut Criterion) {
     let user = UserId::random();
     let now = at(1).now;
     for algorithm in [KeyAlgorithm::EdDSA, KeyAlgorithm::HS256] {
-        let key = Key::read(algorithm.generate().unwrap().as_bytes()).unwrap();
+        let key = Key::read(algorithm.format(), algorithm.generate().unwrap().as_bytes()).unwrap();
         let settings = TokenSettings {
             issuer: "latchkey".into(),
             audience: "latchkey".into(),

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    background::{Reload, ReloadRequests, serve_port},
+    background::{Reload, serve_port},
     parts::{
         Parts, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail, gate, parts,
         prepare_data_dir, scheme, session_store, tokens, webhook_receiver,
@@ -29,12 +29,11 @@ use crate::{
     config::Config,
     domain::{
         Counts, Engine, Error,
-        audit::{Action, Audit, Entry, Outcome},
+        audit::Audit,
         callers::{KnownCallers, refused::Refusals},
         epoch::CurrentEpoch,
         health::Probes,
         hub::Hub,
-        origin::Origin,
         ports::Clock,
         touches::Touches,
         transact::Turns,
@@ -50,7 +49,7 @@ use crate::{
     },
     http,
     isolation::supervisor::{Importance, supervise},
-    store::{audit::AuditTrail, embedded::Database, key_files},
+    store::{audit::AuditTrail, embedded::Database},
     telemetry,
 };
 
@@ -102,13 +101,11 @@ pub struct App {
 impl App {
     /// Starts a server. It answers at once, and is healthy once its stores are.
     pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        // Before anything is made.
-        let Parts { slots, passwords } = parts(config)?;
-        let lock = prepare_data_dir(config)?;
+        let (Parts { slots, passwords }, lock) = prepare(config)?;
         let admin_key = admin_key(config)?;
         let encryption = tls::encryption(config, &clock)?;
         let webhook = webhook_receiver(config, &clock)?;
-        let tokens = tokens(config, &*clock)?;
+        let (tokens, rotation) = tokens(config, &*clock)?;
         let database = database(config).await?;
         let SessionStore { sessions, throttle, epoch, deliveries, probe, events } =
             session_store(config, &database, &clock)?.cached(config);
@@ -127,6 +124,7 @@ impl App {
             clock,
             audit: Arc::clone(&audit) as Arc<dyn Audit>,
             tokens,
+            rotation,
             passwords: Arc::new(passwords),
             gate: Arc::new(gate),
             slots,
@@ -259,6 +257,12 @@ impl App {
     }
 }
 
+/// Refuses what can be refused before anything is made, and makes the data directory.
+fn prepare(config: &Config) -> Result<(Parts, Option<File>), String> {
+    let parts = parts(config)?;
+    Ok((parts, prepare_data_dir(config)?))
+}
+
 async fn database(config: &Config) -> Result<Database, String> {
     let dir = &config.data_dir;
     let opened = Database::open(&dir.join("latchkey.db")).await;
@@ -327,46 +331,4 @@ async fn keep_callers(engine: Arc<Engine>) {
         }
     };
     tokio::join!(engine.callers.keep(), telling);
-}
-
-/// Picks up keys that were added or removed.
-async fn reload_keys(engine: &Engine, config: &Config, requests: &mut ReloadRequests) {
-    let dir = config.keys_dir();
-    let mut reported = String::new();
-    loop {
-        let requested = requests.due(config.token.reload_interval).await;
-        if requested {
-            reported.clear();
-        }
-        match key_files::load(&dir, config.signing_key()) {
-            Ok(ring) => {
-                reported.clear();
-                if !engine.tokens.keyring().is_same(&ring) {
-                    tracing::info!(
-                        token.kid = ring.signing().kid,
-                        token.keys = ring.keys().len(),
-                        "using new signing keys"
-                    );
-                    let entry = Entry::new(
-                        engine.clock.now(),
-                        Action::UseSigningKey,
-                        Outcome::Done,
-                        &Origin::default(),
-                    );
-                    engine.audit.record(entry.detail(format!("kid {}", ring.signing().kid)));
-                    engine.tokens.rotate(ring);
-                } else if requested {
-                    tracing::info!("the signing keys are unchanged");
-                }
-            }
-            Err(error) if error != reported => {
-                tracing::error!(
-                    error.message = error,
-                    "the signing keys cannot be read; going on with those in memory"
-                );
-                reported = error;
-            }
-            Err(_) => {}
-        }
-    }
 }

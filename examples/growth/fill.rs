@@ -37,7 +37,7 @@ pub fn signer(data: &Path) -> Result<Tokens, String> {
     }
     let token = config.token;
     let settings = TokenSettings { issuer: token.issuer, audience: token.audience, leeway: token.leeway };
-    Ok(Tokens::new(key_files::load(&keys, None)?, settings))
+    Ok(Tokens::new(key_files::load(&keys)?, settings))
 }
 
 /// The registers of a server with this data directory and the embedded store.

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{keep_callers, reload_keys, settle_debts, tls};
+use super::{keep_callers, settle_debts, tls};
 use crate::{
     config::Config,
     domain::{Engine, health::Probes},
@@ -47,6 +47,11 @@ impl Reload {
 }
 
 impl ReloadRequests {
+    /// Waits until somebody asks. False once nobody can.
+    pub(super) async fn requested(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+
     /// Returns when it is time to read again: true if somebody has asked for it.
     pub(super) async fn due(&mut self, interval: Duration) -> bool {
         tokio::select! {
@@ -90,9 +95,16 @@ pub(super) fn start(
         keep_callers(Arc::clone(&own)).await
     }));
 
-    let (own, settings, mut requests) = (Arc::clone(engine), config.clone(), reload.requests());
-    let keys = async move || reload_keys(&own, &settings, &mut requests).await;
+    let own = Arc::clone(engine);
+    let keys = async move || own.rotate_keys().await;
     tasks.spawn(supervise("signing keys", Importance::Deferrable, keys));
+    let (own, mut requests) = (Arc::clone(engine), reload.requests());
+    let early = async move || {
+        while requests.requested().await {
+            own.rotation.read_now();
+        }
+    };
+    tasks.spawn(supervise("reload of signing keys", Importance::Deferrable, early));
     if let Some(mut encryption) = encryption {
         let (clock, settings, mut requests) = (Arc::clone(&engine.clock), config.clone(), reload.requests());
         let certificates =

@@ -4,7 +4,7 @@ mod accounts;
 mod webhook;
 
 use std::{
-    fs::{self, DirBuilder, File, TryLockError},
+    fs::{DirBuilder, File, TryLockError},
     os::unix::fs::DirBuilderExt as _,
     path::Path,
     sync::Arc,
@@ -16,9 +16,11 @@ use crate::{
     config::{Config, ValidateAccess},
     domain::{
         Slots,
+        guessable::why_guessable,
         health::ProbeMark,
         password::{Argon2Params, PasswordPolicy, Passwords},
         ports::{Clock, EventLog, Registers},
+        rotation::Rotation,
         sessions::{Epoch, UserSessions},
         throttle::{Gate, Rule, Throttle},
         token::{TokenSettings, Tokens},
@@ -32,7 +34,7 @@ use crate::{
         embedded::{Database, EmbeddedRegisters},
         encoded::Encoded,
         gathered::GatheredSessions,
-        key_files,
+        key_files::{self, KeysIn},
         raw::RawRegisters,
         redis::{LinkSettings, RedisRegisters},
         secret_file,
@@ -40,6 +42,9 @@ use crate::{
 };
 
 pub(super) use self::{accounts::accounts_and_callers, webhook::webhook_receiver};
+
+/// How many letters and digits of an admin key have to be more than words.
+const ENOUGH: usize = 10;
 
 /// What follows from the settings and the files they name.
 pub(super) struct Parts {
@@ -90,9 +95,16 @@ pub(super) fn parts(config: &Config) -> Result<Parts, String> {
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     super::tls::encryption(config, &clock)?;
+    if config.data_dir.exists() {
+        secret_file::check_data_directory(&config.data_dir).map_err(|error| format!("data_dir: {error}"))?;
+    }
     let keys = config.keys_dir();
-    if !config.token.keys_dir.is_empty() || key_files_exist(&keys)? {
-        key_files::load(&keys, config.signing_key()).map_err(|error| format!("token.keys_dir: {error}"))?;
+    if !config.token.keys_dir.is_empty() || key_files::exist(&keys)? {
+        let files = key_files::check(&keys).map_err(|error| format!("token.keys_dir: {error}"))?;
+        if let Some(name) = config.signing_key().filter(|name| files.iter().all(|file| file.name != *name)) {
+            let keys = keys.display();
+            return Err(format!("token.signing_key: there is no key file {name} in {keys}"));
+        }
     } else if let Some(name) = config.signing_key() {
         let keys = keys.display();
         return Err(format!(
@@ -150,38 +162,42 @@ pub(super) fn admin_key(config: &Config) -> Result<zeroize::Zeroizing<Vec<u8>>, 
         }
     }
     let key = secret_file::read(&path).map_err(|error| format!("access.admin_key_file: {error}"))?;
-    if key.trim_ascii().len() < 16 {
-        return Err(format!(
-            "access.admin_key_file: {} holds fewer than 16 characters: remove it, and the next start makes a good one",
+    let refuse = |what: &str| {
+        Err(format!(
+            "access.admin_key_file: {} holds {what}: remove it, and the next start makes a good one",
             path.display()
-        ));
+        ))
+    };
+    let secret = key.trim_ascii();
+    if secret.len() < 16 {
+        return refuse("fewer than 16 characters");
     }
-    Ok(key)
+    match why_guessable(secret.strip_prefix(b"lka_").unwrap_or(secret), ENOUGH) {
+        Some(why) => refuse(&format!("a key that can be guessed, because {why}")),
+        None => Ok(key),
+    }
 }
 
-pub(super) fn tokens(config: &Config, clock: &dyn Clock) -> Result<Tokens, String> {
+/// What signs and verifies tokens, and what keeps its keys up to date.
+pub(super) fn tokens(config: &Config, clock: &dyn Clock) -> Result<(Tokens, Rotation), String> {
     let dir = config.keys_dir();
-    let own = config.token.keys_dir.is_empty();
-    if own && !key_files_exist(&dir)? {
-        key_files::generate(&dir, config.token.algorithm, clock.now())?;
+    if config.token.keys_dir.is_empty() {
+        secret_file::close_directory(&dir);
+        if !key_files::exist(&dir)? {
+            key_files::generate_first(&dir, config.token.algorithm, clock.now())?;
+        }
     }
-    let ring =
-        key_files::load(&dir, config.signing_key()).map_err(|error| format!("token.keys_dir: {error}"))?;
+    let directory = Arc::new(KeysIn(dir));
+    let signing = config.signing_key().map(str::to_owned);
+    let (interval, delay) = (config.token.reload_interval, config.token.activation_delay());
+    let (rotation, ring) = Rotation::start(directory, signing, interval, delay, clock.now())
+        .map_err(|error| format!("token.keys_dir: {error}"))?;
     let settings = TokenSettings {
         issuer: config.token.issuer.clone(),
         audience: config.token.audience.clone(),
         leeway: config.token.leeway,
     };
-    Ok(Tokens::new(ring, settings))
-}
-
-fn key_files_exist(dir: &Path) -> Result<bool, String> {
-    if !dir.exists() {
-        return Ok(false);
-    }
-    let entries = fs::read_dir(dir)
-        .map_err(|error| format!("token.keys_dir: cannot read {}: {error}", dir.display()))?;
-    Ok(entries.count() > 0)
+    Ok((Tokens::new(ring, settings), rotation))
 }
 
 pub(super) fn session_store(

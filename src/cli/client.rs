@@ -82,7 +82,7 @@ fn key(common: &Common) -> Result<CallerKey, Failure> {
         Some(path) => (path.clone(), "a caller key is needed"),
         None => (common.config()?.admin_key_file(), "the admin key is needed"),
     };
-    let contents = secret_file::read(&path).map_err(|error| {
+    let contents = secret_file::read_to_present(&path).map_err(|error| {
         Failure::Refused(match &common.key_file {
             Some(_) => format!("{what}: {error}"),
             None => format!(

@@ -5,21 +5,27 @@ use serde_json::json;
 
 use super::{Common, Failure, output};
 use crate::{
-    domain::{keyring::KeyAlgorithm, ports::Clock as _},
+    domain::{
+        keyring::KeyAlgorithm,
+        ports::Clock as _,
+        rotation::{KeyFile, signs_from},
+        types::Timestamp,
+    },
     store::{clock::SystemClock, key_files},
 };
 
 #[derive(Subcommand)]
 pub(super) enum Key {
-    /// Make a new signing key. A running server signs with it within seconds; tokens of older keys stay
-    /// good as long as their files are there.
+    /// Make a new signing key. Running servers publish it within `token.reload_interval` and sign with it after
+    /// `token.activation_delay`; tokens of older keys stay good as long as their files are there.
     #[command(after_help = "Examples:\n  latchkey key generate\n  latchkey key generate --algorithm ES256")]
     Generate {
         /// What the key is for; by default `token.algorithm`.
         #[arg(long, value_enum)]
         algorithm: Option<Algorithm>,
     },
-    /// List the signing keys. The last one signs, unless `token.signing_key` names another.
+    /// List the signing keys. The last one signs, unless `token.signing_key` names another; a new one from the time
+    /// that is shown on.
     #[command(after_help = "Examples:\n  latchkey key list\n  latchkey key list --output json")]
     List,
 }
@@ -46,41 +52,61 @@ impl Key {
                     Some(Algorithm::RS256) => KeyAlgorithm::RS256,
                     Some(Algorithm::HS256) => KeyAlgorithm::HS256,
                 };
-                let file =
+                let (path, key) =
                     key_files::generate(&dir, algorithm, SystemClock.now()).map_err(Failure::Refused)?;
-                let path = file.path.display().to_string();
-                let value = json!({ "file": path, "kid": file.key.kid, "algorithm": algorithm.name() });
-                common.output().print(&value, || format!("{path}\nkid {}", file.key.kid)).map_err(|failure| {
-                    // Whoever asked for it does not know of it.
-                    let _ = std::fs::remove_file(&file.path);
+                let shown = path.display().to_string();
+                let value = json!({ "file": shown, "kid": key.kid, "algorithm": algorithm.name() });
+                common.output().print(&value, || format!("{shown}\nkid {}", key.kid)).map_err(|failure| {
+                    // Whoever asked for it does not know of it, and it does not sign yet.
+                    let _ = std::fs::remove_file(&path);
                     Failure::Refused(format!("{}. The key was removed again", failure.into_sentence()))
-                })?;
+                })
             }
             Self::List => {
                 let files = key_files::list(&dir).map_err(Failure::Refused)?;
-                let ring = key_files::load(&dir, config.signing_key()).map_err(Failure::Refused)?;
-                let signing = &ring.signing().kid;
+                let named = config.signing_key();
+                let is_named = |file: &KeyFile| named.is_none_or(|name| file.name == name);
+                let Some(signing) = files.iter().rfind(|file| is_named(file)) else {
+                    let name = named.unwrap_or_default();
+                    return Err(Failure::Refused(format!(
+                        "token.signing_key: there is no key file {name} in {}",
+                        dir.display()
+                    )));
+                };
+                let from = match named {
+                    Some(_) => None,
+                    None => signs_from(&files, SystemClock.now(), config.token.activation_delay()),
+                };
+                let from = from.map(|from| output::time(Some(&to_proto(from))));
                 let rows: Vec<_> = files
                     .iter()
                     .map(|file| {
-                        let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                        (name, &file.key.kid, file.key.algorithm.name(), file.key.kid == *signing)
+                        let signs = file.key.kid == signing.key.kid;
+                        let from = from.as_deref().filter(|_| signs);
+                        (&file.name, &file.key.kid, file.key.algorithm.name(), signs, from)
                     })
                     .collect();
                 let value: Vec<_> = rows
                     .iter()
-                    .map(|(file, kid, algorithm, signs)| {
-                        json!({ "file": file, "kid": kid, "algorithm": algorithm, "signs": signs })
+                    .map(|(file, kid, algorithm, signs, from)| {
+                        json!({ "file": file, "kid": kid, "algorithm": algorithm, "signs": signs, "signs_from": from })
                     })
                     .collect();
                 common.output().print(&json!({ "keys": value }), || {
-                    let line = |(file, kid, algorithm, signs): &(String, &String, &str, bool)| {
-                        format!("{} {file}  {algorithm}  {kid}", if *signs { "signs   " } else { "verifies" })
-                    };
-                    output::joined(rows.iter().map(line))
-                })?;
+                    output::joined(rows.iter().map(|(file, kid, algorithm, signs, from)| {
+                        let from = from.map(|from| format!("  from {from}")).unwrap_or_default();
+                        let does = if *signs { "signs   " } else { "verifies" };
+                        format!("{does} {file}  {algorithm}  {kid}{from}")
+                    }))
+                })
             }
         }
-        Ok(())
+    }
+}
+
+fn to_proto(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(at.as_micros() % 1_000_000 * 1000).unwrap_or_default(),
     }
 }

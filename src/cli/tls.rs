@@ -54,7 +54,7 @@ pub(super) fn connector(common: &Common, target: &Target) -> Result<Option<Conne
     let mut config = match (&common.certificate_file, &common.certificate_key_file) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("--certificate-file", certificate)?;
-            let key = secret_file::read(key)
+            let key = secret_file::read_to_present(key)
                 .map_err(|error| Failure::Refused(format!("--certificate-key-file: {error}")))?;
             let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| {
                 Failure::Refused("--certificate-key-file holds no private key in PEM".to_owned())

@@ -28,6 +28,16 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.token.reload_interval.is_zero() || config.server.connection_age.is_zero() {
         return refuse("token.reload_interval and server.connection_age must not be 0s");
     }
+    if config.token.reload_interval > Duration::from_hours(24) {
+        return refuse("token.reload_interval must be at most 24h");
+    }
+    if config.token.activation_delay() < config.token.reload_interval
+        || config.token.activation_delay() > Duration::from_hours(24 * 30)
+    {
+        return refuse(
+            "token.activation_delay must be at least token.reload_interval, so that every server has read a key before it signs, and at most 30d",
+        );
+    }
     let server = &config.server;
     let limits =
         [server.max_connections, server.max_requests, server.max_streams as usize, server.max_watches];

@@ -127,6 +127,16 @@ pub struct Token {
     pub leeway: Duration,
     #[serde(deserialize_with = "duration")]
     pub reload_interval: Duration,
+    #[serde(deserialize_with = "duration_unless_empty")]
+    pub activation_delay: Option<Duration>,
+}
+
+impl Token {
+    /// How long a new key is published before it signs: twice the interval at which the keys are read, unless the
+    /// settings say otherwise.
+    pub fn activation_delay(&self) -> Duration {
+        self.activation_delay.unwrap_or(self.reload_interval * 2)
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -303,4 +313,13 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 
 fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     duration(deserializer).map(Some)
+}
+
+fn duration_unless_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        duration(serde::de::value::StringDeserializer::new(text)).map(Some)
+    }
 }

@@ -90,6 +90,12 @@ fn what_is_wrong_is_said_with_the_key() {
         ("[accounts]\nupdate_hash = 'x'\n", &[], "need accounts.lookup"),
         ("[token]\nleeway = '1h'\n", &[], "token.leeway must be at most 5m"),
         ("[token]\nalgorithm = 'none'\n", &[], "token.algorithm"),
+        (
+            "[token]\nactivation_delay = '1s'\n",
+            &[],
+            "token.activation_delay must be at least token.reload_interval",
+        ),
+        ("[token]\nactivation_delay = 'soon'\n", &[], "\"soon\" is not a duration"),
         ("[access]\nvalidate = 'closed'\n", &[], "access.validate"),
         (
             "[access]\ncertificates = ['dns:web validator']\n",

@@ -26,7 +26,7 @@ impl Engine {
         origin: &Origin,
     ) -> Result<u32, Error> {
         self.writable()?;
-        let claims = self.tokens.verify(token, self.clock.now()).map_err(Error::Rejected)?;
+        let claims = self.claims_of(token).await?.map_err(Error::Rejected)?;
         let outcome = self.replace_password(&claims, &current, new, origin).await;
         let mut entry = self.entry(Action::ChangePassword, &outcome, origin).user(&claims.user_id);
         entry.session_id = Some(claims.session_id);

@@ -3,41 +3,29 @@
 //! A key is known by its RFC 7638 thumbprint, so a key id cannot name two keys. HS256 keys are secrets
 //! on both sides; their id is a hash of the thumbprint, which itself would be a hash of the secret.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use aws_lc_rs::{
-    digest,
     encoding::{AsDer, Pkcs8V1Der},
     rand::SystemRandom,
     rsa,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair},
 };
-use data_encoding::{BASE64, BASE64URL_NOPAD};
+use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey,
-    jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash},
+    jwk::{Jwk, JwkSet},
 };
 use zeroize::Zeroizing;
 
-use super::types::random;
+use super::types::{Timestamp, random};
 
-/// The shortest HS256 secret, in bytes: as long as the hash (RFC 7518 section 3.2).
-const MIN_SECRET: usize = 32;
-
-/// Keys that anybody can look up.
-const KNOWN_SECRETS: [&str; 5] = [
-    // jwt.io, old and new
-    "your-256-bit-secret",
-    "a-string-secret-at-least-256-bits-long",
-    "a-valid-string-secret-that-is-at-least-512-bits-long-which-is-very-long",
-    // RFC 7515 appendix A.1, in base64url and as bytes in base64
-    "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
-    "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ+EstJQLr/T+1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow==",
-];
-
-/// Thumbprints of private keys that anybody can look up.
-const KNOWN_KEYS: [&str; 1] = [
-    // RFC 8037 appendix A
-    "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
-];
+mod material;
+mod read;
+mod rsa_numbers;
 
 /// The algorithms that a key file can be for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -55,6 +43,14 @@ pub enum KeyAlgorithm {
 impl KeyAlgorithm {
     /// Every algorithm.
     pub const ALL: [Self; 4] = [Self::EdDSA, Self::ES256, Self::RS256, Self::HS256];
+
+    /// How a key file for it is written.
+    pub const fn format(self) -> KeyFormat {
+        match self {
+            Self::EdDSA | Self::ES256 | Self::RS256 => KeyFormat::Pem,
+            Self::HS256 => KeyFormat::Secret,
+        }
+    }
 
     pub(super) fn jwt(self) -> Algorithm {
         match self {
@@ -100,6 +96,28 @@ impl KeyAlgorithm {
     }
 }
 
+/// How a key file is written. Its name says so: what a file holds is never guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyFormat {
+    /// `*.pem`: one unencrypted private key in PEM, PKCS#8 or for RSA PKCS#1.
+    Pem,
+    /// `*.secret`: an HS256 secret of at least 32 bytes.
+    Secret,
+}
+
+impl KeyFormat {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Pem, Self::Secret];
+
+    /// The extension of the file's name.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Pem => "pem",
+            Self::Secret => "secret",
+        }
+    }
+}
+
 /// Why a key cannot be used: a sentence that can follow the file's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -117,69 +135,32 @@ pub struct Key {
     pub(super) verifying: DecodingKey,
     /// The public half; none for HS256.
     public: Option<Jwk>,
+    /// The latest `exp` of a token of it, as far as is known, in microseconds since the Unix epoch.
+    needed_until: Arc<AtomicU64>,
 }
 
 impl Key {
-    /// Reads the contents of a key file: a private key in PEM (PKCS#8, for RSA also PKCS#1), or
-    /// otherwise an HS256 secret of at least 32 bytes.
-    pub fn read(contents: &[u8]) -> Result<Self, KeyError> {
-        if contents.starts_with(b"-----BEGIN") {
-            Self::read_pem(contents)
-        } else {
-            Self::read_secret(contents)
-        }
+    /// Until when a token of this key is good that was issued or verified here.
+    pub fn needed_until(&self) -> Timestamp {
+        Timestamp::from_micros(self.needed_until.load(Ordering::Relaxed))
     }
 
-    fn read_pem(contents: &[u8]) -> Result<Self, KeyError> {
-        let (algorithm, signing) = EncodingKey::from_ed_pem(contents)
-            .map(|key| (KeyAlgorithm::EdDSA, key))
-            .or_else(|_| EncodingKey::from_ec_pem(contents).map(|key| (KeyAlgorithm::ES256, key)))
-            .or_else(|_| EncodingKey::from_rsa_pem(contents).map(|key| (KeyAlgorithm::RS256, key)))
-            .map_err(|_| KeyError("is not an unencrypted Ed25519, P-256 or RSA private key in PEM".into()))?;
-
-        let unusable = |_| {
-            KeyError(format!(
-                "is not a usable {} key: EdDSA needs Ed25519, ES256 needs P-256, RS256 2048 bits or more",
-                algorithm.name()
-            ))
-        };
-        let mut public = Jwk::from_encoding_key(&signing, algorithm.jwt()).map_err(unusable)?;
-        let kid = public.thumbprint(ThumbprintHash::SHA256).map_err(unusable)?;
-        if KNOWN_KEYS.contains(&kid.as_str()) {
-            return Err(KeyError("is the sample key of a standard, known to everybody".into()));
-        }
-        public.common.key_id = Some(kid.clone());
-        public.common.public_key_use = Some(PublicKeyUse::Signature);
-        let verifying = DecodingKey::from_jwk(&public).map_err(unusable)?;
-        Self { kid, algorithm, jwt_algorithm: algorithm.jwt(), signing, verifying, public: Some(public) }
-            .proven()
+    /// There is a token of this key that is good until then.
+    pub(super) fn is_needed_until(&self, expires_at: Timestamp) {
+        self.needed_until.fetch_max(expires_at.as_micros(), Ordering::Relaxed);
     }
 
-    fn read_secret(contents: &[u8]) -> Result<Self, KeyError> {
-        let secret = contents.trim_ascii_end();
-        if secret.len() < MIN_SECRET {
-            return Err(KeyError(format!(
-                "holds an HS256 secret of {} bytes; it takes at least {MIN_SECRET} random ones: `latchkey key generate --algorithm HS256`",
-                secret.len(),
-            )));
-        }
-        let known = KNOWN_SECRETS.iter().any(|known| known.as_bytes() == secret);
-        let mut distinct = secret.to_vec();
-        distinct.sort_unstable();
-        distinct.dedup();
-        if known || distinct.len() < 8 {
-            return Err(KeyError(
-                "holds an HS256 secret that can be guessed: make one with `latchkey key generate --algorithm HS256`".into(),
-            ));
-        }
-        // Twice hashed, under a label: a single hash of the secret is something others may use too.
-        let inner = digest::digest(&digest::SHA256, secret);
-        let labelled = [b"latchkey kid ".as_slice(), inner.as_ref()].concat();
-        let kid = BASE64URL_NOPAD.encode(digest::digest(&digest::SHA256, &labelled).as_ref());
-        let algorithm = KeyAlgorithm::HS256;
-        let signing = EncodingKey::from_secret(secret);
-        let verifying = DecodingKey::from_secret(secret);
-        Self { kid, algorithm, jwt_algorithm: algorithm.jwt(), signing, verifying, public: None }.proven()
+    /// Whether a secret says no more than what is published of this key: its id, or a part of its public half.
+    pub fn publishes(&self, secret: &[u8]) -> bool {
+        let secret = secret.trim_ascii();
+        let decoders = [BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE];
+        let forms: Vec<_> = decoders.iter().filter_map(|decoder| decoder.decode(secret).ok()).collect();
+        let members = self.public.iter().filter_map(|public| serde_json::to_value(public).ok());
+        members.filter_map(|members| members.as_object().cloned()).flatten().any(|(_, member)| {
+            let Some(member) = member.as_str().filter(|member| member.len() > 16) else { return false };
+            let bytes = BASE64URL_NOPAD.decode(member.as_bytes());
+            secret == member.as_bytes() || bytes.is_ok_and(|bytes| secret == bytes || forms.contains(&bytes))
+        })
     }
 
     /// The key, after it has signed and verified once: a crypto backend that is missing or ambiguous, or
@@ -217,6 +198,15 @@ impl Keyring {
         self.keys.iter().find(|key| key.kid == kid)
     }
 
+    /// Takes over what is known of the same keys from another ring.
+    pub(super) fn remember(&mut self, other: &Self) {
+        for key in &mut self.keys {
+            if let Some(known) = other.find(&key.kid) {
+                key.needed_until = Arc::clone(&known.needed_until);
+            }
+        }
+    }
+
     /// Every key.
     pub fn keys(&self) -> &[Key] {
         &self.keys
@@ -241,7 +231,7 @@ mod tests {
     #[test]
     fn every_algorithm_makes_keys_that_it_can_read() {
         for algorithm in KeyAlgorithm::ALL {
-            let key = Key::read(algorithm.generate().unwrap().as_bytes()).unwrap();
+            let key = Key::read(algorithm.format(), algorithm.generate().unwrap().as_bytes()).unwrap();
             assert_eq!(key.algorithm, algorithm);
         }
     }
@@ -249,36 +239,18 @@ mod tests {
     #[test]
     fn an_hs256_secret_never_shows_in_the_public_keys() {
         let contents = KeyAlgorithm::HS256.generate().unwrap();
-        let ring = Keyring::new(vec![Key::read(contents.as_bytes()).unwrap()], 0).unwrap();
+        let ring = Keyring::new(vec![Key::read(KeyFormat::Secret, contents.as_bytes()).unwrap()], 0).unwrap();
         assert_eq!(serde_json::to_string(&ring.jwks()).unwrap(), r#"{"keys":[]}"#);
     }
 
     #[test]
     fn private_parts_never_show_in_the_public_keys() {
         for algorithm in [KeyAlgorithm::EdDSA, KeyAlgorithm::ES256, KeyAlgorithm::RS256] {
-            let key = Key::read(algorithm.generate().unwrap().as_bytes()).unwrap();
+            let key = Key::read(algorithm.format(), algorithm.generate().unwrap().as_bytes()).unwrap();
             let json = serde_json::to_value(Keyring::new(vec![key], 0).unwrap().jwks()).unwrap();
             let members: Vec<_> = json["keys"][0].as_object().unwrap().keys().cloned().collect();
             let public = ["alg", "crv", "e", "kid", "kty", "n", "use", "x", "y"];
             assert!(members.iter().all(|member| public.contains(&member.as_str())), "{members:?}");
         }
-    }
-
-    #[test]
-    fn weak_secrets_are_refused() {
-        for secret in ["", "short", &"x".repeat(31), &"x".repeat(64), KNOWN_SECRETS[1], KNOWN_SECRETS[3]] {
-            assert!(Key::read(secret.as_bytes()).is_err(), "{secret}");
-        }
-    }
-
-    #[test]
-    fn the_sample_key_of_rfc_8037_is_refused() {
-        let pem = "-----BEGIN PRIVATE KEY-----\n\
-            MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
-            -----END PRIVATE KEY-----\n";
-        assert_eq!(
-            Key::read(pem.as_bytes()).err().unwrap().0,
-            "is the sample key of a standard, known to everybody"
-        );
     }
 }

@@ -28,7 +28,7 @@ pub type LoggedOut = Result<u32, Rejection>;
 impl Engine {
     /// Logs out. Only a live session can end others, so repeating it ends nothing more.
     pub async fn logout(&self, token: &str, scope: Scope, origin: &Origin) -> Result<LoggedOut, Error> {
-        let claims = match self.tokens.verify(token, self.clock.now()) {
+        let claims = match self.claims_of(token).await? {
             Ok(claims) => claims,
             Err(rejection) => {
                 self.audit.record(self.rejected(Action::Logout, rejection.reason, origin));

@@ -12,6 +12,7 @@ mod credentials;
 pub mod end_sessions;
 pub mod epoch;
 pub mod error;
+pub mod guessable;
 pub mod health;
 pub mod hub;
 pub mod import;
@@ -27,6 +28,7 @@ pub mod password;
 pub mod ports;
 pub mod rejection;
 mod rollback;
+pub mod rotation;
 pub mod sessions;
 pub mod throttle;
 pub mod token;
@@ -51,6 +53,7 @@ use self::{
     hub::Hub,
     password::Passwords,
     ports::{Accounts, Clock, Registers},
+    rotation::Rotation,
     sessions::{SlotPolicy, UserSessions},
     throttle::Gate,
     token::Tokens,
@@ -81,6 +84,8 @@ pub struct Engine {
     pub audit: Arc<dyn Audit>,
     /// Signs and verifies tokens.
     pub tokens: Tokens,
+    /// Keeps the keys of the tokens those of the key directory.
+    pub rotation: Rotation,
     /// Hashes and checks passwords.
     pub passwords: Arc<Passwords>,
     /// Lets passwords be tried, or not.

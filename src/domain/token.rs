@@ -47,11 +47,13 @@ struct Current {
     ring: Arc<Keyring>,
     /// By a hash of the whole token, so that no token is kept, and none passes for another by a part of it. Only
     /// good ones: whoever sends others pays for them each time, and pushes nothing out.
-    verified: Cache<TokenHash, Arc<Claims>, UnitWeighter, BuildHasherDefault<Itself>>,
+    verified: Arc<Verified>,
     /// Of the hash: `HighwayHash` with 128 bits, a pseudo-random function (Alakuijala, Cox and Wassenberg 2016) under a
     /// key that nobody knows. To pass for a token that is remembered, another one has to meet its hash blindly.
     hash_key: HashKey,
 }
+
+type Verified = Cache<TokenHash, Arc<Claims>, UnitWeighter, BuildHasherDefault<Itself>>;
 
 impl Current {
     fn new(ring: Keyring) -> Self {
@@ -64,7 +66,7 @@ impl Current {
         );
         Self {
             ring: Arc::new(ring),
-            verified,
+            verified: Arc::new(verified),
             hash_key: HashKey([(); 4].map(|()| u64::from_le_bytes(random()))),
         }
     }
@@ -134,9 +136,31 @@ impl Tokens {
         Self { current: ArcSwap::from_pointee(Current::new(ring)), settings }
     }
 
-    /// Signs with other keys from now on. Tokens of keys that are gone no longer verify.
-    pub fn rotate(&self, ring: Keyring) {
-        self.current.store(Arc::new(Current::new(ring)));
+    /// Signs with other keys from now on. Tokens of keys that are gone no longer verify: which these are, and until
+    /// when tokens of them would have been good that were issued or verified here.
+    pub fn rotate(&self, mut ring: Keyring) -> Vec<(String, Timestamp)> {
+        let before = self.current.load();
+        ring.remember(&before.ring);
+        let gone = before.ring.keys().iter().filter(|key| ring.find(&key.kid).is_none());
+        let gone: Vec<_> = gone.map(|key| (key.kid.clone(), key.needed_until())).collect();
+        let next = if gone.is_empty() {
+            // What was good stays good.
+            Current {
+                ring: Arc::new(ring),
+                verified: Arc::clone(&before.verified),
+                hash_key: before.hash_key,
+            }
+        } else {
+            Current::new(ring)
+        };
+        self.current.store(Arc::new(next));
+        gone
+    }
+
+    /// Whether a token names a key that is not among ours, in a header like ours.
+    pub fn lacks_key_of(&self, token: &str) -> bool {
+        let ring = &self.current.load().ring;
+        token.len() <= MAX_LEN && header_of(token).is_ok_and(|header| ring.find(header.kid()).is_none())
     }
 
     /// The keys in use.
@@ -164,6 +188,7 @@ impl Tokens {
             slot: session.slot.as_str().into(),
             roles: roles.iter().map(|role| role.as_str().to_owned()).collect(),
         };
+        key.is_needed_until(session.expires_at);
         jsonwebtoken::encode(&header, &wire, &key.signing)
             .map_err(|error| Error::Internal(format!("cannot sign a token: {error}")))
     }
@@ -204,7 +229,9 @@ impl Tokens {
                     _ => Reason::Malformed,
                 })
             })?;
-        claims(&data.claims).ok_or(Rejection::bare(Reason::Malformed))
+        let claims = claims(&data.claims).ok_or(Rejection::bare(Reason::Malformed))?;
+        key.is_needed_until(claims.expires_at);
+        Ok(claims)
     }
 
     /// What the library is to check. Time is not among it: it reads the wall clock, and takes a token at
@@ -220,8 +247,17 @@ impl Tokens {
     }
 }
 
-/// The key that a token's header names, if the header is one of ours in every respect.
-fn key_of<'a>(ring: &'a Keyring, token: &str) -> Result<&'a Key, Rejection> {
+/// A header like ours in every respect.
+struct OurHeader(Header);
+
+impl OurHeader {
+    fn kid(&self) -> &str {
+        self.0.kid.as_deref().unwrap_or_default()
+    }
+}
+
+/// The header of a token, if it is one of ours in every respect.
+fn header_of(token: &str) -> Result<OurHeader, Rejection> {
     let malformed = Rejection::bare(Reason::Malformed);
     let header = jsonwebtoken::decode_header(token).map_err(|_| malformed.clone())?;
     let kid = header.kid.as_deref().ok_or(malformed.clone())?;
@@ -233,8 +269,14 @@ fn key_of<'a>(ring: &'a Keyring, token: &str) -> Result<&'a Key, Rejection> {
     if !supported || header != ours {
         return Err(malformed);
     }
-    let key = ring.find(kid).ok_or(Rejection::bare(Reason::BadSignature))?;
-    if key.jwt_algorithm == header.alg { Ok(key) } else { Err(malformed) }
+    Ok(OurHeader(header))
+}
+
+/// The key that a token's header names, if the header is one of ours in every respect.
+fn key_of<'a>(ring: &'a Keyring, token: &str) -> Result<&'a Key, Rejection> {
+    let header = header_of(token)?;
+    let key = ring.find(header.kid()).ok_or(Rejection::bare(Reason::BadSignature))?;
+    if key.jwt_algorithm == header.0.alg { Ok(key) } else { Err(Rejection::bare(Reason::Malformed)) }
 }
 
 fn claims(wire: &Wire) -> Option<Claims> {

@@ -61,16 +61,24 @@ impl Engine {
         max_staleness: Option<Duration>,
     ) -> Result<Verdict, Unjudged> {
         let now = self.clock.now();
+        let max_staleness = max_staleness.unwrap_or(self.max_staleness);
         let claims = match self.tokens.verify(token, now) {
             Ok(claims) => claims,
+            Err(rejection) if self.may_have_a_new_key(&rejection, token) => {
+                return Err(Unjudged::Unverified(Box::new(Unverified {
+                    token: token.into(),
+                    peek,
+                    max_staleness,
+                })));
+            }
             Err(rejection) => return Ok(Err(rejection)),
         };
-        let unjudged = Unjudged { claims, peek, max_staleness: max_staleness.unwrap_or(self.max_staleness) };
-        self.judge_by_memory(&unjudged, now).ok_or(unjudged)
+        let verified = Claimed { claims, peek, max_staleness };
+        self.judge_by_memory(&verified, now).ok_or(Unjudged::Verified(verified))
     }
 
-    fn judge_by_memory(&self, unjudged: &Unjudged, now: Timestamp) -> Option<Verdict> {
-        let Unjudged { claims, peek, max_staleness } = unjudged;
+    fn judge_by_memory(&self, verified: &Claimed, now: Timestamp) -> Option<Verdict> {
+        let Claimed { claims, peek, max_staleness } = verified;
         let moment = Moment::new(Instant::now);
         let read = self.sessions.recall(&claims.user_id, *max_staleness, &moment)?;
         let known = self.epoch.known_at_once(*moment)?;
@@ -85,6 +93,16 @@ impl Engine {
 
     /// Asks the store.
     pub async fn judge(&self, unjudged: Unjudged) -> Result<Verdict, Error> {
+        let unjudged = match unjudged {
+            Unjudged::Verified(verified) => verified,
+            Unjudged::Unverified(unverified) => {
+                self.look_for_keys().await?;
+                match unverified.verify(self) {
+                    Ok(verified) => verified,
+                    Err(rejection) => return Ok(Err(rejection)),
+                }
+            }
+        };
         if self.epoch.known_at_once(Instant::now()).is_none() {
             // It may be all that was wanting: one read for everybody who waits, and not one for each.
             self.epoch.known().await?;
@@ -102,6 +120,39 @@ impl Engine {
 
     /// Asks the store about many at once: a verdict each, or what [`Engine::settle_verdict`] needs.
     pub async fn judge_all(&self, all: Vec<Unjudged>) -> Vec<Judgement> {
+        // During a rotation, there can be some whose key is not known yet.
+        if all.iter().any(|unjudged| matches!(unjudged, Unjudged::Unverified(_))) {
+            return self.judge_with_new_keys(all).await;
+        }
+        let verified = all.into_iter().filter_map(|unjudged| match unjudged {
+            Unjudged::Verified(verified) => Some(verified),
+            Unjudged::Unverified(_) => None,
+        });
+        self.judge_verified(verified.collect()).await
+    }
+
+    async fn judge_with_new_keys(&self, all: Vec<Unjudged>) -> Vec<Judgement> {
+        let looked = self.look_for_keys().await;
+        let (mut verified, mut others) = (Vec::new(), Vec::new());
+        for (place, unjudged) in all.into_iter().enumerate() {
+            match (unjudged, &looked) {
+                (Unjudged::Verified(claimed), _) => verified.push(claimed),
+                (Unjudged::Unverified(_), Err(error)) => others.push((place, Ok(Err(error.clone().into())))),
+                (Unjudged::Unverified(unverified), Ok(())) => match unverified.verify(self) {
+                    Ok(claimed) => verified.push(claimed),
+                    Err(rejection) => others.push((place, Ok(Ok(Err(rejection))))),
+                },
+            }
+        }
+        let mut judged = self.judge_verified(verified).await;
+        // In the order of their places: each finds those before it in theirs.
+        for (place, other) in others {
+            judged.insert(place, other);
+        }
+        judged
+    }
+
+    async fn judge_verified(&self, all: Vec<Claimed>) -> Vec<Judgement> {
         if self.epoch.known_at_once(Instant::now()).is_some() {
             return self.judge_by_store(all).await;
         }
@@ -126,7 +177,7 @@ impl Engine {
             .collect()
     }
 
-    async fn judge_by_store(&self, all: Vec<Unjudged>) -> Vec<Judgement> {
+    async fn judge_by_store(&self, all: Vec<Claimed>) -> Vec<Judgement> {
         if all.is_empty() {
             return Vec::new();
         }
@@ -147,11 +198,11 @@ impl Engine {
     /// The verdict by what the store has said, if nothing has to be written before it may be told.
     fn judge_by(
         &self,
-        unjudged: Unjudged,
+        verified: Claimed,
         read: Versioned<UserSessions>,
         at: At<'_>,
     ) -> Result<Verdict, Unsettled> {
-        let Unjudged { claims, peek, .. } = unjudged;
+        let Claimed { claims, peek, .. } = verified;
         let Judged { mut verdict, due } = Judged::of(&claims, &read.state, peek, at);
         let due =
             due.filter(|due| due.is_urgent || self.note_use(&claims, *due, &read, &mut verdict).is_err());
@@ -172,7 +223,7 @@ impl Engine {
                 return Ok(Err(rejection));
             }
             // It was used elsewhere, or here and could not be recorded until now.
-            let again = Unjudged { claims, peek, max_staleness: Duration::ZERO };
+            let again = Unjudged::Verified(Claimed { claims, peek, max_staleness: Duration::ZERO });
             return self.judge_again(again).await;
         }
         if let Some(due) = due {
@@ -207,9 +258,38 @@ impl Engine {
     }
 }
 
-/// A token that is one of ours, and whose time has come and not gone.
+/// A token that cannot be judged at once.
 #[derive(Debug)]
-pub struct Unjudged {
+pub enum Unjudged {
+    /// The store has to be asked about its session.
+    Verified(Claimed),
+    /// Its key is not known: it may have been added since the key directory was last read.
+    Unverified(Box<Unverified>),
+}
+
+/// A token whose key is not known, as it was presented.
+pub struct Unverified {
+    token: Box<str>,
+    peek: bool,
+    max_staleness: Duration,
+}
+
+impl std::fmt::Debug for Unverified {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unverified").finish_non_exhaustive()
+    }
+}
+
+impl Unverified {
+    fn verify(&self, engine: &Engine) -> Result<Claimed, Rejection> {
+        let claims = engine.tokens.verify(&self.token, engine.clock.now())?;
+        Ok(Claimed { claims, peek: self.peek, max_staleness: self.max_staleness })
+    }
+}
+
+/// What a token says that is one of ours, and whose time has come and not gone.
+#[derive(Debug)]
+pub struct Claimed {
     claims: Arc<Claims>,
     peek: bool,
     max_staleness: Duration,

@@ -28,7 +28,7 @@ pub struct SessionWatch {
 impl Engine {
     /// The session of a token as it stands, and its end when it comes. This is no use of the session.
     pub async fn watch_session(self: &Arc<Self>, token: &str) -> Result<(Verified, SessionWatch), Error> {
-        let claims = self.tokens.verify(token, self.clock.now()).map_err(Error::Rejected)?;
+        let claims = self.claims_of(token).await?.map_err(Error::Rejected)?;
         let place = self.hub.stream()?;
         // First wait, then read: what happens between is told.
         let ticket = self.hub.those_waiting().wait(&claims);

@@ -1,80 +1,200 @@
-//! Signing keys as files in one directory: the last by name signs, all verify.
+//! Signing keys as files in one directory, named by the time at which they were made.
 //!
-//! New files are named by the time, so the newest key signs. To rotate, add a file; once every token of
-//! the old key has expired, remove the old one. While a new key is being handed out to several replicas,
-//! name the old one in `token.signing_key`: then all verify with the new one before any signs with it.
+//! To rotate, add a file; once every token of the old key has expired, remove the old one. `domain/rotation.rs` says
+//! which of them signs.
 
 use std::{
-    fs,
+    fs::{self, File},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
 };
 
+use zeroize::Zeroizing;
+
+use super::secret_file;
 use crate::domain::{
-    keyring::{Key, KeyAlgorithm, Keyring},
+    keyring::{Key, KeyAlgorithm, KeyFormat, Keyring},
+    rotation::{KeyDirectory, KeyFile, KeyFiles},
     types::Timestamp,
 };
 
-/// A key and the file it came from.
-pub struct KeyFile {
-    /// The file.
-    pub path: PathBuf,
-    /// The key.
-    pub key: Key,
+/// A directory of key files.
+pub struct KeysIn(pub PathBuf);
+
+impl KeyDirectory for KeysIn {
+    fn read(&self) -> Result<KeyFiles, String> {
+        secret_file::check_directory(&self.0)?;
+        read(&self.0, secret_file::read)
+    }
 }
 
-/// The keys in `directory`, in the order of their names.
+/// How the contents of a file are read.
+type Read = fn(&Path) -> Result<Zeroizing<Vec<u8>>, String>;
+
+/// The keys in `directory`, for a command. One file that is no key is an error: whoever put it there meant something
+/// by it.
 pub fn list(directory: &Path) -> Result<Vec<KeyFile>, String> {
+    strict(read(directory, secret_file::read_to_present)?)
+}
+
+/// Refuses what a server refuses that starts on `directory`.
+pub fn check(directory: &Path) -> Result<Vec<KeyFile>, String> {
+    strict(KeysIn(directory.to_owned()).read()?)
+}
+
+fn strict(files: KeyFiles) -> Result<Vec<KeyFile>, String> {
+    files.wrong.into_iter().next().map_or(Ok(files.keys), Err)
+}
+
+fn read(directory: &Path, how: Read) -> Result<KeyFiles, String> {
+    let mut files = KeyFiles::default();
+    let mut secrets = Vec::new();
+    for (path, format) in paths(directory)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match read_one(&path, &name, format, how) {
+            Ok((file, contents)) => {
+                if format == KeyFormat::Secret {
+                    secrets.push((name, contents));
+                }
+                files.keys.push(file);
+            }
+            Err(sentence) => files.wrong.push(sentence),
+        }
+    }
+    for (name, contents) in secrets {
+        if let Some(other) = files.keys.iter().find(|file| file.key.publishes(&contents)) {
+            files.wrong.push(format!(
+                "{} holds what is public of {}: make a secret with `latchkey key generate --algorithm HS256`",
+                directory.join(&name).display(),
+                other.name
+            ));
+            files.keys.retain(|file| file.name != name);
+        }
+    }
+    if files.keys.is_empty() && files.wrong.is_empty() {
+        return Err(format!("there is no key in {}: run `latchkey key generate`", directory.display()));
+    }
+    Ok(files)
+}
+
+fn read_one(
+    path: &Path,
+    name: &str,
+    format: KeyFormat,
+    how: Read,
+) -> Result<(KeyFile, Zeroizing<Vec<u8>>), String> {
+    let contents = how(path)?;
+    let key = Key::read(format, &contents).map_err(|error| format!("{} {error}", path.display()))?;
+    let metadata = fs::metadata(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    // A file that was moved or copied here with its old times has come here all the same.
+    let (seconds, nanos) =
+        (metadata.mtime(), metadata.mtime_nsec()).max((metadata.ctime(), metadata.ctime_nsec()));
+    let micros = seconds.saturating_mul(1_000_000).saturating_add(nanos / 1000);
+    let written = Timestamp::from_micros(u64::try_from(micros).unwrap_or_default());
+    Ok((KeyFile { name: name.to_owned(), key, written, made: made(name) }, contents))
+}
+
+/// When a key was made, by the name that [`generate`] gave its file.
+fn made(name: &str) -> Option<Timestamp> {
+    let time: Vec<&str> = name.get(..24)?.split(['-', 'T']).collect();
+    let [year, month, day, hour, minute, second, rest] = time.as_slice() else { return None };
+    let text = format!("{year}-{month}-{day}T{hour}:{minute}:{second}.{rest}");
+    let since = humantime::parse_rfc3339(&text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_micros(u64::try_from(since.as_micros()).ok()?))
+}
+
+/// The files in `directory` whose names say that they hold a key, in the order of their names.
+fn paths(directory: &Path) -> Result<Vec<(PathBuf, KeyFormat)>, String> {
     let refused = |error: std::io::Error| format!("cannot read {}: {error}", directory.display());
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory).map_err(refused)? {
         let path = entry.map_err(refused)?.path();
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let is_key = path.extension().is_some_and(|extension| extension == "pem" || extension == "secret");
-        if is_key && !hidden {
-            paths.push(path);
+        let is_of = |format: &KeyFormat| path.extension().is_some_and(|found| found == format.extension());
+        if let Some(format) = KeyFormat::ALL.into_iter().find(is_of).filter(|_| !hidden) {
+            paths.push((path, format));
         }
     }
     paths.sort();
-    paths
-        .into_iter()
-        .map(|path| {
-            let contents = super::secret_file::read(&path)?;
-            let key = Key::read(&contents).map_err(|error| format!("{} {error}", path.display()))?;
-            Ok(KeyFile { path, key })
-        })
-        .collect()
+    Ok(paths)
 }
 
-/// The keys in `directory`; `signing` names the file that signs, otherwise the last one does.
-pub fn load(directory: &Path, signing: Option<&str>) -> Result<Keyring, String> {
-    let files = list(directory)?;
-    let index = match signing {
-        None => files.len().checked_sub(1),
-        Some(name) => files.iter().position(|file| file.path.file_name().is_some_and(|found| found == name)),
-    };
-    let keys = files.into_iter().map(|file| file.key).collect();
-    index.and_then(|index| Keyring::new(keys, index)).ok_or_else(|| match signing {
-        Some(name) => format!("token.signing_key: there is no key file {name} in {}", directory.display()),
-        None => format!("there is no key in {}: run `latchkey key generate`", directory.display()),
-    })
+/// Whether there is a file in `directory` whose name says that it holds a key.
+pub fn exist(directory: &Path) -> Result<bool, String> {
+    Ok(directory.exists() && !paths(directory)?.is_empty())
+}
+
+/// The keys in `directory`, of which the last by name signs.
+pub fn load(directory: &Path) -> Result<Keyring, String> {
+    let keys: Vec<_> = list(directory)?.into_iter().map(|file| file.key).collect();
+    let last = keys.len().saturating_sub(1);
+    Keyring::new(keys, last).ok_or_else(|| format!("there is no key in {}", directory.display()))
+}
+
+/// Makes the first key of a directory, unless another server that starts at the same moment has.
+pub fn generate_first(directory: &Path, algorithm: KeyAlgorithm, now: Timestamp) -> Result<(), String> {
+    secret_file::create_directory(directory)?;
+    // Where the file system knows no locks, two servers may make a key each, which does no harm for long.
+    let lock = File::open(directory).and_then(|file| file.lock().map(|()| file));
+    if !exist(directory)? {
+        generate(directory, algorithm, now)?;
+    }
+    drop(lock);
+    Ok(())
 }
 
 /// Makes a new key file in `directory`, named by the time.
-pub fn generate(directory: &Path, algorithm: KeyAlgorithm, now: Timestamp) -> Result<KeyFile, String> {
-    fs::create_dir_all(directory)
-        .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
+pub fn generate(directory: &Path, algorithm: KeyAlgorithm, now: Timestamp) -> Result<(PathBuf, Key), String> {
+    secret_file::create_directory(directory)?;
     let contents = algorithm.generate().map_err(|error| error.to_string())?;
-    let key = Key::read(contents.as_bytes()).map_err(|error| error.to_string())?;
-    let extension = if algorithm == KeyAlgorithm::HS256 { "secret" } else { "pem" };
-    let time = humantime::format_rfc3339_millis(
-        std::time::UNIX_EPOCH + std::time::Duration::from_micros(now.as_micros()),
-    );
+    let format = algorithm.format();
+    let key = Key::read(format, contents.as_bytes()).map_err(|error| error.to_string())?;
+    let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_micros(now.as_micros()));
     let name = format!(
-        "{}-{}.{extension}",
+        "{}-{}.{}",
         time.to_string().replace([':', '.'], "-"),
-        algorithm.name().to_lowercase()
+        algorithm.name().to_lowercase(),
+        format.extension()
     );
     let path = directory.join(name);
-    super::secret_file::create(&path, contents.as_bytes())?;
-    Ok(KeyFile { path, key })
+    secret_file::create(&path, contents.as_bytes())?;
+    Ok((path, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_key_file_says_when_its_key_was_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = Timestamp::from_micros(1_800_000_000_123_000);
+        for algorithm in KeyAlgorithm::ALL {
+            let (path, _) = generate(directory.path(), algorithm, now).unwrap();
+            assert_eq!(made(path.file_name().unwrap().to_str().unwrap()), Some(now), "{}", path.display());
+        }
+        for name in
+            ["mine.pem", "2026-11-28.pem", "2026-13-28T10-00-00-000Z-eddsa.pem", "日本語日本語日本語.pem"]
+        {
+            assert_eq!(made(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn one_wrong_file_beside_good_ones_is_named_and_the_others_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, good) =
+            generate(directory.path(), KeyAlgorithm::EdDSA, Timestamp::from_secs(1_800_000_000)).unwrap();
+        let public = directory.path().join("public.pem");
+        secret_file::create(&public, include_bytes!("../domain/keyring/fixtures/rsa_public.pem")).unwrap();
+        let sentence = list(directory.path()).err().unwrap();
+        assert!(
+            sentence.starts_with(&format!("{} holds a public key in PEM", public.display())),
+            "{sentence}"
+        );
+        let KeyFiles { keys, wrong } = read(directory.path(), secret_file::read).unwrap();
+        assert_eq!((keys.len(), wrong), (1, vec![sentence]));
+        assert_eq!(keys[0].key.kid, good.kid);
+    }
 }

@@ -13,6 +13,7 @@ pub mod embedded;
 pub mod encoded;
 pub mod gathered;
 pub mod key_files;
+mod permissions;
 pub mod raw;
 pub mod redis;
 pub mod secret_file;

@@ -21,7 +21,7 @@ struct Bench {
 
 impl Bench {
     fn new(algorithm: KeyAlgorithm) -> Self {
-        let key = Key::read(algorithm.generate().unwrap().as_bytes()).unwrap();
+        let key = Key::read(algorithm.format(), algorithm.generate().unwrap().as_bytes()).unwrap();
         let tokens = Tokens::new(Keyring::new(vec![key.clone()], 0).unwrap(), settings());
         Self { tokens, key }
     }
@@ -217,7 +217,7 @@ fn a_public_key_is_no_hmac_secret() {
 #[test]
 fn two_keys_of_different_algorithms_do_not_stand_in_for_each_other() {
     let keys = [KeyAlgorithm::EdDSA, KeyAlgorithm::HS256]
-        .map(|algorithm| Key::read(algorithm.generate().unwrap().as_bytes()).unwrap());
+        .map(|algorithm| Key::read(algorithm.format(), algorithm.generate().unwrap().as_bytes()).unwrap());
     let tokens = Tokens::new(Keyring::new(keys.to_vec(), 0).unwrap(), settings());
     let header = json!({ "typ": "at+jwt", "alg": "HS256", "kid": keys[0].kid });
     let message = format!("{}.{}", encode(&header), encode(&claims()));
@@ -337,7 +337,8 @@ fn a_rotation_logs_nobody_out_until_the_old_key_goes() {
     assert_eq!(old.reason(&token), None);
     let issued = old.tokens.issue(&UserId::parse("user-1").unwrap(), &session(), &[]).unwrap();
     assert_eq!(jsonwebtoken::decode_header(&issued).unwrap().kid.as_ref(), Some(&new.key.kid));
-    old.tokens.rotate(Keyring::new(vec![new.key.clone()], 0).unwrap());
+    let gone = old.tokens.rotate(Keyring::new(vec![new.key.clone()], 0).unwrap());
+    assert_eq!(gone, [(old.key.kid.clone(), Timestamp::from_secs(NOW + 10))], "and until when it was needed");
     assert_eq!(old.reason(&token), Some(Reason::BadSignature));
 }
 

@@ -17,6 +17,7 @@ mod metrics;
 mod outage;
 mod readme;
 mod replicas;
+mod rotation;
 mod session_cli;
 mod signals;
 mod start;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Output,
 };
@@ -125,11 +125,20 @@ fn weak_and_unprotected_keys_are_refused() {
     in_folder("short", "a.secret", "only thirty-one bytes, not more", 0o600, "HS256 secret of 31 bytes");
     in_folder("known", "a.secret", "a-string-secret-at-least-256-bits-long", 0o600, "a.secret");
     in_folder("nonsense", "a.pem", "not a key", 0o600, "a.pem");
+    in_folder(
+        "repeated",
+        "a.secret",
+        &"changeme".repeat(8),
+        0o600,
+        "a.secret holds an HS256 secret that can be guessed",
+    );
     let good = "f3b9o5WmVnX0b3mXh1S0bq3wT1yQe8jJr2k7c6d5e4f3g2h1";
     in_folder("readable", "a.secret", good, 0o644, "can be read by everybody (mode 0644): run `chmod 600");
     in_folder("readable", "a.secret", good, 0o604, "can be read by everybody");
-    fs::create_dir_all(place.path("unreadable/a.pem")).unwrap();
-    place.refuses(&[("TOKEN__KEYS_DIR", &place.path("unreadable"))], &[], "unreadable/a.pem");
+    in_folder("readable", "a.secret", good, 0o602, "can be written by everybody");
+    in_folder("readable", "a.secret", good, 0o660, "can be written by its group (mode 0660): run `chmod 600");
+    place.file("folder/a.pem/b", "", 0o600);
+    place.refuses(&[("TOKEN__KEYS_DIR", &place.path("folder"))], &[], "folder/a.pem");
     fs::create_dir(place.path("empty")).unwrap();
     place.refuses(&[("TOKEN__KEYS_DIR", &place.path("empty"))], &[], "latchkey key generate");
 
@@ -140,12 +149,98 @@ fn weak_and_unprotected_keys_are_refused() {
 }
 
 #[test]
+fn a_directory_of_keys_that_others_can_put_keys_into_is_refused() {
+    let place = Place::new();
+    let good = "f3b9o5WmVnX0b3mXh1S0bq3wT1yQe8jJr2k7c6d5e4f3g2h1";
+    place.file("keys/a.secret", good, 0o600);
+    let folder = place.path("keys");
+    let set = |mode| fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+    for (mode, what) in
+        [(0o777, "written by everybody"), (0o702, "written by everybody"), (0o770, "written by its group")]
+    {
+        set(mode);
+        let said = format!("{folder} can be {what} (mode {mode:04o}): run `chmod 700 {folder}`");
+        place.refuses(&[("TOKEN__KEYS_DIR", &folder)], &[], &said);
+    }
+    for mode in [0o700, 0o750, 0o755] {
+        set(mode);
+        assert_eq!(
+            place.serve(&[("TOKEN__KEYS_DIR", &folder)], &["--check"]).status.code(),
+            Some(0),
+            "{mode:o}"
+        );
+    }
+
+    // Where the rights are good and the owner is not. Only root can give files away.
+    let key = place.path("keys/a.secret");
+    if fs::metadata(&key).unwrap().uid() == 0 {
+        for path in [&key, &folder] {
+            std::os::unix::fs::chown(path, Some(12345), None).unwrap();
+            let said = format!("{path} belongs to the user 12345");
+            place.refuses(&[("TOKEN__KEYS_DIR", &folder)], &[], &said);
+            std::os::unix::fs::chown(path, Some(0), None).unwrap();
+        }
+    }
+
+    // The data directory, in which our own directory of keys is.
+    fs::create_dir(place.data()).unwrap();
+    fs::set_permissions(place.data(), fs::Permissions::from_mode(0o777)).unwrap();
+    place.refuses(&[], &[], "can be written by everybody (mode 0777): run `chmod 700");
+}
+
+#[test]
+fn what_is_no_key_is_refused_by_name_with_what_it_is() {
+    let place = Place::new();
+    let public = include_str!("../../../src/domain/keyring/fixtures/rsa_public.pem");
+    let private = include_str!("../../../src/domain/keyring/fixtures/rsa.pem");
+    // A good key beside it changes nothing.
+    for (name, contents, said) in [
+        ("public.pem", public.to_owned(), "public.pem holds a public key in PEM"),
+        ("blank.pem", format!("\n{public}"), "blank.pem holds a public key in PEM"),
+        ("comment.pem", format!("# of the old server\n{public}"), "comment.pem holds a public key in PEM"),
+        ("public.secret", public.to_owned(), "public.secret holds a public key in PEM"),
+        ("private.secret", private.to_owned(), "private.secret holds a private key in PEM"),
+        ("empty.pem", String::new(), "empty.pem holds nothing at all"),
+        ("empty.secret", String::new(), "empty.secret holds nothing at all"),
+    ] {
+        let folder = format!("keys-{name}");
+        place.file(&format!("{folder}/good.pem"), private, 0o600);
+        place.file(&format!("{folder}/{name}"), &contents, 0o600);
+        place.refuses(&[("TOKEN__KEYS_DIR", &place.path(&folder))], &[], said);
+    }
+}
+
+#[test]
+fn an_open_directory_of_an_earlier_version_is_closed() {
+    let place = Place::new();
+    drop(Process::start(&place.data(), &[]));
+    let keys = place.data().join("keys");
+    assert_eq!(mode(&keys), 0o700);
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(place.serve(&[], &["--check"]).status.code(), Some(0));
+    assert_eq!(mode(&keys), 0o755, "a check changes nothing");
+    drop(Process::start(&place.data(), &[]));
+    assert_eq!(mode(&keys), 0o700);
+    // Where others could have put a key, nobody knows whether they have.
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o757)).unwrap();
+    place.refuses(&[], &[], "can be written by everybody");
+}
+
+#[test]
 fn an_admin_key_that_others_can_read_or_guess_is_refused() {
     let place = Place::new();
     let open = place.file("open.key", "lka_0123456789abcdef0123456789abcdef\n", 0o644);
     place.refuses(&[("ACCESS__ADMIN_KEY_FILE", &open)], &[], "can be read by everybody");
     let short = place.file("short.key", "secret\n", 0o600);
     place.refuses(&[("ACCESS__ADMIN_KEY_FILE", &short)], &[], "fewer than 16 characters");
+    for key in [
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "lka_0123456789abcdef0123456789abcdef",
+        "change-me-please-admin-key",
+    ] {
+        let weak = place.file("weak.key", key, 0o600);
+        place.refuses(&[("ACCESS__ADMIN_KEY_FILE", &weak)], &[], "holds a key that can be guessed, because");
+    }
 }
 
 #[test]
@@ -200,8 +295,10 @@ fn what_the_first_start_makes_is_for_nobody_else() {
     let process = Process::start(&place.data(), &[]);
     assert_eq!(mode(&place.data()), 0o700);
     assert_eq!(mode(&place.data().join("admin.key")), 0o600);
+    assert_eq!(mode(&place.data().join("keys")), 0o700);
     let keys: Vec<_> =
         fs::read_dir(place.data().join("keys")).unwrap().map(|key| key.unwrap().path()).collect();
+    let keys: Vec<_> = keys.into_iter().filter(|key| key.extension().is_some()).collect();
     assert_eq!(keys.len(), 1);
     assert_eq!(mode(&keys[0]), 0o600);
     let made = |path: &Path| (fs::read(path).unwrap(), fs::metadata(path).unwrap().modified().unwrap());
