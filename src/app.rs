@@ -22,7 +22,7 @@ use self::{
     background::{Reload, serve_port},
     parts::{
         Parts, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail, gate, parts,
-        prepare_data_dir, scheme, session_store, tokens, webhook_receiver,
+        prepare_data_dir, refuse_missing_keys, scheme, session_store, tokens, webhook_receiver,
     },
 };
 use crate::{
@@ -101,7 +101,7 @@ pub struct App {
 impl App {
     /// Starts a server. It answers at once, and is healthy once its stores are.
     pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let (Parts { slots, passwords }, lock) = prepare(config)?;
+        let (Parts { slots, passwords }, lock) = prepare(config).await?;
         let admin_key = admin_key(config)?;
         let encryption = tls::encryption(config, &clock)?;
         let webhook = webhook_receiver(config, &clock)?;
@@ -210,9 +210,11 @@ impl App {
         })
     }
 
-    /// Refuses what [`App::start`] would refuse before it opens a store or a port, and changes nothing.
-    pub fn check(config: &Config) -> Result<(), StartError> {
+    /// Refuses what [`App::start`] would refuse before it opens a store or a port, and changes nothing. Where keys are
+    /// missing, it asks the accounts whether there is anybody yet.
+    pub async fn check(config: &Config) -> Result<(), StartError> {
         parts(config)?;
+        refuse_missing_keys(config).await?;
         telemetry::check(&config.log)?;
         Ok(())
     }
@@ -258,8 +260,9 @@ impl App {
 }
 
 /// Refuses what can be refused before anything is made, and makes the data directory.
-fn prepare(config: &Config) -> Result<(Parts, Option<File>), String> {
+async fn prepare(config: &Config) -> Result<(Parts, Option<File>), String> {
     let parts = parts(config)?;
+    refuse_missing_keys(config).await?;
     Ok((parts, prepare_data_dir(config)?))
 }
 

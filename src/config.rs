@@ -61,6 +61,9 @@ pub struct Config {
     pub webhook: Webhook,
     pub server: Server,
     pub log: Log,
+    /// Make keys that are missing although there are accounts. Of the command line alone: it is for one start.
+    #[serde(skip)]
+    pub allow_new_keys: bool,
 }
 
 impl Config {

@@ -1,6 +1,7 @@
 //! What a server is made of, from the settings and the files they name.
 
 mod accounts;
+mod missing_keys;
 mod webhook;
 
 use std::{
@@ -41,7 +42,9 @@ use crate::{
     },
 };
 
-pub(super) use self::{accounts::accounts_and_callers, webhook::webhook_receiver};
+pub(super) use self::{
+    accounts::accounts_and_callers, missing_keys::refuse_missing_keys, webhook::webhook_receiver,
+};
 
 /// How many letters and digits of an admin key have to be more than words.
 const ENOUGH: usize = 10;
@@ -164,7 +167,7 @@ pub(super) fn admin_key(config: &Config) -> Result<zeroize::Zeroizing<Vec<u8>>, 
     let key = secret_file::read(&path).map_err(|error| format!("access.admin_key_file: {error}"))?;
     let refuse = |what: &str| {
         Err(format!(
-            "access.admin_key_file: {} holds {what}: remove it, and the next start makes a good one",
+            "access.admin_key_file: {} holds {what}: remove it, and `latchkey serve --allow-new-keys` makes a good one",
             path.display()
         ))
     };

@@ -24,6 +24,10 @@ pub(super) struct Serve {
     /// Check the settings and the files they name, then exit.
     #[arg(long)]
     check: bool,
+    /// Make the signing keys and the admin key that are missing, although there are accounts: everybody is logged
+    /// out by that. For one start, where the old ones are lost.
+    #[arg(long)]
+    allow_new_keys: bool,
     /// Print every setting with its default and its meaning, then exit.
     #[arg(long)]
     print_defaults: bool,
@@ -34,9 +38,9 @@ impl Serve {
         if self.print_defaults {
             return output::write(config::DEFAULTS).map_err(|error| output::unwritten(&error));
         }
-        let config = common.config()?;
+        let config = Config { allow_new_keys: self.allow_new_keys, ..common.config()? };
         if self.check {
-            App::check(&config).map_err(|error| Failure::Refused(error.to_string()))?;
+            App::check(&config).await.map_err(|error| Failure::Refused(error.to_string()))?;
             output::remark("the settings are good");
             return Ok(());
         }

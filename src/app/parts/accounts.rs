@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::password;
 use crate::{
     config::Config,
-    domain::ports::{Accounts, Callers},
+    domain::ports::{Accounts, Callers, StoreError},
     store::{
-        embedded::Database,
+        embedded::{self, Database},
         sql::{Lookup, LookupAccounts, Settings, SqlAccounts, SqlCallers},
     },
 };
@@ -32,6 +32,17 @@ pub(super) fn check(config: &Config) -> Result<(), String> {
             callers_settings(config, url).check().map_err(|error| format!("access.callers_url {error}"))
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether there are accounts, where tables of ours have them. Makes and changes nothing.
+pub(super) async fn any(config: &Config) -> Result<Option<bool>, StoreError> {
+    if config.accounts.url == EMBEDDED {
+        return embedded::has_accounts(&config.data_dir.join("latchkey.db")).await.map(Some);
+    }
+    match (lookup(config), settings(config)) {
+        (None, Ok(settings)) => SqlAccounts::any(&settings).await.map(Some),
+        _ => Ok(None),
     }
 }
 

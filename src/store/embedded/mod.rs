@@ -3,6 +3,7 @@
 //! Write-ahead log and `synchronous = FULL`: what was acknowledged survives the process and the machine.
 
 mod database;
+mod peek;
 mod place;
 mod registers;
 mod sweep;
@@ -11,6 +12,7 @@ mod writer;
 
 pub use database::Database;
 pub(super) use database::store_error;
+pub use peek::has_accounts;
 pub use registers::EmbeddedRegisters;
 
 use crate::domain::ports::StoreError;

@@ -1,5 +1,7 @@
 //! Accounts in tables of ours.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::{
@@ -8,9 +10,10 @@ use super::{
     import::import,
     integer,
     link::Link,
+    pools::{Rights, patience, pools},
     row::{Row, Value},
-    start::open,
-    target::Settings,
+    start::{Gate, open},
+    target::{Settings, Target},
     timestamp,
 };
 use crate::{
@@ -20,7 +23,7 @@ use crate::{
         types::{Role, Timestamp, UserId},
         username::Username,
     },
-    store::embedded::Database,
+    store::embedded::{Database, has_accounts},
 };
 
 /// What messages to the operator call it.
@@ -40,6 +43,24 @@ impl SqlAccounts {
     /// Needs a Tokio runtime.
     pub async fn open(settings: &Settings) -> Result<Self, String> {
         open(NAME, settings).await.map(Self)
+    }
+
+    /// Whether another database has accounts in tables of ours. Makes no tables, and waits no longer for the database
+    /// than to connect.
+    pub async fn any(settings: &Settings) -> Result<bool, StoreError> {
+        let unusable = |cause| StoreError::Corrupt { store: NAME, cause };
+        let target = settings.target().map_err(unusable)?;
+        if let Target::Sqlite(path) = &target {
+            return has_accounts(path).await;
+        }
+        let pools = pools(&target, settings, Rights::Apart { writes: false });
+        let link = Link::new(NAME, pools, patience(settings.query_timeout), Arc::new(Gate::open()));
+        match link.fetch("SELECT 1 FROM @accounts LIMIT 1", &[]).await.map_err(StoreError::from) {
+            Ok(rows) => Ok(!rows.is_empty()),
+            // There is no such table yet.
+            Err(StoreError::Corrupt { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Callers in the same database, over the same connections.

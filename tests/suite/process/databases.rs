@@ -1,6 +1,9 @@
 //! Accounts in a database that is late, or that the settings describe wrongly.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
@@ -9,6 +12,7 @@ use crate::{
     stores::tables::execute,
     support::{
         client::{LOGIN, login_request},
+        mysql::MariaDb,
         postgres::Postgres,
         process::{Process, command, run},
     },
@@ -83,6 +87,61 @@ async fn what_cannot_be_taken_of_a_row_or_stored_in_it_is_logged_once_for_each_u
     ] {
         assert_eq!(output.matches(told).count(), times, "{told}: {output}");
     }
+}
+
+/// What `serve` says that does not start, with and without `--check`.
+fn refusal(data: &Path, settings: &[(&str, &str)]) -> String {
+    let said = |arguments: &[&str]| {
+        let mut serve = command(data, settings);
+        serve.arg("serve").args(arguments);
+        let output = run(serve, "");
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let checked = said(&["--check"]);
+    assert_eq!(said(&[]), checked);
+    checked
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_keys_makes_none_beside_the_accounts_of_a_shared_database() {
+    let mut postgres = Postgres::start();
+    let mariadb = MariaDb::shared().database().await;
+    let first = tempfile::tempdir().unwrap();
+    let postgres_url = postgres.database().await;
+    for url in [&postgres_url, &mariadb] {
+        let settings = [("ACCOUNTS__URL", url.as_str()), ("ACCOUNTS__CONNECT_TIMEOUT", "1s")];
+        let [data, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let process = Process::start(data.path(), &settings);
+        // Without accounts, any number of servers may begin.
+        drop(Process::start(other.path(), &settings));
+        process.client().await.user("alice").await;
+        let fresh = tempfile::tempdir().unwrap();
+        let said = refusal(fresh.path(), &settings);
+        assert!(said.contains("there are no signing keys in") && said.contains("accounts already"), "{said}");
+        assert!(std::fs::read_dir(fresh.path()).unwrap().next().is_none(), "it made something");
+        // With the keys of the first, and where somebody means it.
+        let keys = data.path().join("keys");
+        let admin_key = data.path().join("admin.key");
+        let shared = [
+            ("TOKEN__KEYS_DIR", keys.to_str().unwrap()),
+            ("ACCESS__ADMIN_KEY_FILE", admin_key.to_str().unwrap()),
+        ];
+        drop(Process::start(fresh.path(), &[&settings[..], &shared].concat()));
+        let mut serve = command(fresh.path(), &settings);
+        serve.args(["serve", "--allow-new-keys"]);
+        drop(Process::launch(serve, fresh.path()));
+    }
+    // Where the accounts cannot be asked, a directory that was used before speaks for itself.
+    postgres.stop();
+    let settings = [("ACCOUNTS__URL", postgres_url.as_str()), ("ACCOUNTS__CONNECT_TIMEOUT", "1s")];
+    drop(Process::start(first.path(), &settings));
+    std::fs::remove_dir_all(first.path().join("keys")).unwrap();
+    let said = refusal(first.path(), &settings);
+    assert!(
+        said.contains("there are no signing keys in") && said.contains("data_dir was used before"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tonic_health::pb::{
 };
 use tonic_types::StatusExt as _;
 
-use super::{kid, wire::Wire};
+use super::wire::Wire;
 use crate::support::{
     client::{Client, login_request},
     process::{Process, command, run},

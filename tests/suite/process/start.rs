@@ -227,6 +227,49 @@ fn an_open_directory_of_an_earlier_version_is_closed() {
 }
 
 #[test]
+fn keys_that_are_missing_beside_accounts_are_never_replaced_in_silence() {
+    let place = Place::new();
+    let add = || {
+        let process = Process::start(&place.data(), &[]);
+        let server = process.grpc.to_string();
+        let mut add = command(&place.data(), &[("SERVER", &server)]);
+        add.args(["account", "add", "alice"]);
+        assert!(run(add, crate::support::client::PASSWORD).status.success());
+        process
+    };
+    // Without accounts, nobody misses a key.
+    drop(Process::start(&place.data(), &[]));
+    fs::remove_file(place.data().join("admin.key")).unwrap();
+    drop(add());
+
+    let (keys, admin_key) = (place.data().join("keys"), place.data().join("admin.key"));
+    let hide = |path: &Path| {
+        let away = path.with_extension("away");
+        fs::rename(path, &away).unwrap();
+        away
+    };
+    let away = hide(&admin_key);
+    place.refuses(&[], &[], "there is no admin key in");
+    let keys_away = hide(&keys);
+    place.refuses(&[], &[], "there are no signing keys in");
+    place.refuses(&[], &[], "latchkey serve --allow-new-keys");
+    fs::rename(&away, &admin_key).unwrap();
+    place.refuses(&[], &[], "and there are accounts already: restore them from a backup");
+    fs::create_dir(&keys).unwrap();
+    place.refuses(&[], &[], "there are no signing keys in");
+    fs::remove_dir(&keys).unwrap();
+
+    // They are back, or somebody means it.
+    fs::rename(&keys_away, &keys).unwrap();
+    drop(Process::start(&place.data(), &[]));
+    hide(&keys);
+    let mut serve = command(&place.data(), &[]);
+    serve.args(["serve", "--allow-new-keys"]);
+    drop(Process::launch(serve, &place.data()));
+    drop(Process::start(&place.data(), &[]));
+}
+
+#[test]
 fn an_admin_key_that_others_can_read_or_guess_is_refused() {
     let place = Place::new();
     let open = place.file("open.key", "lka_0123456789abcdef0123456789abcdef\n", 0o644);

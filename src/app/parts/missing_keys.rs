@@ -1,0 +1,57 @@
+//! Keys that are missing beside accounts that exist. New ones would log everybody out, or lock the operators out, and
+//! hide that the old ones are lost or were not mounted.
+
+use super::accounts;
+use crate::{config::Config, store::key_files};
+
+/// What is known of the accounts.
+enum Accounts {
+    None,
+    Some,
+    /// They cannot be read now, or not from here.
+    Unknown,
+}
+
+/// Refuses to go on without keys that somebody depends on.
+pub(in crate::app) async fn refuse_missing_keys(config: &Config) -> Result<(), String> {
+    let keys = config.keys_dir();
+    let admin_key = config.admin_key_file();
+    let no_keys = config.token.keys_dir.is_empty() && !key_files::exist(&keys)?;
+    let no_admin_key = !admin_key.exists();
+    if config.allow_new_keys || !(no_keys || no_admin_key) {
+        return Ok(());
+    }
+    let served_before = config.data_dir.join("latchkey.db").exists();
+    let found = match accounts::any(config).await {
+        Ok(Some(true)) => Accounts::Some,
+        Ok(Some(false)) => Accounts::None,
+        Ok(None) | Err(_) => Accounts::Unknown,
+    };
+    let why = match found {
+        Accounts::Some => "there are accounts already",
+        Accounts::Unknown if served_before => "data_dir was used before",
+        Accounts::None | Accounts::Unknown => return Ok(()),
+    };
+    let keys = keys.display();
+    let admin_key = admin_key.display();
+    let (what, lost, elsewhere) = match (no_keys, no_admin_key) {
+        (true, false) => (
+            format!("there are no signing keys in {keys}"),
+            "everybody has to log in again",
+            "token.keys_dir",
+        ),
+        (false, _) => (
+            format!("there is no admin key in {admin_key}"),
+            "the old one no longer counts",
+            "access.admin_key_file",
+        ),
+        (true, true) => (
+            format!("there are no signing keys in {keys} and no admin key in {admin_key}"),
+            "everybody has to log in again, and the old admin key no longer counts",
+            "token.keys_dir and access.admin_key_file",
+        ),
+    };
+    Err(format!(
+        "{what}, and {why}: restore them from a backup, name with {elsewhere} where they are, or make new ones with `latchkey serve --allow-new-keys`, after which {lost}"
+    ))
+}
