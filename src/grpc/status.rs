@@ -156,6 +156,13 @@ fn session_limit(message: String, holder: &Session, idle: Duration) -> Status {
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
+/// The status of a stream whose next message could not be read. What the library says of a message that is too large
+/// (`OUT_OF_RANGE`; `RESOURCE_EXHAUSTED` where it was compressed) or not the right one (INTERNAL) has no details.
+pub(super) fn of_message(status: Status) -> Status {
+    let codes = [Code::OutOfRange, Code::ResourceExhausted, Code::Internal];
+    if codes.contains(&status.code()) && status.details().is_empty() { undecodable() } else { status }
+}
+
 /// The message is too large, or not the one that the method takes.
 pub(super) fn undecodable() -> Status {
     let message =

@@ -7,7 +7,7 @@ use tonic::{Status, body::Body, codegen::StdError, metadata::MetadataMap, server
 use tower::service_fn;
 
 use super::{
-    MAX_REQUEST,
+    COMPRESSION, MAX_REQUEST,
     answer::{Answer, AnswerCodec},
     convert,
     question::Question,
@@ -66,7 +66,7 @@ where
 }
 
 fn grpc(codec: AnswerCodec) -> Grpc<AnswerCodec> {
-    Grpc::new(codec).apply_max_message_size_config(Some(MAX_REQUEST), None)
+    Grpc::new(codec).apply_max_message_size_config(Some(MAX_REQUEST), None).accept_compressed(COMPRESSION)
 }
 
 /// The verdict on one request.

@@ -95,7 +95,7 @@ impl Verdicts {
             let request = match requests.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(request))) => request,
                 Poll::Ready(end) => {
-                    self.requests = Requests::Ended(end.and_then(Result::err));
+                    self.requests = Requests::Ended(end.and_then(Result::err).map(status::of_message));
                     break;
                 }
                 Poll::Pending => break,

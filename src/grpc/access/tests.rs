@@ -6,8 +6,11 @@ use crate::grpc::pb;
 /// Every method that the server can serve, by full path, and whether its answer is a stream.
 fn methods() -> Vec<(String, bool)> {
     let mut pool = DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
-    for descriptors in [tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET]
-    {
+    for descriptors in [
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ] {
         pool.decode_file_descriptor_set(descriptors).unwrap();
     }
     pool.services()

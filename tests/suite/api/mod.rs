@@ -5,6 +5,7 @@ mod account;
 mod browsers;
 mod callers;
 mod change_password;
+mod compression;
 mod cookies;
 mod databases;
 mod end_sessions;

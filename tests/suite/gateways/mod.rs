@@ -27,7 +27,7 @@ use crate::support::http::{Answer, arrived, get};
 pub use self::reasons::{REASONS, rejected};
 
 /// A question as Envoy asks it: with joined headers, and what its route says besides.
-fn question(headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
+pub fn question(headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
     let pairs = |pairs: &[(&str, &str)]| {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     };

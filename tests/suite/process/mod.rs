@@ -15,6 +15,7 @@ mod limits;
 mod logging;
 mod metrics;
 mod outage;
+mod python;
 mod readme;
 mod replicas;
 mod rotation;

@@ -3,9 +3,10 @@
 use std::{convert::Infallible, future::ready, net::SocketAddr, time::Duration};
 
 use axum::body::Body;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
+    client::legacy::Client,
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
 };
@@ -79,6 +80,26 @@ pub async fn exchange(
     let headers = lines.filter_map(|line| line.split_once(':'));
     let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
     Some(Answer { status, headers: headers.collect(), body: body.to_owned() })
+}
+
+/// The same over HTTP/2 without TLS, where the answer says all in its headers.
+pub async fn exchange_http2(
+    address: SocketAddr,
+    line: &str,
+    headers: &[(&str, &[u8])],
+    body: &[u8],
+) -> (StatusCode, HeaderMap) {
+    let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let (method, path) = line.split_once(' ').unwrap();
+    let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = client.request(request.body(Body::from(body.to_vec())).unwrap());
+    let answer =
+        timeout(Duration::from_secs(20), answer).await.unwrap_or_else(|_| panic!("no answer in time"));
+    let (parts, _) = answer.unwrap().into_parts();
+    (parts.status, parts.headers)
 }
 
 /// A service that answers with the headers that reached it, as a list of pairs in JSON.
