@@ -1,5 +1,9 @@
 //! The token of a request.
 
+/// How many cookies of one name are looked at. A browser has one for each scope in which it was set: for the host
+/// alone, and for each domain above it.
+const MAX_COOKIES: usize = 4;
+
 /// What a request brought that may be a token.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Credentials<'a> {
@@ -7,6 +11,9 @@ pub enum Credentials<'a> {
     None,
     /// One token, good or bad.
     Token(&'a str),
+    /// Several cookies of the name, with different values. Whichever is the token of a live session counts: browsers
+    /// send one for each scope (RFC 6265 section 5.4), and a stale one of another scope must not shut its user out.
+    Cookies(Candidates<'a>),
     /// Something that is not exactly one token, and what is wrong with it. Proxies and services disagree about
     /// which of two they take, so that we do not guess.
     Unclear(&'static str),
@@ -38,19 +45,48 @@ impl<'a> Credentials<'a> {
 
     fn of_cookies(name: &str, values: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let pairs = values.into_iter().flat_map(|value| value.split(|byte| *byte == b';'));
-        let mut found = pairs.filter_map(|pair| {
+        let values = pairs.filter_map(|pair| {
             let pair = pair.trim_ascii();
             let at = pair.iter().position(|byte| *byte == b'=')?;
             // What a cookie was cleared with is no token.
             let value = unquoted(&pair[at + 1..]);
             (&pair[..at] == name.as_bytes() && !value.is_empty()).then_some(value)
         });
-        match (found.next(), found.next()) {
-            (None, _) => Self::None,
-            (Some(_), Some(_)) => Self::Unclear("There is more than one cookie with a token."),
-            (Some(value), None) => std::str::from_utf8(value)
-                .map_or(Self::Unclear("The cookie with the token is not text."), Self::Token),
+        let mut found = Candidates::default();
+        let mut is_text = true;
+        for value in values {
+            match std::str::from_utf8(value) {
+                Ok(value) => found.add(value),
+                Err(_) => is_text = false,
+            }
         }
+        match found.as_slice() {
+            [] if is_text => Self::None,
+            [] => Self::Unclear("The cookie with the token is not text."),
+            [token] => Self::Token(token),
+            _ => Self::Cookies(found),
+        }
+    }
+}
+
+/// Different values of cookies of one name, in the order in which they were sent: never more than four.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Candidates<'a> {
+    values: [&'a str; MAX_COOKIES],
+    count: usize,
+}
+
+impl<'a> Candidates<'a> {
+    fn add(&mut self, value: &'a str) {
+        if self.count < MAX_COOKIES && !self.as_slice().contains(&value) {
+            self.values[self.count] = value;
+            self.count += 1;
+        }
+    }
+
+    /// The values.
+    pub fn as_slice(&self) -> &[&'a str] {
+        &self.values[..self.count]
     }
 }
 
@@ -104,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_one_token_is_none() {
+    fn more_than_one_authorization_is_none() {
         for values in [
             &[b"Bearer a".as_slice(), b"Bearer a"][..],
             &[b"Bearer a,Bearer b"],
@@ -113,8 +149,21 @@ mod tests {
         ] {
             assert!(is_unclear(&find(values, &[])), "{values:?}");
         }
-        assert!(is_unclear(&find(&[], &[b"t=a; t=b"])));
-        assert!(is_unclear(&find(&[], &[b"t=a", b"t=a"])));
+    }
+
+    #[test]
+    fn cookies_of_one_name_are_candidates_and_never_more_than_four() {
+        let candidates = |cookies: &[&'static [u8]]| match find(&[], cookies) {
+            Credentials::Cookies(found) => found.as_slice().to_vec(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(candidates(&[b"t=a; t=b"]), ["a", "b"]);
+        assert_eq!(candidates(&[b"x=1; t=b", b"t=a; t=b"]), ["b", "a"]);
+        assert_eq!(candidates(&[b"t=a; t=; t=\xff; t=b"]), ["a", "b"], "what is no text is none of them");
+        assert_eq!(candidates(&[b"t=a; t=b; t=c; t=d; t=e"]), ["a", "b", "c", "d"]);
+        assert_eq!(find(&[], &[b"t=a", b"t=a; t=\"a\""]), Credentials::Token("a"), "they are the same");
+        assert_eq!(find(&[], &[b"t=\xff; t=a"]), Credentials::Token("a"));
+        assert_eq!(find(&[b"Bearer x"], &[b"t=a; t=b"]), Credentials::Token("x"), "the header comes first");
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod credentials;
 mod refusal;
 
 pub use self::{
-    credentials::{Credentials, bearer},
+    credentials::{Candidates, Credentials, bearer},
     refusal::{
         Kind, MALFORMED, NO_TOKEN, ROLE_REQUIRED, Refusal, SLOT_REQUIRED, TOKEN_REQUIRED, needs_role,
         needs_slot,

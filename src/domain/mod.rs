@@ -37,6 +37,7 @@ pub mod transact;
 pub mod types;
 pub mod username;
 pub mod validate;
+pub mod validate_any;
 pub mod watch_session;
 pub mod watch_sessions;
 pub mod webhook;

@@ -101,19 +101,21 @@ impl Gateway {
         route: &Route,
     ) -> Result<Decision, Error> {
         let cookies = self.settings.cookie.as_deref().map(|name| (name, cookies));
-        let cause = match Credentials::find(authorization, cookies) {
-            Credentials::Token(token) => match self.engine.validate(token, route.peek, None).await? {
-                Ok(verified) => match forbidden(&verified, route) {
-                    Some(cause) => cause,
-                    None => return Ok(Decision::Allowed(Some(Identity::of(verified)))),
-                },
-                Err(rejection) => Cause::Rejected(rejection),
-            },
+        let verdict = match Credentials::find(authorization, cookies) {
+            Credentials::Token(token) => self.engine.validate(token, route.peek, None).await?,
+            Credentials::Cookies(tokens) => self.engine.validate_any(tokens.as_slice(), route.peek).await?.1,
             Credentials::None if route.optional => return Ok(Decision::Allowed(None)),
-            Credentials::None => Cause::NoToken,
-            Credentials::Unclear(why) => Cause::Unclear(why),
+            Credentials::None => return Ok(Decision::Denied(Cause::NoToken.into())),
+            Credentials::Unclear(why) => return Ok(Decision::Denied(Cause::Unclear(why).into())),
         };
-        Ok(Decision::Denied(Denial::from(cause)))
+        let cause = match verdict {
+            Ok(verified) => match forbidden(&verified, route) {
+                Some(cause) => cause,
+                None => return Ok(Decision::Allowed(Some(Identity::of(verified)))),
+            },
+            Err(rejection) => Cause::Rejected(rejection),
+        };
+        Ok(Decision::Denied(cause.into()))
     }
 }
 

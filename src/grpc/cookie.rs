@@ -9,7 +9,11 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderValue, Request, header};
 use tonic::Response;
 
-use crate::{bearer::Credentials, domain::Error};
+use super::cookie_scope::{self, OtherScopes};
+use crate::{
+    bearer::Credentials,
+    domain::{Engine, Error},
+};
 
 /// With the value `true`, a request without an `origin` asks for the cookie: from a server that speaks for a browser.
 const ASK_HEADER: &str = "x-latchkey-cookie";
@@ -33,15 +37,19 @@ pub enum SameSite {
 pub struct TokenCookie {
     name: String,
     attributes: String,
+    /// Scopes in which a browser may hold another cookie of this name.
+    others: OtherScopes,
 }
 
 impl TokenCookie {
     /// A cookie of this name, for the host that sets it or, where there is a domain, for all hosts of that.
     pub fn new(name: &str, same_site: SameSite, domain: Option<&str>) -> Self {
+        let others = OtherScopes::of(name, domain.is_some());
         let domain = domain.map(|domain| format!("; Domain={domain}")).unwrap_or_default();
         Self {
             name: name.to_owned(),
             attributes: format!("; Path=/; Secure; HttpOnly; SameSite={same_site:?}{domain}"),
+            others,
         }
     }
 
@@ -64,6 +72,15 @@ impl TokenCookie {
     fn gone(&self) -> Option<HeaderValue> {
         HeaderValue::try_from(format!("{}=; Max-Age=0{}", self.name, self.attributes)).ok()
     }
+
+    /// What makes a browser forget cookies of this name that were set for another scope, such as before
+    /// `browser.cookie_domain` was changed.
+    fn gone_elsewhere(&self, host: Option<&str>) -> impl Iterator<Item = HeaderValue> {
+        self.others.of_host(host).into_iter().filter_map(move |domain| {
+            let value = format!("{}=; Max-Age=0; Path=/; Secure; HttpOnly{domain}", self.name);
+            HeaderValue::try_from(value).ok()
+        })
+    }
 }
 
 /// The cookie in a request in which it counts; in its extensions.
@@ -72,8 +89,18 @@ pub(super) struct Cookies {
     cookie: Arc<TokenCookie>,
     /// Whether a page will read the answer, and not a server.
     by_page: bool,
-    /// The token that came in it.
-    brought: Option<Arc<str>>,
+    brought: Brought,
+    /// The host that was called, where cookies of its domains are to be cleared.
+    host: Option<Arc<str>>,
+}
+
+/// The tokens that came in cookies.
+#[derive(Clone)]
+enum Brought {
+    Nothing,
+    Token(Arc<str>),
+    /// Different ones, of which [`Cookies::settle`] has to choose.
+    Several(Arc<[Box<str>]>),
 }
 
 impl Cookies {
@@ -82,22 +109,45 @@ impl Cookies {
         headers.get(ASK_HEADER).is_some_and(|value| value == "true")
     }
 
-    /// Makes the cookie count in a request. The token in it stands in `authorization` from here on, unless there is
-    /// one already: as at a gateway, that comes first.
+    /// Makes the cookie count in a request. The token in it stands in `authorization` from here on, unless there
+    /// is one already: as at a gateway, that comes first, unless it is empty.
     pub(super) fn let_in<B>(cookie: &Arc<TokenCookie>, by_page: bool, request: &mut Request<B>) {
         let values = request.headers().get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
         let brought = match Credentials::find([], Some((&*cookie.name, values))) {
-            Credentials::Token(token) => Some(Arc::<str>::from(token)),
-            // Of two we do not guess which.
-            Credentials::None | Credentials::Unclear(_) => None,
+            Credentials::Token(token) => Brought::Token(token.into()),
+            Credentials::Cookies(tokens) => {
+                Brought::Several(tokens.as_slice().iter().map(|token| Box::from(*token)).collect())
+            }
+            Credentials::None | Credentials::Unclear(_) => Brought::Nothing,
         };
-        if let Some(token) = &brought
-            && !request.headers().contains_key(header::AUTHORIZATION)
-            && let Ok(bearer) = HeaderValue::try_from(format!("Bearer {token}"))
-        {
-            request.headers_mut().insert(header::AUTHORIZATION, secret(bearer));
+        if let Brought::Token(token) = &brought {
+            stand_in(token, request);
         }
-        request.extensions_mut().insert(Self { cookie: Arc::clone(cookie), by_page, brought });
+        // Where the cookie is for one host, nobody says of which domains there may be others: only where there are some.
+        let is_ambiguous = matches!(brought, Brought::Several(_)) && cookie.others.need_host();
+        let host = is_ambiguous.then(|| cookie_scope::host(request)).flatten();
+        request.extensions_mut().insert(Self { cookie: Arc::clone(cookie), by_page, brought, host });
+    }
+
+    /// Chooses the token of a request that brought several in cookies: that of a live session, where there is one.
+    /// Nothing to do for all others.
+    pub(super) async fn settle<B: Send>(engine: &Engine, request: &mut Request<B>) -> Result<(), Error> {
+        let Some(Self { brought: Brought::Several(tokens), .. }) = request.extensions().get() else {
+            return Ok(());
+        };
+        let tokens = Arc::clone(tokens);
+        // Apart, so that requests without it need no room for it.
+        Box::pin(async move {
+            let all: Vec<_> = tokens.iter().map(|token| &**token).collect();
+            let (place, _) = engine.validate_any(&all, true).await?;
+            let token: Arc<str> = all[place].into();
+            stand_in(&token, request);
+            if let Some(cookies) = request.extensions_mut().get_mut::<Self>() {
+                cookies.brought = Brought::Token(token);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The answer to a login: its token goes into a cookie where there may be one. A page then gets it nowhere else,
@@ -111,21 +161,43 @@ impl Cookies {
         let Some(cookies) = cookies else { return Ok(Response::new(message(token))) };
         let value = cookies.cookie.with(&token, lifetime)?;
         let token = if cookies.by_page { String::new() } else { token };
-        Ok(with_cookie(message(token), Some(value)))
+        // The new one last: some clients take it for the same cookie as those that are cleared.
+        Ok(with_cookies(message(token), cookies.gone_elsewhere().chain([value])))
     }
 
     /// The answer to a logout that ended the session of this token, or found it dead. A cookie with another token
     /// stays: whoever logs out with a stale one must not take the new one away.
     pub(super) fn take<T>(cookies: Option<&Self>, token: &str, message: T) -> Response<T> {
-        let ours = |cookies: &&Self| cookies.brought.as_deref().is_none_or(|brought| brought == token);
-        with_cookie(message, cookies.filter(ours).and_then(|cookies| cookies.cookie.gone()))
+        let Some(cookies) = cookies else { return Response::new(message) };
+        let is_ours = match &cookies.brought {
+            Brought::Nothing => true,
+            Brought::Token(brought) => **brought == *token,
+            Brought::Several(_) => false,
+        };
+        if !is_ours {
+            return Response::new(message);
+        }
+        with_cookies(message, cookies.gone_elsewhere().chain(cookies.cookie.gone()))
+    }
+
+    fn gone_elsewhere(&self) -> impl Iterator<Item = HeaderValue> {
+        self.cookie.gone_elsewhere(self.host.as_deref())
     }
 }
 
-fn with_cookie<T>(message: T, value: Option<HeaderValue>) -> Response<T> {
+/// Puts a token where the methods look for it.
+fn stand_in<B>(token: &str, request: &mut Request<B>) {
+    let sent = request.headers().get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+    let is_free = Credentials::find(sent, None::<(&str, [&[u8]; 0])>) == Credentials::None;
+    if is_free && let Ok(bearer) = HeaderValue::try_from(format!("Bearer {token}")) {
+        request.headers_mut().insert(header::AUTHORIZATION, secret(bearer));
+    }
+}
+
+fn with_cookies<T>(message: T, values: impl Iterator<Item = HeaderValue>) -> Response<T> {
     let mut response = Response::new(message);
-    if let Some(value) = value {
-        response.metadata_mut().as_mut().insert(header::SET_COOKIE, value);
+    for value in values {
+        response.metadata_mut().as_mut().append(header::SET_COOKIE, value);
     }
     response
 }

@@ -22,6 +22,7 @@ use tower::ServiceExt as _;
 use super::{
     access::{Access, Rule, is_streaming, rule},
     caught::Caught,
+    cookie::Cookies,
     drain,
     import::is_upload,
     origin::{CallerName, Peer},
@@ -110,6 +111,7 @@ impl Guard {
             if self.access.demands(Rule::Validator) {
                 self.identify(Rule::Validator, peer, id, &mut request).await?;
             }
+            self.settle_cookies(id, &mut request).await?;
             Ok(validate::unary(&self.engine, id, request).await)
         };
         within(self.timeout, answer).await.unwrap_or_else(Status::into_http)
@@ -142,6 +144,7 @@ impl Guard {
         // Nothing below this line is reached by a caller who may not call the method.
         let calling = async {
             self.identify(rule, peer, Some(&id), &mut request).await?;
+            self.settle_cookies(Some(&id), &mut request).await?;
             Ok(async {
                 if verdicts {
                     return validate::stream(&self.engine, id.clone(), request).await;
@@ -185,6 +188,20 @@ impl Guard {
                 Err(id.on(status::of(error, &id)))
             }
         }
+    }
+}
+
+impl Guard {
+    /// Chooses among the tokens of a request that brought several in cookies.
+    async fn settle_cookies<B: Send>(
+        &self,
+        id: Option<&RequestId>,
+        request: &mut Request<B>,
+    ) -> Result<(), Status> {
+        Cookies::settle(&self.engine, request).await.map_err(|error| {
+            let id = id.cloned().unwrap_or_else(RequestId::random);
+            id.on(status::of(error, &id))
+        })
     }
 }
 

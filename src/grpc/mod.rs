@@ -11,6 +11,7 @@ mod codec;
 mod connection;
 mod convert;
 pub mod cookie;
+mod cookie_scope;
 mod drain;
 pub mod envoy;
 mod ext_authz;

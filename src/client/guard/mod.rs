@@ -166,6 +166,8 @@ impl Guard {
             Credentials::Token(token) => token,
             Credentials::None => return Err(Refusal::NoToken),
             Credentials::Unclear(why) => return Err(Refusal::Unclear(why)),
+            // Cookies are not asked for here.
+            Credentials::Cookies(_) => return Err(Refusal::NoToken),
         };
         if self.rules.feed {
             self.checker.follow_feed();

@@ -6,6 +6,7 @@ mod browsers;
 mod callers;
 mod change_password;
 mod compression;
+mod cookie_scopes;
 mod cookies;
 mod databases;
 mod end_sessions;

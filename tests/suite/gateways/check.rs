@@ -100,14 +100,10 @@ async fn the_names_and_the_cookie_can_be_chosen() {
     assert!(value_of(&set, "x-latchkey-roles").is_none() && value_of(&set, "x-latchkey-user-id").is_none());
     assert_eq!(ok.headers_to_remove, ["x_user"]);
 
-    // Two are none, over one line or two; and a header that is no use does not make a cookie count.
-    let twice = format!("{cookie}; __Host-token=x");
+    // A header that is no use does not make a cookie count.
     let basic = [("cookie", cookie.as_str()), ("authorization", "Basic YTpi")];
-    let lines = [("cookie", cookie.as_bytes()), ("cookie", cookie.as_bytes())];
-    for question in [question(&[("cookie", &twice)], &[]), question(&basic, &[]), raw_question(&lines)] {
-        let answer = check(server.app.grpc, question).await.unwrap();
-        assert_eq!(denied(&answer).0, 401);
-    }
+    let answer = check(server.app.grpc, question(&basic, &[])).await.unwrap();
+    assert_eq!(denied(&answer).0, 401);
     // Where no cookie is named, none counts.
     let other = Server::start(Store::Embedded).await;
     let answer = check(other.app.grpc, question(&[("cookie", &cookie)], &[])).await.unwrap();

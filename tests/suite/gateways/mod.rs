@@ -1,6 +1,7 @@
 //! What gateways are told; and the samples in `deploy/`, run by the real programs.
 
 mod check;
+mod cookies;
 mod envoy;
 mod forward_auth;
 mod nginx;
