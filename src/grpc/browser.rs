@@ -14,6 +14,7 @@ use tower::{Layer as _, Service as _, service_fn};
 use super::{
     connection::Services,
     cookie::{Cookies, TokenCookie},
+    cross_site::{self, Site},
     guard::Guard,
     origin::Peer,
 };
@@ -43,11 +44,9 @@ impl Browsers {
 
     /// The answer to what a browser sends.
     async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
-        let origin = match self.judge(request.headers()) {
-            Origin::None => None,
-            Origin::Allowed(origin) => Some(origin),
-            // The browser would keep the answer from the site; the call would have been made all the same.
-            Origin::Other => return self.immediately(StatusCode::FORBIDDEN, None),
+        let origin = match Site::of(request.headers(), &self.origins) {
+            Site::Allowed(origin) => Some(origin.clone()),
+            Site::None | Site::Foreign => None,
         };
         if *request.method() == Method::OPTIONS {
             return self.preflight(origin);
@@ -66,43 +65,26 @@ impl Browsers {
     /// gateway that has made native gRPC of it; and in what asks for it and comes from no page.
     fn mind_cookie(&self, request: &mut Request<Incoming>) {
         let Some(cookie) = &self.cookie else { return };
-        let headers = request.headers();
-        if headers.contains_key(header::ORIGIN) {
-            if let Origin::Allowed(_) = self.judge(headers) {
-                Cookies::let_in(cookie, true, request);
-            }
-        } else if Cookies::asked(headers) {
-            Cookies::let_in(cookie, false, request);
-        }
+        let by_page = match Site::of(request.headers(), &self.origins) {
+            Site::Allowed(_) => true,
+            Site::None if Cookies::asked(request.headers()) => false,
+            Site::None | Site::Foreign => return,
+        };
+        Cookies::let_in(cookie, by_page, request);
     }
 }
 
 impl Services for Browsers {
     async fn serve(&self, peer: &Peer, mut request: Request<Incoming>) -> Response<Body> {
+        // The browser would keep the answer from the site; the call would have been made all the same.
+        if let Some(refusal) = cross_site::refusal(&request, &self.origins) {
+            return refusal;
+        }
         self.mind_cookie(&mut request);
         if request.version() == Version::HTTP_2 && !is_from_browser(&request) {
             self.services.serve(peer, request).await
         } else {
             self.answer(peer, request).await
-        }
-    }
-}
-
-/// What a request says of the site that sends it.
-enum Origin {
-    /// Nothing: it is no browser, or no other site.
-    None,
-    Allowed(HeaderValue),
-    Other,
-}
-
-impl Browsers {
-    fn judge(&self, headers: &HeaderMap) -> Origin {
-        let mut origins = headers.get_all(header::ORIGIN).iter();
-        match (origins.next(), origins.next()) {
-            (None, _) => Origin::None,
-            (Some(origin), None) if self.origins.contains(origin) => Origin::Allowed(origin.clone()),
-            _ => Origin::Other,
         }
     }
 }

@@ -14,6 +14,7 @@ use tonic::body::Body;
 
 use super::{
     caught::Caught,
+    cross_site,
     guard::Guard,
     origin::Peer,
     requests::{Begun, WithRequests},
@@ -58,7 +59,10 @@ pub trait Services: Send + Sync + 'static {
 
 impl Services for Guard {
     async fn serve(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
-        Self::serve(self, peer, request).await
+        match cross_site::refusal(&request, &[]) {
+            Some(refusal) => refusal,
+            None => Self::serve(self, peer, request).await,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod connection;
 mod convert;
 pub mod cookie;
 mod cookie_scope;
+mod cross_site;
 mod drain;
 pub mod envoy;
 mod ext_authz;

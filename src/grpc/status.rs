@@ -172,6 +172,11 @@ pub(super) fn undecodable() -> Status {
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
+/// A web page calls whose site is not named.
+pub(super) fn foreign_origin(message: &str) -> Status {
+    status(Code::PermissionDenied, message, ErrorReason::InvalidRequest)
+}
+
 /// The call took longer than any call may.
 pub(super) fn deadline_exceeded() -> Status {
     let message = "the call took longer than server.request_timeout; it may or may not have taken effect";

@@ -8,6 +8,7 @@ mod change_password;
 mod compression;
 mod cookie_scopes;
 mod cookies;
+mod cross_site;
 mod databases;
 mod end_sessions;
 mod everyone;

@@ -139,7 +139,15 @@ async fn a_client_without_cookies_sends_its_token() {
     let gateway = envoy.address;
     let evil: (&str, &[u8]) = ("origin", b"https://evil.example");
     let forged: (&str, &[u8]) = ("x-latchkey-cookie", b"true");
-    for headers in [&[][..], &[evil], &[forged], &[evil, ("content-type", b"text/plain")]] {
+    // A page of another site, which needs no leave to send this.
+    for headers in [&[evil][..], &[evil, ("content-type", b"text/plain")], &[evil, forged]] {
+        for path in ["/v1/login", "/v1/validate", "/v1/logout", "/v1/watch"] {
+            let body = login("alice", PASSWORD, "curl");
+            let answer = send(gateway, &format!("POST {path}"), &body, headers).await;
+            assert_eq!(answer.status, 403, "{path} {headers:?}: {answer:?}");
+        }
+    }
+    for headers in [&[][..], &[forged], &[("content-type", b"text/plain")]] {
         let answer = send(gateway, "POST /v1/login", &login("alice", PASSWORD, "curl"), headers).await;
         assert_eq!((answer.status, answer.header("set-cookie")), (200, None), "{headers:?}");
         let token = answer.json()["token"].as_str().unwrap().to_owned();
