@@ -201,6 +201,10 @@ func bearer(ctx context.Context) (string, error) {
 	case 0:
 		return "", tokenRequired()
 	case 1:
+		if value := strings.TrimSpace(values[0]); value == "" || strings.EqualFold(value, "bearer") {
+			// A client that has no token, and sends the header all the same.
+			return "", tokenRequired()
+		}
 		scheme, token, _ := strings.Cut(values[0], " ")
 		token = strings.Trim(token, " ")
 		switch {

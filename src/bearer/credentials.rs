@@ -7,7 +7,7 @@ const MAX_COOKIES: usize = 4;
 /// What a request brought that may be a token.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Credentials<'a> {
-    /// Nothing.
+    /// Nothing, or nothing but an empty value.
     None,
     /// One token, good or bad.
     Token(&'a str),
@@ -20,7 +20,7 @@ pub enum Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// From the values of `authorization`; and where there is none, from the cookie of this name among the values of
+    /// From the values of `authorization`; and where there is none, or an empty one, from the cookie of this name among the values of
     /// `cookie`.
     pub fn find(
         authorization: impl IntoIterator<Item = &'a [u8]>,
@@ -29,8 +29,10 @@ impl<'a> Credentials<'a> {
         let mut values = authorization.into_iter();
         match (values.next(), values.next()) {
             (Some(_), Some(_)) => Self::Unclear("There is more than one `authorization`."),
-            (Some(value), None) => Self::of_authorization(value),
-            (None, _) => cookies.map_or(Self::None, |(name, values)| Self::of_cookies(name, values)),
+            (Some(value), None) if !is_empty(value) => Self::of_authorization(value),
+            (Some(_), None) | (None, _) => {
+                cookies.map_or(Self::None, |(name, values)| Self::of_cookies(name, values))
+            }
         }
     }
 
@@ -98,6 +100,12 @@ pub fn bearer(value: &str) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
+/// Whether an `authorization` holds nothing: a client sends it that has no token.
+fn is_empty(authorization: &[u8]) -> bool {
+    let value = authorization.trim_ascii();
+    value.is_empty() || value.eq_ignore_ascii_case(b"bearer")
+}
+
 /// A cookie's value without the quotes around it (RFC 6265 section 4.1.1).
 fn unquoted(value: &[u8]) -> &[u8] {
     let value = value.trim_ascii();
@@ -136,7 +144,19 @@ mod tests {
         assert_eq!(find(&[b"Bearer a"], &[b"t=b"]), Credentials::Token("a"));
         assert_eq!(find(&[], &[b"t=b"]), Credentials::Token("b"));
         assert!(is_unclear(&find(&[b"Basic YTpi"], &[b"t=b"])));
-        assert!(is_unclear(&find(&[b""], &[b"t=b"])));
+    }
+
+    #[test]
+    fn an_empty_header_is_none() {
+        for value in ["", " ", "Bearer", "bearer  ", "BEARER\t"] {
+            assert_eq!(find(&[value.as_bytes()], &[]), Credentials::None, "{value:?}");
+            assert_eq!(find(&[value.as_bytes()], &[b"t=b"]), Credentials::Token("b"), "{value:?}");
+        }
+        for values in
+            [&[b"".as_slice(), b""][..], &[b"", b"Bearer a"], &[b"Basic"], &[b"Bearer,"], &[b"Bearers"]]
+        {
+            assert!(is_unclear(&find(values, &[b"t=b"])), "{values:?}");
+        }
     }
 
     #[test]

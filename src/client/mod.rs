@@ -133,11 +133,11 @@ impl Client {
         within(LOGIN_TIMEOUT, self.auth().login(request)).await?.try_into()
     }
 
-    /// Ends the session of a token, or others of its user. A token that is already dead is no error.
+    /// Ends the session of a token, or others of its user. A token that is already dead, or is none, is no error.
     pub async fn logout(&self, token: &str, scope: Scope) -> Result<LoggedOut, Status> {
         // An empty one would be taken for that of the metadata.
-        if token.is_empty() {
-            return Err(Status::invalid_argument("there is no token"));
+        if let Some(rejection) = verdict::rejected_unasked(token) {
+            return Ok(LoggedOut { ended: 0, rejection: Some(rejection) });
         }
         let mut request = Request::new(pb::LogoutRequest { token: token.into(), scope: scope.into() });
         request.set_timeout(LOGIN_TIMEOUT);

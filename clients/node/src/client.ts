@@ -5,12 +5,13 @@ import {
   LoginRequest,
   type LoginResponse,
   LogoutRequest,
-  type LogoutResponse,
+  LogoutResponse,
   ValidateRequest,
   type ValidateResponse,
 } from "./gen/latchkey/v1/auth.js";
+import { Rejection, RejectionReason } from "./gen/latchkey/v1/reason.js";
 import type { Identity } from "./identity.js";
-import { verdict } from "./rejected.js";
+import { Rejected, verdict } from "./rejected.js";
 
 export interface ClientOptions {
   /** Says who asks. */
@@ -36,6 +37,9 @@ export class Client {
 
   /** Whose token it is, or a `Rejected`. Any other error says nothing about the token. */
   async validate(token: string, { peek = false } = {}): Promise<Identity> {
+    if (token === "") {
+      throw new Rejected(noToken());
+    }
     const request = ValidateRequest.create({ token, peek });
     return verdict(
       await this.call((about, until, done: Done<ValidateResponse>) =>
@@ -44,8 +48,11 @@ export class Client {
     );
   }
 
-  /** Ends the session of the token. One that has ended is no error. */
-  logout(token: string): Promise<LogoutResponse> {
+  /** Ends the session of the token. One that has ended, or is no token, is no error. */
+  async logout(token: string): Promise<LogoutResponse> {
+    if (token === "") {
+      return LogoutResponse.create({ rejection: noToken() });
+    }
     const request = LogoutRequest.create({ token });
     return this.call((about, until, done: Done<LogoutResponse>) => this.latchkey.logout(request, about, until, done));
   }
@@ -60,4 +67,10 @@ export class Client {
       start(about, until, (error, answer) => (error === null ? resolve(answer) : reject(error)));
     });
   }
+}
+
+/** What is said of an empty token, which Latchkey would take for one that was left out. */
+function noToken(): Rejection {
+  const reason = RejectionReason.REJECTION_REASON_MALFORMED;
+  return Rejection.create({ reason, message: "There is no access token.", terminal: false });
 }

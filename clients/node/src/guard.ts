@@ -105,6 +105,10 @@ function bearer(metadata: Metadata): string {
     // Which of them did the caller mean? Proxies disagree, so nobody guesses.
     throw malformed(MORE_THAN_ONE);
   }
+  if (/^\s*(bearer\s*)?$/i.test(String(value))) {
+    // A client that has no token, and sends the header all the same.
+    throw tokenRequired();
+  }
   const token = /^bearer +([^ ].*?) *$/i.exec(String(value))?.[1];
   if (token === undefined) {
     throw malformed("The header `authorization` is not of the form `Bearer <token>`.");

@@ -180,3 +180,14 @@ test("a client tells a rejection from an outage", async (t) => {
   fake.answer = { code: status.UNAVAILABLE, details: "" };
   await assert.rejects(client.validate("t"), (why) => !(why instanceof Rejected));
 });
+
+test("an empty token is a rejection and is not sent", async (t) => {
+  const client = new Client(await latchkey(t, { answer: { code: status.INVALID_ARGUMENT, details: "" } }));
+  await assert.rejects(client.validate(""), (why) => {
+    assert.ok(why instanceof Rejected);
+    assert.deepEqual([why.reason, why.terminal], ["MALFORMED", false]);
+    return true;
+  });
+  const logout = await client.logout("");
+  assert.deepEqual([logout.ended, logout.rejection?.message], [0, "There is no access token."]);
+});

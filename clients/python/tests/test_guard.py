@@ -196,3 +196,19 @@ async def test_a_client_tells_a_rejection_from_an_outage(fake):
         fake.code = grpc.StatusCode.UNAVAILABLE
         with pytest.raises(grpc.RpcError):
             await latchkey.aio.Client(channel).validate("t")
+
+
+async def test_an_empty_token_is_a_rejection_and_is_not_sent(fake):
+    fake.code = grpc.StatusCode.INVALID_ARGUMENT
+    async with latchkey.aio.channel(fake.address) as channel:
+        client = latchkey.aio.Client(channel)
+        with pytest.raises(latchkey.Rejected) as rejected:
+            await client.validate("")
+        assert (rejected.value.reason, rejected.value.terminal) == ("MALFORMED", False)
+        logout = await client.logout("")
+        assert (logout.ended, logout.rejection.message) == (0, "There is no access token.")
+    with latchkey.channel(fake.address) as channel:
+        client = latchkey.Client(channel)
+        with pytest.raises(latchkey.Rejected):
+            client.validate("")
+        assert client.logout("") == logout

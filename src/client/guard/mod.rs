@@ -35,7 +35,7 @@ const OUTAGE_GRACE: Duration = Duration::from_mins(1);
 ///
 /// | what is so | gRPC | HTTP | reason |
 /// |---|---|---|---|
-/// | no token | UNAUTHENTICATED | 401 | `TOKEN_REQUIRED` |
+/// | no token, or an empty one | UNAUTHENTICATED | 401 | `TOKEN_REQUIRED` |
 /// | two tokens, or something else | UNAUTHENTICATED | 401 | MALFORMED |
 /// | Latchkey rejects the token | UNAUTHENTICATED | 401 | the [`Reason`](super::Reason) |
 /// | ... because the account is disabled | `PERMISSION_DENIED` | 403 | `ACCOUNT_DISABLED` |

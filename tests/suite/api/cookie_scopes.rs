@@ -172,6 +172,27 @@ async fn where_the_cookie_is_for_one_host_those_of_its_domains_are_cleared_once_
     assert!(set.len() == 2 && set[1].ends_with("; Path=/; Secure; HttpOnly; SameSite=Lax"), "{set:?}");
 }
 
+on_both_stores! {
+    async fn an_empty_authorization_is_as_none(server: Server, &DOMAIN) {
+        server.client.user("alice").await;
+        let stale = server.client.login("alice", "old").await.token;
+        let live = server.client.login("alice", "Firefox").await.token;
+        let mut page = page(&server).await;
+        for tokens in [&[&*live][..], &[&stale, &live]] {
+            for authorization in ["", "Bearer", "Bearer "] {
+                let sent = cookies(tokens);
+                let metadata = [("origin", SITE), ("cookie", &*sent), ("authorization", authorization)];
+                let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
+                assert!(matches!(verdict.into_inner().verdict, Some(Verdict::Session(_))));
+            }
+        }
+        // Where there is neither, the request says nothing.
+        let metadata = [("origin", SITE), ("authorization", "Bearer ")];
+        let status = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap_err();
+        assert_eq!(parts(&status), (Code::InvalidArgument, "INVALID_REQUEST".into(), vec!["token".into()]));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_is_never_the_rejection_of_another_cookie() {
     let mut server = Server::with(Store::Redis, &DOMAIN).await;

@@ -293,7 +293,8 @@ fn borrowed(settings: &[(String, String)]) -> Vec<(&str, &str)> {
 /// The one token of a header, if there is one.
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.contains(',')).then_some(token.trim())
+    let token = Some(token.trim()).filter(|token| !token.is_empty() && !token.contains(','));
+    token.filter(|_| scheme.eq_ignore_ascii_case("bearer"))
 }
 
 /// The token with one letter in the middle of its signature replaced.

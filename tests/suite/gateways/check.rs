@@ -119,7 +119,7 @@ on_both_stores! {
         let good = bearer(&token);
         let twice = format!("{good},{good}");
         let broken = format!("{good}\r\nx-latchkey-roles: admin");
-        let joined = [&*twice, &broken, "", "Bearer", "Bearer ", "Basic YTpi", &token, "Bearer a b"];
+        let joined = [&*twice, &broken, "Basic", "Basic YTpi", &token, "Bearer a b", "Bearer ,"];
         for value in joined {
             for optional in [&[][..], &[("optional", "true")]] {
                 let answer = check(server.app.grpc, question(&[("authorization", value)], optional)).await.unwrap();

@@ -1,6 +1,6 @@
 //! `/forward-auth`: what it reads, what it says, and what it says where there is no verdict.
 
-use super::bearer;
+use super::{allowed, bearer, check, denied, question};
 use crate::{
     on_both_stores,
     support::{
@@ -85,11 +85,36 @@ on_both_stores! {
             &[("authorization", token.as_bytes()), ("Authorization", token.as_bytes())][..],
             &[("authorization", b"Bearer \xff\xfe")],
             &[("authorization", b"Basic YTpi")],
-            &[("authorization", b"")],
+            &[("authorization", b""), ("Authorization", b"")],
+            &[("authorization", b"Bearers")],
         ] {
             let answer = get(server.app.http, "/forward-auth?optional=true", headers).await;
             assert_eq!((answer.status, answer.json()["reason"].as_str()), (401, Some("MALFORMED")), "{headers:?}");
             assert!(answer.header("www-authenticate").unwrap().contains("invalid_request"));
+        }
+    }
+}
+
+on_both_stores! {
+    async fn an_empty_token_is_none(server: Server, &[("GATEWAY__COOKIE", "token")]) {
+        let client = &server.client;
+        client.user("alice").await;
+        let cookie = format!("token={}", client.login("alice", "").await.token);
+        for value in ["", "Bearer", "Bearer ", "bearer   "] {
+            let empty = ("authorization", value.as_bytes());
+            let answer = get(server.app.http, "/forward-auth", &[empty]).await;
+            assert_eq!((answer.status, answer.header("x-latchkey-reason")), (401, Some("TOKEN_REQUIRED")));
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"latchkey\""), "{value:?}");
+            let answer = get(server.app.http, "/forward-auth?optional=true", &[empty]).await;
+            assert_eq!((answer.status, answer.header("x-latchkey-user-id")), (200, None), "{value:?}");
+            let with_cookie = [empty, ("cookie", cookie.as_bytes())];
+            assert_eq!(get(server.app.http, "/forward-auth", &with_cookie).await.status, 200, "{value:?}");
+
+            let asked = question(&[("authorization", value)], &[]);
+            let answer = check(server.app.grpc, asked).await.unwrap();
+            assert!(denied(&answer).1.body.contains("\"TOKEN_REQUIRED\""), "{value:?}: {answer:?}");
+            let asked = question(&[("authorization", value), ("cookie", &cookie)], &[]);
+            allowed(&check(server.app.grpc, asked).await.unwrap());
         }
     }
 }

@@ -63,8 +63,11 @@ async fn what_is_not_exactly_one_token_is_refused_as_at_a_gateway() {
     let twice = format!("{bearer}, {bearer}");
     for (values, reason) in [
         (&[][..], "TOKEN_REQUIRED"),
-        (&[""], "MALFORMED"),
-        (&["Bearer"], "MALFORMED"),
+        (&[""], "TOKEN_REQUIRED"),
+        (&["Bearer"], "TOKEN_REQUIRED"),
+        (&["bearer  "], "TOKEN_REQUIRED"),
+        (&["", ""], "MALFORMED"),
+        (&["Basic"], "MALFORMED"),
         (&["Basic YW5uYTpzZWNyZXQ="], "MALFORMED"),
         (&[&bearer, &bearer], "MALFORMED"),
         (&[&bearer, "Bearer rubbish"], "MALFORMED"),

@@ -15,6 +15,7 @@ from latchkey.channel import OPTIONS
 from latchkey.identity import Identity, current
 from latchkey.news import News, NoPlace, Places
 from latchkey.refusal import Refusal
+from latchkey.rejected import Rejected, no_token
 from latchkey.rules import Options, Rules, no_verdict, verdict
 from latchkey.v1 import auth_pb2, auth_pb2_grpc
 
@@ -130,9 +131,13 @@ class Client:
 
     async def validate(self, token: str, *, peek: bool = False) -> Identity:
         """Whose token it is, or ``Rejected``. ``grpc.RpcError`` says nothing about the token."""
+        if not token:
+            raise Rejected(no_token())
         request = auth_pb2.ValidateRequest(token=token, peek=peek)
         return verdict(await self._stub.Validate(request, **self._rest))
 
     async def logout(self, token: str) -> auth_pb2.LogoutResponse:
-        """Ends the session of the token. One that has ended is no error."""
+        """Ends the session of the token. One that has ended, or is no token, is no error."""
+        if not token:
+            return auth_pb2.LogoutResponse(rejection=no_token())
         return await self._stub.Logout(auth_pb2.LogoutRequest(token=token), **self._rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 
 from latchkey.identity import Identity
+from latchkey.rejected import Rejected, no_token
 from latchkey.rules import verdict
 from latchkey.v1 import auth_pb2, auth_pb2_grpc
 
@@ -23,9 +24,13 @@ class Client:
 
     def validate(self, token: str, *, peek: bool = False) -> Identity:
         """Whose token it is, or :class:`Rejected`. ``grpc.RpcError`` says nothing about the token."""
+        if not token:
+            raise Rejected(no_token())
         request = auth_pb2.ValidateRequest(token=token, peek=peek)
         return verdict(self._stub.Validate(request, **self._rest))
 
     def logout(self, token: str) -> auth_pb2.LogoutResponse:
-        """Ends the session of the token. One that has ended is no error."""
+        """Ends the session of the token. One that has ended, or is no token, is no error."""
+        if not token:
+            return auth_pb2.LogoutResponse(rejection=no_token())
         return self._stub.Logout(auth_pb2.LogoutRequest(token=token), **self._rest)

@@ -26,6 +26,13 @@ class Rejected(Exception):
         """Whether a client must not log in again by itself: show a button."""
 
 
+def no_token() -> reason_pb2.Rejection:
+    """What is said of an empty token, which Latchkey would take for one that was left out."""
+    return reason_pb2.Rejection(
+        reason=reason_pb2.REJECTION_REASON_MALFORMED, message="There is no access token.", terminal=False
+    )
+
+
 def _name(reason: int) -> str:
     known = reason_pb2.RejectionReason.DESCRIPTOR.values_by_number
     if reason == reason_pb2.REJECTION_REASON_UNSPECIFIED or reason not in known:

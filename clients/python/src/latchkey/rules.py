@@ -119,7 +119,11 @@ def _bearer(metadata: Metadata) -> str:
     if len(values) > 1:
         # Which of them did the caller mean? Proxies disagree, so nobody guesses.
         raise refusal.malformed(_MORE_THAN_ONE)
-    scheme, _, token = str(values[0]).partition(" ")
+    value = str(values[0])
+    if value.strip().lower() in ("", "bearer"):
+        # A client that has no token, and sends the header all the same.
+        raise refusal.token_required()
+    scheme, _, token = value.partition(" ")
     token = token.strip(" ")
     if scheme.lower() != "bearer" or not token:
         raise refusal.malformed("The header `authorization` is not of the form `Bearer <token>`.")

@@ -192,11 +192,16 @@ public final class Guard implements ServerInterceptor {
       throw Refusal.tokenRequired();
     }
     Iterator<String> each = values.iterator();
-    Matcher value = BEARER.matcher(each.next());
+    String sent = each.next();
     if (each.hasNext()) {
       // Which of them did the caller mean? Proxies disagree, so nobody guesses.
       throw Refusal.malformed(MORE_THAN_ONE);
     }
+    if (sent.isBlank() || sent.strip().equalsIgnoreCase("bearer")) {
+      // A client that has no token, and sends the header all the same.
+      throw Refusal.tokenRequired();
+    }
+    Matcher value = BEARER.matcher(sent);
     if (!value.matches()) {
       throw Refusal.malformed("The header `authorization` is not of the form `Bearer <token>`.");
     }
