@@ -5,6 +5,7 @@ mod cookies;
 mod envoy;
 mod forward_auth;
 mod nginx;
+mod paths;
 mod probe;
 mod programs;
 mod reasons;

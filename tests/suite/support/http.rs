@@ -102,7 +102,7 @@ pub async fn exchange_http2(
     (parts.status, parts.headers)
 }
 
-/// A service that answers with the headers that reached it, as a list of pairs in JSON.
+/// A service that answers with the headers that reached it, and with the path as `:path`, as a list of pairs in JSON.
 pub struct Echo {
     pub address: SocketAddr,
     accepting: JoinHandle<()>,
@@ -137,10 +137,12 @@ fn echo(request: &Request<Incoming>) -> Response<Body> {
     let pairs = request.headers().iter().map(|(name, value)| {
         Value::from(vec![name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()])
     });
-    Response::new(Body::from(pairs.collect::<Value>().to_string()))
+    let path = request.uri().path_and_query().map(ToString::to_string);
+    let path = std::iter::once(Value::from(vec![":path".to_owned(), path.unwrap_or_default()]));
+    Response::new(Body::from(path.chain(pairs).collect::<Value>().to_string()))
 }
 
-/// The headers that reached the service, from its answer.
+/// The headers, and the path, that reached the service, from its answer.
 pub fn arrived(answer: &Answer) -> Vec<(String, String)> {
     assert_eq!(answer.status, 200, "{answer:?}");
     serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
