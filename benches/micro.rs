@@ -49,6 +49,7 @@ fn open() -> Open {
         },
         login_key: None,
         takeover: false,
+        client: None,
     }
 }
 

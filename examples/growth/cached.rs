@@ -97,6 +97,7 @@ fn state() -> (UserSessions, Session) {
         },
         login_key: None,
         takeover: false,
+        client: None,
     };
     let at =
         At { now, tombstone_ttl: Duration::from_hours(24), leeway: Duration::ZERO, epoch: &Epoch::FIRST };

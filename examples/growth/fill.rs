@@ -115,6 +115,7 @@ async fn log_in<R: RawRegisters>(
         },
         login_key: None,
         takeover: false,
+        client: None,
     };
     let at =
         At { now, tombstone_ttl: Duration::from_hours(24), leeway: Duration::ZERO, epoch: &Epoch::FIRST };

@@ -23,7 +23,7 @@ impl Count {
 pub struct Counts {
     /// Tokens that were newer than what the store remembers: it has lost a write.
     pub rollbacks: Count,
-    /// Slots that were closed for a while because two clients pushed each other out.
+    /// Times that clients were held off from a slot because they kept logging each other out.
     pub kick_wars: Count,
     /// Live sessions that had to go for another login.
     pub displaced: Count,

@@ -89,7 +89,7 @@ pub enum Error {
         idle: Duration,
     },
     /// Two clients push each other out of a slot. Only for the right password.
-    #[error("this slot has changed hands too often: are two clients logging each other out?")]
+    #[error("this client and another one keep logging each other out: wait before you try again")]
     KickWar {
         /// When another login is let in.
         retry_after: Duration,

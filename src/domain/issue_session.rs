@@ -19,7 +19,7 @@ impl Engine {
         origin: &Origin,
     ) -> Result<LoggedIn, Error> {
         let mut known = None;
-        let outcome = self.vouch(subject, wanted, &mut known).await;
+        let outcome = self.vouch(subject, wanted, origin, &mut known).await;
         let mut entry = self.entry(Action::IssueSession, &outcome, origin);
         if let Some(user_id) = &known {
             entry = entry.user(user_id);
@@ -37,6 +37,7 @@ impl Engine {
         &self,
         subject: &AccountKey,
         wanted: Wanted,
+        origin: &Origin,
         known: &mut Option<UserId>,
     ) -> Result<LoggedIn, Error> {
         self.slots.resolve(&wanted.slot)?;
@@ -46,6 +47,6 @@ impl Engine {
             AccountKey::Name(username) => Some(username),
             AccountKey::Id(_) => None,
         };
-        self.open_session(wanted, &Proof::Vouched { user_id, username }).await
+        self.open_session(wanted, &Proof::Vouched { user_id, username, origin }).await
     }
 }

@@ -7,7 +7,7 @@ use super::{
     origin::Origin,
     password::Checked,
     ports::Account,
-    sessions::{NotOpened, Open, Opened, Profile, Session, SlotPolicy},
+    sessions::{ClientMark, NotOpened, Open, Opened, Profile, Session, SlotPolicy},
     transact::Contention,
     types::{Device, LoginKey, SessionId, Slot, UserId},
     username::Username,
@@ -36,7 +36,7 @@ pub struct LoggedIn {
     pub session: Verified,
     /// The live sessions that had to go, the oldest first.
     pub displaced: Vec<Session>,
-    /// With this, the slot has changed hands often enough to be closed for a while.
+    /// With this, clients have logged each other out of the slot often enough to be held off for a while.
     pub kick_war: bool,
 }
 
@@ -45,7 +45,7 @@ pub(super) enum Proof<'a> {
     /// Whoever knows the password.
     Password(Presented<'a>),
     /// Whom a trusted service has authenticated, by id or, where accounts have no other, by name.
-    Vouched { user_id: &'a UserId, username: Option<&'a Username> },
+    Vouched { user_id: &'a UserId, username: Option<&'a Username>, origin: &'a Origin },
 }
 
 /// An account whose user is let in.
@@ -61,6 +61,12 @@ impl Proof<'_> {
             Self::Password(presented) => presented.user_id,
             Self::Vouched { user_id, .. } => user_id,
         }
+    }
+
+    /// From where the login comes, where that is known.
+    fn client(&self) -> Option<ClientMark> {
+        let (Self::Password(Presented { origin, .. }) | Self::Vouched { origin, .. }) = self;
+        origin.address.map(|address| ClientMark::of(self.user_id(), address))
     }
 }
 
@@ -78,7 +84,7 @@ impl Engine {
         let id = SessionId::random();
         let mut contention = Contention::default();
         let opened = loop {
-            let open = wanted.open(id, &slot, policy, &admitted.account);
+            let open = wanted.open(id, &slot, policy, &admitted.account, proof.client());
             let next = {
                 let known = self.epoch.known().await?;
                 read.state.open(open, self.at(&known))
@@ -116,7 +122,7 @@ impl Engine {
     async fn admit(&self, proof: &Proof<'_>, before: Option<Admitted>) -> Result<Admitted, Error> {
         let admitted = match proof {
             Proof::Password(who) => self.admit_by_password(who, before).await?,
-            Proof::Vouched { user_id, username } => {
+            Proof::Vouched { user_id, username, .. } => {
                 let found = match username {
                     Some(username) => self.accounts.find(username).await?,
                     None => self.accounts.get(user_id).await?,
@@ -166,7 +172,7 @@ impl Engine {
                 self.counts.displaced.add_one();
             }
             if *kick_war {
-                let detail = "the slot has changed hands too often and stays with its holder for a while";
+                let detail = "clients log each other out of the slot: it stays with its holder for a while";
                 self.audit.record(about(Action::KickWar).session(opened).detail(detail));
                 self.counts.kick_wars.add_one();
             }
@@ -176,7 +182,14 @@ impl Engine {
 }
 
 impl Wanted {
-    fn open(&self, id: SessionId, slot: &Slot, policy: SlotPolicy, account: &Account) -> Open {
+    fn open(
+        &self,
+        id: SessionId,
+        slot: &Slot,
+        policy: SlotPolicy,
+        account: &Account,
+        client: Option<ClientMark>,
+    ) -> Open {
         Open {
             id,
             slot: slot.clone(),
@@ -185,6 +198,7 @@ impl Wanted {
             policy,
             login_key: self.login_key,
             takeover: self.takeover,
+            client,
         }
     }
 }

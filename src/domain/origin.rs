@@ -1,6 +1,6 @@
 //! Where a request comes from: what the throttle counts by, and what the audit trail names.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -11,4 +11,24 @@ pub struct Origin {
     pub address: Option<IpAddr>,
     /// The name of the service that called, where it has proved who it is.
     pub caller: Option<String>,
+}
+
+/// The address of one customer: the whole of it, or for IPv6 the /64, which one customer has all of.
+pub fn customer(address: IpAddr) -> IpAddr {
+    let address = address.to_canonical();
+    if address.is_ipv4() { address } else { network(address, 64) }
+}
+
+/// The network of this many bits that an address is in.
+pub fn network(address: IpAddr, bits: u32) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(bits)).unwrap_or_default();
+            IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & mask))
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(bits)).unwrap_or_default();
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
+        }
+    }
 }

@@ -5,13 +5,15 @@
 //! takes the value, a token's claims and the time. Nothing here waits, reads a clock or knows a store,
 //! so that every race is decided by the compare-and-set around it (`transact`).
 
+mod client;
 mod epoch;
 mod fence;
 mod fit;
 mod idle;
 mod open;
+mod policy;
 
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
 use smol_str::SmolStr;
 
@@ -22,9 +24,11 @@ use super::{
 };
 
 pub use self::{
+    client::ClientMark,
     epoch::Epoch,
     fence::Fence,
     open::{NotOpened, Open, Opened, REPEATABLE},
+    policy::{KickWar, OnLimit, SlotPolicy, Victim},
 };
 
 /// How many ended sessions a state remembers one by one. A slot that changes hands more often than
@@ -33,53 +37,6 @@ pub const MAX_TOMBSTONES: usize = 16;
 
 /// Kept beyond the last deadline, for replicas whose clocks differ and logins that are under way.
 const KEEP_MARGIN: Duration = Duration::from_mins(10);
-
-/// The rules of a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SlotPolicy {
-    /// A session not used for this long ends.
-    pub idle_timeout: Duration,
-    /// A session this old ends.
-    pub absolute_timeout: Duration,
-    /// How many sessions the slot holds.
-    pub limit: NonZeroU32,
-    /// What becomes of a login in a full slot.
-    pub on_limit: OnLimit,
-    /// Which session has to go for another one.
-    pub victim: Victim,
-    /// A login ends the sessions in all other slots, too.
-    pub exclusive: bool,
-    /// When two clients are taken to push each other out for ever.
-    pub kick_war: KickWar,
-}
-
-/// What becomes of a login in a full slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnLimit {
-    /// It displaces a session.
-    Displace,
-    /// It is denied, unless it says that it means to take over.
-    Deny,
-}
-
-/// Which session has to go for another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Victim {
-    /// That of the oldest login.
-    Oldest,
-    /// The one whose latest use is the longest ago.
-    LeastRecentlyUsed,
-}
-
-/// A slot that changes hands so often within so long is fought over. It then stays with its holder until
-/// this long after the latest change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KickWar {
-    /// At most [`MAX_TOMBSTONES`], because that is how many changes are remembered. 0: as often as you like.
-    pub changes: usize,
-    /// Within this long.
-    pub window: Duration,
-}
 
 /// The circumstances of a verdict or a transition.
 #[derive(Debug, Clone, Copy)]
@@ -149,6 +106,8 @@ pub struct Session {
     pub exclusive: bool,
     /// By what the login can be repeated.
     pub login_key: Option<LoginKey>,
+    /// From where it was opened, where that is known.
+    pub client: Option<ClientMark>,
 }
 
 /// A session that was ended.
@@ -174,6 +133,10 @@ pub struct Tombstone {
     pub exclusive: bool,
     /// Of the session.
     pub login_key: Option<LoginKey>,
+    /// Of the session.
+    pub client: Option<ClientMark>,
+    /// From where the login came that ended it.
+    pub by_client: Option<ClientMark>,
 }
 
 /// What the event log tells of a user.
@@ -370,6 +333,8 @@ impl UserSessions {
                 until: at.now.after(at.tombstone_ttl).min(session.expires_at),
                 exclusive: session.exclusive,
                 login_key: session.login_key.filter(|_| session.is_repeatable(at.now)),
+                client: session.client,
+                by_client: None,
             });
             events.push(Ended {
                 session_id: session.id,

@@ -217,6 +217,7 @@ mod tests {
                     epoch: 0,
                     exclusive: false,
                     login_key: None,
+                    client: None,
                 };
                 Verified::opened(UserId::parse(&user_id).unwrap(), profile, session)
             },

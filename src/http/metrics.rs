@@ -53,7 +53,7 @@ impl Collector for Engines {
             ("sessions_displaced", "Live sessions that had to go for another login", counts.displaced.get()),
             (
                 "kick_wars",
-                "Slots that were closed for a while because clients fought over them",
+                "Times that clients were held off from a slot because they kept logging each other out",
                 counts.kick_wars.get(),
             ),
             (

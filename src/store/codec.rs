@@ -7,6 +7,7 @@
 //! The numbers are chosen for size, since every user has one of these in memory somewhere: moments are
 //! differences, and what has its usual value is left out.
 
+mod client;
 mod epoch;
 mod probe;
 mod throttle;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
+use self::client::{client, client_wire};
 use crate::domain::{
     ports::Event,
     rejection::{Reason, Rejection},
@@ -93,6 +95,9 @@ struct SessionWire {
     login_key: Option<u64>,
     #[prost(uint64, tag = "11")]
     epoch: u64,
+    /// 0 where it is not known.
+    #[prost(fixed64, tag = "12")]
+    client: u64,
 }
 
 #[derive(Message)]
@@ -117,6 +122,11 @@ struct TombstoneWire {
     exclusive: bool,
     #[prost(fixed64, optional, tag = "10")]
     login_key: Option<u64>,
+    /// 0 where it is not known, as the next one.
+    #[prost(fixed64, tag = "11")]
+    client: u64,
+    #[prost(fixed64, tag = "12")]
+    by_client: u64,
 }
 
 #[derive(Message)]
@@ -243,6 +253,7 @@ fn session_wire(session: &Session) -> SessionWire {
         epoch: session.epoch,
         exclusive: session.exclusive,
         login_key: session.login_key.map(|key| key.0),
+        client: client_wire(session.client),
     }
 }
 
@@ -260,6 +271,7 @@ fn session(wire: &SessionWire) -> Result<Session, CodecError> {
         epoch: wire.epoch,
         exclusive: wire.exclusive,
         login_key: wire.login_key.map(LoginKey),
+        client: client(wire.client),
     })
 }
 
@@ -275,6 +287,8 @@ fn tombstone_wire(grave: &Tombstone) -> TombstoneWire {
         notice: text_wire(notice_wire(grave.notice.as_ref())),
         exclusive: grave.exclusive,
         login_key: grave.login_key.map(|key| key.0),
+        client: client_wire(grave.client),
+        by_client: client_wire(grave.by_client),
     }
 }
 
@@ -290,6 +304,8 @@ fn tombstone(wire: &TombstoneWire) -> Result<Tombstone, CodecError> {
         until: Timestamp::from_micros(wire.until_micros),
         exclusive: wire.exclusive,
         login_key: wire.login_key.map(LoginKey),
+        client: client(wire.client),
+        by_client: client(wire.by_client),
     })
 }
 

@@ -209,6 +209,7 @@ mod tests {
             epoch,
             exclusive: false,
             login_key: None,
+            client: None,
         }
     }
 

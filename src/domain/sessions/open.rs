@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{At, KickWar, Next, OnLimit, Profile, Session, SlotPolicy, UserSessions, Victim};
+use super::{
+    At, ClientMark, KickWar, Next, OnLimit, Profile, Session, SlotPolicy, UserSessions, Victim,
+    client::Client,
+};
 use crate::domain::{
     rejection::{Reason, Rejection},
     types::{Device, LoginKey, SessionId, Slot, Timestamp},
@@ -28,6 +31,8 @@ pub struct Open {
     pub login_key: Option<LoginKey>,
     /// Displace where that is otherwise denied.
     pub takeover: bool,
+    /// From where it comes, where that is known.
+    pub client: Option<ClientMark>,
 }
 
 /// What came of opening a session.
@@ -37,7 +42,7 @@ pub struct Opened {
     pub session: Session,
     /// The live sessions that had to go, the oldest first.
     pub displaced: Vec<Session>,
-    /// With this, the slot has changed hands often enough to be closed for a while.
+    /// With this, clients have logged each other out of the slot often enough to be held off for a while.
     pub kick_war: bool,
 }
 
@@ -53,7 +58,7 @@ pub enum NotOpened {
     KeyOfOtherSlot(Slot),
     /// The slot is full: this session would have to go.
     Full(Box<Session>),
-    /// The slot has changed hands too often, and does so again only after this long.
+    /// This client and others have logged each other out too often, and do so again only after this long.
     KickWar(Duration),
 }
 
@@ -68,7 +73,7 @@ impl UserSessions {
     /// A login: the new session takes its slot.
     pub fn open(&self, open: Open, at: At<'_>) -> Result<Next<Opened>, NotOpened> {
         let (mut state, mut events) = self.settle(at);
-        let Open { id, slot, device, profile, policy, login_key, takeover } = open;
+        let Open { id, slot, device, profile, policy, login_key, takeover, client } = open;
         if let Some(key) = login_key {
             state.look_for_repetition(key, &slot, at)?;
         }
@@ -77,9 +82,9 @@ impl UserSessions {
             if policy.on_limit == OnLimit::Deny && !takeover {
                 return Err(NotOpened::Full(Box::new(first.clone())));
             }
-            let closed = state.fought_over_until(&slot, policy).filter(|until| at.now < *until);
-            if let Some(until) = closed {
-                return Err(NotOpened::KickWar(until.since(at.now)));
+            let war = state.war(&slot, policy).filter(|war| at.now < war.until);
+            if let Some(war) = war.filter(|war| war.clients.contains(&(client, &device))) {
+                return Err(NotOpened::KickWar(war.until.since(at.now)));
             }
         }
 
@@ -91,8 +96,11 @@ impl UserSessions {
             let by_device = Some(device.clone()).filter(|device| !device.as_str().is_empty());
             let rejection = Rejection { by_device, ..Rejection::at(reason, at.now) };
             displaced.extend(state.end(|session| session.id == gone.id, &rejection, at, &mut events));
+            if let Some(grave) = state.tombstones.last_mut().filter(|grave| grave.id == gone.id) {
+                grave.by_client = client;
+            }
         }
-        let kick_war = !displaced.is_empty() && state.fought_over_until(&slot, policy).is_some();
+        let kick_war = !displaced.is_empty() && state.war(&slot, policy).is_some();
         displaced.sort_by_key(|session| session.generation);
 
         state.generation = state.generation.next(at.now);
@@ -110,6 +118,7 @@ impl UserSessions {
             epoch: at.epoch.number,
             exclusive: policy.exclusive,
             login_key,
+            client,
         };
         state.sessions.push(session.clone());
         Ok(Next { state, events, outcome: Opened { session, displaced, kick_war } })
@@ -148,22 +157,40 @@ impl UserSessions {
         holders
     }
 
-    /// Where the slot is fought over: until when it stays with its holder. The changes of hands are those
-    /// that tombstones tell of.
-    fn fought_over_until(&self, slot: &Slot, policy: SlotPolicy) -> Option<Timestamp> {
+    /// The war over the slot, if there is one, as far as tombstones tell: its last changes were all made by clients
+    /// that log each other out, one more of them than the slot has room for. Logins in a row by one client are none,
+    /// nor are those of ever new ones. Of clients that have neither an address nor a name, any two may be different ones.
+    fn war(&self, slot: &Slot, policy: SlotPolicy) -> Option<War<'_>> {
         let KickWar { changes, window } = policy.kick_war;
-        let mut times: Vec<_> = self
+        let mut all: Vec<_> = self
             .tombstones
             .iter()
             .filter(|grave| policy.exclusive || grave.slot == *slot)
             .filter(|grave| matches!(grave.reason, Reason::Replaced | Reason::Evicted))
-            .map(|grave| grave.at)
+            .map(|grave| (grave.at, (grave.by_client, &grave.by_device)))
             .collect();
-        times.sort();
+        all.sort_by_key(|(at, _)| *at);
         // One login can displace several.
-        times.dedup();
-        let latest = times.last()?;
-        let first = times.get(times.len().checked_sub(changes.max(1))?)?;
-        (changes > 0 && latest.since(*first) < window).then(|| latest.after(window))
+        all.dedup_by_key(|(at, _)| *at);
+        let last = all.get(all.len().checked_sub(changes.max(1))?..)?;
+        let ((first, _), (latest, _)) = (last.first()?, last.last()?);
+        let mut clients: Vec<Client<'_>> = Vec::new();
+        for (_, client) in last {
+            if !clients.contains(client) {
+                clients.push(*client);
+            }
+        }
+        let is_nameless = |(mark, device): Client<'_>| mark.is_none() && device.as_str().is_empty();
+        let alternate = last.windows(2).all(|pair| pair[0].1 != pair[1].1 || is_nameless(pair[0].1));
+        let few = clients.len() <= policy.limit.get() as usize + 1;
+        let war = changes > 0 && latest.since(*first) < window && alternate && few;
+        war.then(|| War { until: latest.after(window), clients })
     }
+}
+
+/// Clients that log each other out of a slot.
+struct War<'a> {
+    /// Until when they are held off.
+    until: Timestamp,
+    clients: Vec<Client<'a>>,
 }

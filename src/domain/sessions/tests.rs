@@ -1,6 +1,9 @@
 //! The state machine, story by story. `model` has the random ones.
 
+mod kick_war;
 mod model;
+
+use std::num::NonZeroU32;
 
 use super::*;
 use crate::domain::types::UserId;
@@ -43,6 +46,7 @@ fn open(number: u64, slot: &str, device: &str, limit: u32) -> Open {
         policy: policy(limit),
         login_key: None,
         takeover: false,
+        client: None,
     }
 }
 

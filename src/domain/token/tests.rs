@@ -98,6 +98,7 @@ fn session() -> Session {
         epoch: 0,
         exclusive: false,
         login_key: None,
+        client: None,
     }
 }
 

@@ -3,46 +3,81 @@
 use std::{fs, time::Duration};
 
 use latchkey::grpc::pb;
-use tonic::Code;
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::parts;
-use crate::{on_both_stores, support::client::login_request};
+use crate::{
+    on_both_stores,
+    support::client::{Client, login_request},
+};
 
 const DEFAULT: &[(&str, &str)] = &[("SESSION__KICK_WAR_CHANGES", "6")];
 
+/// A login from an address, as a proxy passes it on.
+async fn login_from(client: &Client, device: &str, from: &str) -> Result<pb::LoginResponse, Status> {
+    let mut request = Request::new(login_request("alice", device));
+    request.metadata_mut().insert("x-forwarded-for", from.parse().unwrap());
+    client.auth.clone().login(request).await.map(tonic::Response::into_inner)
+}
+
 on_both_stores! {
-    async fn a_slot_that_is_fought_over_stays_with_its_holder_for_a_while(server: Server, DEFAULT) {
+    async fn a_slot_that_two_clients_fight_over_stays_with_its_holder_for_a_while(server: Server, DEFAULT) {
         let client = &server.client;
         client.user("alice").await;
-        let mut holder = client.login("alice", "first").await.token;
-        for number in 0..6 {
+        let (phone, laptop) = ("phone", "laptop");
+        client.login("alice", phone).await;
+        let mut holder = String::new();
+        for device in [laptop, phone, laptop, phone, laptop, phone] {
             server.clock.advance(Duration::from_secs(2));
-            holder = client.login("alice", &number.to_string()).await.token;
+            holder = client.login("alice", device).await.token;
         }
         server.clock.advance(Duration::from_secs(10));
-        let status = client.try_login(login_request("alice", "seventh")).await.unwrap_err();
-        assert_eq!(parts(&status), (Code::ResourceExhausted, "THROTTLED".into(), vec![]));
-        let retry = status.get_details_retry_info().unwrap().retry_delay.unwrap();
-        assert!((49..=50).contains(&retry.as_secs()), "{retry:?}");
+        for device in [laptop, phone] {
+            let status = client.try_login(login_request("alice", device)).await.unwrap_err();
+            assert_eq!(parts(&status), (Code::ResourceExhausted, "THROTTLED".into(), vec![]));
+            let retry = status.get_details_retry_info().unwrap().retry_delay.unwrap();
+            assert!((49..=50).contains(&retry.as_secs()), "{retry:?}");
+        }
         client.session(&holder).await;
         // A right password is no failure.
         server.until_settled("alice").await;
 
         // Nobody is displaced by a login into an empty slot.
         client.logout(&holder, pb::LogoutScope::This).await;
-        let back = client.login("alice", "back").await.token;
-        client.try_login(login_request("alice", "seventh")).await.unwrap_err();
+        let back = client.login("alice", laptop).await.token;
+        client.try_login(login_request("alice", phone)).await.unwrap_err();
 
         server.clock.advance(Duration::from_secs(51));
-        let next = client.login("alice", "later").await;
-        assert_eq!(next.displaced[0].device, "back");
+        let next = client.login("alice", phone).await;
+        assert_eq!(next.displaced[0].device, laptop);
         client.rejection(&back).await;
-        for number in 0..5 {
-            client.login("alice", &format!("again {number}")).await;
+        for device in [laptop, phone, laptop, phone, laptop] {
+            client.login("alice", device).await;
         }
-        client.try_login(login_request("alice", "too often")).await.unwrap_err();
+        client.try_login(login_request("alice", phone)).await.unwrap_err();
         assert_eq!(server.app.engine.counts.kick_wars.get(), 2);
+    }
+}
+
+on_both_stores! {
+    async fn a_thief_who_logs_in_again_and_again_does_not_close_the_slot_for_the_owner(server: Server, DEFAULT) {
+        let client = &server.client;
+        client.user("alice").await;
+        let (owner, thief) = ("203.0.113.1", "198.51.100.1");
+        login_from(client, "phone", owner).await.unwrap();
+        // In a row; under ever new names; as two who log each other out.
+        let pretended = ["x"; 8].into_iter().chain(["1", "2", "3", "4", "5", "6", "7", "8"]).chain(["x", "y"].repeat(3));
+        let mut last = String::new();
+        for device in pretended {
+            last = login_from(client, device, thief).await.unwrap().token;
+        }
+        login_from(client, "x", thief).await.unwrap_err();
+        // The owner gets in.
+        let back = login_from(client, "phone", owner).await.unwrap();
+        client.rejection(&last).await;
+        client.session(&back.token).await;
+        assert_eq!(server.app.engine.counts.kick_wars.get(), 1);
     }
 }
 
@@ -51,7 +86,7 @@ on_both_stores! {
         let client = &server.client;
         client.user("alice").await;
         for number in 0..20 {
-            client.login("alice", &number.to_string()).await;
+            client.login("alice", ["phone", "laptop"][number % 2]).await;
             server.clock.advance(Duration::from_millis(12_100));
         }
     }
@@ -66,16 +101,16 @@ async fn a_war_is_one_entry_of_the_audit_trail() {
     let server = Server::with(Store::Embedded, &settings).await;
     server.client.user("alice").await;
     for number in 0..4 {
-        server.client.login("alice", &number.to_string()).await;
+        server.client.login("alice", ["phone", "laptop"][number % 2]).await;
     }
     for _ in 0..3 {
-        server.client.try_login(login_request("alice", "x")).await.unwrap_err();
+        server.client.try_login(login_request("alice", "phone")).await.unwrap_err();
     }
     assert!(server.app.stop().await);
     let trail = fs::read_to_string(file).unwrap();
     let wars: Vec<_> = trail.lines().filter(|line| line.contains("\"session.kick_war\"")).collect();
     assert_eq!(wars.len(), 1, "{trail}");
-    assert!(wars[0].contains("\"device\":\"3\""), "{}", wars[0]);
+    assert!(wars[0].contains("\"device\":\"laptop\""), "{}", wars[0]);
     let refused = trail.lines().filter(|line| line.contains("\"THROTTLED\"")).count();
     assert_eq!(refused, 3, "{trail}");
 }

@@ -41,6 +41,7 @@ fn full_state() -> UserSessions {
             epoch: 0,
             exclusive: false,
             login_key: None,
+            client: None,
         }],
         tombstones: vec![Tombstone {
             id: SessionId::from_bytes([0x22; 16]),
@@ -53,6 +54,8 @@ fn full_state() -> UserSessions {
             until: Timestamp::from_micros(login + 1_000_000),
             exclusive: false,
             login_key: None,
+            client: None,
+            by_client: None,
         }],
         fence: Some(Box::new(Fence {
             generation: Generation(login - 20),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use latchkey::domain::{
     ports::{Change, Event},
     rejection::{Reason, Rejection},
-    sessions::{Ended, Epoch, Fence, Profile, Session, SessionEvent, Tombstone, UserSessions},
+    sessions::{ClientMark, Ended, Epoch, Fence, Profile, Session, SessionEvent, Tombstone, UserSessions},
     types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
 };
 use proptest::{
@@ -118,21 +118,24 @@ fn sessions() -> impl Strategy<Value = Session> {
         0..1_u64 << 50,
         prop_oneof![Just(0), any::<u64>()],
         any::<bool>(),
-        login_keys(),
+        (login_keys(), clients()),
     );
-    parts.prop_map(|(id, generation, slot, device, moments, idle, epoch, exclusive, login_key)| Session {
-        id,
-        generation,
-        slot,
-        device,
-        issued_at: moments.0,
-        // Sessions end on whole seconds, as their tokens do.
-        expires_at: moments.1.ceil_to_second(),
-        last_seen: moments.2,
-        idle_timeout: Duration::from_micros(idle),
-        epoch,
-        exclusive,
-        login_key,
+    parts.prop_map(|(id, generation, slot, device, moments, idle, epoch, exclusive, (login_key, client))| {
+        Session {
+            id,
+            generation,
+            slot,
+            device,
+            issued_at: moments.0,
+            // Sessions end on whole seconds, as their tokens do.
+            expires_at: moments.1.ceil_to_second(),
+            last_seen: moments.2,
+            idle_timeout: Duration::from_micros(idle),
+            epoch,
+            exclusive,
+            login_key,
+            client,
+        }
     })
 }
 
@@ -146,10 +149,24 @@ fn tombstones() -> impl Strategy<Value = Tombstone> {
         devices(),
         notices(),
         any::<bool>(),
-        login_keys(),
+        (login_keys(), clients(), clients()),
     );
-    parts.prop_map(|(id, generation, slot, reason, (at, until), by_device, notice, exclusive, login_key)| {
-        Tombstone { id, generation, slot, reason, at, by_device, notice, until, exclusive, login_key }
+    parts.prop_map(|(id, generation, slot, reason, (at, until), by_device, notice, exclusive, keys)| {
+        let (login_key, client, by_client) = keys;
+        Tombstone {
+            id,
+            generation,
+            slot,
+            reason,
+            at,
+            by_device,
+            notice,
+            until,
+            exclusive,
+            login_key,
+            client,
+            by_client,
+        }
     })
 }
 
@@ -165,6 +182,10 @@ pub fn epochs() -> impl Strategy<Value = Epoch> {
 
 fn login_keys() -> impl Strategy<Value = Option<LoginKey>> {
     option::of(any::<u64>().prop_map(LoginKey))
+}
+
+fn clients() -> impl Strategy<Value = Option<ClientMark>> {
+    option::of(any::<std::num::NonZeroU64>().prop_map(ClientMark))
 }
 
 /// None, and anything that `Notice` takes.

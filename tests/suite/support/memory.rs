@@ -6,7 +6,9 @@ use futures_util::{StreamExt as _, stream};
 use latchkey::{
     domain::{
         ports::{Change, Clock as _, Commit, Registers, Revision},
-        sessions::{At, Epoch, KickWar, OnLimit, Open, Profile, SlotPolicy, UserSessions, Victim},
+        sessions::{
+            At, ClientMark, Epoch, KickWar, OnLimit, Open, Profile, SlotPolicy, UserSessions, Victim,
+        },
         types::{Device, SessionId, Slot, UserId},
     },
     store::{
@@ -53,6 +55,7 @@ pub async fn bytes_per_user(users: u32) -> f64 {
 /// What a login does to the store: an id of 26 characters, a username of 12, and no roles. Whose it is.
 pub async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) -> UserId {
     let now = SystemClock.now();
+    let user_id = UserId::random();
     let open = Open {
         id: SessionId::random(),
         slot: Slot::parse("default").unwrap(),
@@ -69,12 +72,12 @@ pub async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) -> UserId 
         },
         login_key: None,
         takeover: false,
+        client: Some(ClientMark::of(&user_id, [198, 51, 100, 7].into())),
     };
     let at =
         At { now, tombstone_ttl: Duration::from_hours(24), leeway: Duration::ZERO, epoch: &Epoch::FIRST };
     let next = UserSessions::default().open(open, at).unwrap();
     let change = Change { keep_until: next.state.keep_until(now), state: next.state, events: Vec::new() };
-    let user_id = UserId::random();
     let outcome = registers.commit(&user_id, Revision::ABSENT, change).await.unwrap();
     assert!(matches!(outcome, Commit::Committed(_)));
     user_id

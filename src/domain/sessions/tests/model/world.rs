@@ -129,7 +129,7 @@ impl World {
             policy: self.policy,
             login_key: key.map(LoginKey),
             takeover,
-            ..open(number, SLOTS[slot], &format!("device {number}"), 1)
+            ..open(number, SLOTS[slot], &format!("device {}", number % 2), 1)
         };
         match self.state.open(command, self.at()) {
             Ok(next) => self.logged_in(slot, key, takeover, next),

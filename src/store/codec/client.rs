@@ -1,0 +1,13 @@
+//! From where a session was opened, as a number; 0 where that is not known.
+
+use std::num::NonZeroU64;
+
+use crate::domain::sessions::ClientMark;
+
+pub(super) fn client_wire(client: Option<ClientMark>) -> u64 {
+    client.map_or(0, |client| client.0.get())
+}
+
+pub(super) fn client(wire: u64) -> Option<ClientMark> {
+    NonZeroU64::new(wire).map(ClientMark)
+}
