@@ -1,6 +1,9 @@
 //! Where a request comes from: what the throttle counts by, and what the audit trail names.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Instant,
+};
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -9,8 +12,12 @@ pub struct Origin {
     pub request_id: String,
     /// The address of the client, where one is known: behind a proxy that does not tell, it is not.
     pub address: Option<IpAddr>,
+    /// The other end of the connection: the client, or a proxy.
+    pub peer: Option<SocketAddr>,
     /// The name of the service that called, where it has proved who it is.
     pub caller: Option<String>,
+    /// When the client stops waiting for the answer, where it says so.
+    pub deadline: Option<Instant>,
 }
 
 /// The address of one customer: the whole of it, or for IPv6 the /64, which one customer has all of.

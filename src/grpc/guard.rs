@@ -23,6 +23,7 @@ use super::{
     access::{Access, Rule, is_streaming, rule},
     caught::Caught,
     cookie::Cookies,
+    deadline::{self, Deadline},
     drain,
     import::is_upload,
     origin::{CallerName, Peer},
@@ -36,7 +37,7 @@ use crate::{domain::Engine, isolation::panics};
 pub struct GuardSettings {
     /// At a time, over all connections.
     pub max_requests: usize,
-    /// From the first byte to the answer.
+    /// From the first byte to the answer, for calls without a shorter `grpc-timeout`.
     pub timeout: Duration,
 }
 
@@ -107,6 +108,7 @@ impl Guard {
         B::Error: Into<StdError> + Send,
     {
         let Some(_place) = self.places.take() else { return too_many().into_http() };
+        let timeout = deadline::timeout(request.headers(), self.timeout);
         let answer = async {
             if self.access.demands(Rule::Validator) {
                 self.identify(Rule::Validator, peer, id, &mut request).await?;
@@ -114,7 +116,7 @@ impl Guard {
             self.settle_cookies(id, &mut request).await?;
             Ok(validate::unary(&self.engine, id, request).await)
         };
-        within(self.timeout, answer).await.unwrap_or_else(Status::into_http)
+        within(timeout, answer).await.unwrap_or_else(Status::into_http)
     }
 
     async fn admit<B>(
@@ -139,6 +141,8 @@ impl Guard {
         if place.is_none() && !probe {
             return Err(too_many());
         }
+        let timeout = deadline::timeout(request.headers(), self.timeout);
+        request.extensions_mut().insert(Deadline(Instant::now() + timeout));
         request.extensions_mut().insert(peer.clone());
         request.extensions_mut().insert(id.clone());
         // Nothing below this line is reached by a caller who may not call the method.
@@ -155,9 +159,9 @@ impl Guard {
         };
         let body = if upload {
             // It bounds each wait for a message by itself.
-            within(self.timeout, calling).await?.await
+            within(timeout, calling).await?.await
         } else {
-            within(self.timeout, async { Ok(calling.await?.await) }).await?
+            within(timeout, async { Ok(calling.await?.await) }).await?
         };
         Ok(if streaming {
             body.map(|body| drain::until(&self.shutdown, Caught::new(body, Some(id))))

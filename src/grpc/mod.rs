@@ -13,6 +13,7 @@ mod convert;
 pub mod cookie;
 mod cookie_scope;
 mod cross_site;
+mod deadline;
 mod drain;
 pub mod envoy;
 mod ext_authz;

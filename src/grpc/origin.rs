@@ -9,7 +9,7 @@ use http::{Extensions, HeaderMap};
 use ipnet::IpNet;
 use tonic::Request;
 
-use super::request_id::RequestId;
+use super::{deadline::Deadline, request_id::RequestId};
 use crate::domain::{callers::certificates::CertificateName, origin::Origin};
 
 /// The header in which proxies pass on whom they speak for: each appends the address it was called from.
@@ -49,11 +49,13 @@ impl Origins {
 
     /// Where a request with these headers and extensions comes from.
     pub(super) fn of(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
-        let peer = extensions.get().map(|peer: &Peer| peer.address.ip());
+        let peer = extensions.get().map(|peer: &Peer| peer.address);
         Origin {
             request_id: RequestId::from_extensions(extensions).to_string(),
-            address: peer.and_then(|peer| self.client(peer, headers)),
+            address: peer.and_then(|peer| self.client(peer.ip(), headers)),
+            peer,
             caller: extensions.get().map(|CallerName(name)| name.to_string()),
+            deadline: extensions.get().map(|Deadline(deadline)| *deadline),
         }
     }
 

@@ -179,7 +179,7 @@ pub(super) fn foreign_origin(message: &str) -> Status {
 
 /// The call took longer than any call may.
 pub(super) fn deadline_exceeded() -> Status {
-    let message = "the call took longer than server.request_timeout; it may or may not have taken effect";
+    let message = "the call took longer than its grpc-timeout or server.request_timeout allows; it may or may not have taken effect";
     status(Code::DeadlineExceeded, message, ErrorReason::DeadlineExceeded)
 }
 

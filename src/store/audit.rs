@@ -169,6 +169,7 @@ mod tests {
             request_id: "abc".into(),
             address: Some("198.51.100.1".parse().unwrap()),
             caller: Some("web".into()),
+            ..Origin::default()
         };
         Entry::new(Timestamp::from_secs(1_800_000_000), Action::Login, Outcome::Done, &origin)
     }
