@@ -49,6 +49,10 @@ pub(super) use self::{
 /// How many letters and digits of an admin key have to be more than words.
 const ENOUGH: usize = 10;
 
+/// Of the streams of a connection, logins that wait for long may take one in so many. The others are for those who are
+/// logged in.
+const CONNECTION_SHARE: u32 = 2;
+
 /// What follows from the settings and the files they name.
 pub(super) struct Parts {
     pub(super) slots: Slots,
@@ -270,7 +274,8 @@ fn passwords(config: &Config) -> Result<Passwords, String> {
     };
     let policy = PasswordPolicy::new(password.min_length, ["latchkey", &config.token.issuer]);
     let passwords = Passwords::new(params, threads, password.queue).map_err(|error| error.to_string())?;
-    Ok(passwords.with_policy(policy))
+    let share = usize::try_from(config.server.max_streams / CONNECTION_SHARE).unwrap_or(usize::MAX).max(1);
+    Ok(passwords.with_policy(policy).with_connection_share(share))
 }
 
 fn slots(config: &Config) -> Result<Slots, String> {

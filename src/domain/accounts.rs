@@ -167,19 +167,24 @@ impl Engine {
         let ended = self.audited_change(Action::SetPassword, user_id, outcome, origin)?;
         if let Some(username) = username {
             // Nobody has failed with this password yet.
-            self.gate.clear(&username).await?;
+            self.gate.clear(&username, Some(user_id)).await?;
         }
         Ok(ended)
     }
 
     /// Lets a username that was locked or has to wait be tried again: how many failures that forgets.
     pub async fn unlock_account(&self, key: &AccountKey, origin: &Origin) -> Result<u32, Error> {
-        let username = match key {
-            // Whether there is such an account or not: failures are counted by what was typed.
-            AccountKey::Name(username) => username.clone(),
-            AccountKey::Id(_) => self.account(key).await?.username,
+        let (username, user_id) = match key {
+            // Whether there is such an account or not: failures are counted by what was typed, too.
+            AccountKey::Name(username) => {
+                (username.clone(), self.accounts.find(username).await?.map(|account| account.user_id))
+            }
+            AccountKey::Id(_) => {
+                let account = self.account(key).await?;
+                (account.username, Some(account.user_id))
+            }
         };
-        let outcome = self.gate.clear(&username).await;
+        let outcome = self.gate.clear(&username, user_id.as_ref()).await;
         let mut entry = self.entry(Action::UnlockAccount, &outcome, origin).named(username.as_str());
         if let Ok(failures) = outcome {
             entry = entry.detail(format!("after {failures} failures"));
@@ -190,7 +195,9 @@ impl Engine {
 
     /// How an account stands with those who try its password.
     pub async fn standing(&self, username: &Username) -> Result<Standing, Error> {
-        self.gate.standing(username).await
+        let others = self.accounts.has_other_names();
+        let found = if others { self.accounts.find(username).await? } else { None };
+        self.gate.standing(username, found.map(|account| account.user_id).as_ref()).await
     }
 
     /// Deletes an account; with how many sessions that ended.

@@ -10,6 +10,7 @@ use super::{
     rejection::Reason,
     sessions::Session,
     types::{SessionId, Timestamp, UserId},
+    username::Username,
 };
 
 /// What was done, or tried.
@@ -30,6 +31,10 @@ pub enum Action {
     SetPassword,
     UnlockAccount,
     DeleteAccount,
+    /// From now on there are waits between the attempts on a username.
+    AccountSlowed,
+    /// A username is locked until an operator unlocks it.
+    AccountLocked,
     CreateCaller,
     RevokeCaller,
     /// A caller that has not proved who it is, or lacks the role.
@@ -39,7 +44,7 @@ pub enum Action {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Login,
         Self::IssueSession,
         Self::SessionDisplaced,
@@ -54,6 +59,8 @@ impl Action {
         Self::SetPassword,
         Self::UnlockAccount,
         Self::DeleteAccount,
+        Self::AccountSlowed,
+        Self::AccountLocked,
         Self::CreateCaller,
         Self::RevokeCaller,
         Self::Call,
@@ -77,6 +84,8 @@ impl Action {
             Self::SetPassword => "password.set",
             Self::UnlockAccount => "account.unlock",
             Self::DeleteAccount => "account.delete",
+            Self::AccountSlowed => "account.slowed",
+            Self::AccountLocked => "account.locked",
             Self::CreateCaller => "caller.create",
             Self::RevokeCaller => "caller.revoke",
             Self::Call => "call",
@@ -163,6 +172,18 @@ impl Entry {
     pub fn named(mut self, username: &str) -> Self {
         self.username = Some(username.to_owned());
         self
+    }
+
+    /// Of a login under this name, with what else there is to say. What nobody is called may be a password that was
+    /// typed into the wrong field: of that there is only a hash.
+    #[must_use]
+    pub fn of_login(self, user_id: Option<&UserId>, username: &Username, more: Option<&str>) -> Self {
+        let (entry, hash) = match user_id {
+            Some(user_id) => (self.user(user_id).named(username.as_str()), None),
+            None => (self, Some(format!("username with the hash {}", username.hash()))),
+        };
+        let detail: Vec<_> = hash.as_deref().into_iter().chain(more).collect();
+        if detail.is_empty() { entry } else { entry.detail(detail.join(": ")) }
     }
 
     /// Of this session.

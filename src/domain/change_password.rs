@@ -68,7 +68,7 @@ impl Engine {
             let old = found.password;
             let who =
                 Presented { user_id: &claims.user_id, username: &found.username, password: current, origin };
-            if self.try_password(&who, Some(&old)).await? == Checked::Wrong {
+            if self.try_password(&who, &read.state, Some(&old)).await? == Checked::Wrong {
                 return Err(Error::InvalidCredentials);
             }
             let new = match &new_hash {

@@ -25,11 +25,7 @@ impl Engine {
         let mut known = None;
         let outcome = self.log_in(&username, &password, wanted, origin, &mut known).await;
         let entry = self.entry(Action::Login, &outcome, origin);
-        let entry = match &known {
-            Some(user_id) => entry.user(user_id).named(username.as_str()),
-            // What nobody is called may be a password that was typed into the wrong field.
-            None => entry.detail(format!("username with the hash {}", username.hash())),
-        };
+        let entry = entry.of_login(known.as_ref(), &username, throttled(&outcome));
         self.audit_opened(entry, &outcome, origin);
         outcome
     }
@@ -49,5 +45,14 @@ impl Engine {
         *known = self.accounts.find(username).await?.map(|account| account.user_id);
         let user_id = &known.clone().unwrap_or_else(UserId::random);
         self.open_session(wanted, &Proof::Password(Presented { user_id, username, password, origin })).await
+    }
+}
+
+/// For the audit trail: what kind of refusal it was.
+fn throttled<T>(outcome: &Result<T, Error>) -> Option<&'static str> {
+    match outcome {
+        Err(Error::Throttled { stopped: true, .. }) => Some("locked until an operator unlocks it"),
+        Err(Error::Throttled { stopped: false, .. }) => Some("has to wait"),
+        _ => None,
     }
 }

@@ -7,7 +7,7 @@ use super::{
     origin::Origin,
     password::Checked,
     ports::Account,
-    sessions::{ClientMark, NotOpened, Open, Opened, Profile, Session, SlotPolicy},
+    sessions::{ClientMark, NotOpened, Open, Opened, Profile, Session, SlotPolicy, UserSessions},
     transact::Contention,
     types::{Device, LoginKey, SessionId, Slot, UserId},
     username::Username,
@@ -79,7 +79,7 @@ impl Engine {
         let (slot, policy) = self.slots.resolve(&wanted.slot)?;
         let user_id = proof.user_id();
         let mut read = self.sessions.load(user_id).await?;
-        let mut admitted = self.admit(proof, None).await?;
+        let mut admitted = self.admit(proof, &read.state, None).await?;
 
         let id = SessionId::random();
         let mut contention = Contention::default();
@@ -100,7 +100,7 @@ impl Engine {
                 Ok(opened) => break opened,
                 Err(newer) => read = self.lost(user_id, newer, &mut contention).await?,
             }
-            admitted = self.admit(proof, Some(admitted)).await?;
+            admitted = self.admit(proof, &read.state, Some(admitted)).await?;
         };
         let Opened { session, displaced, kick_war } = opened;
         let Admitted { account, outdated } = admitted;
@@ -119,9 +119,14 @@ impl Engine {
 
     /// The account, if its user is to be let in and it is not disabled. A password that was checked against
     /// the hash of `before` is not checked again while the hash is the same.
-    async fn admit(&self, proof: &Proof<'_>, before: Option<Admitted>) -> Result<Admitted, Error> {
+    async fn admit(
+        &self,
+        proof: &Proof<'_>,
+        sessions: &UserSessions,
+        before: Option<Admitted>,
+    ) -> Result<Admitted, Error> {
         let admitted = match proof {
-            Proof::Password(who) => self.admit_by_password(who, before).await?,
+            Proof::Password(who) => self.admit_by_password(who, sessions, before).await?,
             Proof::Vouched { user_id, username, .. } => {
                 let found = match username {
                     Some(username) => self.accounts.find(username).await?,
@@ -141,6 +146,7 @@ impl Engine {
     async fn admit_by_password(
         &self,
         who: &Presented<'_>,
+        sessions: &UserSessions,
         before: Option<Admitted>,
     ) -> Result<Admitted, Error> {
         // By name, because a table of somebody else's may be readable in no other way.
@@ -149,7 +155,7 @@ impl Engine {
         let stored = account.as_ref().map(|account| &account.password);
         let outdated = match before {
             Some(before) if Some(&before.account.password) == stored => before.outdated,
-            _ => match self.try_password(who, stored).await? {
+            _ => match self.try_password(who, sessions, stored).await? {
                 Checked::Right { outdated } => outdated,
                 Checked::Wrong => return Err(Error::InvalidCredentials),
             },

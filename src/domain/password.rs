@@ -8,6 +8,7 @@ mod memory;
 mod pace;
 mod policy;
 mod pool;
+mod queue;
 mod stored;
 mod threads;
 
@@ -15,9 +16,11 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+pub(crate) use self::queue::Turn;
 pub use self::{
     policy::{NewPassword, PasswordPolicy},
     pool::{Checked, Passwords},
+    queue::Requester,
     stored::{Argon2Params, Unreadable},
 };
 use super::Violation;

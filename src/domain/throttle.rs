@@ -9,53 +9,32 @@
 //! failures on an account.
 
 mod gate;
+mod key;
+mod subject;
 
-use std::{convert::Infallible, net::IpAddr, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
-use super::{ports::State, types::Timestamp, username::Username};
+use super::{ports::State, types::Timestamp};
 
-pub use self::gate::{Gate, Standing};
+pub use self::{
+    gate::{Gate, Standing},
+    key::ThrottleKey,
+};
+pub(crate) use self::{
+    gate::{Looked, Recorded},
+    subject::Subject,
+};
 
-/// An attempt of which nothing is heard for this long has failed: whoever was checking it has crashed. One
-/// that takes even longer is counted all the same, and cleared if the password turns out right.
-const ATTEMPT_TTL: Duration = Duration::from_secs(30);
+/// An attempt of which nothing is heard for this long has failed: whoever was checking it has crashed. It is written
+/// down when its turn to be hashed has come, not while it waits. One that takes even longer is counted all the same,
+/// and cleared if the password turns out right.
+const ATTEMPT_TTL: Duration = Duration::from_secs(5);
 /// What is not stopped is forgotten this long after the last failure.
 const REMEMBERED: Duration = Duration::from_hours(24 * 30);
 /// What is stopped stays so until an operator ends it.
 const STOPPED: Duration = Duration::from_hours(24 * 365 * 10);
 /// Kept beyond the last use, for replicas whose clocks differ.
 const KEEP_MARGIN: Duration = Duration::from_mins(1);
-
-/// What failures are counted by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ThrottleKey(String);
-
-impl ThrottleKey {
-    /// By username, whether there is such an account or not: what is refused must not tell. Hashed,
-    /// because people type their password there by mistake.
-    pub fn account(username: &Username) -> Self {
-        // A user id holds no space, so this is nobody's.
-        Self(format!("throttle account {}", username.hash()))
-    }
-
-    /// By the address of the client: the whole of it, or for IPv6 the /64, which one customer has all
-    /// of.
-    pub fn address(address: IpAddr) -> Self {
-        let network = match address.to_canonical() {
-            IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-            }
-        };
-        Self(format!("throttle address {network}"))
-    }
-
-    /// As text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 /// How failures are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +150,26 @@ impl Throttle {
         next
     }
 
+    /// Counts a failure that was not written down as an attempt before.
+    #[must_use]
+    pub fn failed(&self, rule: Rule, now: Timestamp) -> Self {
+        let mut next = self.at(rule, now);
+        next.fail(rule, now);
+        next
+    }
+
+    /// Forgets the failures, after a right password or because an operator says so.
+    #[must_use]
+    pub fn cleared(&self, rule: Rule, now: Timestamp) -> Self {
+        Self { failures: 0, ..self.at(rule, now) }
+    }
+
+    /// Whether something in it lies in the future of a clock: then one of the clocks is or was wrong, and the state as
+    /// it is [`at`](Self::at) this moment has to be written down, so that time passes for it.
+    pub fn is_ahead(&self, now: Timestamp) -> bool {
+        self.since > now || self.attempts.iter().any(|attempt| attempt.until > now.after(ATTEMPT_TTL))
+    }
+
     /// How many attempts may be under way at a time, if any may.
     fn allowance(&self, rule: Rule, now: Timestamp) -> Result<u32, Refusal> {
         match rule {
@@ -219,9 +218,16 @@ impl Throttle {
     }
 
     /// This, with what time has done to it.
+    ///
+    /// What lies in the future was written down by a clock that was ahead, and is taken to have happened now: no wait is
+    /// longer than the rule says, whatever the clocks did.
     #[must_use]
     pub fn at(&self, rule: Rule, now: Timestamp) -> Self {
-        let mut next = Self { changed_at: now.max(self.changed_at), ..self.clone() };
+        let mut next =
+            Self { changed_at: now.max(self.changed_at), since: self.since.min(now), ..self.clone() };
+        for attempt in &mut next.attempts {
+            attempt.until = attempt.until.min(now.after(ATTEMPT_TTL));
+        }
         let mut lapsed: Vec<_> = next.attempts.extract_if(.., |attempt| attempt.until <= now).collect();
         // In the order of time: what is forgotten meanwhile is forgotten once.
         lapsed.sort_by_key(|attempt| attempt.until);

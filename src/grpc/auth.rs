@@ -38,7 +38,7 @@ impl AuthService for AuthHandler {
     async fn login(&self, request: Request<pb::LoginRequest>) -> Result<Response<pb::LoginResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let answer = async {
-            let origin = self.origins.of(metadata.as_ref(), &extensions);
+            let origin = self.origins.of_attempt(metadata.as_ref(), &extensions);
             let LoggedIn { token, session, displaced, .. } =
                 self.engine.login(login(message)?, &origin).await?;
             let lifetime = session.session().expires_at.since(self.engine.clock.now());
@@ -115,7 +115,7 @@ impl AuthService for AuthHandler {
     ) -> Result<Response<pb::ChangePasswordResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let answer = async {
-            let origin = self.origins.of(metadata.as_ref(), &extensions);
+            let origin = self.origins.of_attempt(metadata.as_ref(), &extensions);
             let token = convert::token(&message.token, &metadata)?;
             let current = Password::presented_in("current_password", message.current_password)?;
             let new = NewPassword::new("new_password", message.new_password);

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use http::{Extensions, HeaderMap};
@@ -14,6 +14,9 @@ use crate::domain::{callers::certificates::CertificateName, origin::Origin};
 
 /// The header in which proxies pass on whom they speak for: each appends the address it was called from.
 const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// Of so many proxies that do not say there is a warning.
+const MAX_SILENT: usize = 64;
 
 /// The other end of the connection, for every request that comes over it.
 #[derive(Debug, Clone)]
@@ -32,12 +35,14 @@ pub struct CallerName(pub Arc<str>);
 #[derive(Debug, Clone)]
 pub struct Origins {
     trusted: Arc<[IpNet]>,
+    /// Proxies that did not say whom they speak for.
+    silent: Arc<Mutex<Vec<IpAddr>>>,
 }
 
 impl Origins {
     /// Believes what peers in these networks say of their clients.
     pub fn new(trusted: Vec<IpNet>) -> Self {
-        Self { trusted: trusted.into() }
+        Self { trusted: trusted.into(), silent: Arc::default() }
     }
 
     /// A request as its message, where it comes from, and its id.
@@ -57,6 +62,40 @@ impl Origins {
             caller: extensions.get().map(|CallerName(name)| name.to_string()),
             deadline: extensions.get().map(|Deadline(deadline)| *deadline),
         }
+    }
+
+    /// Where a request that tries a password comes from. Tells once of a proxy that does not say, because the attempts
+    /// that come through it count by no address.
+    pub(super) fn of_attempt(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
+        let origin = self.of(headers, extensions);
+        if let (None, Some(peer)) = (origin.address, origin.peer)
+            && self.is_new(peer.ip())
+        {
+            let proxy = peer.ip().to_canonical();
+            // On this machine it is as likely the client itself.
+            if proxy.is_loopback() {
+                tracing::info!(
+                    proxy.address = %proxy,
+                    "logins from this machine are not limited by address: if they come through a proxy, have it send x-forwarded-for"
+                );
+            } else {
+                tracing::warn!(
+                    proxy.address = %proxy,
+                    "logins come through a trusted proxy that does not tell the address of the client, so they are not limited by address: have it send x-forwarded-for, or take it out of throttle.trusted_proxies"
+                );
+            }
+        }
+        origin
+    }
+
+    /// Whether this is the first time that a proxy does not say.
+    fn is_new(&self, proxy: IpAddr) -> bool {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = silent.len() < MAX_SILENT && !silent.contains(&proxy);
+        if is_new {
+            silent.push(proxy);
+        }
+        is_new
     }
 
     /// The nearest address that is not a proxy of ours: only proxies of ours can be believed, and the
@@ -115,6 +154,14 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["6.6.6.6", "203.0.113.5, 10.0.0.2"]).unwrap(), "203.0.113.5");
         assert_eq!(client("fd00::1", &["[2001:db8::7]:4711"]).unwrap(), "2001:db8::7");
         assert_eq!(client("10.0.0.1", &["203.0.113.5:80"]).unwrap(), "203.0.113.5");
+    }
+
+    #[test]
+    fn a_proxy_that_does_not_say_is_told_of_once() {
+        let origins = Origins::new(Vec::new());
+        let proxy = |last: u8| IpAddr::from([10, 0, 0, last]);
+        assert_eq!([1, 1, 2, 1].map(|last| origins.is_new(proxy(last))), [true, false, true, false]);
+        assert_eq!((0..=255).filter(|last| origins.is_new(proxy(*last))).count(), MAX_SILENT - 2);
     }
 
     #[test]

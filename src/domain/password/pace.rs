@@ -26,17 +26,25 @@ pub(super) struct Pace {
     usual: AtomicU64,
     /// Microseconds for any other.
     other: AtomicU64,
+    /// Microseconds for one of any kind.
+    any: AtomicU64,
 }
 
 impl Pace {
     /// Some work took this long.
     pub(super) fn learn(&self, is_usual: bool, took: Duration) {
-        let average = if is_usual { &self.usual } else { &self.other };
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let before = average.load(Ordering::Relaxed);
-        let next = if before == 0 { took } else { before - before / 8 + took / 8 };
-        // Two at once may count as one: it is an average.
-        average.store(next, Ordering::Relaxed);
+        for average in [if is_usual { &self.usual } else { &self.other }, &self.any] {
+            let before = average.load(Ordering::Relaxed);
+            let next = if before == 0 { took } else { before - before / 8 + took / 8 };
+            // Two at once may count as one: it is an average.
+            average.store(next, Ordering::Relaxed);
+        }
+    }
+
+    /// How long a hash took lately, on average; zero before the first.
+    pub(super) fn average(&self) -> Duration {
+        Duration::from_micros(self.any.load(Ordering::Relaxed))
     }
 
     /// How long to hold back a refusal after work that took this long.

@@ -1,25 +1,26 @@
 //! Hashes and checks passwords, on threads of its own.
 //!
-//! Hashing is slow on purpose, so it is bounded twice: by the threads, and by how many may wait for them. Who waits does
-//! so in the queue of the threads, so that none of these is idle meanwhile. A place there is left with the work, which is
-//! not cancelled when its client goes away.
+//! Hashing is slow on purpose, so it is bounded twice: by the threads, and by how many may wait for them ([`Queue`]). A
+//! hash is not begun where nobody waits for it any more; one that has begun is not cancelled when its client goes away,
+//! and keeps its place until it is done.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use argon2::Argon2;
-use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::{
     Argon2Params, Password, PasswordHash, PasswordPolicy,
     memory::Memory,
     pace::Pace,
+    queue::{Limits, Place, Queue, Requester, Turn},
     stored::{Argon2Hash, Stored, Unreadable},
     threads::{GivenUp, Threads},
 };
@@ -49,8 +50,8 @@ pub struct Passwords {
     /// Checked where there is no account, so that this costs the same.
     decoy: Stored,
     at_a_time: usize,
-    places: usize,
-    admitted: Arc<Semaphore>,
+    limits: Limits,
+    queue: Arc<Queue>,
     renewing: Arc<Semaphore>,
     hashes: Arc<AtomicU64>,
     renewals: Arc<AtomicU64>,
@@ -74,18 +75,20 @@ impl Passwords {
         let started = started.map_err(|error| {
             Error::Internal(format!("the threads for passwords cannot be started: {error}"))
         })?;
+        let pace: Arc<Pace> = Arc::default();
+        let limits = Limits { threads, places: threads + queue, per_connection: usize::MAX };
         Ok(Self {
             params,
             hasher,
             policy: PasswordPolicy::default(),
             decoy,
             at_a_time: threads,
-            places: threads + queue,
-            admitted: Arc::new(Semaphore::new(threads + queue)),
+            limits,
+            queue: Arc::new(Queue::new(limits, Arc::clone(&pace))),
             renewing: Arc::new(Semaphore::new(threads)),
             hashes: Arc::default(),
             renewals: Arc::default(),
-            pace: Arc::default(),
+            pace,
             threads: started,
             memory: Arc::default(),
         })
@@ -95,6 +98,13 @@ impl Passwords {
     #[must_use]
     pub fn with_policy(self, policy: PasswordPolicy) -> Self {
         Self { policy, ..self }
+    }
+
+    /// With no more than so many of one connection that wait for long.
+    #[must_use]
+    pub fn with_connection_share(self, per_connection: usize) -> Self {
+        let limits = Limits { per_connection, ..self.limits };
+        Self { limits, queue: Arc::new(Queue::new(limits, Arc::clone(&self.pace))), ..self }
     }
 
     /// What can be a new password.
@@ -116,14 +126,34 @@ impl Passwords {
     /// The hash of a new password.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, Error> {
         let (hasher, memory) = (self.hasher.clone(), Arc::clone(&self.memory));
-        self.run(move || hash(&hasher, &password, &memory)).await?
+        let turn = self.admit(Requester::default())?.turn().await?;
+        self.run(turn, || true, move || hash(&hasher, &password, &memory)).await?
     }
 
-    /// Checks a password against the stored hash of a user. Exactly one hash is computed, whatever is
-    /// stored: without a hash, or with one that we cannot read or that no password matches, the password
-    /// is wrong after the work on the decoy. See [`Pace`] for the time that this takes.
+    /// A place among those who wait for a hash.
+    pub(crate) fn admit(&self, requester: Requester) -> Result<Place, Error> {
+        self.queue.admit(requester)
+    }
+
+    /// Waits for a turn, and checks a password in it: see [`check_in`](Self::check_in).
     pub async fn check(
         &self,
+        user_id: &UserId,
+        password: &Password,
+        stored: Option<&PasswordHash>,
+    ) -> Result<Checked, Error> {
+        let turn = self.admit(Requester::default())?.turn().await?;
+        self.check_in(turn, || true, user_id, password, stored).await
+    }
+
+    /// Checks a password against the stored hash of a user, unless nobody wants to know any more when the hash is to
+    /// begin. Exactly one hash is computed, whatever is stored: without a hash, or with one that we cannot read or
+    /// that no password matches, the password is wrong after the work on the decoy. See [`Pace`] for the time that
+    /// this takes.
+    pub(crate) async fn check_in(
+        &self,
+        turn: Turn,
+        is_wanted: impl FnOnce() -> bool + Send + 'static,
         user_id: &UserId,
         password: &Password,
         stored: Option<&PasswordHash>,
@@ -146,7 +176,7 @@ impl Passwords {
             pace.learn(is_current, took);
             (matches, took)
         };
-        let (matches, took) = self.run(work).await?;
+        let (matches, took) = self.run(turn, is_wanted, work).await?;
         if matches && is_known {
             return Ok(Checked::Right { outdated });
         }
@@ -187,31 +217,38 @@ impl Passwords {
         Some(async move { work.await.map_err(broken)? })
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|error| match error {
-            TryAcquireError::NoPermits => Error::Overloaded {
-                what: "too many passwords are waiting to be checked",
-                retry_after: Duration::from_secs(1),
-            },
-            TryAcquireError::Closed => Error::Internal("the password threads are gone".into()),
-        })?;
+    async fn run<T: Send + 'static>(
+        &self,
+        turn: Turn,
+        is_wanted: impl FnOnce() -> bool + Send + 'static,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
         let hashes = Arc::clone(&self.hashes);
         let work = self.threads.run(move || {
-            let _held_while_hashing = admitted;
+            if turn.is_late() || !is_wanted() {
+                return Err(turn.overloaded());
+            }
+            let _held_while_hashing = turn.begin();
             hashes.fetch_add(1, Ordering::Relaxed);
-            work()
+            Ok(work())
         });
-        work.await.map_err(broken)
+        work.await.map_err(broken)?
     }
 
     /// How many passwords are being hashed or wait for it.
     pub fn under_way(&self) -> usize {
-        self.places.saturating_sub(self.admitted.available_permits())
+        self.queue.len()
+    }
+
+    /// As if hashes had taken this long.
+    #[cfg(test)]
+    pub(super) fn suppose(&self, took: std::time::Duration) {
+        (0..100).for_each(|_| self.pace.learn(true, took));
     }
 
     #[cfg(test)]
     pub(super) fn free_places(&self) -> usize {
-        self.admitted.available_permits()
+        self.limits.places - self.queue.len()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::*;
-use crate::domain::{Error, types::UserId};
+use crate::domain::{Error, origin::Origin, types::UserId};
 
 const CHEAP: Argon2Params = Argon2Params { memory_kib: 8, iterations: 1, parallelism: 1 };
 
@@ -316,5 +316,82 @@ fn a_hash_is_the_same_whatever_stands_around_it() {
         ("x", false),
     ] {
         assert_eq!(hash(text).is_djangos(), djangos, "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_done_in_time_is_shed_at_once() {
+    let passwords = Passwords::new(SLOW, 1, 100).unwrap();
+    passwords.check(&user(), &password("secret"), None).await.unwrap();
+    let origin = |deadline: Duration| Origin {
+        deadline: Some(std::time::Instant::now() + deadline),
+        ..Origin::default()
+    };
+    let soon = Requester::from(&origin(Duration::from_micros(10)));
+    let shed = passwords.admit(soon).unwrap().turn().await.err();
+    assert!(matches!(shed, Some(Error::Overloaded { .. })), "{shed:?}");
+    let in_time = Requester::from(&origin(Duration::from_mins(1)));
+    let turn = passwords.admit(in_time).unwrap().turn().await.unwrap();
+    // Nobody waits for it by the time that its hash would begin.
+    let checked = passwords.check_in(turn, || false, &user(), &password("secret"), None).await;
+    assert!(matches!(checked, Err(Error::Overloaded { .. })), "{checked:?}");
+    assert_eq!((passwords.hashes(), passwords.under_way()), (1, 0));
+}
+
+#[tokio::test]
+async fn the_newest_takes_the_place_of_the_oldest_of_whom_there_are_the_most() {
+    let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
+    let from = |address: &str, port: u16| {
+        let address = address.parse().unwrap();
+        let peer = Some((address, port).into());
+        Requester::from(&Origin { address: Some(address), peer, ..Origin::default() })
+    };
+    // Both turns are taken, so that all others wait.
+    let mut turns = Vec::new();
+    for _ in 0..2 {
+        turns.push(passwords.admit(Requester::default()).unwrap().turn().await.unwrap());
+    }
+    let wait = |requester| {
+        let place = passwords.admit(requester).unwrap();
+        Box::pin(place.turn())
+    };
+    let mut greedy = [wait(from("2001:db8::1", 1)), wait(from("2001:db8:0:7::1", 2))];
+    for waiting in &mut greedy {
+        assert!(futures_util::poll!(waiting).is_pending());
+    }
+    let mut other = wait(from("198.51.100.1", 3));
+    assert!(futures_util::poll!(&mut other).is_pending());
+    let mut newcomer = wait(from("198.51.100.2", 4));
+    assert!(futures_util::poll!(&mut newcomer).is_pending());
+    let [oldest, newest] = greedy;
+    assert!(matches!(oldest.await.err(), Some(Error::Overloaded { .. })), "one site is one");
+    drop(turns);
+    let _all = (newest.await.unwrap().put_off(), other.await.unwrap().put_off(), newcomer.await.unwrap());
+}
+
+#[tokio::test]
+async fn one_connection_has_no_more_than_its_share_of_those_who_wait_for_long() {
+    let passwords = Passwords::new(CHEAP, 1, 100).unwrap().with_connection_share(3);
+    let of = |port: u16| {
+        let peer = Some(([198, 51, 100, 1], port).into());
+        Requester::from(&Origin { peer, ..Origin::default() })
+    };
+    for (hash, expected) in [(Duration::from_micros(10), 0), (Duration::from_secs(1), 14)] {
+        passwords.suppose(hash);
+        let mut turns = Vec::new();
+        for _ in 0..2 {
+            turns.push(passwords.admit(Requester::default()).unwrap().turn().await.unwrap());
+        }
+        let mut waiting = Vec::new();
+        for number in 0..20 {
+            let mut turn = Box::pin(passwords.admit(of(number % 2)).unwrap().turn());
+            assert!(futures_util::poll!(&mut turn).is_pending());
+            waiting.push(turn);
+        }
+        let mut shed = 0;
+        for turn in &mut waiting {
+            shed += usize::from(matches!(futures_util::poll!(turn), std::task::Poll::Ready(Err(_))));
+        }
+        assert_eq!(shed, expected, "with hashes of {hash:?}");
     }
 }

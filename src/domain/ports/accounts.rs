@@ -147,6 +147,12 @@ pub trait Accounts: Send + Sync {
         true
     }
 
+    /// Whether [`Accounts::find`] finds an account under names that are not its own by our rule, as where a table
+    /// compares names by a rule of its own or has users found by their e-mail addresses.
+    fn has_other_names(&self) -> bool {
+        false
+    }
+
     /// Whether [`Accounts::rehash`] does anything now, so that a new hash is worth its cost.
     fn renews_hashes(&self) -> bool {
         true

@@ -1,22 +1,30 @@
 //! The throttle over its registers: no password is checked without having passed here.
 
+mod operator;
+
 use std::{
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{AttemptId, Outcome, Refusal, Rule, Throttle, ThrottleKey};
+use tokio::sync::MutexGuard;
+
+use super::{
+    AttemptId, Outcome, Refusal, Rule, Throttle, ThrottleKey,
+    subject::{Counter, Part, Subject},
+};
 use crate::{
     domain::{
         Error,
-        ports::{Change, Clock, Commit, Registers, Versioned},
+        ports::{Change, Clock, Commit, Registers, StoreError, Versioned},
         transact::Turns,
         types::Timestamp,
         username::Username,
     },
     isolation::log_limiter::LogLimiter,
 };
+
+pub use self::operator::Standing;
 
 /// How long an attempt waits for others on the same account to be checked.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,40 +39,59 @@ const MAX_ATTEMPTS: u32 = 200;
 pub struct Gate {
     registers: Arc<dyn Registers<Throttle>>,
     clock: Arc<dyn Clock>,
-    account: Rule,
-    /// Where clients' addresses count.
-    address: Option<Rule>,
-    /// Those who begin an attempt on the same account stand in line.
+    rules: Rules,
+    /// Those who wait for others on the same account stand in line.
     turns: Turns,
+}
+
+/// By what rules.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) account: Rule,
+    /// Where clients' addresses count.
+    pub(super) address: Option<Rule>,
+}
+
+/// What is known of those that an attempt counts by.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    registers: Vec<Register>,
+    /// The attempt must fail without its password being checked, and nothing of that may show.
+    hidden: bool,
 }
 
 /// Leave to check one password, once.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     id: AttemptId,
-    counted: Vec<Counted>,
+    registers: Vec<Register>,
+    hidden: bool,
 }
 
-/// An attempt that was written down.
+impl Ticket {
+    /// Whether the password must be found wrong without being looked at.
+    pub(crate) const fn is_for_nothing(&self) -> bool {
+        self.hidden
+    }
+}
+
+/// A register that an attempt counts in.
 #[derive(Debug)]
-struct Counted {
-    key: ThrottleKey,
-    rule: Rule,
-    /// What the register has held since then, unless somebody else has changed it.
-    written: Versioned<Throttle>,
+struct Register {
+    counter: Counter,
+    /// What it held when it was last read or written here.
+    held: Versioned<Throttle>,
 }
 
-/// How an account stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// Failures in a row.
-    pub failures: u32,
-    /// Passwords that are being checked.
-    pub under_way: usize,
-    /// Nothing is let through until an operator ends it.
-    pub stopped: bool,
-    /// When the next attempt is let through, where that is not now.
-    pub next_attempt_at: Option<Timestamp>,
+/// What a failure has led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Recorded {
+    /// Nothing that others would notice.
+    Nothing,
+    /// From now on there are waits between the attempts on the account.
+    Slowed,
+    /// Nothing is let through any more, until an operator ends it.
+    Locked,
 }
 
 impl Gate {
@@ -75,92 +102,192 @@ impl Gate {
         account: Rule,
         address: Option<Rule>,
     ) -> Self {
-        Self { registers, clock, account, address, turns: Turns::default() }
+        Self { registers, clock, rules: Rules { account, address }, turns: Turns::default() }
     }
 
-    /// Asks for leave to check a password. The address first: who is refused for his own does not touch
+    /// Refuses an attempt that would have to wait, without beginning it. What is read here, [`begin`](Self::begin)
+    /// goes on with.
+    pub(crate) async fn look(&self, subject: &Subject<'_>) -> Result<Looked, Error> {
+        let mut registers = self.read(self.rules.of_address(subject.address)).await?;
+        for register in &registers {
+            if let Some(refusal) = self.refusal(register).await? {
+                return Err(throttled(refusal));
+            }
+        }
+        let mut of_account = self.read(self.rules.of_account(subject, subject.is_known)).await?;
+        if subject.is_known && self.is_used_up(&of_account) {
+            of_account = self.read(self.rules.of_account(subject, false)).await?;
+        }
+        let mut hidden = false;
+        for register in of_account {
+            let failures = register.held.state.failures;
+            match (self.refusal(&register).await?, register.counter.part) {
+                (Some(_), Part::Hidden) => hidden = true,
+                (Some(refusal), Part::Account) => {
+                    // Whoever keeps asking keeps others out.
+                    self.count_refusal(registers).await;
+                    return Err(throttled(refusal));
+                }
+                (_, part) => {
+                    let is_common = part == Part::Account && register.counter.rule == self.rules.account;
+                    hidden |= is_common
+                        && subject.has_known_clients
+                        && failures >= self.rules.left_to_known_clients();
+                    registers.push(register);
+                }
+            }
+        }
+        Ok(Looked { registers, hidden })
+    }
+
+    /// Writes down that a password is about to be checked; `None` where others on the same account are being checked,
+    /// so that it is not known yet whether it may be. The address first: who is refused for his own does not touch
     /// the account.
-    pub(crate) async fn begin(&self, username: &Username, address: Option<IpAddr>) -> Result<Ticket, Error> {
-        let mut ticket = Ticket { id: rand::random(), counted: Vec::with_capacity(2) };
-        let address = self.address.zip(address).map(|(rule, address)| (ThrottleKey::address(address), rule));
-        let account = (ThrottleKey::account(username), self.account);
-        for (key, rule) in address.into_iter().chain([account]) {
-            match self.pass(&key, rule, ticket.id).await {
-                Ok(written) => ticket.counted.push(Counted { key, rule, written }),
+    pub(crate) async fn begin(&self, looked: Looked) -> Result<Option<Ticket>, Error> {
+        let Looked { registers, hidden } = looked;
+        let mut ticket =
+            Ticket { id: rand::random(), registers: Vec::with_capacity(registers.len()), hidden };
+        for Register { counter, held } in registers {
+            if !counter.part.is_begun() {
+                ticket.registers.push(Register { counter, held });
+                continue;
+            }
+            let refused = match self.pass(&counter, ticket.id, held).await {
+                Ok(Ok(held)) => {
+                    ticket.registers.push(Register { counter, held });
+                    continue;
+                }
+                Ok(Err(Refusal::Busy)) => Ok(None),
+                Ok(Err(_)) if counter.part == Part::Hidden => {
+                    ticket.hidden = true;
+                    continue;
+                }
+                Ok(Err(refusal)) => Err(throttled(refusal)),
+                Err(error) => Err(error),
+            };
+            self.finish(ticket, Outcome::NotMade).await;
+            return refused;
+        }
+        Ok(Some(ticket))
+    }
+
+    /// The line of those who wait for others on the same account. Whoever is being checked does not stand in it.
+    pub(crate) async fn line(&self, username: &Username) -> MutexGuard<'_, ()> {
+        self.turns.of(ThrottleKey::account(username).as_str()).lock().await
+    }
+
+    /// Waits, in [`line`](Self::line), until an attempt may begin.
+    pub(crate) async fn until_free(&self, subject: &Subject<'_>) -> Result<Looked, Error> {
+        let started = Instant::now();
+        loop {
+            let looked = self.look(subject).await?;
+            let now = self.clock.now();
+            let is_busy = |register: &Register| {
+                let Register { counter, held } = register;
+                counter.part.is_begun() && held.state.begin(counter.rule, 0, now).is_err()
+            };
+            if !looked.registers.iter().any(is_busy) {
+                return Ok(looked);
+            }
+            if started.elapsed() > PATIENCE {
+                return Err(throttled(Refusal::Busy));
+            }
+            tokio::time::sleep(Duration::from_millis(rand::random_range(1..5))).await;
+        }
+    }
+
+    /// Writes down what became of an attempt, and says what follows. If the store does not take it, the attempt will
+    /// lapse.
+    pub(crate) async fn finish(&self, ticket: Ticket, outcome: Outcome) -> Recorded {
+        let Ticket { id, registers, .. } = ticket;
+        let mut recorded = Recorded::Nothing;
+        for Register { counter, held } in registers {
+            let Counter { key, rule, part } = counter;
+            let changed = if part.is_begun() {
+                self.change(&key, rule, held, |state, now| Some(state.finish(rule, id, outcome, now))).await
+            } else {
+                self.change(&key, rule, held, |state, now| aside(state, rule, outcome, now)).await
+            };
+            match changed {
+                Ok(Some(state)) if outcome == Outcome::Wrong => {
+                    recorded = recorded.max(what_follows(&state, rule, self.rules.account));
+                }
+                Ok(_) => {}
                 Err(error) => {
-                    self.finish(ticket, Outcome::NotMade).await;
-                    return Err(error);
+                    static UNRECORDED: LogLimiter =
+                        LogLimiter::new("the outcome of a login attempt could not be recorded", 1);
+                    if UNRECORDED.admits("") {
+                        tracing::warn!(error.message = %error, "the outcome of a login attempt could not be recorded; it will count as failed");
+                    }
                 }
             }
         }
-        Ok(ticket)
+        recorded
     }
 
-    /// Writes down what became of an attempt. If the store does not take it, the attempt will lapse.
-    pub(crate) async fn finish(&self, ticket: Ticket, outcome: Outcome) {
-        for Counted { key, rule, written } in ticket.counted {
-            let next = |state: &Throttle, now| state.finish(rule, ticket.id, outcome, now);
-            if let Err(error) = self.change(&key, rule, written, next).await {
-                static UNRECORDED: LogLimiter =
-                    LogLimiter::new("the outcome of a login attempt could not be recorded", 1);
-                if UNRECORDED.admits("") {
-                    tracing::warn!(error.message = %error, "the outcome of a login attempt could not be recorded; it will count as failed");
-                }
-            }
-        }
+    async fn read(&self, counters: Vec<Counter>) -> Result<Vec<Register>, StoreError> {
+        let keys: Vec<_> = counters.iter().map(|counter| &counter.key).collect();
+        let held = match keys.as_slice() {
+            [] => Vec::new(),
+            [key] => vec![self.registers.load(key).await],
+            keys => self.registers.load_many(keys).await,
+        };
+        let registers = counters.into_iter().zip(held);
+        registers.map(|(counter, held)| Ok(Register { counter, held: held? })).collect()
     }
 
-    /// Clears the failures of an account: how many those were.
-    pub(crate) async fn clear(&self, username: &Username) -> Result<u32, Error> {
-        let key = ThrottleKey::account(username);
-        let read = self.registers.load(&key).await?;
-        let before = read.state.failures;
-        let clear = |state: &Throttle, now| Throttle { failures: 0, ..state.at(self.account, now) };
-        self.change(&key, self.account, read, clear).await?;
-        Ok(before)
-    }
-
-    /// How an account stands.
-    pub(crate) async fn standing(&self, username: &Username) -> Result<Standing, Error> {
+    /// Why an attempt has to wait, by this register.
+    async fn refusal(&self, register: &Register) -> Result<Option<Refusal>, Error> {
+        let Register { counter: Counter { key, rule, part }, held } = register;
         let now = self.clock.now();
-        let read = self.registers.load(&ThrottleKey::account(username)).await?;
-        let state = read.state.at(self.account, now);
-        let next = state.next_attempt(self.account);
-        Ok(Standing {
-            failures: state.failures,
-            under_way: state.attempts.len(),
-            stopped: state.is_stopped(self.account),
-            next_attempt_at: Some(next).filter(|next| *next > now),
+        let refusal = match held.state.begin(*rule, 0, now) {
+            Err(refusal @ (Refusal::Wait(_) | Refusal::Stopped)) if *part != Part::Aside => refusal,
+            _ => return Ok(None),
+        };
+        if held.state.is_ahead(now) {
+            // Or it would have to wait until the clock has caught up.
+            self.change(key, *rule, held.clone(), |state, now| Some(state.at(*rule, now))).await?;
+        }
+        Ok(Some(refusal))
+    }
+
+    /// Whether known clients have failed so often that they are as all others.
+    fn is_used_up(&self, of_account: &[Register]) -> bool {
+        of_account.first().is_some_and(|Register { counter, held }| {
+            counter.rule != self.rules.account && held.state.is_stopped(counter.rule)
         })
     }
 
-    /// Writes down that an attempt begins, if it may: what the register holds now.
-    async fn pass(&self, key: &ThrottleKey, rule: Rule, id: AttemptId) -> Result<Versioned<Throttle>, Error> {
-        let mut read = self.registers.load(key).await?;
-        // Who has to wait for longer does not stand in line first, and holds nobody up there.
-        if let Err(refusal @ (Refusal::Wait(_) | Refusal::Stopped)) =
-            read.state.begin(rule, id, self.clock.now())
-        {
-            return Err(throttled(refusal));
+    /// A refusal on the part of the account counts against the address.
+    async fn count_refusal(&self, registers: Vec<Register>) {
+        for Register { counter: Counter { key, rule, part }, held } in registers {
+            if part.is_of_address()
+                && let Err(error) =
+                    self.change(&key, rule, held, |state, now| Some(state.failed(rule, now))).await
+            {
+                tracing::warn!(error.message = %error, "a refused login attempt could not be counted");
+            }
         }
-        // In line, so that a crowd asks the store one by one. Whoever has been checked does not stand in it.
-        let _turn = self.turns.of(key.as_str()).lock().await;
-        let started = Instant::now();
+    }
+
+    /// Writes down that an attempt begins, if it may: what the register holds then.
+    async fn pass(
+        &self,
+        counter: &Counter,
+        id: AttemptId,
+        mut read: Versioned<Throttle>,
+    ) -> Result<Result<Versioned<Throttle>, Refusal>, Error> {
+        let Counter { key, rule, .. } = counter;
         let mut conflicts = 0;
         loop {
-            let next = match read.state.begin(rule, id, self.clock.now()) {
+            let next = match read.state.begin(*rule, id, self.clock.now()) {
                 Ok(next) => next,
-                Err(Refusal::Busy) if started.elapsed() <= PATIENCE => {
-                    tokio::time::sleep(Duration::from_millis(rand::random_range(1..5))).await;
-                    read = self.registers.load(key).await?;
-                    continue;
-                }
-                Err(refusal) => return Err(throttled(refusal)),
+                Err(refusal) => return Ok(Err(refusal)),
             };
             let state = Arc::new(next.clone());
-            let change = Change { keep_until: next.keep_until(rule), state: next, events: Vec::new() };
+            let change = Change { keep_until: next.keep_until(*rule), state: next, events: Vec::new() };
             match self.registers.commit(key, read.revision, change).await? {
-                Commit::Committed(revision) => return Ok(Versioned { revision, state }),
+                Commit::Committed(revision) => return Ok(Ok(Versioned { revision, state })),
                 Commit::Conflict(newer) => read = newer,
             }
             conflicts += 1;
@@ -168,25 +295,48 @@ impl Gate {
         }
     }
 
-    /// Changes a register, beginning with what was `read` of it.
+    /// Changes a register, beginning with what was `read` of it: what it holds then; `None` where there was nothing
+    /// to change.
     async fn change(
         &self,
         key: &ThrottleKey,
         rule: Rule,
         mut read: Versioned<Throttle>,
-        next: impl Fn(&Throttle, Timestamp) -> Throttle,
-    ) -> Result<(), Error> {
+        next: impl Fn(&Throttle, Timestamp) -> Option<Throttle>,
+    ) -> Result<Option<Throttle>, Error> {
         let mut conflicts = 0;
         loop {
-            let state = next(&read.state, self.clock.now());
+            let Some(state) = next(&read.state, self.clock.now()) else { return Ok(None) };
+            let written = state.clone();
             let change = Change { keep_until: state.keep_until(rule), state, events: Vec::new() };
             match self.registers.commit(key, read.revision, change).await? {
-                Commit::Committed(_) => return Ok(()),
+                Commit::Committed(_) => return Ok(Some(written)),
                 Commit::Conflict(newer) => read = newer,
             }
             conflicts += 1;
             lost(conflicts).await?;
         }
+    }
+}
+
+/// What an attempt does to a register in which it was not written down before.
+fn aside(state: &Throttle, rule: Rule, outcome: Outcome, now: Timestamp) -> Option<Throttle> {
+    match (outcome, rule) {
+        (Outcome::Wrong, _) => Some(state.failed(rule, now)),
+        (Outcome::Right, Rule::Account { .. }) if state.failures > 0 => Some(state.cleared(rule, now)),
+        (Outcome::Right | Outcome::NotMade, _) => None,
+    }
+}
+
+/// What follows from the failure that was counted last.
+fn what_follows(state: &Throttle, rule: Rule, common: Rule) -> Recorded {
+    let Rule::Account { free, stop, .. } = rule else { return Recorded::Nothing };
+    if rule == common && state.failures == stop {
+        Recorded::Locked
+    } else if state.failures == free && free < stop {
+        Recorded::Slowed
+    } else {
+        Recorded::Nothing
     }
 }
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::{types::UserId, username::Username};
 
 const SECOND: Duration = Duration::from_secs(1);
 const ACCOUNT: Rule =
@@ -95,7 +96,7 @@ fn what_lapsed_long_ago_has_not_been_forgotten_twice() {
     for id in 0..4 {
         state = state.begin(ADDRESS, id, start()).unwrap();
     }
-    // Three are forgotten until the four lapse, and four after that.
+    // Seven are forgotten, all of them after the four have lapsed.
     let later = start().after(Duration::from_secs(77));
     assert_eq!(state.at(ADDRESS, later).failures, 3);
     assert_eq!(state.at(ADDRESS, later).at(ADDRESS, later), state.at(ADDRESS, later));
@@ -116,6 +117,21 @@ fn addresses_count_by_network_and_usernames_by_what_they_are_compared_by() {
     assert_ne!(address("2001:db8:0:7::1"), address("2001:db8:0:8::1"));
     assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
     assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
+    let wider = |text: &str, bits| ThrottleKey::wider(text.parse().unwrap(), bits);
+    assert_eq!(wider("2001:db8:0:7::1", 56), wider("2001:db8:0:ff::1", 56));
+    assert_ne!(wider("2001:db8:0:7::1", 56), wider("2001:db8:0:107::1", 56));
+    assert_eq!(wider("2001:db8:0:7::1", 48), wider("2001:db8:0:107::1", 48));
+    assert_ne!(wider("2001:db8:0:7::1", 48), wider("2001:db8:1:7::1", 48));
+    assert_eq!((wider("192.0.2.1", 48), wider("::ffff:192.0.2.1", 56)), (None, None));
+    let id = UserId::parse("alice").unwrap();
+    let alice = Username::parse("alice").unwrap();
+    let keys = [
+        ThrottleKey::user(&id),
+        ThrottleKey::known_clients(&id),
+        ThrottleKey::account(&alice),
+        ThrottleKey::nobody(&alice),
+    ];
+    assert!((0..4).all(|one| (0..one).all(|other| keys[one] != keys[other])), "{keys:?}");
     let name = |text: &str| ThrottleKey::account(&Username::parse(text).unwrap());
     assert_eq!(name("Alice"), name("aLICE"));
     assert_ne!(name("alice"), name("bob"));
@@ -232,4 +248,67 @@ fn without_counting_those_under_way_the_limit_would_not_hold() {
     let steps = vec![Step::Begin; 50];
     assert_eq!(run(SMALL, &steps, |state, id, now| state.begin(SMALL, id, now).ok()).checked.len(), 3);
     assert_eq!(run(SMALL, &steps, forgetful(SMALL)).checked.len(), 50);
+}
+
+#[test]
+fn a_failure_in_the_future_of_a_clock_that_was_set_right_is_one_of_now() {
+    let a_day_ahead = start().after(Duration::from_hours(24));
+    for (rule, longest) in [(ACCOUNT, SECOND), (ADDRESS, Duration::from_secs(10))] {
+        let times = if rule == ACCOUNT { 5 } else { 10 };
+        let mut state = failed(rule, times, a_day_ahead);
+        assert_eq!(state.begin(rule, 1, start()), Err(Refusal::Wait(longest)));
+        assert!(state.is_ahead(start()), "time does not pass for it");
+        state = state.at(rule, start());
+        assert!(!state.is_ahead(start()));
+        assert!(state.begin(rule, 1, start().after(longest)).is_ok());
+    }
+    // Nor does one wait for an attempt that was written down then.
+    let mut state = Throttle::default();
+    for id in 0..5 {
+        state = state.begin(ACCOUNT, id, a_day_ahead).unwrap();
+    }
+    assert_eq!(state.begin(ACCOUNT, 9, start()), Err(Refusal::Busy));
+    let later = state.at(ACCOUNT, start()).at(ACCOUNT, start().after(ATTEMPT_TTL));
+    assert!(later.begin(ACCOUNT, 9, start().after(ATTEMPT_TTL + SECOND)).is_ok());
+}
+
+/// What the clock of the server does while somebody keeps trying wrong passwords, once a second of true time.
+fn jumps() -> impl Strategy<Value = Vec<Option<i64>>> {
+    let jump = prop_oneof![30 => Just(None), 1 => (-200_000..200_000_i64).prop_map(Some)];
+    prop::collection::vec(jump, 0..400)
+}
+
+proptest! {
+    #[test]
+    fn no_wait_is_longer_than_the_longest_whatever_the_clock_does(jumps in jumps()) {
+        let longest = Duration::from_secs(8);
+        let rule = Rule::Account { free: 2, first_wait: SECOND, longest_wait: longest, stop: 1000 };
+        let (mut state, mut clock, mut waited) = (Throttle::default(), start(), Duration::ZERO);
+        for (id, jump) in (0..).zip(jumps) {
+            clock = clock.after(SECOND);
+            waited += SECOND;
+            match jump {
+                Some(seconds @ 0..) => clock = clock.after(Duration::from_secs(seconds.unsigned_abs())),
+                Some(seconds) => {
+                    clock = clock.before(Duration::from_secs(seconds.unsigned_abs()));
+                    // What has passed by the other clock is not known any more.
+                    waited = Duration::ZERO;
+                }
+                None => {}
+            }
+            match state.begin(rule, id, clock) {
+                Ok(next) => {
+                    state = next.finish(rule, id, Outcome::Wrong, clock);
+                    waited = Duration::ZERO;
+                }
+                Err(Refusal::Wait(wait)) => {
+                    prop_assert!(wait <= longest && waited < longest, "{wait:?} more after {waited:?}");
+                    if state.is_ahead(clock) {
+                        state = state.at(rule, clock);
+                    }
+                }
+                Err(other) => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
 }

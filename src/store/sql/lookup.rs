@@ -183,6 +183,10 @@ impl Accounts for LookupAccounts {
         self.queries.by_id.is_some()
     }
 
+    fn has_other_names(&self) -> bool {
+        true
+    }
+
     fn renews_hashes(&self) -> bool {
         self.queries.update_hash.is_some() && self.renewals.are_worth_while()
     }

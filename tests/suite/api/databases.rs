@@ -1,5 +1,7 @@
 //! The whole server on accounts in a database of others.
 
+use std::time::Duration;
+
 use latchkey::{
     domain::password::{Argon2Params, Password, Passwords},
     grpc::pb::{self, RejectionReason, get_account_request::Key},
@@ -149,4 +151,93 @@ async fn the_users_of_a_table_of_yours_log_in_and_are_only_read() {
     let server = Server::with(Store::Embedded, &settings[..2]).await;
     assert_eq!(get(&server.client, Key::Username("alice".into())).await.unwrap(), "7");
     read_only(get(&server.client, Key::UserId("7".into())).await.unwrap_err(), "accounts.lookup_by_id");
+}
+
+/// A table of users, each with the usual password.
+async fn users(url: &str, columns: &str, rows: &[&str]) {
+    let cheap = Argon2Params { memory_kib: 8, iterations: 1, parallelism: 1 };
+    let passwords = Passwords::new(cheap, 1, 1).unwrap();
+    let hash = passwords.hash(Password::presented(PASSWORD.into()).unwrap()).await.unwrap();
+    let rows: Vec<_> = rows.iter().map(|row| format!("({row}, '{}')", hash.as_str())).collect();
+    let table = format!(
+        "CREATE TABLE users ({columns}, hash VARCHAR(200)); INSERT INTO users VALUES {}",
+        rows.join(", ")
+    );
+    execute(url, &table).await;
+}
+
+/// Why a login is refused, if it is.
+async fn outcome(server: &Server, username: &str, password: &str) -> String {
+    let message = pb::LoginRequest { password: password.into(), ..login_request(username, "phone") };
+    server.client.try_login(message).await.map_or_else(|status| parts(&status).1, |_| "OK".into())
+}
+
+/// Tries wrong passwords under many names: how many were checked as those of one account can be, if any was. Whatever
+/// is told must be the same for names that find an account and for those that do not.
+async fn spell(server: &Server, spellings: &[String], strangers: &[String]) {
+    for (spelling, stranger) in spellings.iter().zip(strangers) {
+        let (theirs, nobodys) =
+            (outcome(server, spelling, "wrong").await, outcome(server, stranger, "wrong").await);
+        assert_eq!((theirs.as_str(), nobodys.as_str()), ("INVALID_CREDENTIALS", "INVALID_CREDENTIALS"));
+    }
+    // The account has a wait by now, although none of its names has.
+    let (last, stranger) = (spellings.last().unwrap(), strangers.last().unwrap());
+    assert_eq!(
+        outcome(server, last, PASSWORD).await,
+        "INVALID_CREDENTIALS",
+        "a right password is not looked at"
+    );
+    assert_eq!(outcome(server, stranger, PASSWORD).await, "INVALID_CREDENTIALS");
+    server.clock.advance(Duration::from_secs(1));
+    assert_eq!(outcome(server, last, PASSWORD).await, "OK", "after its wait");
+    server.until_settled(last).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_mariadb_compares_names_the_limit_is_one_for_each_account() {
+    for collation in ["utf8mb4_general_ci", "utf8mb4_unicode_ci", "utf8mb4_unicode_520_ci"] {
+        let url = MariaDb::shared().database().await;
+        let columns = format!("id INT, name VARCHAR(50) COLLATE {collation}");
+        users(&url, &columns, &["1, 'alice'", "2, 'bob'"]).await;
+        let by_name =
+            "SELECT id AS user_id, name AS username, hash AS password_hash FROM users WHERE name = :username";
+        let settings = [("ACCOUNTS__URL", url.as_str()), ("ACCOUNTS__LOOKUP", by_name)];
+        let server = Server::with(Store::Embedded, &settings).await;
+        let names = ["álice", "alíce", "ALÌCE", "alicé", "âlice", "alïce"].map(str::to_owned);
+        let strangers = ["carol", "cárol", "caról", "cärol", "CAROL", "çarol"].map(str::to_owned);
+        for name in &names {
+            assert_eq!(outcome(&server, name, PASSWORD).await, "OK", "{collation} finds her as {name}");
+            server.until_settled(name).await;
+        }
+        spell(&server, &names[..5], &strangers[..5]).await;
+        assert_eq!(outcome(&server, "bob", PASSWORD).await, "OK", "nobody else has to wait");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_and_an_address_of_one_account_have_one_limit() {
+    let url = Postgres::shared().database().await;
+    let columns = "id INT, name VARCHAR(50), mail VARCHAR(50)";
+    users(&url, columns, &["1, 'alice', 'alice@example.com'", "2, 'bob', 'bob@example.com'"]).await;
+    let by_either = "SELECT id AS user_id, name AS username, hash AS password_hash FROM users
+                     WHERE name = :username OR lower(mail) = lower(:username)";
+    let settings = [("ACCOUNTS__URL", url.as_str()), ("ACCOUNTS__LOOKUP", by_either)];
+    let server = Server::with(Store::Embedded, &settings).await;
+    let names = ["alice", "alice@example.com", "alice", "alice@example.com", "alice"].map(str::to_owned);
+    let strangers = ["carol", "carol@example.com", "carol", "carol@example.com", "carol"].map(str::to_owned);
+    spell(&server, &names, &strangers).await;
+
+    // An operator sees it, and ends it.
+    for _ in 0..5 {
+        assert_eq!(outcome(&server, "bob@example.com", "wrong").await, "INVALID_CREDENTIALS");
+    }
+    let key = Some(Key::Username("bob".into()));
+    let get = server.client.admin(pb::GetAccountRequest { key });
+    let answer = server.client.accounts.clone().get_account(get).await.unwrap().into_inner();
+    assert_eq!(answer.login_throttle.unwrap().failures, 5);
+    let key = Some(pb::unlock_account_request::Key::Username("bob@example.com".into()));
+    let unlock = server.client.admin(pb::UnlockAccountRequest { key });
+    assert_eq!(server.client.accounts.clone().unlock_account(unlock).await.unwrap().into_inner().failures, 5);
+    assert_eq!(outcome(&server, "bob", PASSWORD).await, "OK");
+    assert_eq!(outcome(&server, "bob@example.com", PASSWORD).await, "OK");
 }

@@ -21,6 +21,7 @@ mod kick_war;
 mod limits;
 mod login;
 mod logout;
+mod overload;
 mod panics;
 mod passwords;
 mod races;

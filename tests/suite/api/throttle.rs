@@ -207,3 +207,165 @@ async fn of_101_parallel_guesses_from_50_addresses_over_two_replicas_at_most_100
         assert_eq!(standing(&two.client, "alice").await.failures, u32::try_from(most).unwrap());
     }
 }
+
+on_both_stores! {
+    async fn whoever_keeps_asking_for_a_throttled_name_is_refused_by_address(server: Server,
+        &[("THROTTLE__ADDRESS_FAILURES", "20")])
+    {
+        let client = &server.client;
+        client.user("alice").await;
+        client.user("bob").await;
+        let attacker = "198.51.100.1";
+        for _ in 0..20 {
+            refused(client, guess("alice", attacker)).await;
+        }
+        assert_eq!(standing(client, "alice").await.failures, 5, "the others were refused");
+        // The wait of the name is over, and the attacker cannot use the next attempt up.
+        server.clock.advance(Duration::from_secs(1));
+        assert_eq!(reason(&refused(client, guess("alice", attacker)).await), "THROTTLED");
+        assert_eq!(reason(&refused(client, guess("bob", attacker)).await), "THROTTLED");
+        assert_eq!(standing(client, "alice").await.failures, 5);
+        client.login("alice", "").await;
+    }
+}
+
+const LONG_SESSIONS: &[(&str, &str)] = &[
+    ("THROTTLE__ADDRESS_FAILURES", "0"),
+    ("SESSION__IDLE_TIMEOUT", "30d"),
+    ("SESSION__ABSOLUTE_TIMEOUT", "30d"),
+];
+
+on_both_stores! {
+    async fn an_attacker_does_not_lock_out_a_client_from_where_the_user_has_logged_in(server: Server, LONG_SESSIONS)
+    {
+        let client = &server.client;
+        client.user("alice").await;
+        let (home, elsewhere) = ("203.0.113.7", "203.0.113.8");
+        let login = async |from: &str| {
+            let mut request = Request::new(login_request("alice", ""));
+            request.metadata_mut().insert("x-forwarded-for", from.parse().unwrap());
+            client.auth.clone().login(request).await
+        };
+        login(home).await.unwrap();
+        for _ in 0..90 {
+            assert_eq!(reason(&refused(client, guess("alice", "198.51.100.1")).await), "INVALID_CREDENTIALS");
+            server.clock.advance(Duration::from_mins(15));
+        }
+        // The last of a hundred are left to clients that are known; nothing of that shows.
+        assert_eq!(reason(&login(elsewhere).await.unwrap_err()), "INVALID_CREDENTIALS");
+        for _ in 0..9 {
+            server.clock.advance(Duration::from_mins(15));
+            assert_eq!(reason(&refused(client, guess("alice", "198.51.100.1")).await), "INVALID_CREDENTIALS");
+        }
+        assert!(standing(client, "alice").await.locked);
+        assert_eq!(reason(&login(elsewhere).await.unwrap_err()), "THROTTLED");
+
+        // Wrong passwords from there have a count of their own, and waits.
+        for _ in 0..5 {
+            assert_eq!(reason(&refused(client, guess("alice", home)).await), "INVALID_CREDENTIALS");
+        }
+        assert_eq!(reason(&login(home).await.unwrap_err()), "THROTTLED");
+        server.clock.advance(Duration::from_secs(1));
+        login(home).await.unwrap();
+        server.until_settled("alice").await;
+        // A right password clears the count.
+        login(elsewhere).await.unwrap();
+    }
+}
+
+on_both_stores! {
+    async fn those_who_are_known_are_as_all_others_when_their_own_attempts_are_used_up(server: Server, LONG_SESSIONS)
+    {
+        let client = &server.client;
+        client.user("alice").await;
+        let home = "203.0.113.7";
+        let mut request = Request::new(login_request("alice", ""));
+        request.metadata_mut().insert("x-forwarded-for", home.parse().unwrap());
+        client.auth.clone().login(request).await.unwrap();
+        let hashes = server.app.engine.passwords.hashes();
+        let mut checked = 0;
+        while !standing(client, "alice").await.locked {
+            checked += u64::from(reason(&refused(client, guess("alice", home)).await) == "INVALID_CREDENTIALS");
+            server.clock.advance(Duration::from_mins(15));
+            assert!(checked <= 100, "more than a hundred wrong passwords in a row");
+        }
+        assert_eq!((checked, server.app.engine.passwords.hashes() - hashes), (100, 100));
+    }
+}
+
+on_both_stores! {
+    async fn many_networks_of_one_site_have_a_limit_together(server: Server, &[("THROTTLE__ADDRESS_FAILURES", "2")]) {
+        let client = &server.client;
+        let try_from = async |number: u32| {
+            // Two from each /64, 256 of these in a /56.
+            let from = format!("2001:db8:1:{:x}::1", number / 2);
+            reason(&refused(client, guess(&format!("user{number}"), &from)).await)
+        };
+        for number in 0..8 {
+            assert_eq!(try_from(number).await, "INVALID_CREDENTIALS", "{number}");
+        }
+        assert_eq!(try_from(8).await, "THROTTLED", "a /56 has four times as many");
+        for other in 1..4 {
+            for number in 0..8 {
+                assert_eq!(try_from(512 * other + number).await, "INVALID_CREDENTIALS", "{other} {number}");
+            }
+        }
+        assert_eq!(try_from(512 * 4).await, "THROTTLED", "a /48 has 16 times as many");
+        assert_eq!(reason(&refused(client, guess("other", "2001:db8:2::1")).await), "INVALID_CREDENTIALS");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_trail_tells_a_wait_from_a_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("audit.jsonl");
+    let settings = [("AUDIT__FILE", file.to_str().unwrap()), ("THROTTLE__MAX_FAILURES", "7")];
+    let server = Server::with(Store::Embedded, &settings).await;
+    server.client.user("alice").await;
+    for name in ["alice", "nobody"] {
+        for _ in 0..7 {
+            refused(&server.client, guess(name, "198.51.100.1")).await;
+            if standing(&server.client, "alice").await.failures == 5 {
+                refused(&server.client, guess("alice", "198.51.100.1")).await;
+            }
+            server.clock.advance(Duration::from_mins(1));
+        }
+        refused(&server.client, guess(name, "198.51.100.1")).await;
+    }
+    assert!(server.app.stop().await);
+    let trail = std::fs::read_to_string(file).unwrap();
+    let of = |action: &str| -> Vec<serde_json::Value> {
+        let lines = trail.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter(|line| line["action"] == action).collect()
+    };
+    for action in ["account.slowed", "account.locked"] {
+        let entries = of(action);
+        assert_eq!(entries.len(), 2, "one for each name: {trail}");
+        assert_eq!(
+            (&entries[0]["username"], &entries[0]["address"]),
+            (&"alice".into(), &"198.51.100.1".into())
+        );
+        assert!(entries[1].get("username").is_none() && !entries[1].to_string().contains("nobody"));
+        assert!(entries[1]["detail"].as_str().unwrap().starts_with("username with the hash "), "{trail}");
+    }
+    let refused: Vec<_> = of("login").into_iter().filter(|line| line["reason"] == "THROTTLED").collect();
+    let count =
+        |text: &str| refused.iter().filter(|line| line["detail"].as_str().unwrap().ends_with(text)).count();
+    assert_eq!((count("has to wait"), count("locked until an operator unlocks it")), (1, 2), "{trail}");
+}
+
+on_both_stores! {
+    async fn a_clock_that_was_a_day_fast_makes_nobody_wait_for_a_day(server: Server) {
+        let client = &server.client;
+        client.user("alice").await;
+        server.clock.advance(Duration::from_hours(24));
+        for _ in 0..5 {
+            assert_eq!(reason(&refused(client, guess("alice", "198.51.100.1")).await), "INVALID_CREDENTIALS");
+        }
+        server.clock.set_back(Duration::from_hours(24));
+        let status = client.try_login(login_request("alice", "")).await.unwrap_err();
+        assert!(retry_after(&status) <= Duration::from_secs(1), "{status:?}");
+        server.clock.advance(Duration::from_secs(1));
+        client.login("alice", "").await;
+    }
+}

@@ -1,5 +1,6 @@
 //! The binary: crashes, outages, replicas, signals, limits, the command line, the README.
 
+mod attempts;
 mod audit;
 mod bench;
 mod callers;
