@@ -1,7 +1,8 @@
-//! An account from a row of a table that is not ours.
+//! Converts a row of a foreign table to an account.
 //!
-//! Such a table has rules of its own. What we can take of a row is taken; what we cannot is left out and logged, by
-//! user. A row of which nobody can be logged in is no account: that concerns one user, and not the service.
+//! A foreign table has rules of its own. Values that Latchkey cannot represent are left out and logged, once for each
+//! user and kind. A row without a usable user id is treated as no account: the problem concerns one user, not the
+//! service.
 
 use std::{
     collections::HashSet,
@@ -16,10 +17,10 @@ use crate::domain::{
     username::Username,
 };
 
-/// How many notices are kept in mind, so that each is logged once.
+/// The most notices that are remembered, so that each is logged once.
 const MAX_NOTICES: usize = 1000;
 
-/// What of a row could not be taken.
+/// Identifies the kind of a problem with a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     UserId,
@@ -31,20 +32,20 @@ pub(super) enum Kind {
     Characters,
 }
 
-/// Whose row it is.
+/// Names the user that a row belongs to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Who<'a> {
     Id(&'a UserId),
-    /// Where the row has no id, or it is not clear which row is meant.
+    /// Used where the row has no usable id, or several rows match.
     Name(&'a Username),
 }
 
-/// What has been logged of rows, once for each user and kind.
+/// Logs problems with rows, each once for each user and kind.
 #[derive(Default)]
 pub(super) struct Notices(Mutex<HashSet<(String, Kind)>>);
 
 impl Notices {
-    /// Logs what could not be taken of somebody's row, unless it has been.
+    /// Logs a problem, unless it was logged before.
     pub(super) fn log(&self, who: Who<'_>, kind: Kind, problem: &str) {
         let (user_id, username) = match who {
             Who::Id(user_id) => (Some(user_id.as_str()), None),
@@ -60,18 +61,18 @@ impl Notices {
             user.id = user_id,
             user.name = username,
             error.message = problem,
-            "a row that accounts.lookup found cannot be taken as it is"
+            "a row found by accounts.lookup cannot be represented in full"
         );
         if room == 1 {
             tracing::warn!(
-                "{MAX_NOTICES} such rows have been logged; no more are until the server is started again"
+                "logged {MAX_NOTICES} such rows; further ones are not logged until the server restarts"
             );
         }
     }
 }
 
-/// The account in a row that was found, for the name `sought` if not for an id; `None` where nobody can be logged in
-/// as its user.
+/// Returns the account of a row. `sought` is the name that was looked up, if the lookup was by name. Returns `None`
+/// for a row without a usable user id.
 pub(super) fn account(row: &Row, sought: Option<&Username>, notices: &Notices) -> Option<Account> {
     let username = row.text("username").ok().and_then(Username::foreign);
     let has_name = username.is_some();
@@ -85,21 +86,24 @@ pub(super) fn account(row: &Row, sought: Option<&Username>, notices: &Notices) -
     };
     let log = |kind, problem: &str| notices.log(Who::Id(&user_id), kind, problem);
     if !has_name {
-        log(Kind::Username, "it has no username that can be shown; what was typed is shown in its place");
+        log(Kind::Username, "its username is empty or not text; the name that was typed is shown instead");
     }
     let username = username?;
     let password = match row.get("password_hash") {
         // An account without a password: nobody can log in with one.
         Some(Cell::Null) => "",
         _ => row.text("password_hash").unwrap_or_else(|_| {
-            log(Kind::Hash, "its password_hash is not text, so that no password is the right one");
+            log(Kind::Hash, "its password_hash is not text, so no password matches");
             ""
         }),
     };
     let disabled = match row.get("disabled") {
         None | Some(Cell::Null) => false,
         Some(_) => row.boolean("disabled").unwrap_or_else(|_| {
-            log(Kind::Disabled, "it is neither true nor false whether it is disabled, so it is");
+            log(
+                Kind::Disabled,
+                "its column disabled is neither true nor false; the account is treated as disabled",
+            );
             true
         }),
     };
@@ -109,7 +113,7 @@ pub(super) fn account(row: &Row, sought: Option<&Username>, notices: &Notices) -
     }
     Some(Account {
         username,
-        // As it stands there, so that it can be replaced.
+        // The exact text, because accounts.update_hash compares it.
         password: PasswordHash::new(password.to_owned()),
         roles,
         disabled: if disabled { Disabled::Yes } else { Disabled::No },
@@ -118,8 +122,8 @@ pub(super) fn account(row: &Row, sought: Option<&Username>, notices: &Notices) -
     })
 }
 
-/// The user's id. White space around it is taken off where it cannot be part of the id: two users must not become one.
-/// Where a column is padded by its type, the row comes without that already.
+/// Returns the user's id. White space around it is trimmed only from numbers and UUIDs: trimming an id that a user may
+/// have chosen could merge two users into one. The padding of CHAR(n) columns is removed when the row is read.
 pub(super) fn user_id(row: &Row) -> Option<UserId> {
     let written = row.written("user_id").ok()?;
     let trimmed = written.trim();
@@ -129,13 +133,13 @@ pub(super) fn user_id(row: &Row) -> Option<UserId> {
     UserId::parse(if made_by_a_machine { trimmed } else { &written }).ok()
 }
 
-/// Those of the roles that can be, and what to say of the others.
+/// Returns the valid roles, and a description of the others.
 fn roles(row: &Row) -> (Vec<Role>, Option<String>) {
     if row.get("roles").is_none() {
         return (Vec::new(), None);
     }
     let Ok(names) = row.names("roles") else {
-        return (Vec::new(), Some("its roles are not text, so that it has none".into()));
+        return (Vec::new(), Some("its roles are not text and are ignored".into()));
     };
     let mut left_out = names.iter().filter(|name| Role::parse(name).is_err());
     let problem = left_out.next().map(|first| {
@@ -159,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_notice_is_given_once_and_there_is_an_end_of_them() {
+    fn each_notice_is_logged_once_and_their_number_is_bounded() {
         let notices = Notices::default();
         let user = |number: usize| UserId::parse(&number.to_string()).unwrap();
         for _ in 0..3 {

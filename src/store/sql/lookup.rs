@@ -67,10 +67,9 @@ impl LookupAccounts {
         Ok(Self { link, queries, notices: Notices::default(), renewals: Renewals::default() })
     }
 
-    /// The rows that a statement finds for a value; `who` is sought.
+    /// Returns the rows that a statement finds for a value; `who` names the user in the log.
     async fn rows(&self, query: &Query, value: &str, who: Who<'_>) -> Result<Vec<Row>, StoreError> {
-        // A text that is no value of the column's type is in no row, nor is one whose characters the table does not
-        // have.
+        // A value that the column's type or character set cannot represent matches no row.
         let Some(values) = query.values(|_| value) else { return Ok(Vec::new()) };
         match self.link.fetch_foreign(&query.statement.text, &values).await {
             Err(Fault::Characters { of_row, error }) => {
@@ -84,8 +83,9 @@ impl LookupAccounts {
         }
     }
 
-    /// The account that is meant by a name, in the rows that were found for it. Where there are several, because the
-    /// statement compares in another way than the table holds apart, it is the one with exactly this name.
+    /// Returns the account for a name from the rows that were found. Several rows are found where the statement
+    /// compares less strictly than the table, for example without regard to case; the one with exactly this name then
+    /// counts.
     fn pick(&self, rows: &[Row], username: &Username) -> Option<Account> {
         let row = match rows {
             [] => return None,
@@ -96,14 +96,12 @@ impl LookupAccounts {
                     name.is_some_and(|name| name.as_str() == username.as_str())
                 };
                 let mut exact = several.iter().filter(is_exact);
-                match (exact.next(), exact.next()) {
-                    (Some(row), None) => row,
-                    _ => {
-                        let problem = "there are several rows for this name, and not one of exactly this name, so nobody can log in with it";
-                        self.notices.log(Who::Name(username), Kind::SeveralRows, problem);
-                        return None;
-                    }
-                }
+                let (Some(row), None) = (exact.next(), exact.next()) else {
+                    let problem = "accounts.lookup finds several rows for this name, and not one with exactly this name: nobody can log in with it";
+                    self.notices.log(Who::Name(username), Kind::SeveralRows, problem);
+                    return None;
+                };
+                row
             }
         };
         account(row, Some(username), &self.notices)
@@ -155,8 +153,8 @@ impl Accounts for LookupAccounts {
     async fn find(&self, username: &Username) -> Result<Option<Account>, StoreError> {
         let by_name = &self.queries.by_name;
         let found = self.pick(&self.rows(by_name, username.as_str(), Who::Name(username)).await?, username);
-        // Django's login form makes one of compatibility variants (NFKC), and so are the names that it has stored.
-        // Asked in any case, so that the time tells nothing of whether there is such a name.
+        // Django's login form normalises names to NFKC, the form in which it stores them. The second lookup does not
+        // depend on the result of the first, so that timing does not reveal whether a name exists.
         let Some(compatible) = username.compatible() else { return Ok(found) };
         let rows = self.rows(by_name, compatible.as_str(), Who::Name(&compatible)).await?;
         let djangos = |account: &Account| account.password.is_djangos();
@@ -188,7 +186,7 @@ impl Accounts for LookupAccounts {
     }
 
     fn renews_hashes(&self) -> bool {
-        self.queries.update_hash.is_some() && self.renewals.are_worth_while()
+        self.queries.update_hash.is_some() && !self.renewals.are_paused()
     }
 
     fn read_only(&self) -> bool {

@@ -1,7 +1,7 @@
-//! Renewing a hash in a table that is not ours, without ever losing one.
+//! Renews a hash in a foreign table without ever losing one.
 //!
-//! A column can be too short for what is written to it, and a trigger can write something else. So what was written is
-//! read back before it lasts, by the statement that will find it at the next login.
+//! A column can truncate what is written to it, and a trigger can change it. The new hash is therefore read back before
+//! the commit, by the statement that will find it at the next login.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -11,28 +11,28 @@ use std::{
 use super::{fault::Fault, found, link::Link, query::Query, row::Row, session::Session};
 use crate::domain::{password::PasswordHash, ports::StoreError, types::UserId, username::Username};
 
-/// How long nothing is renewed after a renewal that was undone. It is the column or the statement, which somebody has
-/// to change; until then each login would compute another hash in vain.
+/// How long renewals pause after one was rolled back. Somebody has to change the column or the statement; until then
+/// every login would compute a hash in vain.
 const PAUSE: Duration = Duration::from_mins(10);
 
-/// The statements.
+/// The statements that a renewal needs.
 #[derive(Clone, Copy)]
 pub(super) struct Statements<'a> {
     pub(super) by_name: &'a Query,
     pub(super) update: &'a Query,
 }
 
-/// A hash to be renewed.
+/// Describes one renewal.
 #[derive(Clone, Copy)]
 pub(super) struct Renewal<'a> {
-    /// What was typed.
+    /// The name that the account was found by.
     pub(super) username: &'a Username,
     pub(super) user_id: &'a UserId,
     pub(super) old: &'a PasswordHash,
     pub(super) new: &'a PasswordHash,
 }
 
-/// Whether renewals work.
+/// Tracks whether renewals work.
 #[derive(Default)]
 pub(super) struct Renewals(Mutex<State>);
 
@@ -42,21 +42,21 @@ struct State {
     logged: bool,
 }
 
-/// What became of a renewal.
+/// The outcome of a renewal.
 enum Outcome {
-    /// It lasts, or there was nothing to renew any more.
+    /// The new hash was committed, or the old one had changed meanwhile.
     Done,
-    /// It would not have stored what it should.
+    /// The new hash was not stored as it is, so the transaction was rolled back.
     Undone(String),
 }
 
 impl Renewals {
-    /// Whether it is worth while to compute a new hash.
-    pub(super) fn are_worth_while(&self) -> bool {
-        self.state().paused_at.is_none_or(|at| at.elapsed() >= PAUSE)
+    /// Returns whether renewals are paused.
+    pub(super) fn are_paused(&self) -> bool {
+        self.state().paused_at.is_some_and(|at| at.elapsed() < PAUSE)
     }
 
-    /// Replaces the hash, if that leaves one that the password matches.
+    /// Replaces the hash, unless the new one cannot be read back as it is.
     pub(super) async fn renew(
         &self,
         link: &Link,
@@ -69,7 +69,7 @@ impl Renewals {
                 return Ok(());
             }
             Ok(Outcome::Undone(problem)) => problem,
-            // The database would not take it, and not because it is down.
+            // The database refused the statement or the value.
             Err(Fault::Refused(StoreError::Corrupt { cause, .. })) => cause,
             Err(fault) => return Err(fault.into()),
         };
@@ -79,7 +79,7 @@ impl Renewals {
             tracing::warn!(
                 user.id = %renewal.user_id,
                 error.message = problem,
-                "accounts.update_hash did not store a new hash as it is, so the old one was kept, and so are those of others: the column needs room for 128 characters, and accounts.lookup must find what was stored"
+                "accounts.update_hash did not store a new hash unchanged, so the old one was kept; renewals pause for ten minutes: the column needs room for 128 characters, and accounts.lookup must return what was stored"
             );
         }
         Ok(())
@@ -92,11 +92,11 @@ impl Renewals {
 
 async fn renew(link: &Link, statements: Statements<'_>, renewal: Renewal<'_>) -> Result<Outcome, Fault> {
     let mut session = link.begin().await?;
-    // What is found after the update must be what is found before it.
+    // The account must be found by the same name before and after the update.
     let found = stored(&mut session, statements.by_name, renewal).await?.is_some();
     let changed = if found { update(&mut session, statements.update, renewal).await? } else { 0 };
     if changed == 0 {
-        // The password, or the name, has been changed since.
+        // The password or the name was changed meanwhile.
         session.roll_back().await?;
         return Ok(Outcome::Done);
     }
@@ -121,7 +121,7 @@ async fn renew(link: &Link, statements: Statements<'_>, renewal: Renewal<'_>) ->
     Ok(Outcome::Undone(problem))
 }
 
-/// Some tables know of no transactions (`MyISAM`): puts the old hash back in the place of what was written.
+/// Writes the old hash back where a rollback had no effect, as on tables without transactions (`MyISAM`).
 async fn restore(
     link: &Link,
     statements: Statements<'_>,
@@ -140,25 +140,25 @@ async fn restore(
     if !stored.is_some_and(|stored| stored.is_same(renewal.old)) {
         tracing::error!(
             user.id = %renewal.user_id,
-            "the table of accounts.update_hash knows of no transactions, and did not take the old hash back: set the password of this user again"
+            "the table of accounts.update_hash has no transactions, and the old hash could not be restored: set the password of this user again"
         );
     }
     Ok(())
 }
 
-/// How many rows it changed.
+/// Executes the update and returns how many rows it changed.
 async fn update(session: &mut Session, update: &Query, renewal: Renewal<'_>) -> Result<u64, Fault> {
     let values = update.values(|name| match name {
         "new_hash" => renewal.new.as_str(),
         "old_hash" => renewal.old.as_str(),
         _ => renewal.user_id.as_str(),
     });
-    // An id that is no value of the column's type is in no row.
+    // An id that is not a value of the column's type matches no row.
     let Some(values) = values else { return Ok(0) };
     session.execute_foreign(&update.statement.text, &values).await
 }
 
-/// The hash that a login would find now.
+/// Returns the hash that a login would find now.
 async fn stored(
     session: &mut Session,
     by_name: &Query,

@@ -1,12 +1,10 @@
-//! A connection, from the pool and back: for one statement, or for one transaction.
+//! A connection that is borrowed from the pool for one statement or one transaction.
 //!
-//! The library has a type for everything of every database. This file is where the three become one, so that
-//! each statement of ours is written once.
+//! The library has separate types for each database. This file unifies them, so that each statement is written once.
 //!
-//! On PostgreSQL every statement runs in a transaction, whose settings end with it, and statements have no name.
-//! So a pooler may stand between us and the server that gives each transaction another connection
-//! (pgbouncer with `pool_mode = transaction`): nothing of ours is left on a connection that others use next, and
-//! nothing is expected to be there.
+//! On PostgreSQL every statement runs in a transaction with transaction-scoped settings and unnamed prepared
+//! statements. A pooler in transaction mode (pgbouncer with `pool_mode = transaction`) may therefore sit in between:
+//! no session state is left on a server connection that others use next, and none is expected there.
 
 use std::{sync::Arc, time::Duration};
 
@@ -74,11 +72,11 @@ pub(super) struct Session {
     dialect: Dialect,
     limits: Limits,
     usable: bool,
-    /// What it was begun for.
+    /// The purpose of the open transaction.
     transaction: Option<Purpose>,
-    /// Whether something was written in it.
+    /// Whether the transaction has written something.
     has_written: bool,
-    /// Whether the last statement was forgotten before it was executed.
+    /// Whether the server had dropped the last statement before it was executed.
     forgotten: bool,
 }
 
@@ -204,7 +202,7 @@ impl Session {
                 Connection::Sqlite(connection) => Description::of(&connection.prepare(text).await?),
                 Connection::MySql(connection) => Description::of(&connection.prepare(text).await?),
                 Connection::Postgres(connection) => {
-                    // The library gives it a name, which must end with the transaction.
+                    // The library names the statement, so it has to be closed within the transaction.
                     forget_statements(connection).await?;
                     let prepared = connection.prepare(text).await;
                     connection.clear_cached_statements().await?;
@@ -228,9 +226,9 @@ impl Session {
         done
     }
 
-    /// Where a value or a column is of a type that the library meets for the first time on this connection, it asks the
-    /// server about it between preparing a statement and executing it, and the question makes the server forget a
-    /// statement without a name. The second time it knows the type.
+    /// When the library meets a type for the first time on a connection, it queries it between preparing a statement
+    /// and executing it, and that query makes the server drop the unnamed statement. The second attempt knows the
+    /// type.
     fn is_to_be_repeated(&self) -> bool {
         self.forgotten && !self.has_written
     }
@@ -307,7 +305,7 @@ impl Drop for Session {
         }
         let patience = self.limits.answer;
         let reading = self.transaction.is_some();
-        // Nobody has to wait for the end of a transaction that has only read.
+        // The caller does not wait for the end of a transaction that has only read.
         each!(Connection, connection, connection => {
             let mut connection = connection;
             tokio::spawn(async move {
@@ -331,9 +329,9 @@ async fn give_back<D: sqlx::Database>(mut connection: PoolConnection<D>, patienc
     let _ = timeout(patience, connection.return_to_pool()).await;
 }
 
-/// Ends the statements that others have left under the names of the library on a connection that a pooler has lent
-/// us for this transaction: they would collide with ours. Where poolers know of names, they use other ones; so
-/// whoever left these could not have relied on them.
+/// Deallocates the statements that other clients of the same library have left on the server connection of a pooler:
+/// their names would collide with ours. Poolers that support named statements rename them, so nobody can rely on
+/// these.
 pub(super) async fn forget_statements(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let left = "SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\\_s\\_%'";
     let left = sqlx::query(left).persistent(false).fetch_all(&mut *connection).await?;

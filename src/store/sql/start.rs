@@ -204,8 +204,8 @@ async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Error>
     if locked == Some(1) { Ok(()) } else { Err(sqlx::Error::PoolTimedOut) }
 }
 
-/// One replica at a time, in one transaction: the library's lock would be the connection's, which is another one for
-/// each transaction where a pooler stands between us and the server.
+/// Runs the migrations in one transaction, under an advisory lock of that transaction. The library's own lock belongs
+/// to the session, which changes with each transaction behind a pooler.
 async fn migrate_postgres(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let mut migrator = sqlx::migrate!("src/store/sql/migrations/postgres");
     migrator.set_locking(false);
@@ -214,7 +214,7 @@ async fn migrate_postgres(connection: &mut PgConnection) -> Result<(), MigrateEr
     sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
     forget_statements(&mut transaction).await?;
     let outcome = migrate(&mut *transaction, migrator).await;
-    // They have names, which must end with the transaction.
+    // The statements of the library are named, so they have to be closed within the transaction.
     transaction.clear_cached_statements().await?;
     outcome?;
     Ok(transaction.commit().await?)

@@ -48,7 +48,7 @@ async fn a_server_that_starts_before_its_database_serves_once_that_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_taken_of_a_row_or_stored_in_it_is_logged_once_for_each_user() {
+async fn values_of_a_row_that_cannot_be_represented_or_stored_are_logged_once_for_each_user() {
     // bcrypt of the usual password, and what cuts off every hash that is written.
     let tables = "CREATE TABLE users (id INT, name TEXT, hash TEXT, roles TEXT);
          INSERT INTO users SELECT column1, column2, '$2b$04$g36hvT.mjwzpk2aBd5tGMOWdkBs6nCE2UUl48hpT1vNxWA475KHdC', column3
@@ -73,12 +73,12 @@ async fn what_cannot_be_taken_of_a_row_or_stored_in_it_is_logged_once_for_each_u
         assert_eq!(client.login("bob", "").await.session.unwrap().roles, [""; 0]);
     };
     log_in().await;
-    process.output_until("accounts.update_hash did not store a new hash");
+    process.output_until("accounts.update_hash did not store a new hash unchanged");
     log_in().await;
     process.terminate();
     let (_, output) = process.wait(Duration::from_secs(30));
     for (told, times) in [
-        ("cannot be taken as it is", 2),
+        ("cannot be represented in full", 2),
         ("R&D", 1),
         ("Geschäftsführung", 1),
         ("accounts.update_hash did not store a new hash", 1),

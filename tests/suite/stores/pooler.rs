@@ -1,6 +1,6 @@
 //! Accounts through a pooler that gives every transaction another connection to the server.
 
-use std::{collections::BTreeSet, str::FromStr as _, sync::Arc};
+use std::{str::FromStr as _, sync::Arc};
 
 use latchkey::{
     domain::ports::{Account, AccountChange, Accounts, Callers as _, DebtCause},
@@ -50,38 +50,44 @@ impl Application {
         sqlx::raw_sql(statement).fetch_all(&mut self.0).await.unwrap()
     }
 
-    /// What a SELECT of one text finds on each of the connections to the server.
-    async fn on_each(&mut self, select: &str) -> Vec<String> {
-        let mut found = BTreeSet::new();
-        for _ in 0..500 {
-            let rows = self.run(&format!("SELECT pg_backend_pid(), ({select})::text")).await;
-            let row = &rows[0];
+    /// What a SELECT of one value finds on each of the connections to the server, all of which a transaction holds
+    /// meanwhile.
+    async fn on_each(url: &str, select: &str) -> Vec<String> {
+        let mut clients = Vec::new();
+        let mut found = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut client = Self::connect(url).await;
+            client.run("BEGIN").await;
+            let rows = client.run(&format!("SELECT ({select})::text")).await;
             // The simple protocol answers in text.
-            found.insert((row.get_unchecked::<String, _>(0), row.get_unchecked::<Option<String>, _>(1)));
-            let pids: BTreeSet<_> = found.iter().map(|(pid, _)| pid.clone()).collect();
-            if pids.len() == CONNECTIONS {
-                break;
-            }
+            found.push(rows[0].get_unchecked::<Option<String>, _>(0).unwrap_or_default());
+            clients.push(client);
         }
-        let pids: BTreeSet<_> = found.iter().map(|(pid, _)| pid.clone()).collect();
-        assert_eq!(pids.len(), CONNECTIONS, "not every connection was seen");
-        found.into_iter().map(|(_, found)| found.unwrap_or_default()).collect()
+        for mut client in clients {
+            client.run("COMMIT").await;
+        }
+        found
     }
 
-    /// Sees its own settings, no statements of others, and can write.
-    async fn is_left_alone(&mut self) {
+    /// It sees its own settings, no statements and locks of others, and can write.
+    async fn is_left_alone(url: &str) {
         for (select, expected) in [
             ("current_setting('default_transaction_read_only')", "off"),
             ("current_setting('transaction_read_only')", "off"),
             ("current_setting('statement_timeout')", "0"),
             ("current_setting('idle_in_transaction_session_timeout')", "0"),
             ("SELECT count(*) FROM pg_prepared_statements", "0"),
-            ("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", "0"),
+            (
+                "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+                 WHERE locktype = 'advisory' AND datname = current_database()",
+                "0",
+            ),
         ] {
-            let found = self.on_each(select).await;
+            let found = Self::on_each(url, select).await;
             assert!(found.iter().all(|found| found == expected), "{select}: {found:?}");
         }
-        self.run("CREATE TABLE IF NOT EXISTS written (x int); INSERT INTO written VALUES (1)").await;
+        let write = "CREATE TABLE IF NOT EXISTS written (x int); INSERT INTO written VALUES (1)";
+        Self::connect(url).await.run(write).await;
     }
 }
 
@@ -126,7 +132,7 @@ async fn tables_of_ours_are_made_and_used_through_a_pooler_and_its_connections_s
     users.join_all().await;
     assert_eq!(accounts.list(None, 100).await.unwrap().len(), 40);
     assert_eq!(accounts.callers().list().await.unwrap(), []);
-    Application::connect(&url).await.is_left_alone().await;
+    Application::is_left_alone(&url).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,7 +153,6 @@ async fn a_table_of_yours_is_read_through_a_pooler_and_its_connections_stay_as_t
         ),
     };
     Application::on_all(&url, "SELECT 1").await;
-    let mut application = Application::connect(&url).await;
     for _ in 0..3 {
         let accounts = Arc::new(LookupAccounts::open(&many(&url), &lookup).await.unwrap());
         let mut users = JoinSet::new();
@@ -163,7 +168,7 @@ async fn a_table_of_yours_is_read_through_a_pooler_and_its_connections_stay_as_t
             });
         }
         users.join_all().await;
-        application.is_left_alone().await;
+        Application::is_left_alone(&url).await;
     }
 }
 
@@ -174,8 +179,7 @@ async fn statements_that_others_left_on_the_connections_of_a_pooler_do_no_harm()
     let url = pooler.url(&direct);
     let leave: Vec<_> = (1..10).map(|number| format!("PREPARE sqlx_s_{number} AS SELECT 1")).collect();
     Application::on_all(&url, &leave.join("; ")).await;
-    let mut application = Application::connect(&url).await;
-    let left = application.on_each("SELECT count(*) FROM pg_prepared_statements").await;
+    let left = Application::on_each(&url, "SELECT count(*) FROM pg_prepared_statements").await;
     assert!(left.iter().all(|left| left == "9"), "{left:?}");
 
     let accounts = SqlAccounts::open(&many(&url)).await.unwrap();
