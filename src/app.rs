@@ -29,8 +29,8 @@ use crate::{
     config::Config,
     domain::{
         Counts, Engine, Error,
-        audit::Audit,
-        callers::{KnownCallers, refused::Refusals},
+        audit::{Audit, LimitedAudit},
+        callers::KnownCallers,
         epoch::CurrentEpoch,
         health::Probes,
         hub::Hub,
@@ -56,7 +56,7 @@ use crate::{
 /// How often debts of sessions to accounts are looked for.
 const DEBT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether calls were refused that have no entry in the audit trail.
+/// How often to look whether there were refusals that have no entry in the audit trail.
 const REFUSALS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long recording the latest uses of sessions may take at the end.
@@ -120,9 +120,8 @@ impl App {
             counts: Counts::default(),
             accounts,
             callers: KnownCallers::new(callers, Arc::clone(&clock), config.access.outage_grace),
-            refusals: Refusals::default(),
             clock,
-            audit: Arc::clone(&audit) as Arc<dyn Audit>,
+            audit: LimitedAudit::new(Arc::clone(&audit) as Arc<dyn Audit>),
             tokens,
             rotation,
             passwords: Arc::new(passwords),
@@ -253,6 +252,7 @@ impl App {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.engine.callers.flush()).await;
         // Writes what is in the log of the database into its file.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.database.close()).await;
+        self.engine.audit.close(self.engine.clock.now());
         let audit = self.audit;
         let _ = tokio::task::spawn_blocking(move || audit.flush(Duration::from_secs(1))).await;
         drained.is_ok()
@@ -330,7 +330,7 @@ async fn keep_callers(engine: Arc<Engine>) {
     let telling = async {
         loop {
             tokio::time::sleep(REFUSALS_INTERVAL).await;
-            engine.tell_refused_calls();
+            engine.audit.tell_held_back(engine.clock.now());
         }
     };
     tokio::join!(engine.callers.keep(), telling);

@@ -4,6 +4,8 @@
 //! [`Audit`] port. Entries hold no secret; they hold text that users chose, which whoever writes it down
 //! has to escape.
 
+mod limited;
+
 use super::{
     Engine, Error,
     origin::Origin,
@@ -13,8 +15,10 @@ use super::{
     username::Username,
 };
 
+pub use self::limited::LimitedAudit;
+
 /// What was done, or tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "docs/audit.md documents each of them, once")]
 pub enum Action {
     Login,

@@ -6,13 +6,17 @@
 pub mod certificates;
 pub mod key;
 mod known;
-pub mod refused;
 pub mod role;
 
 use std::sync::Arc;
 
 use self::{key::CallerKey, role::CallerRoles};
-use super::{Engine, Error, Violation, audit::Action, origin::Origin, ports::Caller};
+use super::{
+    Engine, Error, Violation,
+    audit::{Action, Entry, Outcome},
+    origin::Origin,
+    ports::Caller,
+};
 
 pub use self::known::KnownCallers;
 
@@ -57,6 +61,12 @@ impl CallerName {
 }
 
 impl Engine {
+    /// Records that a call of `method` was refused with this error.
+    pub fn call_refused(&self, error: &Error, origin: &Origin, method: &str) {
+        let entry = Entry::new(self.clock.now(), Action::Call, Outcome::of(error), origin);
+        self.audit.record(entry.detail(format!("method: {method}")));
+    }
+
     /// Makes a caller and its key, which nobody sees again.
     pub async fn create_caller(
         &self,

@@ -48,8 +48,8 @@ pub use counts::Counts;
 pub use error::{Error, Violation};
 
 use self::{
-    audit::Audit,
-    callers::{KnownCallers, refused::Refusals},
+    audit::LimitedAudit,
+    callers::KnownCallers,
     epoch::CurrentEpoch,
     hub::Hub,
     password::Passwords,
@@ -77,12 +77,10 @@ pub struct Engine {
     pub accounts: Arc<dyn Accounts>,
     /// Who may call what needs a permission.
     pub callers: KnownCallers,
-    /// How many calls have been refused of late.
-    pub refusals: Refusals,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Keeps the audit trail.
-    pub audit: Arc<dyn Audit>,
+    pub audit: LimitedAudit,
     /// Signs and verifies tokens.
     pub tokens: Tokens,
     /// Keeps the keys of the tokens those of the key directory.

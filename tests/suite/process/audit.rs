@@ -143,6 +143,29 @@ async fn a_file_that_is_moved_away_is_begun_anew_and_a_stop_loses_nothing() {
     assert!(!log.contains("audit.action"), "{log}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_refusals_leaves_a_few_entries_in_the_audit_trail_and_a_count() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("audit.jsonl");
+    // Loopback is no trusted proxy, so that its address is that of a client.
+    let settings = [("THROTTLE__TRUSTED_PROXIES", "192.0.2.0/24"), ("AUDIT__FILE", path.to_str().unwrap())];
+    let process = Process::start(data.path(), &settings);
+    let client = process.client().await;
+    client.until_serving().await;
+    for _ in 0..40 {
+        futures_util::future::join_all((0..50).map(|_| client.logout("not a token", LogoutScope::This)))
+            .await;
+    }
+    process.terminate();
+    let (_, log) = process.wait(Duration::from_secs(20));
+    let text = fs::read_to_string(&path).unwrap();
+    let entries = text.matches("\"action\":\"logout\"").count();
+    // The flood may have lasted into another minute.
+    assert!((21..=42).contains(&entries), "{entries} entries: {text}");
+    assert!(text.contains("more from 127.0.0.1/32 were refused, and have no entries"), "{text}");
+    assert_eq!(log.matches("\"audit.action\":\"logout\"").count(), entries);
+}
+
 #[test]
 fn a_file_that_cannot_be_written_is_refused_at_the_start() {
     let data = tempfile::tempdir().unwrap();
