@@ -1,7 +1,7 @@
-//! Who gets a connection: so many clients at a time, until the shutdown.
+//! The accept loop of a port: admits connections until the shutdown.
 //!
 //! An accept loop of our own, because those of the libraries spin at full speed or pause for long when file
-//! descriptors run out, and let in as many as come.
+//! descriptors run out, and admit as many as come.
 
 use std::{
     io::{self, ErrorKind},
@@ -10,31 +10,30 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::admission::{Admitted, Connection, Gate};
 
 /// How long to wait after accepting failed: what it lacks, such as file descriptors, takes time to come.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Has `serve` see to the clients of `listener`, so many at a time, until `shutdown`; then waits until it is done with
-/// those that are there. Clients beyond that wait in the system's backlog.
+/// Has `serve` see to the clients of `listener` that `gate` admits, until `shutdown`; then waits until it is done with
+/// those that are there. A client beyond the limit waits, and those behind it in the system's backlog.
 pub async fn accept<F>(
     listener: TcpListener,
-    max_connections: usize,
+    gate: &Gate,
     shutdown: &CancellationToken,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
+    serve: impl Fn(TcpStream, SocketAddr, Arc<Connection>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     let connections = TaskTracker::new();
-    let accepting = let_in(&listener, max_connections, |socket, address, place| {
-        let serving = serve(socket, address);
+    let accepting = admit(&listener, gate, |socket, address, admitted| {
+        let serving = serve(socket, address, Arc::clone(&admitted.connection));
         connections.spawn(async move {
             serving.await;
-            drop(place);
+            drop(admitted);
         });
     });
     tokio::select! {
@@ -47,17 +46,16 @@ pub async fn accept<F>(
     connections.wait().await;
 }
 
-async fn let_in(
-    listener: &TcpListener,
-    max_connections: usize,
-    serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit),
-) {
-    let places = Arc::new(Semaphore::new(max_connections));
+async fn admit(listener: &TcpListener, gate: &Gate, serve: impl Fn(TcpStream, SocketAddr, Admitted)) {
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             // Small answers must not wait for more. Where that fails, the client is gone.
-            Ok((socket, address)) if socket.set_nodelay(true).is_ok() => serve(socket, address, place),
+            Ok((socket, address)) if socket.set_nodelay(true).is_ok() => {
+                // Otherwise its client has too many: it is hung up on, which costs less than any answer.
+                if let Some(admitted) = gate.admit(address.ip()).await {
+                    serve(socket, address, admitted);
+                }
+            }
             Ok(_) => {}
             Err(error) if is_of_the_client(&error) => {}
             Err(error) => {
@@ -68,7 +66,7 @@ async fn let_in(
     }
 }
 
-/// Whether a client has gone before it was let in.
+/// Whether a client has gone before it was admitted.
 fn is_of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset)
 }

@@ -6,6 +6,7 @@ mod background;
 mod descriptors;
 mod exposure;
 mod gateways;
+mod limits;
 mod parts;
 mod tls;
 
@@ -26,6 +27,7 @@ use self::{
     },
 };
 use crate::{
+    admission::{Admission, Gate, Resource},
     config::Config,
     domain::{
         Counts, Engine, Error,
@@ -39,15 +41,10 @@ use crate::{
         transact::Turns,
     },
     grpc::{
-        self, ServiceGuard,
-        access::Access,
-        browser::Browsers,
-        health::Health,
-        origin::Origins,
-        server::{ConnectionLimits, serve},
-        tls::Tls,
+        self, ServiceGuard, access::Access, browser::Browsers, health::Health, origin::Origins,
+        server::serve, tls::Tls,
     },
-    http,
+    http::{self, forward_auth::ForwardAuth},
     isolation::supervisor::{Importance, supervise},
     store::{audit::AuditTrail, embedded::Database},
     telemetry,
@@ -146,7 +143,7 @@ impl App {
             access()?,
             &origins,
             &health,
-            request_limits(config),
+            limits::requests(config),
             config.server.reflection,
             &shutdown,
         )?;
@@ -160,11 +157,10 @@ impl App {
         let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
         let failed = CancellationToken::new();
         let connections = descriptors::connections(config);
-        let limits = connection_limits(config, connections.per_port);
-        let port = serve_grpc(config, grpc_listener, tls, services, limits, shutdown.clone())?;
+        let admission = limits::admission(config, connections.per_port)?;
+        let port = serve_grpc(config, &admission, grpc_listener, tls, services, shutdown.clone())?;
         serving.spawn(serve_port("gRPC port", port, shutdown.clone(), failed.clone()));
-        let port =
-            http::serve(http_listener, forward_auth, health.condition(), connections.per_port, shutdown.clone());
+        let port = serve_http(&admission, http_listener, forward_auth, &health, shutdown.clone());
         serving.spawn(serve_port("HTTP port", port, shutdown.clone(), failed.clone()));
         if let Some(receiver) = webhook {
             let (webhook, stop) = (receiver.webhook(config, &engine, deliveries), shutdown.clone());
@@ -179,7 +175,7 @@ impl App {
         }
         let reload = Reload::new();
         let probes = Probes::new(probe, Arc::clone(&engine.accounts), Arc::clone(&engine.clock));
-        let background = background::start(&engine, &health, probes, config, encryption, &reload);
+        let background = background::start(&engine, &health, probes, &admission, config, encryption, &reload);
         let recording = record_uses(&engine);
 
         tracing::info!(
@@ -294,35 +290,39 @@ async fn settle_debts(engine: Arc<Engine>) {
     }
 }
 
-/// What serves the gRPC port; browsers, too, where some sites may call.
+/// Serves the HTTP port.
+fn serve_http(
+    admission: &Arc<Admission>,
+    listener: TcpListener,
+    forward_auth: ForwardAuth,
+    health: &Health,
+    shutdown: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let gate = Gate::new(Arc::clone(admission), Resource::HttpConnections);
+    let (admission, condition) = (Arc::clone(admission), health.condition());
+    async move { http::serve(listener, forward_auth, condition, &gate, &admission, shutdown).await }
+}
+
+/// Serves the gRPC port; browsers, too, where some sites may call.
 fn serve_grpc(
     config: &Config,
+    admission: &Arc<Admission>,
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     services: ServiceGuard,
-    limits: ConnectionLimits,
     shutdown: CancellationToken,
 ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, String> {
+    let limits = limits::connections(config);
+    let gate = Gate::new(Arc::clone(admission), Resource::GrpcConnections);
     let origins = config.browser.origins.iter().map(|origin| HeaderValue::from_str(origin));
     let origins = origins.collect::<Result<Vec<_>, _>>().map_err(|_| "browser.origins: not an origin")?;
     if origins.is_empty() {
-        return Ok(Box::pin(serve(listener, tls, Arc::new(services), limits, shutdown)));
+        let services = Arc::new(services);
+        return Ok(Box::pin(async move { serve(listener, &gate, tls, services, limits, shutdown).await }));
     }
     let browsers = Browsers::new(services, origins, gateways::token_cookie(config));
-    Ok(Box::pin(serve(listener, tls, Arc::new(browsers), limits, shutdown)))
-}
-
-fn request_limits(config: &Config) -> grpc::Settings {
-    grpc::Settings { max_requests: config.server.max_requests, timeout: config.server.request_timeout }
-}
-
-fn connection_limits(config: &Config, max_connections: usize) -> ConnectionLimits {
-    ConnectionLimits {
-        max_connections,
-        max_streams: config.server.max_streams,
-        age: config.server.connection_age,
-        http1: !config.browser.origins.is_empty(),
-    }
+    let browsers = Arc::new(browsers);
+    Ok(Box::pin(async move { serve(listener, &gate, tls, browsers, limits, shutdown).await }))
 }
 
 /// Keeps the callers known, and the audit trail told of those that were refused.

@@ -18,11 +18,12 @@
 //! | [`store`] | what the domain asks of the outside through its ports: SQLite, PostgreSQL, MySQL, Redis, key files, the audit file, the receiver of the webhook, the clock | `domain` |
 //! | [`bearer`] | where a request's token is found, and how a request is turned away over HTTP (RFC 6750) | nothing |
 //! | [`gateway`] | what a verdict looks like to Envoy, nginx and their like, for the two modules below | `domain`, `bearer` |
-//! | [`accept`] | who gets a connection, on both ports | nothing |
+//! | [`admission`] | how much of each resource clients may use: limits in total, by address and by connection | nothing |
+//! | [`accept`] | the accept loop of both ports | `admission` |
 //! | [`isolation`] | keeps failures from spreading: catches panics, restarts background tasks, limits repeated log lines | nothing |
 //! | [`telemetry`] | writes the log | `config`, `isolation`, `store/clock.rs` |
-//! | [`grpc`] | inbound: protobuf to domain and back, statuses, limits, who may call what | `accept`, `domain`, `gateway`, `bearer` |
-//! | [`http`] | inbound: forward-auth, probes, metrics and the JWKS document | `accept`, `domain`, `gateway` |
+//! | [`grpc`] | inbound: protobuf to domain and back, statuses, limits, who may call what | `accept`, `admission`, `domain`, `gateway`, `bearer` |
+//! | [`http`] | inbound: forward-auth, probes, metrics and the JWKS document | `accept`, `admission`, `domain`, `gateway` |
 //! | [`config`] | typed settings, and what is wrong with them | `domain` |
 //! | [`app`] | the composition root, the only file that knows all the others | everything |
 //! | [`cli`] | one file a command | `app`, `config`, `client`, the generated client |
@@ -32,6 +33,7 @@
 //! `domain/sessions/open.rs` in that order; to follow its end to those who are told, `domain/hub.rs`. `tests/suite/architecture.rs` fails when the direction is broken.
 
 pub mod accept;
+pub mod admission;
 pub mod app;
 pub mod bearer;
 pub mod cli;

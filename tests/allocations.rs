@@ -25,6 +25,7 @@ use client::Client;
 use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Request, Response};
 use latchkey::{
+    admission::Admission,
     app::App,
     config::Config,
     domain::callers::certificates::Certificates,
@@ -135,12 +136,15 @@ fn a_validate_from_memory_takes_no_more_allocations_than_it_did() {
     let settings = AccessSettings { validate_needs_role: false, certificates: Certificates::default() };
     let access = Access::new(b"an admin key of a test", settings, Arc::clone(&app.engine), origins.clone());
     let health = runtime.block_on(Health::not_serving());
-    let settings = grpc::Settings { max_requests: 1000, timeout: std::time::Duration::from_secs(10) };
+    let timeout = std::time::Duration::from_secs(10);
+    let settings = grpc::Settings { timeout, body_timeout: timeout };
     let shutdown = CancellationToken::new();
     let gateway = GatewaySettings { cookie: None, headers: HeaderNames::default() };
     let gateway = Arc::new(Gateway::new(Arc::clone(&app.engine), gateway));
     let services = grpc::services(&gateway, access, &origins, &health, settings, true, &shutdown).unwrap();
-    let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), certificate: None };
+    let address: std::net::SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let connection = Admission::new(&[], Vec::new()).connection(address.ip());
+    let peer = Peer { address, certificate: None, connection };
     let ours =
         call(&runtime, |request| services.serve(&peer, request), "/latchkey.v1.AuthService/Validate", &token);
     let mut echo = echo::Echo { session: session::session(0) };

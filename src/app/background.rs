@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{keep_callers, settle_debts, tls};
 use crate::{
+    admission::Admission,
     config::Config,
     domain::{Engine, health::Probes},
     grpc::health::Health,
@@ -66,6 +67,7 @@ pub(super) fn start(
     engine: &Arc<Engine>,
     health: &Health,
     probes: Probes,
+    admission: &Arc<Admission>,
     config: &Config,
     encryption: Option<tls::Encryption>,
     reload: &Reload,
@@ -111,6 +113,9 @@ pub(super) fn start(
             async move || tls::reload(&mut encryption, &settings, &*clock, &mut requests).await;
         tasks.spawn(supervise("certificates", Importance::Deferrable, certificates));
     }
+    let own = Arc::clone(admission);
+    let watching = async move || own.watch().await;
+    tasks.spawn(supervise("admission report", Importance::Deferrable, watching));
     tasks.spawn(supervise("log report", Importance::Deferrable, report_log_lines));
     tasks
 }

@@ -6,6 +6,7 @@ use ::http::HeaderMap;
 use async_trait::async_trait;
 
 use crate::{
+    admission::Connection,
     config::{self, Config},
     domain::{Engine, Error},
     gateway::{Gateway, GatewaySettings, HeaderNames},
@@ -44,8 +45,7 @@ pub(super) fn token_cookie(config: &Config) -> Option<TokenCookie> {
 
 /// What answers on the HTTP port.
 pub(super) fn forward_auth(config: &Config, gateway: &Arc<Gateway>, access: Access) -> ForwardAuth {
-    let (max_requests, timeout) = (config.server.max_requests, config.server.request_timeout);
-    ForwardAuth::new(Arc::clone(gateway), Arc::new(Callers(access)), max_requests, timeout)
+    ForwardAuth::new(Arc::clone(gateway), Arc::new(Callers(access)), config.server.request_timeout)
 }
 
 /// Who may ask over HTTP: who may call Validate.
@@ -53,7 +53,12 @@ struct Callers(Access);
 
 #[async_trait]
 impl CallerCheck for Callers {
-    async fn may_ask(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Error> {
-        self.0.check_http(headers, peer, "/forward-auth").await
+    async fn may_ask(
+        &self,
+        headers: &HeaderMap,
+        peer: SocketAddr,
+        connection: &Arc<Connection>,
+    ) -> Result<(), Error> {
+        self.0.check_http(headers, peer, connection, "/forward-auth").await
     }
 }

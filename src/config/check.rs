@@ -39,12 +39,22 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         );
     }
     let server = &config.server;
-    let limits =
-        [server.max_connections, server.max_requests, server.max_streams as usize, server.max_watches];
+    let limits = [
+        server.max_connections,
+        server.max_requests,
+        server.max_streams as usize,
+        server.max_open_streams,
+        server.max_watches,
+        server.max_unfinished_mib,
+    ];
     if limits.contains(&0) {
-        return refuse(
-            "server.max_connections, server.max_requests, server.max_streams and server.max_watches must not be 0",
-        );
+        return refuse("the limits server.max_... must not be 0");
+    }
+    if !(1..=100).contains(&server.client_share_percent) {
+        return refuse("server.client_share_percent must be 1 to 100");
+    }
+    if server.body_timeout.is_zero() {
+        return refuse("server.body_timeout must not be 0s");
     }
     if config.validate.cache_mib > 1024 * 1024 {
         return refuse("validate.cache_mib must be at most 1048576");

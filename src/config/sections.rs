@@ -268,12 +268,19 @@ pub struct Server {
     pub shutdown_grace: Duration,
     #[serde(deserialize_with = "duration")]
     pub request_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub body_timeout: Duration,
     pub max_connections: usize,
     pub max_requests: usize,
     pub max_streams: u32,
+    pub max_open_streams: usize,
     pub max_watches: usize,
+    pub max_unfinished_mib: usize,
+    pub client_share_percent: usize,
     #[serde(deserialize_with = "duration")]
     pub connection_age: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub connection_age_grace: Duration,
     pub reflection: bool,
 }
 

@@ -18,13 +18,16 @@ use super::{
     origin::{Origins, Peer},
     pb::KEY_HEADER,
 };
-use crate::domain::{
-    Engine, Error,
-    callers::{
-        ADMIN, Identity,
-        certificates::Certificates,
-        key::CallerKey,
-        role::{CallerRole, CallerRoles},
+use crate::{
+    admission::{Connection, Resource},
+    domain::{
+        Engine, Error,
+        callers::{
+            ADMIN, Identity,
+            certificates::Certificates,
+            key::CallerKey,
+            role::{CallerRole, CallerRoles},
+        },
     },
 };
 
@@ -84,6 +87,25 @@ pub(super) fn is_streaming(path: &str) -> bool {
             | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
             | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     )
+}
+
+/// Whether what a method takes is a stream of messages.
+pub(super) fn takes_stream(path: &str) -> bool {
+    matches!(
+        path,
+        "/latchkey.v1.AuthService/ValidateStream"
+            | "/latchkey.v1.AccountService/ImportAccounts"
+            | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    )
+}
+
+/// What a call counts towards that may stay open for long.
+pub(super) fn open_stream(path: &str) -> Option<Resource> {
+    match path {
+        "/grpc.health.v1.Health/Watch" => Some(Resource::HealthStreams),
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Some(Resource::ReflectionStreams),
+        _ => (is_streaming(path) || takes_stream(path)).then_some(Resource::Streams),
+    }
 }
 
 /// What the settings say of callers.
@@ -151,8 +173,14 @@ impl Access {
     }
 
     /// The same for a verdict over HTTP, where there are no certificates. A refusal is recorded.
-    pub async fn check_http(&self, headers: &HeaderMap, peer: SocketAddr, path: &str) -> Result<(), Error> {
-        let peer = Peer { address: peer, certificate: None };
+    pub async fn check_http(
+        &self,
+        headers: &HeaderMap,
+        address: SocketAddr,
+        connection: &Arc<Connection>,
+        path: &str,
+    ) -> Result<(), Error> {
+        let peer = Peer { address, certificate: None, connection: Arc::clone(connection) };
         let checked = self.check(Rule::Validator, headers, &peer).await;
         checked.map(drop).inspect_err(|error| {
             let mut extensions = Extensions::new();

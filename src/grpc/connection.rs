@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, future::Future, io::Cursor, pin::pin, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -20,7 +20,10 @@ use super::{
     requests::{Begun, WithRequests},
     status,
 };
-use crate::isolation::panics;
+use crate::{
+    admission::{Connection, Resource},
+    isolation::panics,
+};
 
 /// What every HTTP/2 client says first (RFC 9113 section 3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -35,18 +38,26 @@ const MAX_HEADERS: u32 = 16 * 1024;
 const MAX_PENDING_RESETS: usize = 20;
 /// Streams that we reset for errors of the client (CVE-2025-8671, "MadeYouReset").
 const MAX_LOCAL_RESETS: usize = 64;
+/// What a client may send that the server has not read, in bytes: on a stream, more than any message; on a connection.
+const WINDOWS: (u32, u32) = (384 * 1024, 512 * 1024);
+/// What of an answer waits for its client, in bytes.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// How long a client may take for what is left on a connection that is to be closed, once nothing is worked on.
+const LINGER: Duration = Duration::from_secs(1);
+/// How often to look whether anything is worked on.
+const LOOK: Duration = Duration::from_millis(250);
 /// A connection on which nothing comes back for this long is dead.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// At a time.
-    pub max_connections: usize,
     /// Requests at a time on one of them.
     pub max_streams: u32,
     /// After this long, give or take a tenth, a client is asked to reconnect.
     pub age: Duration,
+    /// This long after that its streams end, and it is closed.
+    pub age_grace: Duration,
     /// Whether HTTP/1.1 is spoken, too, as browsers do without TLS.
     pub http1: bool,
 }
@@ -79,6 +90,7 @@ pub(super) async fn speak<S: Services>(
     let mut preface = [0; PREFACE.len()];
     let read = tokio::select! {
         () = shutdown.cancelled() => return,
+        () = peer.connection.evicted() => return,
         read = tokio::time::timeout(PREFACE_TIMEOUT, begin(&mut from_client, &mut preface)) => read,
     };
     let Ok(Some(begun)) = read else { return };
@@ -89,6 +101,7 @@ pub(super) async fn speak<S: Services>(
         false => return,
     };
     let begun = begun.to_vec();
+    let account = Arc::clone(&peer.connection);
     // One count of references a request, for all that its connection knows.
     let common = Arc::new((services, peer));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -96,32 +109,68 @@ pub(super) async fn speak<S: Services>(
         // On the heap, because what is below moves it from hand to hand six times before it runs.
         Box::pin(async move {
             let (services, peer) = &*common;
+            // HTTP/1.1 has no executor of requests, which would note them.
+            let noted = (request.version() != Version::HTTP_2).then_some(&peer.connection);
+            if let Some(connection) = noted {
+                connection.note_requests(1);
+            }
             let mut answer = pin!(services.serve(peer, request));
             let answer = panics::caught(answer.as_mut()).await;
+            if let Some(connection) = noted {
+                connection.note_open(0);
+            }
             let answer = answer.unwrap_or_else(|panic| status::panicked(&panic, None).into_http());
             Ok::<_, Infallible>(answer.map(|body| Caught::new(body, None)))
         })
     });
-    let io = TokioIo::new(join(Cursor::new(begun).chain(from_client), to_client));
-    let mut serving = WithRequests::new(builder.serve_connection(io, service), requests);
-    let jitter = rand::random_range(0.9..1.1);
-    let retired = tokio::time::sleep(limits.age.mul_f64(jitter));
-    tokio::pin!(retired);
-    let mut retiring = false;
-    loop {
-        tokio::select! {
-            result = &mut serving => {
-                if let Err(error) = result {
-                    tracing::debug!(error.message = %error, "a connection ended with an error");
-                }
-                return;
-            }
-            () = shutdown.cancelled(), if !retiring => {}
-            () = retired.as_mut(), if !retiring => {}
-        }
-        // Once: a client is told to go, and may finish what is under way.
-        retiring = true;
+    let io = join(Cursor::new(begun).chain(from_client), to_client);
+    let mut serving =
+        WithRequests::new(builder.serve_connection(TokioIo::new(io), service), requests, &account);
+    let ended = tokio::select! {
+        ended = &mut serving => Some(ended),
+        () = retire(&limits, &account, &shutdown) => None,
+    };
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        // The client is told to go, and may finish what is under way.
         serving.connection().graceful_shutdown();
+        tokio::select! {
+            ended = &mut serving => ended,
+            () = part(&limits, &account, &shutdown) => return,
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error.message = %error, "a connection ended with an error");
+    }
+}
+
+/// Waits until a connection has to go: it has reached its age, makes room for others, or the server stops.
+async fn retire(limits: &ConnectionLimits, connection: &Connection, shutdown: &CancellationToken) {
+    let jitter = rand::random_range(0.9..1.1);
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = connection.evicted() => {}
+        () = tokio::time::sleep(limits.age.mul_f64(jitter)) => {}
+    }
+}
+
+/// Waits until a connection whose client was told to go can be closed: its streams have ended, nothing is worked on, and
+/// the client has had a moment to take what is left. A client that is silent holds up nothing for longer.
+async fn part(limits: &ConnectionLimits, connection: &Connection, shutdown: &CancellationToken) {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = connection.evicted() => {}
+        () = tokio::time::sleep(limits.age_grace) => {}
+    }
+    connection.close();
+    let mut lingered = Duration::ZERO;
+    while lingered < LINGER {
+        tokio::time::sleep(LOOK).await;
+        lingered = match connection.used(Resource::Requests) {
+            0 => lingered + LOOK,
+            _ => Duration::ZERO,
+        };
     }
 }
 
@@ -159,6 +208,9 @@ fn http2(max_streams: u32, requests: Begun) -> Builder<Begun> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams)
         .max_header_list_size(MAX_HEADERS)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_send_buf_size(MAX_SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)
         .keep_alive_interval(KEEPALIVE.0)

@@ -3,10 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -15,12 +12,12 @@ use axum::Router;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use tokio::time::{Sleep, sleep};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body, codegen::StdError};
 use tower::ServiceExt as _;
 
 use super::{
-    access::{Access, Rule, is_streaming, rule},
+    access::{Access, Rule, is_streaming, open_stream, rule, takes_stream},
+    body::{Kind, Messages, Place, RequestBody},
     caught::Caught,
     cookie::Cookies,
     deadline::{self, Deadline},
@@ -30,15 +27,15 @@ use super::{
     request_id::RequestId,
     status, validate,
 };
-use crate::{domain::Engine, isolation::panics};
+use crate::{admission::Permit, domain::Engine, isolation::panics};
 
 /// Bounds on requests.
 #[derive(Debug, Clone, Copy)]
 pub struct GuardSettings {
-    /// At a time, over all connections.
-    pub max_requests: usize,
     /// From the first byte to the answer, for calls without a shorter `grpc-timeout`.
     pub timeout: Duration,
+    /// From the headers to the last byte of the message.
+    pub body_timeout: Duration,
 }
 
 /// The services behind the guard.
@@ -48,27 +45,18 @@ pub struct Guard {
     /// router and its boxes, and without an id where nobody asks for one.
     router: Router,
     access: Access,
-    places: Places,
-    timeout: Duration,
-    shutdown: CancellationToken,
+    settings: GuardSettings,
 }
 
 impl Guard {
-    pub(super) fn new(
-        engine: Arc<Engine>,
-        router: Router,
-        access: Access,
-        settings: GuardSettings,
-        shutdown: CancellationToken,
-    ) -> Self {
-        let places = Places { taken: AtomicUsize::new(0), all: settings.max_requests };
-        Self { engine, router, access, places, timeout: settings.timeout, shutdown }
+    pub(super) fn new(engine: Arc<Engine>, router: Router, access: Access, settings: GuardSettings) -> Self {
+        Self { engine, router, access, settings }
     }
 
     /// The answer to a request that comes from `peer`.
     pub async fn serve<B>(&self, peer: &Peer, request: Request<B>) -> Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<StdError> + Send,
     {
         let observed = tracing::enabled!(tracing::Level::DEBUG)
@@ -104,17 +92,19 @@ impl Guard {
     /// The answer to `Validate`.
     async fn verdict<B>(&self, peer: &Peer, id: Option<&RequestId>, mut request: Request<B>) -> Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<StdError> + Send,
     {
-        let Some(_place) = self.places.take() else { return too_many().into_http() };
-        let timeout = deadline::timeout(request.headers(), self.timeout);
+        let timeout = deadline::timeout(request.headers(), self.settings.timeout);
         let answer = async {
             if self.access.demands(Rule::Validator) {
                 self.identify(Rule::Validator, peer, id, &mut request).await?;
             }
             self.settle_cookies(id, &mut request).await?;
-            Ok(validate::unary(&self.engine, id, request).await)
+            let body_timeout = self.settings.body_timeout;
+            let request = request
+                .map(|body| RequestBody::new(body, &peer.connection, Kind::Message(None), body_timeout));
+            Ok(validate::unary(&self.engine, id, &peer.connection, request).await)
         };
         within(timeout, answer).await.unwrap_or_else(Status::into_http)
     }
@@ -126,7 +116,7 @@ impl Guard {
         mut request: Request<B>,
     ) -> Result<Response<Body>, Status>
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<StdError> + Send,
     {
         let path = request.uri().path();
@@ -137,18 +127,32 @@ impl Guard {
         let probe = path.starts_with("/grpc.health.v1.Health/");
         let (streaming, upload) = (is_streaming(path), is_upload(path));
         let verdicts = path == validate::STREAM;
-        let place = self.places.take();
-        if place.is_none() && !probe {
-            return Err(too_many());
-        }
-        let timeout = deadline::timeout(request.headers(), self.timeout);
+        let takes_stream = takes_stream(path);
+        let open = open_stream(path)
+            .map(|resource| Permit::take(Arc::clone(&peer.connection), resource))
+            .transpose()
+            .map_err(|scope| status::too_many("open streams", scope))?;
+        let timeout = deadline::timeout(request.headers(), self.settings.timeout);
         request.extensions_mut().insert(Deadline(Instant::now() + timeout));
         request.extensions_mut().insert(peer.clone());
         request.extensions_mut().insert(id.clone());
+        // Kept until there is an answer; where the request is one message, taken once that is complete.
+        let place = Arc::new(Place::default());
         // Nothing below this line is reached by a caller who may not call the method.
         let calling = async {
             self.identify(rule, peer, Some(&id), &mut request).await?;
             self.settle_cookies(Some(&id), &mut request).await?;
+            if upload {
+                place.take(&peer.connection)?;
+            }
+            let request = request.map(|body| {
+                let kind = if takes_stream {
+                    Kind::Messages(Messages::default())
+                } else {
+                    Kind::Message((!probe).then(|| Arc::clone(&place)))
+                };
+                RequestBody::new(body, &peer.connection, kind, self.settings.body_timeout)
+            });
             Ok(async {
                 if verdicts {
                     return validate::stream(&self.engine, id.clone(), request).await;
@@ -163,10 +167,11 @@ impl Guard {
         } else {
             within(timeout, async { Ok(calling.await?.await) }).await?
         };
-        Ok(if streaming {
-            body.map(|body| drain::until(&self.shutdown, Caught::new(body, Some(id))))
-        } else {
-            body
+        Ok(match open {
+            Some(open) if streaming => {
+                body.map(|body| drain::until(&peer.connection, open, Caught::new(body, Some(id))))
+            }
+            _ => body,
         })
     }
 
@@ -207,32 +212,6 @@ impl Guard {
             id.on(status::of(error, &id))
         })
     }
-}
-
-/// So many requests at a time.
-struct Places {
-    taken: AtomicUsize,
-    all: usize,
-}
-
-/// Held by a request under way.
-struct Place<'a>(&'a Places);
-
-impl Places {
-    fn take(&self) -> Option<Place<'_>> {
-        let place = Place(self);
-        (self.taken.fetch_add(1, Ordering::Relaxed) < self.all).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn too_many() -> Status {
-    status::overloaded("too many requests at a time", Duration::from_secs(1))
 }
 
 /// What `answer` comes to, unless it takes too long. One that is ready at once sets no timer, and each is polled

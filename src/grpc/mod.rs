@@ -4,6 +4,7 @@ pub mod access;
 mod account;
 mod answer;
 mod auth;
+mod body;
 pub mod browser;
 mod caller;
 mod caught;
@@ -110,7 +111,7 @@ pub fn services(
         reflection::add_to(&mut services)?;
     }
     let router = services.routes().prepare().into_axum_router();
-    Ok(Guard::new(Arc::clone(engine), router, access, settings, shutdown.clone()))
+    Ok(Guard::new(Arc::clone(engine), router, access, settings))
 }
 
 pub use guard::{Guard as ServiceGuard, GuardSettings as Settings};

@@ -18,7 +18,10 @@ use std::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hyper::rt::Executor;
 
-use crate::isolation::panics;
+use crate::{
+    admission::{Connection, Permit, Resource},
+    isolation::panics,
+};
 
 type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -43,16 +46,47 @@ pub(super) struct WithRequests<C> {
     connection: Pin<Box<C>>,
     begun: Begun,
     running: FuturesUnordered<Request>,
+    /// How it is accounted for, and how many requests were open after the last turn.
+    account: Arc<Connection>,
+    open: usize,
+    counted: Permit<Arc<Connection>>,
 }
 
 impl<C> WithRequests<C> {
     /// A connection that leaves its requests in `begun`.
-    pub(super) fn new(connection: C, begun: Begun) -> Self {
-        Self { connection: Box::pin(connection), begun, running: FuturesUnordered::new() }
+    pub(super) fn new(connection: C, begun: Begun, account: &Arc<Connection>) -> Self {
+        Self {
+            connection: Box::pin(connection),
+            begun,
+            running: FuturesUnordered::new(),
+            account: Arc::clone(account),
+            open: 0,
+            counted: Permit::empty(Arc::clone(account), Resource::Exchanges),
+        }
     }
 
     pub(super) fn connection(&mut self) -> Pin<&mut C> {
         self.connection.as_mut()
+    }
+
+    /// Accounts for the requests that are open after a turn: most were answered in it, and cost nothing here. Those
+    /// that exceed a limit are dropped, the newest first, which resets their streams.
+    fn account(&mut self, has_begun: bool, cx: &Context<'_>) {
+        let open = self.running.len();
+        if has_begun {
+            self.account.note_requests(open);
+        } else if open != self.open {
+            self.account.note_open(open);
+        }
+        self.open = open;
+        if self.counted.set(open).is_err() {
+            let excess = open - self.counted.amount();
+            // It holds the newest first.
+            let kept: Vec<_> = std::mem::take(&mut self.running).into_iter().skip(excess).collect();
+            self.running.extend(kept.into_iter().rev());
+            self.open = self.running.len();
+            cx.waker().wake_by_ref();
+        }
     }
 }
 
@@ -64,7 +98,9 @@ impl<C: Future> Future for WithRequests<C> {
         if let Poll::Ready(ended) = this.connection.as_mut().poll(cx) {
             return Poll::Ready(ended);
         }
+        let before = this.running.len();
         this.running.extend(this.begun.lock().drain(..));
+        let has_begun = this.running.len() > before;
         // An answer wakes the connection, so there is another turn.
         loop {
             match panics::catch(|| this.running.poll_next_unpin(cx)) {
@@ -75,6 +111,7 @@ impl<C: Future> Future for WithRequests<C> {
                 Err(panic) => tracing::error!(error.message = %panic, "a request panicked and was reset"),
             }
         }
+        this.account(has_begun, cx);
         Poll::Pending
     }
 }

@@ -13,32 +13,37 @@ use super::{
     origin::Peer,
     tls::{self, Tls},
 };
-use crate::accept::accept;
+use crate::{
+    accept::accept,
+    admission::{Connection, Gate},
+};
 
 pub use super::connection::ConnectionLimits;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves `services` on `listener` until `shutdown`, then until the last request has its answer. Encrypted,
+/// Serves `services` on `listener` to the clients that `gate` admits, until `shutdown`, then until the last request has its answer. Encrypted,
 /// where there is a `tls`; nothing else is spoken then.
 pub async fn serve<S: Services>(
     listener: TcpListener,
+    gate: &Gate,
     tls: Option<Arc<Tls>>,
     services: Arc<S>,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
 ) {
-    let serve = |socket, address| {
-        connection(socket, address, tls.clone(), Arc::clone(&services), limits, shutdown.clone())
+    let serve = |socket, address, account| {
+        connection(socket, address, account, tls.clone(), Arc::clone(&services), limits, shutdown.clone())
     };
-    accept(listener, limits.max_connections, &shutdown, serve).await;
+    accept(listener, gate, &shutdown, serve).await;
 }
 
 /// A connection from its first byte to its last.
 async fn connection<S: Services>(
     socket: TcpStream,
     address: SocketAddr,
+    connection: Arc<Connection>,
     tls: Option<Arc<Tls>>,
     services: Arc<S>,
     limits: ConnectionLimits,
@@ -46,16 +51,17 @@ async fn connection<S: Services>(
 ) {
     let Some(tls) = tls else {
         let (from_client, to_client) = socket.into_split();
-        let peer = Peer { address, certificate: None };
+        let peer = Peer { address, certificate: None, connection };
         return speak(from_client, to_client, peer, services, limits, shutdown).await;
     };
     let shaken = tokio::select! {
         () = shutdown.cancelled() => return,
+        () = connection.evicted() => return,
         shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => shaken,
     };
     match shaken {
         Ok(Ok(stream)) => {
-            let peer = Peer { address, certificate: tls::client_names(&stream) };
+            let peer = Peer { address, certificate: tls::client_names(&stream), connection };
             let (from_client, to_client) = split(stream);
             speak(from_client, to_client, peer, services, limits, shutdown).await;
         }

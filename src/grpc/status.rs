@@ -11,6 +11,7 @@ use super::{
     request_id::RequestId,
 };
 use crate::{
+    admission::Scope,
     domain::{Error, ports::StoreError, rejection::Rejection, sessions::Session},
     gateway::{Cause, Denial},
     isolation::{log_limiter::LogLimiter, panics::Panic},
@@ -134,6 +135,22 @@ pub(super) fn overloaded(message: &str, retry_after: Duration) -> Status {
     exhausted(message, ErrorReason::Overloaded, retry_after)
 }
 
+/// The client, its connection or all clients together have as much of something as they may.
+pub(super) fn too_many(what: &str, scope: Scope) -> Status {
+    let whose = match scope {
+        Scope::Total => "at a time",
+        Scope::Client => "at a time from this address",
+        Scope::Connection => "at a time on this connection",
+    };
+    overloaded(&format!("too many {what} {whose}"), Duration::from_secs(1))
+}
+
+/// The message of a request did not arrive in time. Nothing was done.
+pub(super) fn message_late() -> Status {
+    let message = "the message of the request did not arrive within server.body_timeout";
+    status(Code::DeadlineExceeded, message, ErrorReason::DeadlineExceeded)
+}
+
 /// Not now, but later.
 fn exhausted(message: impl Into<String>, reason: ErrorReason, retry_after: Duration) -> Status {
     let mut details = info(reason);
@@ -189,11 +206,15 @@ pub(super) fn stalled() -> Status {
     status(Code::DeadlineExceeded, message, ErrorReason::DeadlineExceeded)
 }
 
-/// A stream ends because the server does.
+/// A stream ends because the server does, or its connection.
 pub(super) fn shutting_down() -> Status {
     let mut details = info(ErrorReason::ShuttingDown);
     details.set_retry_info(Some(RECONNECTS.mul_f64(rand::random())));
-    Status::with_error_details(Code::Unavailable, "the server is stopping: connect again", details)
+    Status::with_error_details(
+        Code::Unavailable,
+        "the server is stopping, or this connection has reached server.connection_age: connect again",
+        details,
+    )
 }
 
 fn status(code: Code, message: impl Into<String>, reason: ErrorReason) -> Status {

@@ -15,9 +15,12 @@ use super::{
     status,
     verdicts::Verdicts,
 };
-use crate::domain::{
-    Engine, Error, Violation,
-    validate::{Unjudged, Verdict},
+use crate::{
+    admission::{Connection, Permit, Resource},
+    domain::{
+        Engine, Violation,
+        validate::{Unjudged, Verdict},
+    },
 };
 
 /// The full path of `Validate`.
@@ -29,6 +32,7 @@ pub(super) const STREAM: &str = "/latchkey.v1.AuthService/ValidateStream";
 pub(super) async fn unary<B>(
     engine: &Engine,
     id: Option<&RequestId>,
+    connection: &Connection,
     request: http::Request<B>,
 ) -> http::Response<Body>
 where
@@ -36,7 +40,17 @@ where
     B::Error: Into<StdError> + Send,
 {
     let validate = service_fn(async |request: tonic::Request<Question>| {
-        match verdict(engine, request.metadata(), request.get_ref()).await {
+        let verdict = match verdict_at_once(engine, request.metadata(), request.get_ref()) {
+            Ok(Ok(verdict)) => Ok(verdict),
+            // What has to wait for a store takes a place meanwhile.
+            Ok(Err(unjudged)) => {
+                let _place = Permit::take(connection, Resource::Requests)
+                    .map_err(|scope| status::too_many("requests", scope))?;
+                engine.judge(unjudged).await
+            }
+            Err(violation) => Err(violation.into()),
+        };
+        match verdict {
             Ok(verdict) => Ok(tonic::Response::new(Answer::Verdict(verdict))),
             Err(error) => {
                 let id = id.cloned().unwrap_or_else(RequestId::random);
@@ -67,14 +81,6 @@ where
 
 fn grpc(codec: AnswerCodec) -> Grpc<AnswerCodec> {
     Grpc::new(codec).apply_max_message_size_config(Some(MAX_REQUEST), None).accept_compressed(COMPRESSION)
-}
-
-/// The verdict on one request.
-async fn verdict(engine: &Engine, metadata: &MetadataMap, question: &Question) -> Result<Verdict, Error> {
-    match verdict_at_once(engine, metadata, question)? {
-        Ok(verdict) => Ok(verdict),
-        Err(unjudged) => engine.judge(unjudged).await,
-    }
 }
 
 /// The verdict on one request, where nothing has to be waited for.

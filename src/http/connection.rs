@@ -1,6 +1,6 @@
 //! A connection of the HTTP port: HTTP/1.1, within bounds, from its first byte to its last.
 
-use std::{net::SocketAddr, pin::pin, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, extract::ConnectInfo};
 use http::Request;
@@ -11,43 +11,75 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use super::forward_auth;
-use crate::isolation::panics;
+use crate::{
+    admission::{Connection, Resource},
+    isolation::panics,
+};
 
 /// How long a client may take for the head of a request, counted from when it has connected or was answered. Longer than
 /// gateways keep connections that they do not use (Caddy: two minutes), so that it is they who close them.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(150);
 /// The head of a request, in bytes. A gateway sends on all that a browser has sent.
 const MAX_HEAD: usize = 64 * 1024;
+/// How long a client may take for what is left on a connection that is to be closed, once nothing is worked on.
+const LINGER: Duration = Duration::from_secs(1);
+/// How often to look whether anything is worked on.
+const LOOK: Duration = Duration::from_millis(250);
 
-/// Answers the requests of a client, until it leaves, asks nothing within `head_timeout`, or has its last answer after
-/// `shutdown`.
+/// Answers the requests of a client, until it leaves, asks nothing within `head_timeout`, has to make room for others, or
+/// has its last answer after `shutdown`.
 pub(super) async fn speak(
     client: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     address: SocketAddr,
+    connection: Arc<Connection>,
     router: Router,
     head_timeout: Duration,
     shutdown: CancellationToken,
 ) {
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
-        let answer = router.clone().call(request);
+        request.extensions_mut().insert(Arc::clone(&connection));
+        connection.note_requests(1);
+        let (answer, connection) = (router.clone().call(request), Arc::clone(&connection));
         async move {
             let mut answer = pin!(answer);
-            panics::caught(answer.as_mut()).await.unwrap_or_else(|panic| Ok(forward_auth::panicked(&panic)))
+            let answer = panics::caught(answer.as_mut()).await;
+            connection.note_open(0);
+            answer.unwrap_or_else(|panic| Ok(forward_auth::panicked(&panic)))
         }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(client), service));
     let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+        ended = serving.as_mut() => Some(ended),
+        () = connection.evicted() => None,
+        () = shutdown.cancelled() => None,
+    };
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        serving.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = serving => ended,
+            () = part(&connection) => return,
         }
     };
     if let Err(error) = ended {
         tracing::debug!(client.address = %address, error.message = %error, "a connection ended with an error");
+    }
+}
+
+/// Waits until nothing is worked on and the client has had a moment to take its answer. One that is silent, or does not
+/// read, holds up nothing for longer.
+async fn part(connection: &Connection) {
+    let mut lingered = Duration::ZERO;
+    while lingered < LINGER {
+        tokio::time::sleep(LOOK).await;
+        lingered = match connection.used(Resource::Requests) {
+            0 => lingered + LOOK,
+            _ => Duration::ZERO,
+        };
     }
 }
 
@@ -63,6 +95,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::admission::Admission;
 
     const TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -71,8 +104,9 @@ mod tests {
         let router = Router::new()
             .route("/", get(async |peer: ConnectInfo<SocketAddr>| peer.0.to_string()))
             .route("/panic", get(async || -> &str { panic!("this is meant to happen") }));
-        let address = "192.0.2.1:7".parse().unwrap();
-        (ours, tokio::spawn(speak(theirs, address, router, TIMEOUT, shutdown.clone())))
+        let address: SocketAddr = "192.0.2.1:7".parse().unwrap();
+        let account = Admission::new(&[], Vec::new()).connection(address.ip());
+        (ours, tokio::spawn(speak(theirs, address, account, router, TIMEOUT, shutdown.clone())))
     }
 
     async fn ask(client: &mut DuplexStream) {

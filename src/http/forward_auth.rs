@@ -12,16 +12,17 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{
-    Json,
+    Extension, Json,
     extract::{ConnectInfo, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use url::form_urlencoded;
 
 use crate::{
+    admission::{Connection, Permit, Resource},
     domain::{Engine, Error, ports::StoreError},
     gateway::{Decision, Denial, Gateway},
     isolation::{log_limiter::LogLimiter, panics::Panic},
@@ -34,7 +35,12 @@ const RETRY: Duration = Duration::from_secs(1);
 #[async_trait]
 pub trait CallerCheck: Send + Sync {
     /// Refuses who may not, by the headers of the request and where it comes from.
-    async fn may_ask(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Error>;
+    async fn may_ask(
+        &self,
+        headers: &HeaderMap,
+        peer: SocketAddr,
+        connection: &Arc<Connection>,
+    ) -> Result<(), Error>;
 }
 
 /// Answers gateways.
@@ -44,19 +50,13 @@ pub struct ForwardAuth(Arc<Inner>);
 struct Inner {
     gateway: Arc<Gateway>,
     callers: Arc<dyn CallerCheck>,
-    places: Semaphore,
     timeout: Duration,
 }
 
 impl ForwardAuth {
-    /// So many at a time, each within this time.
-    pub fn new(
-        gateway: Arc<Gateway>,
-        callers: Arc<dyn CallerCheck>,
-        max_requests: usize,
-        timeout: Duration,
-    ) -> Self {
-        Self(Arc::new(Inner { gateway, callers, places: Semaphore::new(max_requests), timeout }))
+    /// Each answer within this time.
+    pub fn new(gateway: Arc<Gateway>, callers: Arc<dyn CallerCheck>, timeout: Duration) -> Self {
+        Self(Arc::new(Inner { gateway, callers, timeout }))
     }
 
     /// The rules behind it.
@@ -75,13 +75,14 @@ struct Failure<'a> {
 pub(super) async fn forward_auth(
     State(ForwardAuth(inner)): State<ForwardAuth>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(connection): Extension<Arc<Connection>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let Ok(_place) = inner.places.try_acquire() else {
+    let Ok(_place) = Permit::take(&*connection, Resource::Requests) else {
         return later("OVERLOADED", "too many requests at a time".into(), RETRY);
     };
-    let mut response = match timeout(inner.timeout, inner.decide(peer, &uri, &headers)).await {
+    let mut response = match timeout(inner.timeout, inner.decide(peer, &connection, &uri, &headers)).await {
         Ok(Ok(decision)) => inner.answer(&decision),
         Ok(Err(error)) => failed(&error),
         Err(_) => later("DEADLINE_EXCEEDED", "it took longer than server.request_timeout".into(), RETRY),
@@ -91,8 +92,14 @@ pub(super) async fn forward_auth(
 }
 
 impl Inner {
-    async fn decide(&self, peer: SocketAddr, uri: &Uri, headers: &HeaderMap) -> Result<Decision, Error> {
-        self.callers.may_ask(headers, peer).await?;
+    async fn decide(
+        &self,
+        peer: SocketAddr,
+        connection: &Arc<Connection>,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Decision, Error> {
+        self.callers.may_ask(headers, peer, connection).await?;
         let query: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
         let route = self.gateway.route("query", query.iter().map(|(key, value)| (&**key, &**value)))?;
         let values = |name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);

@@ -13,7 +13,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::limits::Limits;
 use crate::{
+    admission::Admission,
     domain::Engine,
     isolation::{panics, supervisor},
     telemetry,
@@ -31,9 +33,10 @@ impl fmt::Debug for Engines {
 }
 
 /// Everything that can be scraped.
-pub(super) fn registry(engine: &Arc<Engine>) -> Arc<Registry> {
+pub(super) fn registry(engine: &Arc<Engine>, admission: &Arc<Admission>) -> Arc<Registry> {
     let mut registry = Registry::with_prefix("latchkey");
     registry.register_collector(Box::new(Engines(Arc::clone(engine))));
+    registry.register_collector(Box::new(Limits(Arc::clone(admission))));
     Arc::new(registry)
 }
 

@@ -12,6 +12,7 @@
 mod connection;
 pub mod forward_auth;
 mod jwks;
+mod limits;
 mod metrics;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use url::form_urlencoded;
 use self::forward_auth::ForwardAuth;
 use crate::{
     accept::accept,
+    admission::{Admission, Gate},
     domain::{Engine, health::Condition},
 };
 
@@ -41,12 +43,13 @@ struct Shared {
     metrics: Arc<Registry>,
 }
 
-/// Serves on `listener`, so many clients at a time, until `shutdown`; then until the last request has its answer.
+/// Serves on `listener` the clients that `gate` admits, until `shutdown`; then until the last request has its answer.
 pub async fn serve(
     listener: TcpListener,
     forward_auth: ForwardAuth,
     condition: watch::Receiver<Condition>,
-    max_connections: usize,
+    gate: &Gate,
+    admission: &Arc<Admission>,
     shutdown: CancellationToken,
 ) {
     let engine = Arc::clone(forward_auth.engine());
@@ -55,15 +58,22 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/.well-known/jwks.json", get(jwks))
         .route("/metrics", get(metrics))
-        .with_state(Shared { metrics: metrics::registry(&engine), engine, condition })
+        .with_state(Shared { metrics: metrics::registry(&engine, admission), engine, condition })
         .merge(
             // Gateways ask with the method of the request or with another one: it makes no difference.
             Router::new().route("/forward-auth", any(forward_auth::forward_auth)).with_state(forward_auth),
         );
-    let serve = |socket, address| {
-        connection::speak(socket, address, router.clone(), connection::HEAD_TIMEOUT, shutdown.clone())
+    let serve = |socket, address, account| {
+        connection::speak(
+            socket,
+            address,
+            account,
+            router.clone(),
+            connection::HEAD_TIMEOUT,
+            shutdown.clone(),
+        )
     };
-    accept(listener, max_connections, &shutdown, serve).await;
+    accept(listener, gate, &shutdown, serve).await;
 }
 
 async fn readyz(State(shared): State<Shared>, uri: Uri) -> impl IntoResponse {

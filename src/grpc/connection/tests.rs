@@ -70,9 +70,11 @@ async fn ask(mut requests: SendRequest<Bytes>, path: &str) -> (Status, Vec<u8>) 
 async fn a_request_that_panics_is_answered_and_harms_no_other_on_its_connection() {
     let (client, server) = duplex(1 << 16);
     let (from_client, to_client) = split(server);
-    let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), certificate: None };
+    let address: std::net::SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let account = crate::admission::Admission::new(&[], Vec::new()).connection(address.ip());
+    let peer = Peer { address, certificate: None, connection: account };
     let limits =
-        ConnectionLimits { max_connections: 1, max_streams: 100, age: Duration::from_hours(1), http1: false };
+        ConnectionLimits { max_streams: 100, age: Duration::from_hours(1), age_grace: Duration::from_secs(1), http1: false };
     let services = Arc::new(Panicking::default());
     let shutdown = CancellationToken::new();
     tokio::spawn(speak(from_client, to_client, peer, Arc::clone(&services), limits, shutdown));

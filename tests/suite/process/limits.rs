@@ -4,7 +4,7 @@ mod frames;
 
 use std::{fs, process::Command, time::Duration};
 
-use latchkey::grpc::pb::{RejectionReason, ValidateRequest};
+use latchkey::grpc::pb::{ListCallersRequest, RejectionReason, ValidateRequest};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -36,30 +36,86 @@ async fn works(client: &Client) {
 
 #[tokio::test]
 async fn more_requests_at_a_time_than_allowed_are_shed_and_probes_are_not() {
-    let (process, client, _data) = server(&[("SERVER__MAX_REQUESTS", "2")]).await;
-    let mut wire = Wire::connect(process.grpc).await;
-    let held = [wire.open("Validate").await, wire.open("Validate").await];
+    // Logins that take long: two are worked on.
+    let settings = [
+        ("SERVER__MAX_REQUESTS", "2"),
+        ("SERVER__CLIENT_SHARE_PERCENT", "100"),
+        ("PASSWORD__MEMORY_KIB", "131072"),
+        ("PASSWORD__ITERATIONS", "16"),
+    ];
+    let (process, client, _data) = server(&settings).await;
+    let held = [client.clone(), client.clone()].map(|client| {
+        tokio::spawn(async move { client.try_login(login_request("nobody", "")).await.unwrap_err() })
+    });
 
-    // As soon as both have arrived.
-    let shed = loop {
-        match client.try_validate("not a token").await {
-            Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-            Err(status) => break status,
-        }
-    };
-    assert_eq!(shed.code(), Code::ResourceExhausted, "{shed:?}");
-    assert_eq!(shed.get_details_error_info().unwrap().reason, "OVERLOADED");
-    assert!(shed.get_details_retry_info().unwrap().retry_delay.is_some());
-    assert_eq!(client.serving("").await, Serving);
-
-    drop(held);
-    timeout(Duration::from_secs(5), async {
-        while client.try_validate("not a token").await.is_err() {
+    timeout(Duration::from_secs(20), async {
+        while !process.get("/metrics").await.1.contains("latchkey_requests_in_flight 2\n") {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await
-    .expect("the places come free");
+    .expect("both have arrived");
+    let list = async || client.callers.clone().list_callers(client.admin(ListCallersRequest {})).await;
+    let shed = list().await.unwrap_err();
+    assert_eq!(shed.code(), Code::ResourceExhausted, "{shed:?}");
+    assert_eq!(shed.get_details_error_info().unwrap().reason, "OVERLOADED");
+    assert!(shed.get_details_retry_info().unwrap().retry_delay.is_some());
+    assert_eq!(client.serving("").await, Serving);
+    // Both ports have the same places; what is answered from memory needs none.
+    let (status, body) = process.get("/forward-auth").await;
+    assert!(status == 503 && body.contains("OVERLOADED"), "{status} {body}");
+    works(&client).await;
+    let metrics = process.get("/metrics").await.1;
+    assert!(!metrics.contains(r#"latchkey_requests_shed_total{resource="requests",scope="total"} 0"#));
+
+    for login in held {
+        login.await.unwrap();
+    }
+    list().await.expect("the places come free");
+    let log = process.output_until("a limit is no longer reached");
+    let told = |line: &&str| line.contains("a limit is reached") && line.contains(r#""limit.scope":"total""#);
+    assert_eq!(log.lines().filter(told).count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_message_that_does_not_come_is_not_waited_for_long() {
+    let (process, client, _data) = server(&[("SERVER__BODY_TIMEOUT", "200ms")]).await;
+    let mut wire = Wire::connect(process.grpc).await;
+    for method in ["Validate", "Login", "ValidateStream"] {
+        let mut call = wire.open(method).await;
+        // Of a stream a part must have come: it may be silent for long.
+        call.announce(100);
+        let answer = timeout(Duration::from_secs(3), call.outcome()).await.expect("it is ended");
+        assert_eq!(answer.code(), Code::DeadlineExceeded, "{method}: {answer:?}");
+        assert_eq!(answer.get_details_error_info().unwrap().reason, "DEADLINE_EXCEEDED");
+        assert!(answer.message().contains("server.body_timeout"), "{answer:?}");
+    }
+    let call = wire.open("ValidateStream").await;
+    assert!(timeout(Duration::from_millis(600), call.outcome()).await.is_err(), "it has begun no message");
+    works(&client).await;
+}
+
+#[tokio::test]
+async fn unfinished_messages_hold_no_more_memory_than_they_may() {
+    let (process, client, _data) = server(&[("SERVER__MAX_UNFINISHED_MIB", "1")]).await;
+    let mut wire = Wire::connect(process.grpc).await;
+    // A connection may fill a sixteenth of it: one message of these fits.
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        let mut call = wire.open("Validate").await;
+        call.announce(64 * 1024);
+        call.send("x".repeat(40 * 1024).as_bytes());
+        calls.push(call);
+    }
+    let answers = calls.into_iter().map(|call| timeout(Duration::from_secs(2), call.outcome()));
+    let answers = futures_util::future::join_all(answers).await;
+    let refused: Vec<_> = answers.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(refused.len(), 3, "{refused:?}");
+    for answer in refused {
+        assert_eq!(answer.code(), Code::ResourceExhausted, "{answer:?}");
+        assert!(answer.message().contains("unfinished requests"), "{answer:?}");
+    }
+    works(&client).await;
 }
 
 #[tokio::test]

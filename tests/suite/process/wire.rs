@@ -51,6 +51,26 @@ impl Call {
         self.message.send_data(prefix.into(), false).unwrap();
     }
 
+    /// Sends a part of the message.
+    pub fn send(&mut self, part: &[u8]) {
+        self.message.send_data(part.to_vec().into(), false).unwrap();
+    }
+
+    /// How the call ends, in its headers or after its answers.
+    pub async fn outcome(self) -> Status {
+        let Self { message, response } = self;
+        let response = response.await.unwrap();
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            return status;
+        }
+        let mut answers = response.into_body();
+        while let Some(answer) = answers.data().await {
+            answer.unwrap();
+        }
+        drop(message);
+        Status::from_header_map(&answers.trailers().await.unwrap().unwrap()).unwrap()
+    }
+
     /// What the server answers in its headers.
     pub async fn answer(self) -> Status {
         let headers = self.response.await.unwrap().into_parts().0.headers;

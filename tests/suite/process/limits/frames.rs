@@ -1,121 +1,13 @@
 //! HTTP/2 by hand, to do what a well-behaved client cannot (RFC 9113).
 
-use std::{net::SocketAddr, time::Duration};
-
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
+use super::{
+    super::raw::{
+        DATA, END_HEADERS, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, REFUSED_STREAM, RST_STREAM, SETTINGS, Socket,
+        WINDOW_UPDATE, frame, large_request, request,
+    },
+    server,
 };
-
-use super::server;
 use crate::support::client::Client;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const END_HEADERS: u8 = 4;
-
-const REFUSED_STREAM: u32 = 7;
-const ENHANCE_YOUR_CALM: u32 = 11;
-
-#[derive(Debug)]
-struct Frame {
-    kind: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-impl Frame {
-    /// The error code of a `RST_STREAM` or `GOAWAY`.
-    fn code(&self) -> u32 {
-        let at = if self.kind == GOAWAY { 4 } else { 0 };
-        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
-    }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A header without indexing: `name` is its number in the static table.
-fn header(name: u8, value: &str) -> Vec<u8> {
-    let name = if name < 15 { vec![name] } else { vec![15, name - 15] };
-    [&name[..], &[u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
-}
-
-/// `POST` to Validate, over `http`; then what is added.
-fn request(more: &[u8]) -> Vec<u8> {
-    let path = header(4, "/latchkey.v1.AuthService/Validate");
-    [&[0x83, 0x86], &path[..], &header(1, "latchkey"), &header(31, "application/grpc"), more].concat()
-}
-
-/// Headers of this many bytes, as RFC 9113 section 6.5.2 counts them, in frames.
-fn large_request(stream: u32, size: usize) -> Vec<u8> {
-    let mut more = Vec::new();
-    let mut left = size;
-    while left > 200 {
-        // A name of one letter, and 32 for the entry.
-        more.extend([0, 1, b'x', 100]);
-        more.extend([b'y'; 100]);
-        left -= 133;
-    }
-    let block = request(&more);
-    let (first, rest) = block.split_at(block.len().min(8000));
-    let flags = |last: bool| if last { END_HEADERS } else { 0 };
-    let mut frames = frame(HEADERS, flags(rest.is_empty()), stream, first);
-    let mut parts = rest.chunks(8000).peekable();
-    while let Some(part) = parts.next() {
-        frames.extend(frame(CONTINUATION, flags(parts.peek().is_none()), stream, part));
-    }
-    frames
-}
-
-struct Socket(TcpStream);
-
-impl Socket {
-    async fn connect(address: SocketAddr) -> Self {
-        let mut socket = Self(TcpStream::connect(address).await.unwrap());
-        socket.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-        socket.send(&frame(SETTINGS, 0, 0, &[])).await;
-        socket
-    }
-
-    async fn send(&mut self, bytes: &[u8]) {
-        // The server may have hung up.
-        let _ = self.0.write_all(bytes).await;
-    }
-
-    /// The next frame; none where the server has hung up.
-    async fn next(&mut self) -> Option<Frame> {
-        let mut head = [0; 9];
-        self.0.read_exact(&mut head).await.ok()?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let mut payload = vec![0; length];
-        self.0.read_exact(&mut payload).await.ok()?;
-        let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
-        Some(Frame { kind: head[3], stream, payload })
-    }
-
-    /// The first frame that is of one of these kinds.
-    async fn first(&mut self, kinds: &[u8]) -> Frame {
-        let found = async {
-            loop {
-                let frame = self.next().await.unwrap_or_else(|| panic!("the server hung up without a word"));
-                if kinds.contains(&frame.kind) {
-                    return frame;
-                }
-            }
-        };
-        timeout(Duration::from_secs(5), found).await.unwrap_or_else(|_| panic!("the server says nothing"))
-    }
-}
 
 async fn still_serves(client: &Client) {
     super::works(client).await;

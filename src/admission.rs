@@ -1,0 +1,290 @@
+//! Admission control: how much of each resource clients may use at a time, in total, by client address and by
+//! connection.
+//!
+//! A client is an IPv4 address or an IPv6 /64. An IPv6 client counts towards its /56 and its /48, too, which may use
+//! more. Peers in the networks of trusted proxies speak for many clients: only the limits per connection and the
+//! totals hold for them.
+//!
+//! Counters are atomics that a connection holds, so that the path of a request takes no lock.
+
+mod connection;
+mod gate;
+mod pressure;
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use ipnet::IpNet;
+
+use self::{connection::Group, pressure::Pressure};
+pub use self::{
+    connection::{Connection, Permit},
+    gate::{Admitted, Gate},
+};
+
+/// What is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// Connections to the gRPC port.
+    GrpcConnections,
+    /// Connections to the HTTP port.
+    HttpConnections,
+    /// Requests that are complete and not answered, on both ports.
+    Requests,
+    /// Streaming calls that are open.
+    Streams,
+    /// Watches of the health that are open.
+    HealthStreams,
+    /// Streams of reflection that are open.
+    ReflectionStreams,
+    /// HTTP exchanges that are open, in whatever state: from the head of a request to the last byte of its answer.
+    Exchanges,
+    /// Bytes of request messages that are not complete.
+    BodyBytes,
+}
+
+impl Resource {
+    /// Every resource, in the order of its discriminant.
+    pub const ALL: [Self; 8] = [
+        Self::GrpcConnections,
+        Self::HttpConnections,
+        Self::Requests,
+        Self::Streams,
+        Self::HealthStreams,
+        Self::ReflectionStreams,
+        Self::Exchanges,
+        Self::BodyBytes,
+    ];
+
+    /// The name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::GrpcConnections => "grpc_connections",
+            Self::HttpConnections => "http_connections",
+            Self::Requests => "requests",
+            Self::Streams => "streams",
+            Self::HealthStreams => "health_streams",
+            Self::ReflectionStreams => "reflection_streams",
+            Self::Exchanges => "exchanges",
+            Self::BodyBytes => "body_bytes",
+        }
+    }
+
+    /// The setting that bounds it.
+    const fn setting(self) -> &'static str {
+        match self {
+            Self::GrpcConnections | Self::HttpConnections | Self::HealthStreams => "server.max_connections",
+            Self::Requests => "server.max_requests",
+            Self::Streams => "server.max_open_streams",
+            Self::ReflectionStreams => "server.reflection",
+            Self::Exchanges => "server.max_requests and server.max_open_streams",
+            Self::BodyBytes => "server.max_unfinished_mib",
+        }
+    }
+}
+
+/// Which limit was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// That of all clients together.
+    Total,
+    /// That of one client address.
+    Client,
+    /// That of one connection.
+    Connection,
+}
+
+impl Scope {
+    /// Every scope, in the order of its discriminant.
+    pub const ALL: [Self; 3] = [Self::Total, Self::Client, Self::Connection];
+
+    /// The name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Client => "client",
+            Self::Connection => "connection",
+        }
+    }
+}
+
+/// How much of a resource may be used at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// By all clients together.
+    pub total: usize,
+    /// By one client.
+    pub client: usize,
+    /// By one connection.
+    pub connection: usize,
+}
+
+impl Limit {
+    /// A limit of which one client may use this part, in percent, but at least one.
+    #[must_use]
+    pub fn shared(total: usize, percent: usize, connection: usize) -> Self {
+        let client = (total / 100 * percent + (total % 100 * percent).div_ceil(100)).max(1);
+        Self { total, client, connection }
+    }
+
+    /// No limit.
+    pub const NONE: Self = Self { total: usize::MAX, client: usize::MAX, connection: usize::MAX };
+}
+
+const RESOURCES: usize = Resource::ALL.len();
+
+/// How much of each resource is in use.
+#[derive(Debug, Default)]
+struct Usage([AtomicUsize; RESOURCES]);
+
+impl Usage {
+    fn get(&self, resource: Resource) -> usize {
+        self.0[resource as usize].load(Ordering::Relaxed)
+    }
+
+    /// Adds to the use of a resource, if that stays within `limit`.
+    fn add(&self, resource: Resource, amount: usize, limit: usize) -> bool {
+        let counter = &self.0[resource as usize];
+        let before = counter.fetch_add(amount, Ordering::Relaxed);
+        let fits = before.saturating_add(amount) <= limit;
+        if !fits {
+            counter.fetch_sub(amount, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn subtract(&self, resource: Resource, amount: usize) {
+        self.0[resource as usize].fetch_sub(amount, Ordering::Relaxed);
+    }
+}
+
+/// The limits, and what is in use of them. One serves a whole process.
+pub struct Admission {
+    limits: [Limit; RESOURCES],
+    used: Usage,
+    trusted: Vec<IpNet>,
+    clients: Mutex<HashMap<IpNet, Client>>,
+    pressure: Pressure,
+    /// Seconds since the start, as the monitor counts them: reading it costs no call of the clock.
+    seconds: AtomicU64,
+}
+
+/// A client that has connections.
+struct Client {
+    usage: Arc<Usage>,
+    connections: usize,
+}
+
+impl Admission {
+    /// No limits but these. Peers in the networks `trusted` have no limit per client.
+    #[must_use]
+    pub fn new(limits: &[(Resource, Limit)], trusted: Vec<IpNet>) -> Arc<Self> {
+        let mut all = [Limit::NONE; RESOURCES];
+        for (resource, limit) in limits {
+            all[*resource as usize] = *limit;
+        }
+        Arc::new(Self {
+            limits: all,
+            used: Usage::default(),
+            trusted,
+            clients: Mutex::default(),
+            pressure: Pressure::default(),
+            seconds: AtomicU64::new(0),
+        })
+    }
+
+    /// How much of a resource is in use.
+    pub fn used(&self, resource: Resource) -> usize {
+        self.used.get(resource)
+    }
+
+    /// How often a resource was refused because of this limit, since the start.
+    pub fn refused(&self, resource: Resource, scope: Scope) -> u64 {
+        self.pressure.refused(resource, scope)
+    }
+
+    /// How many idle connections made room for others, since the start.
+    pub fn evicted(&self) -> u64 {
+        self.pressure.evicted()
+    }
+
+    /// How many connections were closed because their clients reset too many streams, since the start.
+    pub fn reset_floods(&self) -> u64 {
+        self.pressure.reset_floods()
+    }
+
+    /// Watches for limits that are reached: logs when that begins and when it ends. Ends never.
+    pub async fn watch(&self) {
+        loop {
+            tokio::time::sleep(pressure::TICK).await;
+            self.seconds.fetch_add(pressure::TICK.as_secs(), Ordering::Relaxed);
+            self.pressure.look(|resource| self.limits[resource as usize]);
+        }
+    }
+
+    /// The connection of a client, for tests and for what is not limited.
+    #[must_use]
+    pub fn connection(self: &Arc<Self>, address: IpAddr) -> Arc<Connection> {
+        Arc::new(Connection::new(Arc::clone(self), address))
+    }
+
+    fn limit(&self, resource: Resource) -> Limit {
+        self.limits[resource as usize]
+    }
+
+    fn seconds(&self) -> u64 {
+        self.seconds.load(Ordering::Relaxed)
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpNet, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a connection from this address counts towards.
+    fn join(&self, address: IpAddr) -> Vec<Group> {
+        if self.trusted.iter().any(|network| network.contains(&address)) {
+            return Vec::new();
+        }
+        let mut clients = self.clients();
+        let groups = networks(address).into_iter().map(|(network, times)| {
+            let client =
+                clients.entry(network).or_insert_with(|| Client { usage: Arc::default(), connections: 0 });
+            client.connections += 1;
+            Group { network, usage: Arc::clone(&client.usage), times }
+        });
+        groups.collect()
+    }
+
+    fn leave(&self, groups: &[Group]) {
+        let mut clients = self.clients();
+        for group in groups {
+            if let Some(client) = clients.get_mut(&group.network) {
+                client.connections -= 1;
+                if client.connections == 0 {
+                    clients.remove(&group.network);
+                }
+            }
+        }
+    }
+}
+
+/// The networks that an address belongs to, and how many times as much as one client each may use.
+fn networks(address: IpAddr) -> Vec<(IpNet, usize)> {
+    let prefixes: &[(u8, usize)] = match address {
+        IpAddr::V4(_) => &[(32, 1)],
+        IpAddr::V6(_) => &[(64, 1), (56, 2), (48, 3)],
+    };
+    let network = |&(length, times): &(u8, usize)| {
+        IpNet::new(address, length).ok().map(|network| (network.trunc(), times))
+    };
+    prefixes.iter().filter_map(network).collect()
+}
+
+#[cfg(test)]
+mod tests;

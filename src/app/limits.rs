@@ -1,0 +1,55 @@
+//! The limits that the settings give to clients.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    admission::{Admission, Limit, Resource},
+    config::Config,
+    grpc::{self, server::ConnectionLimits},
+};
+
+/// Health watches and reflection streams on one connection.
+const PROBES_ON_A_CONNECTION: usize = 4;
+/// Reflection streams at a time. Each can hold the largest of the descriptors.
+const REFLECTION_STREAMS: usize = 64;
+/// The bytes of unfinished messages on one connection are this part of all.
+const CONNECTIONS_THAT_FILL_ALL: usize = 16;
+
+/// What clients may use at a time; so many connections on each port.
+pub(super) fn admission(config: &Config, max_connections: usize) -> Result<Arc<Admission>, String> {
+    let server = &config.server;
+    let shared = |total, connection| Limit::shared(total, server.client_share_percent, connection);
+    let connections = shared(max_connections, usize::MAX);
+    let requests = Limit::shared(server.max_requests, server.client_share_percent, usize::MAX);
+    let bytes = server.max_unfinished_mib.saturating_mul(1024 * 1024);
+    let limits = [
+        (Resource::GrpcConnections, connections),
+        (Resource::HttpConnections, connections),
+        (Resource::Requests, Limit { connection: requests.client, ..requests }),
+        (Resource::Streams, shared(server.max_open_streams, server.max_streams as usize)),
+        (Resource::HealthStreams, shared(server.max_connections, PROBES_ON_A_CONNECTION)),
+        (Resource::ReflectionStreams, shared(REFLECTION_STREAMS, PROBES_ON_A_CONNECTION)),
+        (
+            Resource::Exchanges,
+            shared(server.max_requests.saturating_add(server.max_open_streams), usize::MAX),
+        ),
+        (Resource::BodyBytes, shared(bytes, bytes.div_ceil(CONNECTIONS_THAT_FILL_ALL))),
+    ];
+    let trusted = config.trusted_proxies().map_err(|error| error.to_string())?;
+    Ok(Admission::new(&limits, trusted))
+}
+
+pub(super) fn requests(config: &Config) -> grpc::Settings {
+    let server = &config.server;
+    grpc::Settings { timeout: server.request_timeout, body_timeout: server.body_timeout }
+}
+
+pub(super) fn connections(config: &Config) -> ConnectionLimits {
+    let server = &config.server;
+    ConnectionLimits {
+        max_streams: server.max_streams,
+        age: server.connection_age,
+        age_grace: server.connection_age_grace.max(Duration::from_millis(1)),
+        http1: !config.browser.origins.is_empty(),
+    }
+}
