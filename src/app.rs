@@ -113,7 +113,7 @@ impl App {
         let engine = Arc::new(Engine {
             sessions,
             epoch: CurrentEpoch::new(epoch),
-            hub: Hub::new(events, config.server.max_watches),
+            hub: Hub::new(events, limits::watches(config)),
             counts: Counts::default(),
             accounts,
             callers: KnownCallers::new(callers, Arc::clone(&clock), config.access.outage_grace),

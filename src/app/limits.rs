@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     admission::{Admission, Limit, Resource},
     config::Config,
+    domain::hub::WatchLimits,
     grpc::{self, server::ConnectionLimits},
 };
 
@@ -37,6 +38,16 @@ pub(super) fn admission(config: &Config, max_connections: usize) -> Result<Arc<A
     ];
     let trusted = config.trusted_proxies().map_err(|error| error.to_string())?;
     Ok(Admission::new(&limits, trusted))
+}
+
+/// How many streams may tell of the ends of sessions.
+pub(super) fn watches(config: &Config) -> WatchLimits {
+    let server = &config.server;
+    WatchLimits {
+        streams: server.max_watches,
+        of_session: server.max_watches_per_session,
+        of_user: server.max_watches_per_user,
+    }
 }
 
 pub(super) fn requests(config: &Config) -> grpc::Settings {

@@ -45,6 +45,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         server.max_streams as usize,
         server.max_open_streams,
         server.max_watches,
+        server.max_watches_per_session,
+        server.max_watches_per_user,
         server.max_unfinished_mib,
     ];
     if limits.contains(&0) {

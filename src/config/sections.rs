@@ -275,6 +275,8 @@ pub struct Server {
     pub max_streams: u32,
     pub max_open_streams: usize,
     pub max_watches: usize,
+    pub max_watches_per_session: usize,
+    pub max_watches_per_user: usize,
     pub max_unfinished_mib: usize,
     pub client_share_percent: usize,
     #[serde(deserialize_with = "duration")]

@@ -4,6 +4,7 @@
 //! found by its id, and the readers of the feed share one ring of pages. Nobody holds up the reader: who does
 //! not keep up with the ring is told so.
 
+mod places;
 mod waiting;
 
 use std::{
@@ -19,10 +20,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use super::{
     Engine, Error,
     ports::{Cursor, Event, EventLog, StoreError, Tail},
-    types::Timestamp,
+    types::{Claims, Timestamp},
 };
 
-pub(super) use self::waiting::{Signal, Ticket, Waiting};
+use self::places::Places;
+pub use self::places::WatchLimits;
+pub(super) use self::{
+    places::Place,
+    waiting::{Signal, Ticket, Waiting},
+};
 
 /// Events that are read at once.
 const PAGE: usize = 256;
@@ -48,6 +54,7 @@ pub struct Hub {
     /// What had ended by then has been told, in microseconds.
     as_of: AtomicU64,
     streams: Arc<Semaphore>,
+    places: Arc<Places>,
     looks: Semaphore,
 }
 
@@ -71,14 +78,15 @@ pub(super) struct Subscription {
 
 impl Hub {
     /// Over this log. At most so many streams are open at a time.
-    pub fn new(log: Arc<dyn EventLog>, max_streams: usize) -> Self {
+    pub fn new(log: Arc<dyn EventLog>, limits: WatchLimits) -> Self {
         Self {
             log,
             waiting: Arc::default(),
             ring: broadcast::Sender::new(RING),
             place: Mutex::default(),
             as_of: AtomicU64::default(),
-            streams: Arc::new(Semaphore::new(max_streams)),
+            streams: Arc::new(Semaphore::new(limits.streams)),
+            places: Places::new(limits),
             looks: Semaphore::new(LOOKS),
         }
     }
@@ -99,6 +107,12 @@ impl Hub {
             what: "too many open streams",
             retry_after: Duration::from_secs(5),
         })
+    }
+
+    /// A place for one more who watches the session of these claims: no session and no user takes all.
+    pub(super) fn watch(&self, claims: &Claims) -> Result<(OwnedSemaphorePermit, Place), Error> {
+        let place = self.places.take(claims)?;
+        Ok((self.stream()?, place))
     }
 
     /// Those who wait for the end of one session.

@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Engine, Error,
-    hub::{Signal, Ticket},
+    hub::{Place, Signal, Ticket},
     ports::StoreError,
     rejection::Rejection,
     types::Claims,
@@ -22,14 +22,14 @@ pub struct SessionWatch {
     engine: Arc<Engine>,
     claims: Arc<Claims>,
     ticket: Ticket,
-    _place: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Place),
 }
 
 impl Engine {
     /// The session of a token as it stands, and its end when it comes. This is no use of the session.
     pub async fn watch_session(self: &Arc<Self>, token: &str) -> Result<(Verified, SessionWatch), Error> {
         let claims = self.claims_of(token).await?.map_err(Error::Rejected)?;
-        let place = self.hub.stream()?;
+        let place = self.hub.watch(&claims)?;
         // First wait, then read: what happens between is told.
         let ticket = self.hub.those_waiting().wait(&claims);
         let session = self.look(&claims, &ticket).await?.map_err(Error::Rejected)?;

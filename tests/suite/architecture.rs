@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// What the code of a folder, or of a file, must not name, and where it would be a path or a word.
-const RULES: [(&str, &[&str]); 10] = [
+const RULES: [(&str, &[&str]); 11] = [
     (
         "src/domain",
         &[

@@ -174,6 +174,37 @@ on_both_stores! {
     }
 }
 
+const FEW_EACH: &[(&str, &str)] = &[
+    ("SERVER__MAX_WATCHES_PER_SESSION", "2"),
+    ("SERVER__MAX_WATCHES_PER_USER", "3"),
+    ("SESSION__LIMIT", "2"),
+];
+
+on_both_stores! {
+    async fn no_session_and_no_user_takes_all_streams(server: Server, FEW_EACH) {
+        let client = &server.client;
+        client.user("alice").await;
+        client.user("bob").await;
+        let one = client.login("alice", "").await.token;
+        let two = client.login("alice", "").await.token;
+        let refused = async |token: &str| {
+            let status = client.try_watch(token).await.err().unwrap();
+            assert_eq!(parts(&status), (Code::ResourceExhausted, "OVERLOADED".into(), vec![]));
+            status.message().to_owned()
+        };
+        let watches = (client.watch(&one).await, client.watch(&one).await);
+        assert!(refused(&one).await.contains("of this session"));
+        let third = client.watch(&two).await;
+        assert!(refused(&two).await.contains("of this user"));
+        let bob = client.login("bob", "").await.token;
+        let _bob = client.watch(&bob).await;
+        drop((watches, third));
+        while client.try_watch(&one).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
 on_both_stores! {
     async fn a_stream_ends_with_the_server_and_says_when_to_come_again(server: Server) {
         let client = server.client.clone();
