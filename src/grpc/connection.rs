@@ -15,6 +15,7 @@ use tonic::body::Body;
 use super::{
     caught::Caught,
     cross_site,
+    frames::{Metered, ResetRate},
     guard::Guard,
     origin::Peer,
     requests::{Begun, WithRequests},
@@ -34,10 +35,9 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// All headers of a request together, in bytes. A token of 4 KiB and a caller key fit.
 const MAX_HEADERS: u32 = 16 * 1024;
-/// Streams that a client opened and reset before we looked at them (CVE-2023-44487, "Rapid Reset").
-const MAX_PENDING_RESETS: usize = 20;
-/// Streams that we reset for errors of the client (CVE-2025-8671, "MadeYouReset").
-const MAX_LOCAL_RESETS: usize = 64;
+/// How many times `max_streams` streams may be reset for errors of the client over the life of a connection
+/// (CVE-2025-8671, "MadeYouReset"). Those that a client opens before it has read how many it may count, too.
+const LOCAL_RESETS: usize = 4;
 /// What a client may send that the server has not read, in bytes: on a stream, more than any message; on a connection.
 const WINDOWS: (u32, u32) = (384 * 1024, 512 * 1024);
 /// What of an answer waits for its client, in bytes.
@@ -95,9 +95,9 @@ pub(super) async fn speak<S: Services>(
     };
     let Ok(Some(begun)) = read else { return };
     let requests = Begun::default();
-    let builder = match begun == PREFACE {
-        true => http2(limits.max_streams, requests.clone()),
-        false if limits.http1 => http1(requests.clone()),
+    let (builder, resets) = match begun == PREFACE {
+        true => (http2(limits.max_streams, requests.clone()), Some(ResetRate::of(limits.max_streams))),
+        false if limits.http1 => (http1(requests.clone()), None),
         false => return,
     };
     let begun = begun.to_vec();
@@ -123,7 +123,8 @@ pub(super) async fn speak<S: Services>(
             Ok::<_, Infallible>(answer.map(|body| Caught::new(body, None)))
         })
     });
-    let io = join(Cursor::new(begun).chain(from_client), to_client);
+    let io =
+        Metered::new(join(Cursor::new(begun).chain(from_client), to_client), resets, PREFACE.len(), &account);
     let mut serving =
         WithRequests::new(builder.serve_connection(TokioIo::new(io), service), requests, &account);
     let ended = tokio::select! {
@@ -211,8 +212,8 @@ fn http2(max_streams: u32, requests: Begun) -> Builder<Begun> {
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
         .max_send_buf_size(MAX_SEND_BUFFER)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        .max_pending_accept_reset_streams(ResetRate::of(max_streams).burst as usize)
+        .max_local_error_reset_streams(max_streams as usize * LOCAL_RESETS)
         .keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1);
     builder

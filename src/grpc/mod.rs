@@ -18,6 +18,7 @@ mod deadline;
 mod drain;
 pub mod envoy;
 mod ext_authz;
+mod frames;
 mod guard;
 pub mod health;
 mod import;

@@ -44,7 +44,7 @@ async fn a_flood_of_streams_that_are_opened_and_reset_is_cut_off() {
     let (process, client, _data) = server(&[]).await;
     let mut socket = Socket::connect(process.grpc).await;
     let mut flood = Vec::new();
-    for number in 0..2000 {
+    for number in 0..10_000 {
         flood.extend(frame(HEADERS, END_HEADERS, 2 * number + 1, &request(&[])));
         flood.extend(frame(RST_STREAM, 0, 2 * number + 1, &[0, 0, 0, 8]));
     }
@@ -54,11 +54,46 @@ async fn a_flood_of_streams_that_are_opened_and_reset_is_cut_off() {
 }
 
 #[tokio::test]
+async fn calls_that_exceed_their_deadlines_while_the_server_pauses_do_not_end_the_connection() {
+    let (process, client, _data) = server(&[]).await;
+    let mut socket = Socket::connect(process.grpc).await;
+    // Everything that there may be at a time is asked, given up and asked again.
+    process.signal("STOP");
+    let mut number = 0;
+    for _ in 0..4 {
+        let first = number;
+        for _ in 0..256 {
+            let mut call = frame(HEADERS, END_HEADERS, 2 * number + 1, &request(&[]));
+            call.extend(frame(DATA, 1, 2 * number + 1, &[0; 5]));
+            socket.send(&call).await;
+            number += 1;
+        }
+        for number in first..number {
+            socket.send(&frame(RST_STREAM, 0, 2 * number + 1, &[0, 0, 0, 8])).await;
+        }
+    }
+    process.signal("CONT");
+    let last = 2 * number + 1;
+    let mut call = frame(HEADERS, END_HEADERS, last, &request(&[]));
+    call.extend(frame(DATA, 1, last, &[0; 5]));
+    socket.send(&call).await;
+    loop {
+        let answer = socket.first(&[HEADERS, RST_STREAM, GOAWAY]).await;
+        assert_ne!(answer.kind, GOAWAY, "{}", String::from_utf8_lossy(&answer.payload));
+        if answer.stream == last {
+            assert_eq!(answer.kind, HEADERS);
+            break;
+        }
+    }
+    still_serves(&client).await;
+}
+
+#[tokio::test]
 async fn a_flood_of_streams_that_the_server_must_reset_is_cut_off() {
     let (process, client, _data) = server(&[]).await;
     let mut socket = Socket::connect(process.grpc).await;
     let mut flood = Vec::new();
-    for number in 0..500 {
+    for number in 0..2000 {
         flood.extend(frame(HEADERS, END_HEADERS, 2 * number + 1, &request(&[])));
         // A window that large is an error of the stream.
         flood.extend(frame(WINDOW_UPDATE, 0, 2 * number + 1, &[0x7f, 0xff, 0xff, 0xff]));
