@@ -108,7 +108,7 @@ async fn main() {
         response_timeout: RESPONSE_TIMEOUT,
     };
     let store = Arc::new(Encoded::new(RedisRegisters::start(&settings, "lk").unwrap()));
-    while Registers::<UserSessions>::ping(&*store).await.is_err() {
+    while Registers::<UserSessions>::load(&*store, &UserId::random()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let mut users = Vec::new();

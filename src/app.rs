@@ -39,6 +39,7 @@ use crate::{
         ports::Clock,
         touches::Touches,
         transact::Turns,
+        webhook::Webhook,
     },
     grpc::{
         self, ServiceGuard, access::Access, browser::Browsers, health::Health, origin::Origins,
@@ -163,16 +164,11 @@ impl App {
         let port = serve_http(&admission, http_listener, forward_auth, &health, shutdown.clone());
         serving.spawn(serve_port("HTTP port", port, shutdown.clone(), failed.clone()));
         if let Some(receiver) = webhook {
-            let (webhook, stop) = (receiver.webhook(config, &engine, deliveries), shutdown.clone());
-            let delivering = async move || webhook.run(&stop).await;
-            serving.spawn(supervise("webhook", Importance::Deferrable, delivering));
+            deliver(&mut serving, receiver.webhook(config, &engine, deliveries), shutdown.clone());
         }
 
         connections.warn();
         exposure::warn(config, grpc, http);
-        if let Some(encryption) = &encryption {
-            tls::look_at_dates(config, encryption, &*engine.clock);
-        }
         let reload = Reload::new();
         let probes = Probes::new(probe, Arc::clone(&engine.accounts), Arc::clone(&engine.clock));
         let background = background::start(&engine, &health, probes, &admission, config, encryption, &reload);
@@ -276,6 +272,12 @@ fn record_uses(engine: &Arc<Engine>) -> JoinHandle<()> {
     let engine = Arc::clone(engine);
     let recording = async move || engine.record_uses().await;
     tokio::spawn(supervise("uses of sessions", Importance::Deferrable, recording))
+}
+
+/// Delivers the webhook until `stop`.
+fn deliver(serving: &mut JoinSet<()>, webhook: Webhook, stop: CancellationToken) {
+    let delivering = async move || webhook.run(&stop).await;
+    serving.spawn(supervise("webhook", Importance::Deferrable, delivering));
 }
 
 async fn settle_debts(engine: Arc<Engine>) {

@@ -57,7 +57,7 @@ pub async fn redis(url: String) -> Result<Encoded<RedisRegisters>, String> {
     };
     let registers = Encoded::new(RedisRegisters::start(&settings, "lk")?);
     let begun = std::time::Instant::now();
-    while let Err(error) = Registers::<UserSessions>::ping(&registers).await {
+    while let Err(error) = Registers::<UserSessions>::load(&registers, &UserId::random()).await {
         if begun.elapsed() > PATIENCE {
             return Err(error.to_string());
         }

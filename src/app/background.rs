@@ -90,11 +90,11 @@ pub(super) fn start(
     tasks.spawn(supervise("event log", essential(), telling));
     let own = Arc::clone(engine);
     tasks.spawn(supervise("debts", Importance::Deferrable, async move || {
-        settle_debts(Arc::clone(&own)).await
+        settle_debts(Arc::clone(&own)).await;
     }));
     let own = Arc::clone(engine);
     tasks.spawn(supervise("callers", Importance::Deferrable, async move || {
-        keep_callers(Arc::clone(&own)).await
+        keep_callers(Arc::clone(&own)).await;
     }));
 
     let own = Arc::clone(engine);
@@ -108,6 +108,7 @@ pub(super) fn start(
     };
     tasks.spawn(supervise("reload of signing keys", Importance::Deferrable, early));
     if let Some(mut encryption) = encryption {
+        tls::look_at_dates(config, &encryption, &*engine.clock);
         let (clock, settings, mut requests) = (Arc::clone(&engine.clock), config.clone(), reload.requests());
         let certificates =
             async move || tls::reload(&mut encryption, &settings, &*clock, &mut requests).await;

@@ -58,7 +58,7 @@ impl Engine {
             };
             if verdict.is_err() {
                 self.mind_rollback(claims, &read).await?;
-                if let Some(rejection) = self.settle_lapse(claims, read).await? {
+                if let Some(rejection) = self.settle_lapse(claims, read.clone()).await? {
                     return Err(Error::Rejected(rejection));
                 }
             }

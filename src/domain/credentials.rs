@@ -86,7 +86,7 @@ impl Engine {
         stored: Option<&PasswordHash>,
     ) -> Result<Tried, Error> {
         let (gate, passwords) = (Arc::clone(&self.gate), Arc::clone(&self.passwords));
-        let (audit, clock, origin) = (Arc::clone(&self.audit), Arc::clone(&self.clock), who.origin.clone());
+        let (audit, clock, origin) = (self.audit.clone(), Arc::clone(&self.clock), who.origin.clone());
         let (username, exists) = (who.username.clone(), stored.is_some());
         let (user_id, password, stored) = (who.user_id.clone(), who.password.clone(), stored.cloned());
         let (answer, answered) = oneshot::channel();

@@ -135,7 +135,7 @@ impl Error {
     pub fn log(&self, request: Option<impl Display>) {
         let id = request.map(tracing::field::display);
         match self {
-            Self::Store(StoreError::Unavailable { store, cause }) if STORE_UNAVAILABLE.admits(*store) => {
+            Self::Store(StoreError::Unavailable { store, cause }) if STORE_UNAVAILABLE.admits(store) => {
                 tracing::warn!(
                     request.id = id,
                     store.name = store,

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::isolation::log_limiter::LogLimiter;
 
+/// After a failover this can be many; the audit trail has all of them.
+static ROLLBACKS: LogLimiter = LogLimiter::new("the store has lost a login that was acknowledged", 20);
+
 impl Engine {
     /// Looks whether a token that was found dead is newer than anything the store remembers of its user. A
     /// login is committed before its token is given out, so the store has then lost the commit, and the
@@ -20,7 +23,9 @@ impl Engine {
         claims: &Claims,
         read: &Versioned<UserSessions>,
     ) -> Result<(), Error> {
-        if !read.state.has_lost(claims) {
+        // A token whose time has not come is from another clock, and proves nothing before.
+        let early = claims.not_before > self.clock.now().after(self.tokens.leeway());
+        if early || !read.state.has_lost(claims) {
             return Ok(());
         }
         let longest = self.slots.longest();
@@ -36,9 +41,6 @@ impl Engine {
             .await?;
         let Some(ended) = ended else { return Ok(()) };
         self.counts.rollbacks.add_one();
-        // After a failover this can be many; the audit trail has all of them.
-        static ROLLBACKS: LogLimiter =
-            LogLimiter::new("the store has lost a login that was acknowledged", 20);
         if ROLLBACKS.admits("") {
             tracing::warn!(
                 user.id = %claims.user_id,

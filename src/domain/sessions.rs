@@ -229,12 +229,12 @@ impl Tombstone {
 
 impl UserSessions {
     fn standing(&self, claims: &Claims, at: At<'_>) -> Result<&Session, Rejection> {
+        // Last: a session that has ended is dead, whatever the clock of the machine that opened it said.
+        let early = || {
+            let begins = claims.not_before;
+            (begins > at.now.after(at.leeway)).then(|| Rejection::at(Reason::NotYetValid, begins))
+        };
         if let Some(session) = self.sessions.iter().find(|session| session.id == claims.session_id) {
-            // Last: a session that has ended is dead, whatever the clock of the machine that opened it said.
-            let early = || {
-                let begins = claims.not_before;
-                (begins > at.now.after(at.leeway)).then(|| Rejection::at(Reason::NotYetValid, begins))
-            };
             return session.lapse(at).or_else(early).map_or(Ok(session), Err);
         }
         if let Some(grave) = self.tombstones.iter().find(|grave| grave.id == claims.session_id) {
@@ -243,7 +243,8 @@ impl UserSessions {
         if let Some(fence) = self.fence.as_ref().filter(|fence| fence.covers(claims.generation)) {
             return Err(fence.rejection());
         }
-        Err(self.successor(claims).unwrap_or(Rejection::bare(Reason::UnknownSession)))
+        let unknown = || early().unwrap_or(Rejection::bare(Reason::UnknownSession));
+        Err(self.successor(claims).unwrap_or_else(unknown))
     }
 
     /// The live sessions, in the order of their logins.

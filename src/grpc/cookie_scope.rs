@@ -59,7 +59,7 @@ pub(super) fn host<B>(request: &Request<B>) -> Option<Arc<str>> {
 }
 
 fn named(headers: &HeaderMap) -> Option<Authority> {
-    Authority::from_maybe_shared(headers.get(header::HOST)?.as_bytes().to_vec()).ok()
+    Authority::try_from(headers.get(header::HOST)?.as_bytes()).ok()
 }
 
 /// The domains that a cookie of this host can be for, from the host upwards. A name of one label is none, and an address
@@ -99,13 +99,9 @@ mod tests {
         assert_eq!(others.of_host(Some("app.test")), ["; Domain=app.test"]);
         assert_eq!(others.of_host(None), [""; 0]);
         let request =
-            |uri: &str, host: &str| host_of(Request::post(uri).header("host", host).body(()).unwrap());
+            |uri: &str, host: &str| super::host(&Request::post(uri).header("host", host).body(()).unwrap());
         assert_eq!(request("http://a.test:8080/x", "b.test").as_deref(), Some("a.test"));
         assert_eq!(request("/x", "b.test:8080").as_deref(), Some("b.test"));
         assert_eq!(request("/x", "b.test/;x"), None);
-    }
-
-    fn host_of(request: Request<()>) -> Option<Arc<str>> {
-        host(&request)
     }
 }

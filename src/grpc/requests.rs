@@ -123,6 +123,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::admission::Admission;
 
     #[tokio::test]
     async fn one_that_panics_while_it_is_read_or_written_ends_no_other() {
@@ -130,7 +131,8 @@ mod tests {
         let (done, answered) = oneshot::channel();
         begun.execute(async { panic!("this is meant to happen") });
         begun.execute(async move { done.send(()).unwrap() });
-        let mut serving = WithRequests::new(pending::<()>(), begun);
+        let account = Admission::new(&[], Vec::new()).connection([127, 0, 0, 1].into());
+        let mut serving = WithRequests::new(pending::<()>(), begun, &account);
         poll_fn(|cx| {
             assert!(Pin::new(&mut serving).poll(cx).is_pending());
             Poll::Ready(())

@@ -207,7 +207,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_mins(1);
 
     /// What an output does with the next line.
     #[derive(Clone, Copy, PartialEq)]
@@ -218,8 +218,11 @@ mod tests {
         Stalls,
     }
 
+    /// Its mood, and what it has taken.
+    type State = (Mood, Vec<u8>);
+
     #[derive(Clone)]
-    struct Output(Arc<(Mutex<(Mood, Vec<u8>)>, Condvar)>);
+    struct Output(Arc<(Mutex<State>, Condvar)>);
 
     impl Output {
         fn new(mood: Mood) -> Self {
@@ -294,7 +297,7 @@ mod tests {
             log(&writer, &format!("{number}\n"));
         }
         writer.flush(PATIENCE);
-        let expected: String = (0..1000).map(|number| format!("{number}\n")).collect();
+        let expected = (0..1000).map(|number| number.to_string()).collect::<Vec<_>>().join("\n") + "\n";
         assert_eq!((output.text(), writer.lost()), (expected, 0));
     }
 

@@ -152,11 +152,3 @@ fn the_rule_would_notice() {
     assert_eq!(offences("use tonic::Status; // tonic", "tonic").len(), 1);
     assert!(offences("// tonic is not named here", "tonic").is_empty());
 }
-
-#[test]
-fn no_file_does_two_things() {
-    for (path, text) in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
-        let lines = text.lines().count();
-        assert!(lines <= 400, "{path} has {lines} lines: it is asking to be two files");
-    }
-}

@@ -164,10 +164,9 @@ impl Guard {
         let values = headers.get_all(header::AUTHORIZATION).into_iter().map(HeaderValue::as_bytes);
         let token = match Credentials::find(values, None::<(&str, [&[u8]; 0])>) {
             Credentials::Token(token) => token,
-            Credentials::None => return Err(Refusal::NoToken),
-            Credentials::Unclear(why) => return Err(Refusal::Unclear(why)),
             // Cookies are not asked for here.
-            Credentials::Cookies(_) => return Err(Refusal::NoToken),
+            Credentials::None | Credentials::Cookies(_) => return Err(Refusal::NoToken),
+            Credentials::Unclear(why) => return Err(Refusal::Unclear(why)),
         };
         if self.rules.feed {
             self.checker.follow_feed();

@@ -27,10 +27,11 @@ const CLIENTS: usize = 4096;
 /// Counts that are told by client; those of the others are told as one.
 const COUNTS: usize = 20;
 
-/// An audit trail that floods of refusals do not flood.
+/// An audit trail that floods of refusals do not flood. A clone is the same trail.
+#[derive(Clone)]
 pub struct LimitedAudit {
     trail: Arc<dyn Audit>,
-    refusals: Mutex<Refusals>,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 /// What is limited by itself: an action, and whether the caller has proved who it is. So a flood of unknown callers does
@@ -54,7 +55,7 @@ struct Count {
 impl LimitedAudit {
     /// Entries go to `trail`.
     pub fn new(trail: Arc<dyn Audit>) -> Self {
-        Self { trail, refusals: Mutex::default() }
+        Self { trail, refusals: Arc::default() }
     }
 
     /// Keeps an entry, or counts it where there are too many of its kind. Never waits.
@@ -76,6 +77,11 @@ impl LimitedAudit {
         for entry in entries {
             self.trail.record(entry);
         }
+    }
+
+    /// Entries that were lost so far, because they could not be written.
+    pub fn lost(&self) -> u64 {
+        self.trail.lost()
     }
 
     /// Records how many refusals have no entry of their own, once their minute is over.

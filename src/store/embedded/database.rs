@@ -1,6 +1,8 @@
 //! The database file: the connections that read it, and the one that writes.
 
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow, fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration,
+};
 
 use sqlx::{
     ConnectOptions as _, Connection as _, SqlitePool,
@@ -136,7 +138,7 @@ pub(crate) fn store_error(store: &'static str, error: &sqlx::Error) -> StoreErro
 
 /// As [`store_error`], with what an operator can do about it at the start.
 fn refused(error: &sqlx::Error) -> StoreError {
-    let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+    let code = error.as_database_error().and_then(|error| error.code().map(Cow::into_owned));
     match store_error(NAME, error) {
         // SQLITE_IOERR_SHORT_READ: the file is shorter than it says.
         StoreError::Unavailable { store, cause } if code.as_deref() == Some("522") => damaged(store, &cause),

@@ -92,9 +92,10 @@ impl Look {
         if gone == self.reported {
             return;
         }
-        match &gone {
-            Some(cause) => tracing::error!(error.message = cause, "the database is gone"),
-            None => tracing::info!("the database is back"),
+        if let Some(cause) = &gone {
+            tracing::error!(error.message = cause, "the database is gone");
+        } else {
+            tracing::info!("the database is back");
         }
         self.reported = gone;
     }

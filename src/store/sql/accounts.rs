@@ -9,8 +9,8 @@ use super::{
     fault::{Attempts, Fault},
     import::import,
     integer,
-    link::Link,
-    pools::{Rights, patience, pools},
+    link::{Limits, Link},
+    pools::{Rights, pools},
     row::{Row, Value},
     start::{Gate, open},
     target::{Settings, Target},
@@ -54,7 +54,8 @@ impl SqlAccounts {
             return has_accounts(path).await;
         }
         let pools = pools(&target, settings, Rights::Apart { writes: false });
-        let link = Link::new(NAME, pools, patience(settings.query_timeout), Arc::new(Gate::open()));
+        let limits = Limits::of(settings.query_timeout);
+        let link = Link::new(NAME, target.address().into(), pools, limits, Arc::new(Gate::open()));
         match link.fetch("SELECT 1 FROM @accounts LIMIT 1", &[]).await.map_err(StoreError::from) {
             Ok(rows) => Ok(!rows.is_empty()),
             // There is no such table yet.

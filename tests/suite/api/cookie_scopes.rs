@@ -122,11 +122,11 @@ on_both_stores! {
         let sent = cookies(&[&stale, "rubbish"]);
         let metadata = [("origin", SITE), ("cookie", &*sent)];
         let login = page.login(with(login_request("alice", "Firefox"), &metadata)).await.unwrap();
-        let set = set_cookies(&login);
+        let given = set_cookies(&login);
         // The new one last, for clients that take both for the same cookie.
-        assert_eq!((set.len(), set[0].as_str()), (2, HOST_CLEARED), "{set:?}");
-        assert!(set[1].ends_with("; SameSite=Lax; Domain=example.com"), "{set:?}");
-        let live = pair(&set[1]).strip_prefix("__Secure-latchkey=").unwrap();
+        assert_eq!((given.len(), given[0].as_str()), (2, HOST_CLEARED), "{given:?}");
+        assert!(given[1].ends_with("; SameSite=Lax; Domain=example.com"), "{given:?}");
+        let live = pair(&given[1]).strip_prefix("__Secure-latchkey=").unwrap();
         server.client.session(live).await;
 
         // As a browser sends it that has not forgotten the other one.

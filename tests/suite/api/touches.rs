@@ -144,7 +144,7 @@ async fn while_uses_cannot_be_recorded_nothing_is_promised_that_is_not_kept() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // In the last interval, and beyond it: neither live nor dead.
-    for advance in [IDLE - TOUCH, TOUCH * 3 / 4] {
+    for advance in [IDLE.saturating_sub(TOUCH), TOUCH * 3 / 4] {
         server.clock.advance(advance);
         let status = server.client.try_validate(&token).await.unwrap_err();
         assert_eq!(super::parts(&status).1, "STORE_UNAVAILABLE");

@@ -89,7 +89,8 @@ async fn a_reader_that_stalls_holds_up_neither_requests_nor_the_end() {
     assert_eq!(end(process, Duration::from_secs(20)).await, Some(0));
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
-    assert!(text.len() > 60_000, "the pipe was never full: {} bytes", text.len());
+    // Lines do not fill its pages.
+    assert!(text.len() > 40_000, "the pipe was never full: {} bytes", text.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

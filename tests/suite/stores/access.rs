@@ -109,7 +109,7 @@ async fn an_open_connection_goes_on_with_the_new_password() {
 fn documented_user() -> Vec<String> {
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/integration.md");
     let text = std::fs::read_to_string(docs).unwrap();
-    let command = text.split("ACL SETUSER latchkey ").nth(1).expect("docs/integration.md has the command");
+    let command = text.split("ACL SETUSER latchkey ").nth(1).unwrap();
     let command = command.split("```").next().unwrap().replace('\\', " ");
     command.split_whitespace().map(str::to_owned).collect()
 }

@@ -23,9 +23,9 @@ use crate::support::{
     redis::{Flavour, RedisServer},
 };
 
-const RESPONSE_TIMEOUT: Duration = Duration::from_millis(150);
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
 /// More than answering at once takes on a busy machine, and less than a time-out.
-const AT_ONCE: Duration = Duration::from_millis(50);
+const AT_ONCE: Duration = Duration::from_millis(150);
 
 type Store = Arc<Encoded<RedisRegisters>>;
 
@@ -99,7 +99,7 @@ async fn a_single_slow_answer_does_not_cost_the_connection() {
         proxy.set(Mood::Silent);
         time_to_fail(&store).await;
         proxy.set(Mood::Carries);
-        ask(&*store).await.unwrap();
+        until_up(&*store).await;
     }
     assert_eq!(connections(), before + 1, "only the one that asks");
 }

@@ -52,9 +52,14 @@ impl Server {
         let data = tempfile::tempdir().unwrap();
         let mut all = usual_settings(data.path());
         all.extend(redis.map(|url| ("SESSIONS__URL".into(), url)));
+        // Only a file can say that a text is empty: an empty variable is not set.
+        let (empty, settings): (Vec<_>, Vec<_>) = settings.iter().partition(|(_, value)| value.is_empty());
         all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let environment = all.into_iter().map(|(name, value)| (format!("LATCHKEY_{name}"), value));
-        let config = Config::load(None, environment).unwrap();
+        let file = data.path().join("settings.toml");
+        let line = |(name, _): &(&str, &str)| format!("{} = \"\"\n", name.to_lowercase().replace("__", "."));
+        std::fs::write(&file, empty.iter().map(line).collect::<String>()).unwrap();
+        let config = Config::load(Some(&file), environment).unwrap();
         let clock = Arc::new(ManualClock::new());
         let app = App::start(&config, clock.clone()).await.unwrap();
         let admin_key = std::fs::read_to_string(data.path().join("admin.key")).unwrap();
