@@ -28,7 +28,7 @@ pub use self::{
     gate::{Admitted, Gate},
 };
 
-/// What is limited.
+/// A resource that clients use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
     /// Connections to the gRPC port.
@@ -114,14 +114,14 @@ impl Scope {
     }
 }
 
-/// How much of a resource may be used at a time.
+/// The bounds on the use of a resource at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
-    /// By all clients together.
+    /// The bound on all clients together.
     pub total: usize,
-    /// By one client.
+    /// The bound on one client.
     pub client: usize,
-    /// By one connection.
+    /// The bound on one connection.
     pub connection: usize,
 }
 
@@ -139,7 +139,7 @@ impl Limit {
 
 const RESOURCES: usize = Resource::ALL.len();
 
-/// How much of each resource is in use.
+/// Counts the use of each resource.
 #[derive(Debug, Default)]
 struct Usage([AtomicUsize; RESOURCES]);
 
@@ -199,7 +199,7 @@ impl Admission {
         })
     }
 
-    /// How much of a resource is in use.
+    /// Returns the amount of a resource that is in use.
     pub fn used(&self, resource: Resource) -> usize {
         self.used.get(resource)
     }

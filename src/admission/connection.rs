@@ -94,7 +94,7 @@ impl Connection {
         self.admission.pressure.count(resource, scope, self.address);
     }
 
-    /// How much of a resource this connection uses.
+    /// Returns the amount of a resource that this connection uses.
     pub fn used(&self, resource: Resource) -> usize {
         self.usage.get(resource)
     }
@@ -183,7 +183,7 @@ impl<C: Deref<Target = Connection>> Permit<C> {
         Self { connection, resource, amount: 0 }
     }
 
-    /// How much it is.
+    /// Returns the amount that was taken.
     pub const fn amount(&self) -> usize {
         self.amount
     }

@@ -26,7 +26,7 @@ pub struct Gate {
 
 /// A connection that was admitted.
 pub struct Admitted {
-    /// What it uses.
+    /// The connection that is accounted for.
     pub connection: Arc<Connection>,
     _permit: Permit<Arc<Connection>>,
 }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{Limit, RESOURCES, Resource, Scope};
 
-/// How often the counters are compared.
+/// Interval at which the counters are compared.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 /// A limit that was not reached for this long is no longer reached.
 const CALM: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub(super) struct Pressure {
     states: Mutex<[[State; SCOPES]; RESOURCES]>,
 }
 
-/// Whether a limit is being reached.
+/// Tracks whether a limit is being reached.
 #[derive(Debug, Default, Clone, Copy)]
 struct State {
     seen: u64,

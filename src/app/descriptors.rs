@@ -15,7 +15,7 @@ const FEWEST: u64 = 8;
 pub(super) struct Connections {
     /// At most `server.max_connections`.
     pub(super) per_port: usize,
-    /// What to warn of.
+    /// The shortage of descriptors to warn of, if there is one.
     shortage: Option<Shortage>,
 }
 
