@@ -1,35 +1,40 @@
 //! Who may call what.
 
+use crate::support::server::{Server, Store};
 use latchkey::grpc::pb;
+use rstest::rstest;
 use tonic::{Code, Request, client::Grpc, metadata::MetadataMap};
 use tonic_prost::ProstCodec;
 
 use super::parts;
-use crate::on_both_stores;
 
-on_both_stores! {
-    async fn accounts_are_for_those_who_have_the_admin_key(server: Server) {
-        let client = &server.client;
-        let message = || pb::ListAccountsRequest::default();
-        let without = client.accounts.clone().list_accounts(message()).await.unwrap_err();
-        assert_eq!(parts(&without), (Code::Unauthenticated, "CALLER_UNAUTHENTICATED".into(), vec![]));
-        assert!(without.message().contains("x-latchkey-key"), "{}", without.message());
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_are_for_those_who_have_the_admin_key(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
 
-        let mut wrong = Request::new(message());
-        wrong.metadata_mut().insert("x-latchkey-key", "lka_wrong".parse().unwrap());
-        let wrong = client.accounts.clone().list_accounts(wrong).await.unwrap_err();
-        assert_eq!(parts(&wrong), (Code::Unauthenticated, "CALLER_UNAUTHENTICATED".into(), vec![]));
+    let client = &server.client;
+    let message = || pb::ListAccountsRequest::default();
+    let without = client.accounts.clone().list_accounts(message()).await.unwrap_err();
+    assert_eq!(parts(&without), (Code::Unauthenticated, "CALLER_UNAUTHENTICATED".into(), vec![]));
+    assert!(without.message().contains("x-latchkey-key"), "{}", without.message());
 
-        // A user's token is no caller's key.
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        let mut user = Request::new(message());
-        user.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-        let user = client.accounts.clone().list_accounts(user).await.unwrap_err();
-        assert_eq!(parts(&user).1, "CALLER_UNAUTHENTICATED");
+    let mut wrong = Request::new(message());
+    wrong.metadata_mut().insert("x-latchkey-key", "lka_wrong".parse().unwrap());
+    let wrong = client.accounts.clone().list_accounts(wrong).await.unwrap_err();
+    assert_eq!(parts(&wrong), (Code::Unauthenticated, "CALLER_UNAUTHENTICATED".into(), vec![]));
 
-        client.accounts.clone().list_accounts(client.admin(message())).await.unwrap();
-    }
+    // A user's token is no caller's key.
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let mut user = Request::new(message());
+    user.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    let user = client.accounts.clone().list_accounts(user).await.unwrap_err();
+    assert_eq!(parts(&user).1, "CALLER_UNAUTHENTICATED");
+
+    client.accounts.clone().list_accounts(client.admin(message())).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,56 +88,60 @@ async fn whatever_is_not_open_is_refused_to_those_without_a_key() {
     }
 }
 
-on_both_stores! {
-    async fn a_request_id_comes_back(server: Server) {
-        let of = |answer: &MetadataMap| {
-            answer.get("x-request-id").map(|id| id.to_str().unwrap().to_owned())
-        };
-        let logout = async |id: Option<&str>| {
-            let mut request = Request::new(pb::LogoutRequest { token: "x".into(), ..Default::default() });
-            if let Some(id) = id {
-                request.metadata_mut().insert("x-request-id", id.parse().unwrap());
-            }
-            of(server.client.auth.clone().logout(request).await.unwrap().metadata()).unwrap()
-        };
-        assert_eq!(logout(Some("trace-7")).await, "trace-7");
-        let (first, second) = (logout(None).await, logout(None).await);
-        assert!(first.len() == 16 && first != second);
-        let too_long = "x".repeat(65);
-        assert_eq!(logout(Some(&too_long)).await.len(), 16, "what is not fit for a log is not taken over");
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_id_comes_back(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
 
-        // A verdict needs none, unless somebody asks for it or something went wrong.
-        let validate = async |token: &str, id: Option<&str>| {
-            let mut request = Request::new(pb::ValidateRequest { token: token.into(), ..Default::default() });
-            if let Some(id) = id {
-                request.metadata_mut().insert("x-request-id", id.parse().unwrap());
-            }
-            match server.client.auth.clone().validate(request).await {
-                Ok(answer) => of(answer.metadata()),
-                Err(status) => of(status.metadata()),
-            }
-        };
-        assert_eq!(validate("x", Some("trace-7")).await.unwrap(), "trace-7");
-        assert_eq!(validate("x", None).await, None);
-        assert_eq!(validate("", Some("trace-7")).await.unwrap(), "trace-7");
-        assert_eq!(validate("", None).await.unwrap().len(), 16);
-    }
+    let of = |answer: &MetadataMap| answer.get("x-request-id").map(|id| id.to_str().unwrap().to_owned());
+    let logout = async |id: Option<&str>| {
+        let mut request = Request::new(pb::LogoutRequest { token: "x".into(), ..Default::default() });
+        if let Some(id) = id {
+            request.metadata_mut().insert("x-request-id", id.parse().unwrap());
+        }
+        of(server.client.auth.clone().logout(request).await.unwrap().metadata()).unwrap()
+    };
+    assert_eq!(logout(Some("trace-7")).await, "trace-7");
+    let (first, second) = (logout(None).await, logout(None).await);
+    assert!(first.len() == 16 && first != second);
+    let too_long = "x".repeat(65);
+    assert_eq!(logout(Some(&too_long)).await.len(), 16, "what is not fit for a log is not taken over");
+
+    // A verdict needs none, unless somebody asks for it or something went wrong.
+    let validate = async |token: &str, id: Option<&str>| {
+        let mut request = Request::new(pb::ValidateRequest { token: token.into(), ..Default::default() });
+        if let Some(id) = id {
+            request.metadata_mut().insert("x-request-id", id.parse().unwrap());
+        }
+        match server.client.auth.clone().validate(request).await {
+            Ok(answer) => of(answer.metadata()),
+            Err(status) => of(status.metadata()),
+        }
+    };
+    assert_eq!(validate("x", Some("trace-7")).await.unwrap(), "trace-7");
+    assert_eq!(validate("x", None).await, None);
+    assert_eq!(validate("", Some("trace-7")).await.unwrap(), "trace-7");
+    assert_eq!(validate("", None).await.unwrap().len(), 16);
 }
 
-on_both_stores! {
-    async fn a_message_that_is_too_large_or_none_is_an_invalid_request(server: Server) {
-        let large = pb::ValidateRequest { token: "x".repeat(65 * 1024), ..Default::default() };
-        let status = server.client.auth.clone().validate(large).await.unwrap_err();
-        assert_eq!(parts(&status), (Code::InvalidArgument, "INVALID_REQUEST".into(), vec![String::new()]));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_too_large_or_none_is_an_invalid_request(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
 
-        // Another message: its first field is a number where the method has a string.
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.app.grpc)).unwrap();
-        let mut grpc = Grpc::new(endpoint.connect().await.unwrap());
-        grpc.ready().await.unwrap();
-        let codec: ProstCodec<prost_types::Duration, ()> = ProstCodec::default();
-        let request = Request::new(prost_types::Duration { seconds: 7, nanos: 0 });
-        let path = "/latchkey.v1.AuthService/Login".parse().unwrap();
-        let status = grpc.unary(request, path, codec).await.unwrap_err();
-        assert_eq!(parts(&status).0, Code::InvalidArgument);
-    }
+    let large = pb::ValidateRequest { token: "x".repeat(65 * 1024), ..Default::default() };
+    let status = server.client.auth.clone().validate(large).await.unwrap_err();
+    assert_eq!(parts(&status), (Code::InvalidArgument, "INVALID_REQUEST".into(), vec![String::new()]));
+
+    // Another message: its first field is a number where the method has a string.
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.app.grpc)).unwrap();
+    let mut grpc = Grpc::new(endpoint.connect().await.unwrap());
+    grpc.ready().await.unwrap();
+    let codec: ProstCodec<prost_types::Duration, ()> = ProstCodec::default();
+    let request = Request::new(prost_types::Duration { seconds: 7, nanos: 0 });
+    let path = "/latchkey.v1.AuthService/Login".parse().unwrap();
+    let status = grpc.unary(request, path, codec).await.unwrap_err();
+    assert_eq!(parts(&status).0, Code::InvalidArgument);
 }

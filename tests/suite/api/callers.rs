@@ -1,5 +1,6 @@
 //! `CallerService`, and what the keys it hands out are good for.
 
+use rstest::rstest;
 use std::{sync::Arc, time::Duration};
 
 use latchkey::{app::App, config::Config, grpc::pb};
@@ -7,14 +8,11 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::{assert_invalid, parts, seconds};
-use crate::{
-    on_both_stores,
-    support::{
-        client::Client,
-        clock::ManualClock,
-        redis::RedisServer,
-        server::{Server, Store, usual_settings},
-    },
+use crate::support::{
+    client::Client,
+    clock::ManualClock,
+    redis::RedisServer,
+    server::{Server, Store, usual_settings},
 };
 
 async fn try_create(client: &Client, name: &str, roles: &[&str]) -> Result<pb::CreateCallerResponse, Status> {
@@ -70,116 +68,132 @@ fn not_allowed() -> Result<(), (Code, String)> {
 
 const BY_CALLERS: &[(&str, &str)] = &[("ACCESS__VALIDATE", "caller")];
 
-on_both_stores! {
-    async fn a_caller_is_made_used_listed_and_revoked(server: Server) {
-        let client = &server.client;
-        let made = try_create(client, "ops/console", &["operator", "admin", "operator"]).await.unwrap();
-        let (caller, key) = (made.caller.unwrap(), made.key);
-        assert!(key.starts_with("lkc_") && key.len() == 47);
-        assert_eq!((caller.name.as_str(), caller.last_used_at), ("ops/console", None));
-        assert_eq!(caller.roles, ["admin", "operator"]);
-        create(client, "another", &["validator"]).await;
-        let listed = list(client).await;
-        assert_eq!(listed.iter().map(|caller| &*caller.name).collect::<Vec<_>>(), ["another", "ops/console"]);
-        assert_eq!(listed[1], caller);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_is_made_used_listed_and_revoked(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
 
-        assert_eq!(administers(client, &[&key]).await, Ok(()));
-        let used = seconds(list(client).await[1].last_used_at);
-        assert!((0..5).contains(&(used - seconds(caller.created_at))), "{used}");
-        server.clock.advance(Duration::from_mins(10));
-        assert_eq!(administers(client, &[&key]).await, Ok(()));
-        assert!(seconds(list(client).await[1].last_used_at) >= used + 600);
-        assert_eq!(list(client).await[0].last_used_at, None);
+    let client = &server.client;
+    let made = try_create(client, "ops/console", &["operator", "admin", "operator"]).await.unwrap();
+    let (caller, key) = (made.caller.unwrap(), made.key);
+    assert!(key.starts_with("lkc_") && key.len() == 47);
+    assert_eq!((caller.name.as_str(), caller.last_used_at), ("ops/console", None));
+    assert_eq!(caller.roles, ["admin", "operator"]);
+    create(client, "another", &["validator"]).await;
+    let listed = list(client).await;
+    assert_eq!(listed.iter().map(|caller| &*caller.name).collect::<Vec<_>>(), ["another", "ops/console"]);
+    assert_eq!(listed[1], caller);
 
-        revoke(client, "ops/console").await.unwrap();
-        assert_eq!(administers(client, &[&key]).await, unauthenticated());
-        assert_eq!(list(client).await.len(), 1);
-        let again = revoke(client, "ops/console").await.unwrap_err();
-        assert_eq!(parts(&again), (Code::NotFound, "CALLER_NOT_FOUND".into(), vec![]));
-        // The name is free again, with another key.
-        let second = create(client, "ops/console", &["admin"]).await;
-        assert_ne!(second, key);
-        assert_eq!(administers(client, &[&key]).await, unauthenticated());
-        assert_eq!(administers(client, &[&second]).await, Ok(()));
+    assert_eq!(administers(client, &[&key]).await, Ok(()));
+    let used = seconds(list(client).await[1].last_used_at);
+    assert!((0..5).contains(&(used - seconds(caller.created_at))), "{used}");
+    server.clock.advance(Duration::from_mins(10));
+    assert_eq!(administers(client, &[&key]).await, Ok(()));
+    assert!(seconds(list(client).await[1].last_used_at) >= used + 600);
+    assert_eq!(list(client).await[0].last_used_at, None);
+
+    revoke(client, "ops/console").await.unwrap();
+    assert_eq!(administers(client, &[&key]).await, unauthenticated());
+    assert_eq!(list(client).await.len(), 1);
+    let again = revoke(client, "ops/console").await.unwrap_err();
+    assert_eq!(parts(&again), (Code::NotFound, "CALLER_NOT_FOUND".into(), vec![]));
+    // The name is free again, with another key.
+    let second = create(client, "ops/console", &["admin"]).await;
+    assert_ne!(second, key);
+    assert_eq!(administers(client, &[&key]).await, unauthenticated());
+    assert_eq!(administers(client, &[&second]).await, Ok(()));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_caller_may_be_called_and_do_is_checked(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    create(client, "web", &["validator"]).await;
+    let taken = try_create(client, "web", &["issuer"]).await.unwrap_err();
+    assert_eq!(parts(&taken), (Code::AlreadyExists, "CALLER_EXISTS".into(), vec![]));
+    for name in ["", "a b", "x\n", "admin", "dns:web", "spiffe://web", &"x".repeat(65)] {
+        assert_invalid(&try_create(client, name, &["validator"]).await.unwrap_err(), "name");
+        assert_invalid(&revoke(client, name).await.unwrap_err(), "name");
+    }
+    for roles in [&[][..], &["root"], &["validator", "Admin"]] {
+        assert_invalid(&try_create(client, "other", roles).await.unwrap_err(), "roles");
+    }
+    assert_eq!(list(client).await.len(), 1);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_role_opens_its_own_methods_and_admin_all(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, BY_CALLERS).await;
+
+    let client = &server.client;
+    for role in ["issuer", "operator", "validator", "admin"] {
+        let key = create(client, role.replace("admin", "boss").as_str(), &[role]).await;
+        let all = role == "admin";
+        let expected = if all { Ok(()) } else { not_allowed() };
+        assert_eq!(administers(client, &[&key]).await, expected, "{role}");
+        let expected = if all || role == "validator" { Ok(()) } else { not_allowed() };
+        assert_eq!(validates(client, &[&key]).await, expected, "{role}");
+    }
+    assert_eq!(validates(client, &[&client.admin_key]).await, Ok(()));
+    assert_eq!(validates(client, &[]).await, unauthenticated());
+
+    let key = create(client, "web", &["validator"]).await;
+    let request = with_key(pb::ListCallersRequest {}, &[&key]);
+    let refused = client.callers.clone().list_callers(request).await.unwrap_err();
+    assert_eq!(refused.message(), "the caller `web` does not have the role `admin`, which this method needs");
+    let metadata = refused.get_details_error_info().unwrap().metadata;
+    assert_eq!(metadata.get("role").map(String::as_str), Some("admin"));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exactly_one_key_that_is_known_counts(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let key = create(client, "boss", &["admin"]).await;
+    let (admin, unknown) = (client.admin_key.clone(), format!("lkc_{}", "A".repeat(43)));
+    assert_eq!(administers(client, &[&key]).await, Ok(()));
+    assert_eq!(administers(client, &[&admin]).await, Ok(()));
+    for wrong in [
+        &[][..],
+        &[""],
+        &[&unknown],
+        &[&key[..46]],
+        &[&key.to_uppercase()],
+        &[&key.replace("lkc_", "")],
+        &[&admin[..admin.len() - 1]],
+        &[&format!("{admin}x")],
+        &[&key, &key],
+        &[&admin, &key],
+        &[&admin, &admin],
+        &[&unknown, &admin],
+        &[&format!("{admin},{key}")],
+    ] {
+        assert_eq!(administers(client, wrong).await, unauthenticated(), "{wrong:?}");
     }
 }
 
-on_both_stores! {
-    async fn what_a_caller_may_be_called_and_do_is_checked(server: Server) {
-        let client = &server.client;
-        create(client, "web", &["validator"]).await;
-        let taken = try_create(client, "web", &["issuer"]).await.unwrap_err();
-        assert_eq!(parts(&taken), (Code::AlreadyExists, "CALLER_EXISTS".into(), vec![]));
-        for name in ["", "a b", "x\n", "admin", "dns:web", "spiffe://web", &"x".repeat(65)] {
-            assert_invalid(&try_create(client, name, &["validator"]).await.unwrap_err(), "name");
-            assert_invalid(&revoke(client, name).await.unwrap_err(), "name");
-        }
-        for roles in [&[][..], &["root"], &["validator", "Admin"]] {
-            assert_invalid(&try_create(client, "other", roles).await.unwrap_err(), "roles");
-        }
-        assert_eq!(list(client).await.len(), 1);
-    }
-}
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_no_key_is_needed_a_bad_one_does_no_harm(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
 
-on_both_stores! {
-    async fn each_role_opens_its_own_methods_and_admin_all(server: Server, BY_CALLERS) {
-        let client = &server.client;
-        for role in ["issuer", "operator", "validator", "admin"] {
-            let key = create(client, role.replace("admin", "boss").as_str(), &[role]).await;
-            let all = role == "admin";
-            let expected = if all { Ok(()) } else { not_allowed() };
-            assert_eq!(administers(client, &[&key]).await, expected, "{role}");
-            let expected = if all || role == "validator" { Ok(()) } else { not_allowed() };
-            assert_eq!(validates(client, &[&key]).await, expected, "{role}");
-        }
-        assert_eq!(validates(client, &[&client.admin_key]).await, Ok(()));
-        assert_eq!(validates(client, &[]).await, unauthenticated());
-
-        let key = create(client, "web", &["validator"]).await;
-        let request = with_key(pb::ListCallersRequest {}, &[&key]);
-        let refused = client.callers.clone().list_callers(request).await.unwrap_err();
-        assert_eq!(refused.message(), "the caller `web` does not have the role `admin`, which this method needs");
-        let metadata = refused.get_details_error_info().unwrap().metadata;
-        assert_eq!(metadata.get("role").map(String::as_str), Some("admin"));
-    }
-}
-
-on_both_stores! {
-    async fn exactly_one_key_that_is_known_counts(server: Server) {
-        let client = &server.client;
-        let key = create(client, "boss", &["admin"]).await;
-        let (admin, unknown) = (client.admin_key.clone(), format!("lkc_{}", "A".repeat(43)));
-        assert_eq!(administers(client, &[&key]).await, Ok(()));
-        assert_eq!(administers(client, &[&admin]).await, Ok(()));
-        for wrong in [
-            &[][..],
-            &[""],
-            &[&unknown],
-            &[&key[..46]],
-            &[&key.to_uppercase()],
-            &[&key.replace("lkc_", "")],
-            &[&admin[..admin.len() - 1]],
-            &[&format!("{admin}x")],
-            &[&key, &key],
-            &[&admin, &key],
-            &[&admin, &admin],
-            &[&unknown, &admin],
-            &[&format!("{admin},{key}")],
-        ] {
-            assert_eq!(administers(client, wrong).await, unauthenticated(), "{wrong:?}");
-        }
-    }
-}
-
-on_both_stores! {
-    async fn where_no_key_is_needed_a_bad_one_does_no_harm(server: Server) {
-        let client = &server.client;
-        let unknown = format!("lkc_{}", "A".repeat(43));
-        for keys in [&[][..], &["nonsense"], &[&unknown], &[&unknown, "nonsense"], &[&client.admin_key]] {
-            assert_eq!(validates(client, keys).await, Ok(()), "{keys:?}");
-            let request = with_key(pb::GetJwksRequest {}, keys);
-            client.auth.clone().get_jwks(request).await.unwrap();
-        }
+    let client = &server.client;
+    let unknown = format!("lkc_{}", "A".repeat(43));
+    for keys in [&[][..], &["nonsense"], &[&unknown], &[&unknown, "nonsense"], &[&client.admin_key]] {
+        assert_eq!(validates(client, keys).await, Ok(()), "{keys:?}");
+        let request = with_key(pb::GetJwksRequest {}, keys);
+        client.auth.clone().get_jwks(request).await.unwrap();
     }
 }
 

@@ -1,13 +1,12 @@
 //! `ChangePassword`.
 
+use crate::support::server::{Server, Store};
 use latchkey::grpc::pb::{self, RejectionReason};
+use rstest::rstest;
 use tonic::{Code, Status};
 
 use super::{assert_invalid, parts};
-use crate::{
-    on_both_stores,
-    support::client::{Client, PASSWORD, login_request},
-};
+use crate::support::client::{Client, PASSWORD, login_request};
 
 const NEW: &str = "an entirely different sentence";
 
@@ -26,91 +25,112 @@ fn login_with(username: &str, password: &str) -> pb::LoginRequest {
 
 const TWO: &[(&str, &str)] = &[("SESSION__LIMIT", "3")];
 
-on_both_stores! {
-    async fn the_session_that_changes_the_password_is_the_only_one_left(server: Server, TWO) {
-        let client = &server.client;
-        client.user("alice").await;
-        let own = client.login("alice", "laptop").await.token;
-        let others = [client.login("alice", "phone").await.token, client.login("alice", "tablet").await.token];
-        assert_eq!(change(client, &own, PASSWORD, NEW).await.unwrap(), 2);
-        client.session(&own).await;
-        for token in &others {
-            assert_eq!(client.rejection(token).await.reason(), RejectionReason::CredentialsChanged);
-        }
-        let status = client.try_login(login_request("alice", "")).await.unwrap_err();
-        assert_eq!(parts(&status).1, "INVALID_CREDENTIALS");
-        client.try_login(login_with("alice", NEW)).await.unwrap();
-        client.session(&own).await;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_session_that_changes_the_password_is_the_only_one_left(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, TWO).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let own = client.login("alice", "laptop").await.token;
+    let others = [client.login("alice", "phone").await.token, client.login("alice", "tablet").await.token];
+    assert_eq!(change(client, &own, PASSWORD, NEW).await.unwrap(), 2);
+    client.session(&own).await;
+    for token in &others {
+        assert_eq!(client.rejection(token).await.reason(), RejectionReason::CredentialsChanged);
     }
+    let status = client.try_login(login_request("alice", "")).await.unwrap_err();
+    assert_eq!(parts(&status).1, "INVALID_CREDENTIALS");
+    client.try_login(login_with("alice", NEW)).await.unwrap();
+    client.session(&own).await;
 }
 
-on_both_stores! {
-    async fn a_wrong_current_password_changes_nothing_and_counts_as_a_failure(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        for _ in 0..5 {
-            let status = change(client, &token, "not this one", NEW).await.unwrap_err();
-            assert_eq!((status.code(), parts(&status).1.as_str()), (Code::Unauthenticated, "INVALID_CREDENTIALS"));
-        }
-        assert_eq!(parts(&change(client, &token, PASSWORD, NEW).await.unwrap_err()).1, "THROTTLED");
-        assert_eq!(parts(&client.try_login(login_request("alice", "")).await.unwrap_err()).1, "THROTTLED");
-        client.session(&token).await;
-        server.clock.advance(std::time::Duration::from_secs(1));
-        client.login("alice", "").await;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_current_password_changes_nothing_and_counts_as_a_failure(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    for _ in 0..5 {
+        let status = change(client, &token, "not this one", NEW).await.unwrap_err();
+        assert_eq!(
+            (status.code(), parts(&status).1.as_str()),
+            (Code::Unauthenticated, "INVALID_CREDENTIALS")
+        );
     }
+    assert_eq!(parts(&change(client, &token, PASSWORD, NEW).await.unwrap_err()).1, "THROTTLED");
+    assert_eq!(parts(&client.try_login(login_request("alice", "")).await.unwrap_err()).1, "THROTTLED");
+    client.session(&token).await;
+    server.clock.advance(std::time::Duration::from_secs(1));
+    client.login("alice", "").await;
 }
 
-on_both_stores! {
-    async fn a_token_that_is_dead_changes_no_password(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let old = client.login("alice", "").await.token;
-        client.login("alice", "").await;
-        for (token, reason) in [(old.as_str(), "REPLACED"), ("rubbish", "MALFORMED")] {
-            let hashes = server.app.engine.passwords.hashes();
-            let status = change(client, token, PASSWORD, NEW).await.unwrap_err();
-            assert_eq!((status.code(), parts(&status).1.as_str()), (Code::Unauthenticated, reason));
-            assert_eq!(server.app.engine.passwords.hashes(), hashes);
-        }
-        client.login("alice", "").await;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_dead_changes_no_password(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let old = client.login("alice", "").await.token;
+    client.login("alice", "").await;
+    for (token, reason) in [(old.as_str(), "REPLACED"), ("rubbish", "MALFORMED")] {
+        let hashes = server.app.engine.passwords.hashes();
+        let status = change(client, token, PASSWORD, NEW).await.unwrap_err();
+        assert_eq!((status.code(), parts(&status).1.as_str()), (Code::Unauthenticated, reason));
+        assert_eq!(server.app.engine.passwords.hashes(), hashes);
     }
+    client.login("alice", "").await;
 }
 
-on_both_stores! {
-    async fn what_is_missing_or_too_short_is_named(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        assert_invalid(&change(client, "", PASSWORD, NEW).await.unwrap_err(), "token");
-        assert_invalid(&change(client, &token, "", NEW).await.unwrap_err(), "current_password");
-        assert_invalid(&change(client, &token, PASSWORD, "").await.unwrap_err(), "new_password");
-        assert_invalid(&change(client, &token, PASSWORD, "short").await.unwrap_err(), "new_password");
-        client.session(&token).await;
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_missing_or_too_short_is_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    assert_invalid(&change(client, "", PASSWORD, NEW).await.unwrap_err(), "token");
+    assert_invalid(&change(client, &token, "", NEW).await.unwrap_err(), "current_password");
+    assert_invalid(&change(client, &token, PASSWORD, "").await.unwrap_err(), "new_password");
+    assert_invalid(&change(client, &token, PASSWORD, "short").await.unwrap_err(), "new_password");
+    client.session(&token).await;
 }
 
-on_both_stores! {
-    async fn a_password_that_was_reset_meanwhile_is_not_overwritten(server: Server,
-        &[("PASSWORD__MEMORY_KIB", "8192"), ("PASSWORD__ITERATIONS", "8"), ("PASSWORD__THREADS", "4")])
-    {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        let before = server.app.engine.passwords.hashes();
-        let thief = tokio::spawn({
-            let client = client.clone();
-            async move { change(&client, &token, PASSWORD, "the thief's own new password").await }
-        });
-        while server.app.engine.passwords.hashes() == before {
-            tokio::task::yield_now().await;
-        }
-        let message = pb::SetPasswordRequest { user_id, password: NEW.into() };
-        client.accounts.clone().set_password(client.admin(message)).await.unwrap();
-        // Either the thief was faster, and then the reset came after; or the thief was refused.
-        let _ = thief.await.unwrap();
-        client.try_login(login_with("alice", NEW)).await.unwrap();
-        let status = client.try_login(login_with("alice", "the thief's own new password")).await.unwrap_err();
-        assert_eq!(parts(&status).1, "INVALID_CREDENTIALS");
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_was_reset_meanwhile_is_not_overwritten(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(
+        store,
+        &[("PASSWORD__MEMORY_KIB", "8192"), ("PASSWORD__ITERATIONS", "8"), ("PASSWORD__THREADS", "4")],
+    )
+    .await;
+
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let before = server.app.engine.passwords.hashes();
+    let thief = tokio::spawn({
+        let client = client.clone();
+        async move { change(&client, &token, PASSWORD, "the thief's own new password").await }
+    });
+    while server.app.engine.passwords.hashes() == before {
+        tokio::task::yield_now().await;
     }
+    let message = pb::SetPasswordRequest { user_id, password: NEW.into() };
+    client.accounts.clone().set_password(client.admin(message)).await.unwrap();
+    // Either the thief was faster, and then the reset came after; or the thief was refused.
+    let _ = thief.await.unwrap();
+    client.try_login(login_with("alice", NEW)).await.unwrap();
+    let status = client.try_login(login_with("alice", "the thief's own new password")).await.unwrap_err();
+    assert_eq!(parts(&status).1, "INVALID_CREDENTIALS");
 }

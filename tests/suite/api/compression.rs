@@ -5,6 +5,7 @@ use latchkey::grpc::{
     envoy::service::auth::v3::{CheckRequest, authorization_client::AuthorizationClient},
     pb::{self, validate_response::Verdict},
 };
+use rstest::rstest;
 use tonic::{Code, Request, Response, Status, codec::CompressionEncoding::Gzip, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1alpha::{
@@ -15,7 +16,6 @@ use tonic_reflection::pb::v1alpha::{
 use super::parts;
 use crate::{
     gateways::question,
-    on_both_stores,
     support::{
         client::{Client, login_request},
         http::exchange_http2,
@@ -65,38 +65,43 @@ fn is_plain<T>(answer: &Response<T>) -> bool {
     answer.metadata().get("grpc-encoding").is_none()
 }
 
-on_both_stores! {
-    async fn every_method_takes_gzip_and_no_answer_is_compressed(server: Server) {
-        let mut compressing = Compressing::of(&server).await;
-        let client = compressing.client.clone();
-        let user_id = client.user("alice").await;
-        let login = client.auth.clone().login(login_request("alice", "phone")).await.unwrap();
-        assert!(is_plain(&login));
-        let token = login.into_inner().token;
-        let question_about = || pb::ValidateRequest { token: token.clone(), ..Default::default() };
-        let verdict = client.auth.clone().validate(question_about()).await.unwrap();
-        assert!(is_plain(&verdict));
-        assert!(matches!(verdict.into_inner().verdict, Some(Verdict::Session(_))));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_method_takes_gzip_and_no_answer_is_compressed(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
 
-        let questions = stream::iter((0..300).map(|_| pb::ValidateRequest {
-            token: token.clone(),
-            ..Default::default()
-        }).collect::<Vec<_>>());
-        let answers = client.auth.clone().validate_stream(questions).await.unwrap();
-        assert!(is_plain(&answers));
-        let answers: Vec<_> = answers.into_inner().map(Result::unwrap).collect().await;
-        assert!(answers.iter().all(|answer| matches!(answer.verdict, Some(Verdict::Session(_)))));
-        assert_eq!(answers.len(), 300);
+    let mut compressing = Compressing::of(&server).await;
+    let client = compressing.client.clone();
+    let user_id = client.user("alice").await;
+    let login = client.auth.clone().login(login_request("alice", "phone")).await.unwrap();
+    assert!(is_plain(&login));
+    let token = login.into_inner().token;
+    let question_about = || pb::ValidateRequest { token: token.clone(), ..Default::default() };
+    let verdict = client.auth.clone().validate(question_about()).await.unwrap();
+    assert!(is_plain(&verdict));
+    assert!(matches!(verdict.into_inner().verdict, Some(Verdict::Session(_))));
 
-        client.watch(&token).await;
-        assert_eq!(client.list_sessions(&user_id).await.len(), 1);
-        let callers = client.admin(pb::ListCallersRequest::default());
-        client.callers.clone().list_callers(callers).await.unwrap();
-        client.serving("").await;
-        let bearer = format!("Bearer {token}");
-        assert_eq!(compressing.check(question(&[("authorization", &bearer)], &[])).await.unwrap(), 0);
-        assert!(compressing.reflects("latchkey.v1.AuthService".into()).await);
-    }
+    let questions = stream::iter(
+        (0..300)
+            .map(|_| pb::ValidateRequest { token: token.clone(), ..Default::default() })
+            .collect::<Vec<_>>(),
+    );
+    let answers = client.auth.clone().validate_stream(questions).await.unwrap();
+    assert!(is_plain(&answers));
+    let answers: Vec<_> = answers.into_inner().map(Result::unwrap).collect().await;
+    assert!(answers.iter().all(|answer| matches!(answer.verdict, Some(Verdict::Session(_)))));
+    assert_eq!(answers.len(), 300);
+
+    client.watch(&token).await;
+    assert_eq!(client.list_sessions(&user_id).await.len(), 1);
+    let callers = client.admin(pb::ListCallersRequest::default());
+    client.callers.clone().list_callers(callers).await.unwrap();
+    client.serving("").await;
+    let bearer = format!("Bearer {token}");
+    assert_eq!(compressing.check(question(&[("authorization", &bearer)], &[])).await.unwrap(), 0);
+    assert!(compressing.reflects("latchkey.v1.AuthService".into()).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

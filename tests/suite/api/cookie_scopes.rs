@@ -6,6 +6,7 @@ use latchkey::grpc::pb::{
     watch_session_response::Verdict as Watched,
 };
 use prost::Message as _;
+use rstest::rstest;
 use tonic::{Code, transport::Channel};
 
 use super::{
@@ -13,13 +14,10 @@ use super::{
     cookies::{pair, set_cookies, with},
     parts,
 };
-use crate::{
-    on_both_stores,
-    support::{
-        client::{PASSWORD, login_request},
-        http::exchange,
-        server::{Server, Store},
-    },
+use crate::support::{
+    client::{PASSWORD, login_request},
+    http::exchange,
+    server::{Server, Store},
 };
 
 const NAME: &str = "__Secure-latchkey";
@@ -43,105 +41,115 @@ fn cookies(tokens: &[&str]) -> String {
     format!("theme=dark; {}", pairs.collect::<Vec<_>>().join("; "))
 }
 
-on_both_stores! {
-    async fn any_of_several_cookies_that_is_a_live_session_counts(server: Server, &DOMAIN) {
-        server.client.user("alice").await;
-        let stale = server.client.login("alice", "old").await.token;
-        let live = server.client.login("alice", "Firefox").await.token;
-        let mut page = page(&server).await;
-        for tokens in [
-            &[&*stale, &*live][..],
-            &[&live, &stale],
-            &["rubbish", &stale, "a.b.c", &live],
-            &[&live, &live],
-        ] {
-            let sent = cookies(tokens);
-            let metadata = [("origin", SITE), ("cookie", &*sent)];
-            let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
-            let verdict = verdict.into_inner().verdict.unwrap();
-            assert!(matches!(&verdict, Verdict::Session(session) if session.device == "Firefox"), "{verdict:?}");
-            let watch = page.watch_session(with(pb::WatchSessionRequest::default(), &metadata)).await.unwrap();
-            let first = watch.into_inner().message().await.unwrap().unwrap().verdict;
-            assert!(matches!(first, Some(Watched::Session(_))), "{first:?}");
-            let change = pb::ChangePasswordRequest {
-                current_password: PASSWORD.into(),
-                new_password: PASSWORD.into(),
-                ..Default::default()
-            };
-            page.change_password(with(change, &metadata)).await.unwrap();
-        }
-        // In two lines, as HTTP/2 may split them.
-        let (one, two) = (cookies(&[&stale]), cookies(&[&live]));
-        let metadata = [("origin", SITE), ("cookie", &*one), ("cookie", &*two)];
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_of_several_cookies_that_is_a_live_session_counts(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &DOMAIN).await;
+
+    server.client.user("alice").await;
+    let stale = server.client.login("alice", "old").await.token;
+    let live = server.client.login("alice", "Firefox").await.token;
+    let mut page = page(&server).await;
+    for tokens in
+        [&[&*stale, &*live][..], &[&live, &stale], &["rubbish", &stale, "a.b.c", &live], &[&live, &live]]
+    {
+        let sent = cookies(tokens);
+        let metadata = [("origin", SITE), ("cookie", &*sent)];
         let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
-        assert!(matches!(verdict.into_inner().verdict, Some(Verdict::Session(_))));
+        let verdict = verdict.into_inner().verdict.unwrap();
+        assert!(matches!(&verdict, Verdict::Session(session) if session.device == "Firefox"), "{verdict:?}");
+        let watch = page.watch_session(with(pb::WatchSessionRequest::default(), &metadata)).await.unwrap();
+        let first = watch.into_inner().message().await.unwrap().unwrap().verdict;
+        assert!(matches!(first, Some(Watched::Session(_))), "{first:?}");
+        let change = pb::ChangePasswordRequest {
+            current_password: PASSWORD.into(),
+            new_password: PASSWORD.into(),
+            ..Default::default()
+        };
+        page.change_password(with(change, &metadata)).await.unwrap();
     }
+    // In two lines, as HTTP/2 may split them.
+    let (one, two) = (cookies(&[&stale]), cookies(&[&live]));
+    let metadata = [("origin", SITE), ("cookie", &*one), ("cookie", &*two)];
+    let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
+    assert!(matches!(verdict.into_inner().verdict, Some(Verdict::Session(_))));
 }
 
-on_both_stores! {
-    async fn where_no_cookie_is_live_the_page_is_told_what_keeps_it_from_logging_in_by_itself(
-        server: Server,
-        &DOMAIN
-    ) {
-        server.client.user("alice").await;
-        let replaced = server.client.login("alice", "old").await.token;
-        server.client.login("alice", "phone").await;
-        let mut page = page(&server).await;
-        let all = [&*replaced, "rubbish", "a.b.c"];
-        for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
-            let sent = cookies(&order.map(|place: usize| all[place]));
-            let metadata = [("origin", SITE), ("cookie", &*sent)];
-            let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
-            let Some(Verdict::Rejection(rejection)) = verdict.into_inner().verdict else { panic!() };
-            assert_eq!((rejection.reason(), rejection.terminal), (RejectionReason::Replaced, true));
-        }
-    }
-}
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_no_cookie_is_live_the_page_is_told_what_keeps_it_from_logging_in_by_itself(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &DOMAIN).await;
 
-on_both_stores! {
-    async fn no_more_than_four_different_cookies_are_tried(server: Server, &DOMAIN) {
-        server.client.user("alice").await;
-        let live = server.client.login("alice", "Firefox").await.token;
-        let mut page = page(&server).await;
-        for (before, is_live) in [(3, true), (4, false)] {
-            let mut tokens: Vec<_> = (0..before).map(|number| format!("rubbish{number}")).collect();
-            tokens.push(live.clone());
-            let sent = cookies(&tokens.iter().map(String::as_str).collect::<Vec<_>>());
-            let metadata = [("origin", SITE), ("cookie", &*sent)];
-            let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
-            assert_eq!(matches!(verdict.into_inner().verdict, Some(Verdict::Session(_))), is_live);
-        }
-    }
-}
-
-on_both_stores! {
-    async fn a_login_and_a_logout_clear_the_cookie_of_the_other_scope(server: Server, &DOMAIN) {
-        server.client.user("alice").await;
-        let stale = server.client.login("alice", "old").await.token;
-        let mut page = page(&server).await;
-        let sent = cookies(&[&stale, "rubbish"]);
+    server.client.user("alice").await;
+    let replaced = server.client.login("alice", "old").await.token;
+    server.client.login("alice", "phone").await;
+    let mut page = page(&server).await;
+    let all = [&*replaced, "rubbish", "a.b.c"];
+    for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
+        let sent = cookies(&order.map(|place: usize| all[place]));
         let metadata = [("origin", SITE), ("cookie", &*sent)];
-        let login = page.login(with(login_request("alice", "Firefox"), &metadata)).await.unwrap();
-        let given = set_cookies(&login);
-        // The new one last, for clients that take both for the same cookie.
-        assert_eq!((given.len(), given[0].as_str()), (2, HOST_CLEARED), "{given:?}");
-        assert!(given[1].ends_with("; SameSite=Lax; Domain=example.com"), "{given:?}");
-        let live = pair(&given[1]).strip_prefix("__Secure-latchkey=").unwrap();
-        server.client.session(live).await;
-
-        // As a browser sends it that has not forgotten the other one.
-        let sent = cookies(&[&stale, live]);
-        let metadata = [("origin", SITE), ("cookie", &*sent)];
-        let others = pb::LogoutRequest { scope: LogoutScope::Others.into(), ..Default::default() };
-        let logout = page.logout(with(others, &metadata)).await.unwrap();
-        assert!(set_cookies(&logout).is_empty() && logout.into_inner().rejection.is_none());
-        let logout = page.logout(with(pb::LogoutRequest::default(), &metadata)).await.unwrap();
-        assert_eq!(set_cookies(&logout), [HOST_CLEARED, DOMAIN_CLEARED]);
-        assert_eq!(logout.into_inner().ended, 1);
-        // Again, with what is dead by now.
-        let logout = page.logout(with(pb::LogoutRequest::default(), &metadata)).await.unwrap();
-        assert_eq!(set_cookies(&logout), [HOST_CLEARED, DOMAIN_CLEARED]);
+        let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
+        let Some(Verdict::Rejection(rejection)) = verdict.into_inner().verdict else { panic!() };
+        assert_eq!((rejection.reason(), rejection.terminal), (RejectionReason::Replaced, true));
     }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_than_four_different_cookies_are_tried(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &DOMAIN).await;
+
+    server.client.user("alice").await;
+    let live = server.client.login("alice", "Firefox").await.token;
+    let mut page = page(&server).await;
+    for (before, is_live) in [(3, true), (4, false)] {
+        let mut tokens: Vec<_> = (0..before).map(|number| format!("rubbish{number}")).collect();
+        tokens.push(live.clone());
+        let sent = cookies(&tokens.iter().map(String::as_str).collect::<Vec<_>>());
+        let metadata = [("origin", SITE), ("cookie", &*sent)];
+        let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
+        assert_eq!(matches!(verdict.into_inner().verdict, Some(Verdict::Session(_))), is_live);
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_and_a_logout_clear_the_cookie_of_the_other_scope(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &DOMAIN).await;
+
+    server.client.user("alice").await;
+    let stale = server.client.login("alice", "old").await.token;
+    let mut page = page(&server).await;
+    let sent = cookies(&[&stale, "rubbish"]);
+    let metadata = [("origin", SITE), ("cookie", &*sent)];
+    let login = page.login(with(login_request("alice", "Firefox"), &metadata)).await.unwrap();
+    let given = set_cookies(&login);
+    // The new one last, for clients that take both for the same cookie.
+    assert_eq!((given.len(), given[0].as_str()), (2, HOST_CLEARED), "{given:?}");
+    assert!(given[1].ends_with("; SameSite=Lax; Domain=example.com"), "{given:?}");
+    let live = pair(&given[1]).strip_prefix("__Secure-latchkey=").unwrap();
+    server.client.session(live).await;
+
+    // As a browser sends it that has not forgotten the other one.
+    let sent = cookies(&[&stale, live]);
+    let metadata = [("origin", SITE), ("cookie", &*sent)];
+    let others = pb::LogoutRequest { scope: LogoutScope::Others.into(), ..Default::default() };
+    let logout = page.logout(with(others, &metadata)).await.unwrap();
+    assert!(set_cookies(&logout).is_empty() && logout.into_inner().rejection.is_none());
+    let logout = page.logout(with(pb::LogoutRequest::default(), &metadata)).await.unwrap();
+    assert_eq!(set_cookies(&logout), [HOST_CLEARED, DOMAIN_CLEARED]);
+    assert_eq!(logout.into_inner().ended, 1);
+    // Again, with what is dead by now.
+    let logout = page.logout(with(pb::LogoutRequest::default(), &metadata)).await.unwrap();
+    assert_eq!(set_cookies(&logout), [HOST_CLEARED, DOMAIN_CLEARED]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,25 +180,27 @@ async fn where_the_cookie_is_for_one_host_those_of_its_domains_are_cleared_once_
     assert!(set.len() == 2 && set[1].ends_with("; Path=/; Secure; HttpOnly; SameSite=Lax"), "{set:?}");
 }
 
-on_both_stores! {
-    async fn an_empty_authorization_is_as_none(server: Server, &DOMAIN) {
-        server.client.user("alice").await;
-        let stale = server.client.login("alice", "old").await.token;
-        let live = server.client.login("alice", "Firefox").await.token;
-        let mut page = page(&server).await;
-        for tokens in [&[&*live][..], &[&stale, &live]] {
-            for authorization in ["", "Bearer", "Bearer "] {
-                let sent = cookies(tokens);
-                let metadata = [("origin", SITE), ("cookie", &*sent), ("authorization", authorization)];
-                let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
-                assert!(matches!(verdict.into_inner().verdict, Some(Verdict::Session(_))));
-            }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_authorization_is_as_none(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &DOMAIN).await;
+
+    server.client.user("alice").await;
+    let stale = server.client.login("alice", "old").await.token;
+    let live = server.client.login("alice", "Firefox").await.token;
+    let mut page = page(&server).await;
+    for tokens in [&[&*live][..], &[&stale, &live]] {
+        for authorization in ["", "Bearer", "Bearer "] {
+            let sent = cookies(tokens);
+            let metadata = [("origin", SITE), ("cookie", &*sent), ("authorization", authorization)];
+            let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
+            assert!(matches!(verdict.into_inner().verdict, Some(Verdict::Session(_))));
         }
-        // Where there is neither, the request says nothing.
-        let metadata = [("origin", SITE), ("authorization", "Bearer ")];
-        let status = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap_err();
-        assert_eq!(parts(&status), (Code::InvalidArgument, "INVALID_REQUEST".into(), vec!["token".into()]));
     }
+    // Where there is neither, the request says nothing.
+    let metadata = [("origin", SITE), ("authorization", "Bearer ")];
+    let status = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap_err();
+    assert_eq!(parts(&status), (Code::InvalidArgument, "INVALID_REQUEST".into(), vec!["token".into()]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

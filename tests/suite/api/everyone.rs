@@ -1,42 +1,53 @@
 //! All sessions of all users, ended at once.
 
+use crate::support::server::{Server, Store};
 use latchkey::grpc::pb::{self, RejectionReason, watch_sessions_response::Event as Told};
+use rstest::rstest;
 
 use super::watch_session::Replicas;
-use crate::on_both_stores;
 
 fn everyone(message: &str) -> pb::EndSessionsRequest {
     pb::EndSessionsRequest { everyone: true, message: message.into(), ..Default::default() }
 }
 
-on_both_stores! {
-    async fn everybodys_sessions_are_ended_and_everybody_can_log_in_again(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        client.user("bob").await;
-        let (alice, bob) = (client.login("alice", "").await.token, client.login("bob", "").await.token);
-        let watch = client.watch(&alice).await;
-        let mut feed = client.feed("").await;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybodys_sessions_are_ended_and_everybody_can_log_in_again(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
 
-        assert_eq!(client.end_sessions(everyone("A key has leaked")).await, 0);
-        let rejection = client.rejection(&alice).await;
-        assert_eq!((rejection.reason(), rejection.message.as_str()), (RejectionReason::Kicked, "A key has leaked"));
-        assert_eq!(watch.end().await, rejection);
-        assert_eq!(client.list_sessions(&user_id).await, []);
-        let Told::Everyone(told) = feed.next().await else { panic!("not told") };
-        assert_eq!(told.rejection, Some(rejection));
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    client.user("bob").await;
+    let (alice, bob) = (client.login("alice", "").await.token, client.login("bob", "").await.token);
+    let watch = client.watch(&alice).await;
+    let mut feed = client.feed("").await;
 
-        let again = client.login("alice", "again").await;
-        assert_eq!(again.displaced, [], "nobody was there any more");
-        client.session(&again.token).await;
-        assert_eq!(client.logout(&bob, pb::LogoutScope::This).await.rejection.unwrap().reason(), RejectionReason::Kicked);
+    assert_eq!(client.end_sessions(everyone("A key has leaked")).await, 0);
+    let rejection = client.rejection(&alice).await;
+    assert_eq!(
+        (rejection.reason(), rejection.message.as_str()),
+        (RejectionReason::Kicked, "A key has leaked")
+    );
+    assert_eq!(watch.end().await, rejection);
+    assert_eq!(client.list_sessions(&user_id).await, []);
+    let Told::Everyone(told) = feed.next().await else { panic!("not told") };
+    assert_eq!(told.rejection, Some(rejection));
 
-        // A second time, on what came after the first.
-        client.end_sessions(everyone("")).await;
-        let rejection = client.rejection(&again.token).await;
-        assert_eq!(rejection.message, "The session was ended by an operator.");
-        client.session(&client.login("alice", "").await.token).await;
-    }
+    let again = client.login("alice", "again").await;
+    assert_eq!(again.displaced, [], "nobody was there any more");
+    client.session(&again.token).await;
+    assert_eq!(
+        client.logout(&bob, pb::LogoutScope::This).await.rejection.unwrap().reason(),
+        RejectionReason::Kicked
+    );
+
+    // A second time, on what came after the first.
+    client.end_sessions(everyone("")).await;
+    let rejection = client.rejection(&again.token).await;
+    assert_eq!(rejection.message, "The session was ended by an operator.");
+    client.session(&client.login("alice", "").await.token).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! Health: each service by what it needs of the stores.
 
+use rstest::rstest;
 use std::time::Duration;
 
 use tonic::Code;
@@ -8,16 +9,13 @@ use tonic_health::pb::{
     health_check_response::ServingStatus::{NotServing, Serving},
 };
 
-use crate::{
-    on_both_stores,
-    support::{
-        client::{LOGIN, login_request},
-        http,
-        postgres::Postgres,
-        process::Process,
-        proxy::{Mood, Proxy},
-        server::{Server, Store},
-    },
+use crate::support::{
+    client::{LOGIN, login_request},
+    http,
+    postgres::Postgres,
+    process::Process,
+    proxy::{Mood, Proxy},
+    server::{Server, Store},
 };
 
 const VALIDATE: &str = "latchkey.v1.AuthService";
@@ -45,16 +43,18 @@ async fn only_down(server: &Server, down: &[&str]) {
     assert_eq!(overall, if down.contains(&"") { 503 } else { 200 });
 }
 
-on_both_stores! {
-    async fn every_service_has_a_health(server: Server) {
-        only_down(&server, &[]).await;
-        let unknown = HealthCheckRequest { service: "latchkey.v1.Unknown".into() };
-        let status = server.client.health.clone().check(unknown).await.unwrap_err();
-        assert_eq!(status.code(), Code::NotFound);
-        assert_eq!(http::get(server.app.http, "/readyz?service=latchkey.v1.Unknown", &[]).await.status, 404);
-        let escaped = "/readyz?service=latchkey.v1.AuthService%2FLogin";
-        assert_eq!(http::get(server.app.http, escaped, &[]).await.status, 200);
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_service_has_a_health(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    only_down(&server, &[]).await;
+    let unknown = HealthCheckRequest { service: "latchkey.v1.Unknown".into() };
+    let status = server.client.health.clone().check(unknown).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(http::get(server.app.http, "/readyz?service=latchkey.v1.Unknown", &[]).await.status, 404);
+    let escaped = "/readyz?service=latchkey.v1.AuthService%2FLogin";
+    assert_eq!(http::get(server.app.http, escaped, &[]).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

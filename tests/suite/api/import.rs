@@ -1,5 +1,6 @@
 //! `AccountService.ImportAccounts`: what is added, what is refused, and what a broken stream leaves behind.
 
+use rstest::rstest;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -12,12 +13,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status};
 
 use super::{assert_invalid, parts};
-use crate::{
-    on_both_stores,
-    support::{
-        client::{Client, PASSWORD, login_request},
-        server::{Server, Store},
-    },
+use crate::support::{
+    client::{Client, PASSWORD, login_request},
+    server::{Server, Store},
 };
 
 /// The hash of the usual password.
@@ -71,44 +69,51 @@ async fn until_there_are(client: &Client, count: usize) {
     }
 }
 
-on_both_stores! {
-    async fn imported_users_log_in_with_the_passwords_they_have(server: Server) {
-        let client = &server.client;
-        let hash = usual_hash(&server).await;
-        let alice = ImportedAccount {
-            roles: vec!["staff".into(), "admin".into(), "staff".into()],
-            created_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5000 }),
-            ..account(1, "7", "Alice", &hash)
-        };
-        let gone = ImportedAccount { disabled: true, ..account(2, "8", "gone", &hash) };
-        let until = prost_types::Timestamp { seconds: 32_000_000_000, nanos: 0 };
-        let away = ImportedAccount { disabled_until: Some(until), ..account(3, "9", "away", &hash) };
-        let (ours, sso) = (account(4, "", "ours", &hash), account(5, "x-1", "sso", "!"));
-        let answer = import(client, vec![alice, gone, away, ours, sso]).await;
-        assert_eq!(answer, ImportAccountsResponse { added: 5, ..Default::default() });
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn imported_users_log_in_with_the_passwords_they_have(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
 
-        let accounts = all(client).await;
-        assert_eq!(accounts[0], pb::Account {
+    let client = &server.client;
+    let hash = usual_hash(&server).await;
+    let alice = ImportedAccount {
+        roles: vec!["staff".into(), "admin".into(), "staff".into()],
+        created_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5000 }),
+        ..account(1, "7", "Alice", &hash)
+    };
+    let gone = ImportedAccount { disabled: true, ..account(2, "8", "gone", &hash) };
+    let until = prost_types::Timestamp { seconds: 32_000_000_000, nanos: 0 };
+    let away = ImportedAccount { disabled_until: Some(until), ..account(3, "9", "away", &hash) };
+    let (ours, sso) = (account(4, "", "ours", &hash), account(5, "x-1", "sso", "!"));
+    let answer = import(client, vec![alice, gone, away, ours, sso]).await;
+    assert_eq!(answer, ImportAccountsResponse { added: 5, ..Default::default() });
+
+    let accounts = all(client).await;
+    assert_eq!(
+        accounts[0],
+        pb::Account {
             user_id: "7".into(),
             username: "Alice".into(),
             roles: vec!["admin".into(), "staff".into()],
             disabled: false,
             disabled_until: None,
             created_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5000 }),
-        });
-        let of = |name: &str| accounts.iter().find(|account| account.username == name).unwrap();
-        assert_eq!((of("away").disabled, of("away").disabled_until), (true, Some(until)));
-        assert!(of("ours").user_id.len() > 20 && of("ours").created_at.is_some());
-
-        assert_eq!(client.login("alice", "").await.session.unwrap().user_id, "7");
-        client.login("ours", "").await;
-        let disabled = client.try_login(login_request("gone", "")).await.unwrap_err();
-        assert_eq!(parts(&disabled).1, "ACCOUNT_DISABLED");
-        // There is no password that it could be.
-        for password in [PASSWORD, "!", ""] {
-            let request = pb::LoginRequest { password: password.into(), ..login_request("sso", "") };
-            client.try_login(request).await.unwrap_err();
         }
+    );
+    let of = |name: &str| accounts.iter().find(|account| account.username == name).unwrap();
+    assert_eq!((of("away").disabled, of("away").disabled_until), (true, Some(until)));
+    assert!(of("ours").user_id.len() > 20 && of("ours").created_at.is_some());
+
+    assert_eq!(client.login("alice", "").await.session.unwrap().user_id, "7");
+    client.login("ours", "").await;
+    let disabled = client.try_login(login_request("gone", "")).await.unwrap_err();
+    assert_eq!(parts(&disabled).1, "ACCOUNT_DISABLED");
+    // There is no password that it could be.
+    for password in [PASSWORD, "!", ""] {
+        let request = pb::LoginRequest { password: password.into(), ..login_request("sso", "") };
+        client.try_login(request).await.unwrap_err();
     }
 }
 

@@ -1,13 +1,12 @@
 //! Sessions for users whom a trusted service has authenticated itself.
 
+use crate::support::server::{Server, Store};
 use latchkey::grpc::pb::{self, RejectionReason};
+use rstest::rstest;
 use tonic::{Code, Request, Status};
 
 use super::{assert_invalid, disable, parts};
-use crate::{
-    on_both_stores,
-    support::client::{Client, PASSWORD},
-};
+use crate::support::client::{Client, PASSWORD};
 
 async fn issue(
     client: &Client,
@@ -20,43 +19,49 @@ fn by_id(user_id: &str) -> pb::IssueSessionRequest {
     pb::IssueSessionRequest { user_id: user_id.into(), device: "SSO".into(), ..Default::default() }
 }
 
-on_both_stores! {
-    async fn an_issued_session_is_a_session_like_any_other(server: Server) {
-        let client = &server.client;
-        let user_id = client.user_with_roles("alice", &["staff"]).await;
-        let password = client.login("alice", "phone").await.token;
-        let issued = issue(client, by_id(&user_id)).await.unwrap();
-        assert_eq!(issued.displaced[0].device, "phone");
-        let rejection = client.rejection(&password).await;
-        assert_eq!((rejection.reason(), rejection.by_device.as_str()), (RejectionReason::Replaced, "SSO"));
-        let session = client.session(&issued.token).await;
-        assert_eq!((session.username.as_str(), session.roles.as_slice()), ("alice", &["staff".to_owned()][..]));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issued_session_is_a_session_like_any_other(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
 
-        let by_name = pb::IssueSessionRequest { username: "ALICE".into(), ..Default::default() };
-        let again = issue(client, by_name).await.unwrap();
-        assert_eq!(again.displaced[0].device, "SSO");
-        let keyed = pb::IssueSessionRequest { idempotency_key: "k".into(), ..by_id(&user_id) };
-        let first = issue(client, keyed.clone()).await.unwrap();
-        assert_eq!(issue(client, keyed).await.unwrap().token, first.token);
-    }
+    let client = &server.client;
+    let user_id = client.user_with_roles("alice", &["staff"]).await;
+    let password = client.login("alice", "phone").await.token;
+    let issued = issue(client, by_id(&user_id)).await.unwrap();
+    assert_eq!(issued.displaced[0].device, "phone");
+    let rejection = client.rejection(&password).await;
+    assert_eq!((rejection.reason(), rejection.by_device.as_str()), (RejectionReason::Replaced, "SSO"));
+    let session = client.session(&issued.token).await;
+    assert_eq!((session.username.as_str(), session.roles.as_slice()), ("alice", &["staff".to_owned()][..]));
+
+    let by_name = pb::IssueSessionRequest { username: "ALICE".into(), ..Default::default() };
+    let again = issue(client, by_name).await.unwrap();
+    assert_eq!(again.displaced[0].device, "SSO");
+    let keyed = pb::IssueSessionRequest { idempotency_key: "k".into(), ..by_id(&user_id) };
+    let first = issue(client, keyed.clone()).await.unwrap();
+    assert_eq!(issue(client, keyed).await.unwrap().token, first.token);
 }
 
-on_both_stores! {
-    async fn nobody_is_let_in_who_could_not_log_in(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        let unknown = issue(client, by_id("nobody")).await.unwrap_err();
-        assert_eq!(parts(&unknown), (Code::NotFound, "ACCOUNT_NOT_FOUND".into(), vec![]));
-        client.update(disable(&user_id)).await;
-        let disabled = issue(client, by_id(&user_id)).await.unwrap_err();
-        assert_eq!(parts(&disabled), (Code::PermissionDenied, "ACCOUNT_DISABLED".into(), vec![]));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_let_in_who_could_not_log_in(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
 
-        assert_invalid(&issue(client, pb::IssueSessionRequest::default()).await.unwrap_err(), "user_id");
-        let both = pb::IssueSessionRequest { username: "alice".into(), ..by_id(&user_id) };
-        assert_invalid(&issue(client, both).await.unwrap_err(), "user_id");
-        let nowhere = pb::IssueSessionRequest { slot: "nowhere".into(), ..by_id(&user_id) };
-        assert_invalid(&issue(client, nowhere).await.unwrap_err(), "slot");
-    }
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let unknown = issue(client, by_id("nobody")).await.unwrap_err();
+    assert_eq!(parts(&unknown), (Code::NotFound, "ACCOUNT_NOT_FOUND".into(), vec![]));
+    client.update(disable(&user_id)).await;
+    let disabled = issue(client, by_id(&user_id)).await.unwrap_err();
+    assert_eq!(parts(&disabled), (Code::PermissionDenied, "ACCOUNT_DISABLED".into(), vec![]));
+
+    assert_invalid(&issue(client, pb::IssueSessionRequest::default()).await.unwrap_err(), "user_id");
+    let both = pb::IssueSessionRequest { username: "alice".into(), ..by_id(&user_id) };
+    assert_invalid(&issue(client, both).await.unwrap_err(), "user_id");
+    let nowhere = pb::IssueSessionRequest { slot: "nowhere".into(), ..by_id(&user_id) };
+    assert_invalid(&issue(client, nowhere).await.unwrap_err(), "slot");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

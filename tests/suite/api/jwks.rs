@@ -1,40 +1,47 @@
 //! The public keys: over gRPC and over HTTP.
 
+use crate::support::server::{Server, Store};
 use latchkey::grpc::pb;
+use rstest::rstest;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
 use super::part;
-use crate::on_both_stores;
 
-on_both_stores! {
-    async fn the_public_keys_are_the_same_on_both_ports_and_verify(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        let answer = client.auth.clone().get_jwks(pb::GetJwksRequest {}).await.unwrap().into_inner();
-        let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_str(&answer.jwks).unwrap();
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_public_keys_are_the_same_on_both_ports_and_verify(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
 
-        let kid = part(&token, 0)["kid"].as_str().unwrap().to_owned();
-        let key = jsonwebtoken::DecodingKey::from_jwk(jwks.find(&kid).unwrap()).unwrap();
-        let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::EdDSA);
-        validation.set_audience(&["latchkey"]);
-        jsonwebtoken::decode::<serde_json::Value>(&token, &key, &validation).unwrap();
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let answer = client.auth.clone().get_jwks(pb::GetJwksRequest {}).await.unwrap().into_inner();
+    let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_str(&answer.jwks).unwrap();
 
-        let (status, body) = get(server.app.http, "/.well-known/jwks.json").await;
-        assert_eq!(status, 200);
-        assert_eq!(serde_json::from_str::<jsonwebtoken::jwk::JwkSet>(&body).unwrap(), jwks);
-    }
+    let kid = part(&token, 0)["kid"].as_str().unwrap().to_owned();
+    let key = jsonwebtoken::DecodingKey::from_jwk(jwks.find(&kid).unwrap()).unwrap();
+    let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::EdDSA);
+    validation.set_audience(&["latchkey"]);
+    jsonwebtoken::decode::<serde_json::Value>(&token, &key, &validation).unwrap();
+
+    let (status, body) = get(server.app.http, "/.well-known/jwks.json").await;
+    assert_eq!(status, 200);
+    assert_eq!(serde_json::from_str::<jsonwebtoken::jwk::JwkSet>(&body).unwrap(), jwks);
 }
 
-on_both_stores! {
-    async fn the_http_port_answers_probes(server: Server) {
-        assert_eq!(get(server.app.http, "/livez").await, (200, "ok\n".into()));
-        assert_eq!(get(server.app.http, "/readyz").await, (200, "ok\n".into()));
-        assert_eq!(get(server.app.http, "/").await.0, 404);
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_http_port_answers_probes(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    assert_eq!(get(server.app.http, "/livez").await, (200, "ok\n".into()));
+    assert_eq!(get(server.app.http, "/readyz").await, (200, "ok\n".into()));
+    assert_eq!(get(server.app.http, "/").await.0, 404);
 }
 
 /// The status and the body of a GET.

@@ -1,5 +1,7 @@
 //! Two clients that log each other out again and again.
 
+use crate::support::server::{Server, Store};
+use rstest::rstest;
 use std::{fs, time::Duration};
 
 use latchkey::grpc::pb;
@@ -7,10 +9,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::parts;
-use crate::{
-    on_both_stores,
-    support::client::{Client, login_request},
-};
+use crate::support::client::{Client, login_request};
 
 const DEFAULT: &[(&str, &str)] = &[("SESSION__KICK_WAR_CHANGES", "6")];
 
@@ -21,74 +20,85 @@ async fn login_from(client: &Client, device: &str, from: &str) -> Result<pb::Log
     client.auth.clone().login(request).await.map(tonic::Response::into_inner)
 }
 
-on_both_stores! {
-    async fn a_slot_that_two_clients_fight_over_stays_with_its_holder_for_a_while(server: Server, DEFAULT) {
-        let client = &server.client;
-        client.user("alice").await;
-        let (phone, laptop) = ("phone", "laptop");
-        client.login("alice", phone).await;
-        let mut holder = String::new();
-        for device in [laptop, phone, laptop, phone, laptop, phone] {
-            server.clock.advance(Duration::from_secs(2));
-            holder = client.login("alice", device).await.token;
-        }
-        server.clock.advance(Duration::from_secs(10));
-        for device in [laptop, phone] {
-            let status = client.try_login(login_request("alice", device)).await.unwrap_err();
-            assert_eq!(parts(&status), (Code::ResourceExhausted, "THROTTLED".into(), vec![]));
-            let retry = status.get_details_retry_info().unwrap().retry_delay.unwrap();
-            assert!((49..=50).contains(&retry.as_secs()), "{retry:?}");
-        }
-        client.session(&holder).await;
-        // A right password is no failure.
-        server.until_settled("alice").await;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_two_clients_fight_over_stays_with_its_holder_for_a_while(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, DEFAULT).await;
 
-        // Nobody is displaced by a login into an empty slot.
-        client.logout(&holder, pb::LogoutScope::This).await;
-        let back = client.login("alice", laptop).await.token;
-        client.try_login(login_request("alice", phone)).await.unwrap_err();
-
-        server.clock.advance(Duration::from_secs(51));
-        let next = client.login("alice", phone).await;
-        assert_eq!(next.displaced[0].device, laptop);
-        client.rejection(&back).await;
-        for device in [laptop, phone, laptop, phone, laptop] {
-            client.login("alice", device).await;
-        }
-        client.try_login(login_request("alice", phone)).await.unwrap_err();
-        assert_eq!(server.app.engine.counts.kick_wars.get(), 2);
+    let client = &server.client;
+    client.user("alice").await;
+    let (phone, laptop) = ("phone", "laptop");
+    client.login("alice", phone).await;
+    let mut holder = String::new();
+    for device in [laptop, phone, laptop, phone, laptop, phone] {
+        server.clock.advance(Duration::from_secs(2));
+        holder = client.login("alice", device).await.token;
     }
+    server.clock.advance(Duration::from_secs(10));
+    for device in [laptop, phone] {
+        let status = client.try_login(login_request("alice", device)).await.unwrap_err();
+        assert_eq!(parts(&status), (Code::ResourceExhausted, "THROTTLED".into(), vec![]));
+        let retry = status.get_details_retry_info().unwrap().retry_delay.unwrap();
+        assert!((49..=50).contains(&retry.as_secs()), "{retry:?}");
+    }
+    client.session(&holder).await;
+    // A right password is no failure.
+    server.until_settled("alice").await;
+
+    // Nobody is displaced by a login into an empty slot.
+    client.logout(&holder, pb::LogoutScope::This).await;
+    let back = client.login("alice", laptop).await.token;
+    client.try_login(login_request("alice", phone)).await.unwrap_err();
+
+    server.clock.advance(Duration::from_secs(51));
+    let next = client.login("alice", phone).await;
+    assert_eq!(next.displaced[0].device, laptop);
+    client.rejection(&back).await;
+    for device in [laptop, phone, laptop, phone, laptop] {
+        client.login("alice", device).await;
+    }
+    client.try_login(login_request("alice", phone)).await.unwrap_err();
+    assert_eq!(server.app.engine.counts.kick_wars.get(), 2);
 }
 
-on_both_stores! {
-    async fn a_thief_who_logs_in_again_and_again_does_not_close_the_slot_for_the_owner(server: Server, DEFAULT) {
-        let client = &server.client;
-        client.user("alice").await;
-        let (owner, thief) = ("203.0.113.1", "198.51.100.1");
-        login_from(client, "phone", owner).await.unwrap();
-        // In a row; under ever new names; as two who log each other out.
-        let pretended = ["x"; 8].into_iter().chain(["1", "2", "3", "4", "5", "6", "7", "8"]).chain(["x", "y"].repeat(3));
-        let mut last = String::new();
-        for device in pretended {
-            last = login_from(client, device, thief).await.unwrap().token;
-        }
-        login_from(client, "x", thief).await.unwrap_err();
-        // The owner gets in.
-        let back = login_from(client, "phone", owner).await.unwrap();
-        client.rejection(&last).await;
-        client.session(&back.token).await;
-        assert_eq!(server.app.engine.counts.kick_wars.get(), 1);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thief_who_logs_in_again_and_again_does_not_close_the_slot_for_the_owner(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, DEFAULT).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let (owner, thief) = ("203.0.113.1", "198.51.100.1");
+    login_from(client, "phone", owner).await.unwrap();
+    // In a row; under ever new names; as two who log each other out.
+    let pretended =
+        ["x"; 8].into_iter().chain(["1", "2", "3", "4", "5", "6", "7", "8"]).chain(["x", "y"].repeat(3));
+    let mut last = String::new();
+    for device in pretended {
+        last = login_from(client, device, thief).await.unwrap().token;
     }
+    login_from(client, "x", thief).await.unwrap_err();
+    // The owner gets in.
+    let back = login_from(client, "phone", owner).await.unwrap();
+    client.rejection(&last).await;
+    client.session(&back.token).await;
+    assert_eq!(server.app.engine.counts.kick_wars.get(), 1);
 }
 
-on_both_stores! {
-    async fn logins_that_take_their_time_are_no_war(server: Server, DEFAULT) {
-        let client = &server.client;
-        client.user("alice").await;
-        for number in 0..20 {
-            client.login("alice", ["phone", "laptop"][number % 2]).await;
-            server.clock.advance(Duration::from_millis(12_100));
-        }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_that_take_their_time_are_no_war(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, DEFAULT).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    for number in 0..20 {
+        client.login("alice", ["phone", "laptop"][number % 2]).await;
+        server.clock.advance(Duration::from_millis(12_100));
     }
 }
 

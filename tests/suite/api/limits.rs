@@ -1,5 +1,7 @@
 //! Slots of their own rules, full slots, and who has to go.
 
+use crate::support::server::{Server, Store};
+use rstest::rstest;
 use std::time::Duration;
 
 use latchkey::grpc::pb::{self, RejectionReason};
@@ -7,10 +9,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::parts;
-use crate::{
-    on_both_stores,
-    support::client::{Client, login_request},
-};
+use crate::support::client::{Client, login_request};
 
 fn login_to(slot: &str, device: &str) -> pb::LoginRequest {
     pb::LoginRequest { slot: slot.into(), ..login_request("alice", device) }
@@ -27,112 +26,128 @@ const OWN_RULES: &[(&str, &str)] = &[
     ("SLOT__MOBILE__LIMIT", "2"),
 ];
 
-on_both_stores! {
-    async fn a_slot_can_have_rules_of_its_own(server: Server, OWN_RULES) {
-        let client = &server.client;
-        client.user("alice").await;
-        let (web, phone) = (token(client, "web", "w").await, token(client, "mobile", "phone").await);
-        let tablet = token(client, "mobile", "tablet").await;
-        client.session(&phone).await;
-        server.clock.advance(Duration::from_hours(2));
-        assert_eq!(client.rejection(&web).await.reason(), RejectionReason::IdleTimeout);
-        client.session(&tablet).await;
-        server.clock.advance(Duration::from_hours(24));
-        assert_eq!(client.rejection(&web).await.reason(), RejectionReason::Expired);
-        let session = client.session(&phone).await;
-        assert_eq!(session.expires_at.unwrap().seconds - session.issued_at.unwrap().seconds, 90 * 86400 + 1);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_can_have_rules_of_its_own(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, OWN_RULES).await;
 
-        let third = client.try_login(login_to("mobile", "watch")).await.unwrap();
-        assert_eq!(third.displaced.iter().map(|old| old.device.as_str()).collect::<Vec<_>>(), ["phone"]);
-        assert_eq!(client.rejection(&phone).await.reason(), RejectionReason::Evicted);
-        client.session(&tablet).await;
-    }
+    let client = &server.client;
+    client.user("alice").await;
+    let (web, phone) = (token(client, "web", "w").await, token(client, "mobile", "phone").await);
+    let tablet = token(client, "mobile", "tablet").await;
+    client.session(&phone).await;
+    server.clock.advance(Duration::from_hours(2));
+    assert_eq!(client.rejection(&web).await.reason(), RejectionReason::IdleTimeout);
+    client.session(&tablet).await;
+    server.clock.advance(Duration::from_hours(24));
+    assert_eq!(client.rejection(&web).await.reason(), RejectionReason::Expired);
+    let session = client.session(&phone).await;
+    assert_eq!(session.expires_at.unwrap().seconds - session.issued_at.unwrap().seconds, 90 * 86400 + 1);
+
+    let third = client.try_login(login_to("mobile", "watch")).await.unwrap();
+    assert_eq!(third.displaced.iter().map(|old| old.device.as_str()).collect::<Vec<_>>(), ["phone"]);
+    assert_eq!(client.rejection(&phone).await.reason(), RejectionReason::Evicted);
+    client.session(&tablet).await;
 }
 
 const LEAST_RECENTLY_USED: &[(&str, &str)] =
     &[("SESSION__LIMIT", "2"), ("SESSION__VICTIM", "least_recently_used")];
 
-on_both_stores! {
-    async fn where_the_least_recently_used_has_to_go_use_counts_and_not_age(server: Server, LEAST_RECENTLY_USED) {
-        let client = &server.client;
-        client.user("alice").await;
-        let old = client.login("alice", "old").await.token;
-        let young = client.login("alice", "young").await.token;
-        server.clock.advance(Duration::from_mins(5));
-        client.session(&old).await;
-        server.until_recorded().await;
-        let third = client.login("alice", "third").await;
-        assert_eq!(third.displaced[0].device, "young");
-        assert_eq!(client.rejection(&young).await.reason(), RejectionReason::Evicted);
-        client.session(&old).await;
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_least_recently_used_has_to_go_use_counts_and_not_age(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, LEAST_RECENTLY_USED).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let old = client.login("alice", "old").await.token;
+    let young = client.login("alice", "young").await.token;
+    server.clock.advance(Duration::from_mins(5));
+    client.session(&old).await;
+    server.until_recorded().await;
+    let third = client.login("alice", "third").await;
+    assert_eq!(third.displaced[0].device, "young");
+    assert_eq!(client.rejection(&young).await.reason(), RejectionReason::Evicted);
+    client.session(&old).await;
 }
 
 const EXCLUSIVE: &[(&str, &str)] = &[("SESSION__SLOTS", "web,mobile,tv"), ("SESSION__EXCLUSIVE", "true")];
 
-on_both_stores! {
-    async fn an_exclusive_login_ends_the_sessions_in_all_slots(server: Server, EXCLUSIVE) {
-        let client = &server.client;
-        client.user("alice").await;
-        let web = token(client, "web", "laptop").await;
-        let mobile = client.try_login(login_to("mobile", "phone")).await.unwrap();
-        assert_eq!(mobile.displaced[0].slot, "web");
-        let rejection = client.rejection(&web).await;
-        assert_eq!((rejection.reason(), rejection.by_device.as_str()), (RejectionReason::Replaced, "phone"));
-        // Also when the tombstone has made room for others.
-        let mut last = mobile.token;
-        for number in 0..20 {
-            last = token(client, ["web", "tv"][number % 2], "again").await;
-        }
-        let rejection = client.rejection(&web).await;
-        assert_eq!((rejection.reason(), rejection.terminal), (RejectionReason::Replaced, true));
-        client.session(&last).await;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exclusive_login_ends_the_sessions_in_all_slots(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, EXCLUSIVE).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let web = token(client, "web", "laptop").await;
+    let mobile = client.try_login(login_to("mobile", "phone")).await.unwrap();
+    assert_eq!(mobile.displaced[0].slot, "web");
+    let rejection = client.rejection(&web).await;
+    assert_eq!((rejection.reason(), rejection.by_device.as_str()), (RejectionReason::Replaced, "phone"));
+    // Also when the tombstone has made room for others.
+    let mut last = mobile.token;
+    for number in 0..20 {
+        last = token(client, ["web", "tv"][number % 2], "again").await;
     }
+    let rejection = client.rejection(&web).await;
+    assert_eq!((rejection.reason(), rejection.terminal), (RejectionReason::Replaced, true));
+    client.session(&last).await;
 }
 
 const DENY: &[(&str, &str)] = &[("SESSION__ON_LIMIT", "deny")];
 
-on_both_stores! {
-    async fn where_logins_are_denied_the_holder_is_named_and_a_takeover_gets_in(server: Server, DENY) {
-        let client = &server.client;
-        client.user("alice").await;
-        let first = client.login("alice", "Android").await;
-        server.clock.advance(Duration::from_mins(7));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_logins_are_denied_the_holder_is_named_and_a_takeover_gets_in(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, DENY).await;
 
+    let client = &server.client;
+    client.user("alice").await;
+    let first = client.login("alice", "Android").await;
+    server.clock.advance(Duration::from_mins(7));
+
+    let status = client.try_login(login_request("alice", "iPhone")).await.unwrap_err();
+    assert_eq!(parts(&status), (Code::FailedPrecondition, "SESSION_LIMIT".into(), vec![]));
+    assert!(status.message().contains("Android") && status.message().contains("takeover"), "{status:?}");
+    let metadata = status.get_details_error_info().unwrap().metadata;
+    assert_eq!((metadata["device"].as_str(), metadata["slot"].as_str()), ("Android", "default"));
+    assert_eq!(metadata["idle_seconds"], "420");
+    let issued = first.session.unwrap().issued_at.unwrap().seconds;
+    assert_eq!(metadata["issued_at_unix"], issued.to_string());
+    client.session(&first.token).await;
+
+    // Only for the right password, and never as a failure of it.
+    let wrong = pb::LoginRequest { password: "wrong".into(), ..login_request("alice", "iPhone") };
+    assert_eq!(parts(&client.try_login(wrong).await.unwrap_err()).1, "INVALID_CREDENTIALS");
+    for _ in 0..10 {
         let status = client.try_login(login_request("alice", "iPhone")).await.unwrap_err();
-        assert_eq!(parts(&status), (Code::FailedPrecondition, "SESSION_LIMIT".into(), vec![]));
-        assert!(status.message().contains("Android") && status.message().contains("takeover"), "{status:?}");
-        let metadata = status.get_details_error_info().unwrap().metadata;
-        assert_eq!((metadata["device"].as_str(), metadata["slot"].as_str()), ("Android", "default"));
-        assert_eq!(metadata["idle_seconds"], "420");
-        let issued = first.session.unwrap().issued_at.unwrap().seconds;
-        assert_eq!(metadata["issued_at_unix"], issued.to_string());
-        client.session(&first.token).await;
-
-        // Only for the right password, and never as a failure of it.
-        let wrong = pb::LoginRequest { password: "wrong".into(), ..login_request("alice", "iPhone") };
-        assert_eq!(parts(&client.try_login(wrong).await.unwrap_err()).1, "INVALID_CREDENTIALS");
-        for _ in 0..10 {
-            let status = client.try_login(login_request("alice", "iPhone")).await.unwrap_err();
-            assert_eq!(parts(&status).1, "SESSION_LIMIT");
-        }
-
-        let takeover = pb::LoginRequest { takeover: true, ..login_request("alice", "iPhone") };
-        let second = client.try_login(takeover).await.unwrap();
-        assert_eq!(second.displaced[0].device, "Android");
-        assert_eq!(client.rejection(&first.token).await.reason(), RejectionReason::Replaced);
-
-        client.logout(&second.token, pb::LogoutScope::This).await;
-        client.login("alice", "tablet").await;
+        assert_eq!(parts(&status).1, "SESSION_LIMIT");
     }
+
+    let takeover = pb::LoginRequest { takeover: true, ..login_request("alice", "iPhone") };
+    let second = client.try_login(takeover).await.unwrap();
+    assert_eq!(second.displaced[0].device, "Android");
+    assert_eq!(client.rejection(&first.token).await.reason(), RejectionReason::Replaced);
+
+    client.logout(&second.token, pb::LogoutScope::This).await;
+    client.login("alice", "tablet").await;
 }
 
-on_both_stores! {
-    async fn a_holder_whose_time_is_up_denies_nobody(server: Server, DENY) {
-        let client = &server.client;
-        client.user("alice").await;
-        client.login("alice", "Android").await;
-        server.clock.advance(Duration::from_hours(2));
-        assert_eq!(client.login("alice", "iPhone").await.displaced, []);
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_whose_time_is_up_denies_nobody(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, DENY).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    client.login("alice", "Android").await;
+    server.clock.advance(Duration::from_hours(2));
+    assert_eq!(client.login("alice", "iPhone").await.displaced, []);
 }

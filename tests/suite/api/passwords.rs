@@ -1,5 +1,6 @@
 //! What a login does to stored hashes, and what a login storm does to the server.
 
+use rstest::rstest;
 use std::time::Duration;
 
 use latchkey::{
@@ -10,12 +11,9 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::parts;
-use crate::{
-    on_both_stores,
-    support::{
-        client::{PASSWORD, login_request},
-        server::{Server, Store},
-    },
+use crate::support::{
+    client::{PASSWORD, login_request},
+    server::{Server, Store},
 };
 
 async fn stored(server: &Server, user_id: &str) -> PasswordHash {
@@ -24,7 +22,7 @@ async fn stored(server: &Server, user_id: &str) -> PasswordHash {
 }
 
 /// Puts another hash in the place of the one that is stored.
-async fn store(server: &Server, user_id: &str, hash: &str) {
+async fn store_hash(server: &Server, user_id: &str, hash: &str) {
     let id = UserId::parse(user_id).unwrap();
     let accounts = &server.app.engine.accounts;
     let current = accounts.get(&id).await.unwrap().unwrap();
@@ -103,87 +101,104 @@ const OTHERS: &[(&str, &str)] = &[
     ("$pbkdf2-sha1$i=1000$HkEcF0HN1oe1dp5jusKLYw$cmrQl/9CsEwPIw+EmTXfaRi5wXM", "$argon2id$v=19$m=8,t=1,p=1$"),
 ];
 
-on_both_stores! {
-    async fn users_log_in_with_the_hashes_they_have_and_get_better_ones(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        let passwords = &server.app.engine.passwords;
-        for (old, form) in OTHERS {
-            store(&server, &user_id, old).await;
-            let before = (passwords.hashes(), passwords.renewals());
-            let wrong = pb::LoginRequest { password: "wrong".into(), ..login_request("alice", "") };
-            client.try_login(wrong).await.unwrap_err();
-            client.login("alice", "").await;
-            assert_eq!(passwords.hashes() - before.0, 2, "one for each attempt: {old}");
-            let new = renewed(&server, &user_id, old).await;
-            assert!(new.as_str().starts_with(form), "{old}");
-            assert_eq!(passwords.renewals() - before.1, 1, "{old}");
-            client.login("alice", "").await;
-        }
-        // What is as it should be stays.
-        let current = stored(&server, &user_id).await;
-        let before = passwords.renewals();
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_log_in_with_the_hashes_they_have_and_get_better_ones(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let passwords = &server.app.engine.passwords;
+    for (old, form) in OTHERS {
+        store_hash(&server, &user_id, old).await;
+        let before = (passwords.hashes(), passwords.renewals());
+        let wrong = pb::LoginRequest { password: "wrong".into(), ..login_request("alice", "") };
+        client.try_login(wrong).await.unwrap_err();
         client.login("alice", "").await;
-        assert_eq!((passwords.renewals() - before, stored(&server, &user_id).await), (0, current));
+        assert_eq!(passwords.hashes() - before.0, 2, "one for each attempt: {old}");
+        let new = renewed(&server, &user_id, old).await;
+        assert!(new.as_str().starts_with(form), "{old}");
+        assert_eq!(passwords.renewals() - before.1, 1, "{old}");
+        client.login("alice", "").await;
     }
+    // What is as it should be stays.
+    let current = stored(&server, &user_id).await;
+    let before = passwords.renewals();
+    client.login("alice", "").await;
+    assert_eq!((passwords.renewals() - before, stored(&server, &user_id).await), (0, current));
 }
 
 /// bcrypt of `long password, ` twelve times, made by bcrypt 4.0.1: of 180 bytes it saw 72.
 const LONG: &str = "$2b$04$wYRvbydJmtQNke4gV71sWut6h5VWQfJ9TCweGVVCun8JqJsS8chx6";
 
-on_both_stores! {
-    async fn a_hash_that_saw_only_a_part_of_the_password_stays_so_that_nobody_has_another_one(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        store(&server, &user_id, LONG).await;
-        let passwords = &server.app.engine.passwords;
-        let before = passwords.renewals();
-        let long = "long password, ".repeat(12);
-        for typed in [&*long, &long[..72], &format!("{}, and what not", &long[..72])] {
-            let login = pb::LoginRequest { password: typed.into(), ..login_request("alice", "") };
-            client.try_login(login).await.unwrap();
-        }
-        assert_eq!((passwords.renewals() - before, stored(&server, &user_id).await.as_str()), (0, LONG));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hash_that_saw_only_a_part_of_the_password_stays_so_that_nobody_has_another_one(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    store_hash(&server, &user_id, LONG).await;
+    let passwords = &server.app.engine.passwords;
+    let before = passwords.renewals();
+    let long = "long password, ".repeat(12);
+    for typed in [&*long, &long[..72], &format!("{}, and what not", &long[..72])] {
+        let login = pb::LoginRequest { password: typed.into(), ..login_request("alice", "") };
+        client.try_login(login).await.unwrap();
     }
+    assert_eq!((passwords.renewals() - before, stored(&server, &user_id).await.as_str()), (0, LONG));
 }
 
-on_both_stores! {
-    async fn every_login_that_fails_costs_one_hash_and_looks_the_same(server: Server, &[("THROTTLE__FREE_ATTEMPTS", "100")]) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        let passwords = &server.app.engine.passwords;
-        let current = stored(&server, &user_id).await;
-        let mut answers = Vec::new();
-        let mut fail = async |username: &str, password: &str| {
-            let before = passwords.hashes();
-            let attempt = pb::LoginRequest { password: password.into(), ..login_request(username, "") };
-            let status = client.try_login(attempt).await.unwrap_err();
-            assert_eq!(passwords.hashes() - before, 1, "{username}, {password}");
-            answers.push((status.code(), status.message().to_owned(), parts(&status)));
-        };
-        fail("nobody", PASSWORD).await;
-        fail("alice", "wrong").await;
-        for hash in [
-            "", "!", "!Wd8kSfMHAZVIbnCS1PrBJJK4MeR8FkBR7XFOvHlz", "md5$garbled", "garbled", "$argon2id$v=19$",
-            "$argon2id$v=19$m=4194304,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g",
-        ] {
-            store(&server, &user_id, hash).await;
-            fail("alice", PASSWORD).await;
-            fail("alice", hash.get(1..).filter(|rest| !rest.is_empty()).unwrap_or("x")).await;
-        }
-        for (hash, _) in OTHERS {
-            store(&server, &user_id, hash).await;
-            fail("alice", "wrong").await;
-        }
-        store(&server, &user_id, current.as_str()).await;
-        client.update(pb::UpdateAccountRequest { user_id, disabled: Some(true), ..Default::default() }).await;
-        fail("alice", "wrong").await;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_login_that_fails_costs_one_hash_and_looks_the_same(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[("THROTTLE__FREE_ATTEMPTS", "100")]).await;
 
-        assert_eq!(answers[0].2, (Code::Unauthenticated, "INVALID_CREDENTIALS".into(), vec![]));
-        answers.dedup();
-        assert_eq!(answers.len(), 1, "{answers:?}");
-        assert_eq!(passwords.renewals(), 0);
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let passwords = &server.app.engine.passwords;
+    let current = stored(&server, &user_id).await;
+    let mut answers = Vec::new();
+    let mut fail = async |username: &str, password: &str| {
+        let before = passwords.hashes();
+        let attempt = pb::LoginRequest { password: password.into(), ..login_request(username, "") };
+        let status = client.try_login(attempt).await.unwrap_err();
+        assert_eq!(passwords.hashes() - before, 1, "{username}, {password}");
+        answers.push((status.code(), status.message().to_owned(), parts(&status)));
+    };
+    fail("nobody", PASSWORD).await;
+    fail("alice", "wrong").await;
+    for hash in [
+        "",
+        "!",
+        "!Wd8kSfMHAZVIbnCS1PrBJJK4MeR8FkBR7XFOvHlz",
+        "md5$garbled",
+        "garbled",
+        "$argon2id$v=19$",
+        "$argon2id$v=19$m=4194304,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g",
+    ] {
+        store_hash(&server, &user_id, hash).await;
+        fail("alice", PASSWORD).await;
+        fail("alice", hash.get(1..).filter(|rest| !rest.is_empty()).unwrap_or("x")).await;
     }
+    for (hash, _) in OTHERS {
+        store_hash(&server, &user_id, hash).await;
+        fail("alice", "wrong").await;
+    }
+    store_hash(&server, &user_id, current.as_str()).await;
+    client.update(pb::UpdateAccountRequest { user_id, disabled: Some(true), ..Default::default() }).await;
+    fail("alice", "wrong").await;
+
+    assert_eq!(answers[0].2, (Code::Unauthenticated, "INVALID_CREDENTIALS".into(), vec![]));
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(passwords.renewals(), 0);
 }
 
 /// There is room for exactly these logins. Each of them also calls for a renewal, which must not take the
@@ -196,7 +211,7 @@ async fn renewals_cost_no_login_its_place() {
     for number in 0..8 {
         let name = format!("user{number}");
         let user_id = server.client.user(&name).await;
-        store(&server, &user_id, OTHERS[0].0).await;
+        store_hash(&server, &user_id, OTHERS[0].0).await;
         users.push((name, user_id));
     }
     let mut rounds = 0;
@@ -218,45 +233,50 @@ async fn renewals_cost_no_login_its_place() {
     }
 }
 
-on_both_stores! {
-    async fn a_new_password_is_refused_with_the_reason(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice@example.com").await;
-        let before = stored(&server, &user_id).await;
-        let hashes = server.app.engine.passwords.hashes();
-        for (password, reason) in [
-            ("", "is missing"),
-            ("fourteen of it", "must be at least 15 code points"),
-            (&*"x".repeat(257), "must be at most 256 code points"),
-            ("ManchesterUnited", "is one of the most common passwords: choose another"),
-            ("Alice@Example.com", "must not be the username"),
-        ] {
-            let message = pb::SetPasswordRequest { user_id: user_id.clone(), password: password.into() };
-            let set = client.accounts.clone().set_password(client.admin(message)).await.unwrap_err();
-            let message = pb::CreateAccountRequest {
-                username: if reason.contains("username") { "alice@example.com" } else { "bob" }.into(),
-                password: password.into(),
-                roles: vec![],
-            };
-            let create = client.accounts.clone().create_account(client.admin(message)).await.unwrap_err();
-            for status in [set, create] {
-                assert_eq!((status.code(), parts(&status).1.as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));
-                let violations = status.get_details_bad_request().unwrap().field_violations;
-                let violations: Vec<_> =
-                    violations.iter().map(|violation| (&*violation.field, &*violation.description)).collect();
-                assert_eq!(violations, [("password", reason)]);
-            }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_password_is_refused_with_the_reason(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let user_id = client.user("alice@example.com").await;
+    let before = stored(&server, &user_id).await;
+    let hashes = server.app.engine.passwords.hashes();
+    for (password, reason) in [
+        ("", "is missing"),
+        ("fourteen of it", "must be at least 15 code points"),
+        (&*"x".repeat(257), "must be at most 256 code points"),
+        ("ManchesterUnited", "is one of the most common passwords: choose another"),
+        ("Alice@Example.com", "must not be the username"),
+    ] {
+        let message = pb::SetPasswordRequest { user_id: user_id.clone(), password: password.into() };
+        let set = client.accounts.clone().set_password(client.admin(message)).await.unwrap_err();
+        let message = pb::CreateAccountRequest {
+            username: if reason.contains("username") { "alice@example.com" } else { "bob" }.into(),
+            password: password.into(),
+            roles: vec![],
+        };
+        let create = client.accounts.clone().create_account(client.admin(message)).await.unwrap_err();
+        for status in [set, create] {
+            assert_eq!(
+                (status.code(), parts(&status).1.as_str()),
+                (Code::InvalidArgument, "INVALID_REQUEST")
+            );
+            let violations = status.get_details_bad_request().unwrap().field_violations;
+            let violations: Vec<_> =
+                violations.iter().map(|violation| (&*violation.field, &*violation.description)).collect();
+            assert_eq!(violations, [("password", reason)]);
         }
-        assert_eq!(stored(&server, &user_id).await, before);
-        assert_eq!(server.app.engine.passwords.hashes(), hashes, "no hash was made");
-        let nobody = pb::SetPasswordRequest { user_id: "nobody".into(), password: PASSWORD.into() };
-        let status = client.accounts.clone().set_password(client.admin(nobody)).await.unwrap_err();
-        assert_eq!(parts(&status).1, "ACCOUNT_NOT_FOUND");
-        // The twin.
-        let message = pb::SetPasswordRequest { user_id: user_id.clone(), password: "fifteen of them".into() };
-        client.accounts.clone().set_password(client.admin(message)).await.unwrap();
-        assert_ne!(stored(&server, &user_id).await, before);
     }
+    assert_eq!(stored(&server, &user_id).await, before);
+    assert_eq!(server.app.engine.passwords.hashes(), hashes, "no hash was made");
+    let nobody = pb::SetPasswordRequest { user_id: "nobody".into(), password: PASSWORD.into() };
+    let status = client.accounts.clone().set_password(client.admin(nobody)).await.unwrap_err();
+    assert_eq!(parts(&status).1, "ACCOUNT_NOT_FOUND");
+    // The twin.
+    let message = pb::SetPasswordRequest { user_id: user_id.clone(), password: "fifteen of them".into() };
+    client.accounts.clone().set_password(client.admin(message)).await.unwrap();
+    assert_ne!(stored(&server, &user_id).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

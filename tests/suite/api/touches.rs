@@ -1,16 +1,14 @@
 //! The touch: a use of a session is recorded after its answer, once an interval, and not lost.
 
+use rstest::rstest;
 use std::time::Duration;
 
 use latchkey::grpc::pb;
 
 use super::seconds;
-use crate::{
-    on_both_stores,
-    support::{
-        client::is_live,
-        server::{Server, Store},
-    },
+use crate::support::{
+    client::is_live,
+    server::{Server, Store},
 };
 
 const IDLE: Duration = Duration::from_hours(1);
@@ -22,34 +20,40 @@ async fn recorded(server: &Server, user_id: &str) -> i64 {
     seconds(sessions[0].last_seen_at) - seconds(sessions[0].issued_at)
 }
 
-on_both_stores! {
-    async fn a_use_is_recorded_soon_and_once_an_interval(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        for (advance, expected) in [(TOUCH / 2, 0), (TOUCH / 2, 60), (TOUCH / 2, 60), (TOUCH, 150)] {
-            server.clock.advance(advance);
-            client.session(&token).await;
-            server.until_recorded().await;
-            assert!((recorded(&server, &user_id).await - expected).abs() <= 1, "{expected}");
-        }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_use_is_recorded_soon_and_once_an_interval(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    for (advance, expected) in [(TOUCH / 2, 0), (TOUCH / 2, 60), (TOUCH / 2, 60), (TOUCH, 150)] {
+        server.clock.advance(advance);
+        client.session(&token).await;
+        server.until_recorded().await;
+        assert!((recorded(&server, &user_id).await - expected).abs() <= 1, "{expected}");
     }
 }
 
-on_both_stores! {
-    async fn a_use_in_the_last_interval_is_recorded_before_its_answer(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        server.clock.advance(IDLE + TOUCH / 2);
-        // Nothing is taken any more: what is recorded now is recorded before the answer.
-        server.app.engine.touches.close();
-        client.session(&token).await;
-        assert!((recorded(&server, &user_id).await - 3630).abs() <= 1);
-        // It lapses an interval after a full idle timeout from that use, and not before.
-        server.clock.advance(IDLE + TOUCH / 2);
-        assert!(is_live(&client.validate(&token).await));
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_use_in_the_last_interval_is_recorded_before_its_answer(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    server.clock.advance(IDLE + TOUCH / 2);
+    // Nothing is taken any more: what is recorded now is recorded before the answer.
+    server.app.engine.touches.close();
+    client.session(&token).await;
+    assert!((recorded(&server, &user_id).await - 3630).abs() <= 1);
+    // It lapses an interval after a full idle timeout from that use, and not before.
+    server.clock.advance(IDLE + TOUCH / 2);
+    assert!(is_live(&client.validate(&token).await));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,26 +99,29 @@ async fn the_end_of_the_server_is_not_the_end_of_what_it_has_confirmed() {
     }
 }
 
-on_both_stores! {
-    async fn a_peek_and_a_session_that_was_ended_leave_no_use(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peek_and_a_session_that_was_ended_leave_no_use(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    server.clock.advance(TOUCH);
+    let peek = pb::ValidateRequest { token: token.clone(), peek: true, ..Default::default() };
+    client.auth.clone().validate(peek).await.unwrap();
+    server.until_recorded().await;
+    assert_eq!(recorded(&server, &user_id).await, 0);
+    // The use and the end meet: whichever comes first, the session is dead.
+    for _ in 0..20 {
         let token = client.login("alice", "").await.token;
         server.clock.advance(TOUCH);
-        let peek = pb::ValidateRequest { token: token.clone(), peek: true, ..Default::default() };
-        client.auth.clone().validate(peek).await.unwrap();
+        let (_, ended) = tokio::join!(client.validate(&token), client.logout(&token, pb::LogoutScope::This));
+        assert_eq!(ended.ended, 1);
         server.until_recorded().await;
-        assert_eq!(recorded(&server, &user_id).await, 0);
-        // The use and the end meet: whichever comes first, the session is dead.
-        for _ in 0..20 {
-            let token = client.login("alice", "").await.token;
-            server.clock.advance(TOUCH);
-            let (_, ended) =
-                tokio::join!(client.validate(&token), client.logout(&token, pb::LogoutScope::This));
-            assert_eq!(ended.ended, 1);
-            server.until_recorded().await;
-            assert!(!is_live(&client.validate(&token).await), "promise P2");
-        }
+        assert!(!is_live(&client.validate(&token).await), "promise P2");
     }
 }
 
@@ -162,41 +169,49 @@ async fn while_uses_cannot_be_recorded_nothing_is_promised_that_is_not_kept() {
     assert_eq!(rejection.reason(), pb::RejectionReason::IdleTimeout);
 }
 
-on_both_stores! {
-    async fn a_time_out_that_was_told_stays_told_when_the_clock_steps_back(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        for tell in 0..3 {
-            let token = client.login("alice", "").await.token;
-            let watch = client.watch(&token).await;
-            server.clock.advance(IDLE + TOUCH + Duration::from_secs(1));
-            match tell {
-                0 => assert_eq!(client.rejection(&token).await.reason(), pb::RejectionReason::IdleTimeout),
-                1 => assert_eq!(watch.end().await.reason(), pb::RejectionReason::IdleTimeout),
-                _ => {
-                    let told = client.logout(&token, pb::LogoutScope::This).await;
-                    assert_eq!(told.rejection.unwrap().reason(), pb::RejectionReason::IdleTimeout);
-                }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_out_that_was_told_stays_told_when_the_clock_steps_back(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    for tell in 0..3 {
+        let token = client.login("alice", "").await.token;
+        let watch = client.watch(&token).await;
+        server.clock.advance(IDLE + TOUCH + Duration::from_secs(1));
+        match tell {
+            0 => assert_eq!(client.rejection(&token).await.reason(), pb::RejectionReason::IdleTimeout),
+            1 => assert_eq!(watch.end().await.reason(), pb::RejectionReason::IdleTimeout),
+            _ => {
+                let told = client.logout(&token, pb::LogoutScope::This).await;
+                assert_eq!(told.rejection.unwrap().reason(), pb::RejectionReason::IdleTimeout);
             }
-            server.clock.set_back(IDLE);
-            assert_eq!(client.rejection(&token).await.reason(), pb::RejectionReason::IdleTimeout, "{tell}");
-            assert!(client.list_sessions(&user_id).await.is_empty());
         }
+        server.clock.set_back(IDLE);
+        assert_eq!(client.rejection(&token).await.reason(), pb::RejectionReason::IdleTimeout, "{tell}");
+        assert!(client.list_sessions(&user_id).await.is_empty());
     }
 }
 
-on_both_stores! {
-    async fn a_session_from_a_fast_clock_that_was_displaced_is_replaced(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        server.clock.advance(IDLE * 24);
-        let fast = client.login("alice", "fast").await.token;
-        server.clock.set_back(IDLE * 24);
-        assert_eq!(client.rejection(&fast).await.reason(), pb::RejectionReason::NotYetValid);
-        let token = client.login("alice", "right").await.token;
-        let rejection = client.rejection(&fast).await;
-        assert_eq!(rejection.reason(), pb::RejectionReason::Replaced);
-        assert_eq!(rejection.by_device, "right");
-        assert!(is_live(&client.validate(&token).await));
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_from_a_fast_clock_that_was_displaced_is_replaced(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    server.clock.advance(IDLE * 24);
+    let fast = client.login("alice", "fast").await.token;
+    server.clock.set_back(IDLE * 24);
+    assert_eq!(client.rejection(&fast).await.reason(), pb::RejectionReason::NotYetValid);
+    let token = client.login("alice", "right").await.token;
+    let rejection = client.rejection(&fast).await;
+    assert_eq!(rejection.reason(), pb::RejectionReason::Replaced);
+    assert_eq!(rejection.by_device, "right");
+    assert!(is_live(&client.validate(&token).await));
 }

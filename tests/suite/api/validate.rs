@@ -1,5 +1,6 @@
 //! Validate: every reason, promise P4 (two clocks) and promise P5 (deny is data).
 
+use rstest::rstest;
 use std::time::Duration;
 
 use latchkey::grpc::pb::{self, RejectionReason, validate_response::Verdict};
@@ -7,177 +8,204 @@ use prost_types::Duration as ProtoDuration;
 use tonic::{Code, Request};
 
 use super::{assert_invalid, parts, seconds};
-use crate::{
-    on_both_stores,
-    support::{
-        client::is_live,
-        server::{Server, Store},
-    },
+use crate::support::{
+    client::is_live,
+    server::{Server, Store},
 };
 
 const IDLE: Duration = Duration::from_hours(1);
 const TOUCH: Duration = Duration::from_mins(1);
 const MICROSECOND: Duration = Duration::from_micros(1);
 
-on_both_stores! {
-    async fn a_token_that_is_none_is_a_verdict_not_an_error(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        let (message, _) = token.rsplit_once('.').unwrap();
-        let forged = format!("{message}.{}", data_encoding::BASE64URL_NOPAD.encode(&[7; 64]));
-        for (token, reason) in [
-            ("nonsense".to_owned(), RejectionReason::Malformed),
-            ("a.b.c".to_owned(), RejectionReason::Malformed),
-            ("x".repeat(60_000), RejectionReason::Malformed),
-            (format!("{token}x"), RejectionReason::Malformed),
-            (forged, RejectionReason::BadSignature),
-        ] {
-            let rejection = client.rejection(&token).await;
-            assert_eq!(rejection.reason(), reason);
-            assert!(!rejection.terminal && rejection.at.is_none() && !rejection.message.is_empty());
-        }
-        assert!(is_live(&client.validate(&token).await));
-    }
-}
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_none_is_a_verdict_not_an_error(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
 
-on_both_stores! {
-    async fn a_token_that_is_missing_is_an_error(server: Server) {
-        let status = server.client.try_validate("").await.unwrap_err();
-        assert_invalid(&status, "token");
-    }
-}
-
-on_both_stores! {
-    async fn the_token_is_taken_from_the_metadata_where_the_field_is_empty(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        let validate = async |values: &[&str], field: &str| {
-            let mut request = Request::new(pb::ValidateRequest { token: field.into(), ..Default::default() });
-            for value in values {
-                request.metadata_mut().append("authorization", value.parse().unwrap());
-            }
-            client.auth.clone().validate(request).await.map(|answer| answer.into_inner().verdict.unwrap())
-        };
-        let bearer = format!("Bearer {token}");
-        assert!(is_live(&validate(&[&bearer], "").await.unwrap()));
-        assert!(is_live(&validate(&[&format!("bearer {token}")], "").await.unwrap()));
-        assert!(!is_live(&validate(&[&bearer], "nonsense").await.unwrap()), "the field comes first");
-        assert_invalid(&validate(&[&bearer, &bearer], "").await.unwrap_err(), "token");
-        assert_invalid(&validate(&["Basic YTpi"], "").await.unwrap_err(), "token");
-    }
-}
-
-on_both_stores! {
-    async fn an_unused_session_times_out_never_early_and_at_most_one_interval_late(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        server.clock.advance(IDLE);
-        let session = client.session(&token).await;
-        // That was a use: a full idle timeout again, and a touch interval on top.
-        server.clock.advance(IDLE);
-        assert!(peek(&server, &token).await, "still live after {:?}", session.idle_expires_at);
-        server.clock.advance(TOUCH);
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let (message, _) = token.rsplit_once('.').unwrap();
+    let forged = format!("{message}.{}", data_encoding::BASE64URL_NOPAD.encode(&[7; 64]));
+    for (token, reason) in [
+        ("nonsense".to_owned(), RejectionReason::Malformed),
+        ("a.b.c".to_owned(), RejectionReason::Malformed),
+        ("x".repeat(60_000), RejectionReason::Malformed),
+        (format!("{token}x"), RejectionReason::Malformed),
+        (forged, RejectionReason::BadSignature),
+    ] {
         let rejection = client.rejection(&token).await;
-        assert_eq!(rejection.reason(), RejectionReason::IdleTimeout);
-        assert!(!rejection.terminal, "a client may log in again by itself");
-        let at = seconds(rejection.at);
-        assert!((at - seconds(session.idle_expires_at) - 60).abs() <= 1, "{at} {:?}", session.idle_expires_at);
+        assert_eq!(rejection.reason(), reason);
+        assert!(!rejection.terminal && rejection.at.is_none() && !rejection.message.is_empty());
     }
+    assert!(is_live(&client.validate(&token).await));
 }
 
-on_both_stores! {
-    async fn a_peek_does_not_slide(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        for _ in 0..4 {
-            server.clock.advance(IDLE / 4);
-            assert!(peek(&server, &token).await);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_missing_is_an_error(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let status = server.client.try_validate("").await.unwrap_err();
+    assert_invalid(&status, "token");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_token_is_taken_from_the_metadata_where_the_field_is_empty(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let validate = async |values: &[&str], field: &str| {
+        let mut request = Request::new(pb::ValidateRequest { token: field.into(), ..Default::default() });
+        for value in values {
+            request.metadata_mut().append("authorization", value.parse().unwrap());
         }
-        server.clock.advance(TOUCH);
-        assert!(!peek(&server, &token).await);
-        assert_eq!(client.rejection(&token).await.reason(), RejectionReason::IdleTimeout);
-    }
+        client.auth.clone().validate(request).await.map(|answer| answer.into_inner().verdict.unwrap())
+    };
+    let bearer = format!("Bearer {token}");
+    assert!(is_live(&validate(&[&bearer], "").await.unwrap()));
+    assert!(is_live(&validate(&[&format!("bearer {token}")], "").await.unwrap()));
+    assert!(!is_live(&validate(&[&bearer], "nonsense").await.unwrap()), "the field comes first");
+    assert_invalid(&validate(&[&bearer, &bearer], "").await.unwrap_err(), "token");
+    assert_invalid(&validate(&["Basic YTpi"], "").await.unwrap_err(), "token");
 }
 
-on_both_stores! {
-    async fn the_answer_names_the_deadlines(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let login = client.login("alice", "").await;
-        let issued = login.session.unwrap();
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unused_session_times_out_never_early_and_at_most_one_interval_late(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    server.clock.advance(IDLE);
+    let session = client.session(&token).await;
+    // That was a use: a full idle timeout again, and a touch interval on top.
+    server.clock.advance(IDLE);
+    assert!(peek(&server, &token).await, "still live after {:?}", session.idle_expires_at);
+    server.clock.advance(TOUCH);
+    let rejection = client.rejection(&token).await;
+    assert_eq!(rejection.reason(), RejectionReason::IdleTimeout);
+    assert!(!rejection.terminal, "a client may log in again by itself");
+    let at = seconds(rejection.at);
+    assert!((at - seconds(session.idle_expires_at) - 60).abs() <= 1, "{at} {:?}", session.idle_expires_at);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peek_does_not_slide(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    for _ in 0..4 {
+        server.clock.advance(IDLE / 4);
+        assert!(peek(&server, &token).await);
+    }
+    server.clock.advance(TOUCH);
+    assert!(!peek(&server, &token).await);
+    assert_eq!(client.rejection(&token).await.reason(), RejectionReason::IdleTimeout);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_answer_names_the_deadlines(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let login = client.login("alice", "").await;
+    let issued = login.session.unwrap();
+    server.clock.advance(IDLE / 2);
+    let session = client.session(&login.token).await;
+    assert_eq!((session.issued_at, session.expires_at), (issued.issued_at, issued.expires_at));
+    let slid = seconds(session.idle_expires_at) - seconds(issued.idle_expires_at);
+    assert!((1800..=1801).contains(&slid), "{slid}");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_extends_the_absolute_deadline(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let login = client.login("alice", "").await;
+    let end = login.session.unwrap().expires_at;
+    for _ in 0..47 {
         server.clock.advance(IDLE / 2);
-        let session = client.session(&login.token).await;
-        assert_eq!((session.issued_at, session.expires_at), (issued.issued_at, issued.expires_at));
-        let slid = seconds(session.idle_expires_at) - seconds(issued.idle_expires_at);
-        assert!((1800..=1801).contains(&slid), "{slid}");
+        assert!(is_live(&client.validate(&login.token).await));
     }
+    let session = client.session(&login.token).await;
+    assert_eq!(session.idle_expires_at, end, "the idle deadline never lies beyond the absolute one");
+    server.clock.advance(IDLE / 2 + Duration::from_secs(1));
+    let rejection = client.rejection(&login.token).await;
+    assert_eq!((rejection.reason(), rejection.at), (RejectionReason::Expired, end));
+    assert!(!rejection.terminal);
 }
 
-on_both_stores! {
-    async fn nothing_extends_the_absolute_deadline(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let login = client.login("alice", "").await;
-        let end = login.session.unwrap().expires_at;
-        for _ in 0..47 {
-            server.clock.advance(IDLE / 2);
-            assert!(is_live(&client.validate(&login.token).await));
-        }
-        let session = client.session(&login.token).await;
-        assert_eq!(session.idle_expires_at, end, "the idle deadline never lies beyond the absolute one");
-        server.clock.advance(IDLE / 2 + Duration::from_secs(1));
-        let rejection = client.rejection(&login.token).await;
-        assert_eq!((rejection.reason(), rejection.at), (RejectionReason::Expired, end));
-        assert!(!rejection.terminal);
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_from_a_clock_ahead_of_ours_is_not_yet_valid(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    server.clock.set_back(Duration::from_secs(4));
+    assert!(is_live(&client.validate(&token).await), "within the leeway");
+    server.clock.set_back(Duration::from_secs(3));
+    assert_eq!(client.rejection(&token).await.reason(), RejectionReason::NotYetValid);
 }
 
-on_both_stores! {
-    async fn a_token_from_a_clock_ahead_of_ours_is_not_yet_valid(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        server.clock.set_back(Duration::from_secs(4));
-        assert!(is_live(&client.validate(&token).await), "within the leeway");
-        server.clock.set_back(Duration::from_secs(3));
-        assert_eq!(client.rejection(&token).await.reason(), RejectionReason::NotYetValid);
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_are_those_of_now_not_those_of_the_token(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let user_id = client.user_with_roles("alice", &["admin", "staff"]).await;
+    let token = client.login("alice", "").await.token;
+    let answer = client
+        .update(pb::UpdateAccountRequest { user_id, roles: vec!["staff".into()], ..Default::default() })
+        .await;
+    assert_eq!(answer.ended, 0);
+    assert_eq!(client.session(&token).await.roles, ["staff"]);
 }
 
-on_both_stores! {
-    async fn roles_are_those_of_now_not_those_of_the_token(server: Server) {
-        let client = &server.client;
-        let user_id = client.user_with_roles("alice", &["admin", "staff"]).await;
-        let token = client.login("alice", "").await.token;
-        let answer = client.update(pb::UpdateAccountRequest {
-            user_id,
-            roles: vec!["staff".into()],
-            ..Default::default()
-        }).await;
-        assert_eq!(answer.ended, 0);
-        assert_eq!(client.session(&token).await.roles, ["staff"]);
-    }
-}
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_bound_on_staleness_that_makes_sense_is_kept(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
 
-on_both_stores! {
-    async fn any_bound_on_staleness_that_makes_sense_is_kept(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let first = client.login("alice", "").await.token;
-        client.login("alice", "").await;
-        for (seconds, good) in [(0, true), (3600, true), (-1, false)] {
-            let max_staleness = Some(ProtoDuration { seconds, nanos: 0 });
-            let message = pb::ValidateRequest { token: first.clone(), peek: false, max_staleness };
-            match client.auth.clone().validate(message).await {
-                Ok(answer) => assert!(good && !is_live(&answer.into_inner().verdict.unwrap())),
-                Err(status) => {
-                    assert!(!good);
-                    assert_invalid(&status, "max_staleness");
-                }
+    let client = &server.client;
+    client.user("alice").await;
+    let first = client.login("alice", "").await.token;
+    client.login("alice", "").await;
+    for (seconds, good) in [(0, true), (3600, true), (-1, false)] {
+        let max_staleness = Some(ProtoDuration { seconds, nanos: 0 });
+        let message = pb::ValidateRequest { token: first.clone(), peek: false, max_staleness };
+        match client.auth.clone().validate(message).await {
+            Ok(answer) => assert!(good && !is_live(&answer.into_inner().verdict.unwrap())),
+            Err(status) => {
+                assert!(!good);
+                assert_invalid(&status, "max_staleness");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Many verdicts over one stream.
 
+use rstest::rstest;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -9,12 +10,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 use super::parts;
-use crate::{
-    on_both_stores,
-    support::{
-        client::Client,
-        server::{Server, Store},
-    },
+use crate::support::{
+    client::Client,
+    server::{Server, Store},
 };
 
 fn of(token: &str) -> pb::ValidateRequest {
@@ -27,53 +25,64 @@ async fn ask(client: &Client, requests: Vec<pb::ValidateRequest>) -> Vec<pb::Val
     answers.map(Result::unwrap).collect().await
 }
 
-on_both_stores! {
-    async fn answers_come_in_the_order_of_the_requests_and_are_those_of_validate(server: Server) {
-        let client = &server.client;
-        let mut tokens = Vec::new();
-        for number in 0..20 {
-            client.user(&format!("user{number}")).await;
-            tokens.push(client.login(&format!("user{number}"), &number.to_string()).await.token);
-        }
-        let requests: Vec<_> = (0..2000).map(|number| of(&tokens[number * 7 % 20])).collect();
-        let answers = ask(client, requests).await;
-        assert_eq!(answers.len(), 2000);
-        for (number, answer) in answers.iter().enumerate() {
-            let Some(Verdict::Session(session)) = &answer.verdict else { panic!("{answer:?}") };
-            assert_eq!(session.device, (number * 7 % 20).to_string());
-        }
-        let Some(Verdict::Session(session)) = &answers[0].verdict else { panic!("rejected") };
-        assert_eq!(session.session_id, client.session(&tokens[0]).await.session_id);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_come_in_the_order_of_the_requests_and_are_those_of_validate(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let mut tokens = Vec::new();
+    for number in 0..20 {
+        client.user(&format!("user{number}")).await;
+        tokens.push(client.login(&format!("user{number}"), &number.to_string()).await.token);
     }
+    let requests: Vec<_> = (0..2000).map(|number| of(&tokens[number * 7 % 20])).collect();
+    let answers = ask(client, requests).await;
+    assert_eq!(answers.len(), 2000);
+    for (number, answer) in answers.iter().enumerate() {
+        let Some(Verdict::Session(session)) = &answer.verdict else { panic!("{answer:?}") };
+        assert_eq!(session.device, (number * 7 % 20).to_string());
+    }
+    let Some(Verdict::Session(session)) = &answers[0].verdict else { panic!("rejected") };
+    assert_eq!(session.session_id, client.session(&tokens[0]).await.session_id);
 }
 
-on_both_stores! {
-    async fn a_bad_message_is_answered_and_does_not_end_the_stream(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let old = client.login("alice", "").await.token;
-        let token = client.login("alice", "").await.token;
-        let negative = Some(prost_types::Duration { seconds: -1, nanos: 0 });
-        let requests = vec![
-            of("rubbish"),
-            of(""),
-            of(&old),
-            pb::ValidateRequest { max_staleness: negative, ..of(&token) },
-            of(&token),
-        ];
-        let answers = ask(client, requests).await;
-        let reason = |answer: &pb::ValidateResponse| match &answer.verdict {
-            Some(Verdict::Rejection(rejection)) => rejection.reason(),
-            other => panic!("not rejected: {other:?}"),
-        };
-        assert_eq!(reason(&answers[0]), RejectionReason::Malformed);
-        assert_eq!(reason(&answers[2]), RejectionReason::Replaced);
-        for answer in [&answers[1], &answers[3]] {
-            let (None, Some(failure)) = (&answer.verdict, &answer.failure) else { panic!("{answer:?}") };
-            assert_eq!((failure.code, failure.reason.as_str()), (Code::InvalidArgument.into(), "INVALID_REQUEST"));
-        }
-        assert!(matches!(answers[4].verdict, Some(Verdict::Session(_))));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_message_is_answered_and_does_not_end_the_stream(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let old = client.login("alice", "").await.token;
+    let token = client.login("alice", "").await.token;
+    let negative = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+    let requests = vec![
+        of("rubbish"),
+        of(""),
+        of(&old),
+        pb::ValidateRequest { max_staleness: negative, ..of(&token) },
+        of(&token),
+    ];
+    let answers = ask(client, requests).await;
+    let reason = |answer: &pb::ValidateResponse| match &answer.verdict {
+        Some(Verdict::Rejection(rejection)) => rejection.reason(),
+        other => panic!("not rejected: {other:?}"),
+    };
+    assert_eq!(reason(&answers[0]), RejectionReason::Malformed);
+    assert_eq!(reason(&answers[2]), RejectionReason::Replaced);
+    for answer in [&answers[1], &answers[3]] {
+        let (None, Some(failure)) = (&answer.verdict, &answer.failure) else { panic!("{answer:?}") };
+        assert_eq!(
+            (failure.code, failure.reason.as_str()),
+            (Code::InvalidArgument.into(), "INVALID_REQUEST")
+        );
     }
+    assert!(matches!(answers[4].verdict, Some(Verdict::Session(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! The holder of a token is told of the end of its session.
 
+use rstest::rstest;
 use std::{sync::Arc, time::Duration};
 
 use latchkey::grpc::pb::{self, LogoutScope, RejectionReason};
@@ -7,12 +8,9 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::{assert_invalid, disable, parts};
-use crate::{
-    on_both_stores,
-    support::{
-        client::PASSWORD,
-        server::{Server, Store},
-    },
+use crate::support::{
+    client::PASSWORD,
+    server::{Server, Store},
 };
 
 /// Two servers on one Redis that share accounts and keys, and a user `alice`.
@@ -34,143 +32,162 @@ impl Replicas {
     }
 }
 
-on_both_stores! {
-    async fn first_comes_the_session_and_last_its_end(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let first = client.login("alice", "Laptop").await;
-        let (session, watch) = client.try_watch(&first.token).await.unwrap();
-        assert_eq!(Some(session), first.session);
-        let second = client.login("alice", "Android").await;
-        let rejection = watch.end().await;
-        assert_eq!((rejection.reason(), rejection.by_device.as_str()), (RejectionReason::Replaced, "Android"));
-        assert_eq!(rejection.at, second.session.unwrap().issued_at);
-        assert!(rejection.terminal);
-        assert_eq!(rejection, client.rejection(&first.token).await, "the same as Validate says");
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_comes_the_session_and_last_its_end(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let first = client.login("alice", "Laptop").await;
+    let (session, watch) = client.try_watch(&first.token).await.unwrap();
+    assert_eq!(Some(session), first.session);
+    let second = client.login("alice", "Android").await;
+    let rejection = watch.end().await;
+    assert_eq!((rejection.reason(), rejection.by_device.as_str()), (RejectionReason::Replaced, "Android"));
+    assert_eq!(rejection.at, second.session.unwrap().issued_at);
+    assert!(rejection.terminal);
+    assert_eq!(rejection, client.rejection(&first.token).await, "the same as Validate says");
 }
 
-on_both_stores! {
-    async fn every_cause_is_told(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        let begin = async || {
-            let token = client.login("alice", "").await.token;
-            let watch = client.watch(&token).await;
-            (token, watch)
-        };
-        let (token, watch) = begin().await;
-        client.logout(&token, LogoutScope::This).await;
-        assert_eq!(watch.end().await.reason(), RejectionReason::LoggedOut);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_cause_is_told(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
 
-        let (_, watch) = begin().await;
-        let kick = pb::EndSessionsRequest { user_id: user_id.clone(), message: "Hi".into(), ..Default::default() };
-        client.end_sessions(kick).await;
-        let rejection = watch.end().await;
-        assert_eq!((rejection.reason(), rejection.message.as_str()), (RejectionReason::Kicked, "Hi"));
-
-        let (_, watch) = begin().await;
-        let set = pb::SetPasswordRequest { user_id: user_id.clone(), password: PASSWORD.into() };
-        client.accounts.clone().set_password(client.admin(set)).await.unwrap();
-        assert_eq!(watch.end().await.reason(), RejectionReason::CredentialsChanged);
-
-        let (_, watch) = begin().await;
-        client.update(disable(&user_id)).await;
-        assert_eq!(watch.end().await.reason(), RejectionReason::AccountDisabled);
-    }
-}
-
-on_both_stores! {
-    async fn both_clocks_are_told_and_a_use_elsewhere_counts(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let begin = async || {
         let token = client.login("alice", "").await.token;
-        let mut watch = client.watch(&token).await;
+        let watch = client.watch(&token).await;
+        (token, watch)
+    };
+    let (token, watch) = begin().await;
+    client.logout(&token, LogoutScope::This).await;
+    assert_eq!(watch.end().await.reason(), RejectionReason::LoggedOut);
+
+    let (_, watch) = begin().await;
+    let kick =
+        pb::EndSessionsRequest { user_id: user_id.clone(), message: "Hi".into(), ..Default::default() };
+    client.end_sessions(kick).await;
+    let rejection = watch.end().await;
+    assert_eq!((rejection.reason(), rejection.message.as_str()), (RejectionReason::Kicked, "Hi"));
+
+    let (_, watch) = begin().await;
+    let set = pb::SetPasswordRequest { user_id: user_id.clone(), password: PASSWORD.into() };
+    client.accounts.clone().set_password(client.admin(set)).await.unwrap();
+    assert_eq!(watch.end().await.reason(), RejectionReason::CredentialsChanged);
+
+    let (_, watch) = begin().await;
+    client.update(disable(&user_id)).await;
+    assert_eq!(watch.end().await.reason(), RejectionReason::AccountDisabled);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_clocks_are_told_and_a_use_elsewhere_counts(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let mut watch = client.watch(&token).await;
+    server.clock.advance(Duration::from_mins(59));
+    client.session(&token).await;
+    server.until_recorded().await;
+    server.clock.advance(Duration::from_mins(59));
+    assert!(watch.is_quiet().await, "it was used");
+    server.clock.advance(Duration::from_mins(2));
+    assert_eq!(watch.end().await.reason(), RejectionReason::IdleTimeout);
+
+    let token = client.login("alice", "").await.token;
+    let mut watch = client.watch(&token).await;
+    for _ in 0..24 {
+        assert!(watch.is_quiet().await);
         server.clock.advance(Duration::from_mins(59));
-        client.session(&token).await;
+        client.try_validate(&token).await.unwrap();
         server.until_recorded().await;
-        server.clock.advance(Duration::from_mins(59));
-        assert!(watch.is_quiet().await, "it was used");
-        server.clock.advance(Duration::from_mins(2));
-        assert_eq!(watch.end().await.reason(), RejectionReason::IdleTimeout);
+    }
+    server.clock.advance(Duration::from_mins(25));
+    assert_eq!(watch.end().await.reason(), RejectionReason::Expired);
+}
 
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watching_is_no_use(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    server.clock.advance(Duration::from_mins(30));
+    let _watch = client.watch(&token).await;
+    let session = &client.list_sessions(&user_id).await[0];
+    assert_eq!(session.last_seen_at, session.issued_at);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_token_is_not_watched(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    client.login("alice", "phone").await;
+    let status = client.try_watch(&token).await.err().unwrap();
+    assert_eq!(parts(&status), (Code::Unauthenticated, "REPLACED".into(), vec![]));
+    let told = status.get_details_error_info().unwrap().metadata;
+    assert_eq!((told["by_device"].as_str(), told["terminal"].as_str()), ("phone", "true"));
+    let status = client.try_watch("rubbish").await.err().unwrap();
+    assert_eq!(parts(&status), (Code::Unauthenticated, "MALFORMED".into(), vec![]));
+    assert_eq!(status.get_details_error_info().unwrap().metadata["terminal"], "false");
+    assert_invalid(&client.try_watch("").await.err().unwrap(), "token");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_the_session_as_the_stream_begins_is_told(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = Arc::new(server.client.clone());
+    client.user("alice").await;
+    for _ in 0..50 {
         let token = client.login("alice", "").await.token;
-        let mut watch = client.watch(&token).await;
-        for _ in 0..24 {
-            assert!(watch.is_quiet().await);
-            server.clock.advance(Duration::from_mins(59));
-            client.try_validate(&token).await.unwrap();
-            server.until_recorded().await;
+        let displacing = tokio::spawn({
+            let client = Arc::clone(&client);
+            async move { client.login("alice", "").await }
+        });
+        match client.try_watch(&token).await {
+            Ok((_, watch)) => assert_eq!(watch.end().await.reason(), RejectionReason::Replaced),
+            Err(status) => assert_eq!(parts(&status).1, "REPLACED"),
         }
-        server.clock.advance(Duration::from_mins(25));
-        assert_eq!(watch.end().await.reason(), RejectionReason::Expired);
-    }
-}
-
-on_both_stores! {
-    async fn watching_is_no_use(server: Server) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        server.clock.advance(Duration::from_mins(30));
-        let _watch = client.watch(&token).await;
-        let session = &client.list_sessions(&user_id).await[0];
-        assert_eq!(session.last_seen_at, session.issued_at);
-    }
-}
-
-on_both_stores! {
-    async fn a_dead_token_is_not_watched(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        client.login("alice", "phone").await;
-        let status = client.try_watch(&token).await.err().unwrap();
-        assert_eq!(parts(&status), (Code::Unauthenticated, "REPLACED".into(), vec![]));
-        let told = status.get_details_error_info().unwrap().metadata;
-        assert_eq!((told["by_device"].as_str(), told["terminal"].as_str()), ("phone", "true"));
-        let status = client.try_watch("rubbish").await.err().unwrap();
-        assert_eq!(parts(&status), (Code::Unauthenticated, "MALFORMED".into(), vec![]));
-        assert_eq!(status.get_details_error_info().unwrap().metadata["terminal"], "false");
-        assert_invalid(&client.try_watch("").await.err().unwrap(), "token");
-    }
-}
-
-on_both_stores! {
-    async fn what_ends_the_session_as_the_stream_begins_is_told(server: Server) {
-        let client = Arc::new(server.client.clone());
-        client.user("alice").await;
-        for _ in 0..50 {
-            let token = client.login("alice", "").await.token;
-            let displacing = tokio::spawn({
-                let client = Arc::clone(&client);
-                async move { client.login("alice", "").await }
-            });
-            match client.try_watch(&token).await {
-                Ok((_, watch)) => assert_eq!(watch.end().await.reason(), RejectionReason::Replaced),
-                Err(status) => assert_eq!(parts(&status).1, "REPLACED"),
-            }
-            displacing.await.unwrap();
-        }
+        displacing.await.unwrap();
     }
 }
 
 const FEW: &[(&str, &str)] = &[("SERVER__MAX_WATCHES", "2")];
 
-on_both_stores! {
-    async fn there_are_only_so_many_streams(server: Server, FEW) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        let (first, _feed) = (client.watch(&token).await, client.feed("").await);
-        let status = client.try_watch(&token).await.err().unwrap();
-        assert_eq!(parts(&status), (Code::ResourceExhausted, "OVERLOADED".into(), vec![]));
-        assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
-        client.session(&token).await;
-        drop(first);
-        while client.try_watch(&token).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_are_only_so_many_streams(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, FEW).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let (first, _feed) = (client.watch(&token).await, client.feed("").await);
+    let status = client.try_watch(&token).await.err().unwrap();
+    assert_eq!(parts(&status), (Code::ResourceExhausted, "OVERLOADED".into(), vec![]));
+    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+    client.session(&token).await;
+    drop(first);
+    while client.try_watch(&token).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -180,42 +197,48 @@ const FEW_EACH: &[(&str, &str)] = &[
     ("SESSION__LIMIT", "2"),
 ];
 
-on_both_stores! {
-    async fn no_session_and_no_user_takes_all_streams(server: Server, FEW_EACH) {
-        let client = &server.client;
-        client.user("alice").await;
-        client.user("bob").await;
-        let one = client.login("alice", "").await.token;
-        let two = client.login("alice", "").await.token;
-        let refused = async |token: &str| {
-            let status = client.try_watch(token).await.err().unwrap();
-            assert_eq!(parts(&status), (Code::ResourceExhausted, "OVERLOADED".into(), vec![]));
-            status.message().to_owned()
-        };
-        let watches = (client.watch(&one).await, client.watch(&one).await);
-        assert!(refused(&one).await.contains("of this session"));
-        let third = client.watch(&two).await;
-        assert!(refused(&two).await.contains("of this user"));
-        let bob = client.login("bob", "").await.token;
-        let _bob = client.watch(&bob).await;
-        drop((watches, third));
-        while client.try_watch(&one).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_session_and_no_user_takes_all_streams(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, FEW_EACH).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    client.user("bob").await;
+    let one = client.login("alice", "").await.token;
+    let two = client.login("alice", "").await.token;
+    let refused = async |token: &str| {
+        let status = client.try_watch(token).await.err().unwrap();
+        assert_eq!(parts(&status), (Code::ResourceExhausted, "OVERLOADED".into(), vec![]));
+        status.message().to_owned()
+    };
+    let watches = (client.watch(&one).await, client.watch(&one).await);
+    assert!(refused(&one).await.contains("of this session"));
+    let third = client.watch(&two).await;
+    assert!(refused(&two).await.contains("of this user"));
+    let bob = client.login("bob", "").await.token;
+    let _bob = client.watch(&bob).await;
+    drop((watches, third));
+    while client.try_watch(&one).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-on_both_stores! {
-    async fn a_stream_ends_with_the_server_and_says_when_to_come_again(server: Server) {
-        let client = server.client.clone();
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        let watch = client.watch(&token).await;
-        let (_, status) = tokio::join!(server.app.stop(), watch.error());
-        assert_eq!(parts(&status), (Code::Unavailable, "SHUTTING_DOWN".into(), vec![]));
-        let delay = status.get_details_retry_info().unwrap().retry_delay.unwrap();
-        assert!(delay <= Duration::from_secs(5), "{delay:?}");
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_the_server_and_says_when_to_come_again(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = server.client.clone();
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let watch = client.watch(&token).await;
+    let (_, status) = tokio::join!(server.app.stop(), watch.error());
+    assert_eq!(parts(&status), (Code::Unavailable, "SHUTTING_DOWN".into(), vec![]));
+    let delay = status.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!(delay <= Duration::from_secs(5), "{delay:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! Envoy's `Check`: what it reads, what it sets, what it removes, and when it gives no answer.
 
+use rstest::rstest;
 use std::time::Duration;
 
 use latchkey::grpc::envoy::service::auth::v3::{AttributeContext, CheckRequest};
@@ -8,12 +9,9 @@ use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
 use super::{allowed, bearer, check, denied, question, raw_question, set, value_of};
-use crate::{
-    on_both_stores,
-    support::{
-        client::{PASSWORD, login_request},
-        server::{Server, Store},
-    },
+use crate::support::{
+    client::{PASSWORD, login_request},
+    server::{Server, Store},
 };
 
 const OURS: [&str; 5] = [
@@ -24,60 +22,72 @@ const OURS: [&str; 5] = [
     "x-latchkey-roles",
 ];
 
-on_both_stores! {
-    async fn who_it_is_goes_on_in_headers_and_metadata(server: Server) {
-        let client = &server.client;
-        let user_id = client.user_with_roles("Jürgen, 100%", &["staff", "admin"]).await;
-        let login = client.login("Jürgen, 100%", "phone").await;
-        let answer = check(server.app.grpc, question(&[("authorization", &bearer(&login.token))], &[])).await.unwrap();
-        let ok = allowed(&answer);
-        let set = set(&ok.headers);
-        let session_id = login.session.unwrap().session_id;
-        for (name, value) in OURS.iter().zip([&*user_id, "J%C3%BCrgen%2C%20100%25", &session_id, "default", "admin,staff"]) {
-            assert_eq!(value_of(&set, name), Some(value), "{name}");
-        }
-        assert!(ok.headers_to_remove.is_empty(), "Envoy removes after it sets: {:?}", ok.headers_to_remove);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_it_is_goes_on_in_headers_and_metadata(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
 
-        let metadata = answer.dynamic_metadata.as_ref().unwrap();
-        let text = |name: &str| match metadata.fields[name].kind.as_ref().unwrap() {
-            Kind::StringValue(text) => text.clone(),
-            other => panic!("{name}: {other:?}"),
-        };
-        assert_eq!(text("user_id"), user_id);
-        assert_eq!(text("username"), "Jürgen, 100%");
-        assert_eq!((text("session_id"), text("slot"), text("device")), (session_id, "default".into(), "phone".into()));
-        let Some(Kind::ListValue(roles)) = &metadata.fields["roles"].kind else { panic!("no roles") };
-        assert_eq!(roles.values.len(), 2);
+    let client = &server.client;
+    let user_id = client.user_with_roles("Jürgen, 100%", &["staff", "admin"]).await;
+    let login = client.login("Jürgen, 100%", "phone").await;
+    let answer =
+        check(server.app.grpc, question(&[("authorization", &bearer(&login.token))], &[])).await.unwrap();
+    let ok = allowed(&answer);
+    let set = set(&ok.headers);
+    let session_id = login.session.unwrap().session_id;
+    for (name, value) in
+        OURS.iter().zip([&*user_id, "J%C3%BCrgen%2C%20100%25", &session_id, "default", "admin,staff"])
+    {
+        assert_eq!(value_of(&set, name), Some(value), "{name}");
     }
+    assert!(ok.headers_to_remove.is_empty(), "Envoy removes after it sets: {:?}", ok.headers_to_remove);
+
+    let metadata = answer.dynamic_metadata.as_ref().unwrap();
+    let text = |name: &str| match metadata.fields[name].kind.as_ref().unwrap() {
+        Kind::StringValue(text) => text.clone(),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert_eq!(text("user_id"), user_id);
+    assert_eq!(text("username"), "Jürgen, 100%");
+    assert_eq!(
+        (text("session_id"), text("slot"), text("device")),
+        (session_id, "default".into(), "phone".into())
+    );
+    let Some(Kind::ListValue(roles)) = &metadata.fields["roles"].kind else { panic!("no roles") };
+    assert_eq!(roles.values.len(), 2);
 }
 
-on_both_stores! {
-    async fn what_the_client_says_of_itself_is_removed_in_every_spelling(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        let spoofed = [
-            ("authorization", bearer(&token)),
-            ("x_latchkey_user_id", "root".into()),
-            ("x-latchkey_Roles", "admin".into()),
-            ("x-latchkey-roles", "admin".into()),
-            ("x-latchkey-user-id", "root".into()),
-        ];
-        let headers: Vec<_> = spoofed.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let raw: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-        for question in [question(&headers, &[]), raw_question(&raw)] {
-            let answer = check(server.app.grpc, question).await.unwrap();
-            // Alice has no roles, so nothing takes the place of those.
-            let expected = ["x-latchkey-roles", "x-latchkey_Roles", "x_latchkey_user_id"];
-            assert_eq!(allowed(&answer).headers_to_remove, expected);
-        }
-        let nobody = question(&headers[1..], &[("optional", "true")]);
-        let answer = check(server.app.grpc, nobody).await.unwrap();
-        let removed = &allowed(&answer).headers_to_remove;
-        assert!(allowed(&answer).headers.is_empty() && answer.dynamic_metadata.is_none());
-        assert!(OURS.iter().all(|name| removed.iter().any(|removed| removed == name)), "{removed:?}");
-        assert!(removed.iter().any(|removed| removed == "x_latchkey_user_id"), "{removed:?}");
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_client_says_of_itself_is_removed_in_every_spelling(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let spoofed = [
+        ("authorization", bearer(&token)),
+        ("x_latchkey_user_id", "root".into()),
+        ("x-latchkey_Roles", "admin".into()),
+        ("x-latchkey-roles", "admin".into()),
+        ("x-latchkey-user-id", "root".into()),
+    ];
+    let headers: Vec<_> = spoofed.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let raw: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+    for question in [question(&headers, &[]), raw_question(&raw)] {
+        let answer = check(server.app.grpc, question).await.unwrap();
+        // Alice has no roles, so nothing takes the place of those.
+        let expected = ["x-latchkey-roles", "x-latchkey_Roles", "x_latchkey_user_id"];
+        assert_eq!(allowed(&answer).headers_to_remove, expected);
     }
+    let nobody = question(&headers[1..], &[("optional", "true")]);
+    let answer = check(server.app.grpc, nobody).await.unwrap();
+    let removed = &allowed(&answer).headers_to_remove;
+    assert!(allowed(&answer).headers.is_empty() && answer.dynamic_metadata.is_none());
+    assert!(OURS.iter().all(|name| removed.iter().any(|removed| removed == name)), "{removed:?}");
+    assert!(removed.iter().any(|removed| removed == "x_latchkey_user_id"), "{removed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,52 +121,59 @@ async fn the_names_and_the_cookie_can_be_chosen() {
     assert!(denied.body.contains("TOKEN_REQUIRED"), "{}", denied.body);
 }
 
-on_both_stores! {
-    async fn whatever_is_not_exactly_one_token_is_denied(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "").await.token;
-        let good = bearer(&token);
-        let twice = format!("{good},{good}");
-        let broken = format!("{good}\r\nx-latchkey-roles: admin");
-        let joined = [&*twice, &broken, "Basic", "Basic YTpi", &token, "Bearer a b", "Bearer ,"];
-        for value in joined {
-            for optional in [&[][..], &[("optional", "true")]] {
-                let answer = check(server.app.grpc, question(&[("authorization", value)], optional)).await.unwrap();
-                let (status, denied) = denied(&answer);
-                assert_eq!(status, 401, "{value}");
-                assert!(denied.body.contains("\"MALFORMED\""), "{value}: {}", denied.body);
-                assert!(!denied.body.contains(&token), "nothing that was sent is sent back");
-            }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_not_exactly_one_token_is_denied(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let good = bearer(&token);
+    let twice = format!("{good},{good}");
+    let broken = format!("{good}\r\nx-latchkey-roles: admin");
+    let joined = [&*twice, &broken, "Basic", "Basic YTpi", &token, "Bearer a b", "Bearer ,"];
+    for value in joined {
+        for optional in [&[][..], &[("optional", "true")]] {
+            let answer =
+                check(server.app.grpc, question(&[("authorization", value)], optional)).await.unwrap();
+            let (status, denied) = denied(&answer);
+            assert_eq!(status, 401, "{value}");
+            assert!(denied.body.contains("\"MALFORMED\""), "{value}: {}", denied.body);
+            assert!(!denied.body.contains(&token), "nothing that was sent is sent back");
         }
-        for values in [
-            &[good.as_bytes(), good.as_bytes()][..],
-            &[b"Bearer \xff\xfe\xfd"],
-            &[b"Bearer a\0b"],
-            &[broken.as_bytes()],
-        ] {
-            let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
-            let answer = check(server.app.grpc, raw_question(&headers)).await.unwrap();
-            assert_eq!(denied(&answer).0, 401, "{values:?}");
-        }
-        // The same way, one good token is found.
-        allowed(&check(server.app.grpc, raw_question(&[("authorization", good.as_bytes())])).await.unwrap());
-        allowed(&check(server.app.grpc, raw_question(&[("Authorization", good.as_bytes())])).await.unwrap());
     }
+    for values in [
+        &[good.as_bytes(), good.as_bytes()][..],
+        &[b"Bearer \xff\xfe\xfd"],
+        &[b"Bearer a\0b"],
+        &[broken.as_bytes()],
+    ] {
+        let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
+        let answer = check(server.app.grpc, raw_question(&headers)).await.unwrap();
+        assert_eq!(denied(&answer).0, 401, "{values:?}");
+    }
+    // The same way, one good token is found.
+    allowed(&check(server.app.grpc, raw_question(&[("authorization", good.as_bytes())])).await.unwrap());
+    allowed(&check(server.app.grpc, raw_question(&[("Authorization", good.as_bytes())])).await.unwrap());
 }
 
-on_both_stores! {
-    async fn without_a_token_one_is_asked_for_unless_the_route_needs_none(server: Server) {
-        let answer = check(server.app.grpc, question(&[], &[])).await.unwrap();
-        let (status, refused) = denied(&answer);
-        assert_eq!(status, 401);
-        let set = set(&refused.headers);
-        assert_eq!(value_of(&set, "www-authenticate"), Some("Bearer realm=\"latchkey\""));
-        assert!(refused.body.contains("TOKEN_REQUIRED"), "{}", refused.body);
-        allowed(&check(server.app.grpc, question(&[], &[("optional", "true")])).await.unwrap());
-        let bad = question(&[("authorization", "Bearer nonsense")], &[("optional", "true")]);
-        assert_eq!(denied(&check(server.app.grpc, bad).await.unwrap()).0, 401);
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_token_one_is_asked_for_unless_the_route_needs_none(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let answer = check(server.app.grpc, question(&[], &[])).await.unwrap();
+    let (status, refused) = denied(&answer);
+    assert_eq!(status, 401);
+    let set = set(&refused.headers);
+    assert_eq!(value_of(&set, "www-authenticate"), Some("Bearer realm=\"latchkey\""));
+    assert!(refused.body.contains("TOKEN_REQUIRED"), "{}", refused.body);
+    allowed(&check(server.app.grpc, question(&[], &[("optional", "true")])).await.unwrap());
+    let bad = question(&[("authorization", "Bearer nonsense")], &[("optional", "true")]);
+    assert_eq!(denied(&check(server.app.grpc, bad).await.unwrap()).0, 401);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,50 +203,57 @@ async fn a_route_can_need_a_slot_or_a_role() {
     }
 }
 
-on_both_stores! {
-    async fn a_peek_does_not_slide_and_a_check_does(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        client.user("bob").await;
-        let (peeked, used) = (client.login("alice", "").await.token, client.login("bob", "").await.token);
-        for _ in 0..3 {
-            server.clock.advance(Duration::from_mins(25));
-            for (token, extensions) in [(&peeked, &[("peek", "true")][..]), (&used, &[])] {
-                let answer = check(server.app.grpc, question(&[("authorization", &bearer(token))], extensions)).await;
-                let live = answer.unwrap().status.unwrap().code == 0;
-                assert!(live || token == &peeked);
-            }
-            server.until_recorded().await;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peek_does_not_slide_and_a_check_does(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    client.user("bob").await;
+    let (peeked, used) = (client.login("alice", "").await.token, client.login("bob", "").await.token);
+    for _ in 0..3 {
+        server.clock.advance(Duration::from_mins(25));
+        for (token, extensions) in [(&peeked, &[("peek", "true")][..]), (&used, &[])] {
+            let answer =
+                check(server.app.grpc, question(&[("authorization", &bearer(token))], extensions)).await;
+            let live = answer.unwrap().status.unwrap().code == 0;
+            assert!(live || token == &peeked);
         }
-        assert_eq!(client.rejection(&peeked).await.reason().as_str_name(), "REJECTION_REASON_IDLE_TIMEOUT");
-        client.session(&used).await;
+        server.until_recorded().await;
     }
+    assert_eq!(client.rejection(&peeked).await.reason().as_str_name(), "REJECTION_REASON_IDLE_TIMEOUT");
+    client.session(&used).await;
 }
 
-on_both_stores! {
-    async fn settings_of_the_gateway_that_cannot_be_are_an_error_that_names_them(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = bearer(&client.login("alice", "").await.token);
-        for (key, value) in [
-            ("require_role", "admin"),
-            ("required_role", "admin or staff"),
-            ("required_slot", "television"),
-            ("optional", "1"),
-            ("peek", ""),
-        ] {
-            let question = question(&[("authorization", &token)], &[(key, value)]);
-            let status = check(server.app.grpc, question).await.unwrap_err();
-            assert_eq!(status.code(), Code::InvalidArgument, "{key}");
-            assert!(status.message().contains(key), "{}", status.message());
-            assert_eq!(status.get_details_error_info().unwrap().reason, "INVALID_REQUEST");
-        }
-        // What the network filter sends.
-        for attributes in [None, Some(AttributeContext::default())] {
-            let status = check(server.app.grpc, CheckRequest { attributes }).await.unwrap_err();
-            assert_eq!(status.code(), Code::InvalidArgument);
-            assert!(status.message().contains("attributes.request.http"), "{}", status.message());
-        }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_the_gateway_that_cannot_be_are_an_error_that_names_them(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = bearer(&client.login("alice", "").await.token);
+    for (key, value) in [
+        ("require_role", "admin"),
+        ("required_role", "admin or staff"),
+        ("required_slot", "television"),
+        ("optional", "1"),
+        ("peek", ""),
+    ] {
+        let question = question(&[("authorization", &token)], &[(key, value)]);
+        let status = check(server.app.grpc, question).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{key}");
+        assert!(status.message().contains(key), "{}", status.message());
+        assert_eq!(status.get_details_error_info().unwrap().reason, "INVALID_REQUEST");
+    }
+    // What the network filter sends.
+    for attributes in [None, Some(AttributeContext::default())] {
+        let status = check(server.app.grpc, CheckRequest { attributes }).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("attributes.request.http"), "{}", status.message());
     }
 }
 

@@ -1,13 +1,11 @@
 //! Cookies of one name that a browser holds for several scopes, as gateways pass them on.
 
 use super::{bearer, check, denied, question, raw_question, set, value_of};
-use crate::{
-    on_both_stores,
-    support::{
-        http::get,
-        server::{Server, Store},
-    },
+use crate::support::{
+    http::get,
+    server::{Server, Store},
 };
+use rstest::rstest;
 
 const COOKIE: [(&str, &str); 1] = [("GATEWAY__COOKIE", "token")];
 
@@ -37,49 +35,57 @@ async fn reasons(server: &Server, user_id: &str, cookies: &[&str]) -> [Option<St
     told.try_into().unwrap()
 }
 
-on_both_stores! {
-    async fn any_of_several_cookies_that_is_a_live_session_passes(server: Server, &COOKIE) {
-        let client = &server.client;
-        let user_id = client.user("alice").await;
-        let stale = format!("token={}", client.login("alice", "old").await.token);
-        let live = format!("token={}", client.login("alice", "Firefox").await.token);
-        let quoted = format!("token=\"{}\"", live.strip_prefix("token=").unwrap());
-        for cookies in [
-            &[&*stale, &*live][..],
-            &[&live, &stale],
-            &["theme=dark", "token=rubbish", &stale, "token=a.b.c", &live],
-            &["token=", &live],
-            &[&live, &live, &quoted],
-        ] {
-            assert_eq!(reasons(&server, &user_id, cookies).await, [None, None, None], "{cookies:?}");
-        }
-        // What is terminal is told, whatever stands before it; and no more than four are tried.
-        let replaced = Some("REPLACED".to_owned());
-        for cookies in [&[&*stale, "token=x"][..], &["token=x", "token=a.b.c", &stale]] {
-            assert_eq!(reasons(&server, &user_id, cookies).await, [(); 3].map(|()| replaced.clone()));
-        }
-        let five = ["token=1", "token=2", "token=3", "token=4", &live];
-        let malformed = Some("MALFORMED".to_owned());
-        assert_eq!(reasons(&server, &user_id, &five).await, [(); 3].map(|()| malformed.clone()));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_of_several_cookies_that_is_a_live_session_passes(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &COOKIE).await;
+
+    let client = &server.client;
+    let user_id = client.user("alice").await;
+    let stale = format!("token={}", client.login("alice", "old").await.token);
+    let live = format!("token={}", client.login("alice", "Firefox").await.token);
+    let quoted = format!("token=\"{}\"", live.strip_prefix("token=").unwrap());
+    for cookies in [
+        &[&*stale, &*live][..],
+        &[&live, &stale],
+        &["theme=dark", "token=rubbish", &stale, "token=a.b.c", &live],
+        &["token=", &live],
+        &[&live, &live, &quoted],
+    ] {
+        assert_eq!(reasons(&server, &user_id, cookies).await, [None, None, None], "{cookies:?}");
     }
+    // What is terminal is told, whatever stands before it; and no more than four are tried.
+    let replaced = Some("REPLACED".to_owned());
+    for cookies in [&[&*stale, "token=x"][..], &["token=x", "token=a.b.c", &stale]] {
+        assert_eq!(reasons(&server, &user_id, cookies).await, [(); 3].map(|()| replaced.clone()));
+    }
+    let five = ["token=1", "token=2", "token=3", "token=4", &live];
+    let malformed = Some("MALFORMED".to_owned());
+    assert_eq!(reasons(&server, &user_id, &five).await, [(); 3].map(|()| malformed.clone()));
 }
 
-on_both_stores! {
-    async fn a_doubled_authorization_is_denied_although_a_cookie_is_live(server: Server, &COOKIE) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = client.login("alice", "Firefox").await.token;
-        let (bearer, cookie) = (bearer(&token), format!("token={token}"));
-        let headers: [(&str, &[u8]); 3] = [
-            ("authorization", bearer.as_bytes()),
-            ("authorization", bearer.as_bytes()),
-            ("cookie", cookie.as_bytes()),
-        ];
-        let answer = check(server.app.grpc, raw_question(&headers)).await.unwrap();
-        assert!(denied(&answer).1.body.contains("\"MALFORMED\""));
-        let answer = get(server.app.http, "/forward-auth", &headers).await;
-        assert_eq!((answer.status, answer.header("x-latchkey-reason")), (401, Some("MALFORMED")));
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_doubled_authorization_is_denied_although_a_cookie_is_live(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &COOKIE).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = client.login("alice", "Firefox").await.token;
+    let (bearer, cookie) = (bearer(&token), format!("token={token}"));
+    let headers: [(&str, &[u8]); 3] = [
+        ("authorization", bearer.as_bytes()),
+        ("authorization", bearer.as_bytes()),
+        ("cookie", cookie.as_bytes()),
+    ];
+    let answer = check(server.app.grpc, raw_question(&headers)).await.unwrap();
+    assert!(denied(&answer).1.body.contains("\"MALFORMED\""));
+    let answer = get(server.app.http, "/forward-auth", &headers).await;
+    assert_eq!((answer.status, answer.header("x-latchkey-reason")), (401, Some("MALFORMED")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,66 +1,68 @@
 //! `/forward-auth`: what it reads, what it says, and what it says where there is no verdict.
 
 use super::{allowed, bearer, check, denied, question};
-use crate::{
-    on_both_stores,
-    support::{
-        http::get,
-        process::Process,
-        server::{Server, Store},
-    },
+use crate::support::{
+    http::get,
+    process::Process,
+    server::{Server, Store},
 };
+use rstest::rstest;
 
-on_both_stores! {
-    async fn who_it_is_goes_on_in_headers(server: Server) {
-        let client = &server.client;
-        let user_id = client.user_with_roles("佐藤", &["staff", "admin"]).await;
-        let login = client.login("佐藤", "").await;
-        let token = bearer(&login.token);
-        let answer = get(server.app.http, "/forward-auth", &[("Authorization", token.as_bytes())]).await;
-        assert_eq!((answer.status, answer.body.as_str()), (200, ""));
-        assert_eq!(answer.header("x-latchkey-user-id"), Some(&*user_id));
-        assert_eq!(answer.header("x-latchkey-username"), Some("%E4%BD%90%E8%97%A4"));
-        assert_eq!(answer.header("x-latchkey-session-id"), Some(&*login.session.unwrap().session_id));
-        assert_eq!(answer.header("x-latchkey-slot"), Some("default"));
-        assert_eq!(answer.header("x-latchkey-roles"), Some("admin,staff"));
-        assert_eq!(answer.header("cache-control"), Some("no-store"));
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_it_is_goes_on_in_headers(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    let user_id = client.user_with_roles("佐藤", &["staff", "admin"]).await;
+    let login = client.login("佐藤", "").await;
+    let token = bearer(&login.token);
+    let answer = get(server.app.http, "/forward-auth", &[("Authorization", token.as_bytes())]).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    assert_eq!(answer.header("x-latchkey-user-id"), Some(&*user_id));
+    assert_eq!(answer.header("x-latchkey-username"), Some("%E4%BD%90%E8%97%A4"));
+    assert_eq!(answer.header("x-latchkey-session-id"), Some(&*login.session.unwrap().session_id));
+    assert_eq!(answer.header("x-latchkey-slot"), Some("default"));
+    assert_eq!(answer.header("x-latchkey-roles"), Some("admin,staff"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
 }
 
-on_both_stores! {
-    async fn a_route_says_what_it_needs_in_the_query(server: Server) {
-        let client = &server.client;
-        client.user_with_roles("alice", &["staff"]).await;
-        let token = bearer(&client.login("alice", "").await.token);
-        for (query, with, without, bad) in [
-            ("", 200, 401, 401),
-            ("?", 200, 401, 401),
-            ("?required_role=staff&required_slot=default&peek=true", 200, 401, 401),
-            ("?required_role=admin", 403, 401, 401),
-            ("?optional=true", 200, 200, 401),
-            // Nobody passes where the settings of the gateway are wrong.
-            ("?required-role=admin", 500, 500, 500),
-            ("?required_role=%61dmin%20x", 500, 500, 500),
-            ("?required_slot=tv", 500, 500, 500),
-            ("?optional=true&optional=true", 500, 500, 500),
-            ("?optional=true&required_role=staff", 500, 500, 500),
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_says_what_it_needs_in_the_query(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user_with_roles("alice", &["staff"]).await;
+    let token = bearer(&client.login("alice", "").await.token);
+    for (query, with, without, bad) in [
+        ("", 200, 401, 401),
+        ("?", 200, 401, 401),
+        ("?required_role=staff&required_slot=default&peek=true", 200, 401, 401),
+        ("?required_role=admin", 403, 401, 401),
+        ("?optional=true", 200, 200, 401),
+        // Nobody passes where the settings of the gateway are wrong.
+        ("?required-role=admin", 500, 500, 500),
+        ("?required_role=%61dmin%20x", 500, 500, 500),
+        ("?required_slot=tv", 500, 500, 500),
+        ("?optional=true&optional=true", 500, 500, 500),
+        ("?optional=true&required_role=staff", 500, 500, 500),
+    ] {
+        let path = format!("/forward-auth{query}");
+        for (headers, status) in [
+            (&[("authorization", token.as_bytes())][..], with),
+            (&[], without),
+            (&[("authorization", b"Bearer nonsense")], bad),
         ] {
-            let path = format!("/forward-auth{query}");
-            for (headers, status) in [
-                (&[("authorization", token.as_bytes())][..], with),
-                (&[], without),
-                (&[("authorization", b"Bearer nonsense")], bad),
-            ] {
-                let answer = get(server.app.http, &path, headers).await;
-                assert_eq!(answer.status, status, "{query}: {answer:?}");
-                if status == 500 {
-                    assert_eq!(answer.json()["reason"], "INVALID_REQUEST");
-                }
+            let answer = get(server.app.http, &path, headers).await;
+            assert_eq!(answer.status, status, "{query}: {answer:?}");
+            if status == 500 {
+                assert_eq!(answer.json()["reason"], "INVALID_REQUEST");
             }
         }
-        let answer = get(server.app.http, "/forward-auth?required-role=admin", &[]).await;
-        assert!(answer.json()["message"].as_str().unwrap().contains("required-role"), "{answer:?}");
     }
+    let answer = get(server.app.http, "/forward-auth?required-role=admin", &[]).await;
+    assert!(answer.json()["message"].as_str().unwrap().contains("required-role"), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,46 +78,54 @@ async fn the_log_says_what_is_wrong_with_a_gateway_and_says_it_once() {
     assert!(said.contains("`require_role` is not known here"), "{said}");
 }
 
-on_both_stores! {
-    async fn whatever_is_not_exactly_one_token_is_denied(server: Server) {
-        let client = &server.client;
-        client.user("alice").await;
-        let token = bearer(&client.login("alice", "").await.token);
-        for headers in [
-            &[("authorization", token.as_bytes()), ("Authorization", token.as_bytes())][..],
-            &[("authorization", b"Bearer \xff\xfe")],
-            &[("authorization", b"Basic YTpi")],
-            &[("authorization", b""), ("Authorization", b"")],
-            &[("authorization", b"Bearers")],
-        ] {
-            let answer = get(server.app.http, "/forward-auth?optional=true", headers).await;
-            assert_eq!((answer.status, answer.json()["reason"].as_str()), (401, Some("MALFORMED")), "{headers:?}");
-            assert!(answer.header("www-authenticate").unwrap().contains("invalid_request"));
-        }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_not_exactly_one_token_is_denied(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[]).await;
+
+    let client = &server.client;
+    client.user("alice").await;
+    let token = bearer(&client.login("alice", "").await.token);
+    for headers in [
+        &[("authorization", token.as_bytes()), ("Authorization", token.as_bytes())][..],
+        &[("authorization", b"Bearer \xff\xfe")],
+        &[("authorization", b"Basic YTpi")],
+        &[("authorization", b""), ("Authorization", b"")],
+        &[("authorization", b"Bearers")],
+    ] {
+        let answer = get(server.app.http, "/forward-auth?optional=true", headers).await;
+        assert_eq!(
+            (answer.status, answer.json()["reason"].as_str()),
+            (401, Some("MALFORMED")),
+            "{headers:?}"
+        );
+        assert!(answer.header("www-authenticate").unwrap().contains("invalid_request"));
     }
 }
 
-on_both_stores! {
-    async fn an_empty_token_is_none(server: Server, &[("GATEWAY__COOKIE", "token")]) {
-        let client = &server.client;
-        client.user("alice").await;
-        let cookie = format!("token={}", client.login("alice", "").await.token);
-        for value in ["", "Bearer", "Bearer ", "bearer   "] {
-            let empty = ("authorization", value.as_bytes());
-            let answer = get(server.app.http, "/forward-auth", &[empty]).await;
-            assert_eq!((answer.status, answer.header("x-latchkey-reason")), (401, Some("TOKEN_REQUIRED")));
-            assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"latchkey\""), "{value:?}");
-            let answer = get(server.app.http, "/forward-auth?optional=true", &[empty]).await;
-            assert_eq!((answer.status, answer.header("x-latchkey-user-id")), (200, None), "{value:?}");
-            let with_cookie = [empty, ("cookie", cookie.as_bytes())];
-            assert_eq!(get(server.app.http, "/forward-auth", &with_cookie).await.status, 200, "{value:?}");
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_token_is_none(#[values(Store::Embedded, Store::Redis)] store: Store) {
+    let server = Server::with(store, &[("GATEWAY__COOKIE", "token")]).await;
 
-            let asked = question(&[("authorization", value)], &[]);
-            let answer = check(server.app.grpc, asked).await.unwrap();
-            assert!(denied(&answer).1.body.contains("\"TOKEN_REQUIRED\""), "{value:?}: {answer:?}");
-            let asked = question(&[("authorization", value), ("cookie", &cookie)], &[]);
-            allowed(&check(server.app.grpc, asked).await.unwrap());
-        }
+    let client = &server.client;
+    client.user("alice").await;
+    let cookie = format!("token={}", client.login("alice", "").await.token);
+    for value in ["", "Bearer", "Bearer ", "bearer   "] {
+        let empty = ("authorization", value.as_bytes());
+        let answer = get(server.app.http, "/forward-auth", &[empty]).await;
+        assert_eq!((answer.status, answer.header("x-latchkey-reason")), (401, Some("TOKEN_REQUIRED")));
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"latchkey\""), "{value:?}");
+        let answer = get(server.app.http, "/forward-auth?optional=true", &[empty]).await;
+        assert_eq!((answer.status, answer.header("x-latchkey-user-id")), (200, None), "{value:?}");
+        let with_cookie = [empty, ("cookie", cookie.as_bytes())];
+        assert_eq!(get(server.app.http, "/forward-auth", &with_cookie).await.status, 200, "{value:?}");
+
+        let asked = question(&[("authorization", value)], &[]);
+        let answer = check(server.app.grpc, asked).await.unwrap();
+        assert!(denied(&answer).1.body.contains("\"TOKEN_REQUIRED\""), "{value:?}: {answer:?}");
+        let asked = question(&[("authorization", value), ("cookie", &cookie)], &[]);
+        allowed(&check(server.app.grpc, asked).await.unwrap());
     }
 }
 
@@ -154,20 +164,28 @@ async fn who_may_ask_is_who_may_call_validate() {
     assert_eq!(ask(&[key]).await.status, 200);
 }
 
-on_both_stores! {
-    async fn the_public_keys_are_sent_again_only_if_they_have_changed(server: Server) {
-        let ask = async |known: &str| {
-            get(server.app.http, "/.well-known/jwks.json", &[("if-none-match", known.as_bytes())]).await
-        };
-        let first = ask("\"other\"").await;
-        assert_eq!((first.status, first.header("content-type")), (200, Some("application/json")));
-        assert_eq!(first.header("cache-control"), Some("public, max-age=60"));
-        assert!(first.body.contains("Ed25519"));
-        let tag = first.header("etag").unwrap().to_owned();
-        for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}"), "*".into()] {
-            let again = ask(&known).await;
-            assert_eq!((again.status, again.body.as_str(), again.header("etag")), (304, "", Some(&*tag)), "{known}");
-        }
-        assert_eq!(ask(tag.trim_matches('"')).await.status, 200, "a tag has quotes");
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_public_keys_are_sent_again_only_if_they_have_changed(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
+    let server = Server::with(store, &[]).await;
+
+    let ask = async |known: &str| {
+        get(server.app.http, "/.well-known/jwks.json", &[("if-none-match", known.as_bytes())]).await
+    };
+    let first = ask("\"other\"").await;
+    assert_eq!((first.status, first.header("content-type")), (200, Some("application/json")));
+    assert_eq!(first.header("cache-control"), Some("public, max-age=60"));
+    assert!(first.body.contains("Ed25519"));
+    let tag = first.header("etag").unwrap().to_owned();
+    for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}"), "*".into()] {
+        let again = ask(&known).await;
+        assert_eq!(
+            (again.status, again.body.as_str(), again.header("etag")),
+            (304, "", Some(&*tag)),
+            "{known}"
+        );
     }
+    assert_eq!(ask(tag.trim_matches('"')).await.status, 200, "a tag has quotes");
 }

@@ -1,5 +1,7 @@
 //! A value that belongs to another register is never taken for the register's own.
 
+use super::stand::{Stand, StoreKind};
+use rstest::rstest;
 use std::time::Duration;
 
 use latchkey::{
@@ -43,23 +45,25 @@ async fn copy(store: &Stand, from: &str, to: &str) {
     }
 }
 
-use super::stand::Stand;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_was_copied_from_another_register_is_corrupt_for_its_user_alone(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
 
-on_every_store! {
-    async fn a_value_that_was_copied_from_another_register_is_corrupt_for_its_user_alone(store: Stand) {
-        let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
-        for user in [&alice, &bob, &carol] {
-            store.commit(user, Revision::ABSENT, change(1)).await;
-        }
-        copy(&store, "alice", "bob").await;
-        for _ in 0..3 {
-            assert!(corrupt(store.registers.load(&bob).await).contains("another one"));
-            let reads = store.registers.load_many(&[&alice, &bob, &carol]).await;
-            assert!(reads[0].is_ok() && reads[2].is_ok());
-            corrupt(reads[1].clone());
-            corrupt(store.registers.commit(&bob, Revision(7), change(3)).await);
-            assert_eq!(store.load(&alice).await.1, state(1), "others are served as before");
-        }
+    let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
+    for user in [&alice, &bob, &carol] {
+        store.commit(user, Revision::ABSENT, change(1)).await;
+    }
+    copy(&store, "alice", "bob").await;
+    for _ in 0..3 {
+        assert!(corrupt(store.registers.load(&bob).await).contains("another one"));
+        let reads = store.registers.load_many(&[&alice, &bob, &carol]).await;
+        assert!(reads[0].is_ok() && reads[2].is_ok());
+        corrupt(reads[1].clone());
+        corrupt(store.registers.commit(&bob, Revision(7), change(3)).await);
+        assert_eq!(store.load(&alice).await.1, state(1), "others are served as before");
     }
 }
 

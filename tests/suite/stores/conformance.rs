@@ -1,5 +1,7 @@
 //! What every store promises of its registers.
 
+use super::stand::{Stand, StoreKind};
+use rstest::rstest;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use latchkey::domain::{
@@ -14,256 +16,376 @@ use super::states::{
     change, change_with, events, now, numbers, samples, state, user, user_ids, user_sessions,
 };
 
-on_every_store! {
-    async fn a_register_that_holds_nothing_is_the_default_state_at_revision_absent(store: Stand) {
-        assert_eq!(store.load(&user("alice")).await, (Revision::ABSENT, UserSessions::default()));
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_register_that_holds_nothing_is_the_default_state_at_revision_absent(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
 
-    async fn what_is_committed_is_what_is_loaded(store: Stand) {
-        let states = samples(64, &(user_ids(), user_sessions()));
-        let mut latest = BTreeMap::new();
-        for (user, state) in &states {
-            let revision = latest.get(user).map_or(Revision::ABSENT, |(revision, _)| *revision);
-            let change = Change { state: state.clone(), ..change(0) };
-            latest.insert(user, (store.commit(user, revision, change).await, state.clone()));
+    assert_eq!(store.load(&user("alice")).await, (Revision::ABSENT, UserSessions::default()));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_committed_is_what_is_loaded(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let states = samples(64, &(user_ids(), user_sessions()));
+    let mut latest = BTreeMap::new();
+    for (user, state) in &states {
+        let revision = latest.get(user).map_or(Revision::ABSENT, |(revision, _)| *revision);
+        let change = Change { state: state.clone(), ..change(0) };
+        latest.insert(user, (store.commit(user, revision, change).await, state.clone()));
+    }
+    for (user, stands) in latest {
+        assert_eq!(store.load(user).await, stands, "{user}");
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_registers_are_read_in_the_order_of_their_keys(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let users: Vec<_> = (0..600).map(|number| user(&format!("user{number}"))).collect();
+    for (number, user) in (0..).zip(&users).step_by(3) {
+        store.commit(user, Revision::ABSENT, change(number)).await;
+    }
+    let keys: Vec<_> = users.iter().rev().chain(&users[..10]).collect();
+    let reads = store.registers.load_many(&keys).await;
+    assert_eq!(reads.len(), keys.len());
+    for (key, read) in keys.into_iter().zip(reads) {
+        let read = read.unwrap();
+        assert_eq!((read.revision, (*read.state).clone()), store.load(key).await, "{key}");
+    }
+    assert!(store.registers.load_many(&[]).await.is_empty());
+    assert_eq!(store.registers.load_many(&[&users[3]]).await.len(), 1);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_throttle_is_kept_in_a_register_of_its_own(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let key = ThrottleKey::account(&Username::parse("alice").unwrap());
+    let now = now();
+    let throttle = |failures| Throttle {
+        failures,
+        since: now,
+        attempts: vec![Attempt { id: u64::MAX, until: now.after(Duration::from_secs(30)) }],
+        changed_at: now,
+    };
+    let change = |failures| Change {
+        state: throttle(failures),
+        keep_until: now.after(Duration::from_hours(1)),
+        events: Vec::new(),
+    };
+    let throttles = &store.throttles;
+    assert_eq!(*throttles.load(&key).await.unwrap().state, Throttle::default());
+    let committed = throttles.commit(&key, Revision::ABSENT, change(7)).await.unwrap();
+    assert!(matches!(committed, Commit::Committed(_)));
+    let read = throttles.load(&key).await.unwrap();
+    assert_eq!(*read.state, throttle(7));
+    let Commit::Conflict(newer) = throttles.commit(&key, Revision::ABSENT, change(8)).await.unwrap() else {
+        panic!("the second of two that expect nothing must not be committed")
+    };
+    assert_eq!((newer.revision, &*newer.state), (read.revision, &throttle(7)));
+    assert_eq!(store.load(&user("alice")).await, (Revision::ABSENT, UserSessions::default()));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_come_out_as_they_went_in(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let user = user("alice");
+    let end = store.end_of_log().await;
+    let events = samples(64, &events());
+    let told = events.iter().cloned().map(SessionEvent::Ended);
+    store.commit(&user, Revision::ABSENT, Change { events: told.collect(), ..change(1) }).await;
+    let (seen, _) = store.drain(end, 100).await;
+    let expected = events.into_iter().map(|ended| Event::Ended { user_id: user.clone(), ended });
+    assert_eq!(seen, expected.collect::<Vec<_>>());
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_revision_grows_with_every_commit_whatever_the_generation_does(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let user = user("alice");
+    let mut revision = Revision::ABSENT;
+    for generation in [7, 7, 8, 1_700_000_000_000_000, 1_700_000_000_000_000, 3, 0] {
+        let next = store.commit(&user, revision, change(generation)).await;
+        assert!(next > revision, "{next:?} after {revision:?}");
+        revision = next;
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_what_stands(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let user = user("alice");
+    let end = store.end_of_log().await;
+    let stale = store.commit(&user, Revision::ABSENT, change(1)).await;
+    let current = store.commit(&user, stale, change(2)).await;
+
+    let Commit::Conflict(stands) = store.try_commit(&user, stale, change_with(3, [3])).await else {
+        panic!("a lost update");
+    };
+    assert_eq!((stands.revision, &*stands.state), (current, &state(2)));
+    assert_eq!(store.load(&user).await, (current, state(2)));
+    assert_eq!(store.drain(end, 10).await.0, []);
+    store.commit(&user, stands.revision, change(3)).await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_expects_nothing_conflicts_with_what_is_there(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let user = user("alice");
+    let current = store.commit(&user, Revision::ABSENT, change(1)).await;
+    let Commit::Conflict(stands) = store.try_commit(&user, Revision::ABSENT, change(2)).await else {
+        panic!("a lost update");
+    };
+    assert_eq!((stands.revision, &*stands.state), (current, &state(1)));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_expects_something_conflicts_with_nothing(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let user = user("alice");
+    let Commit::Conflict(stands) = store.try_commit(&user, Revision(1), change_with(2, [2])).await else {
+        panic!("a commit to a register that is gone");
+    };
+    assert_eq!((stands.revision, &*stands.state), (Revision::ABSENT, &UserSessions::default()));
+    assert_eq!(store.load(&user).await.0, Revision::ABSENT);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_commit_succeeds_and_appends_its_events_once(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let user = user("alice");
+    let end = store.end_of_log().await;
+    let first = change_with(1, [1, 2]);
+    let revision = store.commit(&user, Revision::ABSENT, first.clone()).await;
+    assert_eq!(store.commit(&user, Revision::ABSENT, first).await, revision);
+
+    let second = change_with(2, [3]);
+    let next = store.commit(&user, revision, second.clone()).await;
+    assert_eq!(store.commit(&user, revision, second).await, next);
+    assert_eq!(numbers(&store.drain(end, 10).await.0), [("alice", 1), ("alice", 2), ("alice", 3)]);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_concurrent_commits_at_one_revision_exactly_one_wins(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let user = user("alice");
+    let end = store.end_of_log().await;
+    let revision = store.commit(&user, Revision::ABSENT, change(1)).await;
+    let mut commits = JoinSet::new();
+    for number in 2..52 {
+        let (registers, user) = (Arc::clone(&store.registers), user.clone());
+        commits.spawn(async move {
+            let outcome = registers.commit(&user, revision, change_with(number, [number])).await.unwrap();
+            (number, outcome)
+        });
+    }
+    let outcomes = commits.join_all().await;
+    let winners: Vec<_> = outcomes
+        .iter()
+        .filter_map(|(number, outcome)| matches!(outcome, Commit::Committed(_)).then_some(*number))
+        .collect();
+    let [winner] = winners[..] else { panic!("{winners:?} have won") };
+    assert_eq!(store.load(&user).await.1, state(winner));
+    assert_eq!(numbers(&store.drain(end, 100).await.0), [("alice", winner)]);
+    for (number, outcome) in &outcomes {
+        if let Commit::Conflict(stands) = outcome {
+            assert_eq!(*stands.state, state(winner), "what {number} was told");
         }
-        for (user, stands) in latest {
-            assert_eq!(store.load(user).await, stands, "{user}");
-        }
     }
+}
 
-    async fn many_registers_are_read_in_the_order_of_their_keys(store: Stand) {
-        let users: Vec<_> = (0..600).map(|number| user(&format!("user{number}"))).collect();
-        for (number, user) in (0..).zip(&users).step_by(3) {
-            store.commit(user, Revision::ABSENT, change(number)).await;
-        }
-        let keys: Vec<_> = users.iter().rev().chain(&users[..10]).collect();
-        let reads = store.registers.load_many(&keys).await;
-        assert_eq!(reads.len(), keys.len());
-        for (key, read) in keys.into_iter().zip(reads) {
-            let read = read.unwrap();
-            assert_eq!((read.revision, (*read.state).clone()), store.load(key).await, "{key}");
-        }
-        assert!(store.registers.load_many(&[]).await.is_empty());
-        assert_eq!(store.registers.load_many(&[&users[3]]).await.len(), 1);
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_increment_is_lost_under_contention(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
 
-    async fn a_throttle_is_kept_in_a_register_of_its_own(store: Stand) {
-        let key = ThrottleKey::account(&Username::parse("alice").unwrap());
-        let now = now();
-        let throttle = |failures| Throttle {
-            failures,
-            since: now,
-            attempts: vec![Attempt { id: u64::MAX, until: now.after(Duration::from_secs(30)) }],
-            changed_at: now,
-        };
-        let change = |failures| Change {
-            state: throttle(failures),
-            keep_until: now.after(Duration::from_hours(1)),
-            events: Vec::new(),
-        };
-        let throttles = &store.throttles;
-        assert_eq!(*throttles.load(&key).await.unwrap().state, Throttle::default());
-        let committed = throttles.commit(&key, Revision::ABSENT, change(7)).await.unwrap();
-        assert!(matches!(committed, Commit::Committed(_)));
-        let read = throttles.load(&key).await.unwrap();
-        assert_eq!(*read.state, throttle(7));
-        let Commit::Conflict(newer) = throttles.commit(&key, Revision::ABSENT, change(8)).await.unwrap() else {
-            panic!("the second of two that expect nothing must not be committed")
-        };
-        assert_eq!((newer.revision, &*newer.state), (read.revision, &throttle(7)));
-        assert_eq!(store.load(&user("alice")).await, (Revision::ABSENT, UserSessions::default()));
-    }
-
-    async fn events_come_out_as_they_went_in(store: Stand) {
-        let user = user("alice");
-        let end = store.end_of_log().await;
-        let events = samples(64, &events());
-        let told = events.iter().cloned().map(SessionEvent::Ended);
-        store.commit(&user, Revision::ABSENT, Change { events: told.collect(), ..change(1) }).await;
-        let (seen, _) = store.drain(end, 100).await;
-        let expected = events.into_iter().map(|ended| Event::Ended { user_id: user.clone(), ended });
-        assert_eq!(seen, expected.collect::<Vec<_>>());
-    }
-
-    async fn the_revision_grows_with_every_commit_whatever_the_generation_does(store: Stand) {
-        let user = user("alice");
-        let mut revision = Revision::ABSENT;
-        for generation in [7, 7, 8, 1_700_000_000_000_000, 1_700_000_000_000_000, 3, 0] {
-            let next = store.commit(&user, revision, change(generation)).await;
-            assert!(next > revision, "{next:?} after {revision:?}");
-            revision = next;
-        }
-    }
-
-    async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_what_stands(store: Stand) {
-        let user = user("alice");
-        let end = store.end_of_log().await;
-        let stale = store.commit(&user, Revision::ABSENT, change(1)).await;
-        let current = store.commit(&user, stale, change(2)).await;
-
-        let Commit::Conflict(stands) = store.try_commit(&user, stale, change_with(3, [3])).await else {
-            panic!("a lost update");
-        };
-        assert_eq!((stands.revision, &*stands.state), (current, &state(2)));
-        assert_eq!(store.load(&user).await, (current, state(2)));
-        assert_eq!(store.drain(end, 10).await.0, []);
-        store.commit(&user, stands.revision, change(3)).await;
-    }
-
-    async fn a_commit_that_expects_nothing_conflicts_with_what_is_there(store: Stand) {
-        let user = user("alice");
-        let current = store.commit(&user, Revision::ABSENT, change(1)).await;
-        let Commit::Conflict(stands) = store.try_commit(&user, Revision::ABSENT, change(2)).await else {
-            panic!("a lost update");
-        };
-        assert_eq!((stands.revision, &*stands.state), (current, &state(1)));
-    }
-
-    async fn a_commit_that_expects_something_conflicts_with_nothing(store: Stand) {
-        let user = user("alice");
-        let Commit::Conflict(stands) = store.try_commit(&user, Revision(1), change_with(2, [2])).await else {
-            panic!("a commit to a register that is gone");
-        };
-        assert_eq!((stands.revision, &*stands.state), (Revision::ABSENT, &UserSessions::default()));
-        assert_eq!(store.load(&user).await.0, Revision::ABSENT);
-    }
-
-    async fn a_repeated_commit_succeeds_and_appends_its_events_once(store: Stand) {
-        let user = user("alice");
-        let end = store.end_of_log().await;
-        let first = change_with(1, [1, 2]);
-        let revision = store.commit(&user, Revision::ABSENT, first.clone()).await;
-        assert_eq!(store.commit(&user, Revision::ABSENT, first).await, revision);
-
-        let second = change_with(2, [3]);
-        let next = store.commit(&user, revision, second.clone()).await;
-        assert_eq!(store.commit(&user, revision, second).await, next);
-        assert_eq!(numbers(&store.drain(end, 10).await.0), [("alice", 1), ("alice", 2), ("alice", 3)]);
-    }
-
-    async fn of_concurrent_commits_at_one_revision_exactly_one_wins(store: Stand) {
-        let user = user("alice");
-        let end = store.end_of_log().await;
-        let revision = store.commit(&user, Revision::ABSENT, change(1)).await;
-        let mut commits = JoinSet::new();
-        for number in 2..52 {
-            let (registers, user) = (Arc::clone(&store.registers), user.clone());
-            commits.spawn(async move {
-                let outcome = registers.commit(&user, revision, change_with(number, [number])).await.unwrap();
-                (number, outcome)
-            });
-        }
-        let outcomes = commits.join_all().await;
-        let winners: Vec<_> = outcomes
-            .iter()
-            .filter_map(|(number, outcome)| matches!(outcome, Commit::Committed(_)).then_some(*number))
-            .collect();
-        let [winner] = winners[..] else { panic!("{winners:?} have won") };
-        assert_eq!(store.load(&user).await.1, state(winner));
-        assert_eq!(numbers(&store.drain(end, 100).await.0), [("alice", winner)]);
-        for (number, outcome) in &outcomes {
-            if let Commit::Conflict(stands) = outcome {
-                assert_eq!(*stands.state, state(winner), "what {number} was told");
-            }
-        }
-    }
-
-    async fn no_increment_is_lost_under_contention(store: Stand) {
-        const TASKS: u64 = 16;
-        const EACH: u64 = 20;
-        let mut tasks = JoinSet::new();
-        for task in 0..TASKS {
-            let registers = Arc::clone(&store.registers);
-            tasks.spawn(async move {
-                let user = user("alice");
-                let mut read = registers.load(&user).await.unwrap();
-                let mut done = 0;
-                while done < EACH {
-                    let mut next = (*read.state).clone();
-                    next.generation.0 += 1;
-                    // Whose it was, so that no two are the same commit.
-                    next.profile.username = format!("{task}.{done}").into();
-                    let change = Change { state: next, ..change(0) };
-                    match registers.commit(&user, read.revision, change).await.unwrap() {
-                        Commit::Conflict(newer) => read = newer,
-                        Commit::Committed(_) => {
-                            done += 1;
-                            read = registers.load(&user).await.unwrap();
-                        }
+    const TASKS: u64 = 16;
+    const EACH: u64 = 20;
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let registers = Arc::clone(&store.registers);
+        tasks.spawn(async move {
+            let user = user("alice");
+            let mut read = registers.load(&user).await.unwrap();
+            let mut done = 0;
+            while done < EACH {
+                let mut next = (*read.state).clone();
+                next.generation.0 += 1;
+                // Whose it was, so that no two are the same commit.
+                next.profile.username = format!("{task}.{done}").into();
+                let change = Change { state: next, ..change(0) };
+                match registers.commit(&user, read.revision, change).await.unwrap() {
+                    Commit::Conflict(newer) => read = newer,
+                    Commit::Committed(_) => {
+                        done += 1;
+                        read = registers.load(&user).await.unwrap();
                     }
                 }
-            });
-        }
-        tasks.join_all().await;
-        assert_eq!(store.load(&user("alice")).await.1.generation.0, TASKS * EACH);
+            }
+        });
     }
+    tasks.join_all().await;
+    assert_eq!(store.load(&user("alice")).await.1.generation.0, TASKS * EACH);
+}
 
-    async fn users_never_see_each_others_registers_whatever_their_ids(store: Stand) {
-        let longest = ["x", "{", "}", "%"].map(|character| character.repeat(128));
-        let odd = [
-            "*", "?", "{", "}", "{}", "{1}", "}a{b}", "a{b}c", ":", "::", "s:a", "a:s:b", "events", "a,b", "%",
-            "_", "'", "\"", "\\", "\\n", "';DROP/**/TABLE/**/registers;--", "~!@#$%^&*()",
-            "alice", "ALICE", "alice:", "-1", "0", "NULL", "[a-z]",
-        ];
-        let users: Vec<_> = longest.iter().map(String::as_str).chain(odd).map(user).collect();
-        let end = store.end_of_log().await;
-        for (number, user) in (1..).zip(&users) {
-            store.commit(user, Revision::ABSENT, change_with(number, [number])).await;
-        }
-        for (number, user) in (1..).zip(&users) {
-            assert_eq!(store.load(user).await.1, state(number), "{user}");
-        }
-        let together = store.registers.load_many(&users.iter().collect::<Vec<_>>()).await;
-        for ((number, user), read) in (1..).zip(&users).zip(together) {
-            assert_eq!(*read.unwrap().state, state(number), "{user}");
-        }
-        let (seen, _) = store.drain(end, 10).await;
-        let mut seen = numbers(&seen);
-        seen.sort_by_key(|(_, number)| *number);
-        let all: Vec<_> = users.iter().map(latchkey::domain::types::UserId::as_str).zip(1..).collect();
-        assert_eq!(seen, all);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_never_see_each_others_registers_whatever_their_ids(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let longest = ["x", "{", "}", "%"].map(|character| character.repeat(128));
+    let odd = [
+        "*",
+        "?",
+        "{",
+        "}",
+        "{}",
+        "{1}",
+        "}a{b}",
+        "a{b}c",
+        ":",
+        "::",
+        "s:a",
+        "a:s:b",
+        "events",
+        "a,b",
+        "%",
+        "_",
+        "'",
+        "\"",
+        "\\",
+        "\\n",
+        "';DROP/**/TABLE/**/registers;--",
+        "~!@#$%^&*()",
+        "alice",
+        "ALICE",
+        "alice:",
+        "-1",
+        "0",
+        "NULL",
+        "[a-z]",
+    ];
+    let users: Vec<_> = longest.iter().map(String::as_str).chain(odd).map(user).collect();
+    let end = store.end_of_log().await;
+    for (number, user) in (1..).zip(&users) {
+        store.commit(user, Revision::ABSENT, change_with(number, [number])).await;
     }
-
-    async fn a_register_is_kept_for_as_long_as_it_was_asked_to(store: Stand) {
-        let user = user("alice");
-        let mut revision = Revision::ABSENT;
-        for (generation, hours) in [(1, 24), (2, 1), (3, 48)] {
-            let keep = Duration::from_hours(hours);
-            let change = Change { keep_until: now().after(keep), ..change(generation) };
-            revision = store.commit(&user, revision, change).await;
-            let off = store.time_left(&user).await.abs_diff(keep);
-            assert!(off < Duration::from_secs(5), "{off:?} off of {keep:?}");
-        }
+    for (number, user) in (1..).zip(&users) {
+        assert_eq!(store.load(user).await.1, state(number), "{user}");
     }
-
-    async fn a_register_that_may_be_forgotten_is(store: Stand) {
-        let (short, long) = (user("short"), user("long"));
-        let kept = Change { keep_until: now().after(Duration::from_hours(1)), ..change(1) };
-        store.commit(&long, Revision::ABSENT, kept).await;
-        let brief = Change { keep_until: now().after(Duration::from_millis(300)), ..change(5) };
-        let old = store.commit(&short, Revision::ABSENT, brief).await;
-        assert_eq!(store.load(&short).await, (old, state(5)));
-
-        store.pass(Duration::from_millis(400)).await;
-        assert_eq!(store.load(&short).await, (Revision::ABSENT, UserSessions::default()));
-        assert_eq!(store.load(&long).await.1, state(1));
-        // Who still holds the old revision learns that it is gone.
-        let Commit::Conflict(stands) = store.try_commit(&short, old, change(6)).await else {
-            panic!("a commit to a register that is gone");
-        };
-        assert_eq!(stands.revision, Revision::ABSENT);
-        store.commit(&short, Revision::ABSENT, change(6)).await;
+    let together = store.registers.load_many(&users.iter().collect::<Vec<_>>()).await;
+    for ((number, user), read) in (1..).zip(&users).zip(together) {
+        assert_eq!(*read.unwrap().state, state(number), "{user}");
     }
+    let (seen, _) = store.drain(end, 10).await;
+    let mut seen = numbers(&seen);
+    seen.sort_by_key(|(_, number)| *number);
+    let all: Vec<_> = users.iter().map(latchkey::domain::types::UserId::as_str).zip(1..).collect();
+    assert_eq!(seen, all);
+}
 
-    async fn a_register_to_be_kept_until_the_past_is_forgotten_soon(store: Stand) {
-        let user = user("alice");
-        for past in [now(), latchkey::domain::types::Timestamp::from_micros(0)] {
-            let change = Change { keep_until: past, ..change(1) };
-            let outcome = store.try_commit(&user, Revision::ABSENT, change).await;
-            assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
-            store.pass(Duration::from_millis(10)).await;
-            assert_eq!(store.load(&user).await.0, Revision::ABSENT);
-        }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_register_is_kept_for_as_long_as_it_was_asked_to(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let user = user("alice");
+    let mut revision = Revision::ABSENT;
+    for (generation, hours) in [(1, 24), (2, 1), (3, 48)] {
+        let keep = Duration::from_hours(hours);
+        let change = Change { keep_until: now().after(keep), ..change(generation) };
+        revision = store.commit(&user, revision, change).await;
+        let off = store.time_left(&user).await.abs_diff(keep);
+        assert!(off < Duration::from_secs(5), "{off:?} off of {keep:?}");
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_register_that_may_be_forgotten_is(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let (short, long) = (user("short"), user("long"));
+    let kept = Change { keep_until: now().after(Duration::from_hours(1)), ..change(1) };
+    store.commit(&long, Revision::ABSENT, kept).await;
+    let brief = Change { keep_until: now().after(Duration::from_millis(300)), ..change(5) };
+    let old = store.commit(&short, Revision::ABSENT, brief).await;
+    assert_eq!(store.load(&short).await, (old, state(5)));
+
+    store.pass(Duration::from_millis(400)).await;
+    assert_eq!(store.load(&short).await, (Revision::ABSENT, UserSessions::default()));
+    assert_eq!(store.load(&long).await.1, state(1));
+    // Who still holds the old revision learns that it is gone.
+    let Commit::Conflict(stands) = store.try_commit(&short, old, change(6)).await else {
+        panic!("a commit to a register that is gone");
+    };
+    assert_eq!(stands.revision, Revision::ABSENT);
+    store.commit(&short, Revision::ABSENT, change(6)).await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_register_to_be_kept_until_the_past_is_forgotten_soon(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let user = user("alice");
+    for past in [now(), latchkey::domain::types::Timestamp::from_micros(0)] {
+        let change = Change { keep_until: past, ..change(1) };
+        let outcome = store.try_commit(&user, Revision::ABSENT, change).await;
+        assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
+        store.pass(Duration::from_millis(10)).await;
+        assert_eq!(store.load(&user).await.0, Revision::ABSENT);
     }
 }

@@ -1,5 +1,6 @@
 //! What networks, restarts and other users of a database do to accounts in it.
 
+use rstest::rstest;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -53,84 +54,108 @@ async fn time_to_give_up(accounts: &dyn Accounts) -> Duration {
     start.elapsed()
 }
 
-/// Runs a test on both servers: the one that tests share, as a URL of a new database.
-macro_rules! on_both_servers {
-    ($(async fn $name:ident($url:ident: &str) $body:block)+) => {
-        $(mod $name {
-            use super::*;
-
-            async fn run($url: &str) $body
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                run(&Postgres::shared().database().await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn mariadb() {
-                run(&MariaDb::shared().database().await).await;
-            }
-        })+
-    };
+/// A server that the tests share.
+#[derive(Debug, Clone, Copy)]
+enum DatabaseServer {
+    Postgres,
+    MariaDb,
 }
 
-on_both_servers! {
-    async fn replicas_that_start_at_once_on_an_empty_database_make_its_tables_once(url: &str) {
-        // Of somebody else in the same database.
-        execute(url, "CREATE TABLE accounts (x INT); CREATE TABLE _sqlx_migrations (x INT)").await;
-        let mut replicas = JoinSet::new();
-        for number in 0..6 {
-            let url = url.to_owned();
-            replicas.spawn(async move {
-                let accounts = open(&url).await;
-                assert!(accounts.create(&account(&format!("user{number}"))).await.unwrap());
-                accounts
-            });
+impl DatabaseServer {
+    /// The URL of a new database on it.
+    async fn database(self) -> String {
+        match self {
+            Self::Postgres => Postgres::shared().database().await,
+            Self::MariaDb => MariaDb::shared().database().await,
         }
-        for accounts in replicas.join_all().await {
-            assert_eq!(accounts.list(None, 10).await.unwrap().len(), 6);
-        }
-        execute(url, "DROP TABLE accounts, _sqlx_migrations").await;
-        assert_eq!(open(url).await.list(None, 10).await.unwrap().len(), 6);
     }
+}
 
-    async fn a_database_of_a_newer_version_is_refused(url: &str) {
-        open(url).await;
-        let newer = "INSERT INTO latchkey_migrations (version, description, success, checksum, execution_time)
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_start_at_once_on_an_empty_database_make_its_tables_once(
+    #[values(DatabaseServer::Postgres, DatabaseServer::MariaDb)] server: DatabaseServer,
+) {
+    let url: &str = &server.database().await;
+
+    // Of somebody else in the same database.
+    execute(url, "CREATE TABLE accounts (x INT); CREATE TABLE _sqlx_migrations (x INT)").await;
+    let mut replicas = JoinSet::new();
+    for number in 0..6 {
+        let url = url.to_owned();
+        replicas.spawn(async move {
+            let accounts = open(&url).await;
+            assert!(accounts.create(&account(&format!("user{number}"))).await.unwrap());
+            accounts
+        });
+    }
+    for accounts in replicas.join_all().await {
+        assert_eq!(accounts.list(None, 10).await.unwrap().len(), 6);
+    }
+    execute(url, "DROP TABLE accounts, _sqlx_migrations").await;
+    assert_eq!(open(url).await.list(None, 10).await.unwrap().len(), 6);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_a_newer_version_is_refused(
+    #[values(DatabaseServer::Postgres, DatabaseServer::MariaDb)] server: DatabaseServer,
+) {
+    let url: &str = &server.database().await;
+
+    open(url).await;
+    let newer = "INSERT INTO latchkey_migrations (version, description, success, checksum, execution_time)
                      VALUES (99, 'x', true, 'x', 0)";
-        execute(url, newer).await;
-        let refusal = refusal(url).await;
-        assert!(refusal.contains("newer version of Latchkey (its schema is number 99)"), "{refusal}");
-    }
+    execute(url, newer).await;
+    let refusal = refusal(url).await;
+    assert!(refusal.contains("newer version of Latchkey (its schema is number 99)"), "{refusal}");
+}
 
-    async fn a_table_that_is_gone_is_told_from_an_outage_and_by_a_ping(url: &str) {
-        let accounts = open(url).await;
-        execute(url, "DROP TABLE latchkey_accounts").await;
-        assert!(corrupt(accounts.list(None, 1).await).contains("latchkey_accounts"));
-        assert!(corrupt(accounts.ping().await).contains("latchkey_accounts"));
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_gone_is_told_from_an_outage_and_by_a_ping(
+    #[values(DatabaseServer::Postgres, DatabaseServer::MariaDb)] server: DatabaseServer,
+) {
+    let url: &str = &server.database().await;
 
-    async fn more_questions_than_connections_wait_for_each_other(url: &str) {
-        let accounts = SqlAccounts::open(&Settings { max_connections: 2, ..settings(url) }).await.unwrap();
-        let accounts = Arc::new(accounts);
-        let mut questions = JoinSet::new();
-        for _ in 0..50 {
-            let accounts = Arc::clone(&accounts);
-            questions.spawn(async move { accounts.ping().await });
-        }
-        assert!(questions.join_all().await.iter().all(Result::is_ok));
-    }
+    let accounts = open(url).await;
+    execute(url, "DROP TABLE latchkey_accounts").await;
+    assert!(corrupt(accounts.list(None, 1).await).contains("latchkey_accounts"));
+    assert!(corrupt(accounts.ping().await).contains("latchkey_accounts"));
+}
 
-    async fn a_question_whose_caller_went_away_leaves_no_connection_behind(url: &str) {
-        let accounts = SqlAccounts::open(&Settings { max_connections: 1, ..settings(url) }).await.unwrap();
-        for round in 0..30 {
-            let account = account(&format!("user{round}"));
-            let question = accounts.create(&account);
-            let _ = tokio::time::timeout(Duration::from_micros(round * 150), question).await;
-        }
-        accounts.ping().await.unwrap();
-        assert!(accounts.create(&account("alice")).await.unwrap());
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_questions_than_connections_wait_for_each_other(
+    #[values(DatabaseServer::Postgres, DatabaseServer::MariaDb)] server: DatabaseServer,
+) {
+    let url: &str = &server.database().await;
+
+    let accounts = SqlAccounts::open(&Settings { max_connections: 2, ..settings(url) }).await.unwrap();
+    let accounts = Arc::new(accounts);
+    let mut questions = JoinSet::new();
+    for _ in 0..50 {
+        let accounts = Arc::clone(&accounts);
+        questions.spawn(async move { accounts.ping().await });
     }
+    assert!(questions.join_all().await.iter().all(Result::is_ok));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_whose_caller_went_away_leaves_no_connection_behind(
+    #[values(DatabaseServer::Postgres, DatabaseServer::MariaDb)] server: DatabaseServer,
+) {
+    let url: &str = &server.database().await;
+
+    let accounts = SqlAccounts::open(&Settings { max_connections: 1, ..settings(url) }).await.unwrap();
+    for round in 0..30 {
+        let account = account(&format!("user{round}"));
+        let question = accounts.create(&account);
+        let _ = tokio::time::timeout(Duration::from_micros(round * 150), question).await;
+    }
+    accounts.ping().await.unwrap();
+    assert!(accounts.create(&account("alice")).await.unwrap());
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What every store promises to who follows its event log: to hear of everything, soon, and of every gap.
 
+use super::stand::{Stand, StoreKind};
+use rstest::rstest;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -19,7 +21,7 @@ use tokio::{
 
 use super::{
     log::{assert_complete, commit_events},
-    stand::{Stand, connect, of_sessions, settings, unavailable, until_up},
+    stand::{connect, of_sessions, settings, unavailable, until_up},
     states::{change, change_with, numbers, user},
 };
 use crate::support::{
@@ -63,111 +65,157 @@ fn commit_at_once(store: &Arc<Stand>, pause: Duration) -> JoinSet<()> {
     writers
 }
 
-on_every_store! {
-    async fn who_follows_is_told_at_once_what_is_there_already(store: Stand) {
-        let end = store.end_of_log().await;
-        commit_events(&store, 20, 3).await;
-        let begun = Instant::now();
-        assert_complete(&numbers(&follow_for(&*store.log, end, 60).await), 20, 3);
-        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_is_told_at_once_what_is_there_already(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
 
-    async fn who_follows_is_woken_by_every_commit_with_events(store: Stand) {
-        let alice = user("alice");
-        let (mut end, mut revision) = (store.end_of_log().await, Revision::ABSENT);
-        for number in 1..=3 {
-            let log = Arc::clone(&store.log);
-            let following = tokio::spawn(async move { log.follow(&end, 100, LONG).await.unwrap() });
-            sleep(SETTLED).await;
-            revision = store.commit(&alice, revision, change(2 * number)).await;
-            sleep(SETTLED).await;
-            assert!(!following.is_finished(), "a commit without events");
+    let end = store.end_of_log().await;
+    commit_events(&store, 20, 3).await;
+    let begun = Instant::now();
+    assert_complete(&numbers(&follow_for(&*store.log, end, 60).await), 20, 3);
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
 
-            revision = store.commit(&alice, revision, change_with(2 * number + 1, [number])).await;
-            let tail = timeout(SOON, following).await.unwrap().unwrap();
-            assert_eq!((numbers(&tail.events), tail.gap), (vec![("alice", number)], false));
-            end = tail.next;
-        }
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_is_woken_by_every_commit_with_events(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
 
-    async fn where_nothing_happens_who_follows_is_told_so_after_a_while(store: Stand) {
-        commit_events(&store, 3, 2).await;
-        let end = store.end_of_log().await;
-        for _ in 0..2 {
-            let begun = Instant::now();
-            let tail = store.follow(&end, 100, PATIENCE).await;
-            assert_eq!((tail.events, tail.next, tail.gap), (Vec::new(), end.clone(), false));
-            assert!((PATIENCE..PATIENCE + SOON).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-        }
-        let begun = Instant::now();
-        assert_eq!(store.follow(&end, 100, Duration::ZERO).await.next, end);
-        assert!(begun.elapsed() < SOON, "without patience");
-    }
-
-    async fn following_shows_what_many_commit_at_once_completely_and_in_order(store: Stand) {
-        let (end, store) = (store.end_of_log().await, Arc::new(store));
-        let writers = commit_at_once(&store, Duration::ZERO);
-        let seen = timeout(LONG / 2, follow_for(&*store.log, end, 8 * 50)).await.unwrap();
-        assert_complete(&numbers(&seen), 8, 50);
-        writers.join_all().await;
-    }
-
-    async fn following_that_is_given_up_in_the_middle_skips_nothing(store: Stand) {
-        let (end, store) = (store.end_of_log().await, Arc::new(store));
-        // Where all is read in a first call, that is done before it can be given up.
-        let mut after = store.follow(&end, 100, SETTLED).await.next;
-        let writers = commit_at_once(&store, Duration::from_millis(2));
-        let (mut seen, mut given_up) = (Vec::new(), 0);
-        let begun = Instant::now();
-        for pause in (0..).map(|call| Duration::from_micros(call * 97 % 3000)) {
-            if let Ok(tail) = timeout(pause, store.follow(&after, 5, LONG)).await {
-                assert!(!tail.gap);
-                (after, seen) = (tail.next, [seen, tail.events].concat());
-            } else {
-                given_up += 1;
-            }
-            if seen.len() >= 8 * 50 {
-                break;
-            }
-            assert!(begun.elapsed() < LONG / 2, "{} seen", seen.len());
-        }
-        assert_complete(&numbers(&seen), 8, 50);
-        assert!(given_up > 10, "only {given_up} were given up");
-        writers.join_all().await;
-    }
-
-    async fn who_follows_from_a_place_that_was_trimmed_away_is_told_of_the_gap_at_once(store: Stand) {
-        let beginning = store.end_of_log().await;
-        commit_events(&store, 10, 5).await;
-        store.trim_log().await;
-        let tail = timeout(SOON, store.follow(&beginning, 100, LONG)).await.unwrap();
-        assert!(tail.gap);
-        store.commit(&user("late"), Revision::ABSENT, change_with(1, [77])).await;
-        assert_eq!(numbers(&follow_for(&*store.log, tail.next, 1).await), [("late", 77)]);
-    }
-
-    async fn a_cursor_that_is_not_ours_cannot_be_followed_but_for_a_gap(store: Stand) {
-        let tail = store.follow(&Cursor("nonsense".into()), 100, LONG).await;
-        assert!(tail.gap);
-    }
-
-    async fn a_log_that_is_lost_is_a_gap_to_who_waits_although_nobody_is_woken(store: Stand) {
-        commit_events(&store, 10, 5).await;
-        let end = store.end_of_log().await;
-        // So that the loss comes in the middle, not before the first look.
-        store.follow(&end, 100, PATIENCE).await;
+    let alice = user("alice");
+    let (mut end, mut revision) = (store.end_of_log().await, Revision::ABSENT);
+    for number in 1..=3 {
         let log = Arc::clone(&store.log);
-        let following = tokio::spawn({
-            let end = end.clone();
-            async move { log.follow(&end, 100, PATIENCE).await.unwrap() }
-        });
+        let following = tokio::spawn(async move { log.follow(&end, 100, LONG).await.unwrap() });
         sleep(SETTLED).await;
-        let begun = Instant::now();
-        store.lose_log().await;
-        let tail = following.await.unwrap();
-        assert!(tail.gap, "{tail:?}");
-        assert!(begun.elapsed() < PATIENCE + SOON, "{:?}", begun.elapsed());
+        revision = store.commit(&alice, revision, change(2 * number)).await;
+        sleep(SETTLED).await;
+        assert!(!following.is_finished(), "a commit without events");
+
+        revision = store.commit(&alice, revision, change_with(2 * number + 1, [number])).await;
+        let tail = timeout(SOON, following).await.unwrap().unwrap();
+        assert_eq!((numbers(&tail.events), tail.gap), (vec![("alice", number)], false));
+        end = tail.next;
     }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_happens_who_follows_is_told_so_after_a_while(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    commit_events(&store, 3, 2).await;
+    let end = store.end_of_log().await;
+    for _ in 0..2 {
+        let begun = Instant::now();
+        let tail = store.follow(&end, 100, PATIENCE).await;
+        assert_eq!((tail.events, tail.next, tail.gap), (Vec::new(), end.clone(), false));
+        assert!((PATIENCE..PATIENCE + SOON).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    }
+    let begun = Instant::now();
+    assert_eq!(store.follow(&end, 100, Duration::ZERO).await.next, end);
+    assert!(begun.elapsed() < SOON, "without patience");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn following_shows_what_many_commit_at_once_completely_and_in_order(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let (end, store) = (store.end_of_log().await, Arc::new(store));
+    let writers = commit_at_once(&store, Duration::ZERO);
+    let seen = timeout(LONG / 2, follow_for(&*store.log, end, 8 * 50)).await.unwrap();
+    assert_complete(&numbers(&seen), 8, 50);
+    writers.join_all().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn following_that_is_given_up_in_the_middle_skips_nothing(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let (end, store) = (store.end_of_log().await, Arc::new(store));
+    // Where all is read in a first call, that is done before it can be given up.
+    let mut after = store.follow(&end, 100, SETTLED).await.next;
+    let writers = commit_at_once(&store, Duration::from_millis(2));
+    let (mut seen, mut given_up) = (Vec::new(), 0);
+    let begun = Instant::now();
+    for pause in (0..).map(|call| Duration::from_micros(call * 97 % 3000)) {
+        if let Ok(tail) = timeout(pause, store.follow(&after, 5, LONG)).await {
+            assert!(!tail.gap);
+            (after, seen) = (tail.next, [seen, tail.events].concat());
+        } else {
+            given_up += 1;
+        }
+        if seen.len() >= 8 * 50 {
+            break;
+        }
+        assert!(begun.elapsed() < LONG / 2, "{} seen", seen.len());
+    }
+    assert_complete(&numbers(&seen), 8, 50);
+    assert!(given_up > 10, "only {given_up} were given up");
+    writers.join_all().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_from_a_place_that_was_trimmed_away_is_told_of_the_gap_at_once(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let beginning = store.end_of_log().await;
+    commit_events(&store, 10, 5).await;
+    store.trim_log().await;
+    let tail = timeout(SOON, store.follow(&beginning, 100, LONG)).await.unwrap();
+    assert!(tail.gap);
+    store.commit(&user("late"), Revision::ABSENT, change_with(1, [77])).await;
+    assert_eq!(numbers(&follow_for(&*store.log, tail.next, 1).await), [("late", 77)]);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_that_is_not_ours_cannot_be_followed_but_for_a_gap(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let tail = store.follow(&Cursor("nonsense".into()), 100, LONG).await;
+    assert!(tail.gap);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_lost_is_a_gap_to_who_waits_although_nobody_is_woken(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    commit_events(&store, 10, 5).await;
+    let end = store.end_of_log().await;
+    // So that the loss comes in the middle, not before the first look.
+    store.follow(&end, 100, PATIENCE).await;
+    let log = Arc::clone(&store.log);
+    let following = tokio::spawn({
+        let end = end.clone();
+        async move { log.follow(&end, 100, PATIENCE).await.unwrap() }
+    });
+    sleep(SETTLED).await;
+    let begun = Instant::now();
+    store.lose_log().await;
+    let tail = following.await.unwrap();
+    assert!(tail.gap, "{tail:?}");
+    assert!(begun.elapsed() < PATIENCE + SOON, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,7 @@
 //! What every store promises of its event log: in order, resumable, and no gap that is not told.
 
+use super::stand::{Backend, Stand, StoreKind};
+use rstest::rstest;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -19,7 +21,7 @@ use super::{
     stand::{settings, until_up},
     states::{change, change_with, numbers, user},
 };
-use crate::support::redis::RedisServer;
+use crate::support::redis::{Flavour, RedisServer};
 
 /// Commits event after event for each of many users, in turns.
 pub async fn commit_events(store: &super::stand::Stand, users: u64, each: u64) {
@@ -45,166 +47,230 @@ pub fn assert_complete(seen: &[(&str, u64)], users: u64, each: u64) {
     }
 }
 
-on_every_store! {
-    async fn without_a_cursor_the_log_is_at_its_end(store: Stand) {
-        commit_events(&store, 20, 2).await;
-        let tail = store.tail(None, 100).await;
-        assert_eq!((tail.events.len(), tail.gap), (0, false));
-        assert_eq!(store.drain(tail.next, 100).await.0, []);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_cursor_the_log_is_at_its_end(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    commit_events(&store, 20, 2).await;
+    let tail = store.tail(None, 100).await;
+    assert_eq!((tail.events.len(), tail.gap), (0, false));
+    assert_eq!(store.drain(tail.next, 100).await.0, []);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_appear_with_their_commit_in_its_order(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let user = user("alice");
+    let end = store.end_of_log().await;
+    let revision = store.commit(&user, Revision::ABSENT, change_with(1, [3, 1, 2])).await;
+    let (seen, next) = store.drain(end.clone(), 100).await;
+    assert_eq!(numbers(&seen), [("alice", 3), ("alice", 1), ("alice", 2)]);
+
+    let revision = store.commit(&user, revision, change(2)).await;
+    assert_eq!(store.drain(next.clone(), 100).await.0, [], "a commit without events");
+    store.commit(&user, revision, change_with(3, [9, 8])).await;
+    assert_eq!(numbers(&store.drain(next, 100).await.0), [("alice", 9), ("alice", 8)]);
+    assert_eq!(store.drain(end, 100).await.0.len(), 5, "an old cursor sees them all again");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_misses_nothing_whatever_its_limit(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let end = store.end_of_log().await;
+    commit_events(&store, 40, 3).await;
+    for limit in [1, 7, 63, 64, 65, 119, 120, 10_000] {
+        let (seen, _) = store.drain(end.clone(), limit).await;
+        assert_complete(&numbers(&seen), 40, 3);
     }
+}
 
-    async fn events_appear_with_their_commit_in_its_order(store: Stand) {
-        let user = user("alice");
-        let end = store.end_of_log().await;
-        let revision = store.commit(&user, Revision::ABSENT, change_with(1, [3, 1, 2])).await;
-        let (seen, next) = store.drain(end.clone(), 100).await;
-        assert_eq!(numbers(&seen), [("alice", 3), ("alice", 1), ("alice", 2)]);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_user_does_not_hold_up_the_others(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
 
-        let revision = store.commit(&user, revision, change(2)).await;
-        assert_eq!(store.drain(next.clone(), 100).await.0, [], "a commit without events");
-        store.commit(&user, revision, change_with(3, [9, 8])).await;
-        assert_eq!(numbers(&store.drain(next, 100).await.0), [("alice", 9), ("alice", 8)]);
-        assert_eq!(store.drain(end, 100).await.0.len(), 5, "an old cursor sees them all again");
-    }
+    let end = store.end_of_log().await;
+    store.commit(&user("busy"), Revision::ABSENT, change_with(1, 1..=1000)).await;
+    store.commit(&user("quiet"), Revision::ABSENT, change_with(1, [1])).await;
+    let (seen, _) = store.drain(end, 100).await;
+    let seen = numbers(&seen);
+    assert_eq!(seen.iter().filter(|(user, _)| *user == "busy").count(), 1000);
+    assert_eq!(seen.iter().filter(|(user, _)| *user == "quiet").count(), 1);
+}
 
-    async fn a_reader_misses_nothing_whatever_its_limit(store: Stand) {
-        let end = store.end_of_log().await;
-        commit_events(&store, 40, 3).await;
-        for limit in [1, 7, 63, 64, 65, 119, 120, 10_000] {
-            let (seen, _) = store.drain(end.clone(), limit).await;
-            assert_complete(&numbers(&seen), 40, 3);
-        }
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_keeps_up_with_commits_that_go_on(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
 
-    async fn a_busy_user_does_not_hold_up_the_others(store: Stand) {
-        let end = store.end_of_log().await;
-        store.commit(&user("busy"), Revision::ABSENT, change_with(1, 1..=1000)).await;
-        store.commit(&user("quiet"), Revision::ABSENT, change_with(1, [1])).await;
-        let (seen, _) = store.drain(end, 100).await;
-        let seen = numbers(&seen);
-        assert_eq!(seen.iter().filter(|(user, _)| *user == "busy").count(), 1000);
-        assert_eq!(seen.iter().filter(|(user, _)| *user == "quiet").count(), 1);
-    }
-
-    async fn a_reader_keeps_up_with_commits_that_go_on(store: Stand) {
-        let end = store.end_of_log().await;
-        let store = Arc::new(store);
-        let done = Arc::new(AtomicBool::new(false));
-        let reader = tokio::spawn({
-            let (store, done) = (Arc::clone(&store), Arc::clone(&done));
-            async move {
-                let (mut seen, mut after) = (Vec::new(), end);
-                loop {
-                    let last = done.load(Ordering::SeqCst);
-                    let (more, next) = store.drain(after, 10).await;
-                    (after, seen) = (next, [seen, more].concat());
-                    if last {
-                        return seen;
-                    }
+    let end = store.end_of_log().await;
+    let store = Arc::new(store);
+    let done = Arc::new(AtomicBool::new(false));
+    let reader = tokio::spawn({
+        let (store, done) = (Arc::clone(&store), Arc::clone(&done));
+        async move {
+            let (mut seen, mut after) = (Vec::new(), end);
+            loop {
+                let last = done.load(Ordering::SeqCst);
+                let (more, next) = store.drain(after, 10).await;
+                (after, seen) = (next, [seen, more].concat());
+                if last {
+                    return seen;
                 }
+            }
+        }
+    });
+    let mut writers = JoinSet::new();
+    for name in 0..8 {
+        let store = Arc::clone(&store);
+        writers.spawn(async move {
+            let (name, mut revision) = (user(&format!("user{name}")), Revision::ABSENT);
+            for number in 1..=50 {
+                revision = store.commit(&name, revision, change_with(number, [number])).await;
             }
         });
-        let mut writers = JoinSet::new();
-        for name in 0..8 {
-            let store = Arc::clone(&store);
-            writers.spawn(async move {
-                let (name, mut revision) = (user(&format!("user{name}")), Revision::ABSENT);
-                for number in 1..=50 {
-                    revision = store.commit(&name, revision, change_with(number, [number])).await;
-                }
-            });
-        }
-        writers.join_all().await;
-        done.store(true, Ordering::SeqCst);
-        assert_complete(&numbers(&reader.await.unwrap()), 8, 50);
     }
+    writers.join_all().await;
+    done.store(true, Ordering::SeqCst);
+    assert_complete(&numbers(&reader.await.unwrap()), 8, 50);
+}
 
-    async fn a_cursor_that_is_not_ours_is_a_gap(store: Stand) {
-        commit_events(&store, 3, 1).await;
-        let ours = store.end_of_log().await.0;
-        let odd = ["", "0", "17", "-1", "0-0", "9-9", ",", "nonsense", "18446744073709551616-0", "1-1;"];
-        let bent = [format!("{ours},1-1"), format!(" {ours}"), ours.replacen('-', "-9", 1)];
-        for foreign in odd.map(str::to_owned).into_iter().chain(bent) {
-            let tail = store.tail(Some(&Cursor(foreign.clone())), 100).await;
-            assert!(tail.gap, "{foreign:?} was taken for a cursor");
-            // From there on it is one like any other.
-            store.drain(tail.next, 100).await;
-        }
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_that_is_not_ours_is_a_gap(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
 
-    async fn a_cursor_of_another_store_is_a_gap(store: Stand) {
-        let other = match &store.backend {
-            super::super::stand::Backend::Embedded { .. } => Stand::embedded().await,
-            super::super::stand::Backend::Redis(_) => Stand::redis(Flavour::Redis).await.unwrap(),
-        };
-        // The same numbers on both sides.
-        commit_events(&other, 3, 1).await;
-        let foreign = other.end_of_log().await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        commit_events(&store, 3, 2).await;
-        assert!(store.tail(Some(&foreign), 100).await.gap);
-    }
-
-    async fn a_log_that_was_trimmed_past_the_cursor_is_a_gap(store: Stand) {
-        let beginning = store.end_of_log().await;
-        commit_events(&store, 10, 5).await;
-        let end = store.end_of_log().await;
-        store.trim_log().await;
-
-        let tail = store.tail(Some(&beginning), 100).await;
-        assert!(tail.gap);
-        assert!(tail.events.len() < 50);
-        assert_eq!(store.drain(end.clone(), 100).await, (Vec::new(), end), "nothing was trimmed after this");
-        store.commit(&user("late"), Revision::ABSENT, change_with(1, [77])).await;
-        assert_eq!(numbers(&store.drain(tail.next, 100).await.0), [("late", 77)]);
-    }
-
-    async fn a_log_that_was_lost_is_a_gap_and_goes_on(store: Stand) {
-        commit_events(&store, 10, 5).await;
-        let end = store.end_of_log().await;
-        store.lose_log().await;
-        let tail = store.tail(Some(&end), 100).await;
-        assert_eq!((tail.gap, tail.events.len()), (true, 0));
-
-        store.commit(&user("late"), Revision::ABSENT, change_with(1, [77])).await;
-        let tail = store.tail(Some(&tail.next), 100).await;
-        assert_eq!(numbers(&tail.events), [("late", 77)]);
+    commit_events(&store, 3, 1).await;
+    let ours = store.end_of_log().await.0;
+    let odd = ["", "0", "17", "-1", "0-0", "9-9", ",", "nonsense", "18446744073709551616-0", "1-1;"];
+    let bent = [format!("{ours},1-1"), format!(" {ours}"), ours.replacen('-', "-9", 1)];
+    for foreign in odd.map(str::to_owned).into_iter().chain(bent) {
+        let tail = store.tail(Some(&Cursor(foreign.clone())), 100).await;
+        assert!(tail.gap, "{foreign:?} was taken for a cursor");
+        // From there on it is one like any other.
         store.drain(tail.next, 100).await;
     }
+}
 
-    async fn events_that_were_lost_before_anybody_saw_them_are_a_gap(store: Stand) {
-        let empty = store.end_of_log().await;
-        store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1, 2])).await;
-        store.lose_log().await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        // As many as before, so that counting them shows nothing.
-        store.commit(&user("bob"), Revision::ABSENT, change_with(1, [1, 2])).await;
-        assert!(store.tail(Some(&empty), 100).await.gap);
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_of_another_store_is_a_gap(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let other = match &store.backend {
+        Backend::Embedded { .. } => Stand::embedded().await,
+        Backend::Redis(_) => Stand::redis(Flavour::Redis).await.unwrap(),
+    };
+    // The same numbers on both sides.
+    commit_events(&other, 3, 1).await;
+    let foreign = other.end_of_log().await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    commit_events(&store, 3, 2).await;
+    assert!(store.tail(Some(&foreign), 100).await.gap);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_trimmed_past_the_cursor_is_a_gap(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let beginning = store.end_of_log().await;
+    commit_events(&store, 10, 5).await;
+    let end = store.end_of_log().await;
+    store.trim_log().await;
+
+    let tail = store.tail(Some(&beginning), 100).await;
+    assert!(tail.gap);
+    assert!(tail.events.len() < 50);
+    assert_eq!(store.drain(end.clone(), 100).await, (Vec::new(), end), "nothing was trimmed after this");
+    store.commit(&user("late"), Revision::ABSENT, change_with(1, [77])).await;
+    assert_eq!(numbers(&store.drain(tail.next, 100).await.0), [("late", 77)]);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_lost_is_a_gap_and_goes_on(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    commit_events(&store, 10, 5).await;
+    let end = store.end_of_log().await;
+    store.lose_log().await;
+    let tail = store.tail(Some(&end), 100).await;
+    assert_eq!((tail.gap, tail.events.len()), (true, 0));
+
+    store.commit(&user("late"), Revision::ABSENT, change_with(1, [77])).await;
+    let tail = store.tail(Some(&tail.next), 100).await;
+    assert_eq!(numbers(&tail.events), [("late", 77)]);
+    store.drain(tail.next, 100).await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_were_lost_before_anybody_saw_them_are_a_gap(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let empty = store.end_of_log().await;
+    store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1, 2])).await;
+    store.lose_log().await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    // As many as before, so that counting them shows nothing.
+    store.commit(&user("bob"), Revision::ABSENT, change_with(1, [1, 2])).await;
+    assert!(store.tail(Some(&empty), 100).await.gap);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_log_that_has_grown_again_past_the_cursor_is_a_gap(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    commit_events(&store, 3, 2).await;
+    let end = store.end_of_log().await;
+    store.lose_log().await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    for name in 0..20 {
+        let name = user(&format!("new{name}"));
+        store.commit(&name, Revision::ABSENT, change_with(1, 1..=2)).await;
     }
-
-    async fn a_lost_log_that_has_grown_again_past_the_cursor_is_a_gap(store: Stand) {
-        commit_events(&store, 3, 2).await;
-        let end = store.end_of_log().await;
-        store.lose_log().await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        for name in 0..20 {
-            let name = user(&format!("new{name}"));
-            store.commit(&name, Revision::ABSENT, change_with(1, 1..=2)).await;
-        }
-        for limit in [1, 5, 1000] {
-            let mut after = end.clone();
-            let mut gap = false;
-            // Told at the latest when the reader has come to the end.
-            loop {
-                let tail = store.tail(Some(&after), limit).await;
-                gap |= tail.gap;
-                if tail.next == after {
-                    break;
-                }
-                after = tail.next;
+    for limit in [1, 5, 1000] {
+        let mut after = end.clone();
+        let mut gap = false;
+        // Told at the latest when the reader has come to the end.
+        loop {
+            let tail = store.tail(Some(&after), limit).await;
+            gap |= tail.gap;
+            if tail.next == after {
+                break;
             }
-            assert!(gap, "with limit {limit}");
+            after = tail.next;
         }
+        assert!(gap, "with limit {limit}");
     }
 }
 

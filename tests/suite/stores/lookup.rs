@@ -7,6 +7,7 @@ use latchkey::{
     },
     store::sql::{Lookup, LookupAccounts},
 };
+use rstest::rstest;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tempfile::TempDir;
 
@@ -122,101 +123,123 @@ fn found(id: &str, username: &str, password: &str) -> Account {
     }
 }
 
-on_each! {
-    async fn the_users_of_django_are_found_and_their_hashes_renewed(kind: Kind) {
-        let shop = Shop::new(kind, &django(kind)).await;
-        let accounts = shop.open(&django_lookup()).await;
-        accounts.ping().await.unwrap();
-        assert!(accounts.read_only() && accounts.finds_by_id() && accounts.renews_hashes());
-        let juergen = found("7", "Jürgen", "argon2$argon2id$old");
-        let eve = Account { disabled: Disabled::Yes, ..found("8", "eve", "!") };
-        assert_eq!(accounts.find(&name("Jürgen")).await.unwrap().as_ref(), Some(&juergen));
-        assert_eq!(accounts.find(&name("eve")).await.unwrap(), Some(eve.clone()));
-        assert_eq!(accounts.find(&name("nobody")).await.unwrap(), None);
-        assert_eq!(accounts.find(&name("' OR 1=1 --")).await.unwrap(), None);
-        assert_eq!(accounts.get(&user("7")).await.unwrap().as_ref(), Some(&juergen));
-        for nobody in ["6", "7x", "07", "x", "7.0", "99999999999999999999"] {
-            assert_eq!(accounts.get(&user(nobody)).await.unwrap(), None, "{nobody}");
-        }
-        // A name that we would not have taken.
-        assert_eq!(accounts.get(&user("9")).await.unwrap(), Some(found("9", "with space", "x")));
-
-        accounts.rehash(&name("Jürgen"), &user("7"), &juergen.password, &hash("$argon2id$new")).await.unwrap();
-        let renewed = found("7", "Jürgen", "argon2$argon2id$new");
-        assert_eq!(accounts.find(&name("Jürgen")).await.unwrap(), Some(renewed.clone()));
-        // It has been changed since.
-        accounts.rehash(&name("Jürgen"), &user("7"), &juergen.password, &hash("$argon2id$stale")).await.unwrap();
-        accounts.rehash(&name("Jürgen"), &user("x"), &juergen.password, &hash("$argon2id$stale")).await.unwrap();
-        assert_eq!(accounts.find(&name("Jürgen")).await.unwrap(), Some(renewed));
-        assert_eq!(accounts.find(&name("eve")).await.unwrap(), Some(eve), "nobody else's");
-
-        let tables: Vec<_> = shop.tables().await;
-        assert!(!tables.iter().any(|table| table.contains("latchkey") || table.contains("migrations")), "{tables:?}");
-        assert!(tables.contains(&"auth_user".to_owned()), "{tables:?}");
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_users_of_django_are_found_and_their_hashes_renewed(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let shop = Shop::new(kind, &django(kind)).await;
+    let accounts = shop.open(&django_lookup()).await;
+    accounts.ping().await.unwrap();
+    assert!(accounts.read_only() && accounts.finds_by_id() && accounts.renews_hashes());
+    let juergen = found("7", "Jürgen", "argon2$argon2id$old");
+    let eve = Account { disabled: Disabled::Yes, ..found("8", "eve", "!") };
+    assert_eq!(accounts.find(&name("Jürgen")).await.unwrap().as_ref(), Some(&juergen));
+    assert_eq!(accounts.find(&name("eve")).await.unwrap(), Some(eve.clone()));
+    assert_eq!(accounts.find(&name("nobody")).await.unwrap(), None);
+    assert_eq!(accounts.find(&name("' OR 1=1 --")).await.unwrap(), None);
+    assert_eq!(accounts.get(&user("7")).await.unwrap().as_ref(), Some(&juergen));
+    for nobody in ["6", "7x", "07", "x", "7.0", "99999999999999999999"] {
+        assert_eq!(accounts.get(&user(nobody)).await.unwrap(), None, "{nobody}");
     }
+    // A name that we would not have taken.
+    assert_eq!(accounts.get(&user("9")).await.unwrap(), Some(found("9", "with space", "x")));
 
-    async fn accounts_that_are_only_looked_up_are_found_by_name_alone(kind: Kind) {
-        let shop = Shop::new(kind, &django(kind)).await;
-        let accounts = shop.open(&lookup(&django_lookup().by_name)).await;
-        assert!(accounts.find(&name("eve")).await.unwrap().is_some());
-        assert!(accounts.read_only() && !accounts.finds_by_id() && !accounts.renews_hashes());
-        corrupt(accounts.get(&user("7")).await);
-        corrupt(accounts.rehash(&name("eve"), &user("7"), &hash("a"), &hash("b")).await);
-        corrupt(accounts.list(None, 1).await);
-        corrupt(accounts.create(&found("1", "x", "x")).await);
-        corrupt(accounts.import(&[]).await);
-        corrupt(accounts.debts(Timestamp::default(), 1).await);
-    }
+    accounts.rehash(&name("Jürgen"), &user("7"), &juergen.password, &hash("$argon2id$new")).await.unwrap();
+    let renewed = found("7", "Jürgen", "argon2$argon2id$new");
+    assert_eq!(accounts.find(&name("Jürgen")).await.unwrap(), Some(renewed.clone()));
+    // It has been changed since.
+    accounts.rehash(&name("Jürgen"), &user("7"), &juergen.password, &hash("$argon2id$stale")).await.unwrap();
+    accounts.rehash(&name("Jürgen"), &user("x"), &juergen.password, &hash("$argon2id$stale")).await.unwrap();
+    assert_eq!(accounts.find(&name("Jürgen")).await.unwrap(), Some(renewed));
+    assert_eq!(accounts.find(&name("eve")).await.unwrap(), Some(eve), "nobody else's");
 
-    async fn connections_for_reading_cannot_write(kind: Kind) {
-        let shop = Shop::new(kind, "CREATE TABLE t (x INT)").await;
-        let read_only = match kind {
-            Kind::Sqlite => "(SELECT query_only FROM pragma_query_only)",
-            Kind::Postgres => "current_setting('transaction_read_only') = 'on'",
-            Kind::MariaDb => "@@session.tx_read_only",
-        };
-        let select =
-            format!("SELECT :username AS user_id, 'x' AS username, 'x' AS password_hash, {read_only} AS disabled");
-        for update_hash in [None, Some("UPDATE t SET x = 1 WHERE :new_hash = :old_hash OR :user_id = 'x'")] {
-            let update_hash = update_hash.map(str::to_owned);
-            let accounts = shop.open(&Lookup { update_hash, ..lookup(&select) }).await;
-            let account = accounts.find(&name("x")).await.unwrap().unwrap();
-            assert_eq!(account.disabled, Disabled::Yes, "the connection says that it can write");
-        }
-    }
+    let tables: Vec<_> = shop.tables().await;
+    assert!(
+        !tables.iter().any(|table| table.contains("latchkey") || table.contains("migrations")),
+        "{tables:?}"
+    );
+    assert!(tables.contains(&"auth_user".to_owned()), "{tables:?}");
+}
 
-    async fn a_statement_that_cannot_work_is_refused_at_the_start(kind: Kind) {
-        let shop = Shop::new(kind, "CREATE TABLE users (id INT, name VARCHAR(50), at TIMESTAMP)").await;
-        let fine = "SELECT id AS user_id, name AS username, name AS password_hash FROM users WHERE name = :username";
-        shop.open(&lookup(fine)).await;
-        for (select, told) in [
-            ("SELECT id AS user_id, name AS username FROM users WHERE name = :username", "no column password_hash"),
-            ("SELECT *, name AS username FROM users WHERE name = :username", "no column user_id"),
-            (&fine.replace("SELECT", "SELECT name AS username,"), "two columns username"),
-            (&fine.replace("users", "nowhere"), "nowhere"),
-            (&fine.replace(":username", ":name"), "placeholder :name"),
-            (&fine.replace(":username", "'x'"), "must have the placeholder :username"),
-            ("SELEKT :username", "SELEKT"),
-            (&format!("{fine}; DROP TABLE users"), "accounts.lookup"),
-        ] {
-            let refusal = shop.refusal(&lookup(select)).await;
-            assert!(refusal.starts_with("accounts.lookup ") && refusal.contains(told), "{select}: {refusal}");
-        }
-        if kind != Kind::Sqlite {
-            let dated = fine.replace("name AS password_hash", "at AS password_hash");
-            let refusal = shop.refusal(&lookup(&dated)).await;
-            assert!(refusal.contains("password_hash") && refusal.contains("not text"), "{refusal}");
-        }
-        let by_id = Some("SELECT id AS user_id FROM users WHERE id = :user_id".to_owned());
-        let refusal = shop.refusal(&Lookup { by_id, ..lookup(fine) }).await;
-        assert!(refusal.starts_with("accounts.lookup_by_id has no column username"), "{refusal}");
-        let update = "UPDATE users SET nothing = :new_hash WHERE id = :user_id AND name = :old_hash";
-        for (update, told) in [(update, "nothing"), ("SELECT 1", "must have the placeholder :new_hash")] {
-            let refusal = shop.refusal(&Lookup { update_hash: Some(update.into()), ..lookup(fine) }).await;
-            assert!(refusal.starts_with("accounts.update_hash ") && refusal.contains(told), "{refusal}");
-        }
-        execute(&shop.url, "SELECT 1 FROM users").await;
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_that_are_only_looked_up_are_found_by_name_alone(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let shop = Shop::new(kind, &django(kind)).await;
+    let accounts = shop.open(&lookup(&django_lookup().by_name)).await;
+    assert!(accounts.find(&name("eve")).await.unwrap().is_some());
+    assert!(accounts.read_only() && !accounts.finds_by_id() && !accounts.renews_hashes());
+    corrupt(accounts.get(&user("7")).await);
+    corrupt(accounts.rehash(&name("eve"), &user("7"), &hash("a"), &hash("b")).await);
+    corrupt(accounts.list(None, 1).await);
+    corrupt(accounts.create(&found("1", "x", "x")).await);
+    corrupt(accounts.import(&[]).await);
+    corrupt(accounts.debts(Timestamp::default(), 1).await);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_for_reading_cannot_write(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let shop = Shop::new(kind, "CREATE TABLE t (x INT)").await;
+    let read_only = match kind {
+        Kind::Sqlite => "(SELECT query_only FROM pragma_query_only)",
+        Kind::Postgres => "current_setting('transaction_read_only') = 'on'",
+        Kind::MariaDb => "@@session.tx_read_only",
+    };
+    let select = format!(
+        "SELECT :username AS user_id, 'x' AS username, 'x' AS password_hash, {read_only} AS disabled"
+    );
+    for update_hash in [None, Some("UPDATE t SET x = 1 WHERE :new_hash = :old_hash OR :user_id = 'x'")] {
+        let update_hash = update_hash.map(str::to_owned);
+        let accounts = shop.open(&Lookup { update_hash, ..lookup(&select) }).await;
+        let account = accounts.find(&name("x")).await.unwrap().unwrap();
+        assert_eq!(account.disabled, Disabled::Yes, "the connection says that it can write");
     }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_cannot_work_is_refused_at_the_start(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let shop = Shop::new(kind, "CREATE TABLE users (id INT, name VARCHAR(50), at TIMESTAMP)").await;
+    let fine =
+        "SELECT id AS user_id, name AS username, name AS password_hash FROM users WHERE name = :username";
+    shop.open(&lookup(fine)).await;
+    for (select, told) in [
+        (
+            "SELECT id AS user_id, name AS username FROM users WHERE name = :username",
+            "no column password_hash",
+        ),
+        ("SELECT *, name AS username FROM users WHERE name = :username", "no column user_id"),
+        (&fine.replace("SELECT", "SELECT name AS username,"), "two columns username"),
+        (&fine.replace("users", "nowhere"), "nowhere"),
+        (&fine.replace(":username", ":name"), "placeholder :name"),
+        (&fine.replace(":username", "'x'"), "must have the placeholder :username"),
+        ("SELEKT :username", "SELEKT"),
+        (&format!("{fine}; DROP TABLE users"), "accounts.lookup"),
+    ] {
+        let refusal = shop.refusal(&lookup(select)).await;
+        assert!(refusal.starts_with("accounts.lookup ") && refusal.contains(told), "{select}: {refusal}");
+    }
+    if kind != Kind::Sqlite {
+        let dated = fine.replace("name AS password_hash", "at AS password_hash");
+        let refusal = shop.refusal(&lookup(&dated)).await;
+        assert!(refusal.contains("password_hash") && refusal.contains("not text"), "{refusal}");
+    }
+    let by_id = Some("SELECT id AS user_id FROM users WHERE id = :user_id".to_owned());
+    let refusal = shop.refusal(&Lookup { by_id, ..lookup(fine) }).await;
+    assert!(refusal.starts_with("accounts.lookup_by_id has no column username"), "{refusal}");
+    let update = "UPDATE users SET nothing = :new_hash WHERE id = :user_id AND name = :old_hash";
+    for (update, told) in [(update, "nothing"), ("SELECT 1", "must have the placeholder :new_hash")] {
+        let refusal = shop.refusal(&Lookup { update_hash: Some(update.into()), ..lookup(fine) }).await;
+        assert!(refusal.starts_with("accounts.update_hash ") && refusal.contains(told), "{refusal}");
+    }
+    execute(&shop.url, "SELECT 1 FROM users").await;
 }
 
 #[tokio::test]

@@ -1,8 +1,6 @@
 //! One suite of behaviour for every store, and what is special to each.
 
-#[macro_use]
 mod stand;
-#[macro_use]
 pub mod tables;
 
 mod access;

@@ -1,5 +1,7 @@
 //! Loads that come together: on Redis they share commands, and nobody notices.
 
+use super::stand::{Stand, StoreKind};
+use rstest::rstest;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -289,47 +291,51 @@ async fn a_load_is_never_answered_by_a_command_that_was_sent_before_it_began() {
     assert_eq!(late.await.unwrap(), [0, 7]);
 }
 
-on_every_store! {
-    async fn a_load_sees_every_commit_that_was_answered_before_it_began_whatever_else_is_loaded(store: Stand) {
-        let store = Arc::new(store);
-        let answered: Arc<BTreeMap<_, _>> =
-            Arc::new((0..4).map(|number| (user(&format!("user{number}")), AtomicU64::new(0))).collect());
-        let done = Arc::new(AtomicBool::new(false));
-        let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
-        for number in 0..64 {
-            let (store, answered, done) = (Arc::clone(&store), Arc::clone(&answered), Arc::clone(&done));
-            readers.spawn(async move {
-                let mut loads = 0_u32;
-                for (user, answered) in answered.iter().cycle().skip(number) {
-                    let known = answered.load(Ordering::SeqCst);
-                    let (_, loaded) = store.load(user).await;
-                    assert!(loaded.generation.0 >= known, "{} after {known}", loaded.generation.0);
-                    loads += 1;
-                    if done.load(Ordering::SeqCst) {
-                        break;
-                    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_sees_every_commit_that_was_answered_before_it_began_whatever_else_is_loaded(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+) {
+    let Some(store) = Stand::start(kind).await else { return };
+
+    let store = Arc::new(store);
+    let answered: Arc<BTreeMap<_, _>> =
+        Arc::new((0..4).map(|number| (user(&format!("user{number}")), AtomicU64::new(0))).collect());
+    let done = Arc::new(AtomicBool::new(false));
+    let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
+    for number in 0..64 {
+        let (store, answered, done) = (Arc::clone(&store), Arc::clone(&answered), Arc::clone(&done));
+        readers.spawn(async move {
+            let mut loads = 0_u32;
+            for (user, answered) in answered.iter().cycle().skip(number) {
+                let known = answered.load(Ordering::SeqCst);
+                let (_, loaded) = store.load(user).await;
+                assert!(loaded.generation.0 >= known, "{} after {known}", loaded.generation.0);
+                loads += 1;
+                if done.load(Ordering::SeqCst) {
+                    break;
                 }
-                loads
-            });
-        }
-        for number in 0..4 {
-            let user = user(&format!("user{number}"));
-            let (store, answered) = (Arc::clone(&store), Arc::clone(&answered));
-            writers.spawn(async move {
-                let mut revision = Revision::ABSENT;
-                for generation in 1..=100 {
-                    let outcome = store.try_commit(&user, revision, change(generation)).await;
-                    answered[&user].store(generation, Ordering::SeqCst);
-                    assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
-                    revision = store.load(&user).await.0;
-                }
-            });
-        }
-        writers.join_all().await;
-        done.store(true, Ordering::SeqCst);
-        assert!(readers.join_all().await.into_iter().all(|loads| loads > 1));
-        for user in answered.keys() {
-            assert_eq!(store.load(user).await.1, state(100));
-        }
+            }
+            loads
+        });
+    }
+    for number in 0..4 {
+        let user = user(&format!("user{number}"));
+        let (store, answered) = (Arc::clone(&store), Arc::clone(&answered));
+        writers.spawn(async move {
+            let mut revision = Revision::ABSENT;
+            for generation in 1..=100 {
+                let outcome = store.try_commit(&user, revision, change(generation)).await;
+                answered[&user].store(generation, Ordering::SeqCst);
+                assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
+                revision = store.load(&user).await.0;
+            }
+        });
+    }
+    writers.join_all().await;
+    done.store(true, Ordering::SeqCst);
+    assert!(readers.join_all().await.into_iter().all(|loads| loads > 1));
+    for user in answered.keys() {
+        assert_eq!(store.load(user).await.1, state(100));
     }
 }

@@ -4,6 +4,7 @@ use latchkey::{
     domain::ports::Accounts as _,
     store::sql::{Lookup, LookupAccounts},
 };
+use rstest::rstest;
 
 use super::{
     accounts::{hash, name},
@@ -65,35 +66,49 @@ async fn is_kept(accounts: &LookupAccounts) {
     assert_eq!(renewed(accounts).await, OLD);
 }
 
-on_each! {
-    async fn a_hash_that_a_trigger_would_cut_off_stays_as_it_was(kind: Kind) {
-        let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
-        execute(&shop.url, trigger(kind)).await;
-        is_kept(&open(&shop, UPDATE).await).await;
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hash_that_a_trigger_would_cut_off_stays_as_it_was(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
+    execute(&shop.url, trigger(kind)).await;
+    is_kept(&open(&shop, UPDATE).await).await;
+}
 
-    async fn a_hash_that_the_statement_would_cut_off_stays_as_it_was(kind: Kind) {
-        let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
-        is_kept(&open(&shop, &UPDATE.replace(":new_hash", "substr(:new_hash, 1, 60)")).await).await;
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hash_that_the_statement_would_cut_off_stays_as_it_was(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
+    is_kept(&open(&shop, &UPDATE.replace(":new_hash", "substr(:new_hash, 1, 60)")).await).await;
+}
 
-    async fn a_renewal_that_would_change_other_users_changes_nobody(kind: Kind) {
-        let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
-        let careless = "UPDATE users SET hash = :new_hash WHERE :user_id <> '' AND hash = :old_hash";
-        let accounts = open(&shop, careless).await;
-        is_kept(&accounts).await;
-        assert_eq!(accounts.find(&name("bob")).await.unwrap().unwrap().password, hash(OLD));
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_would_change_other_users_changes_nobody(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
+    let careless = "UPDATE users SET hash = :new_hash WHERE :user_id <> '' AND hash = :old_hash";
+    let accounts = open(&shop, careless).await;
+    is_kept(&accounts).await;
+    assert_eq!(accounts.find(&name("bob")).await.unwrap().unwrap().password, hash(OLD));
+}
 
-    async fn a_hash_in_a_padded_column_or_with_a_line_break_is_renewed(kind: Kind) {
-        let shop = Shop::new(kind, &users("CHAR(200)")).await;
-        let accounts = open(&shop, UPDATE).await;
-        assert_eq!(renewed(&accounts).await, NEW);
-        let broken = format!("UPDATE users SET hash = '{OLD}\n'");
-        execute(&shop.url, &broken).await;
-        assert_eq!(renewed(&accounts).await, NEW);
-        assert!(accounts.renews_hashes());
-    }
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hash_in_a_padded_column_or_with_a_line_break_is_renewed(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let shop = Shop::new(kind, &users("CHAR(200)")).await;
+    let accounts = open(&shop, UPDATE).await;
+    assert_eq!(renewed(&accounts).await, NEW);
+    let broken = format!("UPDATE users SET hash = '{OLD}\n'");
+    execute(&shop.url, &broken).await;
+    assert_eq!(renewed(&accounts).await, NEW);
+    assert!(accounts.renews_hashes());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! Rows and names that a table of somebody else's has by its own rules, and not by ours.
 
+use rstest::rstest;
 use std::time::Duration;
 
 use latchkey::{
@@ -17,78 +18,96 @@ use crate::support::{mysql::MariaDb, postgres::Postgres};
 
 const SELECT: &str = "SELECT id AS user_id, name AS username, hash AS password_hash FROM users";
 
-on_each! {
-    async fn roles_that_cannot_be_are_left_out_and_the_user_logs_in_with_the_others(kind: Kind) {
-        let many: Vec<_> = (0..40).map(|number| format!("role{number:02}")).collect();
-        let tables = format!(
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_that_cannot_be_are_left_out_and_the_user_logs_in_with_the_others(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let many: Vec<_> = (0..40).map(|number| format!("role{number:02}")).collect();
+    let tables = format!(
             "CREATE TABLE users (id INT, name VARCHAR(50), hash VARCHAR(50), roles VARCHAR(500));
              INSERT INTO users VALUES (1, 'odd', 'x', 'staff,R&D,Geschäftsführung, admin'), (2, 'many', 'x', '{}'),
                  (3, 'none', 'x', '&')",
             many.join(" ")
         );
-        let shop = Shop::new(kind, &tables).await;
-        let select = SELECT.replace(" FROM", ", roles FROM") + " WHERE name = :username";
-        let accounts = shop.open(&lookup(&select)).await;
-        let found = async |text: &str| accounts.find(&name(text)).await.unwrap().unwrap().roles;
-        assert_eq!(found("odd").await, roles(&["admin", "staff"]));
-        assert_eq!(found("none").await, []);
-        let first: Vec<_> = many[..32].iter().map(String::as_str).collect();
-        assert_eq!(found("many").await, roles(&first));
-    }
+    let shop = Shop::new(kind, &tables).await;
+    let select = SELECT.replace(" FROM", ", roles FROM") + " WHERE name = :username";
+    let accounts = shop.open(&lookup(&select)).await;
+    let found = async |text: &str| accounts.find(&name(text)).await.unwrap().unwrap().roles;
+    assert_eq!(found("odd").await, roles(&["admin", "staff"]));
+    assert_eq!(found("none").await, []);
+    let first: Vec<_> = many[..32].iter().map(String::as_str).collect();
+    assert_eq!(found("many").await, roles(&first));
+}
 
-    async fn of_two_names_that_the_statement_takes_for_one_each_is_the_one_that_was_typed(kind: Kind) {
-        let tables = "CREATE TABLE users (id INT, name VARCHAR(50), hash VARCHAR(50));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_names_that_the_statement_takes_for_one_each_is_the_one_that_was_typed(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let tables = "CREATE TABLE users (id INT, name VARCHAR(50), hash VARCHAR(50));
                       INSERT INTO users VALUES (1, 'anna', 'x'), (2, 'Anna', 'y'), (3, 'bob', 'x'), (4, 'bob', 'y')";
-        let shop = Shop::new(kind, tables).await;
-        let accounts = shop.open(&lookup(&format!("{SELECT} WHERE lower(name) = lower(:username)"))).await;
-        let found = async |text: &str| accounts.find(&name(text)).await.unwrap().map(|found| found.user_id);
-        assert_eq!(found("anna").await, Some(user("1")));
-        assert_eq!(found("Anna").await, Some(user("2")));
-        assert_eq!(found("ANNA").await, None, "neither");
-        assert_eq!(found("bob").await, None, "both");
-    }
+    let shop = Shop::new(kind, tables).await;
+    let accounts = shop.open(&lookup(&format!("{SELECT} WHERE lower(name) = lower(:username)"))).await;
+    let found = async |text: &str| accounts.find(&name(text)).await.unwrap().map(|found| found.user_id);
+    assert_eq!(found("anna").await, Some(user("1")));
+    assert_eq!(found("Anna").await, Some(user("2")));
+    assert_eq!(found("ANNA").await, None, "neither");
+    assert_eq!(found("bob").await, None, "both");
+}
 
-    async fn rows_of_which_nobody_can_be_logged_in_are_no_accounts(kind: Kind) {
-        let tables = "CREATE TABLE users (id VARCHAR(50), name VARCHAR(50), hash VARCHAR(50), mail VARCHAR(50));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_which_nobody_can_be_logged_in_are_no_accounts(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let tables = "CREATE TABLE users (id VARCHAR(50), name VARCHAR(50), hash VARCHAR(50), mail VARCHAR(50));
                       INSERT INTO users VALUES ('1', 'good', NULL, 'good@x'), ('', 'empty', 'x', ''), (NULL, 'null', 'x', ''),
                           ('ü', 'umlaut', 'x', ''), ('5', NULL, 'x', 'nameless@x')";
-        let shop = Shop::new(kind, tables).await;
-        let accounts = shop.open(&lookup(&format!("{SELECT} WHERE name = :username OR mail = :username"))).await;
-        // Without a password; nobody can log in with one.
-        assert_eq!(accounts.find(&name("good")).await.unwrap().unwrap().password.as_str(), "");
-        for nobody in ["empty", "null", "umlaut"] {
-            assert_eq!(accounts.find(&name(nobody)).await.unwrap(), None, "{nobody}");
-        }
-        let nameless = accounts.find(&name("nameless@x")).await.unwrap().unwrap();
-        assert_eq!((nameless.user_id, nameless.username), (user("5"), name("nameless@x")));
+    let shop = Shop::new(kind, tables).await;
+    let accounts = shop.open(&lookup(&format!("{SELECT} WHERE name = :username OR mail = :username"))).await;
+    // Without a password; nobody can log in with one.
+    assert_eq!(accounts.find(&name("good")).await.unwrap().unwrap().password.as_str(), "");
+    for nobody in ["empty", "null", "umlaut"] {
+        assert_eq!(accounts.find(&name(nobody)).await.unwrap(), None, "{nobody}");
     }
+    let nameless = accounts.find(&name("nameless@x")).await.unwrap().unwrap();
+    assert_eq!((nameless.user_id, nameless.username), (user("5"), name("nameless@x")));
+}
 
-    async fn padding_is_taken_off_an_id_where_it_cannot_make_one_of_two(kind: Kind) {
-        let tables = "CREATE TABLE users (id VARCHAR(50), name VARCHAR(50), hash VARCHAR(50));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn padding_is_taken_off_an_id_where_it_cannot_make_one_of_two(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let tables = "CREATE TABLE users (id VARCHAR(50), name VARCHAR(50), hash VARCHAR(50));
                       INSERT INTO users VALUES ('7  ', 'number', 'x'), ('alice', 'one', 'x'), ('alice  ', 'other', 'x'),
                           (' 0f8fad5b-d9cb-469f-a165-70867728950e ', 'uuid', 'x')";
-        let shop = Shop::new(kind, tables).await;
-        let accounts = shop.open(&lookup(&format!("{SELECT} WHERE name = :username"))).await;
-        let found = async |text: &str| accounts.find(&name(text)).await.unwrap().map(|found| found.user_id);
-        assert_eq!(found("number").await, Some(user("7")));
-        assert_eq!(found("uuid").await, Some(user("0f8fad5b-d9cb-469f-a165-70867728950e")));
-        assert_eq!(found("one").await, Some(user("alice")));
-        assert_eq!(found("other").await, None, "not the sessions of alice");
-    }
+    let shop = Shop::new(kind, tables).await;
+    let accounts = shop.open(&lookup(&format!("{SELECT} WHERE name = :username"))).await;
+    let found = async |text: &str| accounts.find(&name(text)).await.unwrap().map(|found| found.user_id);
+    assert_eq!(found("number").await, Some(user("7")));
+    assert_eq!(found("uuid").await, Some(user("0f8fad5b-d9cb-469f-a165-70867728950e")));
+    assert_eq!(found("one").await, Some(user("alice")));
+    assert_eq!(found("other").await, None, "not the sessions of alice");
+}
 
-    async fn compatibility_variants_are_one_name_in_the_table_of_django_and_in_no_other(kind: Kind) {
-        let tables = "CREATE TABLE users (id INT, name VARCHAR(150), hash VARCHAR(200));
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compatibility_variants_are_one_name_in_the_table_of_django_and_in_no_other(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
+) {
+    let tables = "CREATE TABLE users (id INT, name VARCHAR(150), hash VARCHAR(200));
                       INSERT INTO users VALUES (1, 'anna', 'pbkdf2_sha256$1$x$y'), (2, 'bob', '$2b$04$x'),
                           (3, 'ｃarl', 'argon2$argon2id$x'), (4, 'carl', 'argon2$argon2id$x')";
-        let shop = Shop::new(kind, tables).await;
-        let accounts = shop.open(&lookup(&format!("{SELECT} WHERE name = :username"))).await;
-        let found = async |text: &str| accounts.find(&name(text)).await.unwrap().map(|found| found.user_id);
-        assert_eq!(found("anna").await, Some(user("1")));
-        assert_eq!(found("ａｎｎａ").await, Some(user("1")));
-        assert_eq!(found("ｂｏｂ").await, None);
-        assert_eq!(found("ｃarl").await, Some(user("3")), "as it is first");
-        assert_eq!(found("ｃａｒｌ").await, Some(user("4")));
-    }
+    let shop = Shop::new(kind, tables).await;
+    let accounts = shop.open(&lookup(&format!("{SELECT} WHERE name = :username"))).await;
+    let found = async |text: &str| accounts.find(&name(text)).await.unwrap().map(|found| found.user_id);
+    assert_eq!(found("anna").await, Some(user("1")));
+    assert_eq!(found("ａｎｎａ").await, Some(user("1")));
+    assert_eq!(found("ｂｏｂ").await, None);
+    assert_eq!(found("ｃarl").await, Some(user("3")), "as it is first");
+    assert_eq!(found("ｃａｒｌ").await, Some(user("4")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,6 +24,14 @@ use crate::support::{
     redis::{Flavour, RedisServer},
 };
 
+/// The stores that the conformance suite runs on.
+#[derive(Debug, Clone, Copy)]
+pub enum StoreKind {
+    Embedded,
+    Redis,
+    Valkey,
+}
+
 pub struct Stand {
     pub registers: Arc<dyn Registers<UserSessions>>,
     pub throttles: Arc<dyn Registers<Throttle>>,
@@ -43,6 +51,15 @@ pub enum Backend {
 }
 
 impl Stand {
+    /// A store of this kind, or `None` (and a line that says so) where its program is missing.
+    pub async fn start(kind: StoreKind) -> Option<Self> {
+        match kind {
+            StoreKind::Embedded => Some(Self::embedded().await),
+            StoreKind::Redis => Self::redis(Flavour::Redis).await,
+            StoreKind::Valkey => Self::redis(Flavour::Valkey).await,
+        }
+    }
+
     pub async fn embedded() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::open(&dir.path().join("latchkey.db")).await.unwrap();
@@ -225,37 +242,4 @@ pub fn corrupt<T>(answer: Result<T, StoreError>) -> String {
         Err(error) => panic!("not corrupt, but: {error}"),
         Ok(_) => panic!("an answer"),
     }
-}
-
-/// Runs async tests on every store, each as one test a backend.
-macro_rules! on_every_store {
-    ($($(#[$meta:meta])* async fn $name:ident($store:ident: Stand) $body:block)+) => {
-        $(
-            $(#[$meta])*
-            mod $name {
-                #[allow(unused_imports, reason = "not every test needs them")]
-                use super::*;
-                use crate::{stores::stand::Stand, support::redis::Flavour};
-
-                async fn run($store: Stand) $body
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn embedded() {
-                    run(Stand::embedded().await).await;
-                }
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn redis() {
-                    run(Stand::redis(Flavour::Redis).await.unwrap()).await;
-                }
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn valkey() {
-                    if let Some(store) = Stand::redis(Flavour::Valkey).await {
-                        run(store).await;
-                    }
-                }
-            }
-        )+
-    };
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use latchkey::{
     domain::ports::{Accounts, Callers},
     store::{
-        embedded::Database,
+        embedded,
         sql::{Settings, SqlAccounts, SqlCallers},
     },
 };
@@ -13,6 +13,14 @@ use sqlx::{Connection as _, MySqlConnection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::support::{mysql::MariaDb, postgres::Postgres};
+
+/// The databases that Latchkey keeps accounts of its own in.
+#[derive(Debug, Clone, Copy)]
+pub enum Database {
+    Embedded,
+    Postgres,
+    MariaDb,
+}
 
 pub struct Tables {
     pub accounts: Arc<dyn Accounts>,
@@ -22,22 +30,22 @@ pub struct Tables {
 
 /// What the tests must do behind the store's back.
 enum Home {
-    Embedded { database: Database, dir: TempDir },
+    Embedded { database: embedded::Database, dir: TempDir },
     Server { url: String },
 }
 
 impl Tables {
-    pub async fn embedded() -> Self {
+    pub async fn on(database: Database) -> Self {
+        match database {
+            Database::Embedded => Self::embedded().await,
+            Database::Postgres => Self::open(Postgres::shared().database().await).await,
+            Database::MariaDb => Self::open(MariaDb::shared().database().await).await,
+        }
+    }
+
+    async fn embedded() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self::open_embedded(dir).await
-    }
-
-    pub async fn postgres() -> Self {
-        Self::open(Postgres::shared().database().await).await
-    }
-
-    pub async fn mariadb() -> Self {
-        Self::open(MariaDb::shared().database().await).await
     }
 
     /// Tables of ours in the database with this URL.
@@ -48,7 +56,7 @@ impl Tables {
     }
 
     async fn open_embedded(dir: TempDir) -> Self {
-        let database = Database::open(&dir.path().join("latchkey.db")).await.unwrap();
+        let database = embedded::Database::open(&dir.path().join("latchkey.db")).await.unwrap();
         Self {
             accounts: Arc::new(SqlAccounts::embedded(&database)),
             callers: Arc::new(SqlCallers::embedded(&database)),
@@ -100,61 +108,4 @@ pub async fn execute(url: &str, statements: &str) {
     } else {
         statements.execute(&mut SqliteConnection::connect(url).await.unwrap()).await.unwrap();
     }
-}
-
-/// Runs async tests on every database, each as one test a database.
-macro_rules! on_every_database {
-    ($($(#[$meta:meta])* async fn $name:ident($tables:ident: Tables) $body:block)+) => {
-        $(
-            $(#[$meta])*
-            mod $name {
-                #[allow(unused_imports, reason = "not every test needs them")]
-                use super::*;
-                use crate::stores::tables::Tables;
-
-                async fn run($tables: Tables) $body
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn embedded() {
-                    run(Tables::embedded().await).await;
-                }
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn postgres() {
-                    run(Tables::postgres().await).await;
-                }
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn mariadb() {
-                    run(Tables::mariadb().await).await;
-                }
-            }
-        )+
-    };
-}
-
-/// Runs a test on each database that a table of somebody else's may be in.
-macro_rules! on_each {
-    ($(async fn $name:ident($kind:ident: Kind) $body:block)+) => {
-        $(mod $name {
-            use super::*;
-
-            async fn run($kind: Kind) $body
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                run(Kind::Sqlite).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                run(Kind::Postgres).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn mariadb() {
-                run(Kind::MariaDb).await;
-            }
-        })+
-    };
 }

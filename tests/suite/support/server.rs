@@ -117,30 +117,3 @@ pub fn usual_settings(data: &std::path::Path) -> Vec<(String, String)> {
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into()
 }
-
-/// Runs an async test on both stores, as two tests; with settings where some are named.
-#[macro_export]
-macro_rules! on_both_stores {
-    (async fn $name:ident($server:ident: Server) $body:block) => {
-        $crate::on_both_stores! { async fn $name($server: Server, &[]) $body }
-    };
-    (async fn $name:ident($server:ident: Server, $settings:expr) $body:block) => {
-        mod $name {
-            #[allow(unused_imports, reason = "not every test needs all that its file imports")]
-            use super::*;
-            use $crate::support::server::{Server, Store};
-
-            async fn run($server: Server) $body
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn embedded() {
-                run(Server::with(Store::Embedded, $settings).await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn redis() {
-                run(Server::with(Store::Redis, $settings).await).await;
-            }
-        }
-    };
-}
