@@ -1,15 +1,15 @@
 # Nothing but crates is downloaded here. No builder extensions are needed.
 
-ARG RUST_VERSION=1
+# The version of rust-toolchain.toml.
+ARG RUST_VERSION=1.95.0
 ARG DEBIAN=bookworm
 
 FROM rust:${RUST_VERSION}-${DEBIAN} AS build
 WORKDIR /src
 
 # The dependencies by themselves: this layer is built anew only when the lock file changes.
-COPY Cargo.toml Cargo.lock ./
-# Named by the manifest, which is not read without them.
-COPY benches benches
+COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
+COPY crates crates
 RUN mkdir src \
  && echo 'fn main() {}' | tee src/main.rs > build.rs \
  && touch src/lib.rs \

@@ -39,12 +39,12 @@ fmt-check: ## Check that the code is formatted
 .PHONY: lint
 lint: ## Clippy on everything; a warning is an error
 	@scripts/tools.sh install clippy
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 .PHONY: docs
 docs: ## Build the documentation of the crate; a broken link is an error
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
-	  cargo doc --locked --no-deps --document-private-items
+	  cargo doc --locked --workspace --no-deps --document-private-items
 
 .PHONY: deny
 deny: ## Check licences, bans and sources of the dependencies
@@ -54,38 +54,38 @@ deny: ## Check licences, bans and sources of the dependencies
 .PHONY: bench
 bench: ## Measure Validate against a bare echo and Login against its bare hash, and write docs/performance
 	@scripts/tools.sh install redis
-	cargo build --release --locked --bins --example echo --example bench
-	cargo run --release --locked --example bench -- $(ARGS)
+	cargo build --release --locked --bin latchkey --bin echo --bin bench
+	cargo run --release --locked --bin bench -- $(ARGS)
 
 .PHONY: growth
 growth: ## Measure a million sessions: memory, start, random users against a few; writes docs/performance
 	@scripts/tools.sh install redis
-	cargo build --release --locked --bins --example growth
-	cargo run --release --locked --example growth -- $(ARGS)
+	cargo build --release --locked --bin latchkey --bin growth
+	cargo run --release --locked --bin growth -- $(ARGS)
 
 .PHONY: micro
 micro: ## Time the pure parts by themselves (ARGS="name" selects)
-	cargo bench --locked --bench micro -- $(ARGS)
+	cargo bench --locked -p latchkey-bench --bench micro -- $(ARGS)
 
 .PHONY: redis-memory
 redis-memory: ## Measure what a user with one session costs in Redis, over 100,000 users
 	@scripts/tools.sh install redis
-	cargo run --release --locked --example redis_memory
+	cargo run --release --locked --bin redis_memory
 
 .PHONY: displacement
 displacement: ## Measure how long after a login the displaced client knows, over 10,000 displacements
 	@scripts/tools.sh install redis
-	cargo build --release --locked
-	cargo run --release --locked --example displacement -- $(ARGS)
+	cargo build --release --locked --bin latchkey --bin displacement
+	cargo run --release --locked --bin displacement -- $(ARGS)
 
 .PHONY: reads
 reads: ## Measure what it is worth that concurrent loads share round trips to Redis
 	@scripts/tools.sh install redis
-	cargo run --release --locked --example reads -- $(ARGS)
+	cargo run --release --locked --bin reads -- $(ARGS)
 
 .PHONY: commits
 commits: ## Measure what it is worth that concurrent commits to the embedded store share a transaction
-	cargo run --release --locked --example commits -- $(ARGS)
+	cargo run --release --locked --bin commits -- $(ARGS)
 
 .PHONY: advisories
 advisories: ## Check the dependencies for known vulnerabilities (downloads the RustSec database)
@@ -97,6 +97,10 @@ proto: ## Lint the protocol, and compare it with that of the last release: nothi
 	@scripts/tools.sh install buf
 	"$$(scripts/tools.sh path buf)" lint
 	"$$(scripts/tools.sh path buf)" breaking --against proto/released/latchkey.binpb
+
+.PHONY: generate
+generate: ## Renew the generated code of the Rust client from proto/
+	@scripts/generate.sh
 
 .PHONY: freeze-proto
 freeze-proto: ## Keep the protocol as it is now as that of the last release

@@ -29,7 +29,7 @@ scenarios() {
   local name=the_guard_gives_every_verdict_of_the_scenarios said
   say "scenarios: $1"
   # Building the tests takes minutes where they have not been built; they themselves take seconds.
-  said=$(LATCHKEY_TEST_GUARD=$2 timeout 1200 cargo test --quiet --locked --test suite -- --exact "clients::$name" --ignored) ||
+  said=$(LATCHKEY_TEST_GUARD=$2 timeout 1200 cargo test --quiet --locked --workspace --test suite -- --exact "clients::$name" --ignored) ||
     { printf '%s\n' "$said" >&2; return 1; }
   # Without a test of this name nothing would be tested, and nothing would fail.
   grep '1 passed' <<<"$said" >&2
@@ -110,12 +110,12 @@ test_java() {
 
 # Its own tests are those of Latchkey: this is only what it has in common with the others.
 test_rust() {
-  cargo build --quiet --locked --example guarded
+  cargo build --quiet --locked --workspace --example guarded
   scenarios Rust "$target/debug/examples/guarded"
 }
 
 # As for the other tests: by itself, the server would be built with other features of what it depends on, all of it anew.
-cargo test --quiet --locked --test suite --no-run
+cargo test --quiet --locked --workspace --test suite --no-run
 (($# > 0)) || set -- go python node java rust
 for client in "$@"; do
   case $client in

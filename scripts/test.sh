@@ -18,6 +18,6 @@ done
 
 set -x
 if (($# == 0)); then
-  cargo test --locked --doc
+  cargo test --locked --workspace --doc
 fi
-exec cargo test --locked --all-targets "$@"
+exec cargo test --locked --workspace --all-targets "$@"

@@ -35,9 +35,7 @@
 pub mod accept;
 pub mod admission;
 pub mod app;
-pub mod bearer;
 pub mod cli;
-pub mod client;
 pub mod config;
 pub mod domain;
 pub mod gateway;

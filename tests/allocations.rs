@@ -12,9 +12,9 @@ mod client;
 #[path = "suite/support/clock.rs"]
 #[expect(dead_code, reason = "the other tests need more of it")]
 mod clock;
-#[path = "../examples/echo/service.rs"]
+#[path = "../crates/latchkey-bench/src/bin/echo/service.rs"]
 mod echo;
-#[path = "../examples/echo/session.rs"]
+#[path = "../crates/latchkey-bench/src/bin/echo/session.rs"]
 mod session;
 
 use std::{future::Future, sync::Arc};

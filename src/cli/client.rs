@@ -11,7 +11,6 @@ use tonic_types::{ErrorInfo, StatusExt as _};
 
 use super::{Common, Failure, tls};
 use crate::{
-    client::CallerKey,
     config::ValidateAccess,
     domain::rejection::Reason,
     grpc::pb::{
@@ -20,6 +19,7 @@ use crate::{
     },
     store::secret_file,
 };
+use latchkey_client::CallerKey;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -2,13 +2,11 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::{
-    bearer::{self, Kind, Refusal},
-    domain::{
-        rejection::{Reason, Rejection},
-        types::{Device, Role, Slot},
-    },
+use crate::domain::{
+    rejection::{Reason, Rejection},
+    types::{Device, Role, Slot},
 };
+use latchkey_client::bearer::{self, Denial as BearerDenial, Kind};
 
 /// Why a request is turned away.
 #[derive(Debug, Clone)]
@@ -72,12 +70,12 @@ impl Denial {
     }
 
     /// As it is told over HTTP, with this message.
-    fn refusal<'a>(&'a self, message: &'a str) -> Refusal<'a> {
+    fn refusal<'a>(&'a self, message: &'a str) -> BearerDenial<'a> {
         let rejection = match &self.cause {
             Cause::Rejected(rejection) => Some(rejection),
             _ => None,
         };
-        Refusal {
+        BearerDenial {
             kind: self.kind(),
             reason: self.reason(),
             message,

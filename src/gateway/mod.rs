@@ -13,10 +13,8 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    bearer::Credentials,
-    domain::{Engine, Error, types::Timestamp, validate::Verified},
-};
+use crate::domain::{Engine, Error, types::Timestamp, validate::Verified};
+use latchkey_client::bearer::Credentials;
 
 pub use self::{
     denial::{Cause, Denial},

@@ -14,15 +14,15 @@ pub(super) const TOGETHER: usize = 32 * 1024;
 
 /// The codec of all our services.
 #[derive(Debug)]
-pub(super) struct OurCodec<T, U>(PhantomData<(T, U)>);
+pub(super) struct MessageCodec<T, U>(PhantomData<(T, U)>);
 
-impl<T, U> Default for OurCodec<T, U> {
+impl<T, U> Default for MessageCodec<T, U> {
     fn default() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<T, U> Codec for OurCodec<T, U>
+impl<T, U> Codec for MessageCodec<T, U>
 where
     T: Message + Send + 'static,
     U: Message + Default + Send + 'static,

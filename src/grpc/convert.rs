@@ -5,18 +5,16 @@ use std::time::Duration;
 use tonic::metadata::MetadataMap;
 
 use super::pb;
-use crate::{
-    bearer::bearer,
-    domain::{
-        Violation,
-        ports::Account,
-        rejection::Rejection,
-        sessions::Session,
-        throttle::Standing,
-        types::{Role, Timestamp},
-        validate::Verified,
-    },
+use crate::domain::{
+    Violation,
+    ports::Account,
+    rejection::Rejection,
+    sessions::Session,
+    throttle::Standing,
+    types::{Role, Timestamp},
+    validate::Verified,
 };
+use latchkey_client::bearer::bearer;
 
 pub(super) fn timestamp(moment: Timestamp) -> prost_types::Timestamp {
     let micros = moment.as_micros();

@@ -10,10 +10,8 @@ use http::{HeaderMap, HeaderValue, Request, header};
 use tonic::Response;
 
 use super::cookie_scope::{self, OtherScopes};
-use crate::{
-    bearer::Credentials,
-    domain::{Engine, Error},
-};
+use crate::domain::{Engine, Error};
+use latchkey_client::bearer::Credentials;
 
 /// With the value `true`, a request without an `origin` asks for the cookie: from a server that speaks for a browser.
 const ASK_HEADER: &str = "x-latchkey-cookie";

@@ -1,4 +1,4 @@
-//! The generated messages and services of `proto/`.
+//! The generated services of `proto/`, and the messages of `latchkey-client` that they use.
 
 #![expect(
     clippy::pedantic,
@@ -7,74 +7,13 @@
     reason = "generated"
 )]
 
-use std::fmt;
+pub use latchkey_client::proto::*;
 
 tonic::include_proto!("latchkey.v1");
-
-/// The metadata in which a caller sends its key.
-pub const KEY_HEADER: &str = "x-latchkey-key";
-
-/// The domain of every `google.rpc.ErrorInfo` that Latchkey and its guards send.
-pub const ERROR_DOMAIN: &str = "latchkey";
 
 /// The descriptor set of `proto/`, with everything it imports.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latchkey.bin"));
 
-/// The same without what is of Envoy, and with the details that errors have, as it is published: its options say how the
-/// methods are called with JSON over HTTP (`google.api.http`).
+/// The descriptor set without Envoy's messages and with those of error details, as `latchkey descriptor` prints it:
+/// its options say how the methods are called with JSON over HTTP (`google.api.http`).
 pub const PUBLISHED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latchkey.binpb"));
-
-/// Shows everything but the fields that are secret.
-macro_rules! redacted {
-    ($message:ident: $($shown:ident),*; $($secret:ident),+) => {
-        impl fmt::Debug for $message {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($message))
-                    $(.field(stringify!($shown), &self.$shown))*
-                    $(.field(stringify!($secret), &format_args!("[redacted]")))+
-                    .finish()
-            }
-        }
-    };
-}
-
-redacted!(LoginRequest: username, slot, device, idempotency_key, takeover; password);
-redacted!(LoginResponse: session, displaced; token);
-redacted!(ValidateRequest: peek, max_staleness; token);
-redacted!(LogoutRequest: scope; token);
-redacted!(WatchSessionRequest: ; token);
-redacted!(IssueSessionResponse: session, displaced; token);
-redacted!(ChangePasswordRequest: ; token, current_password, new_password);
-redacted!(CreateAccountRequest: username, roles; password);
-redacted!(SetPasswordRequest: user_id; password);
-redacted!(ImportedAccount: line, user_id, username, roles, disabled, disabled_until, created_at; password_hash);
-redacted!(CreateCallerResponse: caller; key);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn debug_shows_neither_passwords_nor_tokens() {
-        let secret = || "hunter2".to_owned();
-        let shown = [
-            format!("{:?}", LoginRequest { password: secret(), ..Default::default() }),
-            format!("{:?}", LoginResponse { token: secret(), ..Default::default() }),
-            format!("{:?}", ValidateRequest { token: secret(), ..Default::default() }),
-            format!("{:?}", LogoutRequest { token: secret(), ..Default::default() }),
-            format!("{:?}", WatchSessionRequest { token: secret() }),
-            format!("{:?}", IssueSessionResponse { token: secret(), ..Default::default() }),
-            format!(
-                "{:?}",
-                ChangePasswordRequest { token: secret(), current_password: secret(), new_password: secret() }
-            ),
-            format!("{:?}", CreateAccountRequest { password: secret(), ..Default::default() }),
-            format!("{:?}", SetPasswordRequest { password: secret(), ..Default::default() }),
-            format!("{:?}", ImportedAccount { password_hash: secret(), ..Default::default() }),
-            format!("{:?}", CreateCallerResponse { key: secret(), ..Default::default() }),
-        ];
-        for text in shown {
-            assert!(!text.contains("hunter2") && text.contains("[redacted]"), "{text}");
-        }
-    }
-}

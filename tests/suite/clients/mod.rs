@@ -87,7 +87,7 @@ fn the_pages_show_the_guards_that_are_tested() {
         ("python/README.md", "python/tests/sample_sync.py"),
         ("node/README.md", "node/test/sample.ts"),
         ("java/README.md", "java/src/test/java/latchkey/sample/Sample.java"),
-        ("../docs/integration.md", "../examples/guarded/main.rs"),
+        ("../docs/integration.md", "../crates/latchkey-client/examples/guarded/main.rs"),
     ] {
         let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
         let read = |name: &str| fs::read_to_string(clients.join(name)).unwrap();

@@ -1,6 +1,6 @@
 //! The client by itself.
 
-use latchkey::client::{Ask, Login, Reason, Scope, TIMEOUT, reason};
+use latchkey_client::{Login, Reason, Scope, TIMEOUT, ValidateOptions, reason};
 
 use super::asks;
 use crate::support::{
@@ -19,7 +19,7 @@ async fn logging_in_and_out_and_what_is_true_of_a_token() {
 
     let one = client.login(Login::new("anna", PASSWORD, "phone")).await.unwrap();
     assert!(one.displaced.is_empty());
-    let identity = client.validate(&one.token, Ask::default()).await.unwrap().unwrap();
+    let identity = client.validate(&one.token, ValidateOptions::default()).await.unwrap().unwrap();
     assert_eq!(identity.session_id, one.identity.session_id);
     assert_eq!((&*identity.user_id, &*identity.username), (user_id.as_str(), "anna"));
     assert_eq!((&*identity.slot, &*identity.device), ("default", "phone"));
@@ -29,7 +29,7 @@ async fn logging_in_and_out_and_what_is_true_of_a_token() {
     let two = client.login(Login::new("anna", PASSWORD, "tablet")).await.unwrap();
     assert_eq!(two.displaced.len(), 1);
     assert_eq!(two.displaced[0].device, "phone");
-    let rejection = client.validate(&one.token, Ask::default()).await.unwrap().unwrap_err();
+    let rejection = client.validate(&one.token, ValidateOptions::default()).await.unwrap().unwrap_err();
     let native = server.client.rejection(&one.token).await;
     assert_eq!((rejection.reason, rejection.name()), (Reason::Replaced, "REPLACED"));
     assert_eq!((rejection.by_device.as_str(), rejection.terminal), ("tablet", true));
@@ -42,7 +42,7 @@ async fn logging_in_and_out_and_what_is_true_of_a_token() {
     for (token, wanted) in
         [(two.token.as_str(), Reason::LoggedOut), ("rubbish", Reason::Malformed), ("", Reason::Malformed)]
     {
-        let rejection = client.validate(token, Ask::default()).await.unwrap().unwrap_err();
+        let rejection = client.validate(token, ValidateOptions::default()).await.unwrap().unwrap_err();
         assert_eq!(rejection.reason, wanted);
     }
     let none = client.logout("", Scope::All).await.unwrap();
@@ -56,7 +56,7 @@ async fn an_outage_is_no_verdict() {
     let token = server.client.login("anna", "phone").await.token;
     let proxy = Proxy::to(server.app.grpc.port()).await;
     let client = asks(proxy.address, "");
-    let ask = async || client.validate(&token, Ask::default()).await;
+    let ask = async || client.validate(&token, ValidateOptions::default()).await;
     assert!(ask().await.unwrap().is_ok());
     for mood in [Mood::Silent, Mood::HangsUp] {
         proxy.set(mood);

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use latchkey::{client::Guard, grpc::pb};
+use latchkey::grpc::pb;
+use latchkey_client::Guard;
 use tonic::Code;
 
 use super::{Guarded, OPEN, PATIENCE, agrees, asks, guard, relay::Relay, told};

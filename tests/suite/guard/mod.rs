@@ -1,7 +1,7 @@
 //! The guard of the Rust client in front of tonic and axum servers, against the real Latchkey.
 //!
 //! What the guards of all languages have in common is in `clients/scenarios.json`, which the sample that these tests
-//! share (`examples/guarded`) plays, too. Here is what only this one does: one stream, shared questions, a memory.
+//! share (the example `guarded` of latchkey-client) plays, too. Here is what only this one does: one stream, shared questions, a memory.
 
 mod client;
 mod memory;
@@ -12,20 +12,18 @@ mod relay;
 mod shared;
 mod streams;
 
-#[path = "../../../examples/guarded/greeter.rs"]
+#[path = "../../../crates/latchkey-client/examples/guarded/greeter.rs"]
 mod greeter;
-#[path = "../../../examples/guarded/messages.rs"]
+#[path = "../../../crates/latchkey-client/examples/guarded/messages.rs"]
 pub mod messages;
-#[path = "../../../examples/guarded/service.rs"]
+#[path = "../../../crates/latchkey-client/examples/guarded/service.rs"]
 mod service;
 
 use std::{net::SocketAddr, time::Duration};
 
 use futures_util::Stream;
-use latchkey::{
-    client::{Client, Guard},
-    grpc::pb,
-};
+use latchkey::grpc::pb;
+use latchkey_client::{Client, Guard};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tonic::{
     Code, IntoStreamingRequest as _, Request, Status, Streaming,

@@ -92,7 +92,7 @@ async fn a_key_that_latchkey_does_not_know_is_no_fault_of_the_users() {
     let server = Server::with(Store::Embedded, &[("ACCESS__VALIDATE", "caller")]).await;
     server.client.user("anna").await;
     let token = server.client.login("anna", "phone").await.token;
-    let wrong = latchkey::client::Guard::new(super::asks(server.app.grpc, "wrong")).open([super::OPEN]);
+    let wrong = latchkey_client::Guard::new(super::asks(server.app.grpc, "wrong")).open([super::OPEN]);
     let guarded = Guarded::start(wrong).await;
     for token in [&token, "rubbish"] {
         is_unavailable(&guarded, token).await;

@@ -9,7 +9,7 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::stream;
-use latchkey::client::{Ask, Identity};
+use latchkey_client::{Identity, ValidateOptions};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -56,7 +56,7 @@ async fn an_identity_that_is_there_already_is_not_the_callers() {
     }
     let token = server.client.login("anna", "phone").await.token;
     let root = server.client.login("root", "console").await.token;
-    let root = asks(server.app.grpc, "").validate(&root, Ask::default()).await.unwrap().unwrap();
+    let root = asks(server.app.grpc, "").validate(&root, ValidateOptions::default()).await.unwrap().unwrap();
     let guard = guard(server.app.grpc, &server.client).open(["/open"]);
     let told = service_fn(async |request: Request<tonic::body::Body>| {
         let caller = Identity::of(request.extensions()).map(|caller| caller.username.to_string());

@@ -1,7 +1,8 @@
 //! What a guarded server answers is what Latchkey says, over gRPC and over HTTP.
 
 use axum::{Extension, Router, routing::get};
-use latchkey::{client::Identity, grpc::pb::RejectionReason};
+use latchkey::grpc::pb::RejectionReason;
+use latchkey_client::Identity;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 

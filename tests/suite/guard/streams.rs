@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use latchkey::{client::Guard, grpc::pb};
+use latchkey::grpc::pb;
+use latchkey_client::Guard;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status, Streaming};

@@ -1,4 +1,4 @@
-//! The demonstration: `examples/watch.rs` as it is, against a real server.
+//! The demonstration: the example `watch` of latchkey-client as it is, against a real server.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ use crate::support::{
 fn example() -> PathBuf {
     let target = Path::new(LATCHKEY).parent().unwrap();
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--locked", "--quiet", "--example", "watch"]);
+    build.args(["build", "--locked", "--quiet", "--workspace", "--example", "watch"]);
     build.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
     if target.ends_with("release") {
         build.arg("--release");

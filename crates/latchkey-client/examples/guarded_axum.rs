@@ -1,0 +1,36 @@
+//! A guarded server with axum: `GET /hello` with `authorization: Bearer <token>`.
+//!
+//! `LATCHKEY_ADDRESS` says where Latchkey is, and `LATCHKEY_CALLER_KEY` by which key it is asked, where it wants one.
+
+use std::error::Error;
+
+use axum::{Extension, Router, routing::get};
+use latchkey_client::{Client, Guard, Identity};
+use tokio::net::TcpListener;
+
+#[tokio::main]
+#[expect(clippy::print_stdout, reason = "whoever starts it reads the address")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let latchkey =
+        Client::connect(&setting("LATCHKEY_ADDRESS"))?.with_caller_key(&setting("LATCHKEY_CALLER_KEY"))?;
+    let guard = Guard::new(latchkey).open(["/healthz"]);
+    let staff = guard.clone().required_role("staff");
+
+    let app = Router::new()
+        .route("/hello", get(hello).layer(guard.clone()))
+        .route("/staff", get(hello).layer(staff))
+        .route("/healthz", get(async || "ok").layer(guard));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("listens on {}", listener.local_addr()?);
+    axum::serve(listener, app).await?;
+    Ok(())
+}
+
+async fn hello(Extension(caller): Extension<Identity>) -> String {
+    format!("Hello, {}\n", caller.username)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a setting of the sample, not of Latchkey")]
+fn setting(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
