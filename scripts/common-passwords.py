@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes src/domain/password/common.txt, the list of common passwords that is compiled in.
+"""Makes src/domain/credentials/password/common.txt, the list of common passwords that is compiled in.
 
-    scripts/common-passwords.py DJANGO ZXCVBN > src/domain/password/common.txt
+    scripts/common-passwords.py DJANGO ZXCVBN > src/domain/credentials/password/common.txt
 
 DJANGO is `django/contrib/auth/common-passwords.txt.gz` of a Django wheel (PyPI, 5.2.19), ZXCVBN is
 `src/passwords.json` of the npm package @zxcvbn-ts/language-common (4.1.3). NOTICE has their licences.

@@ -8,8 +8,8 @@
 //! Counters are atomics that a connection holds, so that the path of a request takes no lock.
 
 mod connection;
-mod gate;
-mod pressure;
+mod connection_limiter;
+mod report;
 
 use std::{
     collections::HashMap,
@@ -22,10 +22,10 @@ use std::{
 
 use ipnet::IpNet;
 
-use self::{connection::Group, pressure::Pressure};
+use self::{connection::Group, report::UsageReport};
 pub use self::{
     connection::{Connection, Permit},
-    gate::{Admitted, Gate},
+    connection_limiter::{Admitted, ConnectionLimiter},
 };
 
 /// A resource that clients use up.
@@ -170,7 +170,7 @@ pub struct Admission {
     used: Usage,
     trusted: Vec<IpNet>,
     clients: Mutex<HashMap<IpNet, Client>>,
-    pressure: Pressure,
+    pressure: UsageReport,
     /// Seconds since the start, as the monitor counts them: reading it costs no call of the clock.
     seconds: AtomicU64,
 }
@@ -194,7 +194,7 @@ impl Admission {
             used: Usage::default(),
             trusted,
             clients: Mutex::default(),
-            pressure: Pressure::default(),
+            pressure: UsageReport::default(),
             seconds: AtomicU64::new(0),
         })
     }
@@ -222,8 +222,8 @@ impl Admission {
     /// Watches for limits that are reached: logs when that begins and when it ends. Ends never.
     pub async fn watch(&self) {
         loop {
-            tokio::time::sleep(pressure::TICK).await;
-            self.seconds.fetch_add(pressure::TICK.as_secs(), Ordering::Relaxed);
+            tokio::time::sleep(report::TICK).await;
+            self.seconds.fetch_add(report::TICK.as_secs(), Ordering::Relaxed);
             self.pressure.look(|resource| self.limits[resource as usize]);
         }
     }

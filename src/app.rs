@@ -3,11 +3,11 @@
 //! Tests and production start the same [`App`]; what differs are the settings and the clock.
 
 mod background;
+mod components;
 mod descriptors;
 mod exposure;
 mod gateways;
 mod limits;
-mod parts;
 mod tls;
 
 use std::{fs::File, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -21,13 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     background::{Reload, serve_port},
-    parts::{
-        Parts, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail, gate, parts,
+    components::{
+        Components, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail, gate, parts,
         prepare_data_dir, refuse_missing_keys, scheme, session_store, tokens, webhook_receiver,
     },
 };
 use crate::{
-    admission::{Admission, Gate, Resource},
+    admission::{Admission, ConnectionLimiter, Resource},
     config::Config,
     domain::{
         Counts, Engine, Error,
@@ -35,20 +35,21 @@ use crate::{
         callers::KnownCallers,
         epoch::CurrentEpoch,
         health::Probes,
-        hub::Hub,
         ports::Clock,
-        touches::Touches,
-        transact::Turns,
+        session_events::SessionEvents,
+        transact::ContentionQueues,
         webhook::Webhook,
+        write_behind::WriteBehind,
     },
     grpc::{
-        self, ServiceGuard, access::Access, browser::Browsers, health::Health, origin::Origins,
-        server::serve, tls::Tls,
+        self, access::Access, browser::Browsers, dispatch::Dispatcher, health::Health, origin::Origins,
+        server::serve,
     },
     http::{self, forward_auth::ForwardAuth},
     isolation::supervisor::{Importance, supervise},
     store::{audit::AuditTrail, embedded::Database},
     telemetry,
+    transport::tls::Tls,
 };
 
 /// How often debts of sessions to accounts are looked for.
@@ -99,7 +100,7 @@ pub struct App {
 impl App {
     /// Starts a server. It answers at once, and is healthy once its stores are.
     pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let (Parts { slots, passwords }, lock) = prepare(config).await?;
+        let (Components { slots, passwords }, lock) = prepare(config).await?;
         let admin_key = admin_key(config)?;
         let encryption = tls::encryption(config, &clock)?;
         let webhook = webhook_receiver(config, &clock)?;
@@ -114,7 +115,7 @@ impl App {
         let engine = Arc::new(Engine {
             sessions,
             epoch: CurrentEpoch::new(epoch),
-            hub: Hub::new(events, limits::watches(config)),
+            hub: SessionEvents::new(events, limits::watches(config)),
             counts: Counts::default(),
             accounts,
             callers: KnownCallers::new(callers, Arc::clone(&clock), config.access.outage_grace),
@@ -125,8 +126,8 @@ impl App {
             passwords: Arc::new(passwords),
             gate: Arc::new(gate),
             slots,
-            touches: Touches::default(),
-            turns: Turns::default(),
+            touches: WriteBehind::default(),
+            turns: ContentionQueues::default(),
             max_staleness: config.validate.max_staleness,
             tombstone_ttl: config.session.tombstone_ttl,
         });
@@ -252,7 +253,7 @@ impl App {
 }
 
 /// Refuses what can be refused before anything is made, and makes the data directory.
-async fn prepare(config: &Config) -> Result<(Parts, Option<File>), String> {
+async fn prepare(config: &Config) -> Result<(Components, Option<File>), String> {
     let parts = parts(config)?;
     refuse_missing_keys(config).await?;
     Ok((parts, prepare_data_dir(config)?))
@@ -300,7 +301,7 @@ fn serve_http(
     health: &Health,
     shutdown: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let gate = Gate::new(Arc::clone(admission), Resource::HttpConnections);
+    let gate = ConnectionLimiter::new(Arc::clone(admission), Resource::HttpConnections);
     let (admission, condition) = (Arc::clone(admission), health.condition());
     async move { http::serve(listener, forward_auth, condition, &gate, &admission, shutdown).await }
 }
@@ -311,11 +312,11 @@ fn serve_grpc(
     admission: &Arc<Admission>,
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
-    services: ServiceGuard,
+    services: Dispatcher,
     shutdown: CancellationToken,
 ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, String> {
     let limits = limits::connections(config);
-    let gate = Gate::new(Arc::clone(admission), Resource::GrpcConnections);
+    let gate = ConnectionLimiter::new(Arc::clone(admission), Resource::GrpcConnections);
     let origins = config.browser.origins.iter().map(|origin| HeaderValue::from_str(origin));
     let origins = origins.collect::<Result<Vec<_>, _>>().map_err(|_| "browser.origins: not an origin")?;
     if origins.is_empty() {

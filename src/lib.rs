@@ -32,7 +32,6 @@
 //! To follow a login, read `grpc/auth.rs`, `domain/login.rs`, `domain/open_session.rs`, `domain/credentials.rs`,
 //! `domain/sessions/open.rs` in that order; to follow its end to those who are told, `domain/hub.rs`. `tests/suite/architecture.rs` fails when the direction is broken.
 
-pub mod accept;
 pub mod admission;
 pub mod app;
 pub mod cli;
@@ -44,3 +43,4 @@ pub mod http;
 pub mod isolation;
 pub mod store;
 pub mod telemetry;
+pub mod transport;

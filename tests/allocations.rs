@@ -33,6 +33,7 @@ use latchkey::{
     grpc::{
         self,
         access::{Access, AccessSettings},
+        dispatch::DispatchSettings,
         health::Health,
         origin::{Origins, Peer},
         pb::{ValidateRequest, ValidateResponse, validate_response::Verdict},
@@ -137,7 +138,7 @@ fn a_validate_from_memory_takes_no_more_allocations_than_it_did() {
     let access = Access::new(b"an admin key of a test", settings, Arc::clone(&app.engine), origins.clone());
     let health = runtime.block_on(Health::not_serving());
     let timeout = std::time::Duration::from_secs(10);
-    let settings = grpc::Settings { timeout, body_timeout: timeout };
+    let settings = DispatchSettings { timeout, body_timeout: timeout };
     let shutdown = CancellationToken::new();
     let gateway = GatewaySettings { cookie: None, headers: HeaderNames::default() };
     let gateway = Arc::new(Gateway::new(Arc::clone(&app.engine), gateway));

@@ -103,7 +103,7 @@ fn a_permit_grows_shrinks_and_gives_back_what_it_has() {
 #[tokio::test]
 async fn when_connections_run_out_those_that_never_asked_make_room_first_and_busy_ones_never() {
     let admission = admission(3, 3, 3);
-    let gate = Gate::new(Arc::clone(&admission), Resource::GrpcConnections);
+    let gate = ConnectionLimiter::new(Arc::clone(&admission), Resource::GrpcConnections);
     let client = address("192.0.2.1");
     let admit = || timeout(Duration::from_secs(10), gate.admit(client));
     let busy = admit().await.unwrap().unwrap();

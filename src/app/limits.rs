@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     admission::{Admission, Limit, Resource},
     config::Config,
-    domain::hub::WatchLimits,
-    grpc::{self, server::ConnectionLimits},
+    domain::session_events::WatchLimits,
+    grpc::{dispatch::DispatchSettings, server::ConnectionLimits},
 };
 
 /// Health watches and reflection streams on one connection.
@@ -50,9 +50,9 @@ pub(super) fn watches(config: &Config) -> WatchLimits {
     }
 }
 
-pub(super) fn requests(config: &Config) -> grpc::Settings {
+pub(super) fn requests(config: &Config) -> DispatchSettings {
     let server = &config.server;
-    grpc::Settings { timeout: server.request_timeout, body_timeout: server.body_timeout }
+    DispatchSettings { timeout: server.request_timeout, body_timeout: server.body_timeout }
 }
 
 pub(super) fn connections(config: &Config) -> ConnectionLimits {

@@ -6,8 +6,8 @@ use super::background::ReloadRequests;
 use crate::{
     config::{ClientCertificate, Config},
     domain::ports::Clock,
-    grpc::tls::{self, Tls, TlsFiles},
     store::tls_files,
+    transport::tls::{self, Tls, TlsFiles},
 };
 
 /// A port that is encrypted, and what its files held when it was last made.

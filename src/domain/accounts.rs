@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Engine, Error, Violation,
     audit::{Action, Entry, Outcome},
-    credentials::Presented,
+    check_password::PresentedPassword,
+    limiter::Standing,
     origin::Origin,
     password::{NewPassword, PasswordHash},
     ports::{Account, AccountChange, Debt, DebtCause, Disabled},
     rejection::Reason,
-    throttle::Standing,
     transact::{Contention, Decision},
     types::{Role, SessionId, UserId},
     username::Username,
@@ -317,7 +317,7 @@ impl Engine {
 
     /// Brings a hash to the configured kind and cost, in the background: no login fails with it, and none
     /// gives up its place for it. Where the threads are busy it is left to the next login.
-    pub(super) fn rehash(&self, who: &Presented<'_>, old: &PasswordHash) {
+    pub(super) fn rehash(&self, who: &PresentedPassword<'_>, old: &PasswordHash) {
         if !self.accounts.renews_hashes() {
             return;
         }

@@ -3,7 +3,7 @@
 use super::{
     Engine, Error,
     audit::Action,
-    credentials::Presented,
+    check_password::PresentedPassword,
     origin::Origin,
     password::{Checked, NewPassword, Password},
     ports::{AccountChange, DebtCause},
@@ -66,8 +66,12 @@ impl Engine {
                 return Err(gone());
             }
             let old = found.password;
-            let who =
-                Presented { user_id: &claims.user_id, username: &found.username, password: current, origin };
+            let who = PresentedPassword {
+                user_id: &claims.user_id,
+                username: &found.username,
+                password: current,
+                origin,
+            };
             if self.try_password(&who, &read.state, Some(&old)).await? == Checked::Wrong {
                 return Err(Error::InvalidCredentials);
             }

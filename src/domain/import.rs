@@ -37,7 +37,7 @@ pub struct NewAccount {
 
 /// What became of one account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub enum ImportOutcome {
     /// It was added, or would be.
     Added,
     /// It was there already, and was left as it is.
@@ -53,7 +53,7 @@ impl Engine {
         &self,
         accounts: Vec<Result<NewAccount, Violation>>,
         origin: &Origin,
-    ) -> Result<Vec<Fate>, Error> {
+    ) -> Result<Vec<ImportOutcome>, Error> {
         let accounts = self.readable(accounts);
         let added = match self.writable() {
             Ok(()) => self.add(&accounts).await.map_err(Error::from),
@@ -78,13 +78,13 @@ impl Engine {
     pub async fn check_import(
         &self,
         accounts: Vec<Result<NewAccount, Violation>>,
-    ) -> Result<Vec<Fate>, Error> {
+    ) -> Result<Vec<ImportOutcome>, Error> {
         self.writable()?;
         let mut fates = Vec::with_capacity(accounts.len());
         for account in self.readable(accounts) {
             fates.push(match account {
                 Ok((account, named)) => fate(self.look_up(&account, named).await?, named),
-                Err(violation) => Fate::Refused(violation),
+                Err(violation) => ImportOutcome::Refused(violation),
             });
         }
         Ok(fates)
@@ -122,7 +122,10 @@ impl Engine {
             .collect()
     }
 
-    async fn add(&self, accounts: &[Result<(Account, bool), Violation>]) -> Result<Vec<Fate>, StoreError> {
+    async fn add(
+        &self,
+        accounts: &[Result<(Account, bool), Violation>],
+    ) -> Result<Vec<ImportOutcome>, StoreError> {
         let (new, named): (Vec<Account>, Vec<bool>) = accounts.iter().flatten().cloned().unzip();
         let imported = if new.is_empty() { Vec::new() } else { self.accounts.import(&new).await? };
         if imported.len() != new.len() {
@@ -131,9 +134,9 @@ impl Engine {
         }
         let mut stored = imported.into_iter().zip(named);
         let fates = accounts.iter().map(|account| match account {
-            Err(violation) => Fate::Refused(violation.clone()),
+            Err(violation) => ImportOutcome::Refused(violation.clone()),
             // There is one for each, as was just seen.
-            Ok(_) => stored.next().map_or(Fate::Present, |(imported, named)| fate(imported, named)),
+            Ok(_) => stored.next().map_or(ImportOutcome::Present, |(imported, named)| fate(imported, named)),
         });
         Ok(fates.collect())
     }
@@ -152,15 +155,15 @@ impl Engine {
     fn record_import(
         &self,
         accounts: &[Result<(Account, bool), Violation>],
-        fates: &[Fate],
+        fates: &[ImportOutcome],
         origin: &Origin,
     ) {
         let now = self.clock.now();
         for (account, fate) in accounts.iter().zip(fates) {
             let (outcome, detail) = match fate {
-                Fate::Present => continue,
-                Fate::Added => (Outcome::Done, None),
-                Fate::Refused(violation) => {
+                ImportOutcome::Present => continue,
+                ImportOutcome::Added => (Outcome::Done, None),
+                ImportOutcome::Refused(violation) => {
                     let reason =
                         if account.is_ok() { Error::AccountExists } else { violation.clone().into() };
                     (Outcome::of(&reason), Some(format!("{} {}", violation.field, violation.description)))
@@ -177,17 +180,17 @@ impl Engine {
 }
 
 /// What an outcome of the store means for an account that brought an id of its own, or did not.
-fn fate(imported: Imported, named: bool) -> Fate {
+fn fate(imported: Imported, named: bool) -> ImportOutcome {
     match imported {
-        Imported::Added => Fate::Added,
-        Imported::Present => Fate::Present,
+        Imported::Added => ImportOutcome::Added,
+        Imported::Present => ImportOutcome::Present,
         // The id was made up a moment ago; the account is known by its name.
-        Imported::UsernameTaken if !named => Fate::Present,
+        Imported::UsernameTaken if !named => ImportOutcome::Present,
         Imported::UsernameTaken => {
-            Fate::Refused(Violation::new("username", "belongs to an account with another user_id"))
+            ImportOutcome::Refused(Violation::new("username", "belongs to an account with another user_id"))
         }
         Imported::IdTaken => {
-            Fate::Refused(Violation::new("user_id", "belongs to an account with another username"))
+            ImportOutcome::Refused(Violation::new("user_id", "belongs to an account with another username"))
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{
     Engine, Error,
     accounts::AccountKey,
     audit::Action,
-    login::{LoggedIn, Wanted},
+    login::{LoggedIn, SessionRequest},
     open_session::Proof,
     origin::Origin,
     types::UserId,
@@ -15,7 +15,7 @@ impl Engine {
     pub async fn issue_session(
         &self,
         subject: &AccountKey,
-        wanted: Wanted,
+        wanted: SessionRequest,
         origin: &Origin,
     ) -> Result<LoggedIn, Error> {
         let mut known = None;
@@ -36,7 +36,7 @@ impl Engine {
     async fn vouch(
         &self,
         subject: &AccountKey,
-        wanted: Wanted,
+        wanted: SessionRequest,
         origin: &Origin,
         known: &mut Option<UserId>,
     ) -> Result<LoggedIn, Error> {

@@ -9,9 +9,9 @@ use super::{
     ports::Versioned,
     rejection::{Reason, Rejection},
     sessions::{At, Next, UserSessions},
-    touches::Use,
     transact::Decision,
     types::{Claims, SessionId},
+    write_behind::Use,
 };
 
 impl Engine {

@@ -1,13 +1,13 @@
 //! `ListSessions`: who is logged in as this user, and where.
 
-use super::{Engine, Error, types::UserId, validate::Verified};
+use super::{Engine, Error, types::UserId, validate::LiveSession};
 
 impl Engine {
     /// The live sessions of a user, the oldest login first.
-    pub async fn list_sessions(&self, user_id: &UserId) -> Result<Vec<Verified>, Error> {
+    pub async fn list_sessions(&self, user_id: &UserId) -> Result<Vec<LiveSession>, Error> {
         let read = self.sessions.load(user_id).await?;
         let known = self.epoch.known().await?;
         let live = read.state.live(self.at(&known));
-        Ok(live.map(|session| Verified::of(user_id, &read.state, session, None)).collect())
+        Ok(live.map(|session| LiveSession::of(user_id, &read.state, session, None)).collect())
     }
 }

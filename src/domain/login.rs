@@ -1,11 +1,11 @@
 //! Login: check a password, open a session, displace the one that held the slot.
 
 use super::{
-    Engine, Error, audit::Action, credentials::Presented, open_session::Proof, origin::Origin,
+    Engine, Error, audit::Action, check_password::PresentedPassword, open_session::Proof, origin::Origin,
     password::Password, types::UserId, username::Username,
 };
 
-pub use super::open_session::{LoggedIn, Wanted};
+pub use super::open_session::{LoggedIn, SessionRequest};
 
 /// Who wants to log in, and where.
 #[derive(Debug, Clone)]
@@ -15,7 +15,7 @@ pub struct Login {
     /// The proof.
     pub password: Password,
     /// What session.
-    pub wanted: Wanted,
+    pub wanted: SessionRequest,
 }
 
 impl Engine {
@@ -35,7 +35,7 @@ impl Engine {
         &self,
         username: &Username,
         password: &Password,
-        wanted: Wanted,
+        wanted: SessionRequest,
         origin: &Origin,
         known: &mut Option<UserId>,
     ) -> Result<LoggedIn, Error> {
@@ -44,7 +44,8 @@ impl Engine {
         // An unknown user takes the same way as a known one, under an id that nobody has.
         *known = self.accounts.find(username).await?.map(|account| account.user_id);
         let user_id = &known.clone().unwrap_or_else(UserId::random);
-        self.open_session(wanted, &Proof::Password(Presented { user_id, username, password, origin })).await
+        self.open_session(wanted, &Proof::Password(PresentedPassword { user_id, username, password, origin }))
+            .await
     }
 }
 

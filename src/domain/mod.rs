@@ -5,42 +5,38 @@
 
 pub mod accounts;
 pub mod audit;
+mod background;
 pub mod callers;
 pub mod change_password;
+mod check_password;
 mod counts;
 mod credentials;
 pub mod end_sessions;
 pub mod epoch;
 pub mod error;
-pub mod guessable;
 pub mod health;
-pub mod hub;
 pub mod import;
 pub mod issue_session;
-pub mod keyring;
 mod lapses;
+pub mod limiter;
 pub mod list_sessions;
 pub mod login;
 pub mod logout;
+mod model;
 mod open_session;
-pub mod origin;
-pub mod password;
 pub mod ports;
-pub mod rejection;
 mod rollback;
-pub mod rotation;
-pub mod sessions;
-pub mod throttle;
-pub mod token;
-pub mod touches;
 pub mod transact;
-pub mod types;
-pub mod username;
 pub mod validate;
 pub mod validate_any;
 pub mod watch_session;
 pub mod watch_sessions;
-pub mod webhook;
+
+pub use self::{
+    background::{session_events, webhook, write_behind},
+    credentials::{guessable, keyring, password, rotation, token},
+    model::{lease, origin, rejection, sessions, throttle, types, username},
+};
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -51,16 +47,16 @@ use self::{
     audit::LimitedAudit,
     callers::KnownCallers,
     epoch::CurrentEpoch,
-    hub::Hub,
+    limiter::LoginLimiter,
     password::Passwords,
     ports::{Accounts, Clock, Registers},
     rotation::Rotation,
+    session_events::SessionEvents,
     sessions::{SlotPolicy, UserSessions},
-    throttle::Gate,
     token::Tokens,
-    touches::Touches,
-    transact::Turns,
+    transact::ContentionQueues,
     types::Slot,
+    write_behind::WriteBehind,
 };
 
 /// The rules, and what they stand on. One of these serves a whole process.
@@ -70,7 +66,7 @@ pub struct Engine {
     /// Since when sessions count at all.
     pub epoch: CurrentEpoch,
     /// Tells of sessions as they end.
-    pub hub: Hub,
+    pub hub: SessionEvents,
     /// How often what has happened.
     pub counts: Counts,
     /// Who can log in.
@@ -88,13 +84,13 @@ pub struct Engine {
     /// Hashes and checks passwords.
     pub passwords: Arc<Passwords>,
     /// Lets passwords be tried, or not.
-    pub gate: Arc<Gate>,
+    pub gate: Arc<LoginLimiter>,
     /// The configured slots and their rules.
     pub slots: Slots,
     /// What is still to be recorded of the uses of sessions.
-    pub touches: Touches,
+    pub touches: WriteBehind,
     /// Who waits for whom.
-    pub turns: Turns,
+    pub turns: ContentionQueues,
     /// How old a verdict may be where a request does not say.
     pub max_staleness: std::time::Duration,
     /// How long the reason of an ended session is remembered, at most.

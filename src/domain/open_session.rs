@@ -3,7 +3,7 @@
 use super::{
     Engine, Error, Violation,
     audit::{Action, Entry},
-    credentials::Presented,
+    check_password::PresentedPassword,
     origin::Origin,
     password::Checked,
     ports::Account,
@@ -11,12 +11,12 @@ use super::{
     transact::Contention,
     types::{Device, LoginKey, SessionId, Slot, UserId},
     username::Username,
-    validate::Verified,
+    validate::LiveSession,
 };
 
 /// What session is wanted.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct SessionRequest {
     /// The name of the slot; empty for the first one.
     pub slot: String,
     /// The client.
@@ -33,7 +33,7 @@ pub struct LoggedIn {
     /// The token of the session.
     pub token: String,
     /// The session.
-    pub session: Verified,
+    pub session: LiveSession,
     /// The live sessions that had to go, the oldest first.
     pub displaced: Vec<Session>,
     /// With this, clients have logged each other out of the slot often enough to be held off for a while.
@@ -43,7 +43,7 @@ pub struct LoggedIn {
 /// Who is to be let in, and on what grounds.
 pub(super) enum Proof<'a> {
     /// Whoever knows the password.
-    Password(Presented<'a>),
+    Password(PresentedPassword<'a>),
     /// Whom a trusted service has authenticated, by id or, where accounts have no other, by name.
     Vouched { user_id: &'a UserId, username: Option<&'a Username>, origin: &'a Origin },
 }
@@ -65,7 +65,7 @@ impl Proof<'_> {
 
     /// From where the login comes, where that is known.
     fn client(&self) -> Option<ClientMark> {
-        let (Self::Password(Presented { origin, .. }) | Self::Vouched { origin, .. }) = self;
+        let (Self::Password(PresentedPassword { origin, .. }) | Self::Vouched { origin, .. }) = self;
         origin.address.map(|address| ClientMark::of(self.user_id(), address))
     }
 }
@@ -75,7 +75,11 @@ impl Engine {
     ///
     /// The register is read before the account. So whatever changes the account meanwhile and then ends
     /// the sessions makes the commit below conflict, and the account is read again.
-    pub(super) async fn open_session(&self, wanted: Wanted, proof: &Proof<'_>) -> Result<LoggedIn, Error> {
+    pub(super) async fn open_session(
+        &self,
+        wanted: SessionRequest,
+        proof: &Proof<'_>,
+    ) -> Result<LoggedIn, Error> {
         let (slot, policy) = self.slots.resolve(&wanted.slot)?;
         let user_id = proof.user_id();
         let mut read = self.sessions.load(user_id).await?;
@@ -113,7 +117,7 @@ impl Engine {
         }
 
         let profile = Profile { username: account.username.as_str().into(), roles: account.roles };
-        let session = Verified::opened(user_id.clone(), profile, session);
+        let session = LiveSession::opened(user_id.clone(), profile, session);
         Ok(LoggedIn { token, session, displaced, kick_war })
     }
 
@@ -145,7 +149,7 @@ impl Engine {
 
     async fn admit_by_password(
         &self,
-        who: &Presented<'_>,
+        who: &PresentedPassword<'_>,
         sessions: &UserSessions,
         before: Option<Admitted>,
     ) -> Result<Admitted, Error> {
@@ -187,7 +191,7 @@ impl Engine {
     }
 }
 
-impl Wanted {
+impl SessionRequest {
     fn open(
         &self,
         id: SessionId,

@@ -21,7 +21,7 @@ use super::{
 pub use self::{
     accounts::{Account, AccountChange, Accounts, Debt, DebtCause, Disabled, Imported},
     callers::{Caller, CallerKeyHash, Callers},
-    webhook::{Batch, NotTaken, Receiver},
+    webhook::{DeliveryError, EventBatch, Receiver},
 };
 
 /// Why a store did not answer.

@@ -15,7 +15,7 @@ use crate::isolation::log_limiter::LogLimiter;
 static ROLLBACKS: LogLimiter = LogLimiter::new("the store has lost a login that was acknowledged", 20);
 
 impl Engine {
-    /// Looks whether a token that was found dead is newer than anything the store remembers of its user. A
+    /// DirectoryReads whether a token that was found dead is newer than anything the store remembers of its user. A
     /// login is committed before its token is given out, so the store has then lost the commit, and the
     /// sessions that it had displaced may be back: they are ended before anything else is answered.
     pub(super) async fn mind_rollback(

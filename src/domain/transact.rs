@@ -35,18 +35,18 @@ pub(crate) enum Decision<T> {
 ///
 /// Compare-and-set alone decides every race; but a thousand who keep trying at once mostly spoil each
 /// other's attempts. In a queue each needs one, and only other processes are left to lose to.
-pub struct Turns {
+pub struct ContentionQueues {
     queues: Box<[Mutex<()>]>,
     hasher: RandomState,
 }
 
-impl Default for Turns {
+impl Default for ContentionQueues {
     fn default() -> Self {
         Self { queues: (0..QUEUES).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
     }
 }
 
-impl Turns {
+impl ContentionQueues {
     /// The queue for a register.
     pub(crate) fn of(&self, key: &str) -> &Mutex<()> {
         let hash = self.hasher.hash_one(key);

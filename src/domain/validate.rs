@@ -12,13 +12,13 @@ use super::{
     ports::{Moment, Versioned},
     rejection::Rejection,
     sessions::{At, Profile, Session, UserSessions},
-    touches::{Full, Use},
     types::{Claims, Role, Timestamp, UserId},
+    write_behind::{Full, Use},
 };
 
 /// A live session, as verdicts show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
+pub struct LiveSession {
     user_id: UserId,
     /// Shared with whoever has read it: a verdict copies nothing.
     state: Arc<UserSessions>,
@@ -28,7 +28,7 @@ pub struct Verified {
 }
 
 /// What is true of a token.
-pub type Verdict = Result<Verified, Rejection>;
+pub type Verdict = Result<LiveSession, Rejection>;
 
 impl Engine {
     /// Judges a token and, unless this is only a `peek`, slides the idle timeout of its session.
@@ -59,13 +59,13 @@ impl Engine {
         token: &str,
         peek: bool,
         max_staleness: Option<Duration>,
-    ) -> Result<Verdict, Unjudged> {
+    ) -> Result<Verdict, PendingVerdict> {
         let now = self.clock.now();
         let max_staleness = max_staleness.unwrap_or(self.max_staleness);
         let claims = match self.tokens.verify(token, now) {
             Ok(claims) => claims,
             Err(rejection) if self.may_have_a_new_key(&rejection, token) => {
-                return Err(Unjudged::Unverified(Box::new(Unverified {
+                return Err(PendingVerdict::UnknownKeyToken(Box::new(UnknownKeyToken {
                     token: token.into(),
                     peek,
                     max_staleness,
@@ -73,12 +73,12 @@ impl Engine {
             }
             Err(rejection) => return Ok(Err(rejection)),
         };
-        let verified = Claimed { claims, peek, max_staleness };
-        self.judge_by_memory(&verified, now).ok_or(Unjudged::Verified(verified))
+        let verified = VerifiedToken { claims, peek, max_staleness };
+        self.judge_by_memory(&verified, now).ok_or(PendingVerdict::LiveSession(verified))
     }
 
-    fn judge_by_memory(&self, verified: &Claimed, now: Timestamp) -> Option<Verdict> {
-        let Claimed { claims, peek, max_staleness } = verified;
+    fn judge_by_memory(&self, verified: &VerifiedToken, now: Timestamp) -> Option<Verdict> {
+        let VerifiedToken { claims, peek, max_staleness } = verified;
         let moment = Moment::new(Instant::now);
         let read = self.sessions.recall(&claims.user_id, *max_staleness, &moment)?;
         let known = self.epoch.known_at_once(*moment)?;
@@ -92,10 +92,10 @@ impl Engine {
     }
 
     /// Asks the store.
-    pub async fn judge(&self, unjudged: Unjudged) -> Result<Verdict, Error> {
+    pub async fn judge(&self, unjudged: PendingVerdict) -> Result<Verdict, Error> {
         let unjudged = match unjudged {
-            Unjudged::Verified(verified) => verified,
-            Unjudged::Unverified(unverified) => {
+            PendingVerdict::LiveSession(verified) => verified,
+            PendingVerdict::UnknownKeyToken(unverified) => {
                 self.look_for_keys().await?;
                 match unverified.verify(self) {
                     Ok(verified) => verified,
@@ -119,26 +119,28 @@ impl Engine {
     }
 
     /// Asks the store about many at once: a verdict each, or what [`Engine::settle_verdict`] needs.
-    pub async fn judge_all(&self, all: Vec<Unjudged>) -> Vec<Judgement> {
+    pub async fn judge_all(&self, all: Vec<PendingVerdict>) -> Vec<Judgement> {
         // During a rotation, there can be some whose key is not known yet.
-        if all.iter().any(|unjudged| matches!(unjudged, Unjudged::Unverified(_))) {
+        if all.iter().any(|unjudged| matches!(unjudged, PendingVerdict::UnknownKeyToken(_))) {
             return self.judge_with_new_keys(all).await;
         }
         let verified = all.into_iter().filter_map(|unjudged| match unjudged {
-            Unjudged::Verified(verified) => Some(verified),
-            Unjudged::Unverified(_) => None,
+            PendingVerdict::LiveSession(verified) => Some(verified),
+            PendingVerdict::UnknownKeyToken(_) => None,
         });
         self.judge_verified(verified.collect()).await
     }
 
-    async fn judge_with_new_keys(&self, all: Vec<Unjudged>) -> Vec<Judgement> {
+    async fn judge_with_new_keys(&self, all: Vec<PendingVerdict>) -> Vec<Judgement> {
         let looked = self.look_for_keys().await;
         let (mut verified, mut others) = (Vec::new(), Vec::new());
         for (place, unjudged) in all.into_iter().enumerate() {
             match (unjudged, &looked) {
-                (Unjudged::Verified(claimed), _) => verified.push(claimed),
-                (Unjudged::Unverified(_), Err(error)) => others.push((place, Ok(Err(error.clone().into())))),
-                (Unjudged::Unverified(unverified), Ok(())) => match unverified.verify(self) {
+                (PendingVerdict::LiveSession(claimed), _) => verified.push(claimed),
+                (PendingVerdict::UnknownKeyToken(_), Err(error)) => {
+                    others.push((place, Ok(Err(error.clone().into()))))
+                }
+                (PendingVerdict::UnknownKeyToken(unverified), Ok(())) => match unverified.verify(self) {
                     Ok(claimed) => verified.push(claimed),
                     Err(rejection) => others.push((place, Ok(Ok(Err(rejection))))),
                 },
@@ -152,7 +154,7 @@ impl Engine {
         judged
     }
 
-    async fn judge_verified(&self, all: Vec<Claimed>) -> Vec<Judgement> {
+    async fn judge_verified(&self, all: Vec<VerifiedToken>) -> Vec<Judgement> {
         if self.epoch.known_at_once(Instant::now()).is_some() {
             return self.judge_by_store(all).await;
         }
@@ -177,7 +179,7 @@ impl Engine {
             .collect()
     }
 
-    async fn judge_by_store(&self, all: Vec<Claimed>) -> Vec<Judgement> {
+    async fn judge_by_store(&self, all: Vec<VerifiedToken>) -> Vec<Judgement> {
         if all.is_empty() {
             return Vec::new();
         }
@@ -198,32 +200,33 @@ impl Engine {
     /// The verdict by what the store has said, if nothing has to be written before it may be told.
     fn judge_by(
         &self,
-        verified: Claimed,
+        verified: VerifiedToken,
         read: Versioned<UserSessions>,
         at: At<'_>,
-    ) -> Result<Verdict, Unsettled> {
-        let Claimed { claims, peek, .. } = verified;
+    ) -> Result<Verdict, PendingWrite> {
+        let VerifiedToken { claims, peek, .. } = verified;
         let Judged { mut verdict, due } = Judged::of(&claims, &read.state, peek, at);
         let due =
             due.filter(|due| due.is_urgent || self.note_use(&claims, *due, &read, &mut verdict).is_err());
         let unsettled =
             |state: &UserSessions| state.has_lost(&claims) || state.has_timed_out(claims.session_id, at);
         if due.is_some() || (verdict.is_err() && unsettled(&read.state)) {
-            return Err(Unsettled { claims, peek, verdict, due, read });
+            return Err(PendingWrite { claims, peek, verdict, due, read });
         }
         Ok(verdict)
     }
 
     /// Writes what has to be written before the verdict may be told.
-    pub async fn settle_verdict(&self, unsettled: Unsettled) -> Result<Verdict, Error> {
-        let Unsettled { claims, peek, verdict, due, read } = unsettled;
+    pub async fn settle_verdict(&self, unsettled: PendingWrite) -> Result<Verdict, Error> {
+        let PendingWrite { claims, peek, verdict, due, read } = unsettled;
         if verdict.is_err() {
             self.mind_rollback(&claims, &read).await?;
             if let Some(rejection) = self.settle_lapse(&claims, read).await? {
                 return Ok(Err(rejection));
             }
             // It was used elsewhere, or here and could not be recorded until now.
-            let again = Unjudged::Verified(Claimed { claims, peek, max_staleness: Duration::ZERO });
+            let again =
+                PendingVerdict::LiveSession(VerifiedToken { claims, peek, max_staleness: Duration::ZERO });
             return self.judge_again(again).await;
         }
         if let Some(due) = due {
@@ -234,7 +237,7 @@ impl Engine {
     }
 
     /// Boxed, because it leads back to where it comes from.
-    fn judge_again(&self, unjudged: Unjudged) -> BoxFuture<'_, Result<Verdict, Error>> {
+    fn judge_again(&self, unjudged: PendingVerdict) -> BoxFuture<'_, Result<Verdict, Error>> {
         Box::pin(self.judge(unjudged))
     }
 
@@ -260,47 +263,47 @@ impl Engine {
 
 /// A token that cannot be judged at once.
 #[derive(Debug)]
-pub enum Unjudged {
+pub enum PendingVerdict {
     /// The store has to be asked about its session.
-    Verified(Claimed),
+    LiveSession(VerifiedToken),
     /// Its key is not known: it may have been added since the key directory was last read.
-    Unverified(Box<Unverified>),
+    UnknownKeyToken(Box<UnknownKeyToken>),
 }
 
 /// A token whose key is not known, as it was presented.
-pub struct Unverified {
+pub struct UnknownKeyToken {
     token: Box<str>,
     peek: bool,
     max_staleness: Duration,
 }
 
-impl std::fmt::Debug for Unverified {
+impl std::fmt::Debug for UnknownKeyToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Unverified").finish_non_exhaustive()
+        f.debug_struct("UnknownKeyToken").finish_non_exhaustive()
     }
 }
 
-impl Unverified {
-    fn verify(&self, engine: &Engine) -> Result<Claimed, Rejection> {
+impl UnknownKeyToken {
+    fn verify(&self, engine: &Engine) -> Result<VerifiedToken, Rejection> {
         let claims = engine.tokens.verify(&self.token, engine.clock.now())?;
-        Ok(Claimed { claims, peek: self.peek, max_staleness: self.max_staleness })
+        Ok(VerifiedToken { claims, peek: self.peek, max_staleness: self.max_staleness })
     }
 }
 
 /// What a token says that is one of ours, and whose time has come and not gone.
 #[derive(Debug)]
-pub struct Claimed {
+pub struct VerifiedToken {
     claims: Arc<Claims>,
     peek: bool,
     max_staleness: Duration,
 }
 
 /// What has come of asking the store about one of many.
-pub type Judgement = Result<Result<Verdict, Error>, Unsettled>;
+pub type Judgement = Result<Result<Verdict, Error>, PendingWrite>;
 
 /// A verdict that may not be told yet.
 #[derive(Debug)]
-pub struct Unsettled {
+pub struct PendingWrite {
     claims: Arc<Claims>,
     peek: bool,
     verdict: Verdict,
@@ -333,12 +336,12 @@ impl Judged {
         };
         let due = (!peek && session.use_is_due(at.now))
             .then(|| Due { used: at.now, is_urgent: at.now >= session.idle_expires_at() });
-        let verified = Verified::of(&claims.user_id, state, session, (!peek).then_some(at.now));
+        let verified = LiveSession::of(&claims.user_id, state, session, (!peek).then_some(at.now));
         Self { verdict: Ok(verified), due }
     }
 }
 
-impl Verified {
+impl LiveSession {
     /// A live session of a user with this state, as a use at `used` leaves it.
     pub(super) fn of(
         user_id: &UserId,

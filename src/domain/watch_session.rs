@@ -6,11 +6,11 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Engine, Error,
-    hub::{Place, Signal, Ticket},
     ports::StoreError,
     rejection::Rejection,
+    session_events::{Signal, Wait, WatchPermit},
     types::Claims,
-    validate::{Verdict, Verified},
+    validate::{LiveSession, Verdict},
 };
 use crate::isolation::log_limiter::LogLimiter;
 
@@ -21,13 +21,13 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub struct SessionWatch {
     engine: Arc<Engine>,
     claims: Arc<Claims>,
-    ticket: Ticket,
-    _place: (OwnedSemaphorePermit, Place),
+    ticket: Wait,
+    _place: (OwnedSemaphorePermit, WatchPermit),
 }
 
 impl Engine {
     /// The session of a token as it stands, and its end when it comes. This is no use of the session.
-    pub async fn watch_session(self: &Arc<Self>, token: &str) -> Result<(Verified, SessionWatch), Error> {
+    pub async fn watch_session(self: &Arc<Self>, token: &str) -> Result<(LiveSession, SessionWatch), Error> {
         let claims = self.claims_of(token).await?.map_err(Error::Rejected)?;
         let place = self.hub.watch(&claims)?;
         // First wait, then read: what happens between is told.
@@ -37,12 +37,12 @@ impl Engine {
     }
 
     /// How a session stands that `ticket` waits for.
-    async fn look(&self, claims: &Claims, ticket: &Ticket) -> Result<Verdict, Error> {
+    async fn look(&self, claims: &Claims, ticket: &Wait) -> Result<Verdict, Error> {
         let read = self.sessions.load(&claims.user_id).await?;
         let verdict = {
             let known = self.epoch.known().await?;
             let verdict = read.state.verdict(claims, self.at(&known));
-            verdict.map(|session| Verified::of(&claims.user_id, &read.state, session, None))
+            verdict.map(|session| LiveSession::of(&claims.user_id, &read.state, session, None))
         };
         if let Ok(verified) = &verdict {
             ticket.expect(verified.session());

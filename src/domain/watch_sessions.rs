@@ -12,8 +12,8 @@ use tokio::{
 
 use super::{
     Engine, Error,
-    hub::{Page, Subscription},
     ports::{Cursor, Event, Tail},
+    session_events::{Page, Subscription},
     sessions::{Ended, Epoch},
     types::{SessionId, Slot, Timestamp, UserId},
 };

@@ -2,7 +2,7 @@
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::domain::{types::Role, validate::Verified};
+use crate::domain::{types::Role, validate::LiveSession};
 
 /// What a username is written with: visible ASCII but `%`, which encodes the rest, and what lists, quotes, or
 /// decoders of forms give a meaning of their own.
@@ -42,11 +42,11 @@ impl HeaderNames {
 #[derive(Debug)]
 pub struct Identity {
     /// The live session, and whose it is.
-    pub verified: Verified,
+    pub verified: LiveSession,
 }
 
 impl Identity {
-    pub(super) fn of(verified: Verified) -> Self {
+    pub(super) fn of(verified: LiveSession) -> Self {
         Self { verified }
     }
 

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crate::domain::{Engine, Error, types::Timestamp, validate::Verified};
+use crate::domain::{Engine, Error, types::Timestamp, validate::LiveSession};
 use latchkey_client::bearer::Credentials;
 
 pub use self::{
@@ -118,7 +118,7 @@ impl Gateway {
 }
 
 /// Why a live session does not get what the route leads to.
-fn forbidden(verified: &Verified, route: &Route) -> Option<Cause> {
+fn forbidden(verified: &LiveSession, route: &Route) -> Option<Cause> {
     if let Some(slot) = route.required_slot.as_ref().filter(|slot| **slot != verified.session().slot) {
         return Some(Cause::WrongSlot(slot.clone()));
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::domain::{
     Engine, Error, Violation,
-    login::{LoggedIn, Login, Wanted},
+    login::{LoggedIn, Login, SessionRequest},
     logout::Scope,
     password::{NewPassword, Password},
     types::{Device, LoginKey},
@@ -148,7 +148,7 @@ fn login(message: pb::LoginRequest) -> Result<Login, Violation> {
     Ok(Login {
         username: Username::parse(&message.username)?,
         password: Password::presented(message.password)?,
-        wanted: Wanted {
+        wanted: SessionRequest {
             slot: message.slot,
             device: Device::parse(&message.device)?,
             login_key: LoginKey::parse(&message.idempotency_key)?,

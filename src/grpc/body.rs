@@ -20,9 +20,9 @@ use crate::admission::{Connection, Permit, Resource};
 
 /// The place of a request, taken when its message is complete and kept until it is answered.
 #[derive(Default)]
-pub(super) struct Place(Mutex<Option<Permit<Arc<Connection>>>>);
+pub(super) struct RequestPermit(Mutex<Option<Permit<Arc<Connection>>>>);
 
-impl Place {
+impl RequestPermit {
     /// Takes the place.
     pub(super) fn take(&self, connection: &Arc<Connection>) -> Result<(), tonic::Status> {
         let permit = Permit::take(Arc::clone(connection), Resource::Requests)
@@ -33,18 +33,18 @@ impl Place {
 }
 
 /// What a body consists of.
-pub(super) enum Kind {
+pub(super) enum Framing {
     /// One message, and the end. The place is taken then.
-    Message(Option<Arc<Place>>),
-    /// Messages one after the other, each with a prefix of five bytes.
-    Messages(Messages),
+    Message(Option<Arc<RequestPermit>>),
+    /// MessageFramer one after the other, each with a prefix of five bytes.
+    MessageFramer(MessageFramer),
 }
 
 /// A body with a deadline and bounds.
 pub(super) struct RequestBody<B> {
     body: B,
     connection: Arc<Connection>,
-    kind: Kind,
+    kind: Framing,
     /// Bytes that have come.
     received: usize,
     /// What of them is counted, because more has to come.
@@ -54,7 +54,7 @@ pub(super) struct RequestBody<B> {
 }
 
 impl<B> RequestBody<B> {
-    pub(super) fn new(body: B, connection: &Arc<Connection>, kind: Kind, timeout: Duration) -> Self {
+    pub(super) fn new(body: B, connection: &Arc<Connection>, kind: Framing, timeout: Duration) -> Self {
         Self {
             body,
             connection: Arc::clone(connection),
@@ -68,16 +68,16 @@ impl<B> RequestBody<B> {
 
     fn receive(&mut self, data: &[u8]) {
         match &mut self.kind {
-            Kind::Message(_) => self.received += data.len(),
-            Kind::Messages(messages) => messages.receive(data),
+            Framing::Message(_) => self.received += data.len(),
+            Framing::MessageFramer(messages) => messages.receive(data),
         }
     }
 
     /// Counts what has come of a message that is not complete; `None` where none has begun.
     fn unfinished(&self) -> Option<usize> {
         match &self.kind {
-            Kind::Message(_) => Some(self.received),
-            Kind::Messages(messages) => Some(messages.received).filter(|received| *received > 0),
+            Framing::Message(_) => Some(self.received),
+            Framing::MessageFramer(messages) => Some(messages.received).filter(|received| *received > 0),
         }
     }
 
@@ -99,12 +99,12 @@ impl<B> RequestBody<B> {
         self.timer = None;
         let _ = self.counted.set(0);
         match &mut self.kind {
-            Kind::Message(place) => {
+            Framing::Message(place) => {
                 if let Some(place) = place.take() {
                     place.take(&self.connection)?;
                 }
             }
-            Kind::Messages(_) => {}
+            Framing::MessageFramer(_) => {}
         }
         Ok(())
     }
@@ -152,7 +152,7 @@ where
 
 /// Follows messages as they come in pieces.
 #[derive(Debug, Default)]
-pub(super) struct Messages {
+pub(super) struct MessageFramer {
     prefix: [u8; 5],
     /// Bytes that have come of the message under way, with its prefix.
     received: usize,
@@ -160,7 +160,7 @@ pub(super) struct Messages {
     missing: usize,
 }
 
-impl Messages {
+impl MessageFramer {
     fn receive(&mut self, mut data: &[u8]) {
         while let Some((first, rest)) = data.split_first() {
             if self.received < self.prefix.len() {
@@ -196,7 +196,7 @@ mod tests {
         let expected: Vec<_> =
             [8, 5, 205, 6].iter().flat_map(|&length| (1..=length).map(move |at| at % length)).collect();
         for piece in [1, 2, 3, 7, 100] {
-            let mut messages = Messages::default();
+            let mut messages = MessageFramer::default();
             let mut at = 0;
             for piece in all.chunks(piece) {
                 messages.receive(piece);

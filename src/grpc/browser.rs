@@ -15,7 +15,7 @@ use super::{
     connection::Services,
     cookie::{Cookies, TokenCookie},
     cross_site::{self, Site},
-    guard::Guard,
+    dispatch::Dispatcher,
     origin::Peer,
 };
 
@@ -31,14 +31,14 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
 /// Services that browsers can call, too.
 pub struct Browsers {
-    services: Arc<Guard>,
+    services: Arc<Dispatcher>,
     origins: Vec<HeaderValue>,
     cookie: Option<Arc<TokenCookie>>,
 }
 
 impl Browsers {
     /// These services, for sites of these origins; with the token in this cookie, where there is one.
-    pub fn new(services: Guard, origins: Vec<HeaderValue>, cookie: Option<TokenCookie>) -> Self {
+    pub fn new(services: Dispatcher, origins: Vec<HeaderValue>, cookie: Option<TokenCookie>) -> Self {
         Self { services: Arc::new(services), origins, cookie: cookie.map(Arc::new) }
     }
 

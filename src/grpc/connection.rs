@@ -12,18 +12,14 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
-use super::{
-    caught::Caught,
-    cross_site,
-    frames::{Metered, ResetRate},
-    guard::Guard,
-    origin::Peer,
-    requests::{Begun, WithRequests},
-    status,
-};
+use super::{caught::Caught, cross_site, dispatch::Dispatcher, origin::Peer, status};
 use crate::{
     admission::{Connection, Resource},
     isolation::panics,
+    transport::{
+        frame_meter::{FrameMeter, ResetRate},
+        inline_executor::{InlineExecutor, SpawnQueue},
+    },
 };
 
 /// What every HTTP/2 client says first (RFC 9113 section 3.4).
@@ -68,7 +64,7 @@ pub trait Services: Send + Sync + 'static {
     fn serve(&self, peer: &Peer, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
 }
 
-impl Services for Guard {
+impl Services for Dispatcher {
     async fn serve(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
         match cross_site::refusal(&request, &[]) {
             Some(refusal) => refusal,
@@ -94,7 +90,7 @@ pub(super) async fn speak<S: Services>(
         read = tokio::time::timeout(PREFACE_TIMEOUT, begin(&mut from_client, &mut preface)) => read,
     };
     let Ok(Some(begun)) = read else { return };
-    let requests = Begun::default();
+    let requests = SpawnQueue::default();
     let (builder, resets) = match begun == PREFACE {
         true => (http2(limits.max_streams, requests.clone()), Some(ResetRate::of(limits.max_streams))),
         false if limits.http1 => (http1(requests.clone()), None),
@@ -123,10 +119,14 @@ pub(super) async fn speak<S: Services>(
             Ok::<_, Infallible>(answer.map(|body| Caught::new(body, None)))
         })
     });
-    let io =
-        Metered::new(join(Cursor::new(begun).chain(from_client), to_client), resets, PREFACE.len(), &account);
+    let io = FrameMeter::new(
+        join(Cursor::new(begun).chain(from_client), to_client),
+        resets,
+        PREFACE.len(),
+        &account,
+    );
     let mut serving =
-        WithRequests::new(builder.serve_connection(TokioIo::new(io), service), requests, &account);
+        InlineExecutor::new(builder.serve_connection(TokioIo::new(io), service), requests, &account);
     let ended = tokio::select! {
         ended = &mut serving => Some(ended),
         () = retire(&limits, &account, &shutdown) => None,
@@ -192,7 +192,7 @@ async fn begin<'a>(
 }
 
 /// HTTP/1.1 with bounds like those of HTTP/2.
-fn http1(requests: Begun) -> Builder<Begun> {
+fn http1(requests: SpawnQueue) -> Builder<SpawnQueue> {
     let mut builder = Builder::new(requests).http1_only();
     builder
         .http1()
@@ -202,7 +202,7 @@ fn http1(requests: Begun) -> Builder<Begun> {
     builder
 }
 
-fn http2(max_streams: u32, requests: Begun) -> Builder<Begun> {
+fn http2(max_streams: u32, requests: SpawnQueue) -> Builder<SpawnQueue> {
     let mut builder = Builder::new(requests).http2_only();
     builder
         .http2()

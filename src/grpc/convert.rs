@@ -7,12 +7,12 @@ use tonic::metadata::MetadataMap;
 use super::pb;
 use crate::domain::{
     Violation,
+    limiter::Standing,
     ports::Account,
     rejection::Rejection,
     sessions::Session,
-    throttle::Standing,
     types::{Role, Timestamp},
-    validate::Verified,
+    validate::LiveSession,
 };
 use latchkey_client::bearer::bearer;
 
@@ -31,7 +31,7 @@ pub(super) fn moment(timestamp: prost_types::Timestamp) -> Timestamp {
     Timestamp::from_secs(seconds).after(Duration::from_nanos(nanos))
 }
 
-pub(super) fn session(verified: &Verified) -> pb::Session {
+pub(super) fn session(verified: &LiveSession) -> pb::Session {
     let session = verified.session();
     pb::Session {
         session_id: session.id.to_string(),
@@ -48,7 +48,7 @@ pub(super) fn session(verified: &Verified) -> pb::Session {
 }
 
 /// As [`session`], with the latest use that was recorded.
-pub(super) fn session_with_use(verified: &Verified) -> pb::Session {
+pub(super) fn session_with_use(verified: &LiveSession) -> pb::Session {
     let last_seen = verified.session().last_seen;
     pb::Session { last_seen_at: Some(timestamp(last_seen)), ..session(verified) }
 }

@@ -9,7 +9,7 @@ use tonic::{Request, Status, Streaming};
 use super::{convert, pb, request_id::RequestId, status};
 use crate::domain::{
     Engine, Error, Violation,
-    import::{Fate, NewAccount},
+    import::{ImportOutcome, NewAccount},
     origin::Origin,
     password::PasswordHash,
     ports::Disabled,
@@ -76,7 +76,7 @@ impl Import {
         &self,
         message: pb::ImportAccountsRequest,
         origin: &Origin,
-    ) -> Result<Result<Vec<Fate>, Error>, Status> {
+    ) -> Result<Result<Vec<ImportOutcome>, Error>, Status> {
         let (engine, origin) = (Arc::clone(&self.engine), origin.clone());
         let task = tokio::spawn(async move {
             let accounts = message.accounts.into_iter().map(account).collect();
@@ -96,11 +96,11 @@ fn name(account: &pb::ImportedAccount) -> (u64, String) {
     (account.line, account.username.chars().take(Username::MAX_LEN).collect())
 }
 
-fn count(answer: &mut pb::ImportAccountsResponse, (line, username): (u64, String), fate: Fate) {
+fn count(answer: &mut pb::ImportAccountsResponse, (line, username): (u64, String), fate: ImportOutcome) {
     match fate {
-        Fate::Added => answer.added += 1,
-        Fate::Present => answer.present += 1,
-        Fate::Refused(Violation { field, description }) => {
+        ImportOutcome::Added => answer.added += 1,
+        ImportOutcome::Present => answer.present += 1,
+        ImportOutcome::Refused(Violation { field, description }) => {
             answer.refused += 1;
             if answer.refusals.len() < MAX_REFUSALS {
                 let field = field.to_owned();
@@ -175,7 +175,11 @@ mod tests {
     fn an_answer_lists_the_first_refusals_and_counts_all() {
         let mut answer = pb::ImportAccountsResponse::default();
         for line in 1..=1500 {
-            count(&mut answer, (line, String::new()), Fate::Refused(Violation::new("roles", "are wrong")));
+            count(
+                &mut answer,
+                (line, String::new()),
+                ImportOutcome::Refused(Violation::new("roles", "are wrong")),
+            );
         }
         assert_eq!((answer.refused, answer.refusals.len(), answer.refusals[999].line), (1500, 1000, 1000));
     }

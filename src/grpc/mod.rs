@@ -2,7 +2,6 @@
 
 pub mod access;
 mod account;
-mod answer;
 mod auth;
 mod body;
 pub mod browser;
@@ -15,25 +14,20 @@ pub mod cookie;
 mod cookie_scope;
 mod cross_site;
 mod deadline;
+pub mod dispatch;
 mod drain;
 pub mod envoy;
 mod ext_authz;
-mod frames;
-mod guard;
 pub mod health;
 mod import;
 pub mod origin;
 pub mod pb;
-mod question;
 mod reflection;
 mod request_id;
-mod requests;
 pub mod server;
 mod session;
 mod status;
-pub mod tls;
 mod validate;
-mod verdicts;
 mod watch;
 
 use std::sync::Arc;
@@ -46,9 +40,9 @@ use self::{
     account::AccountHandler,
     auth::AuthHandler,
     caller::CallerHandler,
+    dispatch::{DispatchSettings, Dispatcher},
     envoy::service::auth::v3::authorization_server::AuthorizationServer,
     ext_authz::CheckHandler,
-    guard::{Guard, GuardSettings},
     health::Health,
     import::Import,
     origin::Origins,
@@ -73,10 +67,10 @@ pub fn services(
     access: Access,
     origins: &Origins,
     health: &Health,
-    settings: GuardSettings,
+    settings: DispatchSettings,
     reflection: bool,
     shutdown: &CancellationToken,
-) -> Result<Guard, String> {
+) -> Result<Dispatcher, String> {
     let engine = gateway.engine();
     let import =
         Import { engine: Arc::clone(engine), patience: settings.timeout, shutdown: shutdown.clone() };
@@ -112,7 +106,5 @@ pub fn services(
         reflection::add_to(&mut services)?;
     }
     let router = services.routes().prepare().into_axum_router();
-    Ok(Guard::new(Arc::clone(engine), router, access, settings))
+    Ok(Dispatcher::new(Arc::clone(engine), router, access, settings))
 }
-
-pub use guard::{Guard as ServiceGuard, GuardSettings as Settings};

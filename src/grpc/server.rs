@@ -11,11 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::{Services, speak},
     origin::Peer,
-    tls::{self, Tls},
 };
 use crate::{
-    accept::accept,
-    admission::{Connection, Gate},
+    admission::{Connection, ConnectionLimiter},
+    transport::{
+        accept::accept,
+        tls::{self, Tls},
+    },
 };
 
 pub use super::connection::ConnectionLimits;
@@ -27,7 +29,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// where there is a `tls`; nothing else is spoken then.
 pub async fn serve<S: Services>(
     listener: TcpListener,
-    gate: &Gate,
+    gate: &ConnectionLimiter,
     tls: Option<Arc<Tls>>,
     services: Arc<S>,
     limits: ConnectionLimits,

@@ -15,7 +15,7 @@ use crate::domain::{
     Engine, Error, Violation,
     accounts::AccountKey,
     end_sessions::Target,
-    login::{LoggedIn, Wanted},
+    login::{LoggedIn, SessionRequest},
     origin::Origin,
     ports::Cursor,
     types::{Device, LoginKey, Notice, SessionId, Slot, UserId},
@@ -47,7 +47,7 @@ impl SessionHandler {
                 return Err(Violation::new("user_id", both).into());
             }
         };
-        let wanted = Wanted {
+        let wanted = SessionRequest {
             slot: message.slot,
             device: Device::parse(&message.device)?,
             login_key: LoginKey::parse(&message.idempotency_key)?,

@@ -14,7 +14,7 @@ use super::{
 use crate::domain::{
     sessions::Ended,
     types::UserId,
-    validate::Verified,
+    validate::LiveSession,
     watch_session::SessionWatch,
     watch_sessions::{Feed, News},
 };
@@ -24,7 +24,7 @@ pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::WatchSessio
 pub(super) type FeedStream = Pin<Box<dyn Stream<Item = Result<pb::WatchSessionsResponse, Status>> + Send>>;
 
 /// First the session, last the rejection.
-pub(super) fn session(session: &Verified, watch: SessionWatch) -> SessionStream {
+pub(super) fn session(session: &LiveSession, watch: SessionWatch) -> SessionStream {
     let first = Verdict::Session(convert::session(session));
     let last = async move { Verdict::Rejection(convert::rejection(&watch.end().await)) };
     let verdicts = stream::iter([first]).chain(stream::once(last));

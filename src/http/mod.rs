@@ -31,9 +31,9 @@ use url::form_urlencoded;
 
 use self::forward_auth::ForwardAuth;
 use crate::{
-    accept::accept,
-    admission::{Admission, Gate},
+    admission::{Admission, ConnectionLimiter},
     domain::{Engine, health::Condition},
+    transport::accept::accept,
 };
 
 #[derive(Clone)]
@@ -48,7 +48,7 @@ pub async fn serve(
     listener: TcpListener,
     forward_auth: ForwardAuth,
     condition: watch::Receiver<Condition>,
-    gate: &Gate,
+    gate: &ConnectionLimiter,
     admission: &Arc<Admission>,
     shutdown: CancellationToken,
 ) {

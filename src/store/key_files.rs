@@ -20,9 +20,9 @@ use crate::domain::{
 };
 
 /// A directory of key files.
-pub struct KeysIn(pub PathBuf);
+pub struct KeyFileDirectory(pub PathBuf);
 
-impl KeyDirectory for KeysIn {
+impl KeyDirectory for KeyFileDirectory {
     fn read(&self) -> Result<KeyFiles, String> {
         secret_file::check_directory(&self.0)?;
         read(&self.0, secret_file::read)
@@ -40,7 +40,7 @@ pub fn list(directory: &Path) -> Result<Vec<KeyFile>, String> {
 
 /// Refuses what a server refuses that starts on `directory`.
 pub fn check(directory: &Path) -> Result<Vec<KeyFile>, String> {
-    strict(KeysIn(directory.to_owned()).read()?)
+    strict(KeyFileDirectory(directory.to_owned()).read()?)
 }
 
 fn strict(files: KeyFiles) -> Result<Vec<KeyFile>, String> {
@@ -187,7 +187,8 @@ mod tests {
         let (_, good) =
             generate(directory.path(), KeyAlgorithm::EdDSA, Timestamp::from_secs(1_800_000_000)).unwrap();
         let public = directory.path().join("public.pem");
-        secret_file::create(&public, include_bytes!("../domain/keyring/fixtures/rsa_public.pem")).unwrap();
+        secret_file::create(&public, include_bytes!("../domain/credentials/keyring/fixtures/rsa_public.pem"))
+            .unwrap();
         let sentence = list(directory.path()).err().unwrap();
         assert!(
             sentence.starts_with(&format!("{} holds a public key in PEM", public.display())),

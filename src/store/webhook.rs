@@ -1,6 +1,6 @@
 //! The receiver of a webhook, over HTTP: signed as Standard Webhooks 1.0 has it, docs/webhook.md describes it.
 
-mod body;
+mod payload;
 
 use std::{
     error::Error,
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 
 use crate::domain::{
-    ports::{Batch, Clock, NotTaken, Receiver},
+    ports::{Clock, DeliveryError, EventBatch, Receiver},
     types::Timestamp,
     webhook::secret::Secret,
 };
@@ -87,8 +87,8 @@ impl HttpReceiver {
         Ok(Self { client, uri, secret, timeout, clock })
     }
 
-    fn request(&self, batch: &Batch, now: Timestamp) -> Result<Request<String>, Box<dyn Error>> {
-        let body = body::of(batch)?;
+    fn request(&self, batch: &EventBatch, now: Timestamp) -> Result<Request<String>, Box<dyn Error>> {
+        let body = payload::of(batch)?;
         let time = now.as_secs();
         Ok(Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
@@ -102,8 +102,8 @@ impl HttpReceiver {
 
 #[async_trait]
 impl Receiver for HttpReceiver {
-    async fn take(&self, batch: &Batch) -> Result<(), NotTaken> {
-        let because = |cause| NotTaken { cause, retry_after: None };
+    async fn take(&self, batch: &EventBatch) -> Result<(), DeliveryError> {
+        let because = |cause| DeliveryError { cause, retry_after: None };
         let now = self.clock.now();
         let request = self.request(batch, now).map_err(|error| because(chain(&*error)))?;
         let answer = timeout(self.timeout, self.client.request(request))
@@ -115,7 +115,7 @@ impl Receiver for HttpReceiver {
             return Ok(());
         }
         let hint = if status.is_redirection() { ", and redirects are not followed" } else { "" };
-        Err(NotTaken {
+        Err(DeliveryError {
             cause: format!("it answers {status}{hint}"),
             retry_after: retry_after(answer.headers(), now),
         })

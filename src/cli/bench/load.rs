@@ -11,10 +11,10 @@ use std::{
 use tokio::{task::JoinSet, time::timeout_at};
 
 use super::{
-    ask::Ask,
-    line::{Line, Trouble, Way},
-    pace::Pace,
+    connection::{CallError, Connection, Endpoint},
     progress::Progress,
+    query::Query,
+    schedule::Schedule,
     tally::{Counts, Tally},
 };
 use crate::cli::{Failure, client::TIMEOUT, output::Output};
@@ -24,8 +24,8 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What to do.
 pub(super) struct Load {
-    pub(super) way: Way,
-    pub(super) asks: Vec<Ask>,
+    pub(super) way: Endpoint,
+    pub(super) asks: Vec<Query>,
     /// Streams on one connection; without them, every request is a call of its own.
     pub(super) streams: Option<u16>,
     /// Requests at a time, on one connection or, where there are streams, on one of these.
@@ -48,7 +48,7 @@ pub(super) struct Outcome {
 pub(super) struct Run {
     pub(super) load: Arc<Load>,
     pub(super) until: Instant,
-    pub(super) pace: Option<Pace>,
+    pub(super) pace: Option<Schedule>,
     pub(super) next: AtomicUsize,
 }
 
@@ -66,7 +66,7 @@ pub(super) async fn run(load: &Arc<Load>, connections: u16, output: &Output) -> 
     let run = Arc::new(Run {
         load: Arc::clone(load),
         until: begin + load.duration,
-        pace: load.rate.map(|rate| Pace::new(begin, rate, connections, most)),
+        pace: load.rate.map(|rate| Schedule::new(begin, rate, connections, most)),
         next: AtomicUsize::new(0),
     });
     if run.pace.is_some() {
@@ -94,7 +94,7 @@ pub(super) async fn run(load: &Arc<Load>, connections: u16, output: &Output) -> 
 
 impl Run {
     /// Keeps a connection busy, and makes it again where it ends before the time is over.
-    async fn connection(self: Arc<Self>, number: usize, mut line: Line, tally: Arc<Tally>) {
+    async fn connection(self: Arc<Self>, number: usize, mut line: Connection, tally: Arc<Tally>) {
         loop {
             let mut lines = JoinSet::new();
             if let Some(streams) = self.load.streams {
@@ -126,7 +126,7 @@ impl Run {
     }
 
     /// One call after the other.
-    async fn ask(self: Arc<Self>, connection: usize, mut line: Line, tally: Arc<Tally>) {
+    async fn ask(self: Arc<Self>, connection: usize, mut line: Connection, tally: Arc<Tally>) {
         while let Some(begun) = self.turn(connection).await {
             let number = self.next.fetch_add(1, Ordering::Relaxed) % self.load.asks.len();
             let ask = &self.load.asks[number];
@@ -138,9 +138,9 @@ impl Run {
                         Err(complaint) => tally.wrong(complaint),
                     }
                 }
-                Err(Trouble::Refused(complaint)) => tally.wrong(complaint),
-                Err(Trouble::Broken(complaint)) => return tally.wrong(complaint),
-                Err(Trouble::Retired) => return,
+                Err(CallError::Refused(complaint)) => tally.wrong(complaint),
+                Err(CallError::Broken(complaint)) => return tally.wrong(complaint),
+                Err(CallError::Retired) => return,
             }
         }
     }

@@ -1,11 +1,11 @@
 //! `latchkey bench`: load on a server, and how it bears it.
 
-mod ask;
-mod line;
+mod connection;
 mod load;
-mod pace;
 mod progress;
+mod query;
 mod report;
+mod schedule;
 mod stream;
 mod tally;
 mod tokens;
@@ -14,7 +14,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 
-use self::{line::Way, load::Load, report::Report};
+use self::{connection::Endpoint, load::Load, report::Report};
 use super::{
     Common, Failure,
     client::{self, Carries},
@@ -44,7 +44,7 @@ pub(super) struct Bench {
     /// How many connections to open.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
-    /// Ask over `ValidateStream`: many requests and answers on a call that stays open.
+    /// Query over `ValidateStream`: many requests and answers on a call that stays open.
     #[arg(long)]
     stream: bool,
     /// How many streams to open on each connection.
@@ -84,9 +84,9 @@ impl Bench {
         let usual = if self.stream { VALIDATE_STREAM } else { VALIDATE };
         let path = self.path.as_deref().unwrap_or(usual);
         let is_ours = path == usual;
-        let asks = tokens.iter().map(|token| ask::Ask::new(token, self.peek, is_ours)).collect();
+        let asks = tokens.iter().map(|token| query::Query::new(token, self.peek, is_ours)).collect();
         let load = Arc::new(Load {
-            way: Way::new(common, path)?,
+            way: Endpoint::new(common, path)?,
             asks,
             streams: self.stream.then_some(self.streams),
             concurrency: usize::from(self.concurrency),

@@ -13,9 +13,9 @@ use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 
 use super::{
-    ask::{Ask, first_message},
-    line::{Line, Trouble, succeeded},
+    connection::{CallError, Connection, succeeded},
     load::Run,
+    query::{Query, first_message},
     tally::Tally,
 };
 
@@ -41,23 +41,35 @@ struct Stream {
 
 impl Run {
     /// Keeps a stream busy until the time is over.
-    pub(super) async fn converse(self: Arc<Self>, connection: usize, mut line: Line, tally: Arc<Tally>) {
+    pub(super) async fn converse(
+        self: Arc<Self>,
+        connection: usize,
+        mut line: Connection,
+        tally: Arc<Tally>,
+    ) {
         let (requests, answers) = match line.open().await {
             Ok(stream) => stream,
-            Err(Trouble::Retired) => return,
-            Err(Trouble::Broken(complaint) | Trouble::Refused(complaint)) => return tally.wrong(complaint),
+            Err(CallError::Retired) => return,
+            Err(CallError::Broken(complaint) | CallError::Refused(complaint)) => {
+                return tally.wrong(complaint);
+            }
         };
         let rest = BytesMut::new();
         let mut stream = Stream { requests, answers, rest, under_way: VecDeque::new(), count: 0 };
         let complaint = match self.keep_busy(connection, &mut stream, &tally).await {
             Ok(()) => return,
-            Err(Trouble::Broken(complaint) | Trouble::Refused(complaint)) => complaint,
-            Err(Trouble::Retired) => "the server ended the connection".into(),
+            Err(CallError::Broken(complaint) | CallError::Refused(complaint)) => complaint,
+            Err(CallError::Retired) => "the server ended the connection".into(),
         };
         tally.wrongs((stream.count as u64).max(1), complaint);
     }
 
-    async fn keep_busy(&self, connection: usize, stream: &mut Stream, tally: &Tally) -> Result<(), Trouble> {
+    async fn keep_busy(
+        &self,
+        connection: usize,
+        stream: &mut Stream,
+        tally: &Tally,
+    ) -> Result<(), CallError> {
         let mut over = false;
         while !over || stream.count > 0 {
             let room = self.load.concurrency - stream.count;
@@ -78,7 +90,7 @@ impl Run {
         match stream.answers.data().await {
             Some(part) => {
                 part?;
-                Err(Trouble::Refused("the server answers what it was not asked".into()))
+                Err(CallError::Refused("the server answers what it was not asked".into()))
             }
             None => succeeded(&stream.answers.trailers().await?.unwrap_or_default()),
         }
@@ -101,7 +113,7 @@ impl Run {
 }
 
 impl Stream {
-    fn send(&mut self, batches: Vec<Batch>, asks: &[Ask]) -> Result<(), Trouble> {
+    fn send(&mut self, batches: Vec<Batch>, asks: &[Query]) -> Result<(), CallError> {
         let numbers = || batches.iter().flat_map(|batch| batch.next..batch.next + batch.left);
         let messages = || numbers().map(|number| &asks[number % asks.len()].message);
         let mut bytes = BytesMut::with_capacity(messages().map(Bytes::len).sum());
@@ -111,8 +123,8 @@ impl Stream {
         Ok(self.requests.send_data(bytes.freeze(), false)?)
     }
 
-    /// Looks at the answers that have come.
-    fn take(&mut self, part: Bytes, asks: &[Ask], tally: &Tally) -> Result<(), Trouble> {
+    /// DirectoryReads at the answers that have come.
+    fn take(&mut self, part: Bytes, asks: &[Query], tally: &Tally) -> Result<(), CallError> {
         let now = Instant::now();
         self.answers.flow_control().release_capacity(part.len())?;
         let joined = if self.rest.is_empty() {
@@ -123,9 +135,9 @@ impl Stream {
         };
         let mut left = &*joined;
         let mut counts = tally.counts();
-        while let Some((message, after)) = first_message(left).map_err(Trouble::Refused)? {
+        while let Some((message, after)) = first_message(left).map_err(CallError::Refused)? {
             let Some(batch) = self.under_way.front_mut() else {
-                return Err(Trouble::Refused("the server answers what it was not asked".into()));
+                return Err(CallError::Refused("the server answers what it was not asked".into()));
             };
             match asks[batch.next % asks.len()].check_message(message) {
                 Ok(()) => counts.right(now.saturating_duration_since(batch.begun)),
@@ -144,13 +156,13 @@ impl Stream {
     }
 
     /// Why the server has ended the stream before we did.
-    async fn ended(&mut self) -> Trouble {
+    async fn ended(&mut self) -> CallError {
         let end = match self.answers.trailers().await {
             Ok(end) => end.unwrap_or_default(),
             Err(error) => return error.into(),
         };
         match succeeded(&end) {
-            Ok(()) => Trouble::Refused("the server ended the stream".into()),
+            Ok(()) => CallError::Refused("the server ended the stream".into()),
             Err(trouble) => trouble,
         }
     }

@@ -10,14 +10,14 @@ pub(super) const FIELDS: [&str; 7] =
 
 /// Why an account of a file cannot be imported.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Flaw {
+pub(super) struct FieldError {
     /// The field that is to blame; empty where it is the whole.
     pub(super) field: String,
     /// What is wrong with it, to be read after its name.
     pub(super) reason: String,
 }
 
-impl Flaw {
+impl FieldError {
     pub(super) fn new(field: &str, reason: impl Into<String>) -> Self {
         Self { field: field.to_owned(), reason: reason.into() }
     }
@@ -59,12 +59,12 @@ pub(super) struct Record {
     /// What it says, as far as that could be read.
     pub(super) account: ImportedAccount,
     /// What is wrong with it.
-    pub(super) flaw: Option<Flaw>,
+    pub(super) flaw: Option<FieldError>,
 }
 
 impl Record {
     /// Begun with nothing, and filled by `read` up to the first flaw.
-    pub(super) fn new(line: u64, read: impl FnOnce(&mut ImportedAccount) -> Result<(), Flaw>) -> Self {
+    pub(super) fn new(line: u64, read: impl FnOnce(&mut ImportedAccount) -> Result<(), FieldError>) -> Self {
         let mut account = ImportedAccount { line, ..ImportedAccount::default() };
         let flaw = read(&mut account).err();
         Self { line, account, flaw }
@@ -72,8 +72,8 @@ impl Record {
 }
 
 /// Sets a field to what JSON has for it.
-pub(super) fn set_value(account: &mut ImportedAccount, field: &str, value: Value) -> Result<(), Flaw> {
-    let flaw = |reason| Err(Flaw::new(field, reason));
+pub(super) fn set_value(account: &mut ImportedAccount, field: &str, value: Value) -> Result<(), FieldError> {
+    let flaw = |reason| Err(FieldError::new(field, reason));
     match (field, value) {
         (_, Value::Null) if FIELDS.contains(&field) => Ok(()),
         ("roles", Value::Array(roles)) => {
@@ -93,14 +93,14 @@ pub(super) fn set_value(account: &mut ImportedAccount, field: &str, value: Value
         ("user_id", Value::Number(number)) => set_text(account, field, &number.to_string()),
         (_, Value::String(text)) => set_text(account, field, &text),
         (field, _) if FIELDS.contains(&field) => flaw("must be a string"),
-        (field, _) => Err(Flaw::unknown(field)),
+        (field, _) => Err(FieldError::unknown(field)),
     }
 }
 
 /// Sets a field to what a cell of text has for it; an empty one says nothing.
-pub(super) fn set_text(account: &mut ImportedAccount, field: &str, text: &str) -> Result<(), Flaw> {
+pub(super) fn set_text(account: &mut ImportedAccount, field: &str, text: &str) -> Result<(), FieldError> {
     if !FIELDS.contains(&field) {
-        return Err(Flaw::unknown(field));
+        return Err(FieldError::unknown(field));
     }
     if text.is_empty() {
         return Ok(());
@@ -114,12 +114,12 @@ pub(super) fn set_text(account: &mut ImportedAccount, field: &str, text: &str) -
             account.disabled = match text.to_ascii_lowercase().as_str() {
                 "true" | "t" | "yes" | "1" => true,
                 "false" | "f" | "no" | "0" => false,
-                _ => return Err(Flaw::new(field, "must be true or false")),
+                _ => return Err(FieldError::new(field, "must be true or false")),
             }
         }
         _ => {
             let time = time(text).ok_or_else(|| {
-                Flaw::new(
+                FieldError::new(
                     field,
                     "must be a time from 1970 on, such as 2024-05-01T12:34:56Z or 2024-05-01 14:34:56+02:00",
                 )

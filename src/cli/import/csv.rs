@@ -4,8 +4,8 @@
 use csv_core::ReadRecordResult;
 
 use super::{
-    account::{FIELDS, Flaw, Record, set_text},
-    text::{Broken, Grammar, Step, Text},
+    account::{FIELDS, FieldError, Record, set_text},
+    text::{Grammar, Step, SyntaxError, Text},
 };
 use crate::grpc::pb::ImportedAccount;
 
@@ -67,7 +67,7 @@ impl Csv {
         for name in &header {
             let known = FIELDS.iter().find(|field| *field == name).copied();
             if known.is_none() && !ignored.contains(name) {
-                let flaw = Flaw::unknown(name);
+                let flaw = FieldError::unknown(name);
                 return Err(format!("line 1: {} {}", flaw.field, flaw.reason));
             }
             if known.is_some() && columns.contains(&known) {
@@ -87,20 +87,24 @@ impl Csv {
         self.text.offset()
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<Record>, Broken> {
+    pub(super) fn next(&mut self) -> Result<Option<Record>, SyntaxError> {
         let Some(piece) = self.text.next(&mut Rows::Cell)? else { return Ok(None) };
         let record = Record::new(piece.line, |account| {
-            read(account, piece.bytes.ok_or_else(Flaw::too_long)?, &self.columns)
+            read(account, piece.bytes.ok_or_else(FieldError::too_long)?, &self.columns)
         });
         Ok(Some(record))
     }
 }
 
-fn read(account: &mut ImportedAccount, row: &[u8], columns: &[Option<&'static str>]) -> Result<(), Flaw> {
-    let cells = cells(row).ok_or_else(|| Flaw::whole("is not a row of UTF-8 text"))?;
+fn read(
+    account: &mut ImportedAccount,
+    row: &[u8],
+    columns: &[Option<&'static str>],
+) -> Result<(), FieldError> {
+    let cells = cells(row).ok_or_else(|| FieldError::whole("is not a row of UTF-8 text"))?;
     if cells.len() != columns.len() {
         let (here, there) = (cells.len(), columns.len());
-        return Err(Flaw::whole(format!("has {here} cells where the first row has {there}")));
+        return Err(FieldError::whole(format!("has {here} cells where the first row has {there}")));
     }
     for (column, cell) in columns.iter().zip(&cells) {
         if let Some(field) = column {

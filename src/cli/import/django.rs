@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::{
-    account::{Flaw, Record, set_value},
-    text::{Broken, Grammar, Step, Text},
+    account::{FieldError, Record, set_value},
+    text::{Grammar, Step, SyntaxError, Text},
 };
 use crate::grpc::pb::ImportedAccount;
 
@@ -128,14 +128,14 @@ impl Django {
         self.text.offset()
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<Record>, Broken> {
+    pub(super) fn next(&mut self) -> Result<Option<Record>, SyntaxError> {
         loop {
             let Some(piece) = self.text.next(&mut self.objects)? else { return Ok(None) };
             let line = piece.line;
             let Some(bytes) = piece.bytes else {
-                return Ok(Some(Record::new(line, |_| Err(Flaw::too_long()))));
+                return Ok(Some(Record::new(line, |_| Err(FieldError::too_long()))));
             };
-            let mut entry = serde_json::from_slice(bytes).map_err(|error| Broken {
+            let mut entry = serde_json::from_slice(bytes).map_err(|error| SyntaxError {
                 line: line + error.line().saturating_sub(1) as u64,
                 reason: "is not JSON".to_owned(),
             })?;
@@ -162,28 +162,28 @@ impl Django {
         false
     }
 
-    fn read(&self, account: &mut ImportedAccount, mut entry: Map<String, Value>) -> Result<(), Flaw> {
+    fn read(&self, account: &mut ImportedAccount, mut entry: Map<String, Value>) -> Result<(), FieldError> {
         let pk = entry.remove("pk").filter(|pk| !pk.is_null());
         let (Some(Value::String(_)), Some(Value::Object(mut fields))) =
             (entry.remove("model"), entry.remove("fields"))
         else {
-            return Err(Flaw::whole("is not an entry of a dump, which has model, pk and fields"));
+            return Err(FieldError::whole("is not an entry of a dump, which has model, pk and fields"));
         };
         fields.retain(|field, _| !self.settings.ignored.contains(field));
         let Some(Value::String(username)) = fields.remove(&self.settings.username_field) else {
             let reason = "is missing: --username-field names the one that users log in with";
-            return Err(Flaw::new(&self.settings.username_field, reason));
+            return Err(FieldError::new(&self.settings.username_field, reason));
         };
         account.username = username;
         // With --natural-primary a dump has no keys.
         if let Some(pk) = pk {
-            account.user_id = key(pk).ok_or_else(|| Flaw::new("pk", "must be a number or a string"))?;
+            account.user_id = key(pk).ok_or_else(|| FieldError::new("pk", "must be a number or a string"))?;
         }
         account.password_hash = match fields.remove("password") {
             // Django lets nobody in with it.
             Some(Value::String(hash)) if hash.is_empty() => "!".to_owned(),
             Some(Value::String(hash)) => hash,
-            _ => return Err(Flaw::new("password", "is missing, or not a string")),
+            _ => return Err(FieldError::new("password", "is missing, or not a string")),
         };
         account.disabled = !flag(&mut fields, "is_active", true)?;
         for role in ["staff", "superuser"] {
@@ -192,18 +192,19 @@ impl Django {
             }
         }
         if let Some(joined) = fields.remove("date_joined") {
-            set_value(account, "created_at", joined).map_err(|flaw| Flaw::new("date_joined", flaw.reason))?;
+            set_value(account, "created_at", joined)
+                .map_err(|flaw| FieldError::new("date_joined", flaw.reason))?;
         }
         match fields.remove("groups") {
             None | Some(Value::Null) => Ok(()),
             Some(Value::Array(groups)) => self.add_groups(account, groups),
-            Some(_) => Err(Flaw::new("groups", "must be an array")),
+            Some(_) => Err(FieldError::new("groups", "must be an array")),
         }
     }
 
     /// The names of groups are roles. A user in a group without a name is refused: it would be there
     /// without its roles from now on, whatever is imported later.
-    fn add_groups(&self, account: &mut ImportedAccount, groups: Vec<Value>) -> Result<(), Flaw> {
+    fn add_groups(&self, account: &mut ImportedAccount, groups: Vec<Value>) -> Result<(), FieldError> {
         for group in groups {
             let name = match group {
                 // The natural key of a group is its name.
@@ -211,7 +212,7 @@ impl Django {
                 pk => key(pk).and_then(|pk| self.groups.get(&pk).cloned()),
             };
             let name = name.ok_or_else(|| {
-                Flaw::new(
+                FieldError::new(
                     "groups",
                     "names a group that does not stand before it in the dump: dump `auth.group auth.user` in this \
                      order, or with --natural-foreign; or pass over groups with --ignore groups",
@@ -236,10 +237,10 @@ fn key(value: Value) -> Option<String> {
     }
 }
 
-fn flag(fields: &mut Map<String, Value>, field: &str, default: bool) -> Result<bool, Flaw> {
+fn flag(fields: &mut Map<String, Value>, field: &str, default: bool) -> Result<bool, FieldError> {
     match fields.remove(field) {
         None => Ok(default),
         Some(Value::Bool(flag)) => Ok(flag),
-        Some(_) => Err(Flaw::new(field, "must be true or false")),
+        Some(_) => Err(FieldError::new(field, "must be true or false")),
     }
 }

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    account::{Flaw, Record, set_value},
-    text::{Broken, Grammar, Step, Text},
+    account::{FieldError, Record, set_value},
+    text::{Grammar, Step, SyntaxError, Text},
 };
 use crate::grpc::pb::ImportedAccount;
 
@@ -41,19 +41,19 @@ impl JsonLines {
         self.text.offset()
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<Record>, Broken> {
+    pub(super) fn next(&mut self) -> Result<Option<Record>, SyntaxError> {
         let Some(piece) = self.text.next(&mut Lines)? else { return Ok(None) };
         let record = Record::new(piece.line, |account| {
-            read(account, piece.bytes.ok_or_else(Flaw::too_long)?, &self.ignored)
+            read(account, piece.bytes.ok_or_else(FieldError::too_long)?, &self.ignored)
         });
         Ok(Some(record))
     }
 }
 
-fn read(account: &mut ImportedAccount, line: &[u8], ignored: &[String]) -> Result<(), Flaw> {
+fn read(account: &mut ImportedAccount, line: &[u8], ignored: &[String]) -> Result<(), FieldError> {
     // What the parser says of a syntax error may quote the line, and there is a secret in it.
     let mut fields: Map<String, Value> =
-        serde_json::from_slice(line).map_err(|_| Flaw::whole("is not a JSON object"))?;
+        serde_json::from_slice(line).map_err(|_| FieldError::whole("is not a JSON object"))?;
     // First, so that a refusal can name it.
     if let Some(username) = fields.remove("username") {
         set_value(account, "username", username)?;

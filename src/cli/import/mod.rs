@@ -23,11 +23,11 @@ use std::{
 use clap::Args;
 
 use self::{
-    account::{Flaw, Record},
+    account::{FieldError, Record},
     progress::Progress,
     report::Report,
     source::{Format, Source},
-    text::Broken,
+    text::SyntaxError,
     upload::{Batch, Upload},
 };
 use super::{Common, Failure};
@@ -141,7 +141,7 @@ impl Run {
         }
         match broken {
             None => Ok(()),
-            Some(Broken { line, reason }) => {
+            Some(SyntaxError { line, reason }) => {
                 Err(Failure::Refused(format!("line {line} {reason}; nothing from there on was imported")))
             }
         }
@@ -189,10 +189,10 @@ struct Seen {
 }
 
 impl Seen {
-    fn check(&mut self, username: &str, line: u64) -> Option<Flaw> {
+    fn check(&mut self, username: &str, line: u64) -> Option<FieldError> {
         // One that is not a username is for the server to refuse.
         let username = Username::parse(username).ok()?;
         let first = self.lines.insert(self.hasher.hash_one(username.key()), line)?;
-        Some(Flaw::new("username", format!("is the same as in line {first}; case makes no difference")))
+        Some(FieldError::new("username", format!("is the same as in line {first}; case makes no difference")))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Failure, account::Flaw};
+use super::{Failure, account::FieldError};
 use crate::{cli::output::Output, grpc::pb};
 
 /// Counts, and what was refused. A reason is kept once, however many lines it is the reason for.
@@ -18,14 +18,14 @@ pub(super) struct Report {
     pub(super) present: u64,
     pub(super) skipped: u64,
     refused: Vec<(u64, String, usize)>,
-    flaws: Vec<Flaw>,
-    known: HashMap<Flaw, usize>,
+    flaws: Vec<FieldError>,
+    known: HashMap<FieldError, usize>,
     /// Whether all of the file was read and sent.
     pub(super) complete: bool,
 }
 
 impl Report {
-    pub(super) fn refuse(&mut self, line: u64, username: String, flaw: Flaw) {
+    pub(super) fn refuse(&mut self, line: u64, username: String, flaw: FieldError) {
         let next = self.flaws.len();
         let index = *self.known.entry(flaw.clone()).or_insert(next);
         if index == next {
@@ -38,7 +38,7 @@ impl Report {
         self.added += answer.added;
         self.present += answer.present;
         for pb::RefusedAccount { line, username, field, description } in answer.refusals {
-            self.refuse(line, username, Flaw { field, reason: description });
+            self.refuse(line, username, FieldError { field, reason: description });
         }
     }
 
@@ -51,10 +51,10 @@ impl Report {
     }
 
     /// What was refused, in the order of the file.
-    fn refusals(&self) -> Vec<Refusal<'_>> {
+    fn refusals(&self) -> Vec<Refused<'_>> {
         let refusals = self.refused.iter();
         let mut refusals: Vec<_> = refusals
-            .map(|(line, username, flaw)| Refusal { line: *line, username, flaw: &self.flaws[*flaw] })
+            .map(|(line, username, flaw)| Refused { line: *line, username, flaw: &self.flaws[*flaw] })
             .collect();
         refusals.sort_by_key(|refusal| refusal.line);
         refusals
@@ -77,7 +77,7 @@ impl Report {
             "added": self.added,
             "present": self.present,
             "skipped": self.skipped,
-            "refused": refusals.iter().map(Refusal::json).collect::<Vec<_>>(),
+            "refused": refusals.iter().map(Refused::json).collect::<Vec<_>>(),
             "complete": self.complete,
             "dry_run": dry_run,
         });
@@ -97,15 +97,15 @@ impl Report {
 }
 
 /// What was refused, and why.
-struct Refusal<'a> {
+struct Refused<'a> {
     line: u64,
     username: &'a str,
-    flaw: &'a Flaw,
+    flaw: &'a FieldError,
 }
 
-impl Refusal<'_> {
+impl Refused<'_> {
     fn json(&self) -> Value {
-        let Flaw { field, reason } = self.flaw;
+        let FieldError { field, reason } = self.flaw;
         json!({ "line": self.line, "username": self.username, "field": field, "reason": reason })
     }
 
@@ -126,7 +126,7 @@ fn harmless(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
-fn write(file: std::fs::File, output: &Output, refusals: &[Refusal<'_>]) -> io::Result<()> {
+fn write(file: std::fs::File, output: &Output, refusals: &[Refused<'_>]) -> io::Result<()> {
     let mut file = BufWriter::new(file);
     for refusal in refusals {
         if output.is_json() {

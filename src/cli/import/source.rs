@@ -13,7 +13,7 @@ use super::{
     csv::Csv,
     django::{self, Django},
     json_lines::JsonLines,
-    text::{Broken, Text},
+    text::{SyntaxError, Text},
 };
 
 /// How much is read at once, in bytes.
@@ -81,7 +81,7 @@ impl Source {
         Ok(Self { reader, bytes })
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<Record>, Broken> {
+    pub(super) fn next(&mut self) -> Result<Option<Record>, SyntaxError> {
         match &mut self.reader {
             Reader::JsonLines(reader) => reader.next(),
             Reader::Csv(reader) => reader.next(),

@@ -10,13 +10,13 @@ use super::{
     csv::Csv,
     django::{Django, Settings},
     json_lines::JsonLines,
-    text::{Broken, Text},
+    text::{SyntaxError, Text},
 };
 use crate::grpc::pb::ImportedAccount;
 
-type Read = Result<Vec<Record>, Broken>;
+type Read = Result<Vec<Record>, SyntaxError>;
 
-fn all(mut next: impl FnMut() -> Result<Option<Record>, Broken>) -> Read {
+fn all(mut next: impl FnMut() -> Result<Option<Record>, SyntaxError>) -> Read {
     std::iter::from_fn(|| next().transpose()).collect()
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Piece<'a> {
 
 /// Why the rest of a file cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Broken {
+pub(super) struct SyntaxError {
     /// The line up to which it could.
     pub(super) line: u64,
     /// What is wrong with it, to be read after the line.
@@ -69,19 +69,20 @@ impl Text {
     }
 
     /// The next piece, if there is one.
-    pub(super) fn next(&mut self, grammar: &mut impl Grammar) -> Result<Option<Piece<'_>>, Broken> {
+    pub(super) fn next(&mut self, grammar: &mut impl Grammar) -> Result<Option<Piece<'_>>, SyntaxError> {
         self.piece.clear();
         let mut begun = None;
         let mut length = 0;
         loop {
             let line = self.line;
-            let broken = |reason: &dyn std::fmt::Display| Broken { line, reason: reason.to_string() };
+            let broken = |reason: &dyn std::fmt::Display| SyntaxError { line, reason: reason.to_string() };
             let buffer =
                 self.reader.fill_buf().map_err(|error| broken(&format!("cannot be read: {error}")))?;
             if buffer.is_empty() {
-                grammar
-                    .end(begun.is_some())
-                    .map_err(|reason| Broken { line: begun.unwrap_or(line), reason: reason.to_owned() })?;
+                grammar.end(begun.is_some()).map_err(|reason| SyntaxError {
+                    line: begun.unwrap_or(line),
+                    reason: reason.to_owned(),
+                })?;
                 break;
             }
             let mut used = 0;
@@ -89,7 +90,7 @@ impl Text {
             for &byte in buffer {
                 let step = grammar.step(byte, begun.is_some());
                 if let Step::Wrong(reason) = step {
-                    return Err(Broken { line: self.line, reason: reason.to_owned() });
+                    return Err(SyntaxError { line: self.line, reason: reason.to_owned() });
                 }
                 if matches!(step, Step::Keep | Step::Last) {
                     begun.get_or_insert(self.line);

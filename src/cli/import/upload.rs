@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use tonic::Request;
 
-use super::{Failure, account::Flaw, progress::Progress};
+use super::{Failure, account::FieldError, progress::Progress};
 use crate::{
     cli::{Common, client},
     grpc::pb::{ImportAccountsRequest, ImportAccountsResponse, ImportedAccount},
@@ -33,8 +33,8 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Whether an account can be sent at all.
-    pub(super) fn takes(account: &ImportedAccount) -> Result<(), Flaw> {
-        if size(account) > MAX_MESSAGE { Err(Flaw::too_long()) } else { Ok(()) }
+    pub(super) fn takes(account: &ImportedAccount) -> Result<(), FieldError> {
+        if size(account) > MAX_MESSAGE { Err(FieldError::too_long()) } else { Ok(()) }
     }
 
     /// Adds an account that it takes.

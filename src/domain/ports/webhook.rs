@@ -8,7 +8,7 @@ use crate::domain::{types::Timestamp, watch_sessions::News};
 
 /// What is handed over at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
+pub struct EventBatch {
     /// Names it, and stays the same however often it is sent.
     pub id: String,
     /// When it was put together.
@@ -19,7 +19,7 @@ pub struct Batch {
 
 /// Why a batch was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotTaken {
+pub struct DeliveryError {
     /// What went wrong, for the log. Nothing secret.
     pub cause: String,
     /// How long the receiver asks to be left alone, where it does.
@@ -30,5 +30,5 @@ pub struct NotTaken {
 #[async_trait]
 pub trait Receiver: Send + Sync {
     /// Hands a batch over. After an error it may or may not have been taken.
-    async fn take(&self, batch: &Batch) -> Result<(), NotTaken>;
+    async fn take(&self, batch: &EventBatch) -> Result<(), DeliveryError>;
 }

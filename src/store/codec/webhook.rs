@@ -5,9 +5,9 @@ use prost::Message;
 
 use super::{CodecError, pack, unpack};
 use crate::domain::{
+    lease::{Delivery, Lease},
     ports::Cursor,
     types::Timestamp,
-    webhook::lease::{Delivery, Lease},
 };
 
 #[derive(Message)]

@@ -12,7 +12,7 @@ use sqlx::{
 
 use super::{
     NAME,
-    place::Place,
+    file_identity::FileIdentity,
     wal::{self, Damage},
 };
 use crate::domain::ports::StoreError;
@@ -39,7 +39,7 @@ pub struct Database {
     pub readers: SqlitePool,
     /// The one connection that writes.
     pub writer: SqlitePool,
-    place: Arc<Place>,
+    place: Arc<FileIdentity>,
 }
 
 impl Database {
@@ -80,7 +80,7 @@ impl Database {
             .connect_with(options.pragma("query_only", "on"))
             .await
             .map_err(|error| refused(&error))?;
-        let place = Arc::new(Place::of(path).map_err(unavailable)?);
+        let place = Arc::new(FileIdentity::of(path).map_err(unavailable)?);
         Ok(Self { readers, writer, place })
     }
 

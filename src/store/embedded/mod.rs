@@ -3,8 +3,8 @@
 //! Write-ahead log and `synchronous = FULL`: what was acknowledged survives the process and the machine.
 
 mod database;
+mod file_identity;
 mod peek;
-mod place;
 mod registers;
 mod sweep;
 mod wal;

@@ -20,7 +20,7 @@ use crate::{
         types::Timestamp,
     },
     isolation::supervisor::{self, Importance},
-    store::raw::{RawChange, RawCommit, RawRegisters, RawTail, RawValue},
+    store::backend::{Backend, EncodedChange, EncodedCommit, EncodedTail, EncodedValue},
 };
 
 /// Registers that are read together, at most: so that a few who want many leave the connections to others, too.
@@ -55,10 +55,10 @@ impl EmbeddedRegisters {
 }
 
 #[async_trait]
-impl RawRegisters for EmbeddedRegisters {
+impl Backend for EmbeddedRegisters {
     const NAME: &'static str = NAME;
 
-    async fn load(&self, key: &str) -> Result<Option<RawValue>, StoreError> {
+    async fn load(&self, key: &str) -> Result<Option<EncodedValue>, StoreError> {
         self.database.must_be_in_place()?;
         let row = sqlx::query("SELECT revision, value FROM registers WHERE key = ?")
             .bind(key)
@@ -68,7 +68,7 @@ impl RawRegisters for EmbeddedRegisters {
         row.map(|row| value(&row)).transpose()
     }
 
-    async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
+    async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
         if let [key] = keys {
             return vec![self.load(key).await];
         }
@@ -76,22 +76,22 @@ impl RawRegisters for EmbeddedRegisters {
         join_all(questions).await.into_iter().flatten().collect()
     }
 
-    async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError> {
+    async fn commit(&self, key: &str, change: EncodedChange) -> Result<EncodedCommit, StoreError> {
         let new = change.value.clone();
         if self.writer.commit(key, change).await? {
-            return Ok(RawCommit::Committed);
+            return Ok(EncodedCommit::Committed);
         }
         let stands = self.load(key).await?;
         // The same commit for a second time.
         let repeated = stands.as_ref() == Some(&new);
-        Ok(if repeated { RawCommit::Committed } else { RawCommit::Conflict(stands) })
+        Ok(if repeated { EncodedCommit::Committed } else { EncodedCommit::Conflict(stands) })
     }
 
-    async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<RawTail, StoreError> {
+    async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<EncodedTail, StoreError> {
         let Some(Cursor(after)) = after else {
             let newest = self.events("SELECT * FROM events ORDER BY seq DESC LIMIT ?2", 0, 1).await?;
             let next = newest.last().map_or(Place::NOWHERE, |event| event.place).cursor();
-            return Ok(RawTail { events: Vec::new(), next, gap: false });
+            return Ok(EncodedTail { events: Vec::new(), next, gap: false });
         };
         // Where the event that the cursor names is still there, all after it are: the log only ever
         // loses its beginning. Where it is not, some may have gone with it.
@@ -106,10 +106,15 @@ impl RawRegisters for EmbeddedRegisters {
         }
         let next = events.last().map_or(if gap { Place::NOWHERE } else { place }, |event| event.place);
         let events = events.into_iter().filter_map(|event| event.value).collect();
-        Ok(RawTail { events, next: next.cursor(), gap })
+        Ok(EncodedTail { events, next: next.cursor(), gap })
     }
 
-    async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<RawTail, StoreError> {
+    async fn follow(
+        &self,
+        after: &Cursor,
+        limit: usize,
+        patience: Duration,
+    ) -> Result<EncodedTail, StoreError> {
         let begun = Instant::now();
         let mut appended = self.writer.appended();
         let mut after = after.clone();
@@ -132,7 +137,7 @@ impl RawRegisters for EmbeddedRegisters {
 
 impl EmbeddedRegisters {
     /// In one message to the thread of a connection, because each would wake that thread and then us.
-    async fn load_together(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
+    async fn load_together(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
         if let Err(error) = self.database.must_be_in_place() {
             return keys.iter().map(|_| Err(error.clone())).collect();
         }
@@ -198,10 +203,10 @@ impl Place {
     }
 }
 
-fn value(row: &SqliteRow) -> Result<RawValue, StoreError> {
+fn value(row: &SqliteRow) -> Result<EncodedValue, StoreError> {
     let revision: i64 = row.try_get("revision").map_err(|error| failed(&error))?;
     let bytes: Vec<u8> = row.try_get("value").map_err(|error| failed(&error))?;
     let revision = u64::try_from(revision)
         .map_err(|_| StoreError::Corrupt { store: NAME, cause: "a negative revision".into() })?;
-    Ok(RawValue { revision, bytes: Bytes::from(bytes) })
+    Ok(EncodedValue { revision, bytes: Bytes::from(bytes) })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Database;
 use crate::{
     domain::{ports::Clock, types::Timestamp},
-    store::raw::EVENT_RETENTION,
+    store::backend::EVENT_RETENTION,
 };
 
 /// How many events the log remembers, about.

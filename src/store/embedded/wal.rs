@@ -1,4 +1,4 @@
-//! Looks for damage in the write-ahead log of SQLite before it is opened.
+//! DirectoryReads for damage in the write-ahead log of SQLite before it is opened.
 //!
 //! SQLite ends its recovery at the first frame that is not whole, and says nothing: that is right after a crash, which
 //! can leave one transaction half written, and loses what was acknowledged where the log is damaged in the middle. So
@@ -24,7 +24,7 @@ pub(super) enum Damage {
     Frame { number: u64, lost: u64 },
 }
 
-/// Looks for damage in the log at `path`; one that is missing or empty has none.
+/// DirectoryReads for damage in the log at `path`; one that is missing or empty has none.
 pub(super) fn damage(path: &Path) -> io::Result<Option<Damage>> {
     let mut log = match File::open(path) {
         Ok(file) => BufReader::with_capacity(256 * 1024, file),

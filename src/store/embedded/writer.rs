@@ -19,7 +19,7 @@ use crate::{
         types::Timestamp,
     },
     isolation::supervisor::{self, Importance},
-    store::raw::RawChange,
+    store::backend::EncodedChange,
 };
 
 /// Commits in one transaction, at most.
@@ -45,7 +45,7 @@ pub(super) struct Writer {
 
 struct Request {
     key: String,
-    change: RawChange,
+    change: EncodedChange,
     /// Whether the register was still as expected, and is written.
     answer: oneshot::Sender<Result<bool, StoreError>>,
 }
@@ -72,7 +72,7 @@ impl Writer {
     }
 
     /// Writes a register that still is as expected; whether it was.
-    pub(super) async fn commit(&self, key: &str, change: RawChange) -> Result<bool, StoreError> {
+    pub(super) async fn commit(&self, key: &str, change: EncodedChange) -> Result<bool, StoreError> {
         let (answer, answered) = oneshot::channel();
         let request = Request { key: key.to_owned(), change, answer };
         self.requests.try_send(request).map_err(|error| match error {
@@ -117,14 +117,14 @@ async fn transaction(
 ) -> Result<Vec<bool>, sqlx::Error> {
     let mut connection = database.writer.acquire().await?;
     let mut sql = String::from("BEGIN IMMEDIATE;");
-    for RawChange { expected, events, .. } in batch.iter().map(|request| &request.change) {
+    for EncodedChange { expected, events, .. } in batch.iter().map(|request| &request.change) {
         sql.push_str(if *expected == 0 { CREATE } else { REPLACE });
         sql.extend(events.iter().map(|_| APPEND));
     }
     sql.push_str("COMMIT");
     // Only those of a lone commit are so few that they are worth remembering.
     let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(batch.len() == 1);
-    for Request { key, change: RawChange { expected, value, keep_until, events }, .. } in batch {
+    for Request { key, change: EncodedChange { expected, value, keep_until, events }, .. } in batch {
         query = query.bind(integer(value.revision)).bind(value.bytes.as_ref());
         query = query.bind(integer(keep_until.as_micros())).bind(key);
         if *expected != 0 {

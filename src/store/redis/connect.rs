@@ -9,12 +9,12 @@ use redis::{
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
-use super::link::{Lane, Live, Purpose};
+use super::connection::{Channel, Live, Purpose};
 use crate::store::secret_file;
 
 /// How to reach Redis.
 #[derive(Clone)]
-pub struct LinkSettings {
+pub struct RedisSettings {
     /// `redis://[user:password@]host[:port][/db]`.
     pub url: String,
     /// Used where the URL has no password.
@@ -31,7 +31,7 @@ pub struct LinkSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint(i64, i64, u64, u64);
 
-impl LinkSettings {
+impl RedisSettings {
     /// Returns what is wrong with the URL, if anything is.
     pub fn check(&self) -> Result<(), String> {
         self.client().map(|_| ()).map_err(|error| error.to_string())
@@ -92,7 +92,7 @@ impl LinkSettings {
 }
 
 /// Connects, and makes sure that the server is a master that answers.
-pub(super) async fn connect(settings: &LinkSettings, purpose: Purpose) -> Result<Live, String> {
+pub(super) async fn connect(settings: &RedisSettings, purpose: Purpose) -> Result<Live, String> {
     let fingerprint = settings.fingerprint();
     let client = settings
         .with_current_password()
@@ -110,10 +110,10 @@ pub(super) async fn connect(settings: &LinkSettings, purpose: Purpose) -> Result
     if purpose == Purpose::Requests {
         warn_of_eviction(&mut reads).await;
     }
-    Ok(Live { reads: Lane::new(reads), writes: Lane::new(writes), role, fingerprint })
+    Ok(Live { reads: Channel::new(reads), writes: Channel::new(writes), role, fingerprint })
 }
 
-async fn open(client: &Client, settings: &LinkSettings) -> Result<MultiplexedConnection, String> {
+async fn open(client: &Client, settings: &RedisSettings) -> Result<MultiplexedConnection, String> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.connect_timeout))
         .set_response_timeout(Some(settings.response_timeout));

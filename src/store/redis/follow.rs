@@ -12,15 +12,15 @@ use tokio::{sync::Mutex, time::timeout};
 
 use super::{
     BUCKETS, NAME, bucket_index,
-    connect::LinkSettings,
+    connect::RedisSettings,
+    connection::{Connection, Purpose},
     corrupt,
-    link::{Link, Purpose},
+    cursor::StreamCursor,
     log::Log,
-    places::Places,
 };
 use crate::{
     domain::ports::{Cursor, StoreError},
-    store::raw::RawTail,
+    store::backend::EncodedTail,
 };
 
 /// How long the server is asked to wait in one go, at most. What supervises the connection asks over it,
@@ -29,24 +29,24 @@ const BLOCK: Duration = Duration::from_millis(500);
 
 /// What the one reader of this process follows the log with.
 pub(super) struct Follower {
-    settings: LinkSettings,
+    settings: RedisSettings,
     /// Nothing until somebody follows. A second reader waits here for the first, as it would in front of
     /// the connection.
     following: Mutex<Option<Following>>,
 }
 
 struct Following {
-    link: Link,
+    link: Connection,
     /// When the last pass over all streams has begun; nothing where one is due.
     passed: Option<Instant>,
 }
 
 impl Follower {
     /// Does not connect yet.
-    pub(super) fn new(settings: &LinkSettings) -> Self {
+    pub(super) fn new(settings: &RedisSettings) -> Self {
         // A wait that the server ends in time must not look like an answer that does not come.
         let response_timeout = settings.response_timeout + BLOCK;
-        let settings = LinkSettings { response_timeout, ..settings.clone() };
+        let settings = RedisSettings { response_timeout, ..settings.clone() };
         Self { settings, following: Mutex::default() }
     }
 
@@ -58,7 +58,7 @@ impl Follower {
         after: &Cursor,
         limit: usize,
         patience: Duration,
-    ) -> Result<RawTail, StoreError> {
+    ) -> Result<EncodedTail, StoreError> {
         let begun = Instant::now();
         let mut following = self.following.lock().await;
         let following = match &mut *following {
@@ -78,8 +78,8 @@ impl Follower {
 }
 
 impl Following {
-    fn start(settings: &LinkSettings) -> Result<Self, StoreError> {
-        let link = Link::start(settings, Purpose::Events)
+    fn start(settings: &RedisSettings) -> Result<Self, StoreError> {
+        let link = Connection::start(settings, Purpose::Events)
             .map_err(|cause| StoreError::Unavailable { store: NAME, cause })?;
         Ok(Self { link, passed: None })
     }
@@ -91,8 +91,8 @@ impl Following {
         limit: usize,
         begun: Instant,
         patience: Duration,
-    ) -> Result<RawTail, StoreError> {
-        let Some(mut places) = Places::parse(after) else {
+    ) -> Result<EncodedTail, StoreError> {
+        let Some(mut places) = StreamCursor::parse(after) else {
             return log.tail(&self.link, Some(after), limit).await;
         };
         // With room for one event of every stream, so that a pass reaches the last of them.
@@ -117,7 +117,7 @@ impl Following {
     }
 
     /// Waits until there is something after these places, or the wait is over: in which buckets.
-    async fn woken(&self, log: &Log, places: &Places, wait: Duration) -> Result<Vec<u64>, StoreError> {
+    async fn woken(&self, log: &Log, places: &StreamCursor, wait: Duration) -> Result<Vec<u64>, StoreError> {
         let streams: Vec<_> = (0..BUCKETS).map(|bucket| log.stream(bucket)).collect();
         // Rounded up: 0 means for ever.
         let millis = u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::Script;
 
-use super::{BUCKETS, corrupt, link::Link, places::Places};
+use super::{BUCKETS, connection::Connection, corrupt, cursor::StreamCursor};
 use crate::{
     domain::ports::{Cursor, StoreError},
-    store::raw::RawTail,
+    store::backend::EncodedTail,
 };
 
 /// The streams of all buckets.
@@ -41,26 +41,26 @@ impl Log {
     /// See `EventLog::tail`.
     pub(super) async fn tail(
         &self,
-        link: &Link,
+        link: &Connection,
         after: Option<&Cursor>,
         limit: usize,
-    ) -> Result<RawTail, StoreError> {
-        let known = after.and_then(Places::parse);
+    ) -> Result<EncodedTail, StoreError> {
+        let known = after.and_then(StreamCursor::parse);
         let foreign = after.is_some() && known.is_none();
-        let mut places = known.unwrap_or_else(Places::unknown);
+        let mut places = known.unwrap_or_else(StreamCursor::unknown);
         let tail = self.read(link, &mut places, 0..BUCKETS, limit).await?;
-        Ok(RawTail { gap: tail.gap || foreign, ..tail })
+        Ok(EncodedTail { gap: tail.gap || foreign, ..tail })
     }
 
     /// What these buckets hold after `places`, which move on. One command a bucket, each under its own
     /// hash tag.
     pub(super) async fn read(
         &self,
-        link: &Link,
-        places: &mut Places,
+        link: &Connection,
+        places: &mut StreamCursor,
         buckets: impl IntoIterator<Item = u64>,
         limit: usize,
-    ) -> Result<RawTail, StoreError> {
+    ) -> Result<EncodedTail, StoreError> {
         let (mut events, mut gap) = (Vec::new(), false);
         // All of them at once, each with its share of the limit; then those that had more than that.
         let mut unread: VecDeque<u64> = buckets.into_iter().collect();
@@ -80,12 +80,12 @@ impl Log {
                 }
             }
         }
-        Ok(RawTail { events, next: places.cursor(), gap })
+        Ok(EncodedTail { events, next: places.cursor(), gap })
     }
 
     async fn read_bucket(
         &self,
-        link: &Link,
+        link: &Connection,
         bucket: u64,
         after: String,
         limit: usize,

@@ -9,11 +9,11 @@
 //! | `<prefix>:{<bucket>}:events` | a stream, field `e`: an encoded event; forgets by number and by age |
 
 mod connect;
+mod connection;
+mod cursor;
 mod follow;
-mod link;
 mod log;
-mod places;
-mod supervise;
+mod supervisor;
 
 use std::time::Duration;
 
@@ -23,15 +23,15 @@ use futures_util::future::join_all;
 use redis::{Cmd, Script, Value};
 
 use self::{
+    connection::{Connection, Purpose},
     follow::Follower,
-    link::{Link, Purpose},
     log::Log,
 };
+use super::backend::{Backend, EVENT_RETENTION, EncodedChange, EncodedCommit, EncodedTail, EncodedValue};
 use super::binding;
-use super::raw::{EVENT_RETENTION, RawChange, RawCommit, RawRegisters, RawTail, RawValue};
 use crate::domain::ports::{Cursor, StoreError};
 
-pub use connect::LinkSettings;
+pub use connect::RedisSettings;
 
 /// What messages to the operator call it.
 const NAME: &str = "redis";
@@ -48,7 +48,7 @@ const STREAM_LENGTH: usize = 4096;
 
 /// Registers in Redis.
 pub struct RedisRegisters {
-    link: Link,
+    link: Connection,
     /// What the names of a bucket's registers begin with.
     heads: Vec<String>,
     commit: Script,
@@ -60,8 +60,8 @@ pub struct RedisRegisters {
 impl RedisRegisters {
     /// Registers in the Redis at `settings.url`, under keys that begin with `prefix`. Connects in the
     /// background; until that has succeeded the store is unavailable.
-    pub fn start(settings: &LinkSettings, prefix: &str) -> Result<Self, String> {
-        let link = Link::start(settings, Purpose::Requests)?;
+    pub fn start(settings: &RedisSettings, prefix: &str) -> Result<Self, String> {
+        let link = Connection::start(settings, Purpose::Requests)?;
         Ok(Self {
             link,
             heads: (0..BUCKETS).map(|bucket| format!("{prefix}:{{{bucket}}}:s:")).collect(),
@@ -86,7 +86,7 @@ impl RedisRegisters {
     }
 
     /// What stands in several registers, by one command.
-    async fn load_together(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
+    async fn load_together(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
         // Names keys of more than one hash tag, as the follower does. On a cluster it would be a command a slot.
         let mut command = Cmd::with_capacity(1 + keys.len(), 64 * keys.len());
         command.arg("MGET");
@@ -130,15 +130,15 @@ impl RedisRegisters {
 }
 
 #[async_trait]
-impl RawRegisters for RedisRegisters {
+impl Backend for RedisRegisters {
     const NAME: &'static str = NAME;
 
-    async fn load(&self, key: &str) -> Result<Option<RawValue>, StoreError> {
+    async fn load(&self, key: &str) -> Result<Option<EncodedValue>, StoreError> {
         // That there is nothing is all that an answer can say without saying of what.
         value(self.link.read(redis::cmd("GET").arg(self.register(key)), |answer| is_of(key, answer)).await?)
     }
 
-    async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<RawValue>, StoreError>> {
+    async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
         if let [key] = keys {
             return vec![self.load(key).await];
         }
@@ -146,8 +146,8 @@ impl RawRegisters for RedisRegisters {
         join_all(commands).await.into_iter().flatten().collect()
     }
 
-    async fn commit(&self, key: &str, change: RawChange) -> Result<RawCommit, StoreError> {
-        let RawChange { expected, value: new, keep_until, events } = change;
+    async fn commit(&self, key: &str, change: EncodedChange) -> Result<EncodedCommit, StoreError> {
+        let EncodedChange { expected, value: new, keep_until, events } = change;
         let mut bytes = Vec::with_capacity(8 + new.bytes.len());
         bytes.extend_from_slice(&new.revision.to_be_bytes());
         bytes.extend_from_slice(&new.bytes);
@@ -170,19 +170,24 @@ impl RawRegisters for RedisRegisters {
             answer => committed(answer),
         };
         match self.link.invoke(&commit, fits).await? {
-            answer if committed(&answer) => Ok(RawCommit::Committed),
+            answer if committed(&answer) => Ok(EncodedCommit::Committed),
             Value::Array(stands) => {
-                value(stands.into_iter().next().unwrap_or(Value::Nil)).map(RawCommit::Conflict)
+                value(stands.into_iter().next().unwrap_or(Value::Nil)).map(EncodedCommit::Conflict)
             }
             other => Err(corrupt(&format!("a commit was answered with {other:?}"))),
         }
     }
 
-    async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<RawTail, StoreError> {
+    async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<EncodedTail, StoreError> {
         self.log.tail(&self.link, after, limit).await
     }
 
-    async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<RawTail, StoreError> {
+    async fn follow(
+        &self,
+        after: &Cursor,
+        limit: usize,
+        patience: Duration,
+    ) -> Result<EncodedTail, StoreError> {
         self.follower.follow(&self.log, after, limit, patience).await
     }
 }
@@ -192,13 +197,13 @@ fn is_of(key: &str, answer: &Value) -> bool {
     matches!(answer, Value::BulkString(value) if value.get(8..).is_some_and(|bytes| binding::is_bound(key, bytes)))
 }
 
-fn value(stands: Value) -> Result<Option<RawValue>, StoreError> {
+fn value(stands: Value) -> Result<Option<EncodedValue>, StoreError> {
     match stands {
         Value::Nil => Ok(None),
         Value::BulkString(stands) => {
             let mut bytes = Bytes::from(stands);
             let revision = bytes.try_get_u64().map_err(|_| corrupt("a register without a revision"))?;
-            Ok(Some(RawValue { revision, bytes }))
+            Ok(Some(EncodedValue { revision, bytes }))
         }
         other => Err(corrupt(&format!("a register of the wrong type: {other:?}"))),
     }

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    SqlCallers, callers, corrupt,
-    fault::{Attempts, Fault},
+    SqlCallers, callers,
+    client::{Limits, SqlClient},
+    connect::{Closable, open},
+    corrupt,
+    error::{Attempts, SqlError},
     import::import,
     integer,
-    link::{Limits, Link},
     pools::{Rights, pools},
     row::{Row, Value},
-    start::{Gate, open},
-    target::{Settings, Target},
     timestamp,
+    url::{DatabaseUrl, Settings},
 };
 use crate::{
     domain::{
@@ -30,12 +31,12 @@ use crate::{
 pub(super) const NAME: &str = "accounts";
 
 /// Accounts in tables of ours.
-pub struct SqlAccounts(pub(super) Link);
+pub struct SqlAccounts(pub(super) SqlClient);
 
 impl SqlAccounts {
     /// Accounts in the embedded database.
     pub fn embedded(database: &Database) -> Self {
-        Self(Link::embedded(NAME, database))
+        Self(SqlClient::embedded(NAME, database))
     }
 
     /// Accounts in tables of ours in another database. One sentence, to be read after the name of the
@@ -50,12 +51,12 @@ impl SqlAccounts {
     pub async fn any(settings: &Settings) -> Result<bool, StoreError> {
         let unusable = |cause| StoreError::Corrupt { store: NAME, cause };
         let target = settings.target().map_err(unusable)?;
-        if let Target::Sqlite(path) = &target {
+        if let DatabaseUrl::Sqlite(path) = &target {
             return has_accounts(path).await;
         }
         let pools = pools(&target, settings, Rights::Apart { writes: false });
         let limits = Limits::of(settings.query_timeout);
-        let link = Link::new(NAME, target.address().into(), pools, limits, Arc::new(Gate::open()));
+        let link = SqlClient::new(NAME, target.address().into(), pools, limits, Arc::new(Closable::open()));
         match link.fetch("SELECT 1 FROM @accounts LIMIT 1", &[]).await.map_err(StoreError::from) {
             Ok(rows) => Ok(!rows.is_empty()),
             // There is no such table yet.
@@ -72,7 +73,7 @@ impl SqlAccounts {
     async fn one(&self, statement: &str, value: &str) -> Result<Option<Account>, StoreError> {
         match self.0.fetch(statement, &[Value::Text(value)]).await {
             // Nobody has a name whose characters the database does not have.
-            Err(Fault::Characters { of_row: false, .. }) => Ok(None),
+            Err(SqlError::Characters { of_row: false, .. }) => Ok(None),
             rows => rows?.first().map(account).transpose(),
         }
     }
@@ -83,7 +84,7 @@ impl SqlAccounts {
         change: &AccountChange,
         debt: Option<DebtCause>,
         now: Timestamp,
-    ) -> Result<Option<(Account, Option<Debt>)>, Fault> {
+    ) -> Result<Option<(Account, Option<Debt>)>, SqlError> {
         let id = Value::Text(user_id.as_str());
         let mut transaction = self.0.begin().await?;
         let lock = self.0.dialect().for_update();

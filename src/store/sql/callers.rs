@@ -3,13 +3,13 @@
 use async_trait::async_trait;
 
 use super::{
-    fault::{Attempts, Fault},
+    client::SqlClient,
+    connect::open,
+    error::{Attempts, SqlError},
     integer,
-    link::Link,
     row::{Row, Value},
-    start::open,
-    target::Settings,
     timestamp,
+    url::Settings,
 };
 use crate::{
     domain::{
@@ -23,12 +23,12 @@ use crate::{
 pub(super) const NAME: &str = "callers";
 
 /// Callers in a table of ours.
-pub struct SqlCallers(pub(super) Link);
+pub struct SqlCallers(pub(super) SqlClient);
 
 impl SqlCallers {
     /// Callers in the embedded database.
     pub fn embedded(database: &Database) -> Self {
-        Self(Link::embedded(NAME, database))
+        Self(SqlClient::embedded(NAME, database))
     }
 
     /// Callers in a table of ours in another database. As `SqlAccounts::open`.
@@ -36,7 +36,7 @@ impl SqlCallers {
         open(NAME, settings).await.map(Self)
     }
 
-    async fn try_create(&self, caller: &Caller) -> Result<bool, Fault> {
+    async fn try_create(&self, caller: &Caller) -> Result<bool, SqlError> {
         let name = Value::Text(&caller.name);
         let mut transaction = self.0.begin().await?;
         let taken = transaction.fetch("SELECT name FROM @callers WHERE name = ?", &[name]).await?;

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::link::Purpose;
+use super::client::Purpose;
 
 /// Which SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use super::{
     accounts::{NAME, disabled_columns, roles_column},
-    fault::{Attempts, Fault},
+    client::SqlClient,
+    error::{Attempts, SqlError},
     integer,
-    link::Link,
     row::Value,
     session::Session,
 };
@@ -16,7 +16,7 @@ use crate::domain::ports::{Account, Imported, StoreError};
 const ROWS: usize = 500;
 
 /// See `Accounts::import`.
-pub(super) async fn import(link: &Link, accounts: &[Account]) -> Result<Vec<Imported>, StoreError> {
+pub(super) async fn import(link: &SqlClient, accounts: &[Account]) -> Result<Vec<Imported>, StoreError> {
     let mut attempts = Attempts::default();
     loop {
         match try_import(link, accounts).await {
@@ -27,7 +27,7 @@ pub(super) async fn import(link: &Link, accounts: &[Account]) -> Result<Vec<Impo
     }
 }
 
-async fn try_import(link: &Link, accounts: &[Account]) -> Result<Vec<Imported>, Fault> {
+async fn try_import(link: &SqlClient, accounts: &[Account]) -> Result<Vec<Imported>, SqlError> {
     let mut transaction = link.begin().await?;
     let mut outcomes = Vec::with_capacity(accounts.len());
     for accounts in accounts.chunks(ROWS) {
@@ -43,7 +43,7 @@ async fn try_import(link: &Link, accounts: &[Account]) -> Result<Vec<Imported>, 
 async fn decide<'a>(
     transaction: &mut Session,
     accounts: &'a [Account],
-) -> Result<(Vec<Imported>, Vec<&'a Account>), Fault> {
+) -> Result<(Vec<Imported>, Vec<&'a Account>), SqlError> {
     let marks = marks("?", accounts.len());
     // Two statements in one, because an OR over two indexes keeps some databases from using either.
     let present = format!(
@@ -81,7 +81,7 @@ async fn decide<'a>(
     Ok((outcomes, new))
 }
 
-async fn insert(transaction: &mut Session, accounts: &[&Account]) -> Result<(), Fault> {
+async fn insert(transaction: &mut Session, accounts: &[&Account]) -> Result<(), SqlError> {
     if accounts.is_empty() {
         return Ok(());
     }

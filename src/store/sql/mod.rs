@@ -5,26 +5,26 @@
 
 mod accounts;
 mod callers;
+mod client;
+mod connect;
 mod dialect;
-mod fault;
-mod found;
+mod error;
+mod external_users;
 mod import;
-mod link;
-mod lookup;
+mod notices;
 mod pools;
-mod query;
 mod renewal;
 mod row;
 mod session;
-mod start;
 mod statement;
-mod target;
 mod typed;
+mod url;
+mod user_query;
 
 pub use accounts::SqlAccounts;
 pub use callers::SqlCallers;
-pub use lookup::{Lookup, LookupAccounts};
-pub use target::Settings;
+pub use external_users::{ExternalUsers, Lookup};
+pub use url::Settings;
 
 use crate::domain::{Violation, ports::StoreError, types::Timestamp};
 

@@ -11,8 +11,8 @@ use sqlx::{
 };
 
 use super::{
-    link::{Pair, Pools},
-    target::{Settings, Target},
+    client::{Pair, Pools},
+    url::{DatabaseUrl, Settings},
 };
 
 /// What the connections may do.
@@ -25,10 +25,10 @@ pub(super) enum Rights {
 }
 
 /// Connections that are made when they are needed.
-pub(super) fn pools(target: &Target, settings: &Settings, rights: Rights) -> Pools {
+pub(super) fn pools(target: &DatabaseUrl, settings: &Settings, rights: Rights) -> Pools {
     let limit = settings.query_timeout;
     match target {
-        Target::Sqlite(path) => {
+        DatabaseUrl::Sqlite(path) => {
             let options = SqliteConnectOptions::new().filename(path).busy_timeout(limit);
             let pool = |options: SqliteConnectOptions, connections| -> SqlitePool {
                 sized::<_>(SqlitePoolOptions::new(), settings)
@@ -43,11 +43,11 @@ pub(super) fn pools(target: &Target, settings: &Settings, rights: Rights) -> Poo
             Pools::Sqlite(Pair { readers, writer })
         }
         // What they may do, each transaction says.
-        Target::Postgres(options) => {
+        DatabaseUrl::Postgres(options) => {
             let pool = sized(PgPoolOptions::new(), settings).connect_lazy_with((**options).clone());
             Pools::Postgres(Pair { readers: pool.clone(), writer: pool })
         }
-        Target::MySql(options) => {
+        DatabaseUrl::MySql(options) => {
             let pool = |read_only| {
                 sized(MySqlPoolOptions::new(), settings)
                     .after_connect(move |connection, _| Box::pin(mysql(connection, limit, read_only)))

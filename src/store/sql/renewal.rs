@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{fault::Fault, found, link::Link, query::Query, row::Row, session::Session};
+use super::{client::SqlClient, error::SqlError, notices, row::Row, session::Session, user_query::Query};
 use crate::domain::{password::PasswordHash, ports::StoreError, types::UserId, username::Username};
 
 /// How long renewals pause after one was rolled back. Somebody has to change the column or the statement; until then
@@ -59,7 +59,7 @@ impl Renewals {
     /// Replaces the hash, unless the new one cannot be read back as it is.
     pub(super) async fn renew(
         &self,
-        link: &Link,
+        link: &SqlClient,
         statements: Statements<'_>,
         renewal: Renewal<'_>,
     ) -> Result<(), StoreError> {
@@ -70,7 +70,7 @@ impl Renewals {
             }
             Ok(Outcome::Undone(problem)) => problem,
             // The database refused the statement or the value.
-            Err(Fault::Refused(StoreError::Corrupt { cause, .. })) => cause,
+            Err(SqlError::Refused(StoreError::Corrupt { cause, .. })) => cause,
             Err(fault) => return Err(fault.into()),
         };
         let mut state = self.state();
@@ -90,7 +90,11 @@ impl Renewals {
     }
 }
 
-async fn renew(link: &Link, statements: Statements<'_>, renewal: Renewal<'_>) -> Result<Outcome, Fault> {
+async fn renew(
+    link: &SqlClient,
+    statements: Statements<'_>,
+    renewal: Renewal<'_>,
+) -> Result<Outcome, SqlError> {
     let mut session = link.begin().await?;
     // The account must be found by the same name before and after the update.
     let found = stored(&mut session, statements.by_name, renewal).await?.is_some();
@@ -123,11 +127,11 @@ async fn renew(link: &Link, statements: Statements<'_>, renewal: Renewal<'_>) ->
 
 /// Writes the old hash back where a rollback had no effect, as on tables without transactions (`MyISAM`).
 async fn restore(
-    link: &Link,
+    link: &SqlClient,
     statements: Statements<'_>,
     renewal: Renewal<'_>,
     written: &PasswordHash,
-) -> Result<(), Fault> {
+) -> Result<(), SqlError> {
     let mut session = link.begin().await?;
     let is_back = |stored: Option<PasswordHash>| stored.is_none_or(|stored| stored != *written);
     if is_back(stored(&mut session, statements.by_name, renewal).await?) {
@@ -147,7 +151,7 @@ async fn restore(
 }
 
 /// Executes the update and returns how many rows it changed.
-async fn update(session: &mut Session, update: &Query, renewal: Renewal<'_>) -> Result<u64, Fault> {
+async fn update(session: &mut Session, update: &Query, renewal: Renewal<'_>) -> Result<u64, SqlError> {
     let values = update.values(|name| match name {
         "new_hash" => renewal.new.as_str(),
         "old_hash" => renewal.old.as_str(),
@@ -163,13 +167,13 @@ async fn stored(
     session: &mut Session,
     by_name: &Query,
     renewal: Renewal<'_>,
-) -> Result<Option<PasswordHash>, Fault> {
+) -> Result<Option<PasswordHash>, SqlError> {
     let compatible =
         Some(renewal.username).filter(|_| renewal.old.is_djangos()).and_then(Username::compatible);
     for username in compatible.iter().chain([renewal.username]) {
         let Some(values) = by_name.values(|_| username.as_str()) else { continue };
         let rows = session.fetch_foreign(&by_name.statement.text, &values).await?;
-        let is_theirs = |row: &&Row| found::user_id(row).as_ref() == Some(renewal.user_id);
+        let is_theirs = |row: &&Row| notices::user_id(row).as_ref() == Some(renewal.user_id);
         if let Some(row) = rows.iter().find(is_theirs) {
             return Ok(Some(PasswordHash::new(row.text("password_hash").unwrap_or_default().to_owned())));
         }

@@ -19,9 +19,9 @@ use tokio::{
 };
 
 use super::{
+    client::{Description, Limits, Purpose, at},
     dialect::Dialect,
-    fault::{self, Fault},
-    link::{Description, Limits, Purpose, at},
+    error::{self, SqlError},
     row::{Row, Value},
 };
 use crate::domain::ports::StoreError;
@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// Begins a transaction, unless it is in one.
-    pub(super) async fn begin(&mut self, purpose: Purpose) -> Result<(), Fault> {
+    pub(super) async fn begin(&mut self, purpose: Purpose) -> Result<(), SqlError> {
         if self.transaction.is_none() {
             self.transaction = Some(purpose);
             self.raw(self.dialect.begin(purpose, self.limits.statement)).await?;
@@ -118,7 +118,11 @@ impl Session {
     }
 
     /// The rows that a SELECT of ours answers with.
-    pub(super) async fn fetch(&mut self, statement: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Fault> {
+    pub(super) async fn fetch(
+        &mut self,
+        statement: &str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Row>, SqlError> {
         self.rows(self.dialect.translate(statement), values).await
     }
 
@@ -127,11 +131,11 @@ impl Session {
         &mut self,
         text: &str,
         values: &[Value<'_>],
-    ) -> Result<Vec<Row>, Fault> {
+    ) -> Result<Vec<Row>, SqlError> {
         self.rows(text.to_owned(), values).await
     }
 
-    async fn rows(&mut self, text: String, values: &[Value<'_>]) -> Result<Vec<Row>, Fault> {
+    async fn rows(&mut self, text: String, values: &[Value<'_>]) -> Result<Vec<Row>, SqlError> {
         let rows = self.try_rows(text.clone(), values).await;
         if self.is_to_be_repeated() {
             self.begin_again().await?;
@@ -140,7 +144,7 @@ impl Session {
         rows
     }
 
-    async fn try_rows(&mut self, text: String, values: &[Value<'_>]) -> Result<Vec<Row>, Fault> {
+    async fn try_rows(&mut self, text: String, values: &[Value<'_>]) -> Result<Vec<Row>, SqlError> {
         let (store, patience, keeps) = (self.store, self.limits.answer, self.keeps_statements());
         let connection = self.begin_use()?;
         let work = async {
@@ -155,17 +159,21 @@ impl Session {
     }
 
     /// Executes a statement of ours: how many rows it changed.
-    pub(super) async fn execute(&mut self, statement: &str, values: &[Value<'_>]) -> Result<u64, Fault> {
+    pub(super) async fn execute(&mut self, statement: &str, values: &[Value<'_>]) -> Result<u64, SqlError> {
         Ok(self.done(self.dialect.translate(statement), values).await?.rows)
     }
 
     /// Executes a statement that is not ours: how many rows it changed.
-    pub(super) async fn execute_foreign(&mut self, text: &str, values: &[Value<'_>]) -> Result<u64, Fault> {
+    pub(super) async fn execute_foreign(
+        &mut self,
+        text: &str,
+        values: &[Value<'_>],
+    ) -> Result<u64, SqlError> {
         Ok(self.done(text.to_owned(), values).await?.rows)
     }
 
     /// Adds a row to a table that numbers them in a column `id`: its number.
-    pub(super) async fn insert(&mut self, statement: &str, values: &[Value<'_>]) -> Result<i64, Fault> {
+    pub(super) async fn insert(&mut self, statement: &str, values: &[Value<'_>]) -> Result<i64, SqlError> {
         if self.dialect == Dialect::MySql {
             return Ok(self.done(self.dialect.translate(statement), values).await?.id);
         }
@@ -175,16 +183,16 @@ impl Session {
     }
 
     /// Makes the transaction last, if it is in one.
-    pub(super) async fn commit(self) -> Result<(), Fault> {
+    pub(super) async fn commit(self) -> Result<(), SqlError> {
         self.end("COMMIT").await
     }
 
     /// Undoes the transaction, if it is in one, with less ado than dropping it.
-    pub(super) async fn roll_back(self) -> Result<(), Fault> {
+    pub(super) async fn roll_back(self) -> Result<(), SqlError> {
         self.end("ROLLBACK").await
     }
 
-    async fn end(mut self, statement: &'static str) -> Result<(), Fault> {
+    async fn end(mut self, statement: &'static str) -> Result<(), SqlError> {
         if self.transaction.is_some() {
             self.raw(statement).await?;
             self.transaction = None;
@@ -193,7 +201,7 @@ impl Session {
     }
 
     /// What the database says of a statement that is not ours.
-    pub(super) async fn describe(&mut self, text: &str) -> Result<Description, Fault> {
+    pub(super) async fn describe(&mut self, text: &str) -> Result<Description, SqlError> {
         let patience = self.limits.answer;
         let connection = self.begin_use()?;
         let work = async {
@@ -216,7 +224,7 @@ impl Session {
         self.end_use(outcome)
     }
 
-    async fn done(&mut self, text: String, values: &[Value<'_>]) -> Result<Done, Fault> {
+    async fn done(&mut self, text: String, values: &[Value<'_>]) -> Result<Done, SqlError> {
         let mut done = self.try_done(text.clone(), values).await;
         if self.is_to_be_repeated() {
             self.begin_again().await?;
@@ -233,7 +241,7 @@ impl Session {
         self.forgotten && !self.has_written
     }
 
-    async fn begin_again(&mut self) -> Result<(), Fault> {
+    async fn begin_again(&mut self) -> Result<(), SqlError> {
         self.raw("ROLLBACK").await?;
         match self.transaction.take() {
             Some(purpose) => self.begin(purpose).await,
@@ -241,7 +249,7 @@ impl Session {
         }
     }
 
-    async fn try_done(&mut self, text: String, values: &[Value<'_>]) -> Result<Done, Fault> {
+    async fn try_done(&mut self, text: String, values: &[Value<'_>]) -> Result<Done, SqlError> {
         let (patience, keeps) = (self.limits.answer, self.keeps_statements());
         let connection = self.begin_use()?;
         let work = async {
@@ -254,7 +262,7 @@ impl Session {
         self.end_use(outcome)
     }
 
-    async fn raw(&mut self, statement: impl Into<String>) -> Result<(), Fault> {
+    async fn raw(&mut self, statement: impl Into<String>) -> Result<(), SqlError> {
         let (patience, statement) = (self.limits.answer, AssertSqlSafe(statement.into()));
         let connection = self.begin_use()?;
         let work = async {
@@ -271,24 +279,24 @@ impl Session {
         self.dialect != Dialect::Postgres
     }
 
-    fn begin_use(&mut self) -> Result<&mut Connection, Fault> {
+    fn begin_use(&mut self) -> Result<&mut Connection, SqlError> {
         self.usable = false;
         let gone = || StoreError::Unavailable { store: self.store, cause: "the connection is gone".into() };
         self.connection.as_mut().ok_or_else(|| gone().into())
     }
 
-    fn end_use<T>(&mut self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, Fault> {
+    fn end_use<T>(&mut self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, SqlError> {
         let store = self.store;
         self.forgotten =
-            matches!(&outcome, Ok(Err(sqlx::Error::Database(error))) if fault::is_forgotten(&**error));
+            matches!(&outcome, Ok(Err(sqlx::Error::Database(error))) if error::is_forgotten(&**error));
         // What the database itself refused has come to its end.
         self.usable = match &outcome {
             Ok(Ok(_)) => true,
-            Ok(Err(sqlx::Error::Database(error))) => !fault::is_of_connection(&**error),
+            Ok(Err(sqlx::Error::Database(error))) => !error::is_of_connection(&**error),
             Ok(Err(_)) | Err(_) => false,
         };
         if let Ok(outcome) = outcome {
-            return outcome.map_err(|error| Fault::new(store, &error));
+            return outcome.map_err(|error| SqlError::new(store, &error));
         }
         let cause = at(&self.address, &format!("no answer within {:?}", self.limits.answer));
         Err(StoreError::Unavailable { store, cause }.into())

@@ -16,7 +16,7 @@ use crate::support::{
 
 /// What becomes of a request for a path.
 #[derive(Debug, PartialEq, Eq)]
-enum Fate {
+enum ImportOutcome {
     /// It needs the role, and then the service sees this path.
     Role(String),
     /// It needs a token, and then the service sees this path.
@@ -29,20 +29,20 @@ enum Fate {
     Elsewhere(String),
 }
 
-fn role(path: &str) -> Fate {
-    Fate::Role(path.into())
+fn role(path: &str) -> ImportOutcome {
+    ImportOutcome::Role(path.into())
 }
 
-fn token(path: &str) -> Fate {
-    Fate::Token(path.into())
+fn token(path: &str) -> ImportOutcome {
+    ImportOutcome::Token(path.into())
 }
 
-fn open(path: &str) -> Fate {
-    Fate::Open(path.into())
+fn open(path: &str) -> ImportOutcome {
+    ImportOutcome::Open(path.into())
 }
 
-fn elsewhere(path: &str) -> Fate {
-    Fate::Elsewhere(path.into())
+fn elsewhere(path: &str) -> ImportOutcome {
+    ImportOutcome::Elsewhere(path.into())
 }
 
 /// A user with the role, and one without.
@@ -61,24 +61,24 @@ impl Users {
         }
     }
 
-    async fn fate(&self, gateway: SocketAddr, path: &str) -> Fate {
+    async fn fate(&self, gateway: SocketAddr, path: &str) -> ImportOutcome {
         let (nobody, user, admin) = tokio::join!(
             asks(gateway, path, None, &[]),
             asks(gateway, path, Some(&self.user), &[]),
             asks(gateway, path, Some(&self.admin), &[]),
         );
         match (nobody.status, user.status, admin.status) {
-            (200, 200, 200) => Fate::Open(seen(&nobody)),
-            (401, 200, 200) => Fate::Token(seen(&user)),
-            (401, 403, 200) => Fate::Role(seen(&admin)),
-            (400, 400, 400) => Fate::Refused,
-            (307, 307, 307) => Fate::Elsewhere(nobody.header("location").unwrap().to_owned()),
+            (200, 200, 200) => ImportOutcome::Open(seen(&nobody)),
+            (401, 200, 200) => ImportOutcome::Token(seen(&user)),
+            (401, 403, 200) => ImportOutcome::Role(seen(&admin)),
+            (400, 400, 400) => ImportOutcome::Refused,
+            (307, 307, 307) => ImportOutcome::Elsewhere(nobody.header("location").unwrap().to_owned()),
             other => panic!("{path}: {other:?}"),
         }
     }
 
     /// Compares what becomes of each path with what should.
-    async fn all(&self, gateway: SocketAddr, table: &[(&str, Fate)]) {
+    async fn all(&self, gateway: SocketAddr, table: &[(&str, ImportOutcome)]) {
         // Several at a time: Envoy takes a second to close a connection that it answers by itself.
         for some in table.chunks(16) {
             let fates = join_all(some.iter().map(|(path, _)| self.fate(gateway, path))).await;
@@ -95,7 +95,7 @@ fn seen(answer: &Answer) -> String {
 }
 
 /// What both samples do with a path.
-fn common() -> Vec<(&'static str, Fate)> {
+fn common() -> Vec<(&'static str, ImportOutcome)> {
     vec![
         ("/", token("/")),
         ("/adminx", token("/adminx")),
@@ -123,22 +123,22 @@ fn common() -> Vec<(&'static str, Fate)> {
         ("/Admin/x", role("/Admin/x")),
         ("/PUBLIC/", token("/PUBLIC/")),
         // What some services cut off.
-        ("/admin;x", Fate::Refused),
-        ("/admin;x/y", Fate::Refused),
-        ("/admin%3bx", Fate::Refused),
-        ("/public/..%3b/admin/x", Fate::Refused),
-        ("/public/..%3B/admin/x", Fate::Refused),
-        ("/public/%2e%2e;/admin/x", Fate::Refused),
-        ("/public/...;/admin", Fate::Refused),
+        ("/admin;x", ImportOutcome::Refused),
+        ("/admin;x/y", ImportOutcome::Refused),
+        ("/admin%3bx", ImportOutcome::Refused),
+        ("/public/..%3b/admin/x", ImportOutcome::Refused),
+        ("/public/..%3B/admin/x", ImportOutcome::Refused),
+        ("/public/%2e%2e;/admin/x", ImportOutcome::Refused),
+        ("/public/...;/admin", ImportOutcome::Refused),
         // What is escaped twice, or never in a path.
-        ("/%2561dmin", Fate::Refused),
-        ("/public/%252e%252e/admin", Fate::Refused),
-        ("/public/..%252fadmin", Fate::Refused),
-        ("/public/..%253b/admin", Fate::Refused),
-        ("/public/..%255cadmin", Fate::Refused),
-        ("/public/%00", Fate::Refused),
-        ("/public/x%0d%0aX-Latchkey-Roles:%20admin", Fate::Refused),
-        ("/public/x%0Ay", Fate::Refused),
+        ("/%2561dmin", ImportOutcome::Refused),
+        ("/public/%252e%252e/admin", ImportOutcome::Refused),
+        ("/public/..%252fadmin", ImportOutcome::Refused),
+        ("/public/..%253b/admin", ImportOutcome::Refused),
+        ("/public/..%255cadmin", ImportOutcome::Refused),
+        ("/public/%00", ImportOutcome::Refused),
+        ("/public/x%0d%0aX-Latchkey-Roles:%20admin", ImportOutcome::Refused),
+        ("/public/x%0Ay", ImportOutcome::Refused),
     ]
 }
 
@@ -161,8 +161,8 @@ async fn envoy_decides_on_the_path_that_the_service_sees() {
     for path in ["/public/..;/admin/x", "/.;/admin", "/home/..;/admin"] {
         let fate = users.fate(envoy.address, path).await;
         let is_right = match &fate {
-            Fate::Role(seen) => seen.starts_with("/admin"),
-            Fate::Refused => true,
+            ImportOutcome::Role(seen) => seen.starts_with("/admin"),
+            ImportOutcome::Refused => true,
             _ => false,
         };
         assert!(is_right, "{path}: {fate:?}");
@@ -182,11 +182,11 @@ async fn nginx_decides_on_the_path_that_the_service_sees() {
         ("/public%2f..%2fadmin", role("/admin")),
         ("/public/%2e%2e%2fadmin", role("/admin")),
         ("/public//../admin", role("/admin")),
-        ("/public/..;/admin/x", Fate::Refused),
-        ("/.;/admin", Fate::Refused),
-        ("/home/..;/admin", Fate::Refused),
-        ("/public/..%5cadmin", Fate::Refused),
-        ("/public/..\\admin", Fate::Refused),
+        ("/public/..;/admin/x", ImportOutcome::Refused),
+        ("/.;/admin", ImportOutcome::Refused),
+        ("/home/..;/admin", ImportOutcome::Refused),
+        ("/public/..%5cadmin", ImportOutcome::Refused),
+        ("/public/..\\admin", ImportOutcome::Refused),
     ];
     users.all(nginx.address, &own).await;
 }

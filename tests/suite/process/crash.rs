@@ -44,34 +44,34 @@ enum Logout {
 
 /// What Validate says of a token after the crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum ImportOutcome {
     Live,
     Ended(RejectionReason),
 }
 
 impl History {
     /// What was acknowledged and does not hold: nothing, if the store is sound.
-    fn broken(&self, fates: &[Fate]) -> Vec<String> {
+    fn broken(&self, fates: &[ImportOutcome]) -> Vec<String> {
         let pairs = self.logins.iter().zip(fates);
         pairs
             .filter_map(|(login, fate)| self.complaint(login, *fate).map(|what| format!("{what}: {login:?}")))
             .collect()
     }
 
-    fn complaint(&self, login: &Login, fate: Fate) -> Option<&'static str> {
+    fn complaint(&self, login: &Login, fate: ImportOutcome) -> Option<&'static str> {
         let displaced = self.logins.iter().any(|other| other.generation > login.generation);
         let perhaps_displaced = self.lost.iter().any(|round| *round >= login.round);
         match fate {
-            Fate::Live if login.logout == Logout::Acknowledged => Some("logged out, and live again"),
-            Fate::Live if displaced => Some("displaced, and live again"),
-            Fate::Live => None,
-            Fate::Ended(RejectionReason::LoggedOut) => {
+            ImportOutcome::Live if login.logout == Logout::Acknowledged => Some("logged out, and live again"),
+            ImportOutcome::Live if displaced => Some("displaced, and live again"),
+            ImportOutcome::Live => None,
+            ImportOutcome::Ended(RejectionReason::LoggedOut) => {
                 (login.logout == Logout::NotAsked).then_some("logged out by nobody")
             }
-            Fate::Ended(RejectionReason::Replaced) => {
+            ImportOutcome::Ended(RejectionReason::Replaced) => {
                 (!displaced && !perhaps_displaced).then_some("replaced by nobody")
             }
-            Fate::Ended(_) => Some("lost"),
+            ImportOutcome::Ended(_) => Some("lost"),
         }
     }
 }
@@ -102,10 +102,10 @@ async fn work(client: Client, username: String, round: u32) -> History {
     }
 }
 
-async fn fates(client: &Client, history: &History) -> Vec<Fate> {
+async fn fates(client: &Client, history: &History) -> Vec<ImportOutcome> {
     let verdicts = history.logins.iter().map(async |login| match client.validate(&login.token).await {
-        Verdict::Session(_) => Fate::Live,
-        Verdict::Rejection(rejection) => Fate::Ended(rejection.reason()),
+        Verdict::Session(_) => ImportOutcome::Live,
+        Verdict::Rejection(rejection) => ImportOutcome::Ended(rejection.reason()),
     });
     stream::iter(verdicts).buffered(32).collect().await
 }
@@ -162,13 +162,13 @@ mod the_checker {
         Login { round, generation, token: String::new(), logout }
     }
 
-    fn broken(logins: Vec<Login>, lost: Vec<u32>, fates: &[Fate]) -> usize {
+    fn broken(logins: Vec<Login>, lost: Vec<u32>, fates: &[ImportOutcome]) -> usize {
         History { logins, lost }.broken(fates).len()
     }
 
-    const REPLACED: Fate = Fate::Ended(RejectionReason::Replaced);
-    const LOGGED_OUT: Fate = Fate::Ended(RejectionReason::LoggedOut);
-    const UNKNOWN: Fate = Fate::Ended(RejectionReason::UnknownSession);
+    const REPLACED: ImportOutcome = ImportOutcome::Ended(RejectionReason::Replaced);
+    const LOGGED_OUT: ImportOutcome = ImportOutcome::Ended(RejectionReason::LoggedOut);
+    const UNKNOWN: ImportOutcome = ImportOutcome::Ended(RejectionReason::UnknownSession);
 
     #[test]
     fn accepts_what_a_sound_store_does() {
@@ -178,7 +178,7 @@ mod the_checker {
             login(0, 3, Logout::Lost),
             login(1, 4, Logout::NotAsked),
         ];
-        assert_eq!(broken(logins, vec![], &[REPLACED, LOGGED_OUT, LOGGED_OUT, Fate::Live]), 0);
+        assert_eq!(broken(logins, vec![], &[REPLACED, LOGGED_OUT, LOGGED_OUT, ImportOutcome::Live]), 0);
     }
 
     #[test]
@@ -193,14 +193,14 @@ mod the_checker {
 
     #[test]
     fn notices_a_revived_logout() {
-        assert_eq!(broken(vec![login(0, 1, Logout::Acknowledged)], vec![0], &[Fate::Live]), 1);
-        assert_eq!(broken(vec![login(0, 1, Logout::Lost)], vec![], &[Fate::Live]), 0);
+        assert_eq!(broken(vec![login(0, 1, Logout::Acknowledged)], vec![0], &[ImportOutcome::Live]), 1);
+        assert_eq!(broken(vec![login(0, 1, Logout::Lost)], vec![], &[ImportOutcome::Live]), 0);
         assert_eq!(broken(vec![login(0, 1, Logout::NotAsked)], vec![], &[LOGGED_OUT]), 1);
     }
 
     #[test]
     fn notices_a_rollback_to_an_older_login() {
         let logins = vec![login(0, 1, Logout::NotAsked), login(0, 2, Logout::NotAsked)];
-        assert_eq!(broken(logins, vec![], &[Fate::Live, UNKNOWN]), 2);
+        assert_eq!(broken(logins, vec![], &[ImportOutcome::Live, UNKNOWN]), 2);
     }
 }

@@ -15,7 +15,7 @@ use latchkey::grpc::pb::{self, LogoutScope, RejectionReason, validate_response::
 use tokio::{task::JoinSet, time::timeout};
 use tonic::Status;
 
-use self::checker::{Answer, Ask, Call, Fate, Number, check};
+use self::checker::{Answer, Ask, Call, ImportOutcome, Number, check};
 use super::{claims, generation};
 use crate::support::{
     client::{Client, login_request},
@@ -130,17 +130,19 @@ impl User {
                 opened
             }
             Ask::Validate(_) => Answer::Stood(match client.try_validate(token).await? {
-                Verdict::Session(session) if claims(token)["jti"] == session.session_id => Fate::Live,
-                Verdict::Session(_) => Fate::Other,
+                Verdict::Session(session) if claims(token)["jti"] == session.session_id => {
+                    ImportOutcome::Live
+                }
+                Verdict::Session(_) => ImportOutcome::Other,
                 Verdict::Rejection(rejection) => fate(&rejection),
             }),
             Ask::Logout(_) => {
                 let message = pb::LogoutRequest { token: token.into(), scope: LogoutScope::This.into() };
                 let answer = client.auth.clone().logout(message).await?.into_inner();
                 Answer::Stood(match (answer.ended, &answer.rejection) {
-                    (1, None) => Fate::Live,
+                    (1, None) => ImportOutcome::Live,
                     (0, Some(rejection)) => fate(rejection),
-                    _ => Fate::Other,
+                    _ => ImportOutcome::Other,
                 })
             }
             Ask::EndSessions => {
@@ -160,14 +162,14 @@ fn displaced(sessions: &[pb::DisplacedSession]) -> Option<Number> {
     }
 }
 
-fn fate(rejection: &pb::Rejection) -> Fate {
+fn fate(rejection: &pb::Rejection) -> ImportOutcome {
     match rejection.reason() {
         RejectionReason::Replaced => {
-            rejection.by_device.parse().map_or(Fate::Other, |by| Fate::Replaced { by })
+            rejection.by_device.parse().map_or(ImportOutcome::Other, |by| ImportOutcome::Replaced { by })
         }
-        RejectionReason::LoggedOut => Fate::LoggedOut,
-        RejectionReason::Kicked => Fate::Kicked,
-        _ => Fate::Other,
+        RejectionReason::LoggedOut => ImportOutcome::LoggedOut,
+        RejectionReason::Kicked => ImportOutcome::Kicked,
+        _ => ImportOutcome::Other,
     }
 }
 
@@ -208,7 +210,7 @@ fn came_true(calls: &[Call]) -> usize {
     let speaks_of = |number| {
         calls.iter().filter_map(|call| call.answer).any(|(_, answer)| match answer {
             Answer::Opened { displaced, .. } => displaced == Some(number),
-            Answer::Stood(fate) => fate == Fate::Replaced { by: number },
+            Answer::Stood(fate) => fate == ImportOutcome::Replaced { by: number },
             Answer::Ended(_) => false,
         })
     };

@@ -164,7 +164,8 @@ async fn a_key_that_is_removed_too_early_is_missed_in_the_log_and_one_wrong_file
 
     // A public key, as somebody may put it there.
     let public = data.path().join("keys/9-public.pem");
-    fs::write(&public, include_str!("../../../src/domain/keyring/fixtures/ed25519_public.pem")).unwrap();
+    fs::write(&public, include_str!("../../../src/domain/credentials/keyring/fixtures/ed25519_public.pem"))
+        .unwrap();
     fs::set_permissions(&public, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let said = process.output_until("9-public.pem holds a public key in PEM");
     assert!(said.contains("going on with those in memory"), "{said}");

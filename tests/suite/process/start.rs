@@ -191,8 +191,8 @@ fn a_directory_of_keys_that_others_can_put_keys_into_is_refused() {
 #[test]
 fn what_is_no_key_is_refused_by_name_with_what_it_is() {
     let place = Place::new();
-    let public = include_str!("../../../src/domain/keyring/fixtures/rsa_public.pem");
-    let private = include_str!("../../../src/domain/keyring/fixtures/rsa.pem");
+    let public = include_str!("../../../src/domain/credentials/keyring/fixtures/rsa_public.pem");
+    let private = include_str!("../../../src/domain/credentials/keyring/fixtures/rsa.pem");
     // A good key beside it changes nothing.
     for (name, contents, said) in [
         ("public.pem", public.to_owned(), "public.pem holds a public key in PEM"),

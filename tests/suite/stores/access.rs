@@ -8,8 +8,8 @@ use std::{
 use latchkey::{
     domain::ports::{Commit, EventLog as _, Registers as _, Revision},
     store::{
-        encoded::Encoded,
-        redis::{LinkSettings, RedisRegisters},
+        codec_store::CodecStore,
+        redis::{RedisRegisters, RedisSettings},
     },
 };
 
@@ -19,13 +19,13 @@ use super::{
 };
 use crate::support::redis::{Flavour, RedisServer};
 
-type Store = Arc<Encoded<RedisRegisters>>;
+type Store = Arc<CodecStore<RedisRegisters>>;
 
 /// Long enough for whatever is tried again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn start(settings: &LinkSettings) -> Store {
-    Arc::new(Encoded::new(RedisRegisters::start(settings, "lk").unwrap()))
+fn start(settings: &RedisSettings) -> Store {
+    Arc::new(CodecStore::new(RedisRegisters::start(settings, "lk").unwrap()))
 }
 
 /// Waits until the store says why it is not there in these words.
@@ -53,7 +53,7 @@ async fn a_password_that_changes_in_its_file_needs_no_restart() {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     };
     write("open-sesame");
-    let store = connect(&LinkSettings { password_file: Some(file.clone()), ..settings(server.url()) }).await;
+    let store = connect(&RedisSettings { password_file: Some(file.clone()), ..settings(server.url()) }).await;
     store.commit(&user("alice"), Revision::ABSENT, change(1)).await.unwrap();
 
     // The server starts again with another password, which the file does not have yet.
@@ -88,7 +88,7 @@ async fn an_open_connection_goes_on_with_the_new_password() {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
     let url = format!("redis://app@127.0.0.1:{}", server.port);
-    let store = connect(&LinkSettings { password_file: Some(file.clone()), ..settings(url) }).await;
+    let store = connect(&RedisSettings { password_file: Some(file.clone()), ..settings(url) }).await;
     let authenticated = || -> u64 {
         let info: String = server.query(redis::cmd("INFO").arg("commandstats"));
         let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_auth:calls="));
@@ -149,7 +149,7 @@ async fn with_the_documented_user(flavour: Flavour) {
     everything_works(&store, &server).await;
     // Old events are trimmed.
     let trimming = RedisRegisters::start(&settings(server_url(&server, password)), "lk").unwrap();
-    let trimming = Arc::new(Encoded::new(trimming.with_retention(Duration::ZERO)));
+    let trimming = Arc::new(CodecStore::new(trimming.with_retention(Duration::ZERO)));
     until_up(&*trimming).await;
     everything_works(&trimming, &server).await;
     // Nothing was refused but what is done without.
@@ -199,7 +199,7 @@ async fn a_user_without_dangerous_commands_is_served_by_a_master_only() {
 async fn while_writes_are_held_up_reads_go_on() {
     let server = RedisServer::start();
     let response_timeout = Duration::from_millis(150);
-    let store = connect(&LinkSettings { response_timeout, ..settings(server.url()) }).await;
+    let store = connect(&RedisSettings { response_timeout, ..settings(server.url()) }).await;
     let alice = user("alice");
     store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
     let read = of_sessions(&*store).load(&alice).await.unwrap();

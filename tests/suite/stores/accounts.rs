@@ -14,8 +14,8 @@ use latchkey::{
         username::Username,
     },
     store::{
+        codec_store::CodecStore,
         embedded::{self, EmbeddedRegisters},
-        encoded::Encoded,
         sql::SqlAccounts,
     },
 };
@@ -384,7 +384,7 @@ async fn accounts_are_changed_while_hundreds_of_commits_go_on() {
     let database = embedded::Database::open(&dir.path().join("latchkey.db")).await.unwrap();
     let accounts = Arc::new(SqlAccounts::embedded(&database));
     let registers = EmbeddedRegisters::start(database, Arc::new(ManualClock::new()));
-    let registers = Arc::new(Encoded::new(registers));
+    let registers = Arc::new(CodecStore::new(registers));
     let account = created(&*accounts, "alice").await;
 
     let mut commits = JoinSet::new();

@@ -12,7 +12,7 @@ use latchkey::{
         throttle::{Throttle, ThrottleKey},
         username::Username,
     },
-    store::redis::LinkSettings,
+    store::redis::RedisSettings,
 };
 
 use super::{
@@ -91,7 +91,7 @@ async fn over_a_connection_that_is_out_of_step_nothing_is_believed() {
     let server = RedisServer::start();
     let proxy = Proxy::to(server.port).await;
     let url = format!("redis://{}", proxy.address);
-    let patient = LinkSettings { response_timeout: Duration::from_secs(2), ..settings(url) };
+    let patient = RedisSettings { response_timeout: Duration::from_secs(2), ..settings(url) };
     let store = connect(&patient).await;
     let (alice, bob, nobody) = (user("alice"), user("bob"), user("nobody"));
     store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();

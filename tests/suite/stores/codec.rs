@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use latchkey::{
     domain::{
+        lease::{Delivery, Lease},
         ports::{Cursor, Event},
         rejection::{Reason, Rejection},
         sessions::{Ended, Epoch, Fence, Profile, Session, Tombstone, UserSessions},
         throttle::{Attempt, Throttle},
         types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp},
-        webhook::lease::{Delivery, Lease},
     },
     store::codec::{
         self, CodecError, decode_delivery, decode_epoch, decode_event, decode_throttle, encode_changed,

@@ -12,8 +12,8 @@ use latchkey::{
     domain::ports::{Change, Commit, EventLog as _, Registers as _, Revision, StoreError},
     domain::sessions::{Profile, UserSessions},
     store::{
+        codec_store::CodecStore,
         embedded::{Database, EmbeddedRegisters},
-        encoded::Encoded,
     },
 };
 use tokio::task::JoinSet;
@@ -24,12 +24,12 @@ use super::{
 };
 use crate::support::clock::ManualClock;
 
-type Store = Encoded<EmbeddedRegisters>;
+type Store = CodecStore<EmbeddedRegisters>;
 
 async fn open(dir: &Path) -> Result<(Arc<Store>, Database), StoreError> {
     let database = Database::open(&dir.join("latchkey.db")).await?;
     let registers = EmbeddedRegisters::start(database.clone(), Arc::new(ManualClock::new()));
-    Ok((Arc::new(Encoded::new(registers)), database))
+    Ok((Arc::new(CodecStore::new(registers)), database))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

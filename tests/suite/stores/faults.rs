@@ -9,8 +9,8 @@ use latchkey::{
     domain::ports::{Change, Commit, EventLog as _, Registers as _, Revision},
     domain::sessions::{Profile, UserSessions},
     store::{
-        encoded::Encoded,
-        redis::{LinkSettings, RedisRegisters},
+        codec_store::CodecStore,
+        redis::{RedisRegisters, RedisSettings},
     },
 };
 
@@ -27,10 +27,10 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
 /// More than answering at once takes on a busy machine, and less than a time-out.
 const AT_ONCE: Duration = Duration::from_millis(150);
 
-type Store = Arc<Encoded<RedisRegisters>>;
+type Store = Arc<CodecStore<RedisRegisters>>;
 
-fn impatient(url: String) -> LinkSettings {
-    LinkSettings { response_timeout: RESPONSE_TIMEOUT, ..settings(url) }
+fn impatient(url: String) -> RedisSettings {
+    RedisSettings { response_timeout: RESPONSE_TIMEOUT, ..settings(url) }
 }
 
 /// A store that reaches its server through a proxy.
@@ -152,7 +152,7 @@ async fn a_connection_that_is_closed_is_replaced() {
 async fn a_server_that_starts_later_or_again_is_found() {
     let mut server = RedisServer::start();
     server.kill();
-    let store = Arc::new(Encoded::new(RedisRegisters::start(&impatient(server.url()), "lk").unwrap()));
+    let store = Arc::new(CodecStore::new(RedisRegisters::start(&impatient(server.url()), "lk").unwrap()));
     time_to_fail(&store).await;
     for _ in 0..2 {
         server.restart();
@@ -172,7 +172,7 @@ async fn a_replica_is_refused_until_it_is_promoted() {
     let master = RedisServer::start();
     let port = master.port.to_string();
     let replica = RedisServer::with(Flavour::Redis, &["--replicaof", "127.0.0.1", &port]);
-    let store = Arc::new(Encoded::new(RedisRegisters::start(&impatient(replica.url()), "lk").unwrap()));
+    let store = Arc::new(CodecStore::new(RedisRegisters::start(&impatient(replica.url()), "lk").unwrap()));
     let begun = Instant::now();
     loop {
         let (_, cause) = time_to_fail(&store).await;
@@ -289,7 +289,7 @@ async fn a_commit_whose_events_cannot_be_appended_does_not_happen() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_password_of_the_settings_is_used_and_a_wrong_one_is_not_shown() {
     let server = RedisServer::with(Flavour::Redis, &["--requirepass", "open-sesame"]);
-    let with = |password: Option<&str>| LinkSettings {
+    let with = |password: Option<&str>| RedisSettings {
         password: password.map(str::to_owned),
         ..settings(server.url())
     };
@@ -297,7 +297,7 @@ async fn the_password_of_the_settings_is_used_and_a_wrong_one_is_not_shown() {
     store.commit(&user("alice"), Revision::ABSENT, change(1)).await.unwrap();
 
     for wrong in [Some("open-barley"), None] {
-        let store = Arc::new(Encoded::new(RedisRegisters::start(&with(wrong), "lk").unwrap()));
+        let store = Arc::new(CodecStore::new(RedisRegisters::start(&with(wrong), "lk").unwrap()));
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (_, cause) = time_to_fail(&store).await;
         assert!(cause.starts_with("not connected to ") && !cause.contains("open-"), "{cause}");
@@ -378,7 +378,7 @@ async fn a_server_that_is_loading_its_data_is_unavailable_until_it_has() {
 async fn installations_that_share_a_server_do_not_share_sessions() {
     let server = RedisServer::start();
     let one = connect(&settings(server.url())).await;
-    let other = Arc::new(Encoded::new(RedisRegisters::start(&settings(server.url()), "other").unwrap()));
+    let other = Arc::new(CodecStore::new(RedisRegisters::start(&settings(server.url()), "other").unwrap()));
     until_up(&*other).await;
     let alice = user("alice");
     let end = other.tail(None, 10).await.unwrap().next;

@@ -10,8 +10,8 @@ use std::{
 use latchkey::{
     domain::ports::{Commit, Cursor, Event, EventLog, Registers as _, Revision, StoreError},
     store::{
-        encoded::Encoded,
-        redis::{LinkSettings, RedisRegisters},
+        codec_store::CodecStore,
+        redis::{RedisRegisters, RedisSettings},
     },
 };
 use tokio::{
@@ -267,7 +267,7 @@ async fn nobody_waits_behind_who_follows() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_follows_can_wait_for_longer_than_an_answer_may_take() {
     let server = RedisServer::start();
-    let settings = LinkSettings { response_timeout: Duration::from_millis(150), ..settings(server.url()) };
+    let settings = RedisSettings { response_timeout: Duration::from_millis(150), ..settings(server.url()) };
     let store = connect(&settings).await;
     let end = store.tail(None, 100).await.unwrap().next;
     for patience in [Duration::from_millis(400), Duration::from_secs(2)] {
@@ -301,7 +301,7 @@ async fn who_does_not_follow_holds_two_connections_and_who_does_holds_three() {
     }
 }
 
-type Store = Arc<Encoded<RedisRegisters>>;
+type Store = Arc<CodecStore<RedisRegisters>>;
 
 /// Events a user that are committed while the server starts again.
 const EACH: u64 = 100;

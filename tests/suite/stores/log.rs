@@ -13,7 +13,7 @@ use std::{
 
 use latchkey::{
     domain::ports::{Cursor, EventLog as _, Registers as _, Revision},
-    store::{encoded::Encoded, redis::RedisRegisters},
+    store::{codec_store::CodecStore, redis::RedisRegisters},
 };
 use tokio::task::JoinSet;
 
@@ -300,7 +300,7 @@ async fn redis_forgets_old_events_with_the_next_commit_but_not_the_place_of_who_
     const RETENTION: Duration = Duration::from_millis(200);
     let server = RedisServer::start();
     let registers = RedisRegisters::start(&settings(server.url()), "lk").unwrap().with_retention(RETENTION);
-    let store = Encoded::new(registers);
+    let store = CodecStore::new(registers);
     until_up(&store).await;
     let alice = user("alice");
     let beginning = store.tail(None, 10).await.unwrap().next;
@@ -323,7 +323,7 @@ async fn redis_forgets_old_events_with_the_next_commit_but_not_the_place_of_who_
 async fn a_reader_at_the_end_misses_nothing_however_old_the_end_is() {
     let server = RedisServer::start();
     let registers = RedisRegisters::start(&settings(server.url()), "lk").unwrap();
-    let store = Encoded::new(registers.with_retention(Duration::from_millis(1)));
+    let store = CodecStore::new(registers.with_retention(Duration::from_millis(1)));
     until_up(&store).await;
     let (alice, mut revision) = (user("alice"), Revision::ABSENT);
     let mut end = store.tail(None, 10).await.unwrap().next;

@@ -4,7 +4,7 @@ use std::{str::FromStr as _, sync::Arc};
 
 use latchkey::{
     domain::ports::{Account, AccountChange, Accounts, Callers as _, DebtCause},
-    store::sql::{Lookup, LookupAccounts, Settings, SqlAccounts},
+    store::sql::{ExternalUsers, Lookup, Settings, SqlAccounts},
 };
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection, Row as _,
@@ -154,7 +154,7 @@ async fn a_table_of_yours_is_read_through_a_pooler_and_its_connections_stay_as_t
     };
     Application::on_all(&url, "SELECT 1").await;
     for _ in 0..3 {
-        let accounts = Arc::new(LookupAccounts::open(&many(&url), &lookup).await.unwrap());
+        let accounts = Arc::new(ExternalUsers::open(&many(&url), &lookup).await.unwrap());
         let mut users = JoinSet::new();
         for number in 1..=40 {
             let accounts = Arc::clone(&accounts);
@@ -187,7 +187,7 @@ async fn statements_that_others_left_on_the_connections_of_a_pooler_do_no_harm()
     let select = "SELECT user_id, username, password_hash FROM latchkey_accounts WHERE username = :username";
     let lookup = Lookup { by_name: select.into(), by_id: None, update_hash: None };
     for _ in 0..2 * CONNECTIONS {
-        let accounts = LookupAccounts::open(&many(&url), &lookup).await.unwrap();
+        let accounts = ExternalUsers::open(&many(&url), &lookup).await.unwrap();
         assert!(accounts.find(&name("alice")).await.unwrap().is_some());
     }
 }

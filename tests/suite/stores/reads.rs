@@ -18,7 +18,7 @@ use latchkey::{
         sessions::UserSessions,
         types::UserId,
     },
-    store::{gathered::GatheredSessions, redis::LinkSettings},
+    store::{batching::BatchingSessions, redis::RedisSettings},
 };
 use tokio::{sync::Barrier, task::JoinSet, time::timeout};
 
@@ -31,15 +31,15 @@ use crate::support::{
     redis::{Monitor, RedisServer},
 };
 
-type Store = Arc<GatheredSessions>;
+type Store = Arc<BatchingSessions>;
 type Loaded = Result<Versioned<UserSessions>, StoreError>;
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(20);
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
 
-async fn gathered(settings: &LinkSettings) -> Store {
-    Arc::new(GatheredSessions::new(connect(settings).await))
+async fn gathered(settings: &RedisSettings) -> Store {
+    Arc::new(BatchingSessions::new(connect(settings).await))
 }
 
 /// A server, and a store on it that holds `state(n)` for the `n`th of so many users.
@@ -57,7 +57,7 @@ async fn filled(users: u64) -> (Store, Vec<UserId>, RedisServer) {
 async fn behind_proxy(server: &RedisServer, response_timeout: Duration) -> (Store, Proxy) {
     let proxy = Proxy::to(server.port).await;
     let url = format!("redis://{}", proxy.address);
-    (gathered(&LinkSettings { response_timeout, ..settings(url) }).await, proxy)
+    (gathered(&RedisSettings { response_timeout, ..settings(url) }).await, proxy)
 }
 
 async fn load(store: &Store, user: &UserId) -> Loaded {

@@ -2,13 +2,13 @@
 
 use latchkey::{
     domain::ports::Accounts as _,
-    store::sql::{Lookup, LookupAccounts},
+    store::sql::{ExternalUsers, Lookup},
 };
 use rstest::rstest;
 
 use super::{
     accounts::{hash, name},
-    lookup::{Kind, Shop},
+    external_users::{Kind, Shop},
     states::user,
     tables::execute,
 };
@@ -48,18 +48,18 @@ fn trigger(kind: Kind) -> &'static str {
     }
 }
 
-async fn open(shop: &Shop, update: &str) -> LookupAccounts {
+async fn open(shop: &Shop, update: &str) -> ExternalUsers {
     shop.open(&Lookup { by_name: SELECT.into(), by_id: None, update_hash: Some(update.into()) }).await
 }
 
 /// Renews the hash of alice: what is there then.
-async fn renewed(accounts: &LookupAccounts) -> String {
+async fn renewed(accounts: &ExternalUsers) -> String {
     let alice = accounts.find(&name("alice")).await.unwrap().unwrap();
     accounts.rehash(&name("alice"), &user("1"), &alice.password, &hash(NEW)).await.unwrap();
     accounts.find(&name("alice")).await.unwrap().unwrap().password.as_str().to_owned()
 }
 
-async fn is_kept(accounts: &LookupAccounts) {
+async fn is_kept(accounts: &ExternalUsers) {
     assert!(accounts.renews_hashes());
     assert_eq!(renewed(accounts).await, OLD);
     assert!(!accounts.renews_hashes(), "no hash is computed in vain");

@@ -10,7 +10,7 @@ use latchkey::{
 
 use super::{
     accounts::{account, name, roles},
-    lookup::{Kind, Shop, lookup},
+    external_users::{Kind, Shop, lookup},
     states::user,
     tables::settings,
 };

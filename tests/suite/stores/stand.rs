@@ -10,10 +10,10 @@ use latchkey::{
         types::{Timestamp, UserId},
     },
     store::{
+        batching::BatchingSessions,
+        codec_store::CodecStore,
         embedded::{Database, EmbeddedRegisters},
-        encoded::Encoded,
-        gathered::GatheredSessions,
-        redis::{LinkSettings, RedisRegisters},
+        redis::{RedisRegisters, RedisSettings},
     },
 };
 use tempfile::TempDir;
@@ -46,7 +46,7 @@ pub fn of_sessions(store: &impl Registers<UserSessions>) -> &dyn Registers<UserS
 
 /// What the tests must do behind the store's back.
 pub enum Backend {
-    Embedded { database: Database, store: Arc<Encoded<EmbeddedRegisters>>, _dir: TempDir },
+    Embedded { database: Database, store: Arc<CodecStore<EmbeddedRegisters>>, _dir: TempDir },
     Redis(RedisServer),
 }
 
@@ -64,7 +64,7 @@ impl Stand {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::open(&dir.path().join("latchkey.db")).await.unwrap();
         let registers = EmbeddedRegisters::start(database.clone(), Arc::new(ManualClock::new()));
-        let store = Arc::new(Encoded::new(registers));
+        let store = Arc::new(CodecStore::new(registers));
         let backend = Backend::Embedded { database, store: store.clone(), _dir: dir };
         Self { registers: store.clone(), throttles: store.clone(), log: store, backend }
     }
@@ -79,7 +79,7 @@ impl Stand {
         let server = RedisServer::with(flavour, &[]);
         let store = connect(&settings(server.url())).await;
         let backend = Backend::Redis(server);
-        let registers = Arc::new(GatheredSessions::new(store.clone()));
+        let registers = Arc::new(BatchingSessions::new(store.clone()));
         Some(Self { registers, throttles: store.clone(), log: store, backend })
     }
 
@@ -190,8 +190,8 @@ impl Stand {
 }
 
 /// Settings as in production, but less patient.
-pub fn settings(url: String) -> LinkSettings {
-    LinkSettings {
+pub fn settings(url: String) -> RedisSettings {
+    RedisSettings {
         url,
         password: None,
         password_file: None,
@@ -201,8 +201,8 @@ pub fn settings(url: String) -> LinkSettings {
 }
 
 /// A store on Redis that has connected.
-pub async fn connect(settings: &LinkSettings) -> Arc<Encoded<RedisRegisters>> {
-    let store = Arc::new(Encoded::new(RedisRegisters::start(settings, "lk").unwrap()));
+pub async fn connect(settings: &RedisSettings) -> Arc<CodecStore<RedisRegisters>> {
+    let store = Arc::new(CodecStore::new(RedisRegisters::start(settings, "lk").unwrap()));
     until_up(&*store).await;
     store
 }

@@ -13,8 +13,8 @@ use latchkey::{
     },
     store::{
         clock::SystemClock,
-        encoded::Encoded,
-        redis::{LinkSettings, RedisRegisters},
+        codec_store::CodecStore,
+        redis::{RedisRegisters, RedisSettings},
     },
 };
 
@@ -26,14 +26,14 @@ pub const MAX_BYTES_PER_USER: f64 = 300.0;
 /// Logs in so many users, one session each, on a server of its own: bytes of its memory a user.
 pub async fn bytes_per_user(users: u32) -> f64 {
     let server = RedisServer::start();
-    let settings = LinkSettings {
+    let settings = RedisSettings {
         url: server.url(),
         password: None,
         password_file: None,
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
     };
-    let registers = Arc::new(Encoded::new(RedisRegisters::start(&settings, "lk").unwrap()));
+    let registers = Arc::new(CodecStore::new(RedisRegisters::start(&settings, "lk").unwrap()));
     let nobody = UserId::random();
     while Registers::<UserSessions>::load(&*registers, &nobody).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -53,7 +53,7 @@ pub async fn bytes_per_user(users: u32) -> f64 {
 }
 
 /// What a login does to the store: an id of 26 characters, a username of 12, and no roles. Whose it is.
-pub async fn log_in(registers: &Encoded<RedisRegisters>, number: u32) -> UserId {
+pub async fn log_in(registers: &CodecStore<RedisRegisters>, number: u32) -> UserId {
     let now = SystemClock.now();
     let user_id = UserId::random();
     let open = Open {

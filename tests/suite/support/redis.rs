@@ -147,7 +147,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// Looks on as a server is asked.
+/// DirectoryReads on as a server is asked.
 pub struct Monitor<'a> {
     server: &'a RedisServer,
     lines: BufReader<TcpStream>,

@@ -22,9 +22,9 @@ use clap::Parser;
 use latchkey::{
     domain::types::Timestamp,
     store::{
+        backend::{Backend as _, EncodedChange, EncodedCommit, EncodedValue},
         clock::SystemClock,
         embedded::{Database, EmbeddedRegisters},
-        raw::{RawChange, RawCommit, RawRegisters as _, RawValue},
     },
 };
 use tokio::task::JoinSet;
@@ -65,14 +65,14 @@ async fn measure(
         committing.spawn(async move {
             let mut commits = 0_u32;
             while begun.elapsed() < time {
-                let change = RawChange {
+                let change = EncodedChange {
                     expected: 0,
-                    value: RawValue { revision: 1, bytes: Bytes::from(vec![7; BYTES]) },
+                    value: EncodedValue { revision: 1, bytes: Bytes::from(vec![7; BYTES]) },
                     keep_until: Timestamp::from_micros(u64::MAX),
                     events: vec![Bytes::from(vec![7; BYTES / 2])],
                 };
                 let key = format!("user{}", next.fetch_add(1, Ordering::Relaxed));
-                assert!(matches!(registers.commit(&key, change).await.unwrap(), RawCommit::Committed));
+                assert!(matches!(registers.commit(&key, change).await.unwrap(), EncodedCommit::Committed));
                 commits += 1;
             }
             commits

@@ -27,9 +27,9 @@ use clap::Parser;
 use latchkey::{
     domain::{ports::Registers, sessions::UserSessions, types::UserId},
     store::{
-        encoded::Encoded,
-        gathered::GatheredSessions,
-        redis::{LinkSettings, RedisRegisters},
+        batching::BatchingSessions,
+        codec_store::CodecStore,
+        redis::{RedisRegisters, RedisSettings},
     },
 };
 use tokio::task::JoinSet;
@@ -100,14 +100,14 @@ async fn main() {
     if let Some(cpu) = arguments.server_cpu {
         stay_on(cpu, &server);
     }
-    let settings = LinkSettings {
+    let settings = RedisSettings {
         url: server.url(),
         password: None,
         password_file: None,
         connect_timeout: RESPONSE_TIMEOUT,
         response_timeout: RESPONSE_TIMEOUT,
     };
-    let store = Arc::new(Encoded::new(RedisRegisters::start(&settings, "lk").unwrap()));
+    let store = Arc::new(CodecStore::new(RedisRegisters::start(&settings, "lk").unwrap()));
     while Registers::<UserSessions>::load(&*store, &UserId::random()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -116,7 +116,7 @@ async fn main() {
         users.push(memory::log_in(&store, number).await);
     }
     let users = Arc::new(users);
-    let gathered: Arc<dyn Registers<_>> = Arc::new(GatheredSessions::new(store.clone()));
+    let gathered: Arc<dyn Registers<_>> = Arc::new(BatchingSessions::new(store.clone()));
     let each: Arc<dyn Registers<_>> = store;
 
     let time = Duration::from_millis(arguments.millis);

@@ -16,7 +16,7 @@ pub type Number = u8;
 
 /// How a session stands, or how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fate {
+pub enum ImportOutcome {
     Live,
     Replaced {
         by: Number,
@@ -42,7 +42,7 @@ pub enum Answer {
     /// To Login.
     Opened { generation: u64, displaced: Option<Number> },
     /// To Validate; to Logout how the session stood before it, so that `Live` means: it was ended by this.
-    Stood(Fate),
+    Stood(ImportOutcome),
     /// To `EndSessions`.
     Ended(u32),
 }
@@ -71,17 +71,17 @@ pub enum Complaint {
 pub struct Slot {
     live: Option<Number>,
     /// How sessions ended, as far as that matters to somebody.
-    ended: BTreeMap<Number, Fate>,
+    ended: BTreeMap<Number, ImportOutcome>,
     /// The latest generation that anybody was told of.
     generation: u64,
 }
 
 impl Slot {
-    fn fate(&self, number: Number) -> Option<Fate> {
-        if self.live == Some(number) { Some(Fate::Live) } else { self.ended.get(&number).copied() }
+    fn fate(&self, number: Number) -> Option<ImportOutcome> {
+        if self.live == Some(number) { Some(ImportOutcome::Live) } else { self.ended.get(&number).copied() }
     }
 
-    fn end(&mut self, fate: Fate) -> Option<Number> {
+    fn end(&mut self, fate: ImportOutcome) -> Option<Number> {
         let live = self.live.take()?;
         self.ended.insert(live, fate);
         Some(live)
@@ -92,7 +92,7 @@ impl Slot {
         let mut next = self.clone();
         let answer = match call.ask {
             Ask::Login(number) => {
-                let displaced = next.end(Fate::Replaced { by: number });
+                let displaced = next.end(ImportOutcome::Replaced { by: number });
                 next.live = Some(number);
                 if let Some((_, Answer::Opened { generation, .. })) = call.answer {
                     next.generation = generation;
@@ -107,18 +107,18 @@ impl Slot {
             Ask::Validate(number) => Answer::Stood(self.fate(number)?),
             Ask::Logout(number) => {
                 let stood = self.fate(number)?;
-                if stood == Fate::Live {
-                    next.end(Fate::LoggedOut);
+                if stood == ImportOutcome::Live {
+                    next.end(ImportOutcome::LoggedOut);
                 }
                 Answer::Stood(stood)
             }
-            Ask::EndSessions => Answer::Ended(next.end(Fate::Kicked).map_or(0, |_| 1)),
+            Ask::EndSessions => Answer::Ended(next.end(ImportOutcome::Kicked).map_or(0, |_| 1)),
         };
         call.answer.is_none_or(|(_, given)| given == answer).then_some(next)
     }
 }
 
-/// Looks for an order that explains a history of at most 128 calls: how many states that took.
+/// DirectoryReads for an order that explains a history of at most 128 calls: how many states that took.
 pub fn check(calls: &[Call]) -> Result<usize, Complaint> {
     check_within(PATIENCE, calls)
 }
@@ -149,18 +149,20 @@ fn check_within(patience: usize, calls: &[Call]) -> Result<usize, Complaint> {
 }
 
 /// The ends of sessions that answers tell of. A session ends once: to let it end otherwise leads nowhere.
-fn told(calls: &[Call]) -> BTreeMap<Number, Fate> {
+fn told(calls: &[Call]) -> BTreeMap<Number, ImportOutcome> {
     let ends = calls.iter().filter_map(|call| match (call.ask, call.answer?.1) {
         (Ask::Validate(number) | Ask::Logout(number), Answer::Stood(fate)) => Some((number, fate)),
-        (Ask::Login(by), Answer::Opened { displaced, .. }) => Some((displaced?, Fate::Replaced { by })),
+        (Ask::Login(by), Answer::Opened { displaced, .. }) => {
+            Some((displaced?, ImportOutcome::Replaced { by }))
+        }
         _ => None,
     });
-    ends.filter(|(_, fate)| *fate != Fate::Live).collect()
+    ends.filter(|(_, fate)| *fate != ImportOutcome::Live).collect()
 }
 
 struct Search<'a> {
     calls: &'a [Call],
-    told: BTreeMap<Number, Fate>,
+    told: BTreeMap<Number, ImportOutcome>,
     /// Which calls were explained, and where that led.
     seen: HashSet<(u128, Slot)>,
     furthest: (u128, Slot),
@@ -215,7 +217,7 @@ impl Search<'_> {
     /// earlier.
     fn are_alike(&self, one: &Call, other: &Call) -> bool {
         let nobody_speaks_of = |number: Number| {
-            let by = Fate::Replaced { by: number };
+            let by = ImportOutcome::Replaced { by: number };
             let asks = |call: &Call| matches!(call.ask, Ask::Validate(of) | Ask::Logout(of) if of == number);
             !self.told.contains_key(&number)
                 && self.told.values().all(|fate| *fate != by)
@@ -245,11 +247,11 @@ mod tests {
         call(begun, answered, Ask::Login(number), opened)
     }
 
-    fn validate(begun: u64, answered: u64, number: Number, fate: Fate) -> Call {
+    fn validate(begun: u64, answered: u64, number: Number, fate: ImportOutcome) -> Call {
         call(begun, answered, Ask::Validate(number), Answer::Stood(fate))
     }
 
-    fn logout(begun: u64, answered: u64, number: Number, stood: Fate) -> Call {
+    fn logout(begun: u64, answered: u64, number: Number, stood: ImportOutcome) -> Call {
         call(begun, answered, Ask::Logout(number), Answer::Stood(stood))
     }
 
@@ -269,8 +271,8 @@ mod tests {
         assert!(matches!(check(calls), Err(Complaint::Unsound { .. })), "{:?}", check(calls));
     }
 
-    const LIVE: Fate = Fate::Live;
-    const BY_1: Fate = Fate::Replaced { by: 1 };
+    const LIVE: ImportOutcome = ImportOutcome::Live;
+    const BY_1: ImportOutcome = ImportOutcome::Replaced { by: 1 };
 
     #[test]
     fn a_session_that_lives_on_after_the_answer_to_the_next_login_is_refused() {
@@ -295,10 +297,10 @@ mod tests {
     fn a_session_that_revives_after_its_logout_is_refused() {
         let ended = [login(0, 10, 0, None), logout(20, 30, 0, LIVE)];
         refuses(&[&ended[..], &[validate(40, 50, 0, LIVE)]].concat());
-        accepts(&[&ended[..], &[validate(40, 50, 0, Fate::LoggedOut)]].concat());
+        accepts(&[&ended[..], &[validate(40, 50, 0, ImportOutcome::LoggedOut)]].concat());
         // Nor by a logout that says that there was something to end.
         refuses(&[&ended[..], &[logout(40, 50, 0, LIVE)]].concat());
-        accepts(&[&ended[..], &[logout(40, 50, 0, Fate::LoggedOut)]].concat());
+        accepts(&[&ended[..], &[logout(40, 50, 0, ImportOutcome::LoggedOut)]].concat());
         // Nor by a login, as one that it displaces.
         refuses(&[&ended[..], &[login(40, 50, 1, Some(0))]].concat());
         accepts(&[&ended[..], &[login(40, 50, 1, None)]].concat());
@@ -308,7 +310,7 @@ mod tests {
     fn a_session_that_revives_after_a_kick_is_refused() {
         let ended = [login(0, 10, 0, None), kick(20, 30, 1)];
         refuses(&[&ended[..], &[validate(40, 50, 0, LIVE)]].concat());
-        accepts(&[&ended[..], &[validate(40, 50, 0, Fate::Kicked)]].concat());
+        accepts(&[&ended[..], &[validate(40, 50, 0, ImportOutcome::Kicked)]].concat());
         refuses(&[&ended[..], &[kick(40, 50, 1)]].concat());
         accepts(&[&ended[..], &[kick(40, 50, 0)]].concat());
     }
@@ -316,23 +318,28 @@ mod tests {
     #[test]
     fn an_acknowledged_login_that_is_lost_is_refused() {
         let opened = login(0, 10, 0, None);
-        refuses(&[opened, validate(20, 30, 0, Fate::Other)]);
+        refuses(&[opened, validate(20, 30, 0, ImportOutcome::Other)]);
         refuses(&[opened, kick(20, 30, 0)]);
         refuses(&[opened, login(20, 30, 1, None)]);
         refuses(&[opened, validate(20, 30, 0, BY_1)]);
-        refuses(&[opened, validate(20, 30, 0, Fate::LoggedOut)]);
+        refuses(&[opened, validate(20, 30, 0, ImportOutcome::LoggedOut)]);
     }
 
     #[test]
     fn a_wrong_reason_is_refused() {
         let replaced = [login(0, 10, 0, None), login(20, 30, 1, Some(0))];
-        for fate in [Fate::LoggedOut, Fate::Kicked, Fate::Other, Fate::Replaced { by: 2 }] {
+        for fate in [
+            ImportOutcome::LoggedOut,
+            ImportOutcome::Kicked,
+            ImportOutcome::Other,
+            ImportOutcome::Replaced { by: 2 },
+        ] {
             refuses(&[&replaced[..], &[validate(40, 50, 0, fate)]].concat());
         }
         // A stale logout harms nobody, and a stale token keeps its reason.
         let late = [logout(40, 50, 0, BY_1), kick(60, 70, 1)];
         accepts(&[&replaced[..], &late[..], &[validate(80, 90, 0, BY_1)]].concat());
-        refuses(&[&replaced[..], &late[..], &[validate(80, 90, 0, Fate::Kicked)]].concat());
+        refuses(&[&replaced[..], &late[..], &[validate(80, 90, 0, ImportOutcome::Kicked)]].concat());
         refuses(&[&replaced[..], &[logout(40, 50, 0, LIVE)]].concat());
     }
 
@@ -367,7 +374,9 @@ mod tests {
     #[test]
     fn a_logout_or_a_kick_without_an_answer_may_have_taken_effect_or_not() {
         let opened = login(0, 10, 0, None);
-        for (ask, fate) in [(Ask::Logout(0), Fate::LoggedOut), (Ask::EndSessions, Fate::Kicked)] {
+        for (ask, fate) in
+            [(Ask::Logout(0), ImportOutcome::LoggedOut), (Ask::EndSessions, ImportOutcome::Kicked)]
+        {
             let lost = unanswered(20, ask);
             accepts(&[opened, lost, validate(30, 40, 0, LIVE)]);
             accepts(&[opened, lost, validate(30, 40, 0, fate)]);
@@ -377,8 +386,18 @@ mod tests {
         }
         // A logout does not end the session of another login; a kick does, whichever lives by then.
         let next = login(30, 40, 1, Some(0));
-        refuses(&[opened, unanswered(20, Ask::Logout(0)), next, validate(50, 60, 1, Fate::LoggedOut)]);
-        accepts(&[opened, unanswered(20, Ask::EndSessions), next, validate(50, 60, 1, Fate::Kicked)]);
+        refuses(&[
+            opened,
+            unanswered(20, Ask::Logout(0)),
+            next,
+            validate(50, 60, 1, ImportOutcome::LoggedOut),
+        ]);
+        accepts(&[
+            opened,
+            unanswered(20, Ask::EndSessions),
+            next,
+            validate(50, 60, 1, ImportOutcome::Kicked),
+        ]);
     }
 
     #[test]
@@ -458,7 +477,7 @@ mod tests {
             let mut calls = sound(&steps);
             let index = broken.index(calls.len().max(1));
             if let Some((_, answer)) = calls.get_mut(index).and_then(|call| call.answer.as_mut()) {
-                let fates = [LIVE, Fate::Replaced { by: 2 }, BY_1, Fate::LoggedOut, Fate::Kicked];
+                let fates = [LIVE, ImportOutcome::Replaced { by: 2 }, BY_1, ImportOutcome::LoggedOut, ImportOutcome::Kicked];
                 match answer {
                     Answer::Stood(stood) => *stood = fates[fate],
                     Answer::Ended(ended) => *ended = count,

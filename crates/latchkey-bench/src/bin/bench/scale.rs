@@ -150,10 +150,10 @@ async fn redis(plan: &Plan, place: &Place) -> Result<Side, String> {
     })
 }
 
-async fn users<R: latchkey::store::raw::RawRegisters>(
+async fn users<R: latchkey::store::backend::Backend>(
     plan: &Plan,
     data: &Path,
-    registers: &latchkey::store::encoded::Encoded<R>,
+    registers: &latchkey::store::codec_store::CodecStore<R>,
 ) -> Result<(Vec<String>, Vec<PathBuf>), String> {
     let signer = fill::signer(data)?;
     let without_roles = fill::sessions(registers, &signer, plan.most_users, "bench", &[]).await?;

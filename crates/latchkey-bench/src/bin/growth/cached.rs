@@ -17,9 +17,9 @@ use latchkey::{
         types::{Device, SessionId, Slot, UserId},
     },
     store::{
-        cache,
         clock::SystemClock,
         codec::{decode_sessions, encode_sessions},
+        near_cache,
     },
 };
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ pub fn apart(plan: &Plan) -> Result<Value, String> {
 #[expect(clippy::cast_precision_loss, reason = "some hundred megabytes")]
 pub async fn measure(users: usize) -> Value {
     let ids: Vec<_> = (0..users).map(|_| UserId::random()).collect();
-    let (sessions, _log) = cache::cached(Arc::new(Made), Arc::new(Silent), CACHE, true);
+    let (sessions, _log) = near_cache::cached(Arc::new(Made), Arc::new(Silent), CACHE, true);
     // The first of anything pays for what is there only once.
     sessions.load(&UserId::random()).await.unwrap();
     let before = resident();

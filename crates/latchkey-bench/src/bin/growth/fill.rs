@@ -13,12 +13,12 @@ use latchkey::{
         types::{Device, Role, SessionId, Slot, UserId},
     },
     store::{
+        backend::Backend,
         clock::SystemClock,
+        codec_store::CodecStore,
         embedded::{Database, EmbeddedRegisters},
-        encoded::Encoded,
         key_files,
-        raw::RawRegisters,
-        redis::{LinkSettings, RedisRegisters},
+        redis::{RedisRegisters, RedisSettings},
     },
 };
 
@@ -41,21 +41,21 @@ pub fn signer(data: &Path) -> Result<Tokens, String> {
 }
 
 /// The registers of a server with this data directory and the embedded store.
-pub async fn embedded(data: &Path) -> Result<(Encoded<EmbeddedRegisters>, Database), String> {
+pub async fn embedded(data: &Path) -> Result<(CodecStore<EmbeddedRegisters>, Database), String> {
     let database = Database::open(&data.join("latchkey.db")).await.map_err(|error| error.to_string())?;
-    Ok((Encoded::new(EmbeddedRegisters::start(database.clone(), Arc::new(SystemClock))), database))
+    Ok((CodecStore::new(EmbeddedRegisters::start(database.clone(), Arc::new(SystemClock))), database))
 }
 
 /// The registers of a server with this Redis.
-pub async fn redis(url: String) -> Result<Encoded<RedisRegisters>, String> {
-    let settings = LinkSettings {
+pub async fn redis(url: String) -> Result<CodecStore<RedisRegisters>, String> {
+    let settings = RedisSettings {
         url,
         password: None,
         password_file: None,
         connect_timeout: PATIENCE,
         response_timeout: PATIENCE,
     };
-    let registers = Encoded::new(RedisRegisters::start(&settings, "lk")?);
+    let registers = CodecStore::new(RedisRegisters::start(&settings, "lk")?);
     let begun = std::time::Instant::now();
     while let Err(error) = Registers::<UserSessions>::load(&registers, &UserId::random()).await {
         if begun.elapsed() > PATIENCE {
@@ -67,8 +67,8 @@ pub async fn redis(url: String) -> Result<Encoded<RedisRegisters>, String> {
 }
 
 /// Logs in so many new users, one session each: their tokens.
-pub async fn sessions<R: RawRegisters>(
-    registers: &Encoded<R>,
+pub async fn sessions<R: Backend>(
+    registers: &CodecStore<R>,
     signer: &Tokens,
     users: usize,
     device: &str,
@@ -91,8 +91,8 @@ pub fn write<'a>(path: &Path, tokens: impl Iterator<Item = &'a String>) -> Resul
 }
 
 /// What a login does to the store: an id of 26 characters, a username of 12.
-async fn log_in<R: RawRegisters>(
-    registers: &Encoded<R>,
+async fn log_in<R: Backend>(
+    registers: &CodecStore<R>,
     signer: &Tokens,
     number: usize,
     device: &str,

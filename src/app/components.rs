@@ -1,0 +1,310 @@
+//! What a server is made of, from the settings and the files they name.
+
+mod accounts;
+mod missing_keys;
+mod webhook;
+
+use std::{
+    fs::{DirBuilder, File, TryLockError},
+    os::unix::fs::DirBuilderExt as _,
+    path::Path,
+    sync::Arc,
+};
+
+use data_encoding::BASE64URL_NOPAD;
+
+use crate::{
+    config::{Config, ValidateAccess},
+    domain::{
+        Slots,
+        guessable::why_guessable,
+        health::ProbeMark,
+        lease::Delivery,
+        limiter::LoginLimiter,
+        password::{Argon2Params, PasswordPolicy, Passwords},
+        ports::{Clock, EventLog, Registers},
+        rotation::Rotation,
+        sessions::{Epoch, UserSessions},
+        throttle::{Rule, Throttle},
+        token::{TokenSettings, Tokens},
+    },
+    grpc::access::AccessSettings,
+    store::{
+        audit::{AuditFile, AuditTrail},
+        backend::Backend,
+        batching::BatchingSessions,
+        clock::SystemClock,
+        codec_store::CodecStore,
+        embedded::{Database, EmbeddedRegisters},
+        key_files::{self, KeyFileDirectory},
+        near_cache,
+        redis::{RedisRegisters, RedisSettings},
+        secret_file,
+    },
+};
+
+pub(super) use self::{
+    accounts::accounts_and_callers, missing_keys::refuse_missing_keys, webhook::webhook_receiver,
+};
+
+/// How many letters and digits of an admin key have to be more than words.
+const ENOUGH: usize = 10;
+
+/// Of the streams of a connection, logins that wait for long may take one in so many. The others are for those who are
+/// logged in.
+const CONNECTION_SHARE: u32 = 2;
+
+/// What follows from the settings and the files they name.
+pub(super) struct Components {
+    pub(super) slots: Slots,
+    pub(super) passwords: Passwords,
+}
+
+/// One store, as the rules see it, and as readers of the log do.
+pub(super) struct SessionStore {
+    pub(super) sessions: Arc<dyn Registers<UserSessions>>,
+    pub(super) throttle: Arc<dyn Registers<Throttle>>,
+    pub(super) epoch: Arc<dyn Registers<Epoch>>,
+    pub(super) deliveries: Arc<dyn Registers<Delivery>>,
+    pub(super) probe: Arc<dyn Registers<ProbeMark>>,
+    pub(super) events: Arc<dyn EventLog>,
+}
+
+impl SessionStore {
+    /// To be made where tasks can be spawned.
+    fn of<R: Backend>(registers: R) -> Self {
+        let store = Arc::new(CodecStore::new(registers));
+        Self {
+            sessions: Arc::new(BatchingSessions::new(store.clone())),
+            throttle: store.clone(),
+            epoch: store.clone(),
+            deliveries: store.clone(),
+            probe: store.clone(),
+            events: store,
+        }
+    }
+
+    /// With a near-cache, where the settings have one.
+    pub(super) fn cached(self, config: &Config) -> Self {
+        let bytes = config.validate.cache_mib * 1024 * 1024;
+        if bytes == 0 {
+            return self;
+        }
+        let (sessions, events) = near_cache::cached(self.sessions, self.events, bytes, is_embedded(config));
+        Self { sessions: Arc::new(sessions), events: Arc::new(events), ..self }
+    }
+}
+
+/// Refuses what can be refused without making anything.
+pub(super) fn parts(config: &Config) -> Result<Components, String> {
+    let parts = Components { slots: slots(config)?, passwords: passwords(config)? };
+    if config.admin_key_file().exists() {
+        admin_key(config)?;
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    super::tls::encryption(config, &clock)?;
+    if config.data_dir.exists() {
+        secret_file::check_data_directory(&config.data_dir).map_err(|error| format!("data_dir: {error}"))?;
+    }
+    let keys = config.keys_dir();
+    if !config.token.keys_dir.is_empty() || key_files::exist(&keys)? {
+        let files = key_files::check(&keys).map_err(|error| format!("token.keys_dir: {error}"))?;
+        if let Some(name) = config.signing_key().filter(|name| files.iter().all(|file| file.name != *name)) {
+            let keys = keys.display();
+            return Err(format!("token.signing_key: there is no key file {name} in {keys}"));
+        }
+    } else if let Some(name) = config.signing_key() {
+        let keys = keys.display();
+        return Err(format!(
+            "token.signing_key: there is no {name} in {keys} yet: leave it empty for the first start, which makes a key"
+        ));
+    }
+    if !is_embedded(config) {
+        redis_settings(config)?;
+    }
+    accounts::check(config)?;
+    webhook_receiver(config, &clock)?;
+    Ok(parts)
+}
+
+pub(super) fn prepare_data_dir(config: &Config) -> Result<Option<File>, String> {
+    let dir = &config.data_dir;
+    let refused = |error: std::io::Error| format!("data_dir: cannot use {}: {error}", dir.display());
+    if !dir.exists() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(refused)?;
+    }
+    if !is_embedded(config) {
+        return Ok(None);
+    }
+    let lock = File::create(dir.join("latchkey.lock")).map_err(refused)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(format!(
+            "another Latchkey is running on {}: stop it, choose another data_dir, or share sessions through Redis (sessions.url)",
+            dir.display()
+        )),
+        Err(TryLockError::Error(error)) => Err(refused(error)),
+    }
+}
+
+/// What the settings say of callers.
+pub(super) fn access_settings(config: &Config) -> Result<AccessSettings, String> {
+    Ok(AccessSettings {
+        validate_needs_role: config.access.validate == ValidateAccess::Caller,
+        certificates: config.certificates().map_err(|error| error.to_string())?,
+    })
+}
+
+/// The admin key; made where there is none.
+pub(super) fn admin_key(config: &Config) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
+    let path = config.admin_key_file();
+    if !path.exists() {
+        let mut random = zeroize::Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *random).map_err(|error| format!("no randomness for the admin key: {error}"))?;
+        let key = zeroize::Zeroizing::new(format!("lka_{}\n", BASE64URL_NOPAD.encode(&*random)));
+        // Another process may have been faster; then its key counts.
+        if let Err(error) = secret_file::create(&path, key.as_bytes())
+            && !path.exists()
+        {
+            return Err(format!("access.admin_key_file: {error}"));
+        }
+    }
+    let key = secret_file::read(&path).map_err(|error| format!("access.admin_key_file: {error}"))?;
+    let refuse = |what: &str| {
+        Err(format!(
+            "access.admin_key_file: {} holds {what}: remove it, and `latchkey serve --allow-new-keys` makes a good one",
+            path.display()
+        ))
+    };
+    let secret = key.trim_ascii();
+    if secret.len() < 16 {
+        return refuse("fewer than 16 characters");
+    }
+    match why_guessable(secret.strip_prefix(b"lka_").unwrap_or(secret), ENOUGH) {
+        Some(why) => refuse(&format!("a key that can be guessed, because {why}")),
+        None => Ok(key),
+    }
+}
+
+/// What signs and verifies tokens, and what keeps its keys up to date.
+pub(super) fn tokens(config: &Config, clock: &dyn Clock) -> Result<(Tokens, Rotation), String> {
+    let dir = config.keys_dir();
+    if config.token.keys_dir.is_empty() {
+        secret_file::close_directory(&dir);
+        if !key_files::exist(&dir)? {
+            key_files::generate_first(&dir, config.token.algorithm, clock.now())?;
+        }
+    }
+    let directory = Arc::new(KeyFileDirectory(dir));
+    let signing = config.signing_key().map(str::to_owned);
+    let (interval, delay) = (config.token.reload_interval, config.token.activation_delay());
+    let (rotation, ring) = Rotation::start(directory, signing, interval, delay, clock.now())
+        .map_err(|error| format!("token.keys_dir: {error}"))?;
+    let settings = TokenSettings {
+        issuer: config.token.issuer.clone(),
+        audience: config.token.audience.clone(),
+        leeway: config.token.leeway,
+    };
+    Ok((Tokens::new(ring, settings), rotation))
+}
+
+pub(super) fn session_store(
+    config: &Config,
+    database: &Database,
+    clock: &Arc<dyn Clock>,
+) -> Result<SessionStore, String> {
+    if is_embedded(config) {
+        return Ok(SessionStore::of(EmbeddedRegisters::start(database.clone(), Arc::clone(clock))));
+    }
+    let registers = RedisRegisters::start(&redis_settings(config)?, &config.sessions.key_prefix)
+        .map_err(|error| format!("sessions.url: {error}"))?;
+    Ok(SessionStore::of(registers))
+}
+
+fn is_embedded(config: &Config) -> bool {
+    scheme(&config.sessions.url) == "embedded"
+}
+
+fn redis_settings(config: &Config) -> Result<RedisSettings, String> {
+    let url = config.sessions.url.clone();
+    if scheme(&url) != "redis" {
+        let other = scheme(&url);
+        return Err(format!("sessions.url: {other} is not supported; use embedded: or redis://host:port/db"));
+    }
+    let settings = RedisSettings {
+        url,
+        password: Some(config.sessions.password.clone()).filter(|password| !password.is_empty()),
+        password_file: Some(config.sessions.password_file.as_str())
+            .filter(|file| !file.is_empty())
+            .map(|file| Path::new(file).to_owned()),
+        connect_timeout: config.sessions.connect_timeout,
+        response_timeout: config.sessions.response_timeout,
+    };
+    settings.check().map_err(|error| format!("sessions.url: {error}"))?;
+    // Read for each connection; what is wrong with it from the beginning is said at the start.
+    password("sessions", "", &config.sessions.password_file)?;
+    Ok(settings)
+}
+
+pub(super) fn scheme(url: &str) -> &str {
+    url.split_once(':').map_or(url, |(scheme, _)| scheme)
+}
+
+/// A password that is given as a value or as a file, or not at all.
+fn password(key: &str, value: &str, file: &str) -> Result<Option<String>, String> {
+    if file.is_empty() {
+        return Ok(Some(value.to_owned()).filter(|password| !password.is_empty()));
+    }
+    let contents =
+        secret_file::read(Path::new(file)).map_err(|error| format!("{key}.password_file: {error}"))?;
+    let text = std::str::from_utf8(&contents).map_err(|_| format!("{key}.password_file: is not UTF-8"))?;
+    Ok(Some(text.trim_end().to_owned()))
+}
+
+fn passwords(config: &Config) -> Result<Passwords, String> {
+    let password = &config.password;
+    let params = Argon2Params {
+        memory_kib: password.memory_kib,
+        iterations: password.iterations,
+        parallelism: password.parallelism,
+    };
+    let threads = match password.threads {
+        // One processor stays free for everything else.
+        0 => std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1).max(1)),
+        threads => threads,
+    };
+    let policy = PasswordPolicy::new(password.min_length, ["latchkey", &config.token.issuer]);
+    let passwords = Passwords::new(params, threads, password.queue).map_err(|error| error.to_string())?;
+    let share = usize::try_from(config.server.max_streams / CONNECTION_SHARE).unwrap_or(usize::MAX).max(1);
+    Ok(passwords.with_policy(policy).with_connection_share(share))
+}
+
+fn slots(config: &Config) -> Result<Slots, String> {
+    let policies = config.slot_policies().map_err(|error| error.to_string())?;
+    Slots::new(policies).ok_or_else(|| "session.slots must name at least one slot".to_owned())
+}
+
+pub(super) fn gate(
+    config: &Config,
+    registers: Arc<dyn Registers<Throttle>>,
+    clock: &Arc<dyn Clock>,
+) -> LoginLimiter {
+    let throttle = &config.throttle;
+    let account = Rule::Account {
+        free: throttle.free_attempts,
+        first_wait: throttle.first_wait,
+        longest_wait: throttle.longest_wait,
+        stop: throttle.max_failures,
+    };
+    let address = (throttle.address_failures > 0)
+        .then_some(Rule::Address { failures: throttle.address_failures, window: throttle.address_window });
+    LoginLimiter::new(registers, Arc::clone(clock), account, address)
+}
+
+pub(super) fn audit_trail(config: &Config) -> Result<AuditTrail, String> {
+    let file = match config.audit.file.as_str() {
+        "" => None,
+        path => Some(AuditFile::open(Path::new(path)).map_err(|error| format!("audit.file: {error}"))?),
+    };
+    Ok(AuditTrail { log: config.audit.log, file })
+}

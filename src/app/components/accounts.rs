@@ -1,0 +1,110 @@
+//! Who can log in, and who may call what needs a permission.
+
+use std::sync::Arc;
+
+use super::password;
+use crate::{
+    config::Config,
+    domain::ports::{Accounts, Callers, StoreError},
+    store::{
+        embedded::{self, Database},
+        sql::{ExternalUsers, Lookup, Settings, SqlAccounts, SqlCallers},
+    },
+};
+
+/// The file in the data directory.
+const EMBEDDED: &str = "embedded:";
+
+/// Where callers are kept by themselves, there are few questions at a time.
+const CALLER_CONNECTIONS: u32 = 4;
+
+/// Refuses what can be refused without a database.
+pub(super) fn check(config: &Config) -> Result<(), String> {
+    if config.accounts.url != EMBEDDED {
+        let settings = settings(config)?;
+        match lookup(config) {
+            Some(lookup) => ExternalUsers::check(&settings, &lookup)?,
+            None => settings.check().map_err(|error| format!("accounts.url {error}"))?,
+        }
+    }
+    match callers_url(config) {
+        Some(url) if url != EMBEDDED => {
+            callers_settings(config, url).check().map_err(|error| format!("access.callers_url {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether there are accounts, where tables of ours have them. Makes and changes nothing.
+pub(super) async fn any(config: &Config) -> Result<Option<bool>, StoreError> {
+    if config.accounts.url == EMBEDDED {
+        return embedded::has_accounts(&config.data_dir.join("latchkey.db")).await.map(Some);
+    }
+    match (lookup(config), settings(config)) {
+        (None, Ok(settings)) => SqlAccounts::any(&settings).await.map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Who can log in, and who may call what needs a permission.
+pub(in crate::app) async fn accounts_and_callers(
+    config: &Config,
+    database: &Database,
+) -> Result<(Arc<dyn Accounts>, Arc<dyn Callers>), String> {
+    let embedded = || -> Arc<dyn Callers> { Arc::new(SqlCallers::embedded(database)) };
+    let (accounts, callers): (Arc<dyn Accounts>, _) = if config.accounts.url == EMBEDDED {
+        (Arc::new(SqlAccounts::embedded(database)), embedded())
+    } else if let Some(lookup) = lookup(config) {
+        // Nothing of ours goes into that database.
+        (Arc::new(ExternalUsers::open(&settings(config)?, &lookup).await?), embedded())
+    } else {
+        let accounts =
+            SqlAccounts::open(&settings(config)?).await.map_err(|error| format!("accounts.url: {error}"))?;
+        let callers: Arc<dyn Callers> = Arc::new(accounts.callers());
+        (Arc::new(accounts), callers)
+    };
+    let callers = match callers_url(config) {
+        None => callers,
+        Some(EMBEDDED) => embedded(),
+        Some(url) => {
+            let callers = SqlCallers::open(&callers_settings(config, url)).await;
+            Arc::new(callers.map_err(|error| format!("access.callers_url: {error}"))?)
+        }
+    };
+    Ok((accounts, callers))
+}
+
+fn settings(config: &Config) -> Result<Settings, String> {
+    let accounts = &config.accounts;
+    Ok(Settings {
+        url: accounts.url.clone(),
+        password: password("accounts", &accounts.password, &accounts.password_file)?,
+        max_connections: accounts.max_connections.get(),
+        connect_timeout: accounts.connect_timeout,
+        query_timeout: accounts.query_timeout,
+    })
+}
+
+fn callers_url(config: &Config) -> Option<&str> {
+    Some(config.access.callers_url.0.as_str()).filter(|url| !url.is_empty())
+}
+
+fn callers_settings(config: &Config, url: &str) -> Settings {
+    Settings {
+        url: url.to_owned(),
+        password: None,
+        max_connections: CALLER_CONNECTIONS,
+        connect_timeout: config.accounts.connect_timeout,
+        query_timeout: config.accounts.query_timeout,
+    }
+}
+
+fn lookup(config: &Config) -> Option<Lookup> {
+    let accounts = &config.accounts;
+    let set = |text: &String| Some(text.clone()).filter(|text| !text.trim().is_empty());
+    Some(Lookup {
+        by_name: set(&accounts.lookup)?,
+        by_id: set(&accounts.lookup_by_id),
+        update_hash: set(&accounts.update_hash),
+    })
+}

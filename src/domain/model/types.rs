@@ -1,0 +1,320 @@
+//! The words of the contract as types: what holds one of these has been checked.
+
+use std::{fmt, time::Duration};
+
+use aws_lc_rs::digest;
+use data_encoding::BASE32_NOPAD;
+use smol_str::SmolStr;
+
+use crate::domain::Violation;
+
+/// A moment, in microseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The moment `micros` microseconds after the Unix epoch.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// The moment `secs` seconds after the Unix epoch.
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs.saturating_mul(1_000_000))
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the Unix epoch, rounded down.
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1_000_000
+    }
+
+    /// The next whole second, or this moment if it is one.
+    #[must_use]
+    pub const fn ceil_to_second(self) -> Self {
+        Self::from_secs(self.0.div_ceil(1_000_000))
+    }
+
+    /// The moment `duration` later.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(micros(duration)))
+    }
+
+    /// The moment `duration` earlier.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(micros(duration)))
+    }
+
+    /// How long it is since `earlier`; zero if that lies in the future.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A number that strictly increases per user: `max(previous + 1, now in microseconds)`. It orders
+/// logins; wall clocks do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The generation of the login that comes after this one, at `now`.
+    #[must_use]
+    pub fn next(self, now: Timestamp) -> Self {
+        Self(now.as_micros().max(self.0.saturating_add(1)))
+    }
+}
+
+/// 128 random bits that name a session; in base32 the token's `jti`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId([u8; 16]);
+
+impl SessionId {
+    /// A new id.
+    pub fn random() -> Self {
+        Self(random())
+    }
+
+    /// From its bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The length of the form that `Display` gives, in bytes.
+    pub const TEXT_LEN: usize = 26;
+
+    /// The form that `Display` gives, in a place of the caller's.
+    pub fn write<'a>(&self, to: &'a mut [u8; Self::TEXT_LEN]) -> &'a str {
+        BASE32_NOPAD.encode_mut(&self.0, to);
+        to.make_ascii_lowercase();
+        str::from_utf8(to).unwrap_or_default()
+    }
+
+    /// From the form that `Display` gives.
+    pub fn parse(text: &str) -> Option<Self> {
+        // The strict alphabet: a second spelling of the same id would be a second name for a session.
+        let upper = text.to_ascii_uppercase();
+        if upper.to_ascii_lowercase() != text {
+            return None;
+        }
+        let bytes = BASE32_NOPAD.decode(upper.as_bytes()).ok()?;
+        Some(Self(bytes.try_into().ok()?))
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.write(&mut [0; Self::TEXT_LEN]))
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({self})")
+    }
+}
+
+/// An account's stable, opaque id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(SmolStr);
+
+impl UserId {
+    /// The longest id, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// A new id: 128 random bits in base32.
+    pub fn random() -> Self {
+        Self(SessionId::random().to_string().into())
+    }
+
+    /// An id as a caller gave it: 1 to 128 printable ASCII characters.
+    pub fn parse(text: &str) -> Result<Self, Violation> {
+        let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+        if text.is_empty() {
+            Err(Violation::new("user_id", "is missing; AccountService.GetAccount finds it by username"))
+        } else if !printable || text.len() > Self::MAX_LEN {
+            Err(Violation::new("user_id", "must be 1 to 128 printable ASCII characters"))
+        } else {
+            Ok(Self(text.into()))
+        }
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A kind of client in which only the latest login lives.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(SmolStr);
+
+impl Slot {
+    /// 1 to 32 characters: lower-case letters, digits, `_` and `-`, a letter or digit first.
+    pub fn parse(text: &str) -> Result<Self, Violation> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let shape = text.bytes().next().is_some_and(plain)
+            && text.bytes().all(|byte| plain(byte) || byte == b'_' || byte == b'-');
+        if shape && text.len() <= 32 {
+            Ok(Self(text.into()))
+        } else {
+            Err(Violation::new(
+                "slot",
+                "must be 1 to 32 lower-case letters, digits, `_` or `-`, and begin with a letter or digit",
+            ))
+        }
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a client calls itself, for the eyes of the user it may displace.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Device(SmolStr);
+
+impl Device {
+    /// At most 128 code points, no control characters; may be empty.
+    pub fn parse(text: &str) -> Result<Self, Violation> {
+        if text.chars().count() > 128 || text.chars().any(char::is_control) {
+            return Err(Violation::new(
+                "device",
+                "must be at most 128 code points without control characters",
+            ));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// As text; empty where the client gave none.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What an operator tells a user whose session is ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice(SmolStr);
+
+impl Notice {
+    /// At most 200 code points, no control characters; `None` where it is empty.
+    pub fn parse(text: &str) -> Result<Option<Self>, Violation> {
+        if text.chars().count() > 200 || text.chars().any(char::is_control) {
+            return Err(Violation::new(
+                "message",
+                "must be at most 200 code points without control characters",
+            ));
+        }
+        Ok(Some(Self(text.into())).filter(|notice| !notice.0.is_empty()))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Names a login of one user, so that repeating it within a minute repeats its answer. A hash of what the
+/// client chose: among the few logins of one user in a minute, 64 bits tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginKey(pub u64);
+
+impl LoginKey {
+    /// From 1 to 128 visible ASCII characters; `None` where there are none.
+    pub fn parse(text: &str) -> Result<Option<Self>, Violation> {
+        if text.len() > 128 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Violation::new(
+                "idempotency_key",
+                "must be at most 128 visible ASCII characters, such as a UUID",
+            ));
+        }
+        let hash = digest::digest(&digest::SHA256, text.as_bytes());
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.as_ref()[..8]);
+        Ok(Some(Self(u64::from_be_bytes(first))).filter(|_| !text.is_empty()))
+    }
+}
+
+/// A name that Latchkey passes on to services and gives no meaning of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Role(SmolStr);
+
+impl Role {
+    /// How many roles an account may have. With [`Role::parse`] it keeps tokens well under 4 KiB.
+    pub const MAX_COUNT: usize = 32;
+
+    /// 1 to 64 characters: letters, digits and `_ - . : /`.
+    pub fn parse(text: &str) -> Result<Self, Violation> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
+        if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+            Ok(Self(text.into()))
+        } else {
+            Err(Violation::new("roles", "each must be 1 to 64 letters, digits or `_ - . : /`"))
+        }
+    }
+
+    /// A list of roles, sorted and without repetition.
+    pub fn parse_all<T: AsRef<str>>(texts: &[T]) -> Result<Vec<Self>, Violation> {
+        let mut roles = texts.iter().map(|text| Self::parse(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        roles.sort();
+        roles.dedup();
+        if roles.len() > Self::MAX_COUNT {
+            return Err(Violation::new("roles", "must be at most 32"));
+        }
+        Ok(roles)
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a good token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// Whose session: `sub`.
+    pub user_id: UserId,
+    /// Which session: `jti`.
+    pub session_id: SessionId,
+    /// Its generation: `gen`.
+    pub generation: Generation,
+    /// Its slot: `slot`.
+    pub slot: Slot,
+    /// It is not good before this: the later of `iat` and `nbf`.
+    pub not_before: Timestamp,
+    /// Its absolute deadline: `exp`.
+    pub expires_at: Timestamp,
+}
+
+/// Random bytes of the operating system.
+///
+/// # Panics
+/// If the operating system has no randomness to give: there is no safe way to go on.
+#[expect(clippy::expect_used, reason = "no session may ever be named by guessable bytes")]
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system provides randomness");
+    bytes
+}
