@@ -22,24 +22,25 @@ use tokio_util::sync::CancellationToken;
 use self::{
     background::{Reload, serve_port},
     components::{
-        Components, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail, gate, parts,
-        prepare_data_dir, refuse_missing_keys, scheme, session_store, tokens, webhook_receiver,
+        Components, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail,
+        login_limiter, parts, prepare_data_dir, refuse_missing_keys, scheme, session_store, tokens,
+        webhook_receiver,
     },
 };
 use crate::{
     admission::{Admission, ConnectionLimiter, Resource},
     config::Config,
     domain::{
-        Counts, Engine, Error,
+        Engine, Error, Services,
         audit::{Audit, LimitedAudit},
         callers::KnownCallers,
-        epoch::CurrentEpoch,
         health::Probes,
+        password_service::PasswordService,
         ports::Clock,
         session_events::SessionEvents,
-        transact::ContentionQueues,
+        session_repository::SessionRepository,
+        token_service::TokenService,
         webhook::Webhook,
-        write_behind::WriteBehind,
     },
     grpc::{
         self, access::Access, browser::Browsers, dispatch::Dispatcher, health::Health, origin::Origins,
@@ -111,26 +112,27 @@ impl App {
         let (accounts, callers) = accounts_and_callers(config, &database).await?;
 
         let audit = Arc::new(audit_trail(config)?);
-        let gate = gate(config, throttle, &clock);
-        let engine = Arc::new(Engine {
-            sessions,
-            epoch: CurrentEpoch::new(epoch),
-            hub: SessionEvents::new(events, limits::watches(config)),
-            counts: Counts::default(),
+        let audit_log = LimitedAudit::new(Arc::clone(&audit) as Arc<dyn Audit>);
+        let leeway = config.token.leeway;
+        let tombstone_ttl = config.session.tombstone_ttl;
+        let engine = Arc::new(Engine::new(Services {
+            sessions: SessionRepository::new(sessions, epoch, Arc::clone(&clock), leeway, tombstone_ttl),
+            passwords: PasswordService::new(
+                passwords,
+                login_limiter(config, throttle, &clock),
+                Arc::clone(&accounts),
+                audit_log.clone(),
+                Arc::clone(&clock),
+            ),
             accounts,
+            tokens: TokenService::new(tokens, rotation, Arc::clone(&clock), audit_log.clone()),
             callers: KnownCallers::new(callers, Arc::clone(&clock), config.access.outage_grace),
-            clock,
-            audit: LimitedAudit::new(Arc::clone(&audit) as Arc<dyn Audit>),
-            tokens,
-            rotation,
-            passwords: Arc::new(passwords),
-            gate: Arc::new(gate),
+            events: SessionEvents::new(events, limits::watches(config)),
             slots,
-            touches: WriteBehind::default(),
-            turns: ContentionQueues::default(),
+            audit: audit_log,
+            clock,
             max_staleness: config.validate.max_staleness,
-            tombstone_ttl: config.session.tombstone_ttl,
-        });
+        }));
         let health = Health::not_serving().await;
         let origins = Origins::new(config.trusted_proxies().map_err(|error| error.to_string())?);
         let access = || {
@@ -171,7 +173,7 @@ impl App {
         connections.warn();
         exposure::warn(config, grpc, http);
         let reload = Reload::new();
-        let probes = Probes::new(probe, Arc::clone(&engine.accounts), Arc::clone(&engine.clock));
+        let probes = Probes::new(probe, Arc::clone(engine.accounts()), Arc::clone(engine.clock()));
         let background = background::start(&engine, &health, probes, &admission, config, encryption, &reload);
         let recording = record_uses(&engine);
 
@@ -234,7 +236,7 @@ impl App {
             tracing::warn!("requests that were under way did not finish within server.shutdown_grace");
         }
         self.serving.shutdown().await;
-        self.engine.touches.close();
+        self.engine.uses().close();
         if tokio::time::timeout(FLUSH, &mut self.recording).await.is_err() {
             self.recording.abort();
             tracing::warn!(
@@ -242,10 +244,10 @@ impl App {
             );
         }
         // When callers were last seen. Of no great importance: not long.
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.engine.callers.flush()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.engine.callers().flush()).await;
         // Writes what is in the log of the database into its file.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.database.close()).await;
-        self.engine.audit.close(self.engine.clock.now());
+        self.engine.audit().close(self.engine.now());
         let audit = self.audit;
         let _ = tokio::task::spawn_blocking(move || audit.flush(Duration::from_secs(1))).await;
         drained.is_ok()
@@ -333,8 +335,8 @@ async fn keep_callers(engine: Arc<Engine>) {
     let telling = async {
         loop {
             tokio::time::sleep(REFUSALS_INTERVAL).await;
-            engine.audit.tell_held_back(engine.clock.now());
+            engine.audit().tell_held_back(engine.now());
         }
     };
-    tokio::join!(engine.callers.keep(), telling);
+    tokio::join!(engine.callers().keep(), telling);
 }

@@ -86,7 +86,7 @@ pub(super) fn start(
     let essential = || Importance::Essential(health.tasks());
     tasks.spawn(supervise("health", essential(), watching));
     let own = Arc::clone(engine);
-    let telling = async move || own.tell_of_ended_sessions().await;
+    let telling = async move || own.follow_session_events().await;
     tasks.spawn(supervise("event log", essential(), telling));
     let own = Arc::clone(engine);
     tasks.spawn(supervise("debts", Importance::Deferrable, async move || {
@@ -98,18 +98,18 @@ pub(super) fn start(
     }));
 
     let own = Arc::clone(engine);
-    let keys = async move || own.rotate_keys().await;
+    let keys = async move || own.tokens().rotate_keys().await;
     tasks.spawn(supervise("signing keys", Importance::Deferrable, keys));
     let (own, mut requests) = (Arc::clone(engine), reload.requests());
     let early = async move || {
         while requests.requested().await {
-            own.rotation.read_now();
+            own.tokens().reload_keys();
         }
     };
     tasks.spawn(supervise("reload of signing keys", Importance::Deferrable, early));
     if let Some(mut encryption) = encryption {
-        tls::look_at_dates(config, &encryption, &*engine.clock);
-        let (clock, settings, mut requests) = (Arc::clone(&engine.clock), config.clone(), reload.requests());
+        tls::look_at_dates(config, &encryption, &**engine.clock());
+        let (clock, settings, mut requests) = (Arc::clone(engine.clock()), config.clone(), reload.requests());
         let certificates =
             async move || tls::reload(&mut encryption, &settings, &*clock, &mut requests).await;
         tasks.spawn(supervise("certificates", Importance::Deferrable, certificates));

@@ -284,7 +284,7 @@ fn slots(config: &Config) -> Result<Slots, String> {
     Slots::new(policies).ok_or_else(|| "session.slots must name at least one slot".to_owned())
 }
 
-pub(super) fn gate(
+pub(super) fn login_limiter(
     config: &Config,
     registers: Arc<dyn Registers<Throttle>>,
     clock: &Arc<dyn Clock>,

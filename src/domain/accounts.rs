@@ -1,24 +1,15 @@
 //! Accounts: create, read, change, delete. What ends sessions ends them before it answers.
 
-use std::{sync::Arc, time::Duration};
-
 use super::{
     Engine, Error, Violation,
-    audit::{Action, Entry, Outcome},
-    check_password::PresentedPassword,
+    audit::Action,
     limiter::Standing,
     origin::Origin,
-    password::{NewPassword, PasswordHash},
-    ports::{Account, AccountChange, Debt, DebtCause, Disabled},
-    rejection::Reason,
-    transact::{Contention, Decision},
-    types::{Role, SessionId, UserId},
+    password::NewPassword,
+    ports::{Account, AccountChange, DebtCause, Disabled},
+    types::{Role, UserId},
     username::Username,
 };
-use crate::isolation::log_limiter::LogLimiter;
-
-/// A younger debt is being settled by the request that made it, which wants to know how many it ended.
-const DEBT_AGE: Duration = Duration::from_secs(15);
 
 /// Names an account.
 #[derive(Debug, Clone)]
@@ -81,7 +72,7 @@ impl Engine {
         roles: Vec<Role>,
     ) -> Result<Account, Error> {
         self.writable()?;
-        let password = self.passwords.policy().check(password, &username)?;
+        let password = self.passwords.check_policy(password, &username)?;
         let account = Account {
             user_id: UserId::random(),
             username,
@@ -158,7 +149,7 @@ impl Engine {
         let outcome = async {
             self.writable()?;
             let account = self.accounts.get(user_id).await?.ok_or(Error::AccountNotFound)?;
-            let password = self.passwords.policy().check(password, &account.username)?;
+            let password = self.passwords.check_policy(password, &account.username)?;
             let change = AccountChange::Password(self.passwords.hash(password).await?);
             self.change_account(user_id, change, Some(DebtCause::CredentialsChanged)).await
         };
@@ -167,7 +158,7 @@ impl Engine {
         let ended = self.audited_change(Action::SetPassword, user_id, outcome, origin)?;
         if let Some(username) = username {
             // Nobody has failed with this password yet.
-            self.gate.clear(&username, Some(user_id)).await?;
+            self.passwords.clear_failures(&username, Some(user_id)).await?;
         }
         Ok(ended)
     }
@@ -184,7 +175,7 @@ impl Engine {
                 (account.username, Some(account.user_id))
             }
         };
-        let outcome = self.gate.clear(&username, user_id.as_ref()).await;
+        let outcome = self.passwords.clear_failures(&username, user_id.as_ref()).await;
         let mut entry = self.entry(Action::UnlockAccount, &outcome, origin).named(username.as_str());
         if let Ok(failures) = outcome {
             entry = entry.detail(format!("after {failures} failures"));
@@ -193,11 +184,9 @@ impl Engine {
         outcome
     }
 
-    /// How an account stands with those who try its password.
+    /// The state of a username in the login limiter.
     pub async fn standing(&self, username: &Username) -> Result<Standing, Error> {
-        let others = self.accounts.has_other_names();
-        let found = if others { self.accounts.find(username).await? } else { None };
-        self.gate.standing(username, found.map(|account| account.user_id).as_ref()).await
+        self.passwords.standing(username).await
     }
 
     /// Deletes an account; with how many sessions that ended.
@@ -227,34 +216,6 @@ impl Engine {
         if self.accounts.read_only() { Err(Error::AccountsReadOnly) } else { Ok(()) }
     }
 
-    /// Settles debts that were left behind by a crash or an outage: how many.
-    pub async fn settle_debts(&self) -> Result<usize, Error> {
-        if self.accounts.read_only() {
-            return Ok(0);
-        }
-        let before = self.clock.now().before(DEBT_AGE);
-        let debts = self.accounts.debts(before, 100).await?;
-        let mut failure = None;
-        for debt in &debts {
-            // One that cannot be settled must not hold up the others.
-            match self.settle(debt, None).await {
-                Ok(ended) => {
-                    self.accounts.settled(debt).await?;
-                    let entry = Entry::new(
-                        self.clock.now(),
-                        Action::SessionsEnded,
-                        Outcome::Done,
-                        &Origin::default(),
-                    );
-                    let detail = "sessions have followed an earlier change of the account";
-                    self.audit.record(entry.user(&debt.user_id).ended(ended).detail(detail));
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        failure.map_or(Ok(debts.len()), Err)
-    }
-
     async fn change_account(
         &self,
         user_id: &UserId,
@@ -265,76 +226,5 @@ impl Engine {
         let changed = self.accounts.change(user_id, change, debt, self.clock.now()).await?;
         let (account, debt) = changed.ok_or(Error::AccountNotFound)?;
         Ok((account, self.follow(debt, None).await?))
-    }
-
-    /// Makes sessions follow their account, all but `kept`: how many ended.
-    pub(super) async fn follow(&self, debt: Option<Debt>, kept: Option<SessionId>) -> Result<u32, Error> {
-        let Some(debt) = debt else { return Ok(0) };
-        let ended = self.settle(&debt, kept).await?;
-        if let Err(error) = self.accounts.settled(&debt).await {
-            // The debt will be settled once more, which ends what the user has opened by then: too much
-            // rather than too little.
-            static UNSETTLED: LogLimiter =
-                LogLimiter::new("could not record that sessions have followed an account", 1);
-            if UNSETTLED.admits("") {
-                tracing::warn!(error.message = %error, "could not record that sessions have followed an account");
-            }
-        }
-        Ok(ended)
-    }
-
-    async fn settle(&self, debt: &Debt, kept: Option<SessionId>) -> Result<u32, Error> {
-        let reason = match debt.cause {
-            DebtCause::AccountDisabled => Reason::AccountDisabled,
-            DebtCause::CredentialsChanged => Reason::CredentialsChanged,
-            DebtCause::Profile => return self.show_profile(&debt.user_id).await,
-        };
-        let read = self.sessions.load(&debt.user_id).await?;
-        let longest = self.slots.longest();
-        self.transact(&debt.user_id, read, |state, at| {
-            Decision::Write(state.fence_but(kept, reason, longest, at))
-        })
-        .await
-    }
-
-    async fn show_profile(&self, user_id: &UserId) -> Result<u32, Error> {
-        let mut contention = Contention::default();
-        let mut read = self.sessions.load(user_id).await?;
-        loop {
-            // The register before the account, as at login: whoever is faster with a newer account makes
-            // this conflict.
-            let Some(account) = self.accounts.get(user_id).await? else { return Ok(0) };
-            let next = {
-                let known = self.epoch.known().await?;
-                read.state.rename(account.profile(), self.at(&known))
-            };
-            match self.commit(user_id, &read, next).await? {
-                Ok(()) => return Ok(0),
-                Err(newer) => read = self.lost(user_id, newer, &mut contention).await?,
-            }
-        }
-    }
-
-    /// Brings a hash to the configured kind and cost, in the background: no login fails with it, and none
-    /// gives up its place for it. Where the threads are busy it is left to the next login.
-    pub(super) fn rehash(&self, who: &PresentedPassword<'_>, old: &PasswordHash) {
-        if !self.accounts.renews_hashes() {
-            return;
-        }
-        let Some(renewed) = self.passwords.renew(who.password, old) else { return };
-        let (accounts, old) = (Arc::clone(&self.accounts), old.clone());
-        let (username, user_id) = (who.username.clone(), who.user_id.clone());
-        tokio::spawn(async move {
-            let outcome = match renewed.await {
-                Ok(new) => accounts.rehash(&username, &user_id, &old, &new).await.map_err(Error::from),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = outcome {
-                static UNRENEWED: LogLimiter = LogLimiter::new("a password hash could not be renewed", 5);
-                if UNRENEWED.admits("") {
-                    tracing::warn!(user.id = %user_id, error.message = %error, "a password hash could not be renewed; the next login tries again");
-                }
-            }
-        });
     }
 }

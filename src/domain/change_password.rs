@@ -3,9 +3,9 @@
 use super::{
     Engine, Error,
     audit::Action,
-    check_password::PresentedPassword,
     origin::Origin,
     password::{Checked, NewPassword, Password},
+    password_service::PresentedPassword,
     ports::{AccountChange, DebtCause},
     rejection::{Reason, Rejection},
     types::Claims,
@@ -26,7 +26,7 @@ impl Engine {
         origin: &Origin,
     ) -> Result<u32, Error> {
         self.writable()?;
-        let claims = self.claims_of(token).await?.map_err(Error::Rejected)?;
+        let claims = self.tokens.claims(token).await?;
         let outcome = self.replace_password(&claims, &current, new, origin).await;
         let mut entry = self.entry(Action::ChangePassword, &outcome, origin).user(&claims.user_id);
         entry.session_id = Some(claims.session_id);
@@ -48,17 +48,17 @@ impl Engine {
         let account = async || self.accounts.get(&claims.user_id).await?.ok_or_else(gone);
         let mut found = account().await?;
         // Before any work: what cannot be the new password is refused for free.
-        let new = self.passwords.policy().check(new, &found.username)?;
+        let new = self.passwords.check_policy(new, &found.username)?;
         let mut new_hash = None;
         for _ in 0..MAX_ATTEMPTS {
             let read = self.sessions.load(&claims.user_id).await?;
             let verdict = {
-                let known = self.epoch.known().await?;
-                read.state.verdict(claims, self.at(&known)).map(drop)
+                let known = self.sessions.epoch().known().await?;
+                read.state.verdict(claims, self.sessions.at(&known)).map(drop)
             };
             if verdict.is_err() {
-                self.mind_rollback(claims, &read).await?;
-                if let Some(rejection) = self.settle_lapse(claims, read.clone()).await? {
+                self.detect_rollback(claims, &read).await?;
+                if let Some(rejection) = self.record_lapse(claims, read.clone()).await? {
                     return Err(Error::Rejected(rejection));
                 }
             }
@@ -72,7 +72,7 @@ impl Engine {
                 password: current,
                 origin,
             };
-            if self.try_password(&who, &read.state, Some(&old)).await? == Checked::Wrong {
+            if self.passwords.check(&who, &read.state, Some(&old)).await? == Checked::Wrong {
                 return Err(Error::InvalidCredentials);
             }
             let new = match &new_hash {

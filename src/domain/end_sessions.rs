@@ -5,8 +5,8 @@ use super::{
     audit::Action,
     origin::Origin,
     rejection::{Reason, Why},
+    session_repository::Decision,
     sessions::Session,
-    transact::Decision,
     types::{Notice, SessionId, Slot, UserId},
 };
 
@@ -39,7 +39,7 @@ impl Engine {
             Target::User { user_id, slot, session_id } => {
                 self.kick(user_id, slot.as_ref(), *session_id, &why).await
             }
-            Target::Everyone => self.epoch.begin(self.clock.now(), why.notice).await.map(|()| 0),
+            Target::Everyone => self.sessions.epoch().begin(self.clock.now(), why.notice).await.map(|()| 0),
         };
         let mut entry = self.entry(Action::SessionsEnded, &outcome, origin);
         match target {
@@ -69,14 +69,15 @@ impl Engine {
         let which = |session: &Session| {
             slot.is_none_or(|slot| session.slot == *slot) && session_id.is_none_or(|id| session.id == id)
         };
-        self.transact(user_id, read, |state, at| {
-            if slot.is_none() && session_id.is_none() {
-                // With what nobody remembers, and every login that is under way.
-                return Decision::Write(state.fence(why.clone(), longest, at));
-            }
-            let next = state.close(which, why.clone(), at);
-            if next.outcome == 0 { Decision::Keep(0) } else { Decision::Write(next) }
-        })
-        .await
+        self.sessions
+            .transact(user_id, read, |state, at| {
+                if slot.is_none() && session_id.is_none() {
+                    // With what nobody remembers, and every login that is under way.
+                    return Decision::Write(state.fence(why.clone(), longest, at));
+                }
+                let next = state.close(which, why.clone(), at);
+                if next.outcome == 0 { Decision::Keep(0) } else { Decision::Write(next) }
+            })
+            .await
     }
 }

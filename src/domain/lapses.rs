@@ -8,32 +8,35 @@ use super::{
     Engine, Error,
     ports::Versioned,
     rejection::{Reason, Rejection},
+    session_repository::Decision,
     sessions::{At, Next, UserSessions},
-    transact::Decision,
     types::{Claims, SessionId},
-    write_behind::Use,
+    write_behind::SessionUse,
 };
 
 impl Engine {
     /// Why the session of these claims is dead, once that is written down; `None` where it lives after all.
-    pub(super) async fn settle_lapse(
+    pub(super) async fn record_lapse(
         &self,
         claims: &Claims,
         read: Versioned<UserSessions>,
     ) -> Result<Option<Rejection>, Error> {
-        if let Some(Use { user_id, at, .. }) = self.touches.pending(claims.session_id) {
-            self.record_use(claims.session_id, Use { user_id, at, read: read.clone() }).await?;
+        if let Some(SessionUse { user_id, at, .. }) = self.uses.pending(claims.session_id) {
+            self.sessions
+                .record_use(claims.session_id, SessionUse { user_id, at, read: read.clone() })
+                .await?;
         }
-        self.transact(&claims.user_id, read, |state, at| match state.verdict(claims, at) {
-            Ok(_) => Decision::Keep(None),
-            Err(rejection) => tell(state, claims.session_id, at, Some(rejection)),
-        })
-        .await
+        self.sessions
+            .transact(&claims.user_id, read, |state, at| match state.verdict(claims, at) {
+                Ok(_) => Decision::Keep(None),
+                Err(rejection) => record(state, claims.session_id, at, Some(rejection)),
+            })
+            .await
     }
 }
 
 /// Has what is told of a session's end written down, where it is only the time that has ended it.
-pub(super) fn tell<T>(state: &UserSessions, session: SessionId, at: At<'_>, outcome: T) -> Decision<T> {
+pub(super) fn record<T>(state: &UserSessions, session: SessionId, at: At<'_>, outcome: T) -> Decision<T> {
     if !state.has_timed_out(session, at) {
         return Decision::Keep(outcome);
     }

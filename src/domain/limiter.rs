@@ -15,8 +15,8 @@ use super::throttle::{
 use crate::{
     domain::{
         Error,
+        contention::ContentionQueues,
         ports::{Change, Clock, Commit, Registers, StoreError, Versioned},
-        transact::ContentionQueues,
         types::Timestamp,
         username::Username,
     },

@@ -1,8 +1,8 @@
 //! Login: check a password, open a session, displace the one that held the slot.
 
 use super::{
-    Engine, Error, audit::Action, check_password::PresentedPassword, open_session::Proof, origin::Origin,
-    password::Password, types::UserId, username::Username,
+    Engine, Error, audit::Action, open_session::Proof, origin::Origin, password::Password,
+    password_service::PresentedPassword, types::UserId, username::Username,
 };
 
 pub use super::open_session::{LoggedIn, SessionRequest};

@@ -6,8 +6,8 @@ use super::{
     lapses,
     origin::Origin,
     rejection::{Reason, Rejection},
+    session_repository::Decision,
     sessions::Session,
-    transact::Decision,
     types::Claims,
 };
 
@@ -22,23 +22,30 @@ pub enum Scope {
     All,
 }
 
-/// What came of a logout: how many sessions ended, or what had happened to the token before.
-pub type LoggedOut = Result<u32, Rejection>;
+/// The outcome of a logout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoggedOut {
+    /// So many sessions ended.
+    Ended(u32),
+    /// The token was not good any more, and nothing was ended.
+    Rejected(Rejection),
+}
 
 impl Engine {
     /// Logs out. Only a live session can end others, so repeating it ends nothing more.
     pub async fn logout(&self, token: &str, scope: Scope, origin: &Origin) -> Result<LoggedOut, Error> {
-        let claims = match self.claims_of(token).await? {
+        let claims = match self.tokens.claims(token).await {
             Ok(claims) => claims,
-            Err(rejection) => {
+            Err(Error::Rejected(rejection)) => {
                 self.audit.record(self.rejected(Action::Logout, rejection.reason, origin));
-                return Ok(Err(rejection));
+                return Ok(LoggedOut::Rejected(rejection));
             }
+            Err(error) => return Err(error),
         };
         let outcome = self.end_by_token(&claims, scope).await;
         let entry = match &outcome {
-            Ok(Err(rejection)) => self.rejected(Action::Logout, rejection.reason, origin),
-            Ok(Ok(ended)) => self.entry(Action::Logout, &outcome, origin).ended(*ended),
+            Ok(LoggedOut::Rejected(rejection)) => self.rejected(Action::Logout, rejection.reason, origin),
+            Ok(LoggedOut::Ended(ended)) => self.entry(Action::Logout, &outcome, origin).ended(*ended),
             Err(_) => self.entry(Action::Logout, &outcome, origin),
         };
         let mut entry = entry.user(&claims.user_id);
@@ -55,18 +62,19 @@ impl Engine {
             Scope::Others => session.id != claims.session_id,
             Scope::All => true,
         };
-        self.mind_rollback(claims, &read).await?;
-        self.transact(&claims.user_id, read, |state, at| {
-            if let Err(rejection) = state.verdict(claims, at) {
-                return lapses::tell(state, claims.session_id, at, Err(rejection));
-            }
-            let next = state.close(which, Reason::LoggedOut, at);
-            if next.outcome == 0 {
-                return Decision::Keep(Ok(0));
-            }
-            let outcome = Ok(next.outcome);
-            Decision::Write(super::sessions::Next { state: next.state, events: next.events, outcome })
-        })
-        .await
+        self.detect_rollback(claims, &read).await?;
+        self.sessions
+            .transact(&claims.user_id, read, |state, at| {
+                if let Err(rejection) = state.verdict(claims, at) {
+                    return lapses::record(state, claims.session_id, at, LoggedOut::Rejected(rejection));
+                }
+                let next = state.close(which, Reason::LoggedOut, at);
+                if next.outcome == 0 {
+                    return Decision::Keep(LoggedOut::Ended(0));
+                }
+                let outcome = LoggedOut::Ended(next.outcome);
+                Decision::Write(super::sessions::Next { state: next.state, events: next.events, outcome })
+            })
+            .await
     }
 }

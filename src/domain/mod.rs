@@ -8,8 +8,7 @@ pub mod audit;
 mod background;
 pub mod callers;
 pub mod change_password;
-mod check_password;
-mod counts;
+mod contention;
 mod credentials;
 pub mod end_sessions;
 pub mod epoch;
@@ -22,11 +21,14 @@ pub mod limiter;
 pub mod list_sessions;
 pub mod login;
 pub mod logout;
+mod metrics;
 mod model;
 mod open_session;
+pub mod password_service;
 pub mod ports;
 mod rollback;
-pub mod transact;
+pub mod session_repository;
+pub mod token_service;
 pub mod validate;
 pub mod validate_any;
 pub mod watch_session;
@@ -38,63 +40,165 @@ pub use self::{
     model::{lease, origin, rejection, sessions, throttle, types, username},
 };
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-pub use counts::Counts;
 pub use error::{Error, Violation};
+pub use metrics::Metrics;
 
 use self::{
     audit::LimitedAudit,
     callers::KnownCallers,
-    epoch::CurrentEpoch,
-    limiter::LoginLimiter,
-    password::Passwords,
-    ports::{Accounts, Clock, Registers},
-    rotation::Rotation,
+    password_service::PasswordService,
+    ports::{Accounts, Clock},
     session_events::SessionEvents,
-    sessions::{SlotPolicy, UserSessions},
-    token::Tokens,
-    transact::ContentionQueues,
-    types::Slot,
+    session_repository::SessionRepository,
+    sessions::SlotPolicy,
+    token_service::TokenService,
+    types::{Slot, Timestamp},
     write_behind::WriteBehind,
 };
 
-/// The rules, and what they stand on. One of these serves a whole process.
+/// The verbs of Latchkey, each in a file of its own, over the services that they share. A process has one.
 pub struct Engine {
-    /// Session state, one register a user.
-    pub sessions: Arc<dyn Registers<UserSessions>>,
-    /// Since when sessions count at all.
-    pub epoch: CurrentEpoch,
-    /// Tells of sessions as they end.
-    pub hub: SessionEvents,
-    /// How often what has happened.
-    pub counts: Counts,
-    /// Who can log in.
+    sessions: SessionRepository,
+    accounts: Arc<dyn Accounts>,
+    passwords: PasswordService,
+    tokens: TokenService,
+    callers: KnownCallers,
+    events: SessionEvents,
+    uses: WriteBehind,
+    slots: Slots,
+    audit: LimitedAudit,
+    metrics: Metrics,
+    clock: Arc<dyn Clock>,
+    max_staleness: Duration,
+}
+
+/// What an [`Engine`] is built from.
+pub struct Services {
+    /// The sessions of users.
+    pub sessions: SessionRepository,
+    /// The accounts.
     pub accounts: Arc<dyn Accounts>,
-    /// Who may call what needs a permission.
+    /// Checks and hashes passwords.
+    pub passwords: PasswordService,
+    /// Issues and verifies tokens.
+    pub tokens: TokenService,
+    /// The services that may call.
     pub callers: KnownCallers,
-    /// What time it is.
-    pub clock: Arc<dyn Clock>,
-    /// Keeps the audit trail.
-    pub audit: LimitedAudit,
-    /// Signs and verifies tokens.
-    pub tokens: Tokens,
-    /// Keeps the keys of the tokens those of the key directory.
-    pub rotation: Rotation,
-    /// Hashes and checks passwords.
-    pub passwords: Arc<Passwords>,
-    /// Lets passwords be tried, or not.
-    pub gate: Arc<LoginLimiter>,
-    /// The configured slots and their rules.
+    /// Notifies watches and feeds.
+    pub events: SessionEvents,
+    /// The configured slots.
     pub slots: Slots,
-    /// What is still to be recorded of the uses of sessions.
-    pub touches: WriteBehind,
-    /// Who waits for whom.
-    pub turns: ContentionQueues,
+    /// The audit trail.
+    pub audit: LimitedAudit,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
     /// How old a verdict may be where a request does not say.
-    pub max_staleness: std::time::Duration,
-    /// How long the reason of an ended session is remembered, at most.
-    pub tombstone_ttl: std::time::Duration,
+    pub max_staleness: Duration,
+}
+
+impl Engine {
+    /// An engine over these services.
+    pub fn new(services: Services) -> Self {
+        let Services {
+            sessions,
+            accounts,
+            passwords,
+            tokens,
+            callers,
+            events,
+            slots,
+            audit,
+            clock,
+            max_staleness,
+        } = services;
+        let (uses, metrics) = (WriteBehind::default(), Metrics::default());
+        Self {
+            sessions,
+            accounts,
+            passwords,
+            tokens,
+            callers,
+            events,
+            uses,
+            slots,
+            audit,
+            metrics,
+            clock,
+            max_staleness,
+        }
+    }
+
+    /// The current time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The sessions of users.
+    pub fn sessions(&self) -> &SessionRepository {
+        &self.sessions
+    }
+
+    /// The accounts.
+    pub fn accounts(&self) -> &Arc<dyn Accounts> {
+        &self.accounts
+    }
+
+    /// Checks and hashes passwords.
+    pub fn passwords(&self) -> &PasswordService {
+        &self.passwords
+    }
+
+    /// Issues and verifies tokens.
+    pub fn tokens(&self) -> &TokenService {
+        &self.tokens
+    }
+
+    /// The services that may call.
+    pub fn callers(&self) -> &KnownCallers {
+        &self.callers
+    }
+
+    /// Notifies watches and feeds.
+    pub fn events(&self) -> &SessionEvents {
+        &self.events
+    }
+
+    /// The uses of sessions that wait to be recorded.
+    pub fn uses(&self) -> &WriteBehind {
+        &self.uses
+    }
+
+    /// The configured slots.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// The audit trail.
+    pub fn audit(&self) -> &LimitedAudit {
+        &self.audit
+    }
+
+    /// Counters of what happened since the process began.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Follows the event log and notifies, for as long as it is polled.
+    pub async fn follow_session_events(&self) {
+        self.events.run(self.sessions.epoch(), &*self.clock).await;
+    }
+
+    /// Records the uses of sessions until [`WriteBehind::close`] and the last of them.
+    pub async fn record_uses(&self) {
+        self.uses.run(&self.sessions).await;
+    }
 }
 
 /// The configured slots.

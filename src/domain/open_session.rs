@@ -3,12 +3,12 @@
 use super::{
     Engine, Error, Violation,
     audit::{Action, Entry},
-    check_password::PresentedPassword,
     origin::Origin,
     password::Checked,
+    password_service::PresentedPassword,
     ports::Account,
+    session_repository::{Committed, Contention},
     sessions::{ClientMark, NotOpened, Open, Opened, Profile, Session, SlotPolicy, UserSessions},
-    transact::Contention,
     types::{Device, LoginKey, SessionId, Slot, UserId},
     username::Username,
     validate::LiveSession,
@@ -90,8 +90,8 @@ impl Engine {
         let opened = loop {
             let open = wanted.open(id, &slot, policy, &admitted.account, proof.client());
             let next = {
-                let known = self.epoch.known().await?;
-                read.state.open(open, self.at(&known))
+                let known = self.sessions.epoch().known().await?;
+                read.state.open(open, self.sessions.at(&known))
             };
             let next = match next {
                 Ok(next) => next,
@@ -100,9 +100,11 @@ impl Engine {
                 }
                 Err(refusal) => return Err(refused(refusal, self.clock.now())),
             };
-            match self.commit(user_id, &read, next).await? {
-                Ok(opened) => break opened,
-                Err(newer) => read = self.lost(user_id, newer, &mut contention).await?,
+            match self.sessions.commit(user_id, &read, next).await? {
+                Committed::Done(opened) => break opened,
+                Committed::Conflict(newer) => {
+                    read = self.sessions.after_conflict(user_id, newer, &mut contention).await?
+                }
             }
             admitted = self.admit(proof, &read.state, Some(admitted)).await?;
         };
@@ -113,7 +115,7 @@ impl Engine {
             && outdated
         {
             // Only now, so that a login which has to read the account again finds the hash it has checked.
-            self.rehash(who, &account.password);
+            self.passwords.renew(who, &account.password);
         }
 
         let profile = Profile { username: account.username.as_str().into(), roles: account.roles };
@@ -159,7 +161,7 @@ impl Engine {
         let stored = account.as_ref().map(|account| &account.password);
         let outdated = match before {
             Some(before) if Some(&before.account.password) == stored => before.outdated,
-            _ => match self.try_password(who, sessions, stored).await? {
+            _ => match self.passwords.check(who, sessions, stored).await? {
                 Checked::Right { outdated } => outdated,
                 Checked::Wrong => return Err(Error::InvalidCredentials),
             },
@@ -179,12 +181,12 @@ impl Engine {
             for old in displaced {
                 let by = format!("by session {}", opened.id);
                 self.audit.record(about(Action::SessionDisplaced).session(old).detail(by));
-                self.counts.displaced.add_one();
+                self.metrics.displaced.inc();
             }
             if *kick_war {
                 let detail = "clients log each other out of the slot: it stays with its holder for a while";
                 self.audit.record(about(Action::KickWar).session(opened).detail(detail));
-                self.counts.kick_wars.add_one();
+                self.metrics.kick_wars.inc();
             }
         }
         self.audit.record(entry);

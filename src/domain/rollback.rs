@@ -5,8 +5,8 @@ use super::{
     audit::{Action, Entry, Outcome},
     origin::Origin,
     ports::Versioned,
+    session_repository::Decision,
     sessions::UserSessions,
-    transact::Decision,
     types::Claims,
 };
 use crate::isolation::log_limiter::LogLimiter;
@@ -18,7 +18,7 @@ impl Engine {
     /// DirectoryReads whether a token that was found dead is newer than anything the store remembers of its user. A
     /// login is committed before its token is given out, so the store has then lost the commit, and the
     /// sessions that it had displaced may be back: they are ended before anything else is answered.
-    pub(super) async fn mind_rollback(
+    pub(super) async fn detect_rollback(
         &self,
         claims: &Claims,
         read: &Versioned<UserSessions>,
@@ -30,6 +30,7 @@ impl Engine {
         }
         let longest = self.slots.longest();
         let ended = self
+            .sessions
             .transact(&claims.user_id, read.clone(), |state, at| {
                 if !state.has_lost(claims) {
                     return Decision::Keep(None);
@@ -40,7 +41,7 @@ impl Engine {
             })
             .await?;
         let Some(ended) = ended else { return Ok(()) };
-        self.counts.rollbacks.add_one();
+        self.metrics.rollbacks.inc();
         if ROLLBACKS.admits("") {
             tracing::warn!(
                 user.id = %claims.user_id,

@@ -1,6 +1,7 @@
-//! Validate: is this token's session live? The call that every other service makes on every request.
+//! Validate: is the session of this token live? Every other service asks on every request.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,285 +13,50 @@ use super::{
     ports::{Moment, Versioned},
     rejection::Rejection,
     sessions::{At, Profile, Session, UserSessions},
+    token_service::TokenCheck,
     types::{Claims, Role, Timestamp, UserId},
-    write_behind::{Full, Use},
+    write_behind::{QueueFull, SessionUse},
 };
+
+/// The answer to a Validate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The session is live.
+    Live(LiveSession),
+    /// The token is not good.
+    Rejected(Rejection),
+}
 
 /// A live session, as verdicts show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveSession {
     user_id: UserId,
-    /// Shared with whoever has read it: a verdict copies nothing.
+    /// Shared with all readers of the register: a verdict copies nothing.
     state: Arc<UserSessions>,
-    /// The place of the session in it.
-    place: usize,
+    /// The index of the session in `state.sessions`.
+    index: usize,
     idle_expires_at: Timestamp,
 }
 
-/// What is true of a token.
-pub type Verdict = Result<LiveSession, Rejection>;
-
-impl Engine {
-    /// Judges a token and, unless this is only a `peek`, slides the idle timeout of its session.
-    ///
-    /// Signature first, store second: what we have not signed never causes a read. The use is recorded after
-    /// the answer (`touches`), where the session cannot lapse meanwhile.
-    ///
-    /// The answer may be `max_staleness` old, or as old as the settings say.
-    pub async fn validate(
-        &self,
-        token: &str,
-        peek: bool,
-        max_staleness: Option<Duration>,
-    ) -> Result<Verdict, Error> {
-        match self.validate_at_once(token, peek, max_staleness) {
-            Ok(verdict) => Ok(verdict),
-            Err(unjudged) => self.judge(unjudged).await,
-        }
-    }
-
-    /// The same, where nothing has to be waited for: for most tokens, most of the time. Otherwise what
-    /// [`Engine::judge`] needs.
-    ///
-    /// What is remembered may say yes, and repeat that a session has been ended for good. Any other no can be
-    /// for want of a login or a use that is not known here yet.
-    pub fn validate_at_once(
-        &self,
-        token: &str,
-        peek: bool,
-        max_staleness: Option<Duration>,
-    ) -> Result<Verdict, PendingVerdict> {
-        let now = self.clock.now();
-        let max_staleness = max_staleness.unwrap_or(self.max_staleness);
-        let claims = match self.tokens.verify(token, now) {
-            Ok(claims) => claims,
-            Err(rejection) if self.may_have_a_new_key(&rejection, token) => {
-                return Err(PendingVerdict::UnknownKeyToken(Box::new(UnknownKeyToken {
-                    token: token.into(),
-                    peek,
-                    max_staleness,
-                })));
-            }
-            Err(rejection) => return Ok(Err(rejection)),
-        };
-        let verified = VerifiedToken { claims, peek, max_staleness };
-        self.judge_by_memory(&verified, now).ok_or(PendingVerdict::LiveSession(verified))
-    }
-
-    fn judge_by_memory(&self, verified: &VerifiedToken, now: Timestamp) -> Option<Verdict> {
-        let VerifiedToken { claims, peek, max_staleness } = verified;
-        let moment = Moment::new(Instant::now);
-        let read = self.sessions.recall(&claims.user_id, *max_staleness, &moment)?;
-        let known = self.epoch.known_at_once(*moment)?;
-        let Judged { mut verdict, due } = Judged::of(claims, &read.state, *peek, self.at_moment(now, &known));
-        let counts = verdict.as_ref().err().is_none_or(|rejection| rejection.reason.is_terminal());
-        let noted = match due {
-            None => true,
-            Some(due) => !due.is_urgent && self.note_use(claims, due, &read, &mut verdict).is_ok(),
-        };
-        (counts && noted).then_some(verdict)
-    }
-
-    /// Asks the store.
-    pub async fn judge(&self, unjudged: PendingVerdict) -> Result<Verdict, Error> {
-        let unjudged = match unjudged {
-            PendingVerdict::LiveSession(verified) => verified,
-            PendingVerdict::UnknownKeyToken(unverified) => {
-                self.look_for_keys().await?;
-                match unverified.verify(self) {
-                    Ok(verified) => verified,
-                    Err(rejection) => return Ok(Err(rejection)),
-                }
-            }
-        };
-        if self.epoch.known_at_once(Instant::now()).is_none() {
-            // It may be all that was wanting: one read for everybody who waits, and not one for each.
-            self.epoch.known().await?;
-            if let Some(verdict) = self.judge_by_memory(&unjudged, self.clock.now()) {
-                return Ok(verdict);
-            }
-        }
-        let read = self.sessions.load(&unjudged.claims.user_id).await?;
-        let judged = self.judge_by(unjudged, read, self.at(&*self.epoch.known().await?));
-        match judged {
-            Ok(verdict) => Ok(verdict),
-            Err(unsettled) => self.settle_verdict(unsettled).await,
-        }
-    }
-
-    /// Asks the store about many at once: a verdict each, or what [`Engine::settle_verdict`] needs.
-    pub async fn judge_all(&self, all: Vec<PendingVerdict>) -> Vec<Judgement> {
-        // During a rotation, there can be some whose key is not known yet.
-        if all.iter().any(|unjudged| matches!(unjudged, PendingVerdict::UnknownKeyToken(_))) {
-            return self.judge_with_new_keys(all).await;
-        }
-        let verified = all.into_iter().filter_map(|unjudged| match unjudged {
-            PendingVerdict::LiveSession(verified) => Some(verified),
-            PendingVerdict::UnknownKeyToken(_) => None,
-        });
-        self.judge_verified(verified.collect()).await
-    }
-
-    async fn judge_with_new_keys(&self, all: Vec<PendingVerdict>) -> Vec<Judgement> {
-        let looked = self.look_for_keys().await;
-        let (mut verified, mut others) = (Vec::new(), Vec::new());
-        for (place, unjudged) in all.into_iter().enumerate() {
-            match (unjudged, &looked) {
-                (PendingVerdict::LiveSession(claimed), _) => verified.push(claimed),
-                (PendingVerdict::UnknownKeyToken(_), Err(error)) => {
-                    others.push((place, Ok(Err(error.clone().into()))))
-                }
-                (PendingVerdict::UnknownKeyToken(unverified), Ok(())) => match unverified.verify(self) {
-                    Ok(claimed) => verified.push(claimed),
-                    Err(rejection) => others.push((place, Ok(Ok(Err(rejection))))),
-                },
-            }
-        }
-        let mut judged = self.judge_verified(verified).await;
-        // In the order of their places: each finds those before it in theirs.
-        for (place, other) in others {
-            judged.insert(place, other);
-        }
-        judged
-    }
-
-    async fn judge_verified(&self, all: Vec<VerifiedToken>) -> Vec<Judgement> {
-        if self.epoch.known_at_once(Instant::now()).is_some() {
-            return self.judge_by_store(all).await;
-        }
-        // As in `judge`.
-        if let Err(error) = self.epoch.known().await {
-            return all.iter().map(|_| Ok(Err(error.clone().into()))).collect();
-        }
-        let now = self.clock.now();
-        let mut unknown = Vec::new();
-        let mut judge = |unjudged| {
-            let verdict = self.judge_by_memory(&unjudged, now);
-            if verdict.is_none() {
-                unknown.push(unjudged);
-            }
-            verdict
-        };
-        let known: Vec<_> = all.into_iter().map(&mut judge).collect();
-        let mut asked = self.judge_by_store(unknown).await.into_iter();
-        known
-            .into_iter()
-            .filter_map(|verdict| verdict.map_or_else(|| asked.next(), |known| Some(Ok(Ok(known)))))
-            .collect()
-    }
-
-    async fn judge_by_store(&self, all: Vec<VerifiedToken>) -> Vec<Judgement> {
-        if all.is_empty() {
-            return Vec::new();
-        }
-        let keys: Vec<_> = all.iter().map(|unjudged| &unjudged.claims.user_id).collect();
-        let reads = self.sessions.load_many(&keys).await;
-        let known = match self.epoch.known().await {
-            Ok(known) => known,
-            Err(error) => return all.iter().map(|_| Ok(Err(error.clone().into()))).collect(),
-        };
-        let at = self.at(&known);
-        let judge = |(unjudged, read)| match read {
-            Ok(read) => self.judge_by(unjudged, read, at).map(Ok),
-            Err(error) => Ok(Err(Error::from(error))),
-        };
-        all.into_iter().zip(reads).map(judge).collect()
-    }
-
-    /// The verdict by what the store has said, if nothing has to be written before it may be told.
-    fn judge_by(
-        &self,
-        verified: VerifiedToken,
-        read: Versioned<UserSessions>,
-        at: At<'_>,
-    ) -> Result<Verdict, PendingWrite> {
-        let VerifiedToken { claims, peek, .. } = verified;
-        let Judged { mut verdict, due } = Judged::of(&claims, &read.state, peek, at);
-        let due =
-            due.filter(|due| due.is_urgent || self.note_use(&claims, *due, &read, &mut verdict).is_err());
-        let unsettled =
-            |state: &UserSessions| state.has_lost(&claims) || state.has_timed_out(claims.session_id, at);
-        if due.is_some() || (verdict.is_err() && unsettled(&read.state)) {
-            return Err(PendingWrite { claims, peek, verdict, due, read });
-        }
-        Ok(verdict)
-    }
-
-    /// Writes what has to be written before the verdict may be told.
-    pub async fn settle_verdict(&self, unsettled: PendingWrite) -> Result<Verdict, Error> {
-        let PendingWrite { claims, peek, verdict, due, read } = unsettled;
-        if verdict.is_err() {
-            self.mind_rollback(&claims, &read).await?;
-            if let Some(rejection) = self.settle_lapse(&claims, read).await? {
-                return Ok(Err(rejection));
-            }
-            // It was used elsewhere, or here and could not be recorded until now.
-            let again =
-                PendingVerdict::LiveSession(VerifiedToken { claims, peek, max_staleness: Duration::ZERO });
-            return self.judge_again(again).await;
-        }
-        if let Some(due) = due {
-            let used = Use { user_id: claims.user_id.clone(), at: due.used, read };
-            self.record_use(claims.session_id, used).await?;
-        }
-        Ok(verdict)
-    }
-
-    /// Boxed, because it leads back to where it comes from.
-    fn judge_again(&self, unjudged: PendingVerdict) -> BoxFuture<'_, Result<Verdict, Error>> {
-        Box::pin(self.judge(unjudged))
-    }
-
-    /// Has a use recorded after its answer, if that can be promised. While the store takes no uses, the answer
-    /// promises no more than what is recorded.
-    fn note_use(
-        &self,
-        claims: &Claims,
-        due: Due,
-        read: &Versioned<UserSessions>,
-        verdict: &mut Verdict,
-    ) -> Result<(), Full> {
-        let used = || Use { user_id: claims.user_id.clone(), at: due.used, read: read.clone() };
-        self.touches.note(claims.session_id, used)?;
-        if let Ok(verified) = verdict
-            && self.touches.is_failing()
-        {
-            verified.idle_expires_at = verified.session().idle_expires_at();
-        }
-        Ok(())
-    }
+/// What memory alone can say of a token.
+#[derive(Debug)]
+pub enum Lookup {
+    /// The verdict.
+    Hit(Verdict),
+    /// The store has to be read: [`Engine::resolve`].
+    Miss(PendingVerdict),
 }
 
-/// A token that cannot be judged at once.
+/// A token without a verdict yet.
 #[derive(Debug)]
 pub enum PendingVerdict {
-    /// The store has to be asked about its session.
-    LiveSession(VerifiedToken),
-    /// Its key is not known: it may have been added since the key directory was last read.
-    UnknownKeyToken(Box<UnknownKeyToken>),
+    /// The signature is good; the session has to be read.
+    Verified(VerifiedToken),
+    /// The key is not known here. It may have been added since the key directory was last read.
+    UnknownKey(Box<UnknownKeyToken>),
 }
 
-/// A token whose key is not known, as it was presented.
-pub struct UnknownKeyToken {
-    token: Box<str>,
-    peek: bool,
-    max_staleness: Duration,
-}
-
-impl std::fmt::Debug for UnknownKeyToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UnknownKeyToken").finish_non_exhaustive()
-    }
-}
-
-impl UnknownKeyToken {
-    fn verify(&self, engine: &Engine) -> Result<VerifiedToken, Rejection> {
-        let claims = engine.tokens.verify(&self.token, engine.clock.now())?;
-        Ok(VerifiedToken { claims, peek: self.peek, max_staleness: self.max_staleness })
-    }
-}
-
-/// What a token says that is one of ours, and whose time has come and not gone.
+/// A token whose signature and times are good.
 #[derive(Debug)]
 pub struct VerifiedToken {
     claims: Arc<Claims>,
@@ -298,51 +64,287 @@ pub struct VerifiedToken {
     max_staleness: Duration,
 }
 
-/// What has come of asking the store about one of many.
-pub type Judgement = Result<Result<Verdict, Error>, PendingWrite>;
+/// A token whose key is not known here.
+pub struct UnknownKeyToken {
+    token: Box<str>,
+    peek: bool,
+    max_staleness: Duration,
+}
 
-/// A verdict that may not be told yet.
+/// What reading the store has led to.
+#[derive(Debug)]
+pub enum Judged {
+    /// The verdict.
+    Done(Verdict),
+    /// Something must be written before the verdict may be given: [`Engine::complete`].
+    NeedsWrite(Box<PendingWrite>),
+}
+
+/// A verdict that must not be given before a write.
 #[derive(Debug)]
 pub struct PendingWrite {
     claims: Arc<Claims>,
     peek: bool,
     verdict: Verdict,
-    /// A use that has to be recorded first.
-    due: Option<Due>,
+    /// A use that must be recorded first.
+    due: Option<DueUse>,
     read: Versioned<UserSessions>,
 }
 
-/// A verdict, and what follows from it.
-struct Judged {
-    verdict: Verdict,
-    /// A use of the session that is to be recorded.
-    due: Option<Due>,
-}
-
-/// A use that is to be recorded.
+/// A use of a session that has to be recorded.
 #[derive(Debug, Clone, Copy)]
-struct Due {
-    used: Timestamp,
-    /// The session has but a touch interval left: before the answer, for without it the session could lapse
-    /// although we have confirmed the use.
+struct DueUse {
+    at: Timestamp,
+    /// The session has at most a touch interval left. The use is recorded before the answer, because the session
+    /// could otherwise lapse although its use was confirmed.
     is_urgent: bool,
 }
 
-impl Judged {
-    fn of(claims: &Claims, state: &Arc<UserSessions>, peek: bool, at: At<'_>) -> Self {
-        let session = match state.verdict(claims, at) {
-            Ok(session) => session,
-            Err(rejection) => return Self { verdict: Err(rejection), due: None },
+impl Engine {
+    /// Judges a token and, unless this is a `peek`, slides the idle timeout of its session.
+    ///
+    /// The answer is at most `max_staleness` old; `None` means the configured default. The signature is verified before
+    /// the store is read, so a forged token never causes a read. Uses are recorded after the answer
+    /// ([`write_behind`](super::write_behind)) where the session cannot lapse meanwhile.
+    pub async fn validate(
+        &self,
+        token: &str,
+        peek: bool,
+        max_staleness: Option<Duration>,
+    ) -> Result<Verdict, Error> {
+        match self.validate_from_memory(token, peek, max_staleness) {
+            Lookup::Hit(verdict) => Ok(verdict),
+            Lookup::Miss(pending) => self.resolve(pending).await,
+        }
+    }
+
+    /// Judges a token without waiting, as is possible for most tokens most of the time.
+    ///
+    /// Memory may say that a session is live, and repeat a terminal rejection. Any other rejection could be due to a
+    /// login or a use that this server has not heard of yet, so the store is asked.
+    pub fn validate_from_memory(&self, token: &str, peek: bool, max_staleness: Option<Duration>) -> Lookup {
+        let now = self.clock.now();
+        let max_staleness = max_staleness.unwrap_or(self.max_staleness);
+        let claims = match self.tokens.check(token, now) {
+            TokenCheck::Good(claims) => claims,
+            TokenCheck::Rejected(rejection) => return Lookup::Hit(Verdict::Rejected(rejection)),
+            TokenCheck::UnknownKey => {
+                let token = UnknownKeyToken { token: token.into(), peek, max_staleness };
+                return Lookup::Miss(PendingVerdict::UnknownKey(Box::new(token)));
+            }
         };
-        let due = (!peek && session.use_is_due(at.now))
-            .then(|| Due { used: at.now, is_urgent: at.now >= session.idle_expires_at() });
-        let verified = LiveSession::of(&claims.user_id, state, session, (!peek).then_some(at.now));
-        Self { verdict: Ok(verified), due }
+        let verified = VerifiedToken { claims, peek, max_staleness };
+        match self.judge_from_memory(&verified, now) {
+            Some(verdict) => Lookup::Hit(verdict),
+            None => Lookup::Miss(PendingVerdict::Verified(verified)),
+        }
+    }
+
+    fn judge_from_memory(&self, token: &VerifiedToken, now: Timestamp) -> Option<Verdict> {
+        let VerifiedToken { claims, peek, max_staleness } = token;
+        let moment = Moment::new(Instant::now);
+        let read = self.sessions.recall(&claims.user_id, *max_staleness, &moment)?;
+        let epoch = self.sessions.epoch().known_at_once(*moment)?;
+        let (mut verdict, due) = judge(claims, &read.state, *peek, self.sessions.at_moment(now, &epoch));
+        let is_final = match &verdict {
+            Verdict::Live(_) => true,
+            Verdict::Rejected(rejection) => rejection.reason.is_terminal(),
+        };
+        let is_recorded = match due {
+            None => true,
+            Some(due) => !due.is_urgent && self.note_use(claims, due, &read, &mut verdict).is_ok(),
+        };
+        (is_final && is_recorded).then_some(verdict)
+    }
+
+    /// Reads the store for a verdict that memory could not give.
+    pub async fn resolve(&self, pending: PendingVerdict) -> Result<Verdict, Error> {
+        let token = match pending {
+            PendingVerdict::Verified(token) => token,
+            PendingVerdict::UnknownKey(token) => {
+                self.tokens.read_new_keys().await?;
+                match self.verify_again(*token) {
+                    Ok(token) => token,
+                    Err(rejection) => return Ok(Verdict::Rejected(rejection)),
+                }
+            }
+        };
+        if self.sessions.epoch().known_at_once(Instant::now()).is_none() {
+            // The epoch may be all that was missing: it is read once for all requests that wait.
+            self.sessions.epoch().known().await?;
+            if let Some(verdict) = self.judge_from_memory(&token, self.clock.now()) {
+                return Ok(verdict);
+            }
+        }
+        let read = self.sessions.load(&token.claims.user_id).await?;
+        let epoch = self.sessions.epoch().known().await?;
+        let judged = self.judge_read(token, read, self.sessions.at(&epoch));
+        drop(epoch);
+        match judged {
+            Judged::Done(verdict) => Ok(verdict),
+            Judged::NeedsWrite(pending) => self.complete(*pending).await,
+        }
+    }
+
+    /// Reads the store for many verdicts at once. The results are in the order of `pending`.
+    pub async fn resolve_all(&self, pending: Vec<PendingVerdict>) -> Vec<Result<Judged, Error>> {
+        if pending.iter().any(|pending| matches!(pending, PendingVerdict::UnknownKey(_))) {
+            return self.resolve_with_new_keys(pending).await;
+        }
+        let verified = pending.into_iter().filter_map(|pending| match pending {
+            PendingVerdict::Verified(token) => Some(token),
+            PendingVerdict::UnknownKey(_) => None,
+        });
+        self.resolve_verified(verified.collect()).await
+    }
+
+    async fn resolve_with_new_keys(&self, pending: Vec<PendingVerdict>) -> Vec<Result<Judged, Error>> {
+        let read = self.tokens.read_new_keys().await;
+        let (mut verified, mut others) = (Vec::new(), Vec::new());
+        for (index, pending) in pending.into_iter().enumerate() {
+            match (pending, &read) {
+                (PendingVerdict::Verified(token), _) => verified.push(token),
+                (PendingVerdict::UnknownKey(_), Err(error)) => {
+                    others.push((index, Err(error.clone().into())))
+                }
+                (PendingVerdict::UnknownKey(token), Ok(())) => match self.verify_again(*token) {
+                    Ok(token) => verified.push(token),
+                    Err(rejection) => others.push((index, Ok(Judged::Done(Verdict::Rejected(rejection))))),
+                },
+            }
+        }
+        let mut judged = self.resolve_verified(verified).await;
+        // In ascending order, so that each index is right when its result is inserted.
+        for (index, other) in others {
+            judged.insert(index, other);
+        }
+        judged
+    }
+
+    async fn resolve_verified(&self, tokens: Vec<VerifiedToken>) -> Vec<Result<Judged, Error>> {
+        if self.sessions.epoch().known_at_once(Instant::now()).is_some() {
+            return self.resolve_by_store(tokens).await;
+        }
+        // As in `resolve`.
+        if let Err(error) = self.sessions.epoch().known().await {
+            return tokens.iter().map(|_| Err(error.clone().into())).collect();
+        }
+        let now = self.clock.now();
+        let mut misses = Vec::new();
+        let mut judge = |token| {
+            let verdict = self.judge_from_memory(&token, now);
+            if verdict.is_none() {
+                misses.push(token);
+            }
+            verdict
+        };
+        let hits: Vec<_> = tokens.into_iter().map(&mut judge).collect();
+        let mut resolved = self.resolve_by_store(misses).await.into_iter();
+        hits.into_iter()
+            .filter_map(|hit| hit.map_or_else(|| resolved.next(), |verdict| Some(Ok(Judged::Done(verdict)))))
+            .collect()
+    }
+
+    async fn resolve_by_store(&self, tokens: Vec<VerifiedToken>) -> Vec<Result<Judged, Error>> {
+        if tokens.is_empty() {
+            return Vec::new();
+        }
+        let users: Vec<_> = tokens.iter().map(|token| &token.claims.user_id).collect();
+        let reads = self.sessions.load_many(&users).await;
+        let epoch = match self.sessions.epoch().known().await {
+            Ok(epoch) => epoch,
+            Err(error) => return tokens.iter().map(|_| Err(error.clone().into())).collect(),
+        };
+        let at = self.sessions.at(&epoch);
+        let judge = |(token, read): (_, Result<_, _>)| Ok(self.judge_read(token, read?, at));
+        tokens.into_iter().zip(reads).map(judge).collect()
+    }
+
+    /// Judges by what the store holds.
+    fn judge_read(&self, token: VerifiedToken, read: Versioned<UserSessions>, at: At<'_>) -> Judged {
+        let VerifiedToken { claims, peek, .. } = token;
+        let (mut verdict, due) = judge(&claims, &read.state, peek, at);
+        let due =
+            due.filter(|due| due.is_urgent || self.note_use(&claims, *due, &read, &mut verdict).is_err());
+        // A lost login and a lapse that is not written down yet are written before they are told.
+        let is_unwritten = matches!(verdict, Verdict::Rejected(_))
+            && (read.state.has_lost(&claims) || read.state.has_timed_out(claims.session_id, at));
+        if due.is_some() || is_unwritten {
+            return Judged::NeedsWrite(Box::new(PendingWrite { claims, peek, verdict, due, read }));
+        }
+        Judged::Done(verdict)
+    }
+
+    /// Writes what must be written before the verdict may be given.
+    pub async fn complete(&self, pending: PendingWrite) -> Result<Verdict, Error> {
+        let PendingWrite { claims, peek, verdict, due, read } = pending;
+        if let Verdict::Rejected(_) = verdict {
+            self.detect_rollback(&claims, &read).await?;
+            if let Some(rejection) = self.record_lapse(&claims, read).await? {
+                return Ok(Verdict::Rejected(rejection));
+            }
+            // The session was used on another server, or here and not recorded until now.
+            let token = VerifiedToken { claims, peek, max_staleness: Duration::ZERO };
+            return self.resolve_again(PendingVerdict::Verified(token)).await;
+        }
+        if let Some(due) = due {
+            let used = SessionUse { user_id: claims.user_id.clone(), at: due.at, read };
+            self.sessions.record_use(claims.session_id, used).await?;
+        }
+        Ok(verdict)
+    }
+
+    /// Boxed, because `resolve` and `complete` call each other.
+    fn resolve_again(&self, pending: PendingVerdict) -> BoxFuture<'_, Result<Verdict, Error>> {
+        Box::pin(self.resolve(pending))
+    }
+
+    fn verify_again(&self, token: UnknownKeyToken) -> Result<VerifiedToken, Rejection> {
+        let UnknownKeyToken { token, peek, max_staleness } = token;
+        let claims = self.tokens.verify(&token, self.clock.now())?;
+        Ok(VerifiedToken { claims, peek, max_staleness })
+    }
+
+    /// Queues a use to be recorded after the answer. While the store takes no uses, the verdict promises no more than
+    /// what is recorded.
+    fn note_use(
+        &self,
+        claims: &Claims,
+        due: DueUse,
+        read: &Versioned<UserSessions>,
+        verdict: &mut Verdict,
+    ) -> Result<(), QueueFull> {
+        let used = || SessionUse { user_id: claims.user_id.clone(), at: due.at, read: read.clone() };
+        self.uses.note(claims.session_id, used)?;
+        if let Verdict::Live(session) = verdict
+            && self.uses.is_failing()
+        {
+            session.idle_expires_at = session.session().idle_expires_at();
+        }
+        Ok(())
+    }
+}
+
+/// The verdict by the state of a user's sessions, and the use that follows from it.
+fn judge(claims: &Claims, state: &Arc<UserSessions>, peek: bool, at: At<'_>) -> (Verdict, Option<DueUse>) {
+    let session = match state.verdict(claims, at) {
+        Ok(session) => session,
+        Err(rejection) => return (Verdict::Rejected(rejection), None),
+    };
+    let due = (!peek && session.use_is_due(at.now))
+        .then(|| DueUse { at: at.now, is_urgent: at.now >= session.idle_expires_at() });
+    let live = LiveSession::of(&claims.user_id, state, session, (!peek).then_some(at.now));
+    (Verdict::Live(live), due)
+}
+
+impl fmt::Debug for UnknownKeyToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnknownKeyToken").finish_non_exhaustive()
     }
 }
 
 impl LiveSession {
-    /// A live session of a user with this state, as a use at `used` leaves it.
+    /// A live session in `state`, with the idle timeout that a use at `used` leads to.
     pub(super) fn of(
         user_id: &UserId,
         state: &Arc<UserSessions>,
@@ -352,40 +354,40 @@ impl LiveSession {
         let last_seen = used.unwrap_or_default().max(session.last_seen);
         Self {
             user_id: user_id.clone(),
-            place: state.sessions.iter().position(|one| one.id == session.id).unwrap_or_default(),
+            index: state.sessions.iter().position(|one| one.id == session.id).unwrap_or_default(),
             idle_expires_at: last_seen.after(session.idle_timeout).min(session.expires_at),
             state: Arc::clone(state),
         }
     }
 
-    /// A session that has just been opened.
+    /// A session that was just opened.
     pub(crate) fn opened(user_id: UserId, profile: Profile, session: Session) -> Self {
         let idle_expires_at = session.idle_expires_at();
         let state = UserSessions { profile, sessions: vec![session], ..UserSessions::default() };
-        Self { user_id, state: Arc::new(state), place: 0, idle_expires_at }
+        Self { user_id, state: Arc::new(state), index: 0, idle_expires_at }
     }
 
-    /// Whose it is.
+    /// The user's id.
     pub fn user_id(&self) -> &UserId {
         &self.user_id
     }
 
-    /// Their name.
+    /// The user's name.
     pub fn username(&self) -> &str {
         &self.state.profile.username
     }
 
-    /// Their roles, as of the latest login or account change.
+    /// The user's roles, as of the latest login or account change.
     pub fn roles(&self) -> &[Role] {
         &self.state.profile.roles
     }
 
-    /// The session.
+    /// The session as it is stored.
     pub fn session(&self) -> &Session {
-        &self.state.sessions[self.place]
+        &self.state.sessions[self.index]
     }
 
-    /// It does not time out for want of use before this.
+    /// The session does not end by its idle timeout before this moment.
     pub fn idle_expires_at(&self) -> Timestamp {
         self.idle_expires_at
     }

@@ -16,8 +16,8 @@ impl Engine {
         let mut best: Option<(usize, Rejection)> = None;
         for (place, token) in tokens.iter().enumerate() {
             match self.validate(token, peek, None).await? {
-                Ok(verified) => return Ok((place, Ok(verified))),
-                Err(rejection) => {
+                live @ Verdict::Live(_) => return Ok((place, live)),
+                Verdict::Rejected(rejection) => {
                     if best.as_ref().is_none_or(|(_, best)| weight(rejection.reason) > weight(best.reason)) {
                         best = Some((place, rejection));
                     }
@@ -25,7 +25,7 @@ impl Engine {
             }
         }
         let (place, rejection) = best.unwrap_or((0, Rejection::bare(Reason::Malformed)));
-        Ok((place, Err(rejection)))
+        Ok((place, Verdict::Rejected(rejection)))
     }
 }
 

@@ -28,11 +28,14 @@ pub struct SessionWatch {
 impl Engine {
     /// The session of a token as it stands, and its end when it comes. This is no use of the session.
     pub async fn watch_session(self: &Arc<Self>, token: &str) -> Result<(LiveSession, SessionWatch), Error> {
-        let claims = self.claims_of(token).await?.map_err(Error::Rejected)?;
-        let place = self.hub.watch(&claims)?;
+        let claims = self.tokens.claims(token).await?;
+        let place = self.events.watch(&claims)?;
         // First wait, then read: what happens between is told.
-        let ticket = self.hub.those_waiting().wait(&claims);
-        let session = self.look(&claims, &ticket).await?.map_err(Error::Rejected)?;
+        let ticket = self.events.those_waiting().wait(&claims);
+        let session = match self.look(&claims, &ticket).await? {
+            Verdict::Live(session) => session,
+            Verdict::Rejected(rejection) => return Err(Error::Rejected(rejection)),
+        };
         Ok((session, SessionWatch { engine: Arc::clone(self), claims, ticket, _place: place }))
     }
 
@@ -40,17 +43,17 @@ impl Engine {
     async fn look(&self, claims: &Claims, ticket: &Wait) -> Result<Verdict, Error> {
         let read = self.sessions.load(&claims.user_id).await?;
         let verdict = {
-            let known = self.epoch.known().await?;
-            let verdict = read.state.verdict(claims, self.at(&known));
+            let known = self.sessions.epoch().known().await?;
+            let verdict = read.state.verdict(claims, self.sessions.at(&known));
             verdict.map(|session| LiveSession::of(&claims.user_id, &read.state, session, None))
         };
-        if let Ok(verified) = &verdict {
-            ticket.expect(verified.session());
-            return Ok(verdict);
+        if let Ok(session) = verdict {
+            ticket.expect(session.session());
+            return Ok(Verdict::Live(session));
         }
-        self.mind_rollback(claims, &read).await?;
-        match self.settle_lapse(claims, read).await? {
-            Some(rejection) => Ok(Err(rejection)),
+        self.detect_rollback(claims, &read).await?;
+        match self.record_lapse(claims, read).await? {
+            Some(rejection) => Ok(Verdict::Rejected(rejection)),
             // It has been used meanwhile.
             None => Box::pin(self.look(claims, ticket)).await,
         }
@@ -75,13 +78,14 @@ impl SessionWatch {
     /// until it answers.
     async fn look_again(&mut self) -> Result<(), Rejection> {
         loop {
-            self.ticket = self.engine.hub.those_waiting().wait(&self.claims);
+            self.ticket = self.engine.events.those_waiting().wait(&self.claims);
             let looked = {
-                let _one_of_few = self.engine.hub.look().await;
+                let _one_of_few = self.engine.events.look().await;
                 self.engine.look(&self.claims, &self.ticket).await
             };
             match looked {
-                Ok(verdict) => return verdict.map(drop),
+                Ok(Verdict::Live(_)) => return Ok(()),
+                Ok(Verdict::Rejected(rejection)) => return Err(rejection),
                 Err(Error::Store(StoreError::Unavailable { .. })) => {}
                 Err(error) => {
                     static UNKNOWN: LogLimiter = LogLimiter::new("failed to read a watched session", 5);

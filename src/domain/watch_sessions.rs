@@ -74,11 +74,11 @@ impl Engine {
         after: Option<Cursor>,
         filter: Filter,
     ) -> Result<Feed, Error> {
-        let place = self.hub.stream()?;
+        let place = self.events.stream()?;
         let (cursor, live) = if let Some(cursor) = after {
             (cursor, None)
         } else {
-            let live = self.hub.subscribe().await?;
+            let live = self.events.subscribe().await?;
             (live.from.clone(), Some(live))
         };
         Ok(Feed {
@@ -124,7 +124,7 @@ impl Feed {
         if self.read_on(&engine).await? {
             return Ok(());
         }
-        let live = engine.hub.subscribe().await?;
+        let live = engine.events.subscribe().await?;
         // On to the end, for what has come between: more than a page, where the server has only just begun and
         // the subscription took long.
         while self.read_on(&engine).await? {}
@@ -134,7 +134,7 @@ impl Feed {
 
     /// Reads a page of the log; whether there may be more.
     async fn read_on(&mut self, engine: &Engine) -> Result<bool, Error> {
-        let tail = engine.hub.log().tail(Some(&self.cursor), PAGE).await?;
+        let tail = engine.events.log().tail(Some(&self.cursor), PAGE).await?;
         // A full page can be short of a few: of what is in the log not all are events.
         let more = tail.events.len() >= PAGE / 2;
         self.take_read(tail);
@@ -188,7 +188,7 @@ impl Feed {
     fn beat(&mut self) -> Result<(), Error> {
         self.heartbeat_at = Instant::now() + HEARTBEAT;
         // Read before it is looked whether there is something: what is not there by then is not part of it.
-        let as_of = self.engine.hub.as_of();
+        let as_of = self.engine.events.as_of();
         let page = match self.live.as_mut().map(|live| live.pages.try_recv()) {
             Some(Ok(page)) => page,
             Some(Err(TryRecvError::Lagged(_))) => return Err(Error::TooSlow),

@@ -13,7 +13,11 @@ use std::{
     time::Duration,
 };
 
-use crate::domain::{Engine, Error, types::Timestamp, validate::LiveSession};
+use crate::domain::{
+    Engine, Error,
+    types::Timestamp,
+    validate::{LiveSession, Verdict},
+};
 use latchkey_client::bearer::Credentials;
 
 pub use self::{
@@ -73,7 +77,7 @@ impl Gateway {
         place: &'static str,
         pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Route, Error> {
-        Route::parse(place, pairs, &self.engine.slots).map_err(|violation| {
+        Route::parse(place, pairs, self.engine.slots()).map_err(|violation| {
             let error = Error::from(violation);
             self.tell(&error);
             error
@@ -83,7 +87,7 @@ impl Gateway {
     /// Tells whoever runs this that nobody passes for what a gateway's settings say: the gateway may not tell. Once a
     /// minute, because it is the same for every request.
     fn tell(&self, error: &Error) {
-        let now = self.engine.clock.now();
+        let now = self.engine.now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| now.since(told) >= TELL_INTERVAL) {
             *told = Some(now);
@@ -107,11 +111,11 @@ impl Gateway {
             Credentials::Unclear(why) => return Ok(Decision::Denied(Cause::Unclear(why).into())),
         };
         let cause = match verdict {
-            Ok(verified) => match forbidden(&verified, route) {
+            Verdict::Live(verified) => match forbidden(&verified, route) {
                 Some(cause) => cause,
                 None => return Ok(Decision::Allowed(Some(Identity::of(verified)))),
             },
-            Err(rejection) => Cause::Rejected(rejection),
+            Verdict::Rejected(rejection) => Cause::Rejected(rejection),
         };
         Ok(Decision::Denied(cause.into()))
     }

@@ -206,7 +206,7 @@ impl Access {
         let identity = match presented {
             Presented::None => self.listed(peer),
             Presented::Key(key) if self.is_admin(key.as_bytes()) => Some(admin()),
-            Presented::Key(key) => self.engine.callers.recall(&CallerKey::hash_of(key.as_bytes())?),
+            Presented::Key(key) => self.engine.callers().recall(&CallerKey::hash_of(key.as_bytes())?),
             Presented::Several => None,
         };
         identity.map(|identity| identity.name)
@@ -214,7 +214,7 @@ impl Access {
 
     async fn authenticate(&self, key: &HeaderValue) -> Result<Identity, Error> {
         let known = match CallerKey::hash_of(key.as_bytes()) {
-            Some(hash) => self.engine.callers.authenticate(&hash).await?,
+            Some(hash) => self.engine.callers().authenticate(&hash).await?,
             None => None,
         };
         known.ok_or(Error::CallerUnauthenticated("the caller key in `x-latchkey-key` is not known"))

@@ -35,7 +35,7 @@ impl AccountHandler {
     }
 
     fn shown(&self, account: &Account) -> pb::Account {
-        convert::account(account, self.engine.clock.now())
+        convert::account(account, self.engine.now())
     }
 
     async fn create(

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::stream::Empty;
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     convert,
@@ -16,7 +15,7 @@ use super::{
 use crate::domain::{
     Engine, Error, Violation,
     login::{LoggedIn, Login, SessionRequest},
-    logout::Scope,
+    logout::{LoggedOut, Scope},
     password::{NewPassword, Password},
     types::{Device, LoginKey},
     username::Username,
@@ -41,7 +40,7 @@ impl AuthService for AuthHandler {
             let origin = self.origins.of_attempt(metadata.as_ref(), &extensions);
             let LoggedIn { token, session, displaced, .. } =
                 self.engine.login(login(message)?, &origin).await?;
-            let lifetime = session.session().expires_at.since(self.engine.clock.now());
+            let lifetime = session.session().expires_at.since(self.engine.now());
             Cookies::give(extensions.get(), token, lifetime, |token| pb::LoginResponse {
                 token,
                 session: Some(convert::session(&session)),
@@ -49,22 +48,6 @@ impl AuthService for AuthHandler {
             })
         };
         answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))
-    }
-
-    async fn validate(
-        &self,
-        _: Request<pb::ValidateRequest>,
-    ) -> Result<Response<pb::ValidateResponse>, Status> {
-        Err(elsewhere())
-    }
-
-    type ValidateStreamStream = Empty<Result<pb::ValidateResponse, Status>>;
-
-    async fn validate_stream(
-        &self,
-        _: Request<Streaming<pb::ValidateRequest>>,
-    ) -> Result<Response<Self::ValidateStreamStream>, Status> {
-        Err(elsewhere())
     }
 
     type WatchSessionStream = watch::SessionStream;
@@ -93,14 +76,14 @@ impl AuthService for AuthHandler {
             let origin = self.origins.of(metadata.as_ref(), &extensions);
             let scope = scope(message.scope)?;
             Ok(match self.engine.logout(token, scope, &origin).await? {
-                Ok(ended) => {
+                LoggedOut::Ended(ended) => {
                     let message = pb::LogoutResponse { ended, rejection: None };
                     match scope {
                         Scope::This | Scope::All => Cookies::take(extensions.get(), token, message),
                         Scope::Others => Response::new(message),
                     }
                 }
-                Err(rejection) => {
+                LoggedOut::Rejected(rejection) => {
                     let rejection = Some(convert::rejection(&rejection));
                     Cookies::take(extensions.get(), token, pb::LogoutResponse { ended: 0, rejection })
                 }
@@ -130,18 +113,12 @@ impl AuthService for AuthHandler {
         &self,
         request: Request<pb::GetJwksRequest>,
     ) -> Result<Response<pb::GetJwksResponse>, Status> {
-        let jwks = serde_json::to_string(&self.engine.tokens.keyring().jwks()).map_err(|error| {
+        let jwks = serde_json::to_string(&self.engine.tokens().jwks()).map_err(|error| {
             let id = RequestId::from_extensions(request.extensions());
             status::of(Error::Internal(error.to_string()), &id)
         })?;
         Ok(Response::new(pb::GetJwksResponse { jwks }))
     }
-}
-
-/// Verdicts are given by `validate`, which the guard asks without coming by here: of all that is needed for the
-/// other methods they need nothing, and they are asked for on every request of every service.
-fn elsewhere() -> Status {
-    Status::unimplemented("verdicts are given elsewhere")
 }
 
 fn login(message: pb::LoginRequest) -> Result<Login, Violation> {

@@ -55,7 +55,7 @@ impl SessionHandler {
         };
         let LoggedIn { token, session, displaced, .. } =
             self.engine.issue_session(&subject, wanted, origin).await?;
-        let lifetime = session.session().expires_at.since(self.engine.clock.now());
+        let lifetime = session.session().expires_at.since(self.engine.now());
         Cookies::give(cookies, token, lifetime, |token| pb::IssueSessionResponse {
             token,
             session: Some(convert::session(&session)),

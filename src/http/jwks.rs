@@ -13,7 +13,7 @@ const CACHE_CONTROL: &str = "public, max-age=60";
 
 /// The keys, or that they are still those that the client has.
 pub(super) fn answer(engine: &Engine, request: &HeaderMap) -> Response {
-    let Ok(body) = serde_json::to_string(&engine.tokens.keyring().jwks()) else {
+    let Ok(body) = serde_json::to_string(&engine.tokens().jwks()) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let tag = tag(body.as_bytes());

@@ -51,7 +51,7 @@ pub(super) fn scrape(registry: &Registry) -> Response {
 
 impl Collector for Engines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let (counts, hub) = (&self.0.counts, &self.0.hub);
+        let (counts, events) = (self.0.metrics(), self.0.events());
         let counters = [
             ("sessions_displaced", "Live sessions that had to go for another login", counts.displaced.get()),
             (
@@ -77,7 +77,7 @@ impl Collector for Engines {
             (
                 "audit_entries_lost",
                 "Entries of the audit trail that could not be written to audit.file",
-                self.0.audit.lost(),
+                self.0.audit().lost(),
             ),
             ("log_lines_lost", "Log lines that could not be written", telemetry::lines_lost()),
             ("panics", "Panics, in requests and elsewhere", panics::count()),
@@ -91,8 +91,8 @@ impl Collector for Engines {
             tell(&mut encoder, name, help, &ConstCounter::new(count))?;
         }
         let gauges = [
-            ("session_watches", "WatchSession streams that are open", hub.waiting()),
-            ("feed_readers", "WatchSessions streams that are open, and the webhook", hub.readers()),
+            ("session_watches", "WatchSession streams that are open", events.waiting()),
+            ("feed_readers", "WatchSessions streams that are open, and the webhook", events.readers()),
         ];
         for (name, help, count) in gauges {
             let count = i64::try_from(count).unwrap_or(i64::MAX);

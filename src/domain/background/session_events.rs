@@ -18,8 +18,9 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use crate::domain::{
-    Engine, Error,
-    ports::{Cursor, Event, EventLog, StoreError, Tail},
+    Error,
+    epoch::CurrentEpoch,
+    ports::{Clock, Cursor, Event, EventLog, StoreError, Tail},
     types::{Claims, Timestamp},
 };
 
@@ -170,22 +171,22 @@ impl SessionEvents {
     }
 }
 
-impl Engine {
-    /// Reads the log and tells, for as long as it is polled.
-    pub async fn tell_of_ended_sessions(&self) {
-        tokio::join!(self.follow_log(), self.tell_of_lapses(), self.tell_of_epochs());
+/// The background task that reads the log and notifies.
+impl SessionEvents {
+    /// Follows the log, the clock and the epoch for as long as it is polled.
+    pub async fn run(&self, epoch: &CurrentEpoch, clock: &dyn Clock) {
+        tokio::join!(self.follow_log(epoch, clock), self.notify_lapses(clock), self.notify_epochs(epoch));
     }
 
-    async fn follow_log(&self) {
-        let hub = &self.hub;
+    async fn follow_log(&self, current: &CurrentEpoch, clock: &dyn Clock) {
         let mut place = None;
         let mut reported = false;
         let mut failing = false;
         loop {
-            let as_of = self.clock.now();
+            let as_of = clock.now();
             let read = match &place {
-                None => hub.log.tail(None, 1).await,
-                Some(place) => hub.log.follow(place, PAGE, PATIENCE).await,
+                None => self.log.tail(None, 1).await,
+                Some(place) => self.log.follow(place, PAGE, PATIENCE).await,
             };
             let mut tail = match read {
                 Ok(tail) => {
@@ -224,40 +225,40 @@ impl Engine {
             tail.gap |= place.is_none();
             for event in &tail.events {
                 match event {
-                    Event::Ended { ended, .. } => hub.waiting.tell(ended),
+                    Event::Ended { ended, .. } => self.waiting.tell(ended),
                     Event::Changed { .. } => {}
                     Event::Epoch(epoch) => {
-                        self.epoch.learn(epoch);
-                        hub.waiting.tell_everyone(epoch);
+                        current.learn(epoch);
+                        self.waiting.tell_everyone(epoch);
                     }
                 }
             }
             if tail.gap {
-                hub.waiting.tell_all_to_look();
+                self.waiting.tell_all_to_look();
             }
             place = Some(tail.next.clone());
-            hub.publish(tail, as_of);
+            self.publish(tail, as_of);
         }
     }
 
     /// A session whose time is up ends without an event.
-    async fn tell_of_lapses(&self) {
+    async fn notify_lapses(&self, clock: &dyn Clock) {
         loop {
             tokio::time::sleep(TICK).await;
-            self.hub.waiting.tell_due(self.clock.now());
+            self.waiting.tell_due(clock.now());
         }
     }
 
     /// A new epoch is told by the log; and where the log has lost it, by the register.
-    async fn tell_of_epochs(&self) {
+    async fn notify_epochs(&self, current: &CurrentEpoch) {
         let tell = async {
             let mut told = 0;
             loop {
-                let epoch = self.epoch.after(told).await;
-                self.hub.waiting.tell_everyone(&epoch);
+                let epoch = current.after(told).await;
+                self.waiting.tell_everyone(&epoch);
                 told = epoch.number;
             }
         };
-        tokio::join!(self.epoch.keep(), tell);
+        tokio::join!(current.keep(), tell);
     }
 }

@@ -183,7 +183,7 @@ impl Webhook {
                 Ok(()) => break,
                 Err(not_taken) => not_taken,
             };
-            self.engine.counts.webhook_failures.add_one();
+            self.engine.metrics.webhook_failures.inc();
             if !self.failing.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     error.message = cause,
@@ -195,7 +195,7 @@ impl Webhook {
                 () = stop.cancelled() => return false,
             }
         }
-        self.engine.counts.webhook_deliveries.add_one();
+        self.engine.metrics.webhook_deliveries.inc();
         if self.failing.swap(false, Ordering::Relaxed) {
             let waited = begun.elapsed().as_secs();
             tracing::info!(

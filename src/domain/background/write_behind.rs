@@ -1,7 +1,7 @@
 //! Uses of sessions that are to be recorded, off the way of the answer.
 //!
 //! A verdict that slides the idle timeout of a session says what the record will be, and leaves the record to
-//! [`Engine::record_uses`]. That is right as long as the session cannot lapse meanwhile: until its idle timeout
+//! [`WriteBehind::run`]. That is right as long as the session cannot lapse meanwhile: until its idle timeout
 //! has run out it has a whole touch interval left. A use in that last interval is recorded before it is answered,
 //! and so is one that finds the queue full or closed.
 //!
@@ -27,10 +27,10 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::Notify;
 
 use crate::domain::{
-    Engine, Error,
+    Error,
     ports::Versioned,
+    session_repository::SessionRepository,
     sessions::UserSessions,
-    transact::Decision,
     types::{SessionId, Timestamp, UserId},
 };
 use crate::isolation::{log_limiter::LogLimiter, panics};
@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// A use of a session.
 #[derive(Debug, Clone)]
-pub(in crate::domain) struct Use {
+pub(in crate::domain) struct SessionUse {
     /// Whose.
     pub(in crate::domain) user_id: UserId,
     /// When.
@@ -54,7 +54,7 @@ pub(in crate::domain) struct Use {
 }
 
 /// No more can be taken, for now or for good.
-pub(in crate::domain) struct Full;
+pub(in crate::domain) struct QueueFull;
 
 /// The uses that wait to be recorded.
 #[derive(Default)]
@@ -67,15 +67,19 @@ pub struct WriteBehind {
 
 #[derive(Default)]
 struct Queue {
-    waiting: HashMap<SessionId, Use>,
+    waiting: HashMap<SessionId, SessionUse>,
     /// Those of the batch that is at work, which are not noted again meanwhile.
-    under_way: HashMap<SessionId, Use>,
+    under_way: HashMap<SessionId, SessionUse>,
     closed: bool,
 }
 
 impl WriteBehind {
     /// Has a use recorded soon: with the one of the same session that is about to be, where there is one.
-    pub(in crate::domain) fn note(&self, session: SessionId, used: impl FnOnce() -> Use) -> Result<(), Full> {
+    pub(in crate::domain) fn note(
+        &self,
+        session: SessionId,
+        used: impl FnOnce() -> SessionUse,
+    ) -> Result<(), QueueFull> {
         let mut queue = self.queue();
         let Queue { waiting, under_way, closed } = &mut *queue;
         if let Some(pending) = under_way.get_mut(&session).or_else(|| waiting.get_mut(&session)) {
@@ -84,7 +88,7 @@ impl WriteBehind {
             return Ok(());
         }
         if *closed || waiting.len() >= MOST {
-            return Err(Full);
+            return Err(QueueFull);
         }
         waiting.insert(session, used());
         drop(queue);
@@ -98,12 +102,12 @@ impl WriteBehind {
     }
 
     /// The use of a session that waits to be recorded, if one does.
-    pub(in crate::domain) fn pending(&self, session: SessionId) -> Option<Use> {
+    pub(in crate::domain) fn pending(&self, session: SessionId) -> Option<SessionUse> {
         let queue = self.queue();
         queue.under_way.get(&session).or_else(|| queue.waiting.get(&session)).cloned()
     }
 
-    /// Takes no more. [`Engine::record_uses`] ends once what waits is recorded.
+    /// Takes no more. [`WriteBehind::run`] ends once what waits is recorded.
     pub fn close(&self) {
         self.queue().closed = true;
         self.changed.notify_one();
@@ -116,7 +120,7 @@ impl WriteBehind {
     }
 
     /// What waits, once something does; `None` at the end.
-    async fn next(&self) -> Option<Vec<(SessionId, Use)>> {
+    async fn next(&self) -> Option<Vec<(SessionId, SessionUse)>> {
         loop {
             {
                 let mut queue = self.queue();
@@ -151,14 +155,15 @@ impl WriteBehind {
     }
 }
 
-impl Engine {
+/// The background task that records.
+impl WriteBehind {
     /// Records the uses that are noted, until [`WriteBehind::close`] and the last of them.
-    pub async fn record_uses(&self) {
+    pub async fn run(&self, sessions: &SessionRepository) {
         // What was at work when this was last ended by a panic.
-        self.touches.again();
-        while let Some(batch) = self.touches.next().await {
+        self.again();
+        while let Some(batch) = self.next().await {
             let recorded = stream::iter(batch).for_each_concurrent(AT_A_TIME, async |(session, used)| {
-                let mut recorded = pin!(self.record_use(session, used));
+                let mut recorded = pin!(sessions.record_use(session, used));
                 let recorded = panics::caught(recorded.as_mut()).await;
                 // One that panics must not hold up the others for ever.
                 match recorded.unwrap_or_else(|panic| Err(Error::Internal(panic.to_string()))) {
@@ -174,22 +179,13 @@ impl Engine {
                     }
                     Ok(()) => {}
                 }
-                self.touches.done(session);
+                self.done(session);
             });
             recorded.await;
-            if self.touches.again() {
+            if self.again() {
                 tokio::time::sleep(PAUSE).await;
             }
         }
-    }
-
-    /// Records a use: at most once per touch interval, whoever else does.
-    pub(in crate::domain) async fn record_use(&self, session: SessionId, used: Use) -> Result<(), Error> {
-        let Use { user_id, at: used_at, read } = used;
-        self.transact(&user_id, read, |state, at| {
-            state.touch(session, used_at, at).map_or(Decision::Keep(()), Decision::Write)
-        })
-        .await
     }
 }
 
@@ -202,9 +198,9 @@ mod tests {
     use super::*;
     use crate::domain::ports::Revision;
 
-    fn used(secs: u64) -> Use {
+    fn used(secs: u64) -> SessionUse {
         let read = Versioned { revision: Revision::ABSENT, state: Arc::default() };
-        Use { user_id: UserId::random(), at: Timestamp::from_secs(secs), read }
+        SessionUse { user_id: UserId::random(), at: Timestamp::from_secs(secs), read }
     }
 
     #[test]

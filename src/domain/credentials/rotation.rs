@@ -21,13 +21,9 @@ use tokio::{
 };
 
 use crate::domain::{
-    Engine, Error,
-    audit::{Action, Entry, Outcome},
     keyring::{Key, Keyring},
-    origin::Origin,
     ports::StoreError,
-    rejection::{Reason, Rejection},
-    types::{Claims, Timestamp},
+    types::Timestamp,
 };
 
 pub use self::choice::{Choice, signs_from};
@@ -126,13 +122,13 @@ impl Rotation {
         Ok((rotation, ring))
     }
 
-    /// Whether a key that is not known here is none of ours, as far as the directory shows.
-    fn knows_all(&self) -> bool {
+    /// Whether the directory was read recently, so that it holds no key that is not known here.
+    pub(in crate::domain) fn is_up_to_date(&self) -> bool {
         self.looks.borrow().succeeded.is_some_and(|begun| begun.elapsed() <= self.pause)
     }
 
-    /// Waits until the directory was looked at of late. An error where that could not be done.
-    async fn look(&self) -> Result<(), StoreError> {
+    /// Waits until the directory has been read recently; an error where it cannot be read.
+    pub(in crate::domain) async fn wait_for_read(&self) -> Result<(), StoreError> {
         let unavailable = |cause: &str| StoreError::Unavailable { store: NAME, cause: cause.to_owned() };
         let recent = |begun: Option<Instant>| begun.is_some_and(|begun| begun.elapsed() <= self.pause);
         let mut looks = self.looks.subscribe();
@@ -161,7 +157,7 @@ impl Rotation {
     }
 
     /// Waits for the time of the next look, or for somebody who cannot wait for it, and reads the directory.
-    async fn read_next(&self) -> (Instant, Result<KeyFiles, String>) {
+    pub(in crate::domain) async fn read_next(&self) -> (Instant, Result<KeyFiles, String>) {
         let _ = timeout(self.interval, self.early.notified()).await;
         let begun = Instant::now();
         let directory = Arc::clone(&self.directory);
@@ -169,16 +165,16 @@ impl Rotation {
         (begun, read.unwrap_or_else(|_| Err("reading the key directory failed".to_owned())))
     }
 
-    /// Tells those who wait.
-    fn has_looked(&self, begun: Instant, succeeded: bool) {
+    /// Notifies requests that wait for a read.
+    pub(in crate::domain) fn note_read(&self, begun: Instant, succeeded: bool) {
         self.looks.send_modify(|looks| {
             let latest = if succeeded { &mut looks.succeeded } else { &mut looks.failed };
             *latest = Some(begun);
         });
     }
 
-    /// Takes note of the files; what is wrong with some of them.
-    fn see(&self, files: KeyFiles, begun: Instant) -> Option<String> {
+    /// Takes the files into account. Returns what is wrong with some of them.
+    pub(in crate::domain) fn observe(&self, files: KeyFiles, begun: Instant) -> Option<String> {
         let KeyFiles { keys, wrong } = files;
         if let Ok(mut choice) = self.choice.lock() {
             // One wrong file may be an old key that was damaged: none is forgotten as long as it is there.
@@ -187,8 +183,18 @@ impl Rotation {
         Some(wrong.join("; ")).filter(|wrong| !wrong.is_empty())
     }
 
-    /// Says what is wrong, once.
-    fn report(&self, sentence: &str) {
+    /// The key ring that follows from the files read so far.
+    pub(in crate::domain) fn ring(&self, now: Instant) -> Result<Keyring, String> {
+        self.choice.lock().map_err(|error| error.to_string())?.ring(now)
+    }
+
+    /// Whether an operator has asked for a read since the last call.
+    pub(in crate::domain) fn take_request(&self) -> bool {
+        self.requested.swap(false, Ordering::Relaxed)
+    }
+
+    /// Logs what is wrong, once.
+    pub(in crate::domain) fn report(&self, sentence: &str) {
         let Ok(mut reported) = self.reported.lock() else { return };
         if *reported != sentence {
             sentence.clone_into(&mut reported);
@@ -199,87 +205,6 @@ impl Rotation {
                 );
             }
         }
-    }
-}
-
-impl Engine {
-    /// Keeps the keys in use those of the directory, for as long as it is polled.
-    pub async fn rotate_keys(&self) {
-        loop {
-            let (begun, read) = self.rotation.read_next().await;
-            let succeeded = read.is_ok();
-            let wrong = match read {
-                Ok(files) => self.rotation.see(files, begun),
-                Err(error) => Some(error),
-            };
-            // Keys that are known grow older, whatever has become of their directory.
-            let unusable = self.use_keys(begun).err();
-            self.rotation.report(&wrong.or(unusable).unwrap_or_default());
-            self.rotation.has_looked(begun, succeeded);
-        }
-    }
-
-    fn use_keys(&self, now: Instant) -> Result<(), String> {
-        let ring = self.rotation.choice.lock().map_err(|error| error.to_string())?.ring(now)?;
-        let before = self.tokens.keyring();
-        let requested = self.rotation.requested.swap(false, Ordering::Relaxed);
-        if before.is_same(&ring) {
-            if requested {
-                tracing::info!("the signing keys are unchanged");
-            }
-            return Ok(());
-        }
-        for key in ring.keys().iter().filter(|key| before.find(&key.kid).is_none()) {
-            tracing::info!(token.kid = key.kid, "a new signing key is published");
-        }
-        let signing = ring.signing().kid.clone();
-        let removed = self.tokens.rotate(ring);
-        for (kid, until) in removed {
-            let now = self.clock.now();
-            if until > now {
-                tracing::warn!(
-                    token.kid = kid,
-                    token.needed_for_seconds = until.since(now).as_secs(),
-                    "a signing key was removed that live sessions still need: their tokens are rejected as BAD_SIGNATURE. Put the file back for so long, or let these users log in again"
-                );
-            } else {
-                tracing::info!(token.kid = kid, "a signing key was removed");
-            }
-        }
-        if before.signing().kid != signing {
-            tracing::info!(token.kid = signing, "using a new signing key");
-            let entry =
-                Entry::new(self.clock.now(), Action::UseSigningKey, Outcome::Done, &Origin::default());
-            self.audit.record(entry.detail(format!("kid {signing}")));
-        }
-        Ok(())
-    }
-
-    /// What a token says, or why it is not good. Waits where its key may have been added since the directory was
-    /// last read.
-    pub(in crate::domain) async fn claims_of(
-        &self,
-        token: &str,
-    ) -> Result<Result<Arc<Claims>, Rejection>, Error> {
-        match self.tokens.verify(token, self.clock.now()) {
-            Err(rejection) if self.may_have_a_new_key(&rejection, token) => {
-                self.look_for_keys().await?;
-                Ok(self.tokens.verify(token, self.clock.now()))
-            }
-            outcome => Ok(outcome),
-        }
-    }
-
-    /// Whether a token was rejected for want of a key that may be in the directory.
-    pub(in crate::domain) fn may_have_a_new_key(&self, rejection: &Rejection, token: &str) -> bool {
-        rejection.reason == Reason::BadSignature
-            && !self.rotation.knows_all()
-            && self.tokens.lacks_key_of(token)
-    }
-
-    /// Waits until the key directory was looked at of late.
-    pub(in crate::domain) async fn look_for_keys(&self) -> Result<(), StoreError> {
-        self.rotation.look().await
     }
 }
 

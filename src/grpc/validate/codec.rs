@@ -14,7 +14,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::request::TokenQuery;
+use super::request::TokenRequest;
 use crate::domain::{
     types::{SessionId, Timestamp},
     validate::{LiveSession, Verdict},
@@ -39,23 +39,23 @@ pub(in crate::grpc) struct ValidateCodec {
 
 impl ValidateCodec {
     /// For one question.
-    pub(in crate::grpc) const ONE: Self = Self { buffer: BUFFER };
+    pub(in crate::grpc) const UNARY: Self = Self { buffer: BUFFER };
     /// For many: as many answers as are sent together are not moved on the way.
-    pub(in crate::grpc) const MANY: Self = Self { buffer: TOGETHER };
+    pub(in crate::grpc) const STREAMING: Self = Self { buffer: TOGETHER };
 }
 
 impl Codec for ValidateCodec {
     type Encode = Reply;
-    type Decode = TokenQuery;
+    type Decode = TokenRequest;
     type Encoder = ReplyEncoder;
-    type Decoder = <ProstCodec<pb::ValidateResponse, TokenQuery> as Codec>::Decoder;
+    type Decoder = <ProstCodec<pb::ValidateResponse, TokenRequest> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
         ReplyEncoder { buffer: self.buffer }
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<pb::ValidateResponse, TokenQuery>::raw_decoder(BufferSettings::new(
+        ProstCodec::<pb::ValidateResponse, TokenRequest>::raw_decoder(BufferSettings::new(
             self.buffer,
             TOGETHER,
         ))
@@ -72,8 +72,8 @@ impl Encoder for ReplyEncoder {
 
     fn encode(&mut self, answer: Reply, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
         match answer {
-            Reply::Verdict(Ok(verified)) => response_with(&verified, to),
-            Reply::Verdict(Err(rejection)) => {
+            Reply::Verdict(Verdict::Live(session)) => write_session(&session, to),
+            Reply::Verdict(Verdict::Rejected(rejection)) => {
                 let verdict = pb::validate_response::Verdict::Rejection(convert::rejection(&rejection));
                 pb::ValidateResponse { verdict: Some(verdict), failure: None }.encode_raw(to);
             }
@@ -90,7 +90,7 @@ impl Encoder for ReplyEncoder {
 }
 
 /// `ValidateResponse` with the session that is its first field.
-fn response_with(verified: &LiveSession, to: &mut impl BufMut) {
+fn write_session(verified: &LiveSession, to: &mut impl BufMut) {
     let mut id = [0; SessionId::TEXT_LEN];
     let session = verified.session();
     // The fields of `Session`, by their numbers.
@@ -231,7 +231,7 @@ mod tests {
         #[test]
         fn what_is_written_is_the_message_to_the_byte(verified in verified()) {
             let mut written = Vec::new();
-            response_with(&verified, &mut written);
+            write_session(&verified, &mut written);
             let verdict = pb::validate_response::Verdict::Session(convert::session(&verified));
             let message = pb::ValidateResponse { verdict: Some(verdict), failure: None };
             prop_assert_eq!(written, message.encode_to_vec());

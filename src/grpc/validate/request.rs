@@ -1,4 +1,4 @@
-//! The question of `Validate`, read without copying the token: it is half a kilobyte, and every service asks on every
+//! The request of `Validate`, read without copying the token: it is half a kilobyte, and every service asks on every
 //! request of its own.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::domain::Violation;
 /// `ValidateRequest`, with the token where it stands among the bytes that came.
 #[derive(Message)]
 #[prost(skip_debug)]
-pub(in crate::grpc) struct TokenQuery {
+pub(in crate::grpc) struct TokenRequest {
     #[prost(bytes = "bytes", tag = "1")]
     token: Bytes,
     #[prost(bool, tag = "2")]
@@ -20,7 +20,7 @@ pub(in crate::grpc) struct TokenQuery {
     pub(in crate::grpc) max_staleness: Option<prost_types::Duration>,
 }
 
-impl TokenQuery {
+impl TokenRequest {
     /// The token, as far as there is one.
     pub(in crate::grpc) fn token(&self) -> Result<&str, Violation> {
         str::from_utf8(&self.token)
@@ -28,9 +28,9 @@ impl TokenQuery {
     }
 }
 
-impl fmt::Debug for TokenQuery {
+impl fmt::Debug for TokenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenQuery")
+        f.write_str("TokenRequest")
     }
 }
 
@@ -46,16 +46,16 @@ mod tests {
         fn what_is_read_is_the_message(token in ".{0,600}", peek: bool, seconds in prop::option::of(any::<i64>())) {
             let max_staleness = seconds.map(|seconds| prost_types::Duration { seconds, nanos: 7 });
             let message = pb::ValidateRequest { token: token.clone(), peek, max_staleness };
-            let question = TokenQuery::decode(&*message.encode_to_vec()).unwrap();
-            prop_assert_eq!(question.token().unwrap(), &token);
-            prop_assert_eq!((question.peek, question.max_staleness), (peek, max_staleness));
+            let request = TokenRequest::decode(&*message.encode_to_vec()).unwrap();
+            prop_assert_eq!(request.token().unwrap(), &token);
+            prop_assert_eq!((request.peek, request.max_staleness), (peek, max_staleness));
         }
     }
 
     #[test]
     fn a_token_that_is_no_text_is_refused_by_name() {
-        let question = TokenQuery::decode(&[0x0a, 2, 0xc3, 0x28][..]).unwrap();
-        assert_eq!(question.token().unwrap_err().field, "token");
-        assert!(!format!("{question:?}").contains("195"));
+        let request = TokenRequest::decode(&[0x0a, 2, 0xc3, 0x28][..]).unwrap();
+        assert_eq!(request.token().unwrap_err().field, "token");
+        assert!(!format!("{request:?}").contains("195"));
     }
 }

@@ -1,4 +1,4 @@
-//! The answers to the requests of a `ValidateStream`, in their order.
+//! `ValidateStream`: many verdicts over one stream, in the order of the requests.
 
 use std::{
     collections::VecDeque,
@@ -8,86 +8,112 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Status, Streaming, metadata::MetadataMap};
+use tonic::{Status, Streaming, body::Body, codegen::StdError, metadata::MetadataMap};
 use tonic_types::StatusExt as _;
+use tower::service_fn;
 
-use super::{codec::Reply, request::TokenQuery, verdict_at_once};
-use crate::domain::{
-    Engine, Error,
-    validate::{PendingVerdict, Verdict},
+use super::{
+    codec::{Reply, ValidateCodec},
+    grpc, lookup,
+    request::TokenRequest,
 };
-use crate::grpc::{pb, request_id::RequestId, status};
+use crate::{
+    domain::{
+        Engine, Error,
+        validate::{Judged, Lookup, PendingVerdict, Verdict},
+    },
+    grpc::{pb, request_id::RequestId, status},
+};
 
-/// Requests of one stream that are worked on at a time. No more are read before there are answers, and no more
-/// answers wait than that: who does not read them is not asked for more.
+/// Requests of one stream that are worked on at a time. No more are read before replies have been sent, so a client
+/// that does not read its replies is not read from.
 const IN_FLIGHT: usize = 256;
 
-/// Answers one request after the other. What is known is answered at once. What has to be asked for is asked for
-/// together: whatever has come by the time that there is nothing more to read.
-pub(in crate::grpc) struct VerdictStream {
+/// Answers a request that has passed the access check.
+pub(in crate::grpc) async fn stream<B>(
+    engine: &Arc<Engine>,
+    id: RequestId,
+    request: http::Request<B>,
+) -> http::Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<StdError> + Send,
+{
+    let validate = service_fn(async |request: tonic::Request<Streaming<TokenRequest>>| {
+        let (metadata, _, requests) = request.into_parts();
+        let verdicts = VerdictStream::new(Arc::clone(engine), metadata, id.clone(), requests);
+        Ok::<_, Status>(tonic::Response::new(verdicts))
+    });
+    grpc(ValidateCodec::STREAMING).streaming(validate, request).await
+}
+
+/// The replies. Those that memory can give are sent at once. The others are read from the store together: all that
+/// have arrived by the time that no further request is ready.
+struct VerdictStream {
     engine: Arc<Engine>,
-    /// Of the stream, with the token of requests that have none.
+    /// The metadata of the stream, with the token of requests that carry none.
     metadata: MetadataMap,
     id: RequestId,
     requests: Incoming,
-    /// What has been read and is not asked for yet.
-    batch: RequestBatch,
-    /// What is asked for.
-    asked: FuturesOrdered<BoxFuture<'static, VecDeque<PendingReply>>>,
-    /// How many answers that will be.
-    in_asked: usize,
-    /// The answers that are next.
-    due: VecDeque<PendingReply>,
+    /// Requests that were read and are not resolved yet.
+    batch: Batch,
+    /// Batches that are being resolved.
+    resolving: FuturesOrdered<BoxFuture<'static, VecDeque<PendingReply>>>,
+    /// The number of requests in `resolving`.
+    in_resolving: usize,
+    /// Replies to be sent next.
+    ready: VecDeque<PendingReply>,
 }
 
-/// Where the requests come from.
+/// The requests of the client.
 enum Incoming {
-    Open(Box<Streaming<TokenQuery>>),
-    /// What the answers end with.
+    Open(Box<Streaming<TokenRequest>>),
+    /// The client sends no more. The replies end with this status.
     Ended(Option<Status>),
 }
 
-/// Incoming that have been read together.
+/// Requests that have arrived together.
 #[derive(Default)]
-struct RequestBatch {
-    /// In their order; nothing stands where the store has to be asked.
-    answers: Vec<Option<Reply>>,
-    /// What it has to be asked, in the same order.
-    unjudged: Vec<PendingVerdict>,
+struct Batch {
+    /// A reply for each request; `None` where the store has to be read.
+    replies: Vec<Option<Reply>>,
+    /// The requests without a reply, in order.
+    pending: Vec<PendingVerdict>,
 }
 
-/// An answer.
+/// A reply whose turn to be sent comes.
 enum PendingReply {
-    Now(Reply),
-    /// Something has to be written first. That goes on while others are answered.
-    Later(AbortOnDropHandle<Reply>),
+    Ready(Reply),
+    /// A write has to be completed first. Later requests are resolved meanwhile.
+    Writing(AbortOnDropHandle<Reply>),
 }
 
 impl VerdictStream {
-    pub(in crate::grpc) fn new(
+    fn new(
         engine: Arc<Engine>,
         metadata: MetadataMap,
         id: RequestId,
-        requests: Streaming<TokenQuery>,
+        requests: Streaming<TokenRequest>,
     ) -> Self {
         Self {
             engine,
             metadata,
             id,
             requests: Incoming::Open(Box::new(requests)),
-            batch: RequestBatch::default(),
-            asked: FuturesOrdered::new(),
-            in_asked: 0,
-            due: VecDeque::new(),
+            batch: Batch::default(),
+            resolving: FuturesOrdered::new(),
+            in_resolving: 0,
+            ready: VecDeque::new(),
         }
     }
 
-    /// Reads what there is to read. The answer to a request that is known, if nothing goes before it.
+    /// Reads the requests that have arrived. Returns the reply to one that memory can answer if none is before it.
     fn read(&mut self, cx: &mut Context<'_>) -> Option<Reply> {
         while let Incoming::Open(requests) = &mut self.requests {
-            let in_flight = self.due.len() + self.in_asked + self.batch.answers.len();
+            let in_flight = self.ready.len() + self.in_resolving + self.batch.replies.len();
             if in_flight >= IN_FLIGHT {
                 break;
             }
@@ -99,52 +125,53 @@ impl VerdictStream {
                 }
                 Poll::Pending => break,
             };
-            let answer = match verdict_at_once(&self.engine, &self.metadata, &request) {
-                Ok(Ok(verdict)) => Reply::Verdict(verdict),
-                Ok(Err(unjudged)) => {
-                    self.batch.answers.push(None);
-                    self.batch.unjudged.push(unjudged);
+            let reply = match lookup(&self.engine, &self.metadata, &request) {
+                Ok(Lookup::Hit(verdict)) => Reply::Verdict(verdict),
+                Ok(Lookup::Miss(pending)) => {
+                    self.batch.replies.push(None);
+                    self.batch.pending.push(pending);
                     continue;
                 }
                 Err(violation) => failure(Error::Invalid(violation), &self.id),
             };
             if in_flight == 0 {
-                return Some(answer);
+                return Some(reply);
             }
-            self.batch.answers.push(Some(answer));
+            self.batch.replies.push(Some(reply));
         }
         None
     }
 
-    /// Asks for what has been read.
-    fn ask(&mut self) {
+    /// Begins to resolve what has been read.
+    fn resolve(&mut self) {
         let batch = mem::take(&mut self.batch);
-        if batch.answers.is_empty() {
+        if batch.replies.is_empty() {
             return;
         }
-        self.in_asked += batch.answers.len();
-        self.asked.push_back(Box::pin(batch.ask(Arc::clone(&self.engine), self.id.clone())));
+        self.in_resolving += batch.replies.len();
+        self.resolving.push_back(Box::pin(batch.resolve(Arc::clone(&self.engine), self.id.clone())));
     }
 }
 
-impl RequestBatch {
-    async fn ask(self, engine: Arc<Engine>, id: RequestId) -> VecDeque<PendingReply> {
-        let mut judged = engine.judge_all(self.unjudged).await.into_iter();
-        let mut due = |answer: Option<Reply>| {
-            if let Some(answer) = answer {
-                return PendingReply::Now(answer);
+impl Batch {
+    async fn resolve(self, engine: Arc<Engine>, id: RequestId) -> VecDeque<PendingReply> {
+        let mut resolved = engine.resolve_all(self.pending).await.into_iter();
+        let mut reply = |known: Option<Reply>| {
+            if let Some(reply) = known {
+                return PendingReply::Ready(reply);
             }
-            match judged.next() {
-                Some(Ok(judged)) => PendingReply::Now(answer_with(judged, &id)),
-                Some(Err(unsettled)) => {
+            match resolved.next() {
+                Some(Ok(Judged::Done(verdict))) => PendingReply::Ready(Reply::Verdict(verdict)),
+                Some(Err(error)) => PendingReply::Ready(failure(error, &id)),
+                Some(Ok(Judged::NeedsWrite(pending))) => {
                     let (engine, id) = (Arc::clone(&engine), id.clone());
-                    let settled = async move { answer_with(engine.settle_verdict(unsettled).await, &id) };
-                    PendingReply::Later(AbortOnDropHandle::new(tokio::spawn(settled)))
+                    let completed = async move { reply_with(engine.complete(*pending).await, &id) };
+                    PendingReply::Writing(AbortOnDropHandle::new(tokio::spawn(completed)))
                 }
-                None => PendingReply::Now(unanswered(&id)),
+                None => PendingReply::Ready(unanswered(&id)),
             }
         };
-        self.answers.into_iter().map(&mut due).collect()
+        self.replies.into_iter().map(&mut reply).collect()
     }
 }
 
@@ -153,44 +180,44 @@ impl Stream for VerdictStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        // First what is there: what is read in between would be asked for by itself.
-        if matches!(this.due.front(), None | Some(PendingReply::Later(_))) {
-            if let Some(answer) = this.read(cx) {
-                return Poll::Ready(Some(Ok(answer)));
+        // Replies that are ready go first: requests read in between would be resolved by themselves.
+        if matches!(this.ready.front(), None | Some(PendingReply::Writing(_))) {
+            if let Some(reply) = this.read(cx) {
+                return Poll::Ready(Some(Ok(reply)));
             }
-            this.ask();
-            while let Poll::Ready(Some(answers)) = this.asked.poll_next_unpin(cx) {
-                this.in_asked -= answers.len();
-                this.due.extend(answers);
+            this.resolve();
+            while let Poll::Ready(Some(replies)) = this.resolving.poll_next_unpin(cx) {
+                this.in_resolving -= replies.len();
+                this.ready.extend(replies);
             }
         }
-        match this.due.pop_front() {
-            Some(PendingReply::Now(answer)) => Poll::Ready(Some(Ok(answer))),
-            Some(PendingReply::Later(mut later)) => match later.poll_unpin(cx) {
-                Poll::Ready(answer) => Poll::Ready(Some(Ok(answer.unwrap_or_else(|_| unanswered(&this.id))))),
+        match this.ready.pop_front() {
+            Some(PendingReply::Ready(reply)) => Poll::Ready(Some(Ok(reply))),
+            Some(PendingReply::Writing(mut writing)) => match writing.poll_unpin(cx) {
+                Poll::Ready(reply) => Poll::Ready(Some(Ok(reply.unwrap_or_else(|_| unanswered(&this.id))))),
                 Poll::Pending => {
-                    this.due.push_front(PendingReply::Later(later));
+                    this.ready.push_front(PendingReply::Writing(writing));
                     Poll::Pending
                 }
             },
             None => match &mut this.requests {
-                Incoming::Ended(status) if this.in_asked == 0 => Poll::Ready(status.take().map(Err)),
+                Incoming::Ended(status) if this.in_resolving == 0 => Poll::Ready(status.take().map(Err)),
                 _ => Poll::Pending,
             },
         }
     }
 }
 
-fn answer_with(judged: Result<Verdict, Error>, id: &RequestId) -> Reply {
-    judged.map_or_else(|error| failure(error, id), Reply::Verdict)
+fn reply_with(verdict: Result<Verdict, Error>, id: &RequestId) -> Reply {
+    verdict.map_or_else(|error| failure(error, id), Reply::Verdict)
 }
 
-/// Only a fault of ours leads here, which has been logged.
+/// The reply where a request was lost by a bug of this server, which has been logged.
 fn unanswered(id: &RequestId) -> Reply {
     failure(Error::Internal("a request of a stream was not answered".to_owned()), id)
 }
 
-/// An error, as an answer among others.
+/// An error as one reply among others.
 fn failure(error: Error, id: &RequestId) -> Reply {
     let status = status::of(error, id);
     let details = status.get_error_details();

@@ -268,7 +268,7 @@ async fn leave_a_debt(server: &Server) {
     let id = UserId::parse(&user_id).unwrap();
     let engine = &server.app.engine;
     let now = server.clock.now();
-    engine.accounts.change(&id, change, Some(DebtCause::AccountDisabled), now).await.unwrap().unwrap();
+    engine.accounts().change(&id, change, Some(DebtCause::AccountDisabled), now).await.unwrap().unwrap();
     engine.settle_debts().await.unwrap();
     assert!(is_live(&client.validate(&token).await), "a young debt belongs to the request that made it");
     server.clock.advance(Duration::from_secs(16));
@@ -279,7 +279,7 @@ async fn leave_a_debt(server: &Server) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(client.rejection(&token).await.reason(), RejectionReason::AccountDisabled);
-    while !engine.accounts.debts(server.clock.now(), 10).await.unwrap().is_empty() {
+    while !engine.accounts().debts(server.clock.now(), 10).await.unwrap().is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(20), "it is settled and not crossed out");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -81,10 +81,10 @@ async fn a_token_that_is_dead_changes_no_password(#[values(Store::Embedded, Stor
     let old = client.login("alice", "").await.token;
     client.login("alice", "").await;
     for (token, reason) in [(old.as_str(), "REPLACED"), ("rubbish", "MALFORMED")] {
-        let hashes = server.app.engine.passwords.hashes();
+        let hashes = server.app.engine.passwords().hasher().hashes();
         let status = change(client, token, PASSWORD, NEW).await.unwrap_err();
         assert_eq!((status.code(), parts(&status).1.as_str()), (Code::Unauthenticated, reason));
-        assert_eq!(server.app.engine.passwords.hashes(), hashes);
+        assert_eq!(server.app.engine.passwords().hasher().hashes(), hashes);
     }
     client.login("alice", "").await;
 }
@@ -118,12 +118,12 @@ async fn a_password_that_was_reset_meanwhile_is_not_overwritten(
     let client = &server.client;
     let user_id = client.user("alice").await;
     let token = client.login("alice", "").await.token;
-    let before = server.app.engine.passwords.hashes();
+    let before = server.app.engine.passwords().hasher().hashes();
     let thief = tokio::spawn({
         let client = client.clone();
         async move { change(&client, &token, PASSWORD, "the thief's own new password").await }
     });
-    while server.app.engine.passwords.hashes() == before {
+    while server.app.engine.passwords().hasher().hashes() == before {
         tokio::task::yield_now().await;
     }
     let message = pb::SetPasswordRequest { user_id, password: NEW.into() };

@@ -74,13 +74,13 @@ async fn nobody_is_called(url: &str, names: &[&str]) {
     let settings = [("ACCOUNTS__URL", url), ("ACCOUNTS__LOOKUP", select)];
     let server = Server::with(Store::Embedded, &settings).await;
     for name in names {
-        let before = server.app.engine.passwords.hashes();
+        let before = server.app.engine.passwords().hasher().hashes();
         let refused = server.client.try_login(login_request(name, "phone")).await.unwrap_err();
         assert_eq!(
             (parts(&refused).0, parts(&refused).1.as_str()),
             (Code::Unauthenticated, "INVALID_CREDENTIALS")
         );
-        assert_eq!(server.app.engine.passwords.hashes() - before, 1, "{name}");
+        assert_eq!(server.app.engine.passwords().hasher().hashes() - before, 1, "{name}");
     }
 }
 

@@ -21,7 +21,7 @@ use crate::support::{
 /// The hash of the usual password.
 async fn usual_hash(server: &Server) -> String {
     let password = Password::presented(PASSWORD.into()).unwrap();
-    server.app.engine.passwords.hash(password).await.unwrap().as_str().to_owned()
+    server.app.engine.passwords().hasher().hash(password).await.unwrap().as_str().to_owned()
 }
 
 fn account(line: u64, user_id: &str, username: &str, hash: &str) -> ImportedAccount {

@@ -60,7 +60,7 @@ async fn a_slot_that_two_clients_fight_over_stays_with_its_holder_for_a_while(
         client.login("alice", device).await;
     }
     client.try_login(login_request("alice", phone)).await.unwrap_err();
-    assert_eq!(server.app.engine.counts.kick_wars.get(), 2);
+    assert_eq!(server.app.engine.metrics().kick_wars.get(), 2);
 }
 
 #[rstest]
@@ -86,7 +86,7 @@ async fn a_thief_who_logs_in_again_and_again_does_not_close_the_slot_for_the_own
     let back = login_from(client, "phone", owner).await.unwrap();
     client.rejection(&last).await;
     client.session(&back.token).await;
-    assert_eq!(server.app.engine.counts.kick_wars.get(), 1);
+    assert_eq!(server.app.engine.metrics().kick_wars.get(), 1);
 }
 
 #[rstest]

@@ -97,10 +97,14 @@ async fn an_unknown_user_and_a_wrong_password_are_told_the_same(
     for (username, password) in
         [("alice", "wrong password"), ("nobody", PASSWORD), ("disabled", "wrong password"), ("alice", "x")]
     {
-        let before = server.app.engine.passwords.hashes();
+        let before = server.app.engine.passwords().hasher().hashes();
         let message = pb::LoginRequest { password: password.into(), ..login_request(username, "") };
         let status = client.try_login(message).await.unwrap_err();
-        assert_eq!(server.app.engine.passwords.hashes() - before, 1, "{username}: exactly one hash");
+        assert_eq!(
+            server.app.engine.passwords().hasher().hashes() - before,
+            1,
+            "{username}: exactly one hash"
+        );
         told.push((parts(&status), status.message().to_owned(), status.details().to_vec()));
     }
     assert_eq!(told[0].0, (Code::Unauthenticated, "INVALID_CREDENTIALS".into(), vec![]));
@@ -156,10 +160,14 @@ async fn what_is_wrong_with_a_login_is_named(#[values(Store::Embedded, Store::Re
         (pb::LoginRequest { device: "a\nb".into(), ..usual() }, "device"),
     ] {
         let shown = format!("{message:?}");
-        let before = server.app.engine.passwords.hashes();
+        let before = server.app.engine.passwords().hasher().hashes();
         let status = client.try_login(message).await.unwrap_err();
         assert_invalid(&status, field);
-        assert_eq!(server.app.engine.passwords.hashes(), before, "{shown}: refused before any hash");
+        assert_eq!(
+            server.app.engine.passwords().hasher().hashes(),
+            before,
+            "{shown}: refused before any hash"
+        );
     }
 }
 

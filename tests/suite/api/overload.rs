@@ -101,7 +101,7 @@ async fn flood(server: &Server, times: f64, hashes: f64, from: impl Fn(usize) ->
     let capacity = capacity(server).await;
     let deadline = Duration::from_secs_f64(hashes / capacity);
     let pause = Duration::from_secs_f64(1.0 / (times * capacity));
-    let before = server.app.engine.passwords.hashes();
+    let before = server.app.engine.passwords().hasher().hashes();
     let begun = Instant::now();
     let mut logins = JoinSet::new();
     let mut sent = 0;
@@ -128,7 +128,7 @@ async fn flood(server: &Server, times: f64, hashes: f64, from: impl Fn(usize) ->
             }
         }
     }
-    let hashes = u32::try_from(server.app.engine.passwords.hashes() - before).unwrap();
+    let hashes = u32::try_from(server.app.engine.passwords().hasher().hashes() - before).unwrap();
     let flood = Flood { capacity, sent, done, shed, hashes, took: begun.elapsed() };
     println!(
         "capacity {:.1}/s; deadline {deadline:?}; {} sent in {:.1} s; {} done in time, {} shed, {} hashes; goodput {:.2}",
@@ -226,7 +226,7 @@ async fn a_deadline_that_cannot_be_met_costs_no_hash_and_no_attempt() {
     let server = server(&[("PASSWORD__ITERATIONS", "20")]).await;
     // The first check shows how long one takes.
     server.client.login("user1", "").await;
-    let before = server.app.engine.passwords.hashes();
+    let before = server.app.engine.passwords().hasher().hashes();
     let message = pb::LoginRequest { password: "wrong".into(), ..login_request("user0", "") };
     for _ in 0..20 {
         let mut request = Request::new(message.clone());
@@ -235,7 +235,7 @@ async fn a_deadline_that_cannot_be_met_costs_no_hash_and_no_attempt() {
         let late = [Code::DeadlineExceeded, Code::ResourceExhausted, Code::Cancelled];
         assert!(late.contains(&status.code()), "{status:?}");
     }
-    assert_eq!(server.app.engine.passwords.hashes(), before);
+    assert_eq!(server.app.engine.passwords().hasher().hashes(), before);
     server.until_settled("user0").await;
     server.client.login("user0", "").await;
 }
@@ -243,7 +243,7 @@ async fn a_deadline_that_cannot_be_met_costs_no_hash_and_no_attempt() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_hangs_up_before_its_hash_begins_has_not_tried() {
     let server = server(&[("PASSWORD__ITERATIONS", "30")]).await;
-    let passwords = &server.app.engine.passwords;
+    let passwords = server.app.engine.passwords().hasher();
     let before = passwords.hashes();
     let mut busy = JoinSet::new();
     for number in 1..4 {

@@ -18,13 +18,13 @@ use crate::support::{
 
 async fn stored(server: &Server, user_id: &str) -> PasswordHash {
     let id = UserId::parse(user_id).unwrap();
-    server.app.engine.accounts.get(&id).await.unwrap().unwrap().password
+    server.app.engine.accounts().get(&id).await.unwrap().unwrap().password
 }
 
 /// Puts another hash in the place of the one that is stored.
 async fn store_hash(server: &Server, user_id: &str, hash: &str) {
     let id = UserId::parse(user_id).unwrap();
-    let accounts = &server.app.engine.accounts;
+    let accounts = server.app.engine.accounts();
     let current = accounts.get(&id).await.unwrap().unwrap();
     let new = PasswordHash::new(hash.into());
     accounts.rehash(&current.username, &id, &current.password, &new).await.unwrap();
@@ -110,7 +110,7 @@ async fn users_log_in_with_the_hashes_they_have_and_get_better_ones(
 
     let client = &server.client;
     let user_id = client.user("alice").await;
-    let passwords = &server.app.engine.passwords;
+    let passwords = server.app.engine.passwords().hasher();
     for (old, form) in OTHERS {
         store_hash(&server, &user_id, old).await;
         let before = (passwords.hashes(), passwords.renewals());
@@ -143,7 +143,7 @@ async fn a_hash_that_saw_only_a_part_of_the_password_stays_so_that_nobody_has_an
     let client = &server.client;
     let user_id = client.user("alice").await;
     store_hash(&server, &user_id, LONG).await;
-    let passwords = &server.app.engine.passwords;
+    let passwords = server.app.engine.passwords().hasher();
     let before = passwords.renewals();
     let long = "long password, ".repeat(12);
     for typed in [&*long, &long[..72], &format!("{}, and what not", &long[..72])] {
@@ -162,7 +162,7 @@ async fn every_login_that_fails_costs_one_hash_and_looks_the_same(
 
     let client = &server.client;
     let user_id = client.user("alice").await;
-    let passwords = &server.app.engine.passwords;
+    let passwords = server.app.engine.passwords().hasher();
     let current = stored(&server, &user_id).await;
     let mut answers = Vec::new();
     let mut fail = async |username: &str, password: &str| {
@@ -241,7 +241,7 @@ async fn a_new_password_is_refused_with_the_reason(#[values(Store::Embedded, Sto
     let client = &server.client;
     let user_id = client.user("alice@example.com").await;
     let before = stored(&server, &user_id).await;
-    let hashes = server.app.engine.passwords.hashes();
+    let hashes = server.app.engine.passwords().hasher().hashes();
     for (password, reason) in [
         ("", "is missing"),
         ("fourteen of it", "must be at least 15 code points"),
@@ -269,7 +269,7 @@ async fn a_new_password_is_refused_with_the_reason(#[values(Store::Embedded, Sto
         }
     }
     assert_eq!(stored(&server, &user_id).await, before);
-    assert_eq!(server.app.engine.passwords.hashes(), hashes, "no hash was made");
+    assert_eq!(server.app.engine.passwords().hasher().hashes(), hashes, "no hash was made");
     let nobody = pb::SetPasswordRequest { user_id: "nobody".into(), password: PASSWORD.into() };
     let status = client.accounts.clone().set_password(client.admin(nobody)).await.unwrap_err();
     assert_eq!(parts(&status).1, "ACCOUNT_NOT_FOUND");

@@ -52,12 +52,12 @@ async fn a_login_that_overlaps_a_disable_or_a_delete_does_not_survive_it(
         let client = &server.client;
         let name = if delete { "bob" } else { "alice" };
         let user_id = client.user(name).await;
-        let before = server.app.engine.passwords.hashes();
+        let before = server.app.engine.passwords().hasher().hashes();
         let login = tokio::spawn({
             let client = client.clone();
             async move { client.try_login(login_request(name, "")).await }
         });
-        while server.app.engine.passwords.hashes() == before {
+        while server.app.engine.passwords().hasher().hashes() == before {
             tokio::task::yield_now().await;
         }
         if delete {
@@ -90,22 +90,23 @@ async fn a_login_that_overlaps_a_password_change_does_not_survive_it(
     // So that its own hash is made before the login begins, and only the change itself overlaps.
     let engine = &server.app.engine;
     let hash = engine
-        .passwords
+        .passwords()
+        .hasher()
         .hash(latchkey::domain::password::Password::presented("another password".into()).unwrap())
         .await
         .unwrap();
     let id = latchkey::domain::types::UserId::parse(&user_id).unwrap();
-    let before = engine.passwords.hashes();
+    let before = engine.passwords().hasher().hashes();
     let login = tokio::spawn({
         let client = client.clone();
         async move { client.try_login(login_request("alice", "")).await }
     });
-    while engine.passwords.hashes() == before {
+    while engine.passwords().hasher().hashes() == before {
         tokio::task::yield_now().await;
     }
     let change = AccountChange::Password(hash);
     let now = server.clock.now();
-    engine.accounts.change(&id, change, Some(DebtCause::CredentialsChanged), now).await.unwrap();
+    engine.accounts().change(&id, change, Some(DebtCause::CredentialsChanged), now).await.unwrap();
     server.clock.advance(std::time::Duration::from_mins(1));
     engine.settle_debts().await.unwrap();
     match login.await.unwrap() {

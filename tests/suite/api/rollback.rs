@@ -43,7 +43,7 @@ async fn sessions_that_a_lost_login_brings_back_are_ended() {
     client.session(&displaced).await;
     let watch = client.watch(&displaced).await;
     // The twin: without the token that proves it, nobody can know.
-    assert_eq!(server.app.engine.counts.rollbacks.get(), 0);
+    assert_eq!(server.app.engine.metrics().rollbacks.get(), 0);
 
     assert_eq!(client.rejection(&lost).await.reason(), RejectionReason::UnknownSession);
     assert_eq!(client.rejection(&displaced).await.reason(), RejectionReason::UnknownSession);
@@ -53,7 +53,7 @@ async fn sessions_that_a_lost_login_brings_back_are_ended() {
         let rejection = client.rejection(&lost).await;
         assert_eq!((rejection.reason(), rejection.terminal), (RejectionReason::UnknownSession, false));
     }
-    assert_eq!(server.app.engine.counts.rollbacks.get(), 1, "it is told once");
+    assert_eq!(server.app.engine.metrics().rollbacks.get(), 1, "it is told once");
 
     let next = client.login("alice", "next").await.token;
     client.session(&next).await;
@@ -79,7 +79,7 @@ async fn a_lost_login_is_found_by_whatever_looks_at_its_token() {
         }
         assert_eq!(client.rejection(&displaced).await.reason(), RejectionReason::UnknownSession);
     }
-    assert_eq!(server.app.engine.counts.rollbacks.get(), 2);
+    assert_eq!(server.app.engine.metrics().rollbacks.get(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,6 +92,6 @@ async fn a_store_that_was_wiped_knows_nobody_and_goes_on() {
     assert_eq!(client.rejection(&token).await.reason(), RejectionReason::UnknownSession);
     client.session(&client.login("alice", "").await.token).await;
     // Nothing of the lost time comes back with a backup, either.
-    let read = server.app.engine.sessions.load(&UserId::parse(&user_id).unwrap()).await.unwrap();
+    let read = server.app.engine.sessions().load(&UserId::parse(&user_id).unwrap()).await.unwrap();
     assert!(read.state.fence.is_some());
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use latchkey::domain::validate::{Judged, Lookup, Verdict};
 use latchkey::{
     grpc::pb::{self, RejectionReason, validate_response::Verdict},
     store::embedded::Database,
@@ -242,10 +243,14 @@ async fn after_the_process_was_held_up_a_batch_needs_the_epoch_and_not_the_store
     let engine = &server.app.engine;
     // For longer than what is known of the epoch counts.
     std::thread::sleep(Duration::from_millis(1100));
-    let unjudged = tokens.iter().map(|token| engine.validate_at_once(token, false, None).unwrap_err());
-    let judged = engine.judge_all(unjudged.collect()).await;
+    let pending = tokens.iter().map(|token| match engine.validate_from_memory(token, false, None) {
+        Lookup::Miss(pending) => pending,
+        Lookup::Hit(verdict) => panic!("memory gave {verdict:?}"),
+    });
+    let judged = engine.resolve_all(pending.collect()).await;
     assert_eq!(judged.len(), 3);
     for (judged, name) in judged.into_iter().zip(["alice", "bob", "carol"]) {
-        assert_eq!(judged.unwrap().unwrap().unwrap().username(), name);
+        let Ok(Judged::Done(Verdict::Live(session))) = judged else { panic!("{judged:?}") };
+        assert_eq!(session.username(), name);
     }
 }

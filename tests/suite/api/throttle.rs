@@ -62,12 +62,12 @@ async fn after_five_wrong_passwords_one_waits_and_no_hash_is_computed_for_it(
     for _ in 0..5 {
         assert_eq!(reason(&refused(client, guess("alice", "198.51.100.1")).await), "INVALID_CREDENTIALS");
     }
-    let hashes = server.app.engine.passwords.hashes();
+    let hashes = server.app.engine.passwords().hasher().hashes();
     let status = client.try_login(login_request("alice", "")).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "THROTTLED"));
     let wait = retry_after(&status);
     assert!(wait > Duration::from_millis(900) && wait <= Duration::from_secs(1), "{wait:?}");
-    assert_eq!(server.app.engine.passwords.hashes(), hashes);
+    assert_eq!(server.app.engine.passwords().hasher().hashes(), hashes);
 
     server.clock.advance(wait);
     client.login("alice", "").await;
@@ -92,9 +92,9 @@ async fn an_unknown_name_is_throttled_exactly_as_a_known_one(
     for name in ["alice", "nobody", "disabled", "malformed"] {
         let mut answers = Vec::new();
         for _ in 0..9 {
-            let before = server.app.engine.passwords.hashes();
+            let before = server.app.engine.passwords().hasher().hashes();
             let status = refused(client, guess(name, "198.51.100.1")).await;
-            let hashes = server.app.engine.passwords.hashes() - before;
+            let hashes = server.app.engine.passwords().hasher().hashes() - before;
             let expected = u64::from(reason(&status) == "INVALID_CREDENTIALS");
             assert_eq!(hashes, expected, "{name}: {status:?}");
             let wait =
@@ -169,11 +169,11 @@ async fn one_address_cannot_go_through_the_names(#[values(Store::Embedded, Store
         let status = refused(client, guess(&format!("user{number}"), from)).await;
         assert_eq!(reason(&status), "INVALID_CREDENTIALS");
     }
-    let hashes = server.app.engine.passwords.hashes();
+    let hashes = server.app.engine.passwords().hasher().hashes();
     let status = refused(client, guess("user99", "2001:db8::2")).await;
     assert_eq!(reason(&status), "THROTTLED");
     assert!(retry_after(&status) <= Duration::from_mins(3));
-    assert_eq!(server.app.engine.passwords.hashes(), hashes);
+    assert_eq!(server.app.engine.passwords().hasher().hashes(), hashes);
     assert_eq!(standing(client, "alice").await.failures, 0);
 
     client.login("alice", "").await;
@@ -209,7 +209,8 @@ async fn of_101_parallel_guesses_from_50_addresses_over_two_replicas_at_most_100
         let two = Server::beside(&one, settings).await;
         one.client.user("alice").await;
         two.client.user("alice").await;
-        let before = one.app.engine.passwords.hashes() + two.app.engine.passwords.hashes();
+        let before =
+            one.app.engine.passwords().hasher().hashes() + two.app.engine.passwords().hasher().hashes();
         let mut guesses = JoinSet::new();
         for number in 0..101 {
             let client = if number % 2 == 0 { one.client.clone() } else { two.client.clone() };
@@ -217,7 +218,9 @@ async fn of_101_parallel_guesses_from_50_addresses_over_two_replicas_at_most_100
             guesses.spawn(async move { refused(&client, guess("alice", &from)).await });
         }
         let answers = guesses.join_all().await;
-        let checked = one.app.engine.passwords.hashes() + two.app.engine.passwords.hashes() - before;
+        let checked = one.app.engine.passwords().hasher().hashes()
+            + two.app.engine.passwords().hasher().hashes()
+            - before;
         let wrong = answers.iter().filter(|status| reason(status) == "INVALID_CREDENTIALS").count();
         let throttled = answers.iter().filter(|status| reason(status) == "THROTTLED").count();
         assert_eq!((wrong + throttled, checked), (101, wrong as u64));
@@ -309,14 +312,14 @@ async fn those_who_are_known_are_as_all_others_when_their_own_attempts_are_used_
     let mut request = Request::new(login_request("alice", ""));
     request.metadata_mut().insert("x-forwarded-for", home.parse().unwrap());
     client.auth.clone().login(request).await.unwrap();
-    let hashes = server.app.engine.passwords.hashes();
+    let hashes = server.app.engine.passwords().hasher().hashes();
     let mut checked = 0;
     while !standing(client, "alice").await.locked {
         checked += u64::from(reason(&refused(client, guess("alice", home)).await) == "INVALID_CREDENTIALS");
         server.clock.advance(Duration::from_mins(15));
         assert!(checked <= 100, "more than a hundred wrong passwords in a row");
     }
-    assert_eq!((checked, server.app.engine.passwords.hashes() - hashes), (100, 100));
+    assert_eq!((checked, server.app.engine.passwords().hasher().hashes() - hashes), (100, 100));
 }
 
 #[rstest]

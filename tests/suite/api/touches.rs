@@ -48,7 +48,7 @@ async fn a_use_in_the_last_interval_is_recorded_before_its_answer(
     let token = client.login("alice", "").await.token;
     server.clock.advance(IDLE + TOUCH / 2);
     // Nothing is taken any more: what is recorded now is recorded before the answer.
-    server.app.engine.touches.close();
+    server.app.engine.uses().close();
     client.session(&token).await;
     assert!((recorded(&server, &user_id).await - 3630).abs() <= 1);
     // It lapses an interval after a full idle timeout from that use, and not before.

@@ -72,13 +72,13 @@ impl Server {
     pub async fn break_hash(&self, user_id: &str) {
         let (user_id, now) = (UserId::parse(user_id).unwrap(), self.clock.now());
         let change = AccountChange::Password(PasswordHash::new("$unknown$v=1$rubbish".into()));
-        self.app.engine.accounts.change(&user_id, change, None, now).await.unwrap().unwrap();
+        self.app.engine.accounts().change(&user_id, change, None, now).await.unwrap().unwrap();
     }
 
     /// Waits until the uses of sessions that were answered are recorded.
     pub async fn until_recorded(&self) {
         let begun = std::time::Instant::now();
-        while !self.app.engine.touches.is_idle() {
+        while !self.app.engine.uses().is_idle() {
             assert!(begun.elapsed() < std::time::Duration::from_secs(10), "a use is not recorded");
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }

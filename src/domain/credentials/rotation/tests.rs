@@ -39,7 +39,7 @@ fn rotation() -> (Arc<Directory>, Arc<Rotation>) {
         async move {
             loop {
                 let (begun, read) = rotation.read_next().await;
-                rotation.has_looked(begun, read.is_ok());
+                rotation.note_read(begun, read.is_ok());
             }
         }
     });
@@ -50,7 +50,7 @@ fn rotation() -> (Arc<Directory>, Arc<Rotation>) {
 async fn ask(rotation: &Arc<Rotation>) -> usize {
     let asked = (0..1000).map(|_| {
         let rotation = Arc::clone(rotation);
-        tokio::spawn(async move { rotation.look().await.is_ok() })
+        tokio::spawn(async move { rotation.wait_for_read().await.is_ok() })
     });
     futures_util::future::join_all(asked).await.into_iter().filter(|looked| *looked.as_ref().unwrap()).count()
 }
@@ -59,13 +59,13 @@ async fn ask(rotation: &Arc<Rotation>) -> usize {
 async fn a_flood_of_unknown_keys_reads_the_directory_once_in_a_pause() {
     let (directory, rotation) = rotation();
     let reads = || directory.reads.load(Ordering::SeqCst);
-    assert!(rotation.knows_all(), "it has just started");
+    assert!(rotation.is_up_to_date(), "it has just started");
     assert_eq!((ask(&rotation).await, reads()), (1000, 1), "and need not look again");
 
     tokio::time::sleep(DELAY).await;
-    assert!(!rotation.knows_all());
+    assert!(!rotation.is_up_to_date());
     assert_eq!(ask(&rotation).await, 1000);
-    assert!(rotation.knows_all());
+    assert!(rotation.is_up_to_date());
     // Whoever asked during the look may have asked for one more.
     assert!((2..=3).contains(&reads()), "{} reads", reads());
 
@@ -76,5 +76,5 @@ async fn a_flood_of_unknown_keys_reads_the_directory_once_in_a_pause() {
     assert_eq!(ask(&rotation).await, 0);
     assert_eq!(ask(&rotation).await, 0);
     assert!(reads() - before <= 2, "{} reads", reads() - before);
-    assert!(!rotation.knows_all());
+    assert!(!rotation.is_up_to_date());
 }

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::{
-    Engine, Error,
-    audit::{self, Action, Entry},
-    limiter::{Observation, Penalty},
+    Error, Violation,
+    audit::{self, Action, Entry, LimitedAudit},
+    limiter::{LoginLimiter, Observation, Penalty, Standing},
     origin::Origin,
-    password::{Checked, HashingTurn, Password, PasswordHash, Requester},
+    password::{Checked, HashingTurn, NewPassword, Password, PasswordHash, Passwords, Requester},
+    ports::{Accounts, Clock},
     sessions::{ClientMark, UserSessions},
     throttle::{Outcome, Subject},
     types::UserId,
     username::Username,
 };
+use crate::isolation::log_limiter::LogLimiter;
 
 /// A password that somebody presents.
 pub(super) struct PresentedPassword<'a> {
@@ -36,22 +38,76 @@ enum Tried {
     Busy(HashingTurn),
 }
 
-impl Engine {
+/// Checks passwords as attempts that are counted, and hashes new ones.
+pub struct PasswordService {
+    hasher: Arc<Passwords>,
+    limiter: Arc<LoginLimiter>,
+    accounts: Arc<dyn Accounts>,
+    audit: LimitedAudit,
+    clock: Arc<dyn Clock>,
+}
+
+impl PasswordService {
+    /// A service that hashes with `hasher` and limits attempts by `limiter`.
+    pub fn new(
+        hasher: Passwords,
+        limiter: LoginLimiter,
+        accounts: Arc<dyn Accounts>,
+        audit: LimitedAudit,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { hasher: Arc::new(hasher), limiter: Arc::new(limiter), accounts, audit, clock }
+    }
+
+    /// The threads that hash.
+    pub fn hasher(&self) -> &Passwords {
+        &self.hasher
+    }
+
+    /// Checks that a password may be a new one of this user.
+    pub(super) fn check_policy(
+        &self,
+        password: NewPassword,
+        username: &Username,
+    ) -> Result<Password, Violation> {
+        self.hasher.policy().check(password, username)
+    }
+
+    pub(super) async fn hash(&self, password: Password) -> Result<PasswordHash, Error> {
+        self.hasher.hash(password).await
+    }
+
+    /// Forgets the failures of a username and of its account; returns how many there were.
+    pub(super) async fn clear_failures(
+        &self,
+        username: &Username,
+        user_id: Option<&UserId>,
+    ) -> Result<u32, Error> {
+        self.limiter.clear(username, user_id).await
+    }
+
+    /// The state of a username in the login limiter.
+    pub(super) async fn standing(&self, username: &Username) -> Result<Standing, Error> {
+        let others = self.accounts.has_other_names();
+        let found = if others { self.accounts.find(username).await? } else { None };
+        self.limiter.standing(username, found.map(|account| account.user_id).as_ref()).await
+    }
+
     /// Checks a password, once and as an attempt that counts.
     ///
     /// A client that hangs up while it waits leaves the queue, and nothing was counted. From its turn on, its attempt
     /// runs in a task of its own, so that hanging up neither keeps the outcome from being recorded nor has it
     /// recorded as a failure: a hash that has not begun by then is not begun, and the attempt is taken back; one that
     /// has begun counts.
-    pub(super) async fn try_password(
+    pub(super) async fn check(
         &self,
         who: &PresentedPassword<'_>,
         sessions: &UserSessions,
         stored: Option<&PasswordHash>,
     ) -> Result<Checked, Error> {
         let subject = self.subject(who, sessions, stored.is_some());
-        let mut looked = self.gate.look(&subject).await?;
-        let mut place = self.passwords.admit(Requester::from(who.origin))?;
+        let mut looked = self.limiter.look(&subject).await?;
+        let mut place = self.hasher.admit(Requester::from(who.origin))?;
         let mut line = None;
         loop {
             let turn = place.turn().await?;
@@ -60,9 +116,9 @@ impl Engine {
                 Tried::Busy(turn) => place = turn.put_off(),
             }
             if line.is_none() {
-                line = Some(self.gate.line(who.username).await);
+                line = Some(self.limiter.line(who.username).await);
             }
-            looked = self.gate.until_free(&subject).await?;
+            looked = self.limiter.until_free(&subject).await?;
         }
     }
 
@@ -86,7 +142,7 @@ impl Engine {
         who: &PresentedPassword<'_>,
         stored: Option<&PasswordHash>,
     ) -> Result<Tried, Error> {
-        let (gate, passwords) = (Arc::clone(&self.gate), Arc::clone(&self.passwords));
+        let (limiter, hasher) = (Arc::clone(&self.limiter), Arc::clone(&self.hasher));
         let (audit, clock, origin) = (self.audit.clone(), Arc::clone(&self.clock), who.origin.clone());
         let (username, exists) = (who.username.clone(), stored.is_some());
         let (user_id, password, stored) = (who.user_id.clone(), who.password.clone(), stored.cloned());
@@ -98,26 +154,26 @@ impl Engine {
             if waiting.strong_count() == 0 {
                 return;
             }
-            let ticket = match gate.begin(looked).await {
+            let ticket = match limiter.begin(looked).await {
                 Ok(Some(ticket)) => ticket,
                 Ok(None) => return drop(answer.send(Ok(Tried::Busy(turn)))),
                 Err(error) => return drop(answer.send(Err(error))),
             };
             let is_wanted = move || waiting.strong_count() > 0;
             let stored = stored.as_ref().filter(|_| !ticket.is_for_nothing());
-            let checked = passwords.check_in(turn, is_wanted, &user_id, &password, stored).await;
+            let checked = hasher.check_in(turn, is_wanted, &user_id, &password, stored).await;
             let outcome = match &checked {
                 Ok(Checked::Right { .. }) => {
                     // The user does not wait for us to forget earlier failures.
                     let _ = answer.send(checked.map(Tried::Checked));
-                    gate.finish(ticket, Outcome::Right).await;
+                    limiter.finish(ticket, Outcome::Right).await;
                     return;
                 }
                 Ok(Checked::Wrong) => Outcome::Wrong,
                 Err(_) => Outcome::NotMade,
             };
             // Before the answer: the next attempt must find it.
-            let action = match gate.finish(ticket, outcome).await {
+            let action = match limiter.finish(ticket, outcome).await {
                 Penalty::Nothing => None,
                 Penalty::Slowed => Some(Action::AccountSlowed),
                 Penalty::Locked => Some(Action::AccountLocked),
@@ -131,5 +187,28 @@ impl Engine {
         let outcome = answered.await;
         drop(waits);
         outcome.unwrap_or_else(|_| Err(Error::Internal("checking a password failed".into())))
+    }
+
+    /// Brings a hash to the configured kind and cost, in the background: no login fails with it, and none
+    /// gives up its place for it. Where the threads are busy it is left to the next login.
+    pub(super) fn renew(&self, who: &PresentedPassword<'_>, old: &PasswordHash) {
+        if !self.accounts.renews_hashes() {
+            return;
+        }
+        let Some(renewed) = self.hasher.renew(who.password, old) else { return };
+        let (accounts, old) = (Arc::clone(&self.accounts), old.clone());
+        let (username, user_id) = (who.username.clone(), who.user_id.clone());
+        tokio::spawn(async move {
+            let outcome = match renewed.await {
+                Ok(new) => accounts.rehash(&username, &user_id, &old, &new).await.map_err(Error::from),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = outcome {
+                static UNRENEWED: LogLimiter = LogLimiter::new("a password hash could not be renewed", 5);
+                if UNRENEWED.admits("") {
+                    tracing::warn!(user.id = %user_id, error.message = %error, "a password hash could not be renewed; the next login tries again");
+                }
+            }
+        });
     }
 }
