@@ -1,4 +1,4 @@
-# Nothing but crates is downloaded here. No builder extensions are needed.
+# The build downloads only crates and needs no builder extensions.
 
 # The version of rust-toolchain.toml.
 ARG RUST_VERSION=1.95.0
@@ -7,7 +7,7 @@ ARG DEBIAN=bookworm
 FROM rust:${RUST_VERSION}-${DEBIAN} AS build
 WORKDIR /src
 
-# The dependencies by themselves: this layer is built anew only when the lock file changes.
+# Builds the dependencies in a layer of their own, which changes only with the lock file.
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
 COPY crates crates
 RUN mkdir src \
@@ -19,14 +19,14 @@ RUN mkdir src \
 COPY build.rs ./
 COPY proto proto
 COPY src src
-# Cargo goes by time stamps, and those of the sources can be older than what was built above.
+# Cargo compares timestamps, and those of the sources can be older than the build above.
 RUN touch build.rs src/main.rs src/lib.rs \
  && cargo build --release --locked \
  && cp target/release/latchkey /usr/local/bin/
 
 FROM debian:${DEBIAN}-slim
 
-# Numbers, so that an orchestrator can see that this is not root, and volumes can be prepared for it.
+# Numeric ids, so that an orchestrator can verify that this is not root, and volumes can be prepared for it.
 RUN groupadd --gid 10001 latchkey \
  && useradd --uid 10001 --gid latchkey --no-create-home --home-dir /var/lib/latchkey \
       --shell /usr/sbin/nologin latchkey \
@@ -42,7 +42,7 @@ ENV LATCHKEY_DATA_DIR=/var/lib/latchkey \
 USER 10001:10001
 WORKDIR /var/lib/latchkey
 VOLUME /var/lib/latchkey
-# gRPC; HTTP with the probes and the public keys.
+# The gRPC port, and the HTTP port with probes, metrics and public keys.
 EXPOSE 50051 8081
 
 ENTRYPOINT ["latchkey"]

@@ -1,11 +1,11 @@
-# Everything that is done by hand, and everything that CI does. Longer shell stands in scripts/.
+# Targets for developers and CI. Longer shell scripts are in scripts/.
 
 SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Passed on to the program by `run`, `bench`, `growth`, `micro`, `displacement`, `reads` and
-# `commits`, to the test runner by `test`, and to `test-clients` as the languages to test.
+# Arguments for the program (`run`, `bench`, `growth`, `micro`, `displacement`, `reads`, `commits`), for the test runner
+# (`test`), or the languages to test (`test-clients`).
 ARGS ?=
 
 .PHONY: help
@@ -13,11 +13,11 @@ help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: ## Build and serve on the embedded store, in ./latchkey-data (ARGS="..." adds arguments)
+run: ## Build and serve with the embedded store in ./latchkey-data (ARGS="..." adds arguments)
 	cargo run --release --locked -- serve $(ARGS)
 
 .PHONY: test
-test: ## Install what the tests need where it is missing, and run them all (ARGS="name" selects)
+test: ## Install missing test tools and run all tests (ARGS="name" selects)
 	@scripts/test.sh $(ARGS)
 
 .PHONY: test-clients
@@ -25,7 +25,7 @@ test-clients: ## Test the clients in Go, Python, Node.js, Java and Rust against 
 	@scripts/test-clients.sh $(ARGS)
 
 .PHONY: ci
-ci: fmt-check lint docs deny proto test test-clients ## Everything that must pass before a change is merged
+ci: fmt-check lint docs deny proto test test-clients ## Run all checks that must pass before a change is merged
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -37,7 +37,7 @@ fmt-check: ## Check that the code is formatted
 	cargo fmt --all --check
 
 .PHONY: lint
-lint: ## Clippy on everything; a warning is an error
+lint: ## Run Clippy on all code; a warning is an error
 	@scripts/tools.sh install clippy
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
@@ -52,39 +52,39 @@ deny: ## Check licences, bans and sources of the dependencies
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 
 .PHONY: bench
-bench: ## Measure Validate against a bare echo and Login against its bare hash, and write docs/performance
+bench: ## Measure Validate against an echo server and Login against its hash, and update docs/performance
 	@scripts/tools.sh install redis
 	cargo build --release --locked --bin latchkey --bin echo --bin bench
 	cargo run --release --locked --bin bench -- $(ARGS)
 
 .PHONY: growth
-growth: ## Measure a million sessions: memory, start, random users against a few; writes docs/performance
+growth: ## Measure memory, startup and random access with a million sessions, and update docs/performance
 	@scripts/tools.sh install redis
 	cargo build --release --locked --bin latchkey --bin growth
 	cargo run --release --locked --bin growth -- $(ARGS)
 
 .PHONY: micro
-micro: ## Time the pure parts by themselves (ARGS="name" selects)
+micro: ## Run the microbenchmarks (ARGS="name" selects)
 	cargo bench --locked -p latchkey-bench --bench micro -- $(ARGS)
 
 .PHONY: redis-memory
-redis-memory: ## Measure what a user with one session costs in Redis, over 100,000 users
+redis-memory: ## Measure the memory of a user with one session in Redis, over 100,000 users
 	@scripts/tools.sh install redis
 	cargo run --release --locked --bin redis_memory
 
 .PHONY: displacement
-displacement: ## Measure how long after a login the displaced client knows, over 10,000 displacements
+displacement: ## Measure the delay until a displaced client is notified, over 10,000 displacements
 	@scripts/tools.sh install redis
 	cargo build --release --locked --bin latchkey --bin displacement
 	cargo run --release --locked --bin displacement -- $(ARGS)
 
 .PHONY: reads
-reads: ## Measure what it is worth that concurrent loads share round trips to Redis
+reads: ## Measure the gain of batching concurrent loads from Redis
 	@scripts/tools.sh install redis
 	cargo run --release --locked --bin reads -- $(ARGS)
 
 .PHONY: commits
-commits: ## Measure what it is worth that concurrent commits to the embedded store share a transaction
+commits: ## Measure the gain of batching concurrent commits to the embedded store
 	cargo run --release --locked --bin commits -- $(ARGS)
 
 .PHONY: advisories
@@ -93,7 +93,7 @@ advisories: ## Check the dependencies for known vulnerabilities (downloads the R
 	cargo deny --locked check advisories
 
 .PHONY: proto
-proto: ## Lint the protocol, and compare it with that of the last release: nothing that is used may break
+proto: ## Lint the protocol and check it for breaking changes since the last release
 	@scripts/tools.sh install buf
 	"$$(scripts/tools.sh path buf)" lint
 	"$$(scripts/tools.sh path buf)" breaking --against proto/released/latchkey.binpb
@@ -103,12 +103,12 @@ generate: ## Renew the generated code of the Rust client from proto/
 	@scripts/generate.sh
 
 .PHONY: freeze-proto
-freeze-proto: ## Keep the protocol as it is now as that of the last release
+freeze-proto: ## Store the current protocol as that of the last release
 	cargo build --locked --bin latchkey
 	$${CARGO_TARGET_DIR:-target}/debug/latchkey descriptor > proto/released/latchkey.binpb
 
 .PHONY: tools
-tools: ## Install the tools of all targets where they are missing
+tools: ## Install the missing tools of all targets
 	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis postgres mariadb valkey grpcurl \
 	  grpc-health-probe django envoy nginx go node java clients-python
 
@@ -117,5 +117,5 @@ image: ## Build the container image latchkey:dev
 	docker build -t latchkey:dev .
 
 .PHONY: clean
-clean: ## Remove what was built, and the tools below target/
+clean: ## Remove all build output, including the tools below target/
 	cargo clean

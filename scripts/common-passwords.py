@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Makes src/domain/credentials/password/common.txt, the list of common passwords that is compiled in.
+"""Generates src/domain/credentials/password/common.txt, the list of common passwords that is compiled in.
 
     scripts/common-passwords.py DJANGO ZXCVBN > src/domain/credentials/password/common.txt
 
 DJANGO is `django/contrib/auth/common-passwords.txt.gz` of a Django wheel (PyPI, 5.2.19), ZXCVBN is
 `src/passwords.json` of the npm package @zxcvbn-ts/language-common (4.1.3). NOTICE has their licences.
 
-What is shorter than 8 characters is left out, since no policy but one for tests lets it through anyway, and
-so is what a wrong character set has garbled. Folded as src/domain/password/policy.rs folds, sorted by bytes.
+Passwords of less than 8 characters are left out, because the policy does not accept them except in tests, and so are
+passwords with a wrong character encoding. The list is folded as in src/domain/credentials/password/policy.rs and sorted
+by bytes.
 """
 
 import gzip

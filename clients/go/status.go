@@ -15,13 +15,13 @@ import (
 	"latchkey.internal/go/latchkeyv1"
 )
 
-// The domain of every ErrorInfo, as in Latchkey itself.
+// The domain of every ErrorInfo, as in Latchkey.
 const domain = "latchkey"
 
-// When to try again after an outage, as Latchkey itself says.
+// The retry delay after an outage, as in Latchkey.
 const retryAfter = time.Second
 
-// What Latchkey rejected.
+// Denial: Latchkey rejected the token.
 func rejected(rejection *latchkeyv1.Rejection) error {
 	name, known := latchkeyv1.RejectionReason_name[int32(rejection.GetReason())]
 	if !known || rejection.GetReason() == latchkeyv1.RejectionReason_REJECTION_REASON_UNSPECIFIED {
@@ -41,36 +41,36 @@ func rejected(rejection *latchkeyv1.Rejection) error {
 	return of(code, rejection.GetMessage(), strings.TrimPrefix(name, "REJECTION_REASON_"), metadata)
 }
 
-// There is no token to ask about.
+// Denial: the call has no token.
 func tokenRequired() error {
-	return refused(codes.Unauthenticated, "Please log in: there is no access token.", "TOKEN_REQUIRED", nil)
+	return denied(codes.Unauthenticated, "Please log in: there is no access token.", "TOKEN_REQUIRED", nil)
 }
 
-// There is something, and not exactly one token.
+// Denial: `authorization` is not exactly one bearer token.
 func malformed(message string) error {
-	return refused(codes.Unauthenticated, message, "MALFORMED", nil)
+	return denied(codes.Unauthenticated, message, "MALFORMED", nil)
 }
 
-// The session is live, in another slot.
+// Denial: the session is live, but in another slot.
 func slotRequired(slot string) error {
-	return refused(codes.PermissionDenied, "This needs a session in the slot `"+slot+"`.", "SLOT_REQUIRED",
+	return denied(codes.PermissionDenied, "This needs a session in the slot `"+slot+"`.", "SLOT_REQUIRED",
 		map[string]string{"slot": slot})
 }
 
-// The session is live, and its user does not have the role.
+// Denial: the session is live, but its user lacks the role.
 func roleRequired(role string) error {
-	return refused(codes.PermissionDenied, "This needs the role `"+role+"`.", "ROLE_REQUIRED",
+	return denied(codes.PermissionDenied, "This needs the role `"+role+"`.", "ROLE_REQUIRED",
 		map[string]string{"role": role})
 }
 
-// What Latchkey says at gateways. A client may log in again by itself.
-func refused(code codes.Code, message, reason string, about map[string]string) error {
+// A denial with the same text as for gateways. A client may log in again automatically.
+func denied(code codes.Code, message, reason string, about map[string]string) error {
 	metadata := map[string]string{"terminal": "false"}
 	maps.Copy(metadata, about)
 	return of(code, message, reason, metadata)
 }
 
-// There is no verdict. It says nothing about the token, nor why: that is for the log.
+// Error: there is no verdict. It says nothing about the token; the log has the cause.
 func unavailable() error {
 	const message = "the session cannot be checked at the moment: try again"
 	retry := &errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)}

@@ -9,9 +9,9 @@ import (
 	"google.golang.org/grpc"
 )
 
-// StreamInterceptor guards methods that stream. They are checked when they begin, and end when the caller's session
-// does: the context of the handler is cancelled, its stream fails, and the client is told why at once, whether the
-// handler has returned or not.
+// StreamInterceptor guards streaming methods. A stream is validated when it begins, and ends when the session of the
+// caller ends: the context of the handler is cancelled, its stream fails, and the client gets the status at once,
+// whether the handler has returned or not.
 func (g *Guard) StreamInterceptor(
 	service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
 ) error {
@@ -34,8 +34,8 @@ func (g *Guard) StreamInterceptor(
 			cancel(why)
 		}
 	}()
-	// In a goroutine of its own: what it waits for on the stream ends only when the call does, and the call ends
-	// when this function returns.
+	// In a goroutine of its own: operations on the stream block until the call ends, and the call ends when this
+	// function returns.
 	returned := make(chan outcome, 1)
 	go func() { returned <- run(func() error { return handler(service, watched) }) }()
 
@@ -53,7 +53,7 @@ func (g *Guard) StreamInterceptor(
 	}
 }
 
-// A stream whose context knows the caller.
+// A stream whose context has the identity of the caller.
 type identified struct {
 	grpc.ServerStream
 	ctx context.Context
@@ -67,7 +67,7 @@ type watchedStream struct {
 	why atomic.Pointer[error]
 }
 
-// Why the session has ended, if it has.
+// Returns why the session has ended, or nil.
 func (s *watchedStream) ended() error {
 	if why := s.why.Load(); why != nil {
 		return *why
@@ -83,7 +83,7 @@ func (s *watchedStream) SendMsg(message any) error {
 	return s.unlessEnded(func() error { return s.ServerStream.SendMsg(message) })
 }
 
-// The end of the session, too, reaches who waits on the stream as an error of the stream: say which it is.
+// The end of the session makes operations on the stream fail. Returns the denial instead of the error of the stream.
 func (s *watchedStream) unlessEnded(do func() error) error {
 	if why := s.ended(); why != nil {
 		return why
@@ -95,7 +95,7 @@ func (s *watchedStream) unlessEnded(do func() error) error {
 	return err
 }
 
-// How a handler returned.
+// The result of a handler.
 type outcome struct {
 	err      error
 	panicked *panicked

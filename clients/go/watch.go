@@ -13,25 +13,25 @@ import (
 )
 
 const (
-	// How long to wait before watching again, the first time. Then twice as long each time.
+	// The first delay before watching again. It doubles each time.
 	firstPause = 100 * time.Millisecond
-	// How long to wait at most: how old the news of a stream is that may not be watched.
+	// The maximum delay, and so the polling interval of streams that cannot be watched.
 	askEvery = 10 * time.Second
-	// Watches that a guard has open at a time. A connection carries 256 calls at most, or fewer where something
-	// stands between, and every call of the guard's has to find room on it.
+	// The default limit of watches. A connection carries at most 256 calls, or fewer behind a proxy, and all other
+	// calls of the guard need room on it.
 	maxWatches = 100
-	// How long to watch at a time: a connection that is dead and does not say so must not be trusted for ever.
+	// The maximum time of one watch, because a connection can be dead without an error.
 	watchFor = time.Minute
-	// How long streams go on without news of their sessions.
+	// How long streams continue without a verdict on their sessions.
 	outageGrace = time.Minute
 )
 
-var errNoPlace = status.Error(codes.ResourceExhausted, "the guard watches as many streams as it may")
+var errNoPlace = status.Error(codes.ResourceExhausted, "the guard has reached its limit of watched streams")
 
-// Waits until the session has ended: what its caller is told. Nothing, once the context is done.
+// Waits until the session has ended, and returns the denial for its caller, or nil once the context is done.
 //
-// A watch that breaks says nothing of the session, so that Latchkey is asked; and where a session cannot be watched it
-// is asked again and again.
+// A watch that breaks says nothing about the session, so its token is validated. A session that cannot be watched is
+// validated periodically.
 func (g *Guard) untilEnd(ctx context.Context, method, token string) error {
 	live := time.Now()
 	pause := firstPause
@@ -45,7 +45,7 @@ func (g *Guard) untilEnd(ctx context.Context, method, token string) error {
 		}
 		if status.Code(err) == codes.ResourceExhausted {
 			g.tellOnce.Do(func() {
-				g.logger.WarnContext(ctx, "some streams are not watched, and asked about every 10 s", "error", err)
+				g.logger.WarnContext(ctx, "some streams are not watched and are validated every 10 s instead", "error", err)
 			})
 		}
 		wait := jittered(pause)
@@ -58,7 +58,7 @@ func (g *Guard) untilEnd(ctx context.Context, method, token string) error {
 		case ctx.Err() != nil:
 			return nil
 		case time.Since(live) >= g.outageGrace:
-			g.logger.WarnContext(ctx, "a stream ends, because latchkey is away", "method", method, "error", err)
+			g.logger.WarnContext(ctx, "ended a stream because latchkey is unavailable", "method", method, "error", err)
 			return unavailable()
 		default:
 			wait = min(wait, time.Until(live.Add(g.outageGrace)))
@@ -72,7 +72,7 @@ func (g *Guard) untilEnd(ctx context.Context, method, token string) error {
 	}
 }
 
-// Watches a session for as long as that goes well: whether it did for a while, and the rejection once it has ended.
+// Watches a session until the watch breaks. Returns whether it received a session, and the rejection if it has ended.
 func (g *Guard) watch(ctx context.Context, token string) (bool, *latchkeyv1.Rejection, error) {
 	select {
 	case g.places <- struct{}{}:
@@ -80,7 +80,7 @@ func (g *Guard) watch(ctx context.Context, token string) (bool, *latchkeyv1.Reje
 	default:
 		return false, nil, errNoPlace
 	}
-	// It answers at once how the session stands; then it is silent until the session ends.
+	// The first message comes at once, the next one when the session ends.
 	ctx, cancel := context.WithTimeout(g.outgoing(ctx), jittered(g.watchFor))
 	defer cancel()
 	news, err := g.latchkey.WatchSession(ctx, &latchkeyv1.WatchSessionRequest{Token: token})
@@ -96,13 +96,13 @@ func (g *Guard) watch(ctx context.Context, token string) (bool, *latchkeyv1.Reje
 		case told.GetRejection() != nil:
 			return watched, told.GetRejection(), nil
 		case told.GetSession() == nil:
-			return watched, nil, errors.New("latchkey told of neither a session nor its end")
+			return watched, nil, errors.New("latchkey sent neither a session nor a rejection")
 		}
 		watched = true
 	}
 }
 
-// Somewhat less: not all that began at once shall end at once.
+// Shortens a pause at random, so that streams that began together do not reconnect together.
 func jittered(pause time.Duration) time.Duration {
 	return time.Duration(float64(pause) * (0.5 + rand.Float64()/2))
 }

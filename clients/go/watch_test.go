@@ -19,20 +19,20 @@ import (
 	"latchkey.internal/go/latchkeyv1"
 )
 
-// A Latchkey whose sessions end when it is told, and whose watches break when it is told.
+// A fake Latchkey whose sessions end, and whose watches break, on demand.
 type watchedLatchkey struct {
 	latchkeyv1.UnimplementedAuthServiceServer
-	// What Validate answers to who only peeks, if not that the session is live.
+	// The answer of Validate with peek, instead of a live session.
 	verdict atomic.Pointer[latchkeyv1.ValidateResponse]
 	failure atomic.Pointer[status.Status]
 	asked   atomic.Int32
 	peeked  atomic.Int32
-	// What becomes of a watch, and what to tell at the end.
-	watched atomic.Int32
-	refused *status.Status
-	breaks  chan struct{}
-	end     chan *latchkeyv1.Rejection
-	headers metadata.MD
+	// How a watch ends.
+	watched    atomic.Int32
+	watchError *status.Status
+	breaks     chan struct{}
+	end        chan *latchkeyv1.Rejection
+	headers    metadata.MD
 }
 
 func newWatched() *watchedLatchkey {
@@ -61,8 +61,8 @@ func (l *watchedLatchkey) WatchSession(
 ) error {
 	l.headers, _ = metadata.FromIncomingContext(told.Context())
 	l.watched.Add(1)
-	if l.refused != nil {
-		return l.refused.Err()
+	if l.watchError != nil {
+		return l.watchError.Err()
 	}
 	session := &latchkeyv1.WatchSessionResponse_Session{Session: live().GetSession()}
 	if err := told.Send(&latchkeyv1.WatchSessionResponse{Verdict: session}); err != nil {
@@ -93,7 +93,7 @@ type chatty struct {
 	panics   bool
 }
 
-// Waits for requests that do not come.
+// Waits for requests that never arrive.
 func (c *chatty) Chat(stream grpc.BidiStreamingServer[samplev1.GreetRequest, samplev1.GreetResponse]) error {
 	if c.panics {
 		panic(errors.New("a fault of the handler's"))
@@ -124,7 +124,7 @@ func serve(t *testing.T, register func(*grpc.Server), options ...grpc.ServerOpti
 	return conn
 }
 
-// A stream that runs, before this Latchkey.
+// Starts a stream that is guarded with this Latchkey.
 func chat(
 	t *testing.T, latchkey *watchedLatchkey, options ...Option,
 ) (*chatty, grpc.BidiStreamingClient[samplev1.GreetRequest, samplev1.GreetResponse]) {
@@ -192,7 +192,7 @@ func TestASessionThatCannotBeWatchedIsAskedAbout(t *testing.T) {
 	for name, options := range map[string][]Option{"by latchkey": nil, "by the guard": {WithMaxWatches(0)}} {
 		t.Run(name, func(t *testing.T) {
 			latchkey := newWatched()
-			latchkey.refused = status.New(codes.ResourceExhausted, "too many")
+			latchkey.watchError = status.New(codes.ResourceExhausted, "too many")
 			_, stream := chat(t, latchkey, options...)
 			eventually(t, "asked twice", func() bool { return latchkey.peeked.Load() >= 2 })
 			latchkey.verdict.Store(rejection(replaced()))
@@ -207,7 +207,7 @@ func TestASessionThatCannotBeWatchedIsAskedAbout(t *testing.T) {
 
 func TestAStreamOutlivesAnOutageForAWhile(t *testing.T) {
 	latchkey := newWatched()
-	latchkey.refused = status.New(codes.Unavailable, "away")
+	latchkey.watchError = status.New(codes.Unavailable, "away")
 	latchkey.failure.Store(status.New(codes.PermissionDenied, "no verdict either"))
 	begun := time.Now()
 	_, stream := chat(t, latchkey, WithOutageGrace(500*time.Millisecond))

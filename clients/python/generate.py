@@ -1,4 +1,4 @@
-"""Writes src/latchkey/v1 and, for the tests, tests/sample/v1: `python generate.py` with requirements-dev.txt."""
+"""Generates src/latchkey/v1 and, for the tests, tests/sample/v1. Needs requirements-dev.txt."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ def generate(source: Path, into: Path) -> None:
 
 
 if __name__ == "__main__":
-    # Elsewhere only to compare.
+    # Another root is used to compare.
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     generate(HERE / "../../proto", root / "src")
     generate(HERE / "../sample", root / "tests")

@@ -30,15 +30,15 @@ type Account struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Stable and opaque.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// As it was given, in Unicode NFC. Unique without regard to case.
+	// As it was given, in Unicode NFC. Unique, case-insensitively.
 	Username string `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
-	// Roles that go into the user's tokens and verdicts. Latchkey gives them no meaning.
+	// Roles, which appear in the user's tokens and verdicts. Latchkey attaches no meaning to them.
 	Roles []string `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
-	// Whether the account is disabled at this moment.
+	// Whether the account is disabled now.
 	Disabled bool `protobuf:"varint,4,opt,name=disabled,proto3" json:"disabled,omitempty"`
-	// Where set, the account is disabled until then and enabled from then on by itself.
+	// If set, the account is disabled until then and is enabled automatically afterwards.
 	DisabledUntil *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=disabled_until,json=disabledUntil,proto3" json:"disabled_until,omitempty"`
-	// When it was created. Unset where accounts.lookup reads a table of somebody else's.
+	// When it was created. Unset if `accounts.lookup` reads another system's table.
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -119,12 +119,12 @@ func (x *Account) GetCreatedAt() *timestamppb.Timestamp {
 // Request of CreateAccount.
 type CreateAccountRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 254 code points, no control characters, no white space at either end. Stored in Unicode
-	// NFC, compared without regard to case.
+	// 1 to 254 code points, no control characters, no white space at either end. Stored in Unicode NFC, compared
+	// case-insensitively.
 	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
-	// At least `password.min_length` code points (15 unless configured otherwise) and at most 256, exactly
-	// as typed. Not one of the most common passwords, nor the username, nor the name of the service, each
-	// compared as a whole and without regard to case. No rules of composition.
+	// The password, exactly as typed: at least `password.min_length` code points (15 by default), at most 256. It
+	// must not be one of the most common passwords, the username or the name of the service; these are compared as
+	// a whole and case-insensitively. There are no composition rules.
 	Password string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
 	// At most 32 roles of 1 to 64 characters: letters, digits and `_ - . : /`.
 	Roles         []string `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
@@ -232,7 +232,7 @@ func (x *CreateAccountResponse) GetAccount() *Account {
 // Request of GetAccount.
 type GetAccountRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which account.
+	// Identifies the account.
 	//
 	// Types that are valid to be assigned to Key:
 	//
@@ -303,12 +303,12 @@ type isGetAccountRequest_Key interface {
 }
 
 type GetAccountRequest_UserId struct {
-	// By id.
+	// Its id.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3,oneof"`
 }
 
 type GetAccountRequest_Username struct {
-	// By username.
+	// Its username.
 	Username string `protobuf:"bytes,2,opt,name=username,proto3,oneof"`
 }
 
@@ -321,7 +321,7 @@ type GetAccountResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The account.
 	Account *Account `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
-	// How it stands with those who try its password.
+	// The state of the login limiter for its username.
 	LoginThrottle *LoginThrottle `protobuf:"bytes,2,opt,name=login_throttle,json=loginThrottle,proto3" json:"login_throttle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -371,14 +371,14 @@ func (x *GetAccountResponse) GetLoginThrottle() *LoginThrottle {
 	return nil
 }
 
-// How a username stands with those who try its password.
+// The state of the login limiter for a username.
 type LoginThrottle struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Failed logins since the last one that succeeded.
+	// The number of failed logins since the last successful one.
 	Failures uint32 `protobuf:"varint,1,opt,name=failures,proto3" json:"failures,omitempty"`
-	// No login is let through, right password or not, until UnlockAccount or SetPassword.
+	// No login is accepted, even with the right password, until UnlockAccount or SetPassword is called.
 	Locked bool `protobuf:"varint,2,opt,name=locked,proto3" json:"locked,omitempty"`
-	// When the next login is let through, where that is not now.
+	// When the next login is accepted. Unset if it is accepted now.
 	NextAttemptAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_attempt_at,json=nextAttemptAt,proto3" json:"next_attempt_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -438,7 +438,7 @@ func (x *LoginThrottle) GetNextAttemptAt() *timestamppb.Timestamp {
 // Request of UnlockAccount.
 type UnlockAccountRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which account.
+	// Identifies the account.
 	//
 	// Types that are valid to be assigned to Key:
 	//
@@ -509,12 +509,12 @@ type isUnlockAccountRequest_Key interface {
 }
 
 type UnlockAccountRequest_UserId struct {
-	// By id.
+	// Its id.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3,oneof"`
 }
 
 type UnlockAccountRequest_Username struct {
-	// By username.
+	// Its username.
 	Username string `protobuf:"bytes,2,opt,name=username,proto3,oneof"`
 }
 
@@ -525,7 +525,7 @@ func (*UnlockAccountRequest_Username) isUnlockAccountRequest_Key() {}
 // Response of UnlockAccount.
 type UnlockAccountResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many failed logins were forgotten.
+	// The number of failed logins that were counted before.
 	Failures      uint32 `protobuf:"varint,1,opt,name=failures,proto3" json:"failures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -571,9 +571,9 @@ func (x *UnlockAccountResponse) GetFailures() uint32 {
 // Request of ListAccounts.
 type ListAccountsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most this many; 0 means 100, and more than 1,000 is taken as 1,000.
+	// The maximum number of accounts. 0 means 100; values above 1,000 mean 1,000.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first page.
+	// The `next_page_token` of the previous page; empty for the first page.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -628,7 +628,7 @@ type ListAccountsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A page of accounts, in the order of their usernames.
 	Accounts []*Account `protobuf:"bytes,1,rep,name=accounts,proto3" json:"accounts,omitempty"`
-	// Ask for the next page with it; empty on the last page.
+	// The `page_token` for the next page; empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -681,16 +681,15 @@ func (x *ListAccountsResponse) GetNextPageToken() string {
 // Request of UpdateAccount.
 type UpdateAccountRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which account.
+	// The id of the account.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// The new roles, in place of all old ones. To take every role away, send none and name `roles` in
-	// `update_mask`.
+	// The new roles, which replace all old ones. To remove all roles, send none and name `roles` in `update_mask`.
 	Roles []string `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
-	// True disables until further notice, or until `disabled_until`; false enables.
+	// True disables the account, until `disabled_until` if that is set. False enables it.
 	Disabled *bool `protobuf:"varint,3,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
-	// Disable until then. Must lie in the future, and does not go with `disabled: false`.
+	// Disables the account until then. Must be in the future, and must not be combined with `disabled: false`.
 	DisabledUntil *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=disabled_until,json=disabledUntil,proto3" json:"disabled_until,omitempty"`
-	// Which of `roles`, `disabled` and `disabled_until` to change. Without it: those that are set.
+	// Which of `roles`, `disabled` and `disabled_until` to change. If unset: those that are set.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,5,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -764,9 +763,9 @@ func (x *UpdateAccountRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
 // Response of UpdateAccount.
 type UpdateAccountResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The account as it is now.
+	// The account after the change.
 	Account *Account `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
-	// How many live sessions this ended.
+	// The number of live sessions that this call ended.
 	Ended         uint32 `protobuf:"varint,2,opt,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -819,7 +818,7 @@ func (x *UpdateAccountResponse) GetEnded() uint32 {
 // Request of SetPassword.
 type SetPasswordRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which account.
+	// The id of the account.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	// As in CreateAccountRequest.
 	Password      string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
@@ -874,7 +873,7 @@ func (x *SetPasswordRequest) GetPassword() string {
 // Response of SetPassword.
 type SetPasswordResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many live sessions this ended.
+	// The number of live sessions that this call ended.
 	Ended         uint32 `protobuf:"varint,1,opt,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -920,7 +919,7 @@ func (x *SetPasswordResponse) GetEnded() uint32 {
 // Request of DeleteAccount.
 type DeleteAccountRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which account.
+	// The id of the account.
 	UserId        string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -966,7 +965,7 @@ func (x *DeleteAccountRequest) GetUserId() string {
 // Response of DeleteAccount.
 type DeleteAccountResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many live sessions this ended.
+	// The number of live sessions that this call ended.
 	Ended         uint32 `protobuf:"varint,1,opt,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1009,12 +1008,12 @@ func (x *DeleteAccountResponse) GetEnded() uint32 {
 	return 0
 }
 
-// A request of ImportAccounts: some of the accounts.
+// A request of ImportAccounts, with some of the accounts.
 type ImportAccountsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 1,000, and at most 64 KiB with everything else in the message.
+	// At most 1,000 accounts. The whole message may have at most 64 KiB.
 	Accounts []*ImportedAccount `protobuf:"bytes,1,rep,name=accounts,proto3" json:"accounts,omitempty"`
-	// Say what would become of these accounts, and add none.
+	// Report what would happen to these accounts, without adding any.
 	ValidateOnly  bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1064,27 +1063,27 @@ func (x *ImportAccountsRequest) GetValidateOnly() bool {
 	return false
 }
 
-// An account that comes from somewhere else.
+// An account of another system.
 type ImportedAccount struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where it stands in what it comes from, such as the line of a file. Refusals name it.
+	// Its position in the source, such as the line of a file. It is returned with an account that was not imported.
 	Line uint64 `protobuf:"varint,1,opt,name=line,proto3" json:"line,omitempty"`
-	// 1 to 128 printable ASCII characters, never to change: services know the user by it. Where it is empty
-	// a new account gets an id of ours, and an account is already there if its username is.
+	// 1 to 128 printable ASCII characters. It never changes: services identify the user by it. If it is empty, a new
+	// account gets a generated id, and an account exists already if its username does.
 	UserId string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// 1 to 254 code points, no control characters, no white space at either end. Stored in Unicode
-	// NFC, compared without regard to case.
+	// 1 to 254 code points, no control characters, no white space at either end. Stored in Unicode NFC, compared
+	// case-insensitively.
 	Username string `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
-	// The hash of the password in the format that it is stored in, at most 512 bytes. What begins with `!`
-	// is an account that nobody can log in to by password.
+	// The password hash in its stored format, at most 512 bytes. If it begins with `!`, nobody can log in to the
+	// account by password.
 	PasswordHash string `protobuf:"bytes,4,opt,name=password_hash,json=passwordHash,proto3" json:"password_hash,omitempty"`
 	// At most 32 roles of 1 to 64 characters: letters, digits and `_ - . : /`.
 	Roles []string `protobuf:"bytes,5,rep,name=roles,proto3" json:"roles,omitempty"`
-	// Whether the account is disabled, until further notice or until `disabled_until`.
+	// Whether the account is disabled, until `disabled_until` if that is set.
 	Disabled bool `protobuf:"varint,6,opt,name=disabled,proto3" json:"disabled,omitempty"`
-	// Where set, the account is disabled until then.
+	// If set, the account is disabled until then.
 	DisabledUntil *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=disabled_until,json=disabledUntil,proto3" json:"disabled_until,omitempty"`
-	// When it was created, in 1970 or later; where it is not set: now.
+	// When it was created, in 1970 or later. Unset: now.
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1176,17 +1175,16 @@ func (x *ImportedAccount) GetCreatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
-// Response of ImportAccounts. The three counts are complete and add up to the number of accounts that
-// were sent.
+// Response of ImportAccounts. The three counts are complete and add up to the number of accounts that were sent.
 type ImportAccountsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many were added, or would be.
+	// The number of accounts that were added, or would be.
 	Added uint64 `protobuf:"varint,1,opt,name=added,proto3" json:"added,omitempty"`
-	// How many were there already, and were left as they are.
+	// The number of accounts that existed already and were left unchanged.
 	Present uint64 `protobuf:"varint,2,opt,name=present,proto3" json:"present,omitempty"`
-	// How many were refused.
+	// The number of invalid accounts, which were not imported.
 	Refused uint64 `protobuf:"varint,3,opt,name=refused,proto3" json:"refused,omitempty"`
-	// Which were refused and why: the first 1,000. To learn all, send no more than 1,000 accounts in a call.
+	// The first 1,000 of the invalid accounts, with the reasons. Send at most 1,000 accounts in a call to get all.
 	Refusals      []*RefusedAccount `protobuf:"bytes,4,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1250,16 +1248,16 @@ func (x *ImportAccountsResponse) GetRefusals() []*RefusedAccount {
 	return nil
 }
 
-// An account that was not imported.
+// An invalid account, which was not imported.
 type RefusedAccount struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The `line` that was sent with it.
 	Line uint64 `protobuf:"varint,1,opt,name=line,proto3" json:"line,omitempty"`
 	// The `username` that was sent with it, or its first 254 code points.
 	Username string `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
-	// The field of `ImportedAccount` that is to blame.
+	// The field of `ImportedAccount` that is invalid.
 	Field string `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
-	// What is wrong with it and what would be right, to be read after the field's name.
+	// What is wrong with it and what would be right, to be read after the name of the field.
 	Description   string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

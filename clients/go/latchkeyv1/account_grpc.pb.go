@@ -35,45 +35,48 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// The accounts that can log in. For callers with the role `admin`: send the admin key in the metadata
-// `x-latchkey-key`.
+// Manages the accounts that can log in. For callers with the role `admin`, such as the holder of the admin key,
+// which is sent in the metadata `x-latchkey-key`.
 //
-// Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-// (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE). An RPC
-// that ends sessions and answers UNAVAILABLE may have changed the account already; the sessions then
-// end without a retry, within about twenty seconds of the change or of the store being back. A retry
-// ends them at once.
+// Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+// INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+// DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL). If accounts belong to another system
+// (`accounts.lookup`), RPCs that change or list accounts answer FAILED_PRECONDITION (ACCOUNTS_READ_ONLY); so do
+// those that name an account by id, unless `accounts.lookup_by_id` is set.
+//
+// An RPC that ends sessions and answers UNAVAILABLE may have changed the account already. The sessions then end
+// without a retry, within about twenty seconds after the change, or after the store is back. A retry ends them at
+// once.
 type AccountServiceClient interface {
 	// Creates an account. Errors: ALREADY_EXISTS (ACCOUNT_EXISTS).
 	CreateAccount(ctx context.Context, in *CreateAccountRequest, opts ...grpc.CallOption) (*CreateAccountResponse, error)
-	// Reads one account, by id or by username. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+	// Returns one account, by id or by username. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
 	GetAccount(ctx context.Context, in *GetAccountRequest, opts ...grpc.CallOption) (*GetAccountResponse, error)
-	// Lists accounts in the order of their usernames, a page at a time.
+	// Lists accounts in the order of their usernames, one page at a time.
 	ListAccounts(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error)
-	// Changes roles, disables or enables. Disabling ends every session of the user in the same step.
-	// Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+	// Changes the roles of an account, or disables or enables it. Disabling ends every session of the user before
+	// the call is answered. Idempotent. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
 	UpdateAccount(ctx context.Context, in *UpdateAccountRequest, opts ...grpc.CallOption) (*UpdateAccountResponse, error)
-	// Sets a new password, ends every session of the user (CREDENTIALS_CHANGED) and forgets the failed
-	// logins. Errors: NOT_FOUND
-	// (ACCOUNT_NOT_FOUND).
+	// Sets a new password, ends every session of the user (CREDENTIALS_CHANGED) and resets the count of failed
+	// logins. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
 	SetPassword(ctx context.Context, in *SetPasswordRequest, opts ...grpc.CallOption) (*SetPasswordResponse, error)
-	// Forgets the failed logins of a username, so that it can be tried again at once: the way back for a
-	// username that was locked after too many failures. By username also where there is no such account.
-	// SetPassword does the same. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND), by id only.
+	// Resets the count of failed logins of a username, and so unlocks one that was locked after too many of them.
+	// By username it also works if there is no such account. SetPassword does the same. Idempotent. Errors:
+	// NOT_FOUND (ACCOUNT_NOT_FOUND), by id only.
 	UnlockAccount(ctx context.Context, in *UnlockAccountRequest, opts ...grpc.CallOption) (*UnlockAccountResponse, error)
-	// Deletes an account and ends its sessions (ACCOUNT_DISABLED). Its id is never given out again; its
-	// username may be. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+	// Deletes an account and ends its sessions (ACCOUNT_DISABLED). Its id is never assigned again; its username can
+	// be. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
 	DeleteAccount(ctx context.Context, in *DeleteAccountRequest, opts ...grpc.CallOption) (*DeleteAccountResponse, error)
-	// Adds accounts that come from somewhere else, with the hashes of their passwords. As many messages as
-	// you like: each is added as a whole before the next is read, and the time between two messages is bounded
-	// by `server.request_timeout`, not the whole call.
+	// Imports accounts from another system, with their password hashes. The stream may have any number of messages.
+	// Each message is stored as a whole before the next one is read. `server.request_timeout` limits the time
+	// between two messages, not the whole call.
 	//
-	// Safe to repeat: an account that is there already is left as it is, its password above all, which its
-	// user may have changed since. A call that breaks keeps the messages that were added; send everything
-	// again. What is wrong with one account refuses that account and no other.
+	// Idempotent: an account that exists already is left unchanged, including its password, which the user may have
+	// changed since. If the call fails, the messages stored so far remain; send everything again. An invalid
+	// account is not imported; it does not affect the others.
 	//
-	// Errors: FAILED_PRECONDITION (ACCOUNTS_READ_ONLY), DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) where the next
-	// message does not come, UNAVAILABLE (SHUTTING_DOWN) where the server stops.
+	// Errors: DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) if the next message does not arrive in time; UNAVAILABLE
+	// (SHUTTING_DOWN) if the server stops.
 	ImportAccounts(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportAccountsRequest, ImportAccountsResponse], error)
 }
 
@@ -172,45 +175,48 @@ type AccountService_ImportAccountsClient = grpc.ClientStreamingClient[ImportAcco
 // All implementations must embed UnimplementedAccountServiceServer
 // for forward compatibility.
 //
-// The accounts that can log in. For callers with the role `admin`: send the admin key in the metadata
-// `x-latchkey-key`.
+// Manages the accounts that can log in. For callers with the role `admin`, such as the holder of the admin key,
+// which is sent in the metadata `x-latchkey-key`.
 //
-// Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-// (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE). An RPC
-// that ends sessions and answers UNAVAILABLE may have changed the account already; the sessions then
-// end without a retry, within about twenty seconds of the change or of the store being back. A retry
-// ends them at once.
+// Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+// INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+// DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL). If accounts belong to another system
+// (`accounts.lookup`), RPCs that change or list accounts answer FAILED_PRECONDITION (ACCOUNTS_READ_ONLY); so do
+// those that name an account by id, unless `accounts.lookup_by_id` is set.
+//
+// An RPC that ends sessions and answers UNAVAILABLE may have changed the account already. The sessions then end
+// without a retry, within about twenty seconds after the change, or after the store is back. A retry ends them at
+// once.
 type AccountServiceServer interface {
 	// Creates an account. Errors: ALREADY_EXISTS (ACCOUNT_EXISTS).
 	CreateAccount(context.Context, *CreateAccountRequest) (*CreateAccountResponse, error)
-	// Reads one account, by id or by username. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+	// Returns one account, by id or by username. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
 	GetAccount(context.Context, *GetAccountRequest) (*GetAccountResponse, error)
-	// Lists accounts in the order of their usernames, a page at a time.
+	// Lists accounts in the order of their usernames, one page at a time.
 	ListAccounts(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error)
-	// Changes roles, disables or enables. Disabling ends every session of the user in the same step.
-	// Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+	// Changes the roles of an account, or disables or enables it. Disabling ends every session of the user before
+	// the call is answered. Idempotent. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
 	UpdateAccount(context.Context, *UpdateAccountRequest) (*UpdateAccountResponse, error)
-	// Sets a new password, ends every session of the user (CREDENTIALS_CHANGED) and forgets the failed
-	// logins. Errors: NOT_FOUND
-	// (ACCOUNT_NOT_FOUND).
+	// Sets a new password, ends every session of the user (CREDENTIALS_CHANGED) and resets the count of failed
+	// logins. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
 	SetPassword(context.Context, *SetPasswordRequest) (*SetPasswordResponse, error)
-	// Forgets the failed logins of a username, so that it can be tried again at once: the way back for a
-	// username that was locked after too many failures. By username also where there is no such account.
-	// SetPassword does the same. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND), by id only.
+	// Resets the count of failed logins of a username, and so unlocks one that was locked after too many of them.
+	// By username it also works if there is no such account. SetPassword does the same. Idempotent. Errors:
+	// NOT_FOUND (ACCOUNT_NOT_FOUND), by id only.
 	UnlockAccount(context.Context, *UnlockAccountRequest) (*UnlockAccountResponse, error)
-	// Deletes an account and ends its sessions (ACCOUNT_DISABLED). Its id is never given out again; its
-	// username may be. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+	// Deletes an account and ends its sessions (ACCOUNT_DISABLED). Its id is never assigned again; its username can
+	// be. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
 	DeleteAccount(context.Context, *DeleteAccountRequest) (*DeleteAccountResponse, error)
-	// Adds accounts that come from somewhere else, with the hashes of their passwords. As many messages as
-	// you like: each is added as a whole before the next is read, and the time between two messages is bounded
-	// by `server.request_timeout`, not the whole call.
+	// Imports accounts from another system, with their password hashes. The stream may have any number of messages.
+	// Each message is stored as a whole before the next one is read. `server.request_timeout` limits the time
+	// between two messages, not the whole call.
 	//
-	// Safe to repeat: an account that is there already is left as it is, its password above all, which its
-	// user may have changed since. A call that breaks keeps the messages that were added; send everything
-	// again. What is wrong with one account refuses that account and no other.
+	// Idempotent: an account that exists already is left unchanged, including its password, which the user may have
+	// changed since. If the call fails, the messages stored so far remain; send everything again. An invalid
+	// account is not imported; it does not affect the others.
 	//
-	// Errors: FAILED_PRECONDITION (ACCOUNTS_READ_ONLY), DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) where the next
-	// message does not come, UNAVAILABLE (SHUTTING_DOWN) where the server stops.
+	// Errors: DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) if the next message does not arrive in time; UNAVAILABLE
+	// (SHUTTING_DOWN) if the server stops.
 	ImportAccounts(grpc.ClientStreamingServer[ImportAccountsRequest, ImportAccountsResponse]) error
 	mustEmbedUnimplementedAccountServiceServer()
 }

@@ -25,7 +25,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Which sessions Logout ends.
+// The sessions that Logout ends.
 type LogoutScope int32
 
 const (
@@ -33,7 +33,7 @@ const (
 	LogoutScope_LOGOUT_SCOPE_UNSPECIFIED LogoutScope = 0
 	// The session of the token.
 	LogoutScope_LOGOUT_SCOPE_THIS LogoutScope = 1
-	// Every session of the user but that of the token.
+	// Every session of the user except that of the token.
 	LogoutScope_LOGOUT_SCOPE_OTHERS LogoutScope = 2
 	// Every session of the user.
 	LogoutScope_LOGOUT_SCOPE_ALL LogoutScope = 3
@@ -82,30 +82,29 @@ func (LogoutScope) EnumDescriptor() ([]byte, []int) {
 	return file_latchkey_v1_auth_proto_rawDescGZIP(), []int{0}
 }
 
-// One login of one user in one slot.
+// A session: one login of one user in one slot.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 128 random bits in base32; the token's `jti`.
 	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// The account's stable, opaque id; the token's `sub`.
+	// The stable, opaque id of the account; the token's `sub`.
 	UserId string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// The username, as the account has it since this user's latest login or account change.
+	// The username, as of the user's latest login or account change.
 	Username string `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
-	// The kind of client in which only the latest login lives.
+	// The slot: the kind of client in which only the latest login lives.
 	Slot string `protobuf:"bytes,4,opt,name=slot,proto3" json:"slot,omitempty"`
-	// What the client called itself when it logged in.
+	// The name that the client gave itself at login.
 	Device string `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
-	// The user's roles, as the account has them since this user's latest login or account change. They
-	// can be newer than the token's `roles`.
+	// The user's roles, as of the user's latest login or account change. They can be newer than the token's `roles`.
 	Roles []string `protobuf:"bytes,6,rep,name=roles,proto3" json:"roles,omitempty"`
 	// When the login was committed.
 	IssuedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
 	// The absolute deadline, the token's `exp`. Nothing extends it.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	// The session does not time out for want of use before this moment, and at most one touch interval
-	// (a twentieth of the idle timeout, one minute at the most) after it, unless it is used.
+	// The idle deadline. An unused session never times out before it, and at most one touch interval after it (a
+	// twentieth of the idle timeout, at most one minute).
 	IdleExpiresAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=idle_expires_at,json=idleExpiresAt,proto3" json:"idle_expires_at,omitempty"`
-	// The latest use that was recorded, at most one touch interval before the latest use. Only in
+	// The latest recorded use, at most one touch interval older than the latest use. Only in
 	// SessionService.ListSessions.
 	LastSeenAt    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_seen_at,json=lastSeenAt,proto3" json:"last_seen_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -215,22 +214,22 @@ func (x *Session) GetLastSeenAt() *timestamppb.Timestamp {
 // Request of Login.
 type LoginRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The username, 1 to 254 code points. Compared without regard to case, after Unicode NFC.
+	// The username, 1 to 254 code points. Compared case-insensitively, after Unicode NFC.
 	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
 	// The password, exactly as typed, at most 4,096 bytes in UTF-8.
 	Password string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
-	// The slot to log in to; one of the configured ones. Empty means the first of them ("default").
+	// The slot to log in to; one of the configured slots. Empty: the first of them ("default").
 	Slot string `protobuf:"bytes,3,opt,name=slot,proto3" json:"slot,omitempty"`
-	// A name of the client that a displaced user would recognise, such as "Android" or "Firefox on
-	// Linux". At most 128 code points, no control characters.
+	// A name of the client that a displaced user will recognise, such as "Android" or "Firefox on Linux". At most
+	// 128 code points, no control characters.
 	Device string `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
-	// Names this login, for repeating it: 1 to 128 visible ASCII characters, such as a UUID. Within 60
-	// seconds a login of the same user with the same key and the right password opens nothing and displaces
-	// nobody: it answers with the session that the first one opened, without `displaced`, or, if that has
-	// ended, with its RejectionReason. Empty: every login is a new one.
+	// Identifies this login, so that it can be repeated: 1 to 128 visible ASCII characters, such as a UUID. Within
+	// 60 seconds, a login of the same user with the same key and the right password opens no session and displaces
+	// none: it returns the session that the first one opened, without `displaced`, or the RejectionReason if that
+	// session has ended. Empty: every login is a new one.
 	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	// Displace whoever holds the slot although the server's `session.on_limit` is `deny`: for a user who was
-	// shown the SESSION_LIMIT and chose to go on here.
+	// Displace the holder of the slot although the server's `session.on_limit` is `deny`. For a user who was shown
+	// SESSION_LIMIT and chose to continue here.
 	Takeover      bool `protobuf:"varint,6,opt,name=takeover,proto3" json:"takeover,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -308,7 +307,7 @@ func (x *LoginRequest) GetTakeover() bool {
 	return false
 }
 
-// A session that a login pushed out.
+// A session that a login displaced.
 type DisplacedSession struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id of the session.
@@ -384,8 +383,8 @@ func (x *DisplacedSession) GetIssuedAt() *timestamppb.Timestamp {
 // Response of Login.
 type LoginResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The access token, a JWT (RFC 9068, `typ: at+jwt`). A secret: do not log it. Empty for a page that gets it
-	// in a cookie.
+	// The access token, a JWT (RFC 9068, `typ: at+jwt`). A secret: do not log it. Empty if the token was sent in a
+	// cookie to a page.
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// The session that was opened.
 	Session *Session `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
@@ -451,9 +450,9 @@ type ValidateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The token. Empty: taken from the metadata `authorization: Bearer ...`.
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	// Answer without sliding the idle timeout, for polling in the background.
+	// Return the verdict without sliding the idle timeout, for polling in the background.
 	Peek bool `protobuf:"varint,2,opt,name=peek,proto3" json:"peek,omitempty"`
-	// How old the answer may be. Zero reads the primary store; unset means the server's
+	// The maximum age of the answer. Zero reads the primary store. Unset means the server's
 	// `validate.max_staleness`. The answer is never older than this.
 	MaxStaleness  *durationpb.Duration `protobuf:"bytes,3,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -514,14 +513,14 @@ func (x *ValidateRequest) GetMaxStaleness() *durationpb.Duration {
 // Response of Validate.
 type ValidateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What is true of the token.
+	// The verdict on the token.
 	//
 	// Types that are valid to be assigned to Verdict:
 	//
 	//	*ValidateResponse_Session
 	//	*ValidateResponse_Rejection
 	Verdict isValidateResponse_Verdict `protobuf_oneof:"verdict"`
-	// Only in ValidateStream: why there is no verdict. Never take it for one.
+	// Only in ValidateStream: why there is no verdict. Never take it for a verdict.
 	Failure       *Failure `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -616,7 +615,7 @@ type Failure struct {
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// A sentence for developers.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	// When to try again, where that can help.
+	// When to try again, if that can help.
 	RetryAfter    *durationpb.Duration `protobuf:"bytes,4,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -738,9 +737,9 @@ func (x *LogoutRequest) GetScope() LogoutScope {
 // Response of Logout.
 type LogoutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many live sessions this call ended.
+	// The number of live sessions that this call ended.
 	Ended uint32 `protobuf:"varint,1,opt,name=ended,proto3" json:"ended,omitempty"`
-	// Set where the token was already dead: what had happened to it. Nothing was ended then.
+	// Set if the token was already dead: why. No session was ended then.
 	Rejection     *Rejection `protobuf:"bytes,2,opt,name=rejection,proto3" json:"rejection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -839,7 +838,7 @@ func (x *WatchSessionRequest) GetToken() string {
 // Response of WatchSession: first a session, last a rejection.
 type WatchSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What is true of the token.
+	// The verdict on the token.
 	//
 	// Types that are valid to be assigned to Verdict:
 	//
@@ -910,7 +909,7 @@ type isWatchSessionResponse_Verdict interface {
 }
 
 type WatchSessionResponse_Session struct {
-	// The session is live, and this is how it stands. The first message, and only that.
+	// The session is live. Only the first message.
 	Session *Session `protobuf:"bytes,1,opt,name=session,proto3,oneof"`
 }
 
@@ -930,7 +929,7 @@ type ChangePasswordRequest struct {
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// The current password, exactly as typed. A wrong one counts as a failed login.
 	CurrentPassword string `protobuf:"bytes,2,opt,name=current_password,json=currentPassword,proto3" json:"current_password,omitempty"`
-	// The new one, exactly as typed, under the rules of AccountService.CreateAccount.
+	// The new password, exactly as typed, under the rules of AccountService.CreateAccount.
 	NewPassword   string `protobuf:"bytes,3,opt,name=new_password,json=newPassword,proto3" json:"new_password,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -990,7 +989,7 @@ func (x *ChangePasswordRequest) GetNewPassword() string {
 // Response of ChangePassword.
 type ChangePasswordResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many other live sessions this ended.
+	// The number of other live sessions that this call ended.
 	Ended         uint32 `protobuf:"varint,1,opt,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1073,8 +1072,8 @@ func (*GetJwksRequest) Descriptor() ([]byte, []int) {
 // Response of GetJwks.
 type GetJwksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A JSON Web Key Set, RFC 7517 section 5. Without keys where tokens are signed with HS256, which has
-	// no public key.
+	// A JSON Web Key Set, RFC 7517 section 5. It has no keys if tokens are signed with HS256, which has no public
+	// key.
 	Jwks          string `protobuf:"bytes,1,opt,name=jwks,proto3" json:"jwks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

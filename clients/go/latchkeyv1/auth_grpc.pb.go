@@ -34,86 +34,97 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Logs users in and out, and answers for their tokens.
+// Logs users in and out, and validates their tokens.
 //
-// Where a request's `token` is empty it is taken from the metadata `authorization: Bearer ...`, so
-// that a service can forward what it received.
+// If the `token` of a request is empty, it is taken from the metadata `authorization: Bearer ...`, so that a
+// service can forward what it received.
 //
-// With the server's `browser.set_cookie` a page of one of its `browser.origins` (by gRPC-Web, or through a
-// gateway that passes `origin` and `cookie` on), or whoever sends the metadata `x-latchkey-cookie: true`, gets
-// the token in a cookie: Login answers with the metadata `set-cookie`, ready for a browser, and Logout with one
-// that clears it, where it ended the session or found it dead. From them, a token that is sent in no other way is
-// taken from the cookie.
+// Cookies: with the server's `browser.set_cookie`, a page of one of its `browser.origins` (through gRPC-Web, or
+// through a gateway that forwards `origin` and `cookie`) gets the token in a cookie, and so does a caller that
+// sends the metadata `x-latchkey-cookie: true`. Login then answers with the metadata `set-cookie`, ready for a
+// browser. Logout answers with one that clears the cookie if it ended the session or found it dead. For these
+// callers, a request without another token takes it from the cookie.
+//
+// Every caller that can reach the port may call every RPC, except Validate and ValidateStream with
+// `access.validate = "caller"`.
+//
+// Errors of every RPC: INVALID_ARGUMENT (INVALID_REQUEST), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED
+// (DEADLINE_EXCEEDED), INTERNAL (INTERNAL), and UNAVAILABLE (STORE_UNAVAILABLE) where a store is needed.
 type AuthServiceClient interface {
-	// Checks a password and opens a session. The new session takes its slot at once: when this has
-	// answered, every Validate of the displaced session's token that starts later is rejected as
-	// REPLACED.
+	// Checks a password and opens a session. The new session takes its slot at once: every Validate of the
+	// displaced session's token that starts after this call was answered is rejected as REPLACED.
 	//
-	// Errors: INVALID_ARGUMENT (INVALID_REQUEST); UNAUTHENTICATED (INVALID_CREDENTIALS), the same for
-	// an unknown user and a wrong password; PERMISSION_DENIED (ACCOUNT_DISABLED), only for the right
-	// password; FAILED_PRECONDITION (SESSION_LIMIT), only for the right password, where the slot is full
-	// and the server's `session.on_limit` is `deny`: `takeover` gets in; RESOURCE_EXHAUSTED (THROTTLED)
-	// after too many wrong passwords for this username or from this address, whether there is such an
-	// account or not, and, only for the right password, where the slot has changed hands too often of late;
-	// UNAUTHENTICATED with the RejectionReason where the session that `idempotency_key` names has ended;
-	// RESOURCE_EXHAUSTED (OVERLOADED); UNAVAILABLE (STORE_UNAVAILABLE), after which the login may or may
-	// not have taken place: log in again, with the same `idempotency_key` if there was one.
+	// Errors:
+	//   - UNAUTHENTICATED (INVALID_CREDENTIALS): unknown user or wrong password, without a difference.
+	//   - PERMISSION_DENIED (ACCOUNT_DISABLED): only with the right password.
+	//   - FAILED_PRECONDITION (SESSION_LIMIT): the slot is full and the server's `session.on_limit` is `deny`. Only
+	//     with the right password. A login with `takeover` succeeds.
+	//   - RESOURCE_EXHAUSTED (THROTTLED): too many failed logins for this username, whether it exists or not, or from
+	//     this address; or, only with the right password, a kick war over the slot.
+	//   - UNAUTHENTICATED with the RejectionReason: the session that `idempotency_key` names has ended.
+	//   - UNAVAILABLE (STORE_UNAVAILABLE): the login may or may not have taken effect. Repeat it, with the same
+	//     `idempotency_key` if there was one.
+	//
+	// Idempotent within 60 seconds if `idempotency_key` is set. Otherwise every call opens another session.
 	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
-	// Says whether a token's session is live, and slides its idle timeout.
+	// Returns the verdict on a token, and slides the idle timeout of its session unless `peek` is set.
 	//
-	// A token that is not good is an answer, not an error: the verdict is then a rejection. Any status
-	// other than OK means that Latchkey could not answer or would not serve this caller; never take it
-	// for a verdict.
+	// A bad token is an answer, not an error: the verdict is then a rejection. Any status other than OK means that
+	// Latchkey could not answer or would not serve this caller. Never take it for a verdict.
 	//
-	// Errors: INVALID_ARGUMENT where there is no token at all; UNAVAILABLE (STORE_UNAVAILABLE);
-	// RESOURCE_EXHAUSTED (OVERLOADED).
+	// With `access.validate = "caller"` it is for callers with the role `validator`.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_REQUEST) if there is no token at all; UNAUTHENTICATED
+	// (CALLER_UNAUTHENTICATED) and PERMISSION_DENIED (CALLER_NOT_ALLOWED).
 	//
 	// buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
 	Validate(ctx context.Context, in *ValidateRequest, opts ...grpc.CallOption) (*ValidateResponse, error)
-	// Asks for many verdicts over one stream: for each request one answer, in the order of the requests. A
-	// request is what Validate takes, and its answer what Validate answers; what Validate would answer with a
-	// status is a `failure`, and the stream goes on. At most 256 requests are worked on at a time; more are
-	// read when answers have been.
+	// Validates many tokens over one stream: one answer for each request, in the order of the requests. Requests,
+	// verdicts and permissions are those of Validate. If Validate would answer with a status, the answer is a
+	// `failure` and the stream goes on. The server works on at most 256 requests of a stream at a time; it reads
+	// further requests once answers have been read.
 	//
-	// Errors: UNAVAILABLE (SHUTTING_DOWN with RetryInfo) where the server stops: what has no answer yet may be
-	// asked again.
+	// Errors: UNAVAILABLE (SHUTTING_DOWN with RetryInfo) if the server stops. Requests without an answer may be
+	// repeated.
 	//
 	// buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
 	// buf:lint:ignore RPC_REQUEST_STANDARD_NAME
 	// buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
 	ValidateStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ValidateRequest, ValidateResponse], error)
-	// Ends the session of the token and, by scope, others of the same user. Idempotent: a token that
-	// is already dead is answered OK with what happened to it, and ends nothing.
+	// Ends the session of the token and, depending on the scope, other sessions of the same user. Idempotent: for a
+	// token that is already dead the answer is OK with the rejection, and no session is ended.
 	//
-	// Errors: as Validate.
+	// Errors: INVALID_ARGUMENT (INVALID_REQUEST) if there is no token at all.
 	Logout(ctx context.Context, in *LogoutRequest, opts ...grpc.CallOption) (*LogoutResponse, error)
-	// Tells the holder of a token the moment its session ends, and why.
+	// Tells the holder of a token at once when its session ends, and why.
 	//
-	// The first message is the `session` as it stands. Then nothing comes until the session ends; the last
-	// message is the `rejection`, and the stream ends with OK. Between the two nothing is missed: what ends
-	// the session while the stream begins is told, too. Every end is told, by whichever server and for
-	// whatever cause, the two time-outs included. The stream is no use of the session: it does not slide
-	// the idle timeout.
+	// The first message is the `session`. The last message is the `rejection`; the stream then ends with OK. There
+	// are no messages in between, and no end is missed: an end while the stream is being opened is reported too, as
+	// are ends on other servers and both timeouts. The stream is not a use of the session: it does not slide the
+	// idle timeout.
 	//
-	// The call is the truth, the stream is a hint: a stream that breaks says nothing about the session. Open
-	// it again, after the delay in the google.rpc.RetryInfo if there is one, and the first message or the
-	// error tells how it stands.
+	// A stream that breaks says nothing about the session. Open it again, after the delay in the
+	// google.rpc.RetryInfo if there is one; the first message or the error is the verdict.
 	//
-	// Errors: UNAUTHENTICATED with the RejectionReason as reason where the token is not good to begin with;
-	// INVALID_ARGUMENT where there is none; UNAVAILABLE (SHUTTING_DOWN with RetryInfo), also in the middle;
-	// UNAVAILABLE (STORE_UNAVAILABLE), only at the beginning: a stream that is open outlives an outage;
-	// RESOURCE_EXHAUSTED (OVERLOADED) where the server holds as many streams as it may.
+	// Errors:
+	// - UNAUTHENTICATED with the RejectionReason: the token is not good when the stream is opened.
+	// - INVALID_ARGUMENT (INVALID_REQUEST): there is no token.
+	// - UNAVAILABLE (SHUTTING_DOWN with RetryInfo): the server stops, possibly in the middle of the stream.
+	// - UNAVAILABLE (STORE_UNAVAILABLE): only when the stream is opened. An open stream outlives an outage.
+	// - RESOURCE_EXHAUSTED (OVERLOADED): too many streams on this server, for this user or for this session.
 	WatchSession(ctx context.Context, in *WatchSessionRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSessionResponse], error)
-	// Sets a new password for the user of a live session who knows the current one, and ends every other
-	// session of the user (CREDENTIALS_CHANGED).
+	// Sets a new password for the user of a live session, who proves the current one, and ends every other session
+	// of the user (CREDENTIALS_CHANGED). Not idempotent: once it has succeeded, the current password is another one.
 	//
-	// Errors: INVALID_ARGUMENT (INVALID_REQUEST), also for a new password that is too short or too common;
-	// UNAUTHENTICATED with the RejectionReason as reason where the token is not good; UNAUTHENTICATED
-	// (INVALID_CREDENTIALS) where the current password is wrong; RESOURCE_EXHAUSTED (THROTTLED,
-	// OVERLOADED); FAILED_PRECONDITION (ACCOUNTS_READ_ONLY); UNAVAILABLE (STORE_UNAVAILABLE).
+	// Errors:
+	// - INVALID_ARGUMENT (INVALID_REQUEST): also for a new password that is too short or too common.
+	// - UNAUTHENTICATED with the RejectionReason: the token is not good.
+	// - UNAUTHENTICATED (INVALID_CREDENTIALS): the current password is wrong.
+	// - RESOURCE_EXHAUSTED (THROTTLED): too many failed attempts.
+	// - FAILED_PRECONDITION (ACCOUNTS_READ_ONLY): accounts belong to another system.
 	ChangePassword(ctx context.Context, in *ChangePasswordRequest, opts ...grpc.CallOption) (*ChangePasswordResponse, error)
-	// The public keys that verify our tokens, as a JSON Web Key Set (RFC 7517). A token that verifies
-	// is authentic; only Validate knows whether it is still the latest.
+	// Returns the public keys that verify tokens, as a JSON Web Key Set (RFC 7517). A token that verifies is
+	// authentic; only Validate knows whether its session is still live.
 	GetJwks(ctx context.Context, in *GetJwksRequest, opts ...grpc.CallOption) (*GetJwksResponse, error)
 }
 
@@ -211,86 +222,97 @@ func (c *authServiceClient) GetJwks(ctx context.Context, in *GetJwksRequest, opt
 // All implementations must embed UnimplementedAuthServiceServer
 // for forward compatibility.
 //
-// Logs users in and out, and answers for their tokens.
+// Logs users in and out, and validates their tokens.
 //
-// Where a request's `token` is empty it is taken from the metadata `authorization: Bearer ...`, so
-// that a service can forward what it received.
+// If the `token` of a request is empty, it is taken from the metadata `authorization: Bearer ...`, so that a
+// service can forward what it received.
 //
-// With the server's `browser.set_cookie` a page of one of its `browser.origins` (by gRPC-Web, or through a
-// gateway that passes `origin` and `cookie` on), or whoever sends the metadata `x-latchkey-cookie: true`, gets
-// the token in a cookie: Login answers with the metadata `set-cookie`, ready for a browser, and Logout with one
-// that clears it, where it ended the session or found it dead. From them, a token that is sent in no other way is
-// taken from the cookie.
+// Cookies: with the server's `browser.set_cookie`, a page of one of its `browser.origins` (through gRPC-Web, or
+// through a gateway that forwards `origin` and `cookie`) gets the token in a cookie, and so does a caller that
+// sends the metadata `x-latchkey-cookie: true`. Login then answers with the metadata `set-cookie`, ready for a
+// browser. Logout answers with one that clears the cookie if it ended the session or found it dead. For these
+// callers, a request without another token takes it from the cookie.
+//
+// Every caller that can reach the port may call every RPC, except Validate and ValidateStream with
+// `access.validate = "caller"`.
+//
+// Errors of every RPC: INVALID_ARGUMENT (INVALID_REQUEST), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED
+// (DEADLINE_EXCEEDED), INTERNAL (INTERNAL), and UNAVAILABLE (STORE_UNAVAILABLE) where a store is needed.
 type AuthServiceServer interface {
-	// Checks a password and opens a session. The new session takes its slot at once: when this has
-	// answered, every Validate of the displaced session's token that starts later is rejected as
-	// REPLACED.
+	// Checks a password and opens a session. The new session takes its slot at once: every Validate of the
+	// displaced session's token that starts after this call was answered is rejected as REPLACED.
 	//
-	// Errors: INVALID_ARGUMENT (INVALID_REQUEST); UNAUTHENTICATED (INVALID_CREDENTIALS), the same for
-	// an unknown user and a wrong password; PERMISSION_DENIED (ACCOUNT_DISABLED), only for the right
-	// password; FAILED_PRECONDITION (SESSION_LIMIT), only for the right password, where the slot is full
-	// and the server's `session.on_limit` is `deny`: `takeover` gets in; RESOURCE_EXHAUSTED (THROTTLED)
-	// after too many wrong passwords for this username or from this address, whether there is such an
-	// account or not, and, only for the right password, where the slot has changed hands too often of late;
-	// UNAUTHENTICATED with the RejectionReason where the session that `idempotency_key` names has ended;
-	// RESOURCE_EXHAUSTED (OVERLOADED); UNAVAILABLE (STORE_UNAVAILABLE), after which the login may or may
-	// not have taken place: log in again, with the same `idempotency_key` if there was one.
+	// Errors:
+	//   - UNAUTHENTICATED (INVALID_CREDENTIALS): unknown user or wrong password, without a difference.
+	//   - PERMISSION_DENIED (ACCOUNT_DISABLED): only with the right password.
+	//   - FAILED_PRECONDITION (SESSION_LIMIT): the slot is full and the server's `session.on_limit` is `deny`. Only
+	//     with the right password. A login with `takeover` succeeds.
+	//   - RESOURCE_EXHAUSTED (THROTTLED): too many failed logins for this username, whether it exists or not, or from
+	//     this address; or, only with the right password, a kick war over the slot.
+	//   - UNAUTHENTICATED with the RejectionReason: the session that `idempotency_key` names has ended.
+	//   - UNAVAILABLE (STORE_UNAVAILABLE): the login may or may not have taken effect. Repeat it, with the same
+	//     `idempotency_key` if there was one.
+	//
+	// Idempotent within 60 seconds if `idempotency_key` is set. Otherwise every call opens another session.
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
-	// Says whether a token's session is live, and slides its idle timeout.
+	// Returns the verdict on a token, and slides the idle timeout of its session unless `peek` is set.
 	//
-	// A token that is not good is an answer, not an error: the verdict is then a rejection. Any status
-	// other than OK means that Latchkey could not answer or would not serve this caller; never take it
-	// for a verdict.
+	// A bad token is an answer, not an error: the verdict is then a rejection. Any status other than OK means that
+	// Latchkey could not answer or would not serve this caller. Never take it for a verdict.
 	//
-	// Errors: INVALID_ARGUMENT where there is no token at all; UNAVAILABLE (STORE_UNAVAILABLE);
-	// RESOURCE_EXHAUSTED (OVERLOADED).
+	// With `access.validate = "caller"` it is for callers with the role `validator`.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_REQUEST) if there is no token at all; UNAUTHENTICATED
+	// (CALLER_UNAUTHENTICATED) and PERMISSION_DENIED (CALLER_NOT_ALLOWED).
 	//
 	// buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
 	Validate(context.Context, *ValidateRequest) (*ValidateResponse, error)
-	// Asks for many verdicts over one stream: for each request one answer, in the order of the requests. A
-	// request is what Validate takes, and its answer what Validate answers; what Validate would answer with a
-	// status is a `failure`, and the stream goes on. At most 256 requests are worked on at a time; more are
-	// read when answers have been.
+	// Validates many tokens over one stream: one answer for each request, in the order of the requests. Requests,
+	// verdicts and permissions are those of Validate. If Validate would answer with a status, the answer is a
+	// `failure` and the stream goes on. The server works on at most 256 requests of a stream at a time; it reads
+	// further requests once answers have been read.
 	//
-	// Errors: UNAVAILABLE (SHUTTING_DOWN with RetryInfo) where the server stops: what has no answer yet may be
-	// asked again.
+	// Errors: UNAVAILABLE (SHUTTING_DOWN with RetryInfo) if the server stops. Requests without an answer may be
+	// repeated.
 	//
 	// buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
 	// buf:lint:ignore RPC_REQUEST_STANDARD_NAME
 	// buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
 	ValidateStream(grpc.BidiStreamingServer[ValidateRequest, ValidateResponse]) error
-	// Ends the session of the token and, by scope, others of the same user. Idempotent: a token that
-	// is already dead is answered OK with what happened to it, and ends nothing.
+	// Ends the session of the token and, depending on the scope, other sessions of the same user. Idempotent: for a
+	// token that is already dead the answer is OK with the rejection, and no session is ended.
 	//
-	// Errors: as Validate.
+	// Errors: INVALID_ARGUMENT (INVALID_REQUEST) if there is no token at all.
 	Logout(context.Context, *LogoutRequest) (*LogoutResponse, error)
-	// Tells the holder of a token the moment its session ends, and why.
+	// Tells the holder of a token at once when its session ends, and why.
 	//
-	// The first message is the `session` as it stands. Then nothing comes until the session ends; the last
-	// message is the `rejection`, and the stream ends with OK. Between the two nothing is missed: what ends
-	// the session while the stream begins is told, too. Every end is told, by whichever server and for
-	// whatever cause, the two time-outs included. The stream is no use of the session: it does not slide
-	// the idle timeout.
+	// The first message is the `session`. The last message is the `rejection`; the stream then ends with OK. There
+	// are no messages in between, and no end is missed: an end while the stream is being opened is reported too, as
+	// are ends on other servers and both timeouts. The stream is not a use of the session: it does not slide the
+	// idle timeout.
 	//
-	// The call is the truth, the stream is a hint: a stream that breaks says nothing about the session. Open
-	// it again, after the delay in the google.rpc.RetryInfo if there is one, and the first message or the
-	// error tells how it stands.
+	// A stream that breaks says nothing about the session. Open it again, after the delay in the
+	// google.rpc.RetryInfo if there is one; the first message or the error is the verdict.
 	//
-	// Errors: UNAUTHENTICATED with the RejectionReason as reason where the token is not good to begin with;
-	// INVALID_ARGUMENT where there is none; UNAVAILABLE (SHUTTING_DOWN with RetryInfo), also in the middle;
-	// UNAVAILABLE (STORE_UNAVAILABLE), only at the beginning: a stream that is open outlives an outage;
-	// RESOURCE_EXHAUSTED (OVERLOADED) where the server holds as many streams as it may.
+	// Errors:
+	// - UNAUTHENTICATED with the RejectionReason: the token is not good when the stream is opened.
+	// - INVALID_ARGUMENT (INVALID_REQUEST): there is no token.
+	// - UNAVAILABLE (SHUTTING_DOWN with RetryInfo): the server stops, possibly in the middle of the stream.
+	// - UNAVAILABLE (STORE_UNAVAILABLE): only when the stream is opened. An open stream outlives an outage.
+	// - RESOURCE_EXHAUSTED (OVERLOADED): too many streams on this server, for this user or for this session.
 	WatchSession(*WatchSessionRequest, grpc.ServerStreamingServer[WatchSessionResponse]) error
-	// Sets a new password for the user of a live session who knows the current one, and ends every other
-	// session of the user (CREDENTIALS_CHANGED).
+	// Sets a new password for the user of a live session, who proves the current one, and ends every other session
+	// of the user (CREDENTIALS_CHANGED). Not idempotent: once it has succeeded, the current password is another one.
 	//
-	// Errors: INVALID_ARGUMENT (INVALID_REQUEST), also for a new password that is too short or too common;
-	// UNAUTHENTICATED with the RejectionReason as reason where the token is not good; UNAUTHENTICATED
-	// (INVALID_CREDENTIALS) where the current password is wrong; RESOURCE_EXHAUSTED (THROTTLED,
-	// OVERLOADED); FAILED_PRECONDITION (ACCOUNTS_READ_ONLY); UNAVAILABLE (STORE_UNAVAILABLE).
+	// Errors:
+	// - INVALID_ARGUMENT (INVALID_REQUEST): also for a new password that is too short or too common.
+	// - UNAUTHENTICATED with the RejectionReason: the token is not good.
+	// - UNAUTHENTICATED (INVALID_CREDENTIALS): the current password is wrong.
+	// - RESOURCE_EXHAUSTED (THROTTLED): too many failed attempts.
+	// - FAILED_PRECONDITION (ACCOUNTS_READ_ONLY): accounts belong to another system.
 	ChangePassword(context.Context, *ChangePasswordRequest) (*ChangePasswordResponse, error)
-	// The public keys that verify our tokens, as a JSON Web Key Set (RFC 7517). A token that verifies
-	// is authentic; only Validate knows whether it is still the latest.
+	// Returns the public keys that verify tokens, as a JSON Web Key Set (RFC 7517). A token that verifies is
+	// authentic; only Validate knows whether its session is still live.
 	GetJwks(context.Context, *GetJwksRequest) (*GetJwksResponse, error)
 	mustEmbedUnimplementedAuthServiceServer()
 }

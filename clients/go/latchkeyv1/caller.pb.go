@@ -24,14 +24,14 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// A service that may call what needs a permission.
+// A service that may call RPCs that need a role.
 type Caller struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names it, to operators and in the audit trail. Unique.
+	// Its name, for operators and in the audit trail. Unique.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Its roles, sorted.
 	Roles []string `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
-	// When it was made.
+	// When it was created.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// When its key was last used. Recorded about once a minute: what other servers have seen since is
 	// missing. Unset if it never was.
@@ -101,8 +101,8 @@ func (x *Caller) GetLastUsedAt() *timestamppb.Timestamp {
 // Request of CreateCaller.
 type CreateCallerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 64 letters, digits or `_ - . : /`. Not `admin`, and nothing that looks like the name of a
-	// certificate: beginning with `dns:` or `uri:`, or with `://` in it.
+	// 1 to 64 letters, digits or `_ - . : /`. It must not be `admin` or look like the name of a certificate: it must
+	// not begin with `dns:` or `uri:`, or contain `://`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// At least one of `admin`, `issuer`, `operator` and `validator`.
 	Roles         []string `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
@@ -157,10 +157,10 @@ func (x *CreateCallerRequest) GetRoles() []string {
 // Response of CreateCaller.
 type CreateCallerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The caller that was made.
+	// The caller that was created.
 	Caller *Caller `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
-	// Its key: `lkc_` and 256 random bits in base64url. A secret, shown this once; only its hash is
-	// stored.
+	// Its key: `lkc_` and 256 random bits in base64url. A secret that is returned only here; the server stores its
+	// hash.
 	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -250,7 +250,7 @@ func (*ListCallersRequest) Descriptor() ([]byte, []int) {
 // Response of ListCallers.
 type ListCallersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Every caller, in the order of their names.
+	// All callers, in the order of their names.
 	Callers       []*Caller `protobuf:"bytes,1,rep,name=callers,proto3" json:"callers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -296,7 +296,7 @@ func (x *ListCallersResponse) GetCallers() []*Caller {
 // Request of RevokeCaller.
 type RevokeCallerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which caller.
+	// The name of the caller.
 	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

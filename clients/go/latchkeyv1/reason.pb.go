@@ -24,40 +24,41 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Why a token is not, or no longer, good. The same reasons appear on every surface.
+// Why a token is rejected. The reasons are the same on every surface.
 //
-// A reason beyond MALFORMED and BAD_SIGNATURE is revealed only once the token's signature
-// verified. "Terminal" means that a client must not log in again by itself, because two clients
-// that do so push each other out for ever: show a button instead.
+// Reasons other than MALFORMED and BAD_SIGNATURE are given only if the signature of the token verified.
+//
+// "Terminal" means that a client must not log in again automatically, because two clients that do so displace each
+// other forever. It should let the user decide, with a button.
 type RejectionReason int32
 
 const (
-	// Never sent. A client that meets it, or a value it does not know, treats it as UNKNOWN_SESSION.
+	// Never sent. A client treats it, and any value that it does not know, as UNKNOWN_SESSION.
 	RejectionReason_REJECTION_REASON_UNSPECIFIED RejectionReason = 0
-	// Not one of our tokens: shape, header, algorithm, type, issuer, audience or size. Not terminal.
+	// Not a token of this service: wrong structure, header, algorithm, type, issuer, audience or size. Not terminal.
 	RejectionReason_REJECTION_REASON_MALFORMED RejectionReason = 1
-	// The signature does not fit, or names a key that we do not have. Not terminal.
+	// The signature is wrong, or the token names an unknown key. Not terminal.
 	RejectionReason_REJECTION_REASON_BAD_SIGNATURE RejectionReason = 2
-	// `nbf` or `iat` lies in the future by more than the leeway: compare the clocks. Not terminal.
+	// `nbf` or `iat` is in the future by more than `token.leeway`: check the clocks. Not terminal.
 	RejectionReason_REJECTION_REASON_NOT_YET_VALID RejectionReason = 3
-	// The absolute deadline, the token's own `exp`, has passed. Not terminal.
+	// The absolute timeout, the token's `exp`, has passed. Not terminal.
 	RejectionReason_REJECTION_REASON_EXPIRED RejectionReason = 4
-	// Not used for longer than the idle timeout. Not terminal.
+	// The session was not used for longer than the idle timeout. Not terminal.
 	RejectionReason_REJECTION_REASON_IDLE_TIMEOUT RejectionReason = 5
 	// A newer login took the slot; `at` and `by_device` say when and which. Terminal.
 	RejectionReason_REJECTION_REASON_REPLACED RejectionReason = 6
-	// Ended by an operator or another service. Terminal.
+	// The session was ended by an operator or another service. Terminal.
 	RejectionReason_REJECTION_REASON_KICKED RejectionReason = 7
-	// Ended by the user. Terminal.
+	// The session was ended by the user. Terminal.
 	RejectionReason_REJECTION_REASON_LOGGED_OUT RejectionReason = 8
-	// Pushed out by the limit of sessions a slot may hold, where that limit is above one. Terminal.
+	// Displaced by a newer login because the slot was full, for slots with a limit above one. Terminal.
 	RejectionReason_REJECTION_REASON_EVICTED RejectionReason = 9
-	// The password was changed or reset since. Not terminal.
+	// The password was changed or reset after the login. Not terminal.
 	RejectionReason_REJECTION_REASON_CREDENTIALS_CHANGED RejectionReason = 10
 	// The account was disabled or deleted. Terminal.
 	RejectionReason_REJECTION_REASON_ACCOUNT_DISABLED RejectionReason = 11
-	// Properly signed, but the store has no memory of the session: it was wiped, rolled back by a
-	// failover, or the reason has outlived its retention. Not terminal.
+	// The signature is right, but the store does not know the session: the store was wiped or rolled back by a
+	// failover, or the reason is older than its retention. Not terminal.
 	RejectionReason_REJECTION_REASON_UNKNOWN_SESSION RejectionReason = 12
 )
 
@@ -122,66 +123,65 @@ func (RejectionReason) EnumDescriptor() ([]byte, []int) {
 	return file_latchkey_v1_reason_proto_rawDescGZIP(), []int{0}
 }
 
-// The `reason` of the google.rpc.ErrorInfo (domain "latchkey") in the details of every status other
-// than OK that Latchkey itself sends. The string is the name without its ERROR_REASON_ prefix.
+// The `reason` of the google.rpc.ErrorInfo (domain "latchkey") in the details of every status other than OK that
+// Latchkey sends. The string is the name without its ERROR_REASON_ prefix.
 type ErrorReason int32
 
 const (
 	// Never sent.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// INVALID_ARGUMENT: a field is missing, too long or ill-formed; google.rpc.BadRequest names it.
+	// INVALID_ARGUMENT: a field is missing, too long or malformed; google.rpc.BadRequest names it.
 	ErrorReason_ERROR_REASON_INVALID_REQUEST ErrorReason = 1
-	// UNAUTHENTICATED: unknown user or wrong password. Which of them is not said.
+	// UNAUTHENTICATED: unknown user or wrong password. The error does not tell which.
 	ErrorReason_ERROR_REASON_INVALID_CREDENTIALS ErrorReason = 2
 	// PERMISSION_DENIED: the password is right and the account is disabled.
 	ErrorReason_ERROR_REASON_ACCOUNT_DISABLED ErrorReason = 3
-	// UNAUTHENTICATED: this RPC needs a caller key in the metadata `x-latchkey-key` or a client
-	// certificate that the server lists, and there is none, or not one that is known.
+	// UNAUTHENTICATED: this RPC needs a caller key in the metadata `x-latchkey-key` or a client certificate that the
+	// server lists, and the request has none or an unknown one.
 	ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED ErrorReason = 4
-	// PERMISSION_DENIED: the caller is known, and does not have the role that this RPC needs, which
-	// the metadata of the google.rpc.ErrorInfo names as `role`.
+	// PERMISSION_DENIED: the caller does not have the role that this RPC needs. The metadata of the
+	// google.rpc.ErrorInfo names the role as `role`.
 	ErrorReason_ERROR_REASON_CALLER_NOT_ALLOWED ErrorReason = 5
 	// ALREADY_EXISTS: the username is taken.
 	ErrorReason_ERROR_REASON_ACCOUNT_EXISTS ErrorReason = 6
 	// NOT_FOUND: there is no such account.
 	ErrorReason_ERROR_REASON_ACCOUNT_NOT_FOUND ErrorReason = 7
-	// UNAVAILABLE: a store cannot be reached or is too slow; google.rpc.RetryInfo says when to retry.
-	// It says nothing about the token or the password.
+	// UNAVAILABLE: a store cannot be reached or is too slow; google.rpc.RetryInfo says when to retry. It says nothing
+	// about the token or the password.
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE ErrorReason = 8
 	// RESOURCE_EXHAUSTED: the server sheds load; google.rpc.RetryInfo says when to retry.
 	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 9
-	// DEADLINE_EXCEEDED: the call took longer than the server allows any call.
+	// DEADLINE_EXCEEDED: the call took longer than its deadline or the limits of the server allow.
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 10
-	// INTERNAL: a fault of Latchkey or of what is in its store. The log has the same request id.
+	// INTERNAL: a bug in Latchkey or damaged data in its store. The log has an entry with the same request id.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 11
-	// UNAVAILABLE: the stream ends because the server does. Connect again, and go on there.
+	// UNAVAILABLE: the stream ends because the server stops or the connection has reached its maximum age. Reconnect
+	// and continue.
 	ErrorReason_ERROR_REASON_SHUTTING_DOWN ErrorReason = 12
-	// RESOURCE_EXHAUSTED: too many failed attempts on the account or from the client's address, which says
-	// nothing about the password; or, with the right password, a slot that has changed hands too often of
-	// late, as it does when two clients log each other out. google.rpc.RetryInfo says when another attempt
-	// can be made.
+	// RESOURCE_EXHAUSTED: too many failed logins for the account or from the client's address, which says nothing
+	// about the password; or, with the right password, a kick war: clients have displaced each other from the slot
+	// too often. google.rpc.RetryInfo says when to retry.
 	ErrorReason_ERROR_REASON_THROTTLED ErrorReason = 13
-	// FAILED_PRECONDITION: the accounts belong to another system, which Latchkey only reads.
+	// FAILED_PRECONDITION: the accounts belong to another system, and Latchkey only reads them.
 	ErrorReason_ERROR_REASON_ACCOUNTS_READ_ONLY ErrorReason = 14
 	// ALREADY_EXISTS: the name of the caller is taken.
 	ErrorReason_ERROR_REASON_CALLER_EXISTS ErrorReason = 15
 	// NOT_FOUND: there is no caller with this name.
 	ErrorReason_ERROR_REASON_CALLER_NOT_FOUND ErrorReason = 16
-	// FAILED_PRECONDITION: the slot is full and the server denies further logins in it. The metadata of the
-	// google.rpc.ErrorInfo tells who holds it: `slot`, `device` (where the holder gave one), `issued_at_unix`
-	// and `idle_seconds`, of the session that `takeover` would displace. Never counted as a failed login.
+	// FAILED_PRECONDITION: the slot is full and the server's `session.on_limit` is `deny`. The metadata of the
+	// google.rpc.ErrorInfo describes the session that `takeover` would displace: `slot`, `device` (if it has one),
+	// `issued_at_unix` and `idle_seconds`. It does not count as a failed login.
 	ErrorReason_ERROR_REASON_SESSION_LIMIT ErrorReason = 17
-	// RESOURCE_EXHAUSTED: the reader of a stream has fallen too far behind. Open it again with the last
-	// cursor: nothing is lost.
+	// RESOURCE_EXHAUSTED: the reader of a stream has fallen too far behind. Open the stream again with the last
+	// cursor; nothing is lost.
 	ErrorReason_ERROR_REASON_TOO_SLOW ErrorReason = 18
-	// UNAUTHENTICATED, only at gateways (Envoy's Check, forward-auth) and from the guards of the clients: the
-	// request has no token.
+	// UNAUTHENTICATED: the request has no token. Only a denial of gateways (Envoy's Check, forward-auth) and of the
+	// guards in the client libraries, as are the next two.
 	ErrorReason_ERROR_REASON_TOKEN_REQUIRED ErrorReason = 19
-	// PERMISSION_DENIED, only there: the route needs a session in another slot, which the metadata of the
-	// google.rpc.ErrorInfo name as `slot`.
+	// PERMISSION_DENIED: the route needs a session in another slot, which the metadata of the google.rpc.ErrorInfo
+	// names as `slot`.
 	ErrorReason_ERROR_REASON_SLOT_REQUIRED ErrorReason = 20
-	// PERMISSION_DENIED, only there: the route needs a role that the user does not have, which the metadata
-	// name as `role`.
+	// PERMISSION_DENIED: the route needs a role that the user does not have, which the metadata names as `role`.
 	ErrorReason_ERROR_REASON_ROLE_REQUIRED ErrorReason = 21
 )
 
@@ -264,19 +264,18 @@ func (ErrorReason) EnumDescriptor() ([]byte, []int) {
 	return file_latchkey_v1_reason_proto_rawDescGZIP(), []int{1}
 }
 
-// Why a token was not accepted.
+// Why a token was rejected.
 type Rejection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The reason.
 	Reason RejectionReason `protobuf:"varint,1,opt,name=reason,proto3,enum=latchkey.v1.RejectionReason" json:"reason,omitempty"`
-	// When the session ended. Unset where no session is known (MALFORMED, BAD_SIGNATURE and the like).
+	// When the session ended. Unset if no session is known (MALFORMED, BAD_SIGNATURE and the like).
 	At *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
-	// REPLACED and EVICTED: the device of the login that took the place, as that login named it.
+	// For REPLACED and EVICTED: the device of the newer login, as that login named it.
 	ByDevice string `protobuf:"bytes,3,opt,name=by_device,json=byDevice,proto3" json:"by_device,omitempty"`
-	// A sentence that can be shown to the user: what an operator wrote to EndSessions, or else one in
-	// English.
+	// A sentence for the user: the one that an operator gave to EndSessions, or a default one in English.
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
-	// True where a client must not log in again by itself: show a button.
+	// If true, a client must not log in again automatically.
 	Terminal      bool `protobuf:"varint,5,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

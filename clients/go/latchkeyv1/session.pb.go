@@ -27,17 +27,17 @@ const (
 // Request of IssueSession.
 type IssueSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whose session.
+	// The user.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// The slot to open it in; one of the configured ones. Empty means the first of them.
+	// The slot to open the session in; one of the configured slots. Empty: the first of them.
 	Slot string `protobuf:"bytes,2,opt,name=slot,proto3" json:"slot,omitempty"`
 	// A name of the client, as in LoginRequest.
 	Device string `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
-	// Names this login, as in LoginRequest.
+	// Identifies this login, as in LoginRequest.
 	IdempotencyKey string `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	// Displace whoever holds the slot, as in LoginRequest.
+	// Displace the holder of the slot, as in LoginRequest.
 	Takeover bool `protobuf:"varint,5,opt,name=takeover,proto3" json:"takeover,omitempty"`
-	// In place of the id: for accounts in a table of yours that are found by their usernames only.
+	// The username, instead of `user_id`: for accounts in another system that are found by username only.
 	Username      string `protobuf:"bytes,6,opt,name=username,proto3" json:"username,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -122,7 +122,7 @@ type IssueSessionResponse struct {
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// The session that was opened.
 	Session *Session `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
-	// The live sessions that this ended, the oldest first.
+	// The live sessions that this login ended, the oldest first.
 	Displaced     []*DisplacedSession `protobuf:"bytes,3,rep,name=displaced,proto3" json:"displaced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -182,7 +182,7 @@ func (x *IssueSessionResponse) GetDisplaced() []*DisplacedSession {
 // Request of ListSessions.
 type ListSessionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whose sessions.
+	// The user.
 	UserId        string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -228,7 +228,7 @@ func (x *ListSessionsRequest) GetUserId() string {
 // Response of ListSessions.
 type ListSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The live ones, the oldest login first, with `last_seen_at`.
+	// The live sessions, the oldest login first, with `last_seen_at`.
 	Sessions      []*Session `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -271,20 +271,20 @@ func (x *ListSessionsResponse) GetSessions() []*Session {
 	return nil
 }
 
-// Request of EndSessions. Either `user_id` or `everyone` has to be set.
+// Request of EndSessions. Either `user_id` or `everyone` must be set.
 type EndSessionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whose sessions.
+	// The user whose sessions to end.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// Only those in this slot.
+	// End only sessions in this slot.
 	Slot string `protobuf:"bytes,2,opt,name=slot,proto3" json:"slot,omitempty"`
-	// Only this one.
+	// End only this session.
 	SessionId string `protobuf:"bytes,3,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// What to tell the user instead of a sentence of ours, at most 200 code points without control
-	// characters: the `message` of the Rejection.
+	// The `message` of the Rejection, instead of the default sentence: at most 200 code points, no control
+	// characters.
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
-	// All sessions of all users, for the day a signing key leaks: rotate the key first. Users can log in
-	// again at once. It takes a second, by which every server has learned of it.
+	// End all sessions of all users, for example after a signing key has leaked (rotate the key first). Users can log
+	// in again at once. The call takes a second, by which every server has learned of it.
 	Everyone      bool `protobuf:"varint,5,opt,name=everyone,proto3" json:"everyone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -358,7 +358,7 @@ func (x *EndSessionsRequest) GetEveryone() bool {
 // Response of EndSessions.
 type EndSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many live sessions this call ended. With `everyone` nobody counts them, and it is 0.
+	// The number of live sessions that this call ended. With `everyone` they are not counted, and it is 0.
 	Ended         uint32 `protobuf:"varint,1,opt,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -404,11 +404,11 @@ func (x *EndSessionsResponse) GetEnded() uint32 {
 // Request of WatchSessions.
 type WatchSessionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The cursor of the last message that was taken care of. Empty: from now on.
+	// The cursor of the last message that was processed. Empty: begin now.
 	After string `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
-	// Only sessions of this user. Empty: of all.
+	// Only sessions of this user. Empty: all users.
 	UserId string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// Only sessions in this slot. Empty: in all.
+	// Only sessions in this slot. Empty: all slots.
 	Slot          string `protobuf:"bytes,3,opt,name=slot,proto3" json:"slot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -468,9 +468,9 @@ func (x *WatchSessionsRequest) GetSlot() string {
 // Response of WatchSessions.
 type WatchSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where to go on after this message: keep it, and send it as `after`. Opaque.
+	// The position after this message. Store it, and send it as `after` to continue there. Opaque.
 	Cursor string `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"`
-	// What is told.
+	// The event.
 	//
 	// Types that are valid to be assigned to Event:
 	//
@@ -573,17 +573,17 @@ type WatchSessionsResponse_Ended struct {
 }
 
 type WatchSessionsResponse_Heartbeat struct {
-	// Nothing has happened.
+	// There was no event.
 	Heartbeat *Heartbeat `protobuf:"bytes,3,opt,name=heartbeat,proto3,oneof"`
 }
 
 type WatchSessionsResponse_Resync struct {
-	// Events were missed: throw away what you derived from the feed.
+	// Events were lost: discard everything derived from the feed.
 	Resync *Resync `protobuf:"bytes,4,opt,name=resync,proto3,oneof"`
 }
 
 type WatchSessionsResponse_Everyone struct {
-	// All sessions of all users that were opened before have ended: throw away what you remember as live.
+	// All sessions of all users that were opened before have ended: discard every verdict "live".
 	Everyone *EndedEveryone `protobuf:"bytes,5,opt,name=everyone,proto3,oneof"`
 }
 
@@ -598,15 +598,15 @@ func (*WatchSessionsResponse_Everyone) isWatchSessionsResponse_Event() {}
 // A session that has ended.
 type EndedSession struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whose.
+	// Its user.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// Which one.
+	// Its id.
 	SessionId string `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// Its slot.
 	Slot string `protobuf:"bytes,3,opt,name=slot,proto3" json:"slot,omitempty"`
-	// Why, when, and because of whom.
+	// Why and when it ended, and the device that displaced it.
 	Rejection *Rejection `protobuf:"bytes,4,opt,name=rejection,proto3" json:"rejection,omitempty"`
-	// The token's own `exp`: nobody needs to remember this for longer.
+	// The token's `exp`. A reader can forget the event after it.
 	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -677,7 +677,7 @@ func (x *EndedSession) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
-// Everybody's sessions have ended.
+// All sessions of all users have ended.
 type EndedEveryone struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Why and when.
@@ -723,11 +723,11 @@ func (x *EndedEveryone) GetRejection() *Rejection {
 	return nil
 }
 
-// Nothing has happened, and nothing was missed.
+// There was no event, and no event was missed.
 type Heartbeat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What had ended by then, by the clock of this server, has been told. Unset in the first message, after
-	// which something may still have to be.
+	// Every session end up to this time, by the clock of this server, has been reported. Unset in the first message,
+	// after which earlier events may still follow.
 	AsOf          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -770,7 +770,7 @@ func (x *Heartbeat) GetAsOf() *timestamppb.Timestamp {
 	return nil
 }
 
-// Events were missed.
+// Events were lost.
 type Resync struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields

@@ -14,28 +14,28 @@ import type { Identity } from "./identity.js";
 import { Rejected, verdict } from "./rejected.js";
 
 export interface ClientOptions {
-  /** Says who asks. */
+  /** The caller key. */
   readonly callerKey?: string;
-  /** How many milliseconds a call may take: 10,000, unless it is set. */
+  /** Time limit for a call in milliseconds. Default: 10,000. */
   readonly timeout?: number;
 }
 
 type Done<T> = (error: Error | null, answer: T) => void;
 
-/** Logging in and out, for services that do so for their users. Everything else is in `@latchkey/client/v1/*`. */
+/** A client for logging in and out on behalf of users. All other RPCs are in `@latchkey/client/v1/*`. */
 export class Client {
   constructor(
     private readonly latchkey: AuthServiceClient,
     private readonly options: ClientOptions = {},
   ) {}
 
-  /** Opens a session: the token, the session, and those that it displaced. */
+  /** Opens a session. Returns the token, the session and the displaced sessions. */
   login(username: string, password: string, more: { device?: string; slot?: string } = {}): Promise<LoginResponse> {
     const request = LoginRequest.fromPartial({ username, password, ...more });
     return this.call((about, until, done: Done<LoginResponse>) => this.latchkey.login(request, about, until, done));
   }
 
-  /** Whose token it is, or a `Rejected`. Any other error says nothing about the token. */
+  /** Returns the identity, or throws `Rejected`. Any other error says nothing about the token. */
   async validate(token: string, { peek = false } = {}): Promise<Identity> {
     if (token === "") {
       throw new Rejected(noToken());
@@ -48,7 +48,7 @@ export class Client {
     );
   }
 
-  /** Ends the session of the token. One that has ended, or is no token, is no error. */
+  /** Ends the session of the token. It is not an error if it has ended already, or if the token is invalid. */
   async logout(token: string): Promise<LogoutResponse> {
     if (token === "") {
       return LogoutResponse.create({ rejection: noToken() });
@@ -69,7 +69,7 @@ export class Client {
   }
 }
 
-/** What is said of an empty token, which Latchkey would take for one that was left out. */
+/** Returns the rejection of an empty token, which Latchkey would treat as a missing one. */
 function noToken(): Rejection {
   const reason = RejectionReason.REJECTION_REASON_MALFORMED;
   return Rejection.create({ reason, message: "There is no access token.", terminal: false });

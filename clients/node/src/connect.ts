@@ -3,8 +3,8 @@ import { type ChannelCredentials, credentials, type ClientOptions } from "@grpc/
 import { AuthServiceClient } from "./gen/latchkey/v1/auth.js";
 
 /**
- * A connection to Latchkey that finds out soon that Latchkey is gone, and soon that it is back. In plaintext, unless
- * there are credentials.
+ * Creates a connection to Latchkey with keepalives and a short reconnect backoff. It uses plaintext without
+ * credentials.
  */
 export function connect(
   address: string,
@@ -12,10 +12,10 @@ export function connect(
   options: ClientOptions = {},
 ): AuthServiceClient {
   return new AuthServiceClient(address, channelCredentials, {
-    // gRPC would wait up to two minutes between attempts, and every call fails meanwhile.
+    // By default gRPC waits up to two minutes between attempts, and every call fails meanwhile.
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 1000,
-    // A peer that has vanished without a word is otherwise asked again and again.
+    // Detects a peer that has vanished without closing the connection.
     "grpc.keepalive_time_ms": 10_000,
     "grpc.keepalive_timeout_ms": 3_000,
     ...options,

@@ -1,12 +1,12 @@
 import { ServerInterceptingCall, type ServerInterceptingCallInterface } from "@grpc/grpc-js";
 
-import type { Refusal } from "./refusal.js";
+import type { Denial } from "./denial.js";
 
 type Listener = Parameters<ServerInterceptingCall["start"]>[0];
 type Responder = ConstructorParameters<typeof ServerInterceptingCall>[1];
 type Status = Parameters<ServerInterceptingCall["sendStatus"]>[0];
 
-/** A call that can be ended while its handler runs, which then sees that the call is cancelled. */
+/** A call that can be ended while its handler runs. The handler then sees a cancelled call. */
 export class EndableCall extends ServerInterceptingCall {
   private listener: Listener | undefined;
   private answered = false;
@@ -18,14 +18,14 @@ export class EndableCall extends ServerInterceptingCall {
     super(call, responder);
   }
 
-  /** Ends it with this status, unless it has ended. What the handler says from now on goes nowhere. */
-  end(refusal: Refusal): void {
+  /** Ends the call with this status, unless it has ended. Later answers of the handler are discarded. */
+  end(denial: Denial): void {
     if (this.answered) {
       return;
     }
     this.answered = true;
-    this.call.sendStatus(refusal.status);
-    // gRPC would tell the handler when the client has read everything that was sent before.
+    this.call.sendStatus(denial.status);
+    // gRPC would notify the handler only after the client has read everything that was sent before.
     this.cancel();
   }
 

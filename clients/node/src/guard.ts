@@ -4,7 +4,7 @@ import { EndableCall } from "./endable.js";
 import type { AuthServiceClient, ValidateResponse } from "./gen/latchkey/v1/auth.js";
 import { identify, type Identity } from "./identity.js";
 import { about, type GuardOptions, question } from "./options.js";
-import { malformed, Refusal, rejected, roleRequired, slotRequired, tokenRequired, unavailable } from "./refusal.js";
+import { malformed, Denial, rejected, roleRequired, slotRequired, tokenRequired, unavailable } from "./denial.js";
 import { Rejected, verdict } from "./rejected.js";
 import { keepRepeated } from "./repeated.js";
 import { Watcher } from "./watch.js";
@@ -12,8 +12,8 @@ import { Watcher } from "./watch.js";
 const MORE_THAN_ONE = "There is more than one `authorization`.";
 
 /**
- * An interceptor that lets calls through whose token Latchkey finds good, and ends streams when the session of their
- * caller does. Make it before the server listens.
+ * Creates an interceptor that accepts only calls whose token has a live session, and ends streams when the session of
+ * their caller ends. Create it before the server listens.
  */
 export function guard(latchkey: AuthServiceClient, options: GuardOptions = {}): ServerInterceptor {
   keepRepeated();
@@ -30,24 +30,24 @@ export function guard(latchkey: AuthServiceClient, options: GuardOptions = {}): 
     const guarded = new EndableCall(call, {
       start: (next) => {
         next({
-          // What follows the metadata is held back until `admit` is called.
+          // Everything after the metadata is held back until `admit` is called.
           onReceiveMetadata: (metadata, admit) => {
             const decide = (why: Error | null, answer?: ValidateResponse): void => {
               try {
                 identify(metadata, judge(why, answer, options));
               } catch (error) {
-                const refusal = error instanceof Refusal ? error : unavailable();
-                // Where the caller has gone, nothing is wrong.
-                if (refusal !== error && !over.signal.aborted) {
+                const denial = error instanceof Denial ? error : unavailable();
+                // If the caller has disconnected, this is not an outage.
+                if (denial !== error && !over.signal.aborted) {
                   onOutage(error as Error, method.path);
                 }
-                guarded.end(refusal);
+                guarded.end(denial);
                 return;
               }
               if ((method.requestStream || method.responseStream) && options.watchStreams !== false) {
                 void watcher
                   .end(method.path, token, over.signal)
-                  .then((refusal) => refusal !== undefined && guarded.end(refusal));
+                  .then((denial) => denial !== undefined && guarded.end(denial));
               }
               admit(metadata);
             };
@@ -95,18 +95,18 @@ function deadline({ timeout = 1000 }: GuardOptions): { deadline: number } {
   return { deadline: Date.now() + timeout };
 }
 
-/** The token of exactly one `authorization: Bearer ...`, as Latchkey itself reads it. */
+/** Returns the token of exactly one `authorization: Bearer ...`, parsed as in Latchkey. */
 function bearer(metadata: Metadata): string {
   const [value, ...more] = metadata.get("authorization");
   if (value === undefined) {
     throw tokenRequired();
   }
   if (more.length > 0) {
-    // Which of them did the caller mean? Proxies disagree, so nobody guesses.
+    // Proxies disagree on which of them counts, so the guard does not guess.
     throw malformed(MORE_THAN_ONE);
   }
   if (/^\s*(bearer\s*)?$/i.test(String(value))) {
-    // A client that has no token, and sends the header all the same.
+    // A client without a token that sends the header anyway.
     throw tokenRequired();
   }
   const token = /^bearer +([^ ].*?) *$/i.exec(String(value))?.[1];
@@ -114,12 +114,12 @@ function bearer(metadata: Metadata): string {
     throw malformed("The header `authorization` is not of the form `Bearer <token>`.");
   }
   if (token.includes(",")) {
-    // Proxies join values with commas, and no token has one.
+    // Proxies join values with commas, and a token never contains one.
     throw malformed(MORE_THAN_ONE);
   }
   return token;
 }
 
 function warn(why: Error, method: string): void {
-  console.warn(`Latchkey, on a call of ${method}: ${why.message}`);
+  console.warn(`latchkey: call of ${method}: ${why.message}`);
 }

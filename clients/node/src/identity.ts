@@ -2,36 +2,36 @@ import type { Metadata } from "@grpc/grpc-js";
 
 import type { Session } from "./gen/latchkey/v1/auth.js";
 
-/** Who calls: the session that Latchkey found live. */
+/** The identity of the caller: a live session. */
 export interface Identity {
   /** The account's stable, opaque id. */
   readonly userId: string;
-  /** What a person types. */
+  /** The username. */
   readonly username: string;
   /** The token's `jti`. */
   readonly sessionId: string;
-  /** The kind of client in which only the latest login lives. */
+  /** The slot: the kind of client in which only the latest login lives. */
   readonly slot: string;
-  /** What the client called itself when it logged in. */
+  /** The name that the client gave itself at login. */
   readonly device: string;
-  /** Those of the account now, which can be newer than the token's. */
+  /** The current roles of the account, which can be newer than those in the token. */
   readonly roles: readonly string[];
-  /** The moment of the login. */
+  /** When the login was committed. */
   readonly issuedAt: Date;
-  /** When the session ends at the latest. */
+  /** The absolute deadline. */
   readonly expiresAt: Date;
-  /** When the session ends if it is not used before. */
+  /** The idle deadline. */
   readonly idleExpiresAt: Date;
 }
 
-/** The metadata of a call is the same object from the guard to the handler, and nobody can send one. */
+/** Keyed by the metadata object of a call, which is the same from the guard to the handler and cannot be forged. */
 const identities = new WeakMap<Metadata, Identity>();
 
-/** Who calls the method whose handler was given this call. Throws in a method that is open. */
+/** Returns the identity of the caller of this call. Throws in an open method. */
 export function identity(call: { readonly metadata: Metadata }): Identity {
   const found = identities.get(call.metadata);
   if (found === undefined) {
-    throw new Error("nobody is known to be calling: the method is open, or no guard stands before it");
+    throw new Error("the caller has no identity: the method is open, or the server has no guard");
   }
   return found;
 }

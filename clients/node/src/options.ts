@@ -2,37 +2,37 @@ import { Metadata } from "@grpc/grpc-js";
 
 import { ValidateRequest } from "./gen/latchkey/v1/auth.js";
 
-/** What a guard does. */
+/** The options of a guard. */
 export interface GuardOptions {
-  /** Says who asks, for a Latchkey with `access.validate = "caller"`. */
+  /** The caller key for Latchkey, needed with `access.validate = "caller"`. */
   readonly callerKey?: string;
-  /** Methods for everybody, by full names such as `/grpc.health.v1.Health/Check`. */
+  /** Methods that are open to everybody, by full names such as `/grpc.health.v1.Health/Check`. */
   readonly openMethods?: readonly string[];
-  /** Lets Latchkey answer from memory, never with anything older than so many milliseconds. */
+  /** Lets Latchkey answer from its near-cache, at most this many milliseconds old. */
   readonly maxStaleness?: number;
   /** Calls do not count as a use of the session. */
   readonly peek?: boolean;
-  /** How many milliseconds Latchkey may take: 1000, unless it is set. */
+  /** Time limit for Latchkey's answer in milliseconds. Default: 1000. */
   readonly timeout?: number;
-  /** Who does not have this role is told PERMISSION_DENIED. */
+  /** Calls of users without this role get PERMISSION_DENIED. */
   readonly requiredRole?: string;
-  /** The same for sessions of other slots. */
+  /** Calls of sessions in other slots get PERMISSION_DENIED. */
   readonly requiredSlot?: string;
-  /** Streams end when the session of their caller does: `true`, unless it is set. */
+  /** Whether streams end when the session of their caller ends. Default: `true`. */
   readonly watchStreams?: boolean;
   /**
-   * How many streams are watched at a time over the connection to Latchkey: 100, unless it is set. About the others it
-   * is asked every 10 seconds. It has to stay well below Latchkey's `server.max_streams` and what proxies between
-   * allow, because every other call of the guard's needs room on the same connection.
+   * The maximum number of watched streams. The tokens of further streams are validated every 10 seconds. Default: 100.
+   * Keep it well below Latchkey's `server.max_streams` and the limits of proxies in between, because all other calls of
+   * the guard share the same connection.
    */
   readonly maxWatches?: number;
-  /** How many milliseconds streams go on while Latchkey is away: 60,000, unless it is set. */
+  /** How long streams continue while Latchkey is unavailable, in milliseconds. Default: 60,000. */
   readonly outageGrace?: number;
-  /** Is told why there was no verdict, and that streams cannot be watched. `console.warn`, unless it is set. */
+  /** Called with the reason for a missing verdict, or if streams cannot be watched. Default: `console.warn`. */
   readonly onOutage?: (why: Error, method: string) => void;
 }
 
-/** What to ask Latchkey about a token. */
+/** Returns the ValidateRequest for a token. */
 export function question(token: string, { peek = false, maxStaleness }: GuardOptions): ValidateRequest {
   if (maxStaleness === undefined) {
     return ValidateRequest.create({ token, peek });
@@ -42,7 +42,7 @@ export function question(token: string, { peek = false, maxStaleness }: GuardOpt
   return ValidateRequest.create({ token, peek, maxStaleness: { seconds, nanos } });
 }
 
-/** What to send along. Of the call's own metadata nothing goes to Latchkey. */
+/** Returns the metadata for Latchkey. Metadata of the guarded call is not forwarded. */
 export function about({ callerKey }: GuardOptions): Metadata {
   const metadata = new Metadata();
   if (callerKey) {

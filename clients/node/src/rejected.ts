@@ -2,15 +2,15 @@ import type { ValidateResponse } from "./gen/latchkey/v1/auth.js";
 import { type Rejection, RejectionReason } from "./gen/latchkey/v1/reason.js";
 import { type Identity, identityOf } from "./identity.js";
 
-/** A token is not, or no longer, good. The message can be shown to the user. */
+/** Latchkey rejected the token. The message can be shown to the user. */
 export class Rejected extends Error {
-  /** Such as `REPLACED`. What this version does not know is `UNKNOWN_SESSION`. */
+  /** The reason, such as `REPLACED`. A reason that this version does not know becomes `UNKNOWN_SESSION`. */
   readonly reason: string;
-  /** When the session ended, where one is known. */
+  /** When the session ended, if a session is known. */
   readonly at: Date | undefined;
-  /** The device of the login that took the place, where one did and had a name. */
+  /** The device of the login that displaced the session, if there is one and it has a name. */
   readonly byDevice: string;
-  /** Whether a client must not log in again by itself: show a button. */
+  /** Whether a client must not log in again automatically. */
   readonly terminal: boolean;
 
   constructor(rejection: Rejection) {
@@ -24,7 +24,7 @@ export class Rejected extends Error {
   }
 }
 
-/** The identity, or a {@link Rejected} that is thrown. An answer that is neither is no verdict. */
+/** Returns the identity, or throws {@link Rejected}. Any other answer is an error. */
 export function verdict(answer: ValidateResponse): Identity {
   switch (answer.verdict?.$case) {
     case "session":

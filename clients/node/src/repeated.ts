@@ -5,9 +5,9 @@ type Create = (...args: unknown[]) => Http2Server;
 let watching = false;
 
 /**
- * Of several `authorization` headers Node keeps the first and drops the others without a word, before gRPC or a guard
- * sees any. Who stands in front may have meant another one. So HTTP/2 servers that are made from now on hand all of
- * them to gRPC, and the guard refuses. Nothing else changes, and nothing for servers of other protocols.
+ * Node keeps the first of several `authorization` headers and silently drops the others, before gRPC or a guard sees
+ * them. A proxy in front may have used another one. HTTP/2 servers that are created after this call pass all of them to
+ * gRPC, and the guard denies the call. Nothing else changes, and servers of other protocols are not affected.
  */
 export function keepRepeated(): void {
   if (watching) {
@@ -32,7 +32,7 @@ function restore(_stream: ServerHttp2Stream, headers: IncomingHttpHeaders, _flag
     }
   }
   if (values.length > 1) {
-    // gRPC takes lists of values, as other headers have them.
+    // gRPC accepts a list of values, as for other headers.
     (headers as Record<string, unknown>)["authorization"] = values;
   }
 }

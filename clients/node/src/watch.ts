@@ -10,19 +10,19 @@ import {
 } from "./gen/latchkey/v1/auth.js";
 import type { Rejection } from "./gen/latchkey/v1/reason.js";
 import { about, type GuardOptions, question } from "./options.js";
-import { type Refusal, rejected, unavailable } from "./refusal.js";
+import { type Denial, rejected, unavailable } from "./denial.js";
 import { Rejected } from "./rejected.js";
 
-/** How long to wait before watching again, the first time. Then twice as long each time. */
+/** The first delay before watching again. It doubles each time. */
 const FIRST_PAUSE = 100;
 
-/** How long to wait at most: how old the news of a stream is that may not be watched. */
+/** The maximum delay, and so the polling interval of streams that cannot be watched. */
 const ASK_EVERY = 10_000;
 
-/** How long to watch at a time: a connection that is dead and does not say so must not be trusted for ever. */
+/** The maximum time of one watch, because a connection can be dead without an error. */
 const WATCH_FOR = 60_000;
 
-/** Waits for the ends of sessions whose streams run. */
+/** Waits for the ends of sessions with running streams. */
 export class Watcher {
   private free: number;
   private told = false;
@@ -32,18 +32,18 @@ export class Watcher {
     private readonly options: GuardOptions,
     private readonly onOutage: (why: Error, method: string) => void,
   ) {
-    // A connection carries 256 calls at most, or fewer where something stands between, and every call of the guard's
-    // has to find room on it.
+    // A connection carries at most 256 calls, or fewer behind a proxy, and all other calls of the guard need room on
+    // it.
     this.free = options.maxWatches ?? 100;
   }
 
   /**
-   * Waits until the session has ended: what its caller is told. Nothing, if `over` comes first.
+   * Waits until the session has ended, and returns the denial for its caller, or undefined if `over` is aborted first.
    *
-   * A watch that breaks says nothing of the session, so that Latchkey is asked; and where a session cannot be watched
-   * it is asked again and again.
+   * A watch that breaks says nothing about the session, so its token is validated. A session that cannot be watched is
+   * validated periodically.
    */
-  async end(method: string, token: string, over: AbortSignal): Promise<Refusal | undefined> {
+  async end(method: string, token: string, over: AbortSignal): Promise<Denial | undefined> {
     const grace = this.options.outageGrace ?? 60_000;
     let live = performance.now();
     let wait = FIRST_PAUSE;
@@ -66,7 +66,7 @@ export class Watcher {
       }
       const left = live + grace - performance.now();
       if (left <= 0 && !over.aborted) {
-        this.onOutage(new Error(`Latchkey is away, and a stream ends: ${failed?.message}`), method);
+        this.onOutage(new Error(`ended a stream because Latchkey is unavailable: ${failed?.message}`), method);
         return unavailable();
       }
       await pause(Math.min(left, jittered(wait)), undefined, { signal: over }).catch(() => {});
@@ -75,12 +75,12 @@ export class Watcher {
     return undefined;
   }
 
-  /** Watches a session for as long as that goes well: whether it did for a while, and how it ended. */
+  /** Watches a session until the watch breaks. Returns whether it received a session, and how it ended. */
   private watch(token: string, over: AbortSignal) {
     return new Promise<{ watched: boolean; rejection?: Rejection; broke?: Partial<ServiceError> }>((resolve) => {
       let watched = false;
       if (this.free <= 0) {
-        const broke = { code: status.RESOURCE_EXHAUSTED, message: "the guard watches as many as it may" };
+        const broke = { code: status.RESOURCE_EXHAUSTED, message: "the guard has reached maxWatches" };
         resolve({ watched, broke });
         return;
       }
@@ -120,17 +120,17 @@ export class Watcher {
     });
   }
 
-  /** Once: it is the same for every stream. */
+  /** Reports a reached limit of watches, once for all streams. */
   private tell(broke: Partial<ServiceError> | undefined, method: string): void {
     if (broke?.code === status.RESOURCE_EXHAUSTED && !this.told) {
       this.told = true;
-      const what = `some streams are not watched, and asked about every 10 s: ${broke.message}`;
+      const what = `some streams are not watched and are validated every 10 s instead: ${broke.message}`;
       this.onOutage(new Error(what), method);
     }
   }
 }
 
-/** Somewhat less: not all that began at once shall end at once. */
+/** Shortens a pause at random, so that streams that began together do not reconnect together. */
 function jittered(wait: number): number {
   return wait * (0.5 + Math.random() / 2);
 }

@@ -1,4 +1,4 @@
-/** What the real Latchkey does is in clients/scenarios.json; here is what it never does. */
+/** Tests what Latchkey never does. clients/scenarios.json covers everything else. */
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 
@@ -46,7 +46,7 @@ function listen(t: TestContext, server: Server): Promise<string> {
   });
 }
 
-/** A Latchkey that answers as it is told, or not at all. */
+/** A fake Latchkey with configurable answers. */
 async function latchkey(t: TestContext, fake: Fake) {
   const server = new Server();
   server.addService(AuthServiceService, {
@@ -63,7 +63,7 @@ async function latchkey(t: TestContext, fake: Fake) {
   return client;
 }
 
-/** Calls a method that is guarded so: the identity that its handler sees, or the status. */
+/** Calls a guarded method. Returns the identity that its handler sees, or the status. */
 async function call(t: TestContext, fake: Fake, options: GuardOptions = {}): Promise<Identity | string> {
   let seen: Identity | string = "nobody";
   const interceptor = guard(await latchkey(t, fake), { onOutage: () => {}, ...options });
@@ -88,8 +88,8 @@ async function call(t: TestContext, fake: Fake, options: GuardOptions = {}): Pro
   });
 }
 
-/** The call is refused so: the metadata of its ErrorInfo. */
-async function refused(t: TestContext, fake: Fake, code: status, reason: string, options: GuardOptions = {}) {
+/** Asserts that the call is denied and returns the metadata of the ErrorInfo. */
+async function denied(t: TestContext, fake: Fake, code: status, reason: string, options: GuardOptions = {}) {
   const error = await call(t, fake, options).then(
     (who) => assert.fail(`was let in: ${JSON.stringify(who)}`),
     (error: ServiceError) => error,
@@ -124,26 +124,26 @@ for (let code = status.CANCELLED; code <= status.UNAUTHENTICATED; code += 1) {
     const outages: string[] = [];
     const onOutage = (why: Error, method: string) => outages.push(`${method} ${why.message}`);
     const fake = { answer: { code, details: "told to the guard alone" } };
-    assert.deepEqual(await refused(t, fake, status.UNAVAILABLE, "STORE_UNAVAILABLE", { onOutage }), {});
+    assert.deepEqual(await denied(t, fake, status.UNAVAILABLE, "STORE_UNAVAILABLE", { onOutage }), {});
     assert.equal(outages.length, 1);
     assert.match(outages[0] ?? "", /Greet .*told to the guard alone/);
   });
 }
 
 test("an answer without a verdict lets nobody in", async (t) => {
-  await refused(t, { answer: ValidateResponse.create() }, status.UNAVAILABLE, "STORE_UNAVAILABLE");
+  await denied(t, { answer: ValidateResponse.create() }, status.UNAVAILABLE, "STORE_UNAVAILABLE");
 });
 
 test("Latchkey may take so long and no longer", async (t) => {
   const begun = Date.now();
-  await refused(t, { answer: undefined }, status.UNAVAILABLE, "STORE_UNAVAILABLE", { timeout: 50 });
+  await denied(t, { answer: undefined }, status.UNAVAILABLE, "STORE_UNAVAILABLE", { timeout: 50 });
   assert.ok(Date.now() - begun < 900);
 });
 
 for (const reason of [0, 99]) {
   test(`the reason ${reason} is an unknown session`, async (t) => {
     const fake = { answer: rejects({ reason, terminal: true }) };
-    const about = await refused(t, fake, status.UNAUTHENTICATED, "UNKNOWN_SESSION");
+    const about = await denied(t, fake, status.UNAUTHENTICATED, "UNKNOWN_SESSION");
     assert.deepEqual(about, { terminal: "true" });
   });
 }
@@ -154,9 +154,9 @@ test("a role or a slot can be required", async (t) => {
   assert.ok(typeof who !== "string" && who.username === "anna");
   const no = status.PERMISSION_DENIED;
   const terminal = "false";
-  const role = await refused(t, fake, no, "ROLE_REQUIRED", { requiredRole: "sta" });
+  const role = await denied(t, fake, no, "ROLE_REQUIRED", { requiredRole: "sta" });
   assert.deepEqual(role, { terminal, role: "sta" });
-  const slot = await refused(t, fake, no, "SLOT_REQUIRED", { requiredSlot: "mobile" });
+  const slot = await denied(t, fake, no, "SLOT_REQUIRED", { requiredSlot: "mobile" });
   assert.deepEqual(slot, { terminal, slot: "mobile" });
 });
 
@@ -164,7 +164,7 @@ test("only the methods that are named are open", async (t) => {
   const fake = { answer: { code: status.INTERNAL, details: "" } };
   assert.equal(await call(t, fake, { openMethods: [GREET] }), "nobody");
   for (const method of [`${GREET}s`, GREET.toLowerCase(), GREET.slice(1), "/sample.v1.GreeterService/"]) {
-    await refused(t, fake, status.UNAVAILABLE, "STORE_UNAVAILABLE", { openMethods: [method] });
+    await denied(t, fake, status.UNAVAILABLE, "STORE_UNAVAILABLE", { openMethods: [method] });
   }
 });
 

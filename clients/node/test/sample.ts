@@ -1,4 +1,4 @@
-/** A guarded server: what README.md shows, and what the scenarios of all clients call. */
+/** A guarded server: the sample of README.md, which the scenarios of all clients call. */
 import { type sendUnaryData, Server, ServerCredentials, type ServerUnaryCall } from "@grpc/grpc-js";
 
 import { connect, guard, identity } from "../src/index.js";
@@ -24,7 +24,7 @@ const server = new Server({ interceptors: [callers] });
 let begun = 0;
 let running = 0;
 
-/** A handler of a stream begins. */
+/** Counts a running stream handler. */
 function begin(call: { on(event: "close", ended: () => void): unknown }): void {
   begun += 1;
   running += 1;

@@ -1,4 +1,4 @@
-/** What becomes of streams: what clients/scenarios.json does not bring about. */
+/** Tests of streams that clients/scenarios.json does not cover. */
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
@@ -43,11 +43,11 @@ const REPLACED = Rejection.create({
 
 type Watch = ServerWritableStream<WatchSessionRequest, WatchSessionResponse>;
 
-/** A Latchkey whose sessions end, and whose watches break, when it is told. */
+/** A fake Latchkey whose sessions end, and whose watches break, on demand. */
 class Fake {
   rejection: Rejection | undefined;
   code: status | undefined;
-  refusesWatches: status | undefined;
+  watchError: status | undefined;
   peeked = 0;
   watched = 0;
   watches = new Set<Watch>();
@@ -67,8 +67,8 @@ class Fake {
     watchSession: (call: Watch): void => {
       this.watched += 1;
       assert.deepEqual(call.metadata.get("x-forwarded-for"), []);
-      if (this.refusesWatches !== undefined) {
-        call.emit("error", { code: this.refusesWatches, details: "no watch" });
+      if (this.watchError !== undefined) {
+        call.emit("error", { code: this.watchError, details: "no watch" });
         return;
       }
       this.watches.add(call);
@@ -106,7 +106,7 @@ function listen(t: TestContext, server: Server): Promise<string> {
   });
 }
 
-/** A stream that runs and goes on, before this Latchkey. */
+/** Starts a stream that is guarded with this Latchkey. */
 async function chat(t: TestContext, fake: Fake, options: GuardOptions = {}, text = "") {
   const latchkey = new Server();
   latchkey.addService(AuthServiceService, fake.service as never);
@@ -145,7 +145,7 @@ async function chat(t: TestContext, fake: Fake, options: GuardOptions = {}, text
   return { call, answers, ended, handler };
 }
 
-function refused(error: ServiceError, code: status, reason: string): Record<string, string> {
+function denied(error: ServiceError, code: status, reason: string): Record<string, string> {
   const told = Status.decode(error.metadata.get("grpc-status-details-bin")[0] as Buffer);
   const info = ErrorInfo.decode(told.details[0]?.value ?? Buffer.of());
   assert.deepEqual([error.code, info.reason, info.domain], [code, reason, "latchkey"]);
@@ -154,7 +154,7 @@ function refused(error: ServiceError, code: status, reason: string): Record<stri
 }
 
 function replaced(error: ServiceError): void {
-  const about = refused(error, status.UNAUTHENTICATED, "REPLACED");
+  const about = denied(error, status.UNAUTHENTICATED, "REPLACED");
   assert.deepEqual(about, { terminal: "true", by_device: "iPhone" });
 }
 
@@ -197,7 +197,7 @@ test("a watch that breaks says nothing of the session", async (t) => {
 for (const options of [{}, { maxWatches: 0 }]) {
   test(`a session that cannot be watched is asked about, with ${JSON.stringify(options)}`, async (t) => {
     const fake = new Fake();
-    fake.refusesWatches = status.RESOURCE_EXHAUSTED;
+    fake.watchError = status.RESOURCE_EXHAUSTED;
     const told: string[] = [];
     const onOutage = (why: Error): unknown => told.push(why.message);
     const { ended } = await chat(t, fake, { ...options, onOutage });
@@ -211,11 +211,11 @@ for (const options of [{}, { maxWatches: 0 }]) {
 
 test("a stream outlives an outage for a while", async (t) => {
   const fake = new Fake();
-  fake.refusesWatches = status.UNAVAILABLE;
+  fake.watchError = status.UNAVAILABLE;
   fake.code = status.PERMISSION_DENIED;
   const begun = Date.now();
   const { ended } = await chat(t, fake, { outageGrace: 500 });
-  refused(await ended, status.UNAVAILABLE, "STORE_UNAVAILABLE");
+  denied(await ended, status.UNAVAILABLE, "STORE_UNAVAILABLE");
   const took = Date.now() - begun;
   assert.ok(took >= 500 && took < 3000, `took ${took} ms`);
 });

@@ -1,4 +1,4 @@
-"""What the two samples have in common."""
+"""Code shared by the two samples."""
 
 import os
 

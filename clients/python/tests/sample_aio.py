@@ -1,4 +1,4 @@
-"""A guarded server with grpc.aio: what README.md shows, and what the scenarios of all clients call."""
+"""A guarded server with grpc.aio: the sample of README.md, which the scenarios of all clients call."""
 
 import asyncio
 import contextlib

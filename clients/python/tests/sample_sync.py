@@ -1,4 +1,4 @@
-"""A guarded server with threads: what README.md shows, and what the scenarios of all clients call."""
+"""A guarded server with threads: the sample of README.md, which the scenarios of all clients call."""
 
 import contextlib
 import itertools

@@ -1,4 +1,4 @@
-"""What the real Latchkey does is in clients/scenarios.json; here is what it never does, and what only Python has."""
+"""Tests what Latchkey never does, and what only Python has. clients/scenarios.json covers everything else."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ class Aborted(Exception):
 
 
 class Context:
-    """As much of a context as a refusal takes."""
+    """The part of a context that a denial needs."""
 
     trailing = ()
 
@@ -99,14 +99,14 @@ async def call_aio(fake, method, options):
 def call(request, fake):
     async def call(method="/a.B/C", **options):
         if request.param == "aio":
-            # As grpc.aio does, each call in a context of its own.
+            # Like grpc.aio, run each call in a context of its own.
             return await asyncio.create_task(call_aio(fake, method, options))
         return await asyncio.to_thread(call_sync, fake, method, options)
 
     return call
 
 
-async def refused(call, code, reason, **options):
+async def denied(call, code, reason, **options):
     with pytest.raises(Aborted) as raised:
         await call(**options)
     told, message, trailing = raised.value.args
@@ -142,26 +142,26 @@ async def test_a_staleness_of_zero_is_sent(fake, call):
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
 async def test_no_status_of_latchkey_is_a_verdict(fake, call, code):
     fake.code = code
-    message, metadata = await refused(call, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+    message, metadata = await denied(call, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
     assert (message, metadata) == ("the session cannot be checked at the moment: try again", {})
 
 
 async def test_an_answer_without_a_verdict_lets_nobody_in(fake, call):
     fake.answer = auth_pb2.ValidateResponse()
-    await refused(call, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+    await denied(call, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 
 
 async def test_latchkey_may_take_so_long_and_no_longer(fake, call):
     fake.hangs = 2
     begun = time.monotonic()
-    await refused(call, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", timeout=0.05)
+    await denied(call, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", timeout=0.05)
     assert time.monotonic() - begun < 1
 
 
 @pytest.mark.parametrize("reason", [0, 99])
 async def test_a_reason_of_tomorrow_is_an_unknown_session(fake, call, reason):
     fake.answer = auth_pb2.ValidateResponse(rejection=reason_pb2.Rejection(reason=reason, terminal=True))
-    _, metadata = await refused(call, grpc.StatusCode.UNAUTHENTICATED, "UNKNOWN_SESSION")
+    _, metadata = await denied(call, grpc.StatusCode.UNAUTHENTICATED, "UNKNOWN_SESSION")
     assert metadata == {"terminal": "true"}
 
 
@@ -169,7 +169,7 @@ async def test_a_role_or_a_slot_can_be_required(fake, call):
     assert (await call(required_role="staff", required_slot="web")).username == "anna"
     for what, wanted in ("role", "sta"), ("slot", "mobile"):
         code, reason = grpc.StatusCode.PERMISSION_DENIED, f"{what}_REQUIRED".upper()
-        _, metadata = await refused(call, code, reason, **{f"required_{what}": wanted})
+        _, metadata = await denied(call, code, reason, **{f"required_{what}": wanted})
         assert metadata == {what: wanted, "terminal": "false"}
 
 
@@ -177,7 +177,7 @@ async def test_only_the_methods_that_are_named_are_open(fake, call):
     fake.code = grpc.StatusCode.INTERNAL
     assert await call("/a.B/C", open_methods=["/a.B/C"]) == "nobody"
     for method in "/a.B/CC", "/a.B/c", "a.B/C", "/a.B/":
-        await refused(call, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", method=method, open_methods=["/a.B/C"])
+        await denied(call, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", method=method, open_methods=["/a.B/C"])
 
 
 async def test_one_string_is_no_list_of_methods(call):

@@ -1,4 +1,4 @@
-"""What becomes of streams: what clients/scenarios.json does not bring about, and what only Python has."""
+"""Tests of streams that clients/scenarios.json does not cover, and of what only Python has."""
 
 import asyncio
 import queue
@@ -20,12 +20,12 @@ BREAKS = object()
 
 
 class FakeLatchkey(auth_pb2_grpc.AuthServiceServicer):
-    """Its sessions end, and its watches break, when it is told."""
+    """A fake whose sessions end, and whose watches break, on demand."""
 
     def __init__(self):
         self.rejection = None
         self.code = None
-        self.refuses_watches = None
+        self.watch_error = None
         self.peeked = 0
         self.watched = 0
         self.watching = 0
@@ -44,8 +44,8 @@ class FakeLatchkey(auth_pb2_grpc.AuthServiceServicer):
     def WatchSession(self, request, context):
         assert "x-forwarded-for" not in dict(context.invocation_metadata())
         self.watched += 1
-        if self.refuses_watches is not None:
-            context.abort(self.refuses_watches, "no watch")
+        if self.watch_error is not None:
+            context.abort(self.watch_error, "no watch")
         self.watching += 1
         try:
             yield auth_pb2.WatchSessionResponse(session=LIVE)
@@ -74,7 +74,7 @@ def fake():
 
 
 class Service:
-    """Handlers of either kind, and how they ended."""
+    """Handlers of all kinds, and how they ended."""
 
     def __init__(self):
         self.how = queue.SimpleQueue()
@@ -168,7 +168,7 @@ def handlers(service):
 
 
 class Running:
-    """A guarded server, whose methods are called from threads."""
+    """A guarded server whose methods are called from threads."""
 
     def __init__(self, address, service):
         self.service = service
@@ -234,7 +234,7 @@ def start(request, fake):
     loop.close()
 
 
-def refused(error, code, reason):
+def denied(error, code, reason):
     trailing = dict(error.trailing_metadata())
     status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
     info = error_details_pb2.ErrorInfo()
@@ -245,10 +245,10 @@ def refused(error, code, reason):
 
 
 def ends(call, code, reason):
-    """It ends so, whatever comes before: the metadata of the ErrorInfo."""
+    """Asserts how the call ends and returns the metadata of the ErrorInfo."""
     with pytest.raises(grpc.RpcError) as raised:
         list(call)
-    return refused(raised.value, code, reason)
+    return denied(raised.value, code, reason)
 
 
 def replaced(call):
@@ -263,7 +263,7 @@ def eventually(is_so):
         time.sleep(0.005)
 
 
-# A generator that nobody has asked for more is closed where it is.
+# A generator that is not being read is closed at its current yield.
 @pytest.mark.parametrize(
     ("method", "how"),
     [("waits", {"SessionEnded", "GeneratorExit"}), ("goes_on", {"closed"}), ("uploads", {"SessionEnded"})],
@@ -288,7 +288,7 @@ def test_a_watch_that_breaks_says_nothing_of_the_session(fake, start):
 
 @pytest.mark.parametrize("options", [{}, {"max_watches": 0}])
 def test_a_session_that_cannot_be_watched_is_asked_about(fake, start, options):
-    fake.refuses_watches = grpc.StatusCode.RESOURCE_EXHAUSTED
+    fake.watch_error = grpc.StatusCode.RESOURCE_EXHAUSTED
     call = start(**options).call("goes_on")
     eventually(lambda: fake.peeked >= 2)
     fake.rejection = REPLACED
@@ -297,7 +297,7 @@ def test_a_session_that_cannot_be_watched_is_asked_about(fake, start, options):
 
 
 def test_a_stream_outlives_an_outage_for_a_while(fake, start):
-    fake.refuses_watches, fake.code = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
+    fake.watch_error, fake.code = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
     begun = time.monotonic()
     ends(start(outage_grace=0.5).call("goes_on"), grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
     assert 0.5 < time.monotonic() - begun < 3

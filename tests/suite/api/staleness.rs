@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use latchkey::domain::validate::{Judged, Lookup, Verdict};
+use latchkey::domain::validate::{self, Judged, Lookup};
 use latchkey::{
     grpc::pb::{self, RejectionReason, validate_response::Verdict},
     store::embedded::Database,
@@ -250,7 +250,7 @@ async fn after_the_process_was_held_up_a_batch_needs_the_epoch_and_not_the_store
     let judged = engine.resolve_all(pending.collect()).await;
     assert_eq!(judged.len(), 3);
     for (judged, name) in judged.into_iter().zip(["alice", "bob", "carol"]) {
-        let Ok(Judged::Done(Verdict::Live(session))) = judged else { panic!("{judged:?}") };
+        let Ok(Judged::Done(validate::Verdict::Live(session))) = judged else { panic!("{judged:?}") };
         assert_eq!(session.username(), name);
     }
 }

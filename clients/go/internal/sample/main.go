@@ -1,4 +1,4 @@
-// Command sample is a guarded server: what README.md shows, and what the scenarios of all clients call.
+// Command sample is a guarded server: the sample of README.md, which the scenarios of all clients call.
 package main
 
 import (
@@ -53,7 +53,7 @@ type greeter struct {
 	running atomic.Int32
 }
 
-// A handler of a stream begins; what is returned ends it.
+// Counts a running stream handler. The returned function ends it.
 func (g *greeter) begin() func() {
 	g.begun.Add(1)
 	g.running.Add(1)

@@ -1,12 +1,11 @@
 """Guards gRPC servers with Latchkey, the authentication service in which the latest login wins.
 
-A guard takes the bearer token from the metadata ``authorization`` of every call, asks Latchkey whether its session is
-live, and tells the handler whose it is (:func:`identity`). Whoever is rejected is told why, in a
-``google.rpc.ErrorInfo``. Where Latchkey does not answer, nobody gets in: ``UNAVAILABLE``. Streams end when the session
-of their caller does.
+A guard takes the bearer token from the metadata ``authorization`` of every call, validates it with Latchkey, and gives
+the handler the identity of the caller (:func:`identity`). A denied call gets the reason in a ``google.rpc.ErrorInfo``.
+While Latchkey does not answer, calls get ``UNAVAILABLE``. Streams end when the session of their caller ends.
 
-Here is what goes with ``grpc``; :mod:`latchkey.aio` has the same for ``grpc.aio``. The generated code of Latchkey's
-own services is in ``latchkey.v1``.
+This package is for ``grpc``; :mod:`latchkey.aio` is the same for ``grpc.aio``. The generated code of Latchkey's
+services is in ``latchkey.v1``.
 """
 
 from latchkey import aio

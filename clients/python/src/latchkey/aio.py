@@ -1,4 +1,4 @@
-"""The same for ``grpc.aio``."""
+"""The guard and the client for ``grpc.aio``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import grpc.aio
 
 from latchkey.aio_stream import watched
 from latchkey.channel import OPTIONS
+from latchkey.denial import Denial
 from latchkey.identity import Identity, current
 from latchkey.news import News, NoPlace, Places
-from latchkey.refusal import Refusal
 from latchkey.rejected import Rejected, no_token
 from latchkey.rules import Options, Rules, no_verdict, verdict
 from latchkey.v1 import auth_pb2, auth_pb2_grpc
@@ -57,8 +57,8 @@ class Guard(grpc.aio.ServerInterceptor):
             request = self._rules.request(handler_call_details.invocation_metadata)
             # The handler runs in the same context.
             current.set(await self._check(handler_call_details.method, request))
-        except Refusal as refusal:
-            return _refuse(refusal)
+        except Denial as denial:
+            return _deny(denial)
         if not self._rules.watch_streams or not (handler.request_streaming or handler.response_streaming):
             return handler
         return watched(handler, functools.partial(self._end, handler_call_details.method, request.token))
@@ -66,7 +66,7 @@ class Guard(grpc.aio.ServerInterceptor):
     async def _check(self, method: str, request: auth_pb2.ValidateRequest) -> Identity:
         try:
             return self._rules.admit(await self._validate(request))
-        except Refusal:
+        except Denial:
             raise
         except Exception as why:
             raise no_verdict(method, why) from why
@@ -75,8 +75,8 @@ class Guard(grpc.aio.ServerInterceptor):
         rules = self._rules
         return await self._stub.Validate(request, timeout=rules.timeout, metadata=rules.metadata())
 
-    async def _end(self, method: str, token: str) -> Refusal:
-        """Waits until the session has ended: what its caller is told."""
+    async def _end(self, method: str, token: str) -> Denial:
+        """Waits until the session has ended, and returns the denial for its caller."""
         news = News(self._rules, method)
         question = self._rules.question(token, peek=True)
         try:
@@ -87,11 +87,11 @@ class Guard(grpc.aio.ServerInterceptor):
                 except grpc.RpcError as why:
                     wait = news.silent(why)
                 await asyncio.sleep(wait)
-        except Refusal as refusal:
-            return refusal
+        except Denial as denial:
+            return denial
 
     async def _watch(self, token: str, news: News) -> None:
-        """Watches the session for as long as that goes well."""
+        """Watches the session until the watch breaks."""
         watched = False
         request, rules = auth_pb2.WatchSessionRequest(token=token), self._rules
         try:
@@ -102,18 +102,18 @@ class Guard(grpc.aio.ServerInterceptor):
                         news.told(message)
                         watched = True
                 finally:
-                    # Whoever is cancelled while the call begins would leave it behind.
+                    # Without this, a cancellation while the call begins would leak it.
                     call.cancel()
         except (grpc.RpcError, NoPlace) as why:
             self._places.tell(why)
         news.broke(watched)
 
 
-def _refuse(refusal: Refusal) -> grpc.RpcMethodHandler:
+def _deny(denial: Denial) -> grpc.RpcMethodHandler:
     async def abort(_requests: Any, context: grpc.aio.ServicerContext) -> None:
-        await context.abort(refusal.code, refusal.message, refusal.trailing_metadata)
+        await context.abort(denial.code, denial.message, denial.trailing_metadata)
 
-    # Whatever kind the method is: this one does not wait for a request.
+    # For methods of any kind, because this kind does not wait for a request.
     return grpc.stream_stream_rpc_method_handler(abort)
 
 
@@ -125,19 +125,19 @@ class Client:
         self._rest = {"metadata": (("x-latchkey-key", caller_key),) if caller_key else (), "timeout": timeout}
 
     async def login(self, username: str, password: str, *, device: str = "", slot: str = "") -> auth_pb2.LoginResponse:
-        """Opens a session: the token, the session, and those that it displaced."""
+        """Opens a session. Returns the token, the session and the displaced sessions."""
         request = auth_pb2.LoginRequest(username=username, password=password, device=device, slot=slot)
         return await self._stub.Login(request, **self._rest)
 
     async def validate(self, token: str, *, peek: bool = False) -> Identity:
-        """Whose token it is, or ``Rejected``. ``grpc.RpcError`` says nothing about the token."""
+        """Returns the identity, or raises ``Rejected``. A ``grpc.RpcError`` says nothing about the token."""
         if not token:
             raise Rejected(no_token())
         request = auth_pb2.ValidateRequest(token=token, peek=peek)
         return verdict(await self._stub.Validate(request, **self._rest))
 
     async def logout(self, token: str) -> auth_pb2.LogoutResponse:
-        """Ends the session of the token. One that has ended, or is no token, is no error."""
+        """Ends the session of the token. It is not an error if it has ended already, or if the token is invalid."""
         if not token:
             return auth_pb2.LogoutResponse(rejection=no_token())
         return await self._stub.Logout(auth_pb2.LogoutRequest(token=token), **self._rest)

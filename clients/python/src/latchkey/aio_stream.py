@@ -1,4 +1,4 @@
-"""Streams of a ``grpc.aio`` server that end with their callers' sessions."""
+"""Ends streams of a ``grpc.aio`` server when the session of their caller ends."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from latchkey.denial import Denial
 from latchkey.handlers import KINDS
-from latchkey.refusal import Refusal
 
 _Run = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
 
-def watched(handler: grpc.RpcMethodHandler, end: Callable[[], Awaitable[Refusal]]) -> grpc.RpcMethodHandler:
-    """The handler, until ``end`` says why the session has ended."""
+def watched(handler: grpc.RpcMethodHandler, end: Callable[[], Awaitable[Denial]]) -> grpc.RpcMethodHandler:
+    """Returns a handler that runs until it returns, or until ``end`` returns because the session has ended."""
     kind, make = KINDS[handler.request_streaming, handler.response_streaming]
     run = _coroutine(getattr(handler, kind))
     if run is None:
-        # A function that runs in a thread, which nobody can end.
+        # A function that runs in a thread, which cannot be stopped.
         return handler
 
     async def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
@@ -31,10 +31,10 @@ def watched(handler: grpc.RpcMethodHandler, end: Callable[[], Awaitable[Refusal]
         try:
             await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
             if ending.done():
-                refusal = ending.result()
+                denial = ending.result()
                 running.cancel()
-                # The client is told at once, however long the handler takes to clean up.
-                await context.abort(refusal.code, refusal.message, refusal.trailing_metadata)
+                # The client gets the status at once, even if the handler takes long to clean up.
+                await context.abort(denial.code, denial.message, denial.trailing_metadata)
             return running.result()
         finally:
             running.cancel()
@@ -45,7 +45,7 @@ def watched(handler: grpc.RpcMethodHandler, end: Callable[[], Awaitable[Refusal]
 
 
 def _coroutine(behavior: Any) -> _Run | None:
-    """What a handler does, as a coroutine."""
+    """Returns the behavior of a handler as a coroutine."""
     if _is(inspect.iscoroutinefunction, behavior):
         return behavior
     if not _is(inspect.isasyncgenfunction, behavior):

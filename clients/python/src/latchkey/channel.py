@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import grpc
 
 OPTIONS: tuple[tuple[str, int], ...] = (
-    # gRPC would wait up to two minutes between attempts, and every call fails meanwhile.
+    # By default gRPC waits up to two minutes between attempts, and every call fails meanwhile.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A peer that has vanished without a word is otherwise asked again and again.
+    # Detects a peer that has vanished without closing the connection.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
-    # Nor would that be found out after two pings, while streams are watched and nothing happens.
+    # By default gRPC stops after two pings without data, as on a watch without events.
     ("grpc.http2.max_pings_without_data", 0),
-    # Otherwise all channels of the process to one address share a connection, and its reconnects.
+    # Otherwise all channels of the process to one address share a connection and its backoff.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
@@ -26,8 +26,7 @@ def channel(
     credentials: grpc.ChannelCredentials | None = None,
     options: Sequence[tuple[str, object]] = (),
 ) -> grpc.Channel:
-    """A channel that finds out soon that Latchkey is gone, and soon that it is back. In plaintext, unless there are
-    credentials."""
+    """Creates a channel with keepalives and a short reconnect backoff. It uses plaintext without credentials."""
     options = (*OPTIONS, *options)
     if credentials is None:
         return grpc.insecure_channel(target, options=options)

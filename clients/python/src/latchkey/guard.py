@@ -9,30 +9,30 @@ from typing import Any, Unpack
 
 import grpc
 
+from latchkey.denial import Denial
 from latchkey.handlers import KINDS
 from latchkey.identity import Identity, current
 from latchkey.news import News, NoPlace, Places
-from latchkey.refusal import Refusal
 from latchkey.rules import Options, Rules, no_verdict
 from latchkey.stream import Stream, abort
 from latchkey.v1 import auth_pb2, auth_pb2_grpc
 
 class Guard(grpc.ServerInterceptor):
-    """Lets calls through whose token Latchkey finds good.
+    """Accepts only calls whose token has a live session.
 
-    :param channel: a connection to Latchkey; :func:`latchkey.channel` makes one.
-    :param caller_key: says who asks, for a Latchkey with ``access.validate = "caller"``.
-    :param open_methods: methods for everybody, by full names such as ``/grpc.health.v1.Health/Check``.
-    :param max_staleness: lets Latchkey answer from memory, never with anything older than this ``timedelta``.
+    :param channel: a connection to Latchkey, see :func:`latchkey.channel`.
+    :param caller_key: the caller key for Latchkey, needed with ``access.validate = "caller"``.
+    :param open_methods: methods that are open to everybody, by full names such as ``/grpc.health.v1.Health/Check``.
+    :param max_staleness: lets Latchkey answer from its near-cache, at most this ``timedelta`` old.
     :param peek: calls do not count as a use of the session.
-    :param timeout: how long Latchkey may take, in seconds.
-    :param required_role: who does not have it is told PERMISSION_DENIED.
-    :param required_slot: the same for sessions of other slots.
-    :param watch_streams: streams end when the session of their caller does.
-    :param max_watches: how many of them are watched at a time over the channel; about the others Latchkey is asked
-        every 10 seconds. It has to stay well below Latchkey's ``server.max_streams`` and what proxies between allow,
-        because every other call of the guard's needs room on the same connection.
-    :param outage_grace: how long streams go on while Latchkey is away, in seconds.
+    :param timeout: time limit for Latchkey's answer, in seconds.
+    :param required_role: calls of users without this role get PERMISSION_DENIED.
+    :param required_slot: calls of sessions in other slots get PERMISSION_DENIED.
+    :param watch_streams: end streams when the session of their caller ends.
+    :param max_watches: the maximum number of watched streams. The tokens of further streams are validated every 10
+        seconds. Keep it well below Latchkey's ``server.max_streams`` and the limits of proxies in between, because
+        all other calls of the guard share the same connection.
+    :param outage_grace: how long streams continue while Latchkey is unavailable, in seconds.
     """
 
     def __init__(self, channel: grpc.Channel, **options: Unpack[Options]) -> None:
@@ -54,15 +54,15 @@ class Guard(grpc.ServerInterceptor):
         streams = handler.request_streaming or handler.response_streaming
         watched = streams and self._rules.watch_streams
 
-        # This method runs in the one thread that accepts calls; what waits has to wait in the handler's.
+        # This method runs in the single thread that accepts calls, so the thread of the handler does the validation.
         @functools.wraps(behavior)
         def guarded(request: Any, context: grpc.ServicerContext, *rest: Any) -> Any:
             try:
                 question = self._rules.request(handler_call_details.invocation_metadata)
                 current.set(self._check(method, question))
-            except Refusal as refusal:
-                abort(context, refusal)
-            # Whoever is given a callback for its answers (an experiment of gRPC's) cannot be ended.
+            except Denial as denial:
+                abort(context, denial)
+            # A handler with a callback for its answers (an experimental feature of gRPC) cannot be ended.
             if not watched or rest:
                 return behavior(request, context, *rest)
             stream = Stream(behavior, request, context, handler.request_streaming)
@@ -74,7 +74,7 @@ class Guard(grpc.ServerInterceptor):
     def _check(self, method: str, request: auth_pb2.ValidateRequest) -> Identity:
         try:
             return self._rules.admit(self._validate(request))
-        except Refusal:
+        except Denial:
             raise
         except Exception as why:
             raise no_verdict(method, why) from why
@@ -100,11 +100,11 @@ class Guard(grpc.ServerInterceptor):
                 except grpc.RpcError as why:
                     wait = news.silent(why)
                 stream.over.wait(wait)
-        except Refusal as refusal:
-            stream.end(refusal)
+        except Denial as denial:
+            stream.end(denial)
 
     def _watch(self, stream: Stream, token: str, news: News) -> None:
-        """Watches the session for as long as that goes well."""
+        """Watches the session until the watch breaks."""
         watched = False
         request, rules = auth_pb2.WatchSessionRequest(token=token), self._rules
         try:

@@ -8,4 +8,4 @@ KINDS = {
     (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
     (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
 }
-"""Whether requests and responses stream: the handler's field, and what makes such a handler."""
+"""Maps (streaming requests, streaming responses) to the field of the handler and its constructor."""

@@ -1,4 +1,4 @@
-"""Who calls."""
+"""The identity of the caller."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from latchkey.v1 import auth_pb2
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who calls: the session that Latchkey found live."""
+    """The identity of the caller: a live session."""
 
     user_id: str
     """The account's stable, opaque id."""
     username: str
-    """What a person types."""
+    """The username."""
     session_id: str
     """The token's ``jti``."""
     slot: str
-    """The kind of client in which only the latest login lives."""
+    """The slot: the kind of client in which only the latest login lives."""
     device: str
-    """What the client called itself when it logged in."""
+    """The name that the client gave itself at login."""
     roles: frozenset[str]
-    """Those of the account now, which can be newer than the token's."""
+    """The current roles of the account, which can be newer than those in the token."""
     issued_at: datetime
-    """The moment of the login."""
+    """When the login was committed."""
     expires_at: datetime
-    """When the session ends at the latest."""
+    """The absolute deadline."""
     idle_expires_at: datetime
-    """When the session ends if it is not used before."""
+    """The idle deadline."""
 
     @staticmethod
     def of(session: auth_pb2.Session) -> Identity:
-        """The identity that a session is."""
+        """Returns the identity for a session."""
         return Identity(
             user_id=session.user_id,
             username=session.username,
@@ -52,5 +52,5 @@ current: ContextVar[Identity] = ContextVar("latchkey.identity")
 
 
 def identity() -> Identity:
-    """Who calls the method whose handler this is. ``LookupError`` in a method that is open, and outside of a call."""
+    """Returns the identity of the caller. Raises ``LookupError`` in an open method and outside of a call."""
     return current.get()

@@ -1,4 +1,4 @@
-"""Why a token is not good."""
+"""Rejections of tokens."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ _PREFIX = "REJECTION_REASON_"
 
 
 class Rejected(Exception):
-    """A token is not, or no longer, good. The message can be shown to the user."""
+    """Latchkey rejected the token. The message can be shown to the user."""
 
     def __init__(self, rejection: reason_pb2.Rejection) -> None:
         super().__init__(rejection.message)
         self.message: str = rejection.message
         """A sentence for the user."""
         self.reason: str = _name(rejection.reason)
-        """Such as ``REPLACED``. What this version does not know is ``UNKNOWN_SESSION``."""
+        """The reason, such as ``REPLACED``. A reason that this version does not know becomes ``UNKNOWN_SESSION``."""
         self.at: datetime | None = rejection.at.ToDatetime(tzinfo=UTC) if rejection.HasField("at") else None
-        """When the session ended, where one is known."""
+        """When the session ended, if a session is known."""
         self.by_device: str = rejection.by_device
-        """The device of the login that took the place, where one did and had a name."""
+        """The device of the login that displaced the session, if there is one and it has a name."""
         self.terminal: bool = rejection.terminal
-        """Whether a client must not log in again by itself: show a button."""
+        """Whether a client must not log in again automatically."""
 
 
 def no_token() -> reason_pb2.Rejection:
-    """What is said of an empty token, which Latchkey would take for one that was left out."""
+    """Returns the rejection of an empty token, which Latchkey would treat as a missing one."""
     return reason_pb2.Rejection(
         reason=reason_pb2.REJECTION_REASON_MALFORMED, message="There is no access token.", terminal=False
     )

@@ -1,4 +1,4 @@
-"""What a guard does, whether it waits in a thread or in a coroutine."""
+"""The logic of a guard, for threads and coroutines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypedDict
 import grpc
 import grpc.aio
 
-from latchkey import refusal
+from latchkey import denial
 from latchkey.identity import Identity
 from latchkey.rejected import Rejected
 from latchkey.v1 import auth_pb2
@@ -40,7 +40,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The options of a guard, and what follows from them."""
+    """The options of a guard and the functions that depend on them."""
 
     _: KW_ONLY
     caller_key: str | None = None
@@ -60,35 +60,35 @@ class Rules:
         object.__setattr__(self, "open_methods", frozenset(self.open_methods))
 
     def request(self, metadata: Metadata) -> auth_pb2.ValidateRequest:
-        """What to ask Latchkey about a call with this metadata."""
+        """Returns the ValidateRequest for a call with this metadata."""
         return self.question(_bearer(metadata), peek=self.peek)
 
     def question(self, token: str, *, peek: bool) -> auth_pb2.ValidateRequest:
-        """What to ask Latchkey about a token."""
+        """Returns the ValidateRequest for a token."""
         request = auth_pb2.ValidateRequest(token=token, peek=peek)
         if self.max_staleness is not None:
             request.max_staleness.FromTimedelta(self.max_staleness)
         return request
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What to send along. Of the call's own metadata nothing goes to Latchkey."""
+        """Returns the metadata for Latchkey. Metadata of the guarded call is not forwarded."""
         return (("x-latchkey-key", self.caller_key),) if self.caller_key else ()
 
     def admit(self, answer: auth_pb2.ValidateResponse) -> Identity:
-        """Who gets in by this verdict."""
+        """Returns the identity of an accepted caller, or raises a ``Denial``."""
         try:
             who = verdict(answer)
         except Rejected as why:
-            raise refusal.rejected(why) from None
+            raise denial.rejected(why) from None
         if self.required_slot is not None and who.slot != self.required_slot:
-            raise refusal.slot_required(self.required_slot)
+            raise denial.slot_required(self.required_slot)
         if self.required_role is not None and self.required_role not in who.roles:
-            raise refusal.role_required(self.required_role)
+            raise denial.role_required(self.required_role)
         return who
 
 
 def verdict(answer: auth_pb2.ValidateResponse) -> Identity:
-    """The identity, or ``Rejected``. An answer that is neither is none."""
+    """Returns the identity, or raises ``Rejected``. Any other answer is an error."""
     match answer.WhichOneof("verdict"):
         case "session":
             return Identity.of(answer.session)
@@ -98,36 +98,36 @@ def verdict(answer: auth_pb2.ValidateResponse) -> Identity:
             raise RuntimeError("Latchkey answered without a verdict")
 
 
-def no_verdict(method: str, why: Exception) -> refusal.Refusal:
-    """Whatever went wrong, nobody gets in."""
-    log.warning("Latchkey gave no verdict on a call of %s: %s", method, in_short(why))
-    return refusal.unavailable()
+def no_verdict(method: str, why: Exception) -> denial.Denial:
+    """Logs why there is no verdict and returns UNAVAILABLE."""
+    log.warning("got no verdict for a call of %s: %s", method, in_short(why))
+    return denial.unavailable()
 
 
 def in_short(why: Exception | None) -> str:
-    """What an ``RpcError`` prints of itself takes many lines."""
+    """Formats an error in one line; an ``RpcError`` prints itself in many."""
     if isinstance(why, grpc.Call | grpc.aio.AioRpcError):
         return f"{why.code().name}: {why.details()}"
     return repr(why)
 
 
 def _bearer(metadata: Metadata) -> str:
-    """The token of exactly one ``authorization: Bearer ...``, as Latchkey itself reads it."""
+    """Returns the token of exactly one ``authorization: Bearer ...``, parsed as in Latchkey."""
     values = [value for key, value in metadata if key == "authorization"]
     if not values:
-        raise refusal.token_required()
+        raise denial.token_required()
     if len(values) > 1:
-        # Which of them did the caller mean? Proxies disagree, so nobody guesses.
-        raise refusal.malformed(_MORE_THAN_ONE)
+        # Proxies disagree on which of them counts, so the guard does not guess.
+        raise denial.malformed(_MORE_THAN_ONE)
     value = str(values[0])
     if value.strip().lower() in ("", "bearer"):
-        # A client that has no token, and sends the header all the same.
-        raise refusal.token_required()
+        # A client without a token that sends the header anyway.
+        raise denial.token_required()
     scheme, _, token = value.partition(" ")
     token = token.strip(" ")
     if scheme.lower() != "bearer" or not token:
-        raise refusal.malformed("The header `authorization` is not of the form `Bearer <token>`.")
+        raise denial.malformed("The header `authorization` is not of the form `Bearer <token>`.")
     if "," in token:
-        # Proxies join values with commas, and no token has one.
-        raise refusal.malformed(_MORE_THAN_ONE)
+        # Proxies join values with commas, and a token never contains one.
+        raise denial.malformed(_MORE_THAN_ONE)
     return token

@@ -1,8 +1,8 @@
-"""Streams of a ``grpc.server`` that end with their callers' sessions.
+"""Ends streams of a ``grpc.server`` when the session of their caller ends.
 
-Nobody can end a thread of Python's, and only the thread that runs a call's handler can end the call with a status that
-has details. So the handler runs in a thread of its own, and the one that gRPC gave to the call waits for its answers
-and for the end of the session, whichever comes first.
+Python cannot stop a thread, and only the thread that gRPC runs for a call can end the call with a status that has
+details. So the handler runs in a thread of its own, and the thread of the call waits for its answers and for the end of
+the session, whichever comes first.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any, NoReturn
 
 import grpc
 
-from latchkey.refusal import Refusal
+from latchkey.denial import Denial
 
 
-def abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
-    """Ends the call with it."""
-    context.set_trailing_metadata(refusal.trailing_metadata)
-    context.abort(refusal.code, refusal.message)
-    raise refusal
+def abort(context: grpc.ServicerContext, denial: Denial) -> NoReturn:
+    """Ends the call with the denial."""
+    context.set_trailing_metadata(denial.trailing_metadata)
+    context.abort(denial.code, denial.message)
+    raise denial
 
 
 class SessionEnded(grpc.RpcError):
-    """The session of the caller has ended: no more requests come, and these may not be all."""
+    """The session of the caller has ended. There are no further requests, and the received ones may be incomplete."""
 
 
 class Stream:
-    """A call whose handler runs elsewhere."""
+    """A call whose handler runs in another thread."""
 
     def __init__(
         self, behavior: Callable[[Any, Any], Any], request: Any, context: grpc.ServicerContext, requests: bool
     ) -> None:
         self.over = threading.Event()
-        """Whether the call has ended."""
+        """Set when the call has ended."""
         self._behavior = behavior
         self._request = _Requests(request, self) if requests else request
         self._context = context
@@ -44,13 +44,13 @@ class Stream:
         self._news: SimpleQueue[_News] = SimpleQueue()
         self._lock = threading.Lock()
         self._last_words: list[Callable[[], Any]] = []
-        self.ended: Refusal | None = None
-        """What the caller is told of the end of the session."""
+        self.ended: Denial | None = None
+        """The denial for the caller, once the session has ended."""
         if not context.add_callback(self._is_over):
             self._is_over()
 
     def when_over(self, do: Callable[[], Any]) -> None:
-        """Does something when the call has ended."""
+        """Calls ``do`` when the call has ended."""
         with self._lock:
             if not self.over.is_set():
                 self._last_words = [do]
@@ -65,18 +65,18 @@ class Stream:
         for do in last_words:
             do()
 
-    def end(self, refusal: Refusal) -> None:
-        """The session has ended."""
-        self.ended = refusal
-        self._news.put(_Ended(refusal))
+    def end(self, denial: Denial) -> None:
+        """Ends the stream because the session has ended."""
+        self.ended = denial
+        self._news.put(_Ended(denial))
 
     def answer(self) -> Any:
-        """What the handler returns."""
+        """Runs the handler and returns its answer."""
         self._start(self._run_once)
         return self._next().take(self._context)
 
     def answers(self) -> Iterator[Any]:
-        """What the handler yields, each when it is asked for, as gRPC does it."""
+        """Runs the handler and yields its answers, each when gRPC asks for it."""
         self._start(self._run)
         try:
             while True:
@@ -90,11 +90,11 @@ class Stream:
 
     def _next(self) -> _News:
         news = self._news.get()
-        # The handler may have stopped because the session has ended.
+        # The handler may have returned because the session has ended.
         return news if self.ended is None else _Ended(self.ended)
 
     def _start(self, run: Callable[[], None]) -> None:
-        # It has the caller's identity, and whatever else stands around the call.
+        # The copy contains the identity of the caller and other context variables of the call.
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(run,), name="latchkey-handler", daemon=True).start()
 
@@ -115,16 +115,16 @@ class Stream:
                         break
                     self._news.put(_Answer(answer))
             finally:
-                # In a generator, that is raised where it has stopped.
+                # This raises GeneratorExit at the current yield of a generator.
                 getattr(answers, "close", lambda: None)()
         except BaseException as why:
             self._news.put(_Raised(why))
-        # Whoever still asks is not left waiting.
+        # Unblocks a reader that still waits.
         self._news.put(_Done())
 
 
 class _Requests:
-    """The requests of a call, which break off where the session ends."""
+    """The requests of a call, which raise an error when the session ends."""
 
     def __init__(self, requests: Iterator[Any], stream: Stream) -> None:
         self._requests = requests
@@ -137,7 +137,7 @@ class _Requests:
         try:
             return next(self._requests)
         except Exception:
-            # gRPC tells it as if the client had nothing more to say.
+            # gRPC reports this as the regular end of the requests.
             if self._stream.ended is not None:
                 raise SessionEnded("the session of the caller has ended") from None
             raise
@@ -165,11 +165,11 @@ class _Raised(_News):
 
 
 class _Ended(_News):
-    def __init__(self, refusal: Refusal) -> None:
-        self._refusal = refusal
+    def __init__(self, denial: Denial) -> None:
+        self._denial = denial
 
     def take(self, context: grpc.ServicerContext) -> Any:
-        abort(context, self._refusal)
+        abort(context, self._denial)
 
 
 class _Done(_News):

@@ -5,19 +5,19 @@ pub struct Account {
     /// Stable and opaque.
     #[prost(string, tag = "1")]
     pub user_id: ::prost::alloc::string::String,
-    /// As it was given, in Unicode NFC. Unique without regard to case.
+    /// As it was given, in Unicode NFC. Unique, case-insensitively.
     #[prost(string, tag = "2")]
     pub username: ::prost::alloc::string::String,
-    /// Roles that go into the user's tokens and verdicts. Latchkey gives them no meaning.
+    /// Roles, which appear in the user's tokens and verdicts. Latchkey attaches no meaning to them.
     #[prost(string, repeated, tag = "3")]
     pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Whether the account is disabled at this moment.
+    /// Whether the account is disabled now.
     #[prost(bool, tag = "4")]
     pub disabled: bool,
-    /// Where set, the account is disabled until then and enabled from then on by itself.
+    /// If set, the account is disabled until then and is enabled automatically afterwards.
     #[prost(message, optional, tag = "5")]
     pub disabled_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it was created. Unset where accounts.lookup reads a table of somebody else's.
+    /// When it was created. Unset if `accounts.lookup` reads another system's table.
     #[prost(message, optional, tag = "6")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -25,13 +25,13 @@ pub struct Account {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct CreateAccountRequest {
-    /// 1 to 254 code points, no control characters, no white space at either end. Stored in Unicode
-    /// NFC, compared without regard to case.
+    /// 1 to 254 code points, no control characters, no white space at either end. Stored in Unicode NFC, compared
+    /// case-insensitively.
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
-    /// At least `password.min_length` code points (15 unless configured otherwise) and at most 256, exactly
-    /// as typed. Not one of the most common passwords, nor the username, nor the name of the service, each
-    /// compared as a whole and without regard to case. No rules of composition.
+    /// The password, exactly as typed: at least `password.min_length` code points (15 by default), at most 256. It
+    /// must not be one of the most common passwords, the username or the name of the service; these are compared as
+    /// a whole and case-insensitively. There are no composition rules.
     #[prost(string, tag = "2")]
     pub password: ::prost::alloc::string::String,
     /// At most 32 roles of 1 to 64 characters: letters, digits and `_ - . : /`.
@@ -48,19 +48,19 @@ pub struct CreateAccountResponse {
 /// Request of GetAccount.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetAccountRequest {
-    /// Which account.
+    /// Identifies the account.
     #[prost(oneof = "get_account_request::Key", tags = "1, 2")]
     pub key: ::core::option::Option<get_account_request::Key>,
 }
 /// Nested message and enum types in `GetAccountRequest`.
 pub mod get_account_request {
-    /// Which account.
+    /// Identifies the account.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Key {
-        /// By id.
+        /// Its id.
         #[prost(string, tag = "1")]
         UserId(::prost::alloc::string::String),
-        /// By username.
+        /// Its username.
         #[prost(string, tag = "2")]
         Username(::prost::alloc::string::String),
     }
@@ -71,39 +71,39 @@ pub struct GetAccountResponse {
     /// The account.
     #[prost(message, optional, tag = "1")]
     pub account: ::core::option::Option<Account>,
-    /// How it stands with those who try its password.
+    /// The state of the login limiter for its username.
     #[prost(message, optional, tag = "2")]
     pub login_throttle: ::core::option::Option<LoginThrottle>,
 }
-/// How a username stands with those who try its password.
+/// The state of the login limiter for a username.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoginThrottle {
-    /// Failed logins since the last one that succeeded.
+    /// The number of failed logins since the last successful one.
     #[prost(uint32, tag = "1")]
     pub failures: u32,
-    /// No login is let through, right password or not, until UnlockAccount or SetPassword.
+    /// No login is accepted, even with the right password, until UnlockAccount or SetPassword is called.
     #[prost(bool, tag = "2")]
     pub locked: bool,
-    /// When the next login is let through, where that is not now.
+    /// When the next login is accepted. Unset if it is accepted now.
     #[prost(message, optional, tag = "3")]
     pub next_attempt_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Request of UnlockAccount.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnlockAccountRequest {
-    /// Which account.
+    /// Identifies the account.
     #[prost(oneof = "unlock_account_request::Key", tags = "1, 2")]
     pub key: ::core::option::Option<unlock_account_request::Key>,
 }
 /// Nested message and enum types in `UnlockAccountRequest`.
 pub mod unlock_account_request {
-    /// Which account.
+    /// Identifies the account.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Key {
-        /// By id.
+        /// Its id.
         #[prost(string, tag = "1")]
         UserId(::prost::alloc::string::String),
-        /// By username.
+        /// Its username.
         #[prost(string, tag = "2")]
         Username(::prost::alloc::string::String),
     }
@@ -111,17 +111,17 @@ pub mod unlock_account_request {
 /// Response of UnlockAccount.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnlockAccountResponse {
-    /// How many failed logins were forgotten.
+    /// The number of failed logins that were counted before.
     #[prost(uint32, tag = "1")]
     pub failures: u32,
 }
 /// Request of ListAccounts.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAccountsRequest {
-    /// At most this many; 0 means 100, and more than 1,000 is taken as 1,000.
+    /// The maximum number of accounts. 0 means 100; values above 1,000 mean 1,000.
     #[prost(int32, tag = "1")]
     pub page_size: i32,
-    /// The `next_page_token` of the page before; empty for the first page.
+    /// The `next_page_token` of the previous page; empty for the first page.
     #[prost(string, tag = "2")]
     pub page_token: ::prost::alloc::string::String,
 }
@@ -131,37 +131,36 @@ pub struct ListAccountsResponse {
     /// A page of accounts, in the order of their usernames.
     #[prost(message, repeated, tag = "1")]
     pub accounts: ::prost::alloc::vec::Vec<Account>,
-    /// Ask for the next page with it; empty on the last page.
+    /// The `page_token` for the next page; empty on the last page.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
 }
 /// Request of UpdateAccount.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateAccountRequest {
-    /// Which account.
+    /// The id of the account.
     #[prost(string, tag = "1")]
     pub user_id: ::prost::alloc::string::String,
-    /// The new roles, in place of all old ones. To take every role away, send none and name `roles` in
-    /// `update_mask`.
+    /// The new roles, which replace all old ones. To remove all roles, send none and name `roles` in `update_mask`.
     #[prost(string, repeated, tag = "2")]
     pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// True disables until further notice, or until `disabled_until`; false enables.
+    /// True disables the account, until `disabled_until` if that is set. False enables it.
     #[prost(bool, optional, tag = "3")]
     pub disabled: ::core::option::Option<bool>,
-    /// Disable until then. Must lie in the future, and does not go with `disabled: false`.
+    /// Disables the account until then. Must be in the future, and must not be combined with `disabled: false`.
     #[prost(message, optional, tag = "4")]
     pub disabled_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// Which of `roles`, `disabled` and `disabled_until` to change. Without it: those that are set.
+    /// Which of `roles`, `disabled` and `disabled_until` to change. If unset: those that are set.
     #[prost(message, optional, tag = "5")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
 }
 /// Response of UpdateAccount.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateAccountResponse {
-    /// The account as it is now.
+    /// The account after the change.
     #[prost(message, optional, tag = "1")]
     pub account: ::core::option::Option<Account>,
-    /// How many live sessions this ended.
+    /// The number of live sessions that this call ended.
     #[prost(uint32, tag = "2")]
     pub ended: u32,
 }
@@ -169,7 +168,7 @@ pub struct UpdateAccountResponse {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct SetPasswordRequest {
-    /// Which account.
+    /// The id of the account.
     #[prost(string, tag = "1")]
     pub user_id: ::prost::alloc::string::String,
     /// As in CreateAccountRequest.
@@ -179,84 +178,83 @@ pub struct SetPasswordRequest {
 /// Response of SetPassword.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetPasswordResponse {
-    /// How many live sessions this ended.
+    /// The number of live sessions that this call ended.
     #[prost(uint32, tag = "1")]
     pub ended: u32,
 }
 /// Request of DeleteAccount.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteAccountRequest {
-    /// Which account.
+    /// The id of the account.
     #[prost(string, tag = "1")]
     pub user_id: ::prost::alloc::string::String,
 }
 /// Response of DeleteAccount.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteAccountResponse {
-    /// How many live sessions this ended.
+    /// The number of live sessions that this call ended.
     #[prost(uint32, tag = "1")]
     pub ended: u32,
 }
-/// A request of ImportAccounts: some of the accounts.
+/// A request of ImportAccounts, with some of the accounts.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImportAccountsRequest {
-    /// At most 1,000, and at most 64 KiB with everything else in the message.
+    /// At most 1,000 accounts. The whole message may have at most 64 KiB.
     #[prost(message, repeated, tag = "1")]
     pub accounts: ::prost::alloc::vec::Vec<ImportedAccount>,
-    /// Say what would become of these accounts, and add none.
+    /// Report what would happen to these accounts, without adding any.
     #[prost(bool, tag = "2")]
     pub validate_only: bool,
 }
-/// An account that comes from somewhere else.
+/// An account of another system.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct ImportedAccount {
-    /// Where it stands in what it comes from, such as the line of a file. Refusals name it.
+    /// Its position in the source, such as the line of a file. It is returned with an account that was not imported.
     #[prost(uint64, tag = "1")]
     pub line: u64,
-    /// 1 to 128 printable ASCII characters, never to change: services know the user by it. Where it is empty
-    /// a new account gets an id of ours, and an account is already there if its username is.
+    /// 1 to 128 printable ASCII characters. It never changes: services identify the user by it. If it is empty, a new
+    /// account gets a generated id, and an account exists already if its username does.
     #[prost(string, tag = "2")]
     pub user_id: ::prost::alloc::string::String,
-    /// 1 to 254 code points, no control characters, no white space at either end. Stored in Unicode
-    /// NFC, compared without regard to case.
+    /// 1 to 254 code points, no control characters, no white space at either end. Stored in Unicode NFC, compared
+    /// case-insensitively.
     #[prost(string, tag = "3")]
     pub username: ::prost::alloc::string::String,
-    /// The hash of the password in the format that it is stored in, at most 512 bytes. What begins with `!`
-    /// is an account that nobody can log in to by password.
+    /// The password hash in its stored format, at most 512 bytes. If it begins with `!`, nobody can log in to the
+    /// account by password.
     #[prost(string, tag = "4")]
     pub password_hash: ::prost::alloc::string::String,
     /// At most 32 roles of 1 to 64 characters: letters, digits and `_ - . : /`.
     #[prost(string, repeated, tag = "5")]
     pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Whether the account is disabled, until further notice or until `disabled_until`.
+    /// Whether the account is disabled, until `disabled_until` if that is set.
     #[prost(bool, tag = "6")]
     pub disabled: bool,
-    /// Where set, the account is disabled until then.
+    /// If set, the account is disabled until then.
     #[prost(message, optional, tag = "7")]
     pub disabled_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it was created, in 1970 or later; where it is not set: now.
+    /// When it was created, in 1970 or later. Unset: now.
     #[prost(message, optional, tag = "8")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// Response of ImportAccounts. The three counts are complete and add up to the number of accounts that
-/// were sent.
+/// Response of ImportAccounts. The three counts are complete and add up to the number of accounts that were sent.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImportAccountsResponse {
-    /// How many were added, or would be.
+    /// The number of accounts that were added, or would be.
     #[prost(uint64, tag = "1")]
     pub added: u64,
-    /// How many were there already, and were left as they are.
+    /// The number of accounts that existed already and were left unchanged.
     #[prost(uint64, tag = "2")]
     pub present: u64,
-    /// How many were refused.
+    /// The number of invalid accounts, which were not imported.
     #[prost(uint64, tag = "3")]
     pub refused: u64,
-    /// Which were refused and why: the first 1,000. To learn all, send no more than 1,000 accounts in a call.
+    /// The first 1,000 of the invalid accounts, with the reasons. Send at most 1,000 accounts in a call to get all.
     #[prost(message, repeated, tag = "4")]
     pub refusals: ::prost::alloc::vec::Vec<RefusedAccount>,
 }
-/// An account that was not imported.
+/// An invalid account, which was not imported.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RefusedAccount {
     /// The `line` that was sent with it.
@@ -265,10 +263,10 @@ pub struct RefusedAccount {
     /// The `username` that was sent with it, or its first 254 code points.
     #[prost(string, tag = "2")]
     pub username: ::prost::alloc::string::String,
-    /// The field of `ImportedAccount` that is to blame.
+    /// The field of `ImportedAccount` that is invalid.
     #[prost(string, tag = "3")]
     pub field: ::prost::alloc::string::String,
-    /// What is wrong with it and what would be right, to be read after the field's name.
+    /// What is wrong with it and what would be right, to be read after the name of the field.
     #[prost(string, tag = "4")]
     pub description: ::prost::alloc::string::String,
 }
@@ -283,14 +281,18 @@ pub mod account_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// The accounts that can log in. For callers with the role `admin`: send the admin key in the metadata
-    /// `x-latchkey-key`.
+    /// Manages the accounts that can log in. For callers with the role `admin`, such as the holder of the admin key,
+    /// which is sent in the metadata `x-latchkey-key`.
     ///
-    /// Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    /// (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE). An RPC
-    /// that ends sessions and answers UNAVAILABLE may have changed the account already; the sessions then
-    /// end without a retry, within about twenty seconds of the change or of the store being back. A retry
-    /// ends them at once.
+    /// Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    /// INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    /// DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL). If accounts belong to another system
+    /// (`accounts.lookup`), RPCs that change or list accounts answer FAILED_PRECONDITION (ACCOUNTS_READ_ONLY); so do
+    /// those that name an account by id, unless `accounts.lookup_by_id` is set.
+    ///
+    /// An RPC that ends sessions and answers UNAVAILABLE may have changed the account already. The sessions then end
+    /// without a retry, within about twenty seconds after the change, or after the store is back. A retry ends them at
+    /// once.
     #[derive(Debug, Clone)]
     pub struct AccountServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -396,7 +398,7 @@ pub mod account_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AccountService", "CreateAccount"));
             self.inner.unary(req, path, codec).await
         }
-        /// Reads one account, by id or by username. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+        /// Returns one account, by id or by username. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
         pub async fn get_account(
             &mut self,
             request: impl tonic::IntoRequest<super::GetAccountRequest>,
@@ -421,7 +423,7 @@ pub mod account_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AccountService", "GetAccount"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lists accounts in the order of their usernames, a page at a time.
+        /// Lists accounts in the order of their usernames, one page at a time.
         pub async fn list_accounts(
             &mut self,
             request: impl tonic::IntoRequest<super::ListAccountsRequest>,
@@ -446,8 +448,8 @@ pub mod account_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AccountService", "ListAccounts"));
             self.inner.unary(req, path, codec).await
         }
-        /// Changes roles, disables or enables. Disabling ends every session of the user in the same step.
-        /// Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+        /// Changes the roles of an account, or disables or enables it. Disabling ends every session of the user before
+        /// the call is answered. Idempotent. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
         pub async fn update_account(
             &mut self,
             request: impl tonic::IntoRequest<super::UpdateAccountRequest>,
@@ -472,9 +474,8 @@ pub mod account_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AccountService", "UpdateAccount"));
             self.inner.unary(req, path, codec).await
         }
-        /// Sets a new password, ends every session of the user (CREDENTIALS_CHANGED) and forgets the failed
-        /// logins. Errors: NOT_FOUND
-        /// (ACCOUNT_NOT_FOUND).
+        /// Sets a new password, ends every session of the user (CREDENTIALS_CHANGED) and resets the count of failed
+        /// logins. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
         pub async fn set_password(
             &mut self,
             request: impl tonic::IntoRequest<super::SetPasswordRequest>,
@@ -499,9 +500,9 @@ pub mod account_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AccountService", "SetPassword"));
             self.inner.unary(req, path, codec).await
         }
-        /// Forgets the failed logins of a username, so that it can be tried again at once: the way back for a
-        /// username that was locked after too many failures. By username also where there is no such account.
-        /// SetPassword does the same. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND), by id only.
+        /// Resets the count of failed logins of a username, and so unlocks one that was locked after too many of them.
+        /// By username it also works if there is no such account. SetPassword does the same. Idempotent. Errors:
+        /// NOT_FOUND (ACCOUNT_NOT_FOUND), by id only.
         pub async fn unlock_account(
             &mut self,
             request: impl tonic::IntoRequest<super::UnlockAccountRequest>,
@@ -526,8 +527,8 @@ pub mod account_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AccountService", "UnlockAccount"));
             self.inner.unary(req, path, codec).await
         }
-        /// Deletes an account and ends its sessions (ACCOUNT_DISABLED). Its id is never given out again; its
-        /// username may be. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+        /// Deletes an account and ends its sessions (ACCOUNT_DISABLED). Its id is never assigned again; its username can
+        /// be. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
         pub async fn delete_account(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteAccountRequest>,
@@ -552,16 +553,16 @@ pub mod account_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AccountService", "DeleteAccount"));
             self.inner.unary(req, path, codec).await
         }
-        /// Adds accounts that come from somewhere else, with the hashes of their passwords. As many messages as
-        /// you like: each is added as a whole before the next is read, and the time between two messages is bounded
-        /// by `server.request_timeout`, not the whole call.
+        /// Imports accounts from another system, with their password hashes. The stream may have any number of messages.
+        /// Each message is stored as a whole before the next one is read. `server.request_timeout` limits the time
+        /// between two messages, not the whole call.
         ///
-        /// Safe to repeat: an account that is there already is left as it is, its password above all, which its
-        /// user may have changed since. A call that breaks keeps the messages that were added; send everything
-        /// again. What is wrong with one account refuses that account and no other.
+        /// Idempotent: an account that exists already is left unchanged, including its password, which the user may have
+        /// changed since. If the call fails, the messages stored so far remain; send everything again. An invalid
+        /// account is not imported; it does not affect the others.
         ///
-        /// Errors: FAILED_PRECONDITION (ACCOUNTS_READ_ONLY), DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) where the next
-        /// message does not come, UNAVAILABLE (SHUTTING_DOWN) where the server stops.
+        /// Errors: DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) if the next message does not arrive in time; UNAVAILABLE
+        /// (SHUTTING_DOWN) if the server stops.
         pub async fn import_accounts(
             &mut self,
             request: impl tonic::IntoStreamingRequest<
@@ -590,60 +591,60 @@ pub mod account_service_client {
         }
     }
 }
-/// Why a token was not accepted.
+/// Why a token was rejected.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rejection {
     /// The reason.
     #[prost(enumeration = "RejectionReason", tag = "1")]
     pub reason: i32,
-    /// When the session ended. Unset where no session is known (MALFORMED, BAD_SIGNATURE and the like).
+    /// When the session ended. Unset if no session is known (MALFORMED, BAD_SIGNATURE and the like).
     #[prost(message, optional, tag = "2")]
     pub at: ::core::option::Option<::prost_types::Timestamp>,
-    /// REPLACED and EVICTED: the device of the login that took the place, as that login named it.
+    /// For REPLACED and EVICTED: the device of the newer login, as that login named it.
     #[prost(string, tag = "3")]
     pub by_device: ::prost::alloc::string::String,
-    /// A sentence that can be shown to the user: what an operator wrote to EndSessions, or else one in
-    /// English.
+    /// A sentence for the user: the one that an operator gave to EndSessions, or a default one in English.
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
-    /// True where a client must not log in again by itself: show a button.
+    /// If true, a client must not log in again automatically.
     #[prost(bool, tag = "5")]
     pub terminal: bool,
 }
-/// Why a token is not, or no longer, good. The same reasons appear on every surface.
+/// Why a token is rejected. The reasons are the same on every surface.
 ///
-/// A reason beyond MALFORMED and BAD_SIGNATURE is revealed only once the token's signature
-/// verified. "Terminal" means that a client must not log in again by itself, because two clients
-/// that do so push each other out for ever: show a button instead.
+/// Reasons other than MALFORMED and BAD_SIGNATURE are given only if the signature of the token verified.
+///
+/// "Terminal" means that a client must not log in again automatically, because two clients that do so displace each
+/// other forever. It should let the user decide, with a button.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RejectionReason {
-    /// Never sent. A client that meets it, or a value it does not know, treats it as UNKNOWN_SESSION.
+    /// Never sent. A client treats it, and any value that it does not know, as UNKNOWN_SESSION.
     Unspecified = 0,
-    /// Not one of our tokens: shape, header, algorithm, type, issuer, audience or size. Not terminal.
+    /// Not a token of this service: wrong structure, header, algorithm, type, issuer, audience or size. Not terminal.
     Malformed = 1,
-    /// The signature does not fit, or names a key that we do not have. Not terminal.
+    /// The signature is wrong, or the token names an unknown key. Not terminal.
     BadSignature = 2,
-    /// `nbf` or `iat` lies in the future by more than the leeway: compare the clocks. Not terminal.
+    /// `nbf` or `iat` is in the future by more than `token.leeway`: check the clocks. Not terminal.
     NotYetValid = 3,
-    /// The absolute deadline, the token's own `exp`, has passed. Not terminal.
+    /// The absolute timeout, the token's `exp`, has passed. Not terminal.
     Expired = 4,
-    /// Not used for longer than the idle timeout. Not terminal.
+    /// The session was not used for longer than the idle timeout. Not terminal.
     IdleTimeout = 5,
     /// A newer login took the slot; `at` and `by_device` say when and which. Terminal.
     Replaced = 6,
-    /// Ended by an operator or another service. Terminal.
+    /// The session was ended by an operator or another service. Terminal.
     Kicked = 7,
-    /// Ended by the user. Terminal.
+    /// The session was ended by the user. Terminal.
     LoggedOut = 8,
-    /// Pushed out by the limit of sessions a slot may hold, where that limit is above one. Terminal.
+    /// Displaced by a newer login because the slot was full, for slots with a limit above one. Terminal.
     Evicted = 9,
-    /// The password was changed or reset since. Not terminal.
+    /// The password was changed or reset after the login. Not terminal.
     CredentialsChanged = 10,
     /// The account was disabled or deleted. Terminal.
     AccountDisabled = 11,
-    /// Properly signed, but the store has no memory of the session: it was wiped, rolled back by a
-    /// failover, or the reason has outlived its retention. Not terminal.
+    /// The signature is right, but the store does not know the session: the store was wiped or rolled back by a
+    /// failover, or the reason is older than its retention. Not terminal.
     UnknownSession = 12,
 }
 impl RejectionReason {
@@ -688,66 +689,65 @@ impl RejectionReason {
         }
     }
 }
-/// The `reason` of the google.rpc.ErrorInfo (domain "latchkey") in the details of every status other
-/// than OK that Latchkey itself sends. The string is the name without its ERROR_REASON\_ prefix.
+/// The `reason` of the google.rpc.ErrorInfo (domain "latchkey") in the details of every status other than OK that
+/// Latchkey sends. The string is the name without its ERROR_REASON\_ prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ErrorReason {
     /// Never sent.
     Unspecified = 0,
-    /// INVALID_ARGUMENT: a field is missing, too long or ill-formed; google.rpc.BadRequest names it.
+    /// INVALID_ARGUMENT: a field is missing, too long or malformed; google.rpc.BadRequest names it.
     InvalidRequest = 1,
-    /// UNAUTHENTICATED: unknown user or wrong password. Which of them is not said.
+    /// UNAUTHENTICATED: unknown user or wrong password. The error does not tell which.
     InvalidCredentials = 2,
     /// PERMISSION_DENIED: the password is right and the account is disabled.
     AccountDisabled = 3,
-    /// UNAUTHENTICATED: this RPC needs a caller key in the metadata `x-latchkey-key` or a client
-    /// certificate that the server lists, and there is none, or not one that is known.
+    /// UNAUTHENTICATED: this RPC needs a caller key in the metadata `x-latchkey-key` or a client certificate that the
+    /// server lists, and the request has none or an unknown one.
     CallerUnauthenticated = 4,
-    /// PERMISSION_DENIED: the caller is known, and does not have the role that this RPC needs, which
-    /// the metadata of the google.rpc.ErrorInfo names as `role`.
+    /// PERMISSION_DENIED: the caller does not have the role that this RPC needs. The metadata of the
+    /// google.rpc.ErrorInfo names the role as `role`.
     CallerNotAllowed = 5,
     /// ALREADY_EXISTS: the username is taken.
     AccountExists = 6,
     /// NOT_FOUND: there is no such account.
     AccountNotFound = 7,
-    /// UNAVAILABLE: a store cannot be reached or is too slow; google.rpc.RetryInfo says when to retry.
-    /// It says nothing about the token or the password.
+    /// UNAVAILABLE: a store cannot be reached or is too slow; google.rpc.RetryInfo says when to retry. It says nothing
+    /// about the token or the password.
     StoreUnavailable = 8,
     /// RESOURCE_EXHAUSTED: the server sheds load; google.rpc.RetryInfo says when to retry.
     Overloaded = 9,
-    /// DEADLINE_EXCEEDED: the call took longer than the server allows any call.
+    /// DEADLINE_EXCEEDED: the call took longer than its deadline or the limits of the server allow.
     DeadlineExceeded = 10,
-    /// INTERNAL: a fault of Latchkey or of what is in its store. The log has the same request id.
+    /// INTERNAL: a bug in Latchkey or damaged data in its store. The log has an entry with the same request id.
     Internal = 11,
-    /// UNAVAILABLE: the stream ends because the server does. Connect again, and go on there.
+    /// UNAVAILABLE: the stream ends because the server stops or the connection has reached its maximum age. Reconnect
+    /// and continue.
     ShuttingDown = 12,
-    /// RESOURCE_EXHAUSTED: too many failed attempts on the account or from the client's address, which says
-    /// nothing about the password; or, with the right password, a slot that has changed hands too often of
-    /// late, as it does when two clients log each other out. google.rpc.RetryInfo says when another attempt
-    /// can be made.
+    /// RESOURCE_EXHAUSTED: too many failed logins for the account or from the client's address, which says nothing
+    /// about the password; or, with the right password, a kick war: clients have displaced each other from the slot
+    /// too often. google.rpc.RetryInfo says when to retry.
     Throttled = 13,
-    /// FAILED_PRECONDITION: the accounts belong to another system, which Latchkey only reads.
+    /// FAILED_PRECONDITION: the accounts belong to another system, and Latchkey only reads them.
     AccountsReadOnly = 14,
     /// ALREADY_EXISTS: the name of the caller is taken.
     CallerExists = 15,
     /// NOT_FOUND: there is no caller with this name.
     CallerNotFound = 16,
-    /// FAILED_PRECONDITION: the slot is full and the server denies further logins in it. The metadata of the
-    /// google.rpc.ErrorInfo tells who holds it: `slot`, `device` (where the holder gave one), `issued_at_unix`
-    /// and `idle_seconds`, of the session that `takeover` would displace. Never counted as a failed login.
+    /// FAILED_PRECONDITION: the slot is full and the server's `session.on_limit` is `deny`. The metadata of the
+    /// google.rpc.ErrorInfo describes the session that `takeover` would displace: `slot`, `device` (if it has one),
+    /// `issued_at_unix` and `idle_seconds`. It does not count as a failed login.
     SessionLimit = 17,
-    /// RESOURCE_EXHAUSTED: the reader of a stream has fallen too far behind. Open it again with the last
-    /// cursor: nothing is lost.
+    /// RESOURCE_EXHAUSTED: the reader of a stream has fallen too far behind. Open the stream again with the last
+    /// cursor; nothing is lost.
     TooSlow = 18,
-    /// UNAUTHENTICATED, only at gateways (Envoy's Check, forward-auth) and from the guards of the clients: the
-    /// request has no token.
+    /// UNAUTHENTICATED: the request has no token. Only a denial of gateways (Envoy's Check, forward-auth) and of the
+    /// guards in the client libraries, as are the next two.
     TokenRequired = 19,
-    /// PERMISSION_DENIED, only there: the route needs a session in another slot, which the metadata of the
-    /// google.rpc.ErrorInfo name as `slot`.
+    /// PERMISSION_DENIED: the route needs a session in another slot, which the metadata of the google.rpc.ErrorInfo
+    /// names as `slot`.
     SlotRequired = 20,
-    /// PERMISSION_DENIED, only there: the route needs a role that the user does not have, which the metadata
-    /// name as `role`.
+    /// PERMISSION_DENIED: the route needs a role that the user does not have, which the metadata names as `role`.
     RoleRequired = 21,
 }
 impl ErrorReason {
@@ -810,26 +810,25 @@ impl ErrorReason {
         }
     }
 }
-/// One login of one user in one slot.
+/// A session: one login of one user in one slot.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Session {
     /// 128 random bits in base32; the token's `jti`.
     #[prost(string, tag = "1")]
     pub session_id: ::prost::alloc::string::String,
-    /// The account's stable, opaque id; the token's `sub`.
+    /// The stable, opaque id of the account; the token's `sub`.
     #[prost(string, tag = "2")]
     pub user_id: ::prost::alloc::string::String,
-    /// The username, as the account has it since this user's latest login or account change.
+    /// The username, as of the user's latest login or account change.
     #[prost(string, tag = "3")]
     pub username: ::prost::alloc::string::String,
-    /// The kind of client in which only the latest login lives.
+    /// The slot: the kind of client in which only the latest login lives.
     #[prost(string, tag = "4")]
     pub slot: ::prost::alloc::string::String,
-    /// What the client called itself when it logged in.
+    /// The name that the client gave itself at login.
     #[prost(string, tag = "5")]
     pub device: ::prost::alloc::string::String,
-    /// The user's roles, as the account has them since this user's latest login or account change. They
-    /// can be newer than the token's `roles`.
+    /// The user's roles, as of the user's latest login or account change. They can be newer than the token's `roles`.
     #[prost(string, repeated, tag = "6")]
     pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// When the login was committed.
@@ -838,11 +837,11 @@ pub struct Session {
     /// The absolute deadline, the token's `exp`. Nothing extends it.
     #[prost(message, optional, tag = "8")]
     pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// The session does not time out for want of use before this moment, and at most one touch interval
-    /// (a twentieth of the idle timeout, one minute at the most) after it, unless it is used.
+    /// The idle deadline. An unused session never times out before it, and at most one touch interval after it (a
+    /// twentieth of the idle timeout, at most one minute).
     #[prost(message, optional, tag = "9")]
     pub idle_expires_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// The latest use that was recorded, at most one touch interval before the latest use. Only in
+    /// The latest recorded use, at most one touch interval older than the latest use. Only in
     /// SessionService.ListSessions.
     #[prost(message, optional, tag = "10")]
     pub last_seen_at: ::core::option::Option<::prost_types::Timestamp>,
@@ -851,31 +850,31 @@ pub struct Session {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct LoginRequest {
-    /// The username, 1 to 254 code points. Compared without regard to case, after Unicode NFC.
+    /// The username, 1 to 254 code points. Compared case-insensitively, after Unicode NFC.
     #[prost(string, tag = "1")]
     pub username: ::prost::alloc::string::String,
     /// The password, exactly as typed, at most 4,096 bytes in UTF-8.
     #[prost(string, tag = "2")]
     pub password: ::prost::alloc::string::String,
-    /// The slot to log in to; one of the configured ones. Empty means the first of them ("default").
+    /// The slot to log in to; one of the configured slots. Empty: the first of them ("default").
     #[prost(string, tag = "3")]
     pub slot: ::prost::alloc::string::String,
-    /// A name of the client that a displaced user would recognise, such as "Android" or "Firefox on
-    /// Linux". At most 128 code points, no control characters.
+    /// A name of the client that a displaced user will recognise, such as "Android" or "Firefox on Linux". At most
+    /// 128 code points, no control characters.
     #[prost(string, tag = "4")]
     pub device: ::prost::alloc::string::String,
-    /// Names this login, for repeating it: 1 to 128 visible ASCII characters, such as a UUID. Within 60
-    /// seconds a login of the same user with the same key and the right password opens nothing and displaces
-    /// nobody: it answers with the session that the first one opened, without `displaced`, or, if that has
-    /// ended, with its RejectionReason. Empty: every login is a new one.
+    /// Identifies this login, so that it can be repeated: 1 to 128 visible ASCII characters, such as a UUID. Within
+    /// 60 seconds, a login of the same user with the same key and the right password opens no session and displaces
+    /// none: it returns the session that the first one opened, without `displaced`, or the RejectionReason if that
+    /// session has ended. Empty: every login is a new one.
     #[prost(string, tag = "5")]
     pub idempotency_key: ::prost::alloc::string::String,
-    /// Displace whoever holds the slot although the server's `session.on_limit` is `deny`: for a user who was
-    /// shown the SESSION_LIMIT and chose to go on here.
+    /// Displace the holder of the slot although the server's `session.on_limit` is `deny`. For a user who was shown
+    /// SESSION_LIMIT and chose to continue here.
     #[prost(bool, tag = "6")]
     pub takeover: bool,
 }
-/// A session that a login pushed out.
+/// A session that a login displaced.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DisplacedSession {
     /// The id of the session.
@@ -895,8 +894,8 @@ pub struct DisplacedSession {
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct LoginResponse {
-    /// The access token, a JWT (RFC 9068, `typ: at+jwt`). A secret: do not log it. Empty for a page that gets it
-    /// in a cookie.
+    /// The access token, a JWT (RFC 9068, `typ: at+jwt`). A secret: do not log it. Empty if the token was sent in a
+    /// cookie to a page.
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
     /// The session that was opened.
@@ -913,10 +912,10 @@ pub struct ValidateRequest {
     /// The token. Empty: taken from the metadata `authorization: Bearer ...`.
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
-    /// Answer without sliding the idle timeout, for polling in the background.
+    /// Return the verdict without sliding the idle timeout, for polling in the background.
     #[prost(bool, tag = "2")]
     pub peek: bool,
-    /// How old the answer may be. Zero reads the primary store; unset means the server's
+    /// The maximum age of the answer. Zero reads the primary store. Unset means the server's
     /// `validate.max_staleness`. The answer is never older than this.
     #[prost(message, optional, tag = "3")]
     pub max_staleness: ::core::option::Option<::prost_types::Duration>,
@@ -924,16 +923,16 @@ pub struct ValidateRequest {
 /// Response of Validate.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ValidateResponse {
-    /// Only in ValidateStream: why there is no verdict. Never take it for one.
+    /// Only in ValidateStream: why there is no verdict. Never take it for a verdict.
     #[prost(message, optional, tag = "3")]
     pub failure: ::core::option::Option<Failure>,
-    /// What is true of the token.
+    /// The verdict on the token.
     #[prost(oneof = "validate_response::Verdict", tags = "1, 2")]
     pub verdict: ::core::option::Option<validate_response::Verdict>,
 }
 /// Nested message and enum types in `ValidateResponse`.
 pub mod validate_response {
-    /// What is true of the token.
+    /// The verdict on the token.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Verdict {
         /// The token is good, and this is its session.
@@ -956,7 +955,7 @@ pub struct Failure {
     /// A sentence for developers.
     #[prost(string, tag = "3")]
     pub message: ::prost::alloc::string::String,
-    /// When to try again, where that can help.
+    /// When to try again, if that can help.
     #[prost(message, optional, tag = "4")]
     pub retry_after: ::core::option::Option<::prost_types::Duration>,
 }
@@ -974,10 +973,10 @@ pub struct LogoutRequest {
 /// Response of Logout.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogoutResponse {
-    /// How many live sessions this call ended.
+    /// The number of live sessions that this call ended.
     #[prost(uint32, tag = "1")]
     pub ended: u32,
-    /// Set where the token was already dead: what had happened to it. Nothing was ended then.
+    /// Set if the token was already dead: why. No session was ended then.
     #[prost(message, optional, tag = "2")]
     pub rejection: ::core::option::Option<Rejection>,
 }
@@ -992,16 +991,16 @@ pub struct WatchSessionRequest {
 /// Response of WatchSession: first a session, last a rejection.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchSessionResponse {
-    /// What is true of the token.
+    /// The verdict on the token.
     #[prost(oneof = "watch_session_response::Verdict", tags = "1, 2")]
     pub verdict: ::core::option::Option<watch_session_response::Verdict>,
 }
 /// Nested message and enum types in `WatchSessionResponse`.
 pub mod watch_session_response {
-    /// What is true of the token.
+    /// The verdict on the token.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Verdict {
-        /// The session is live, and this is how it stands. The first message, and only that.
+        /// The session is live. Only the first message.
         #[prost(message, tag = "1")]
         Session(super::Session),
         /// The session has ended, and this is why. The last message.
@@ -1019,14 +1018,14 @@ pub struct ChangePasswordRequest {
     /// The current password, exactly as typed. A wrong one counts as a failed login.
     #[prost(string, tag = "2")]
     pub current_password: ::prost::alloc::string::String,
-    /// The new one, exactly as typed, under the rules of AccountService.CreateAccount.
+    /// The new password, exactly as typed, under the rules of AccountService.CreateAccount.
     #[prost(string, tag = "3")]
     pub new_password: ::prost::alloc::string::String,
 }
 /// Response of ChangePassword.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChangePasswordResponse {
-    /// How many other live sessions this ended.
+    /// The number of other live sessions that this call ended.
     #[prost(uint32, tag = "1")]
     pub ended: u32,
 }
@@ -1036,12 +1035,12 @@ pub struct GetJwksRequest {}
 /// Response of GetJwks.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJwksResponse {
-    /// A JSON Web Key Set, RFC 7517 section 5. Without keys where tokens are signed with HS256, which has
-    /// no public key.
+    /// A JSON Web Key Set, RFC 7517 section 5. It has no keys if tokens are signed with HS256, which has no public
+    /// key.
     #[prost(string, tag = "1")]
     pub jwks: ::prost::alloc::string::String,
 }
-/// Which sessions Logout ends.
+/// The sessions that Logout ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum LogoutScope {
@@ -1049,7 +1048,7 @@ pub enum LogoutScope {
     Unspecified = 0,
     /// The session of the token.
     This = 1,
-    /// Every session of the user but that of the token.
+    /// Every session of the user except that of the token.
     Others = 2,
     /// Every session of the user.
     All = 3,
@@ -1089,16 +1088,22 @@ pub mod auth_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Logs users in and out, and answers for their tokens.
+    /// Logs users in and out, and validates their tokens.
     ///
-    /// Where a request's `token` is empty it is taken from the metadata `authorization: Bearer ...`, so
-    /// that a service can forward what it received.
+    /// If the `token` of a request is empty, it is taken from the metadata `authorization: Bearer ...`, so that a
+    /// service can forward what it received.
     ///
-    /// With the server's `browser.set_cookie` a page of one of its `browser.origins` (by gRPC-Web, or through a
-    /// gateway that passes `origin` and `cookie` on), or whoever sends the metadata `x-latchkey-cookie: true`, gets
-    /// the token in a cookie: Login answers with the metadata `set-cookie`, ready for a browser, and Logout with one
-    /// that clears it, where it ended the session or found it dead. From them, a token that is sent in no other way is
-    /// taken from the cookie.
+    /// Cookies: with the server's `browser.set_cookie`, a page of one of its `browser.origins` (through gRPC-Web, or
+    /// through a gateway that forwards `origin` and `cookie`) gets the token in a cookie, and so does a caller that
+    /// sends the metadata `x-latchkey-cookie: true`. Login then answers with the metadata `set-cookie`, ready for a
+    /// browser. Logout answers with one that clears the cookie if it ended the session or found it dead. For these
+    /// callers, a request without another token takes it from the cookie.
+    ///
+    /// Every caller that can reach the port may call every RPC, except Validate and ValidateStream with
+    /// `access.validate = "caller"`.
+    ///
+    /// Errors of every RPC: INVALID_ARGUMENT (INVALID_REQUEST), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED
+    /// (DEADLINE_EXCEEDED), INTERNAL (INTERNAL), and UNAVAILABLE (STORE_UNAVAILABLE) where a store is needed.
     #[derive(Debug, Clone)]
     pub struct AuthServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1179,19 +1184,22 @@ pub mod auth_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Checks a password and opens a session. The new session takes its slot at once: when this has
-        /// answered, every Validate of the displaced session's token that starts later is rejected as
-        /// REPLACED.
+        /// Checks a password and opens a session. The new session takes its slot at once: every Validate of the
+        /// displaced session's token that starts after this call was answered is rejected as REPLACED.
         ///
-        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST); UNAUTHENTICATED (INVALID_CREDENTIALS), the same for
-        /// an unknown user and a wrong password; PERMISSION_DENIED (ACCOUNT_DISABLED), only for the right
-        /// password; FAILED_PRECONDITION (SESSION_LIMIT), only for the right password, where the slot is full
-        /// and the server's `session.on_limit` is `deny`: `takeover` gets in; RESOURCE_EXHAUSTED (THROTTLED)
-        /// after too many wrong passwords for this username or from this address, whether there is such an
-        /// account or not, and, only for the right password, where the slot has changed hands too often of late;
-        /// UNAUTHENTICATED with the RejectionReason where the session that `idempotency_key` names has ended;
-        /// RESOURCE_EXHAUSTED (OVERLOADED); UNAVAILABLE (STORE_UNAVAILABLE), after which the login may or may
-        /// not have taken place: log in again, with the same `idempotency_key` if there was one.
+        /// Errors:
+        ///
+        /// * UNAUTHENTICATED (INVALID_CREDENTIALS): unknown user or wrong password, without a difference.
+        /// * PERMISSION_DENIED (ACCOUNT_DISABLED): only with the right password.
+        /// * FAILED_PRECONDITION (SESSION_LIMIT): the slot is full and the server's `session.on_limit` is `deny`. Only
+        ///  with the right password. A login with `takeover` succeeds.
+        /// * RESOURCE_EXHAUSTED (THROTTLED): too many failed logins for this username, whether it exists or not, or from
+        ///  this address; or, only with the right password, a kick war over the slot.
+        /// * UNAUTHENTICATED with the RejectionReason: the session that `idempotency_key` names has ended.
+        /// * UNAVAILABLE (STORE_UNAVAILABLE): the login may or may not have taken effect. Repeat it, with the same
+        ///  `idempotency_key` if there was one.
+        ///
+        /// Idempotent within 60 seconds if `idempotency_key` is set. Otherwise every call opens another session.
         pub async fn login(
             &mut self,
             request: impl tonic::IntoRequest<super::LoginRequest>,
@@ -1213,14 +1221,15 @@ pub mod auth_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AuthService", "Login"));
             self.inner.unary(req, path, codec).await
         }
-        /// Says whether a token's session is live, and slides its idle timeout.
+        /// Returns the verdict on a token, and slides the idle timeout of its session unless `peek` is set.
         ///
-        /// A token that is not good is an answer, not an error: the verdict is then a rejection. Any status
-        /// other than OK means that Latchkey could not answer or would not serve this caller; never take it
-        /// for a verdict.
+        /// A bad token is an answer, not an error: the verdict is then a rejection. Any status other than OK means that
+        /// Latchkey could not answer or would not serve this caller. Never take it for a verdict.
         ///
-        /// Errors: INVALID_ARGUMENT where there is no token at all; UNAVAILABLE (STORE_UNAVAILABLE);
-        /// RESOURCE_EXHAUSTED (OVERLOADED).
+        /// With `access.validate = "caller"` it is for callers with the role `validator`.
+        ///
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST) if there is no token at all; UNAUTHENTICATED
+        /// (CALLER_UNAUTHENTICATED) and PERMISSION_DENIED (CALLER_NOT_ALLOWED).
         ///
         /// buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         pub async fn validate(
@@ -1247,13 +1256,13 @@ pub mod auth_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AuthService", "Validate"));
             self.inner.unary(req, path, codec).await
         }
-        /// Asks for many verdicts over one stream: for each request one answer, in the order of the requests. A
-        /// request is what Validate takes, and its answer what Validate answers; what Validate would answer with a
-        /// status is a `failure`, and the stream goes on. At most 256 requests are worked on at a time; more are
-        /// read when answers have been.
+        /// Validates many tokens over one stream: one answer for each request, in the order of the requests. Requests,
+        /// verdicts and permissions are those of Validate. If Validate would answer with a status, the answer is a
+        /// `failure` and the stream goes on. The server works on at most 256 requests of a stream at a time; it reads
+        /// further requests once answers have been read.
         ///
-        /// Errors: UNAVAILABLE (SHUTTING_DOWN with RetryInfo) where the server stops: what has no answer yet may be
-        /// asked again.
+        /// Errors: UNAVAILABLE (SHUTTING_DOWN with RetryInfo) if the server stops. Requests without an answer may be
+        /// repeated.
         ///
         /// buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         /// buf:lint:ignore RPC_REQUEST_STANDARD_NAME
@@ -1282,10 +1291,10 @@ pub mod auth_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AuthService", "ValidateStream"));
             self.inner.streaming(req, path, codec).await
         }
-        /// Ends the session of the token and, by scope, others of the same user. Idempotent: a token that
-        /// is already dead is answered OK with what happened to it, and ends nothing.
+        /// Ends the session of the token and, depending on the scope, other sessions of the same user. Idempotent: for a
+        /// token that is already dead the answer is OK with the rejection, and no session is ended.
         ///
-        /// Errors: as Validate.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST) if there is no token at all.
         pub async fn logout(
             &mut self,
             request: impl tonic::IntoRequest<super::LogoutRequest>,
@@ -1307,22 +1316,23 @@ pub mod auth_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AuthService", "Logout"));
             self.inner.unary(req, path, codec).await
         }
-        /// Tells the holder of a token the moment its session ends, and why.
+        /// Tells the holder of a token at once when its session ends, and why.
         ///
-        /// The first message is the `session` as it stands. Then nothing comes until the session ends; the last
-        /// message is the `rejection`, and the stream ends with OK. Between the two nothing is missed: what ends
-        /// the session while the stream begins is told, too. Every end is told, by whichever server and for
-        /// whatever cause, the two time-outs included. The stream is no use of the session: it does not slide
-        /// the idle timeout.
+        /// The first message is the `session`. The last message is the `rejection`; the stream then ends with OK. There
+        /// are no messages in between, and no end is missed: an end while the stream is being opened is reported too, as
+        /// are ends on other servers and both timeouts. The stream is not a use of the session: it does not slide the
+        /// idle timeout.
         ///
-        /// The call is the truth, the stream is a hint: a stream that breaks says nothing about the session. Open
-        /// it again, after the delay in the google.rpc.RetryInfo if there is one, and the first message or the
-        /// error tells how it stands.
+        /// A stream that breaks says nothing about the session. Open it again, after the delay in the
+        /// google.rpc.RetryInfo if there is one; the first message or the error is the verdict.
         ///
-        /// Errors: UNAUTHENTICATED with the RejectionReason as reason where the token is not good to begin with;
-        /// INVALID_ARGUMENT where there is none; UNAVAILABLE (SHUTTING_DOWN with RetryInfo), also in the middle;
-        /// UNAVAILABLE (STORE_UNAVAILABLE), only at the beginning: a stream that is open outlives an outage;
-        /// RESOURCE_EXHAUSTED (OVERLOADED) where the server holds as many streams as it may.
+        /// Errors:
+        ///
+        /// * UNAUTHENTICATED with the RejectionReason: the token is not good when the stream is opened.
+        /// * INVALID_ARGUMENT (INVALID_REQUEST): there is no token.
+        /// * UNAVAILABLE (SHUTTING_DOWN with RetryInfo): the server stops, possibly in the middle of the stream.
+        /// * UNAVAILABLE (STORE_UNAVAILABLE): only when the stream is opened. An open stream outlives an outage.
+        /// * RESOURCE_EXHAUSTED (OVERLOADED): too many streams on this server, for this user or for this session.
         pub async fn watch_session(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchSessionRequest>,
@@ -1347,13 +1357,16 @@ pub mod auth_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AuthService", "WatchSession"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Sets a new password for the user of a live session who knows the current one, and ends every other
-        /// session of the user (CREDENTIALS_CHANGED).
+        /// Sets a new password for the user of a live session, who proves the current one, and ends every other session
+        /// of the user (CREDENTIALS_CHANGED). Not idempotent: once it has succeeded, the current password is another one.
         ///
-        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), also for a new password that is too short or too common;
-        /// UNAUTHENTICATED with the RejectionReason as reason where the token is not good; UNAUTHENTICATED
-        /// (INVALID_CREDENTIALS) where the current password is wrong; RESOURCE_EXHAUSTED (THROTTLED,
-        /// OVERLOADED); FAILED_PRECONDITION (ACCOUNTS_READ_ONLY); UNAVAILABLE (STORE_UNAVAILABLE).
+        /// Errors:
+        ///
+        /// * INVALID_ARGUMENT (INVALID_REQUEST): also for a new password that is too short or too common.
+        /// * UNAUTHENTICATED with the RejectionReason: the token is not good.
+        /// * UNAUTHENTICATED (INVALID_CREDENTIALS): the current password is wrong.
+        /// * RESOURCE_EXHAUSTED (THROTTLED): too many failed attempts.
+        /// * FAILED_PRECONDITION (ACCOUNTS_READ_ONLY): accounts belong to another system.
         pub async fn change_password(
             &mut self,
             request: impl tonic::IntoRequest<super::ChangePasswordRequest>,
@@ -1378,8 +1391,8 @@ pub mod auth_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.AuthService", "ChangePassword"));
             self.inner.unary(req, path, codec).await
         }
-        /// The public keys that verify our tokens, as a JSON Web Key Set (RFC 7517). A token that verifies
-        /// is authentic; only Validate knows whether it is still the latest.
+        /// Returns the public keys that verify tokens, as a JSON Web Key Set (RFC 7517). A token that verifies is
+        /// authentic; only Validate knows whether its session is still live.
         pub async fn get_jwks(
             &mut self,
             request: impl tonic::IntoRequest<super::GetJwksRequest>,
@@ -1406,16 +1419,16 @@ pub mod auth_service_client {
         }
     }
 }
-/// A service that may call what needs a permission.
+/// A service that may call RPCs that need a role.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Caller {
-    /// Names it, to operators and in the audit trail. Unique.
+    /// Its name, for operators and in the audit trail. Unique.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// Its roles, sorted.
     #[prost(string, repeated, tag = "2")]
     pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// When it was made.
+    /// When it was created.
     #[prost(message, optional, tag = "3")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
     /// When its key was last used. Recorded about once a minute: what other servers have seen since is
@@ -1426,8 +1439,8 @@ pub struct Caller {
 /// Request of CreateCaller.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateCallerRequest {
-    /// 1 to 64 letters, digits or `_ - . : /`. Not `admin`, and nothing that looks like the name of a
-    /// certificate: beginning with `dns:` or `uri:`, or with `://` in it.
+    /// 1 to 64 letters, digits or `_ - . : /`. It must not be `admin` or look like the name of a certificate: it must
+    /// not begin with `dns:` or `uri:`, or contain `://`.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// At least one of `admin`, `issuer`, `operator` and `validator`.
@@ -1438,11 +1451,11 @@ pub struct CreateCallerRequest {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct CreateCallerResponse {
-    /// The caller that was made.
+    /// The caller that was created.
     #[prost(message, optional, tag = "1")]
     pub caller: ::core::option::Option<Caller>,
-    /// Its key: `lkc_` and 256 random bits in base64url. A secret, shown this once; only its hash is
-    /// stored.
+    /// Its key: `lkc_` and 256 random bits in base64url. A secret that is returned only here; the server stores its
+    /// hash.
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
 }
@@ -1452,14 +1465,14 @@ pub struct ListCallersRequest {}
 /// Response of ListCallers.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListCallersResponse {
-    /// Every caller, in the order of their names.
+    /// All callers, in the order of their names.
     #[prost(message, repeated, tag = "1")]
     pub callers: ::prost::alloc::vec::Vec<Caller>,
 }
 /// Request of RevokeCaller.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokeCallerRequest {
-    /// Which caller.
+    /// The name of the caller.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
@@ -1477,21 +1490,22 @@ pub mod caller_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// The callers: services that may call what needs a permission. For callers with the role `admin`.
+    /// Manages the callers: services that may call RPCs that need a role. For callers with the role `admin`.
     ///
-    /// A caller sends its key in the metadata `x-latchkey-key`. Its roles say what it may call:
+    /// A caller sends its key in the metadata `x-latchkey-key`. Its roles determine what it may call:
     ///
-    /// * `admin`: everything, and so every role below;
-    /// * `issuer`: opens sessions for users that it has authenticated itself;
-    /// * `operator`: sees and ends the sessions of others;
-    /// * `validator`: asks for verdicts, where the server has `access.validate = "caller"`.
+    /// * `admin`: everything; it implies the other roles.
+    /// * `issuer`: opens sessions for users that it has authenticated itself.
+    /// * `operator`: lists, watches and ends sessions of all users.
+    /// * `validator`: validates tokens, if the server has `access.validate = "caller"`.
     ///
-    /// Instead of a key, a client certificate can prove who calls: the server's `access.certificates`
-    /// lists its names with their roles. Who sends both is who the key says. The admin key file, with
-    /// which everything begins, is a caller of the role `admin` that does not appear here.
+    /// A caller can also authenticate with a client certificate: the server's `access.certificates` lists the names with
+    /// their roles. If a request has both, only the key counts. The admin key file is a caller of the role `admin` that
+    /// is not listed here.
     ///
-    /// Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    /// (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE).
+    /// Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    /// INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    /// DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL).
     #[derive(Debug, Clone)]
     pub struct CallerServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1572,11 +1586,11 @@ pub mod caller_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Makes a caller and its key. The key is good at once on the server that answers, and within a
-        /// second on others that share its accounts.
+        /// Creates a caller and its key. The key is valid at once on the server that answers, and within a second on other
+        /// servers with the same accounts.
         ///
-        /// Errors: ALREADY_EXISTS (CALLER_EXISTS). After UNAVAILABLE the caller may exist with a key that
-        /// nobody has: revoke it, and create it again.
+        /// Errors: ALREADY_EXISTS (CALLER_EXISTS). Not idempotent: after UNAVAILABLE the caller may exist with a key that
+        /// nobody knows. Revoke it and create it again.
         pub async fn create_caller(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateCallerRequest>,
@@ -1601,7 +1615,7 @@ pub mod caller_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.CallerService", "CreateCaller"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lists every caller, in the order of their names. Never the keys.
+        /// Lists all callers in the order of their names, without their keys.
         pub async fn list_callers(
             &mut self,
             request: impl tonic::IntoRequest<super::ListCallersRequest>,
@@ -1626,9 +1640,9 @@ pub mod caller_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.CallerService", "ListCallers"));
             self.inner.unary(req, path, codec).await
         }
-        /// Takes a caller's key away. It is refused from the answer on by the server that answers, and
-        /// within five seconds by others that share its accounts. One that cannot reach its accounts goes
-        /// on with the callers it knows, for `access.outage_grace` at the most.
+        /// Revokes the key of a caller. The server that answers rejects the key from the answer on, other servers with the
+        /// same accounts within five seconds. A server that cannot reach its accounts keeps the callers it knows, at most
+        /// for `access.outage_grace`.
         ///
         /// Errors: NOT_FOUND (CALLER_NOT_FOUND).
         pub async fn revoke_caller(
@@ -1660,22 +1674,22 @@ pub mod caller_service_client {
 /// Request of IssueSession.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueSessionRequest {
-    /// Whose session.
+    /// The user.
     #[prost(string, tag = "1")]
     pub user_id: ::prost::alloc::string::String,
-    /// The slot to open it in; one of the configured ones. Empty means the first of them.
+    /// The slot to open the session in; one of the configured slots. Empty: the first of them.
     #[prost(string, tag = "2")]
     pub slot: ::prost::alloc::string::String,
     /// A name of the client, as in LoginRequest.
     #[prost(string, tag = "3")]
     pub device: ::prost::alloc::string::String,
-    /// Names this login, as in LoginRequest.
+    /// Identifies this login, as in LoginRequest.
     #[prost(string, tag = "4")]
     pub idempotency_key: ::prost::alloc::string::String,
-    /// Displace whoever holds the slot, as in LoginRequest.
+    /// Displace the holder of the slot, as in LoginRequest.
     #[prost(bool, tag = "5")]
     pub takeover: bool,
-    /// In place of the id: for accounts in a table of yours that are found by their usernames only.
+    /// The username, instead of `user_id`: for accounts in another system that are found by username only.
     #[prost(string, tag = "6")]
     pub username: ::prost::alloc::string::String,
 }
@@ -1689,90 +1703,90 @@ pub struct IssueSessionResponse {
     /// The session that was opened.
     #[prost(message, optional, tag = "2")]
     pub session: ::core::option::Option<Session>,
-    /// The live sessions that this ended, the oldest first.
+    /// The live sessions that this login ended, the oldest first.
     #[prost(message, repeated, tag = "3")]
     pub displaced: ::prost::alloc::vec::Vec<DisplacedSession>,
 }
 /// Request of ListSessions.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListSessionsRequest {
-    /// Whose sessions.
+    /// The user.
     #[prost(string, tag = "1")]
     pub user_id: ::prost::alloc::string::String,
 }
 /// Response of ListSessions.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListSessionsResponse {
-    /// The live ones, the oldest login first, with `last_seen_at`.
+    /// The live sessions, the oldest login first, with `last_seen_at`.
     #[prost(message, repeated, tag = "1")]
     pub sessions: ::prost::alloc::vec::Vec<Session>,
 }
-/// Request of EndSessions. Either `user_id` or `everyone` has to be set.
+/// Request of EndSessions. Either `user_id` or `everyone` must be set.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EndSessionsRequest {
-    /// Whose sessions.
+    /// The user whose sessions to end.
     #[prost(string, tag = "1")]
     pub user_id: ::prost::alloc::string::String,
-    /// Only those in this slot.
+    /// End only sessions in this slot.
     #[prost(string, tag = "2")]
     pub slot: ::prost::alloc::string::String,
-    /// Only this one.
+    /// End only this session.
     #[prost(string, tag = "3")]
     pub session_id: ::prost::alloc::string::String,
-    /// What to tell the user instead of a sentence of ours, at most 200 code points without control
-    /// characters: the `message` of the Rejection.
+    /// The `message` of the Rejection, instead of the default sentence: at most 200 code points, no control
+    /// characters.
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
-    /// All sessions of all users, for the day a signing key leaks: rotate the key first. Users can log in
-    /// again at once. It takes a second, by which every server has learned of it.
+    /// End all sessions of all users, for example after a signing key has leaked (rotate the key first). Users can log
+    /// in again at once. The call takes a second, by which every server has learned of it.
     #[prost(bool, tag = "5")]
     pub everyone: bool,
 }
 /// Response of EndSessions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EndSessionsResponse {
-    /// How many live sessions this call ended. With `everyone` nobody counts them, and it is 0.
+    /// The number of live sessions that this call ended. With `everyone` they are not counted, and it is 0.
     #[prost(uint32, tag = "1")]
     pub ended: u32,
 }
 /// Request of WatchSessions.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchSessionsRequest {
-    /// The cursor of the last message that was taken care of. Empty: from now on.
+    /// The cursor of the last message that was processed. Empty: begin now.
     #[prost(string, tag = "1")]
     pub after: ::prost::alloc::string::String,
-    /// Only sessions of this user. Empty: of all.
+    /// Only sessions of this user. Empty: all users.
     #[prost(string, tag = "2")]
     pub user_id: ::prost::alloc::string::String,
-    /// Only sessions in this slot. Empty: in all.
+    /// Only sessions in this slot. Empty: all slots.
     #[prost(string, tag = "3")]
     pub slot: ::prost::alloc::string::String,
 }
 /// Response of WatchSessions.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchSessionsResponse {
-    /// Where to go on after this message: keep it, and send it as `after`. Opaque.
+    /// The position after this message. Store it, and send it as `after` to continue there. Opaque.
     #[prost(string, tag = "1")]
     pub cursor: ::prost::alloc::string::String,
-    /// What is told.
+    /// The event.
     #[prost(oneof = "watch_sessions_response::Event", tags = "2, 3, 4, 5")]
     pub event: ::core::option::Option<watch_sessions_response::Event>,
 }
 /// Nested message and enum types in `WatchSessionsResponse`.
 pub mod watch_sessions_response {
-    /// What is told.
+    /// The event.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Event {
         /// A session has ended.
         #[prost(message, tag = "2")]
         Ended(super::EndedSession),
-        /// Nothing has happened.
+        /// There was no event.
         #[prost(message, tag = "3")]
         Heartbeat(super::Heartbeat),
-        /// Events were missed: throw away what you derived from the feed.
+        /// Events were lost: discard everything derived from the feed.
         #[prost(message, tag = "4")]
         Resync(super::Resync),
-        /// All sessions of all users that were opened before have ended: throw away what you remember as live.
+        /// All sessions of all users that were opened before have ended: discard every verdict "live".
         #[prost(message, tag = "5")]
         Everyone(super::EndedEveryone),
     }
@@ -1780,38 +1794,38 @@ pub mod watch_sessions_response {
 /// A session that has ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EndedSession {
-    /// Whose.
+    /// Its user.
     #[prost(string, tag = "1")]
     pub user_id: ::prost::alloc::string::String,
-    /// Which one.
+    /// Its id.
     #[prost(string, tag = "2")]
     pub session_id: ::prost::alloc::string::String,
     /// Its slot.
     #[prost(string, tag = "3")]
     pub slot: ::prost::alloc::string::String,
-    /// Why, when, and because of whom.
+    /// Why and when it ended, and the device that displaced it.
     #[prost(message, optional, tag = "4")]
     pub rejection: ::core::option::Option<Rejection>,
-    /// The token's own `exp`: nobody needs to remember this for longer.
+    /// The token's `exp`. A reader can forget the event after it.
     #[prost(message, optional, tag = "5")]
     pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// Everybody's sessions have ended.
+/// All sessions of all users have ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EndedEveryone {
     /// Why and when.
     #[prost(message, optional, tag = "1")]
     pub rejection: ::core::option::Option<Rejection>,
 }
-/// Nothing has happened, and nothing was missed.
+/// There was no event, and no event was missed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {
-    /// What had ended by then, by the clock of this server, has been told. Unset in the first message, after
-    /// which something may still have to be.
+    /// Every session end up to this time, by the clock of this server, has been reported. Unset in the first message,
+    /// after which earlier events may still follow.
     #[prost(message, optional, tag = "1")]
     pub as_of: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// Events were missed.
+/// Events were lost.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resync {}
 /// Generated client implementations.
@@ -1825,10 +1839,11 @@ pub mod session_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// The sessions of all users, for services and operators.
+    /// Manages the sessions of all users, for services and operators.
     ///
-    /// Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    /// (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE).
+    /// Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    /// INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    /// DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL).
     #[derive(Debug, Clone)]
     pub struct SessionServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1909,13 +1924,14 @@ pub mod session_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Opens a session for a user that the caller has authenticated itself: by single sign-on, a code, or
-        /// another service. Everything but the password is as in AuthService.Login, limits and displacement
-        /// included. For callers with the role `issuer`.
+        /// Opens a session for a user that the caller has authenticated itself: by single sign-on, a code or another
+        /// service. Apart from the password it is the same as AuthService.Login, including limits, displacement and
+        /// `idempotency_key`. For callers with the role `issuer`.
         ///
         /// Errors: NOT_FOUND (ACCOUNT_NOT_FOUND); PERMISSION_DENIED (ACCOUNT_DISABLED); FAILED_PRECONDITION
-        /// (SESSION_LIMIT); RESOURCE_EXHAUSTED (THROTTLED) where the slot has changed hands too often of late;
-        /// UNAUTHENTICATED with the RejectionReason where the session that `idempotency_key` names has ended.
+        /// (SESSION_LIMIT); FAILED_PRECONDITION (ACCOUNTS_READ_ONLY) if accounts are found by username only and
+        /// `user_id` is set; RESOURCE_EXHAUSTED (THROTTLED) in a kick war over the slot; UNAUTHENTICATED with the
+        /// RejectionReason if the session that `idempotency_key` names has ended.
         pub async fn issue_session(
             &mut self,
             request: impl tonic::IntoRequest<super::IssueSessionRequest>,
@@ -1940,8 +1956,8 @@ pub mod session_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.SessionService", "IssueSession"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lists the live sessions of a user, the oldest login first. Never a token. For callers with the role
-        /// `operator`. A user that nobody knows has no sessions.
+        /// Lists the live sessions of a user, the oldest login first, without their tokens. An unknown user has no
+        /// sessions. For callers with the role `operator`.
         pub async fn list_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::ListSessionsRequest>,
@@ -1966,12 +1982,12 @@ pub mod session_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.SessionService", "ListSessions"));
             self.inner.unary(req, path, codec).await
         }
-        /// Ends sessions as KICKED: of a user all, those in one slot, or one; or all of everybody. For callers
-        /// with the role `operator`. When this has answered, every Validate that starts later is rejected, on
-        /// every server.
+        /// Ends sessions as KICKED: all sessions of a user, those in one slot, a single one, or all sessions of all users.
+        /// Every Validate that starts after this call was answered rejects them, on every server. For callers with the role
+        /// `operator`.
         ///
-        /// Ending all sessions of a user ends those that the store has forgotten, too. Sessions that are opened
-        /// later live.
+        /// Ending all sessions of a user also ends those that the store no longer knows. Sessions that are opened later
+        /// are not affected, so a repeated call also ends sessions that were opened in between.
         pub async fn end_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::EndSessionsRequest>,
@@ -1996,25 +2012,28 @@ pub mod session_service_client {
                 .insert(GrpcMethod::new("latchkey.v1.SessionService", "EndSessions"));
             self.inner.unary(req, path, codec).await
         }
-        /// The revocation feed: every session that ends, for whatever cause and on whatever server, in the order
-        /// in which it ended as far as one user is concerned. For callers with the role `operator`.
+        /// Streams the revocation feed: every session that ends, for any reason and on any server. Events of one user are
+        /// in the order in which they happened. For callers with the role `operator`.
         ///
-        /// The first message is a heartbeat, whose cursor is where the feed begins. Whoever opens the feed again
-        /// with the last cursor is told everything since, at least once: around a reconnect an event can come
-        /// twice. Where events have been lost meanwhile, because they are older than the log remembers (24 hours,
-        /// or about 260,000 events; on Redis about 4,000 of each 64th of the users) or the store has lost them, a
-        /// `resync` says so: throw away what you derived from the feed. An event that you do not know means the same.
+        /// The first message is a heartbeat with the cursor at which the feed begins. A reader that opens the feed again
+        /// with its last cursor gets all events since then, at least once: after a reconnect an event can come twice. If
+        /// events were lost, a `resync` says so: discard everything derived from the feed. Treat an event that you do not
+        /// know in the same way. The event log keeps 24 hours or about 260,000 events (on Redis about 4,000 for each
+        /// 64th of the users); a store can also lose events.
         ///
-        /// While nothing happens there are heartbeats, about one in five seconds. They come only while the server
-        /// sees the log, so a reader that has had none for longer knows that its picture grows old.
+        /// If there are no events, heartbeats are sent about every five seconds, but only while the server can read the
+        /// event log. A reader that gets no heartbeat for longer knows that its state is stale.
         ///
-        /// A session whose time is up is told when somebody next opens, ends or renews a session of the same user,
-        /// or never: a receiver knows from `expires_at` when to forget it.
+        /// A session that lapses is reported when a session of the same user is next opened, ended or renewed, or never.
+        /// `expires_at` tells a reader when to forget it.
         ///
-        /// Errors: UNAVAILABLE (SHUTTING_DOWN with RetryInfo), or (STORE_UNAVAILABLE) while it still catches up with
-        /// the log: once it has, it outlives an outage; RESOURCE_EXHAUSTED (TOO_SLOW) to a reader that has fallen
-        /// too far behind; RESOURCE_EXHAUSTED (OVERLOADED) where the server holds as many streams as it may. Open it
-        /// again with the last cursor after each of them.
+        /// Errors, after each of which the feed can be opened again with the last cursor:
+        ///
+        /// * UNAVAILABLE (SHUTTING_DOWN with RetryInfo): the server stops.
+        /// * UNAVAILABLE (STORE_UNAVAILABLE): only until the feed has caught up with the log. After that it outlives an
+        ///  outage.
+        /// * RESOURCE_EXHAUSTED (TOO_SLOW): the reader has fallen too far behind.
+        /// * RESOURCE_EXHAUSTED (OVERLOADED): the server has reached its limit of streams.
         pub async fn watch_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchSessionsRequest>,

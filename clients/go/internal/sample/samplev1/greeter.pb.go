@@ -4,11 +4,11 @@
 // 	protoc        (unknown)
 // source: sample/v1/greeter.proto
 
-// A small service that the clients' guards guard, in their samples and tests. It has a method of each kind.
+// A small service for the samples and tests of the guards in all clients. It has a method of each kind.
 //
-// Its server is told by the environment where Latchkey is (`LATCHKEY_ADDRESS`, host and port), by which key its guard
-// says who asks (`LATCHKEY_CALLER_KEY`) and, where they are set, which role and which slot the guard requires
-// (`LATCHKEY_REQUIRED_ROLE`, `LATCHKEY_REQUIRED_SLOT`). The first line that it prints is `listens on` and its address.
+// Its server reads environment variables: the host and port of Latchkey (`LATCHKEY_ADDRESS`), the caller key of its guard
+// (`LATCHKEY_CALLER_KEY`) and, optionally, the role and the slot that the guard requires (`LATCHKEY_REQUIRED_ROLE`,
+// `LATCHKEY_REQUIRED_SLOT`). The first line that it prints is `listens on` and its address.
 
 package samplev1
 
@@ -27,10 +27,10 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What to say.
+// Request of Greet, GreetAll, GreetOften, Chat and GreetOn.
 type GreetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Such as "Hello".
+	// The greeting, such as "Hello".
 	Greeting      string `protobuf:"bytes,1,opt,name=greeting,proto3" json:"greeting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -73,10 +73,10 @@ func (x *GreetRequest) GetGreeting() string {
 	return ""
 }
 
-// What was said, and what the guard told the method about the caller.
+// Response with the greeting and the identity that the guard gave to the method.
 type GreetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Such as "Hello, anna".
+	// The text, such as "Hello, anna".
 	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
 	// The caller's identity.
 	Identity      *Identity `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
@@ -128,7 +128,7 @@ func (x *GreetResponse) GetIdentity() *Identity {
 	return nil
 }
 
-// Who calls, as the guard's identity has it.
+// The identity of the caller, as the guard provides it.
 type Identity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The account's id.
@@ -277,9 +277,9 @@ func (*BegunRequest) Descriptor() ([]byte, []int) {
 // Response of Begun.
 type BegunResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How often.
+	// How often the other methods have begun.
 	Count uint32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
-	// How many handlers of GreetAll, Chat and GreetOn have begun and not yet ended.
+	// The number of running handlers of GreetAll, Chat and GreetOn.
 	Running       uint32 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

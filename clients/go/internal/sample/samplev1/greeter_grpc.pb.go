@@ -4,11 +4,11 @@
 // - protoc             (unknown)
 // source: sample/v1/greeter.proto
 
-// A small service that the clients' guards guard, in their samples and tests. It has a method of each kind.
+// A small service for the samples and tests of the guards in all clients. It has a method of each kind.
 //
-// Its server is told by the environment where Latchkey is (`LATCHKEY_ADDRESS`, host and port), by which key its guard
-// says who asks (`LATCHKEY_CALLER_KEY`) and, where they are set, which role and which slot the guard requires
-// (`LATCHKEY_REQUIRED_ROLE`, `LATCHKEY_REQUIRED_SLOT`). The first line that it prints is `listens on` and its address.
+// Its server reads environment variables: the host and port of Latchkey (`LATCHKEY_ADDRESS`), the caller key of its guard
+// (`LATCHKEY_CALLER_KEY`) and, optionally, the role and the slot that the guard requires (`LATCHKEY_REQUIRED_ROLE`,
+// `LATCHKEY_REQUIRED_SLOT`). The first line that it prints is `listens on` and its address.
 
 package samplev1
 
@@ -37,7 +37,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Says hello to whoever is logged in.
+// Greets users who are logged in.
 type GreeterServiceClient interface {
 	// One request, one answer.
 	Greet(ctx context.Context, in *GreetRequest, opts ...grpc.CallOption) (*GreetResponse, error)
@@ -47,9 +47,9 @@ type GreeterServiceClient interface {
 	GreetOften(ctx context.Context, in *GreetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GreetResponse], error)
 	// As many answers as requests.
 	Chat(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GreetRequest, GreetResponse], error)
-	// One request, an answer at once and another about every 50 milliseconds, for as long as somebody takes them.
+	// One request, an answer at once and another about every 50 milliseconds until the call ends.
 	GreetOn(ctx context.Context, in *GreetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GreetResponse], error)
-	// How often one of the other methods has begun, and how many still run. Open: it takes no token.
+	// Returns how often the other methods have begun, and how many still run. It is open: it takes no token.
 	Begun(ctx context.Context, in *BegunRequest, opts ...grpc.CallOption) (*BegunResponse, error)
 }
 
@@ -149,7 +149,7 @@ func (c *greeterServiceClient) Begun(ctx context.Context, in *BegunRequest, opts
 // All implementations must embed UnimplementedGreeterServiceServer
 // for forward compatibility.
 //
-// Says hello to whoever is logged in.
+// Greets users who are logged in.
 type GreeterServiceServer interface {
 	// One request, one answer.
 	Greet(context.Context, *GreetRequest) (*GreetResponse, error)
@@ -159,9 +159,9 @@ type GreeterServiceServer interface {
 	GreetOften(*GreetRequest, grpc.ServerStreamingServer[GreetResponse]) error
 	// As many answers as requests.
 	Chat(grpc.BidiStreamingServer[GreetRequest, GreetResponse]) error
-	// One request, an answer at once and another about every 50 milliseconds, for as long as somebody takes them.
+	// One request, an answer at once and another about every 50 milliseconds until the call ends.
 	GreetOn(*GreetRequest, grpc.ServerStreamingServer[GreetResponse]) error
-	// How often one of the other methods has begun, and how many still run. Open: it takes no token.
+	// Returns how often the other methods have begun, and how many still run. It is open: it takes no token.
 	Begun(context.Context, *BegunRequest) (*BegunResponse, error)
 	mustEmbedUnimplementedGreeterServiceServer()
 }

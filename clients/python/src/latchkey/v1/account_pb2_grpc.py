@@ -26,14 +26,18 @@ if _version_not_supported:
 
 
 class AccountServiceStub(object):
-    """The accounts that can log in. For callers with the role `admin`: send the admin key in the metadata
-    `x-latchkey-key`.
+    """Manages the accounts that can log in. For callers with the role `admin`, such as the holder of the admin key,
+    which is sent in the metadata `x-latchkey-key`.
 
-    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE). An RPC
-    that ends sessions and answers UNAVAILABLE may have changed the account already; the sessions then
-    end without a retry, within about twenty seconds of the change or of the store being back. A retry
-    ends them at once.
+    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL). If accounts belong to another system
+    (`accounts.lookup`), RPCs that change or list accounts answer FAILED_PRECONDITION (ACCOUNTS_READ_ONLY); so do
+    those that name an account by id, unless `accounts.lookup_by_id` is set.
+
+    An RPC that ends sessions and answers UNAVAILABLE may have changed the account already. The sessions then end
+    without a retry, within about twenty seconds after the change, or after the store is back. A retry ends them at
+    once.
     """
 
     def __init__(self, channel):
@@ -85,14 +89,18 @@ class AccountServiceStub(object):
 
 
 class AccountServiceServicer(object):
-    """The accounts that can log in. For callers with the role `admin`: send the admin key in the metadata
-    `x-latchkey-key`.
+    """Manages the accounts that can log in. For callers with the role `admin`, such as the holder of the admin key,
+    which is sent in the metadata `x-latchkey-key`.
 
-    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE). An RPC
-    that ends sessions and answers UNAVAILABLE may have changed the account already; the sessions then
-    end without a retry, within about twenty seconds of the change or of the store being back. A retry
-    ends them at once.
+    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL). If accounts belong to another system
+    (`accounts.lookup`), RPCs that change or list accounts answer FAILED_PRECONDITION (ACCOUNTS_READ_ONLY); so do
+    those that name an account by id, unless `accounts.lookup_by_id` is set.
+
+    An RPC that ends sessions and answers UNAVAILABLE may have changed the account already. The sessions then end
+    without a retry, within about twenty seconds after the change, or after the store is back. A retry ends them at
+    once.
     """
 
     def CreateAccount(self, request, context):
@@ -103,64 +111,63 @@ class AccountServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetAccount(self, request, context):
-        """Reads one account, by id or by username. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+        """Returns one account, by id or by username. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAccounts(self, request, context):
-        """Lists accounts in the order of their usernames, a page at a time.
+        """Lists accounts in the order of their usernames, one page at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAccount(self, request, context):
-        """Changes roles, disables or enables. Disabling ends every session of the user in the same step.
-        Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+        """Changes the roles of an account, or disables or enables it. Disabling ends every session of the user before
+        the call is answered. Idempotent. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetPassword(self, request, context):
-        """Sets a new password, ends every session of the user (CREDENTIALS_CHANGED) and forgets the failed
-        logins. Errors: NOT_FOUND
-        (ACCOUNT_NOT_FOUND).
+        """Sets a new password, ends every session of the user (CREDENTIALS_CHANGED) and resets the count of failed
+        logins. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnlockAccount(self, request, context):
-        """Forgets the failed logins of a username, so that it can be tried again at once: the way back for a
-        username that was locked after too many failures. By username also where there is no such account.
-        SetPassword does the same. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND), by id only.
+        """Resets the count of failed logins of a username, and so unlocks one that was locked after too many of them.
+        By username it also works if there is no such account. SetPassword does the same. Idempotent. Errors:
+        NOT_FOUND (ACCOUNT_NOT_FOUND), by id only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAccount(self, request, context):
-        """Deletes an account and ends its sessions (ACCOUNT_DISABLED). Its id is never given out again; its
-        username may be. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
+        """Deletes an account and ends its sessions (ACCOUNT_DISABLED). Its id is never assigned again; its username can
+        be. Errors: NOT_FOUND (ACCOUNT_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportAccounts(self, request_iterator, context):
-        """Adds accounts that come from somewhere else, with the hashes of their passwords. As many messages as
-        you like: each is added as a whole before the next is read, and the time between two messages is bounded
-        by `server.request_timeout`, not the whole call.
+        """Imports accounts from another system, with their password hashes. The stream may have any number of messages.
+        Each message is stored as a whole before the next one is read. `server.request_timeout` limits the time
+        between two messages, not the whole call.
 
-        Safe to repeat: an account that is there already is left as it is, its password above all, which its
-        user may have changed since. A call that breaks keeps the messages that were added; send everything
-        again. What is wrong with one account refuses that account and no other.
+        Idempotent: an account that exists already is left unchanged, including its password, which the user may have
+        changed since. If the call fails, the messages stored so far remain; send everything again. An invalid
+        account is not imported; it does not affect the others.
 
-        Errors: FAILED_PRECONDITION (ACCOUNTS_READ_ONLY), DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) where the next
-        message does not come, UNAVAILABLE (SHUTTING_DOWN) where the server stops.
+        Errors: DEADLINE_EXCEEDED (DEADLINE_EXCEEDED) if the next message does not arrive in time; UNAVAILABLE
+        (SHUTTING_DOWN) if the server stops.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,14 +225,18 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService(object):
-    """The accounts that can log in. For callers with the role `admin`: send the admin key in the metadata
-    `x-latchkey-key`.
+    """Manages the accounts that can log in. For callers with the role `admin`, such as the holder of the admin key,
+    which is sent in the metadata `x-latchkey-key`.
 
-    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE). An RPC
-    that ends sessions and answers UNAVAILABLE may have changed the account already; the sessions then
-    end without a retry, within about twenty seconds of the change or of the store being back. A retry
-    ends them at once.
+    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL). If accounts belong to another system
+    (`accounts.lookup`), RPCs that change or list accounts answer FAILED_PRECONDITION (ACCOUNTS_READ_ONLY); so do
+    those that name an account by id, unless `accounts.lookup_by_id` is set.
+
+    An RPC that ends sessions and answers UNAVAILABLE may have changed the account already. The sessions then end
+    without a retry, within about twenty seconds after the change, or after the store is back. A retry ends them at
+    once.
     """
 
     @staticmethod

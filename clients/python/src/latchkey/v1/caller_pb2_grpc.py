@@ -26,21 +26,22 @@ if _version_not_supported:
 
 
 class CallerServiceStub(object):
-    """The callers: services that may call what needs a permission. For callers with the role `admin`.
+    """Manages the callers: services that may call RPCs that need a role. For callers with the role `admin`.
 
-    A caller sends its key in the metadata `x-latchkey-key`. Its roles say what it may call:
+    A caller sends its key in the metadata `x-latchkey-key`. Its roles determine what it may call:
 
-    - `admin`: everything, and so every role below;
-    - `issuer`: opens sessions for users that it has authenticated itself;
-    - `operator`: sees and ends the sessions of others;
-    - `validator`: asks for verdicts, where the server has `access.validate = "caller"`.
+    - `admin`: everything; it implies the other roles.
+    - `issuer`: opens sessions for users that it has authenticated itself.
+    - `operator`: lists, watches and ends sessions of all users.
+    - `validator`: validates tokens, if the server has `access.validate = "caller"`.
 
-    Instead of a key, a client certificate can prove who calls: the server's `access.certificates`
-    lists its names with their roles. Who sends both is who the key says. The admin key file, with
-    which everything begins, is a caller of the role `admin` that does not appear here.
+    A caller can also authenticate with a client certificate: the server's `access.certificates` lists the names with
+    their roles. If a request has both, only the key counts. The admin key file is a caller of the role `admin` that
+    is not listed here.
 
-    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE).
+    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL).
     """
 
     def __init__(self, channel):
@@ -67,45 +68,46 @@ class CallerServiceStub(object):
 
 
 class CallerServiceServicer(object):
-    """The callers: services that may call what needs a permission. For callers with the role `admin`.
+    """Manages the callers: services that may call RPCs that need a role. For callers with the role `admin`.
 
-    A caller sends its key in the metadata `x-latchkey-key`. Its roles say what it may call:
+    A caller sends its key in the metadata `x-latchkey-key`. Its roles determine what it may call:
 
-    - `admin`: everything, and so every role below;
-    - `issuer`: opens sessions for users that it has authenticated itself;
-    - `operator`: sees and ends the sessions of others;
-    - `validator`: asks for verdicts, where the server has `access.validate = "caller"`.
+    - `admin`: everything; it implies the other roles.
+    - `issuer`: opens sessions for users that it has authenticated itself.
+    - `operator`: lists, watches and ends sessions of all users.
+    - `validator`: validates tokens, if the server has `access.validate = "caller"`.
 
-    Instead of a key, a client certificate can prove who calls: the server's `access.certificates`
-    lists its names with their roles. Who sends both is who the key says. The admin key file, with
-    which everything begins, is a caller of the role `admin` that does not appear here.
+    A caller can also authenticate with a client certificate: the server's `access.certificates` lists the names with
+    their roles. If a request has both, only the key counts. The admin key file is a caller of the role `admin` that
+    is not listed here.
 
-    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE).
+    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL).
     """
 
     def CreateCaller(self, request, context):
-        """Makes a caller and its key. The key is good at once on the server that answers, and within a
-        second on others that share its accounts.
+        """Creates a caller and its key. The key is valid at once on the server that answers, and within a second on other
+        servers with the same accounts.
 
-        Errors: ALREADY_EXISTS (CALLER_EXISTS). After UNAVAILABLE the caller may exist with a key that
-        nobody has: revoke it, and create it again.
+        Errors: ALREADY_EXISTS (CALLER_EXISTS). Not idempotent: after UNAVAILABLE the caller may exist with a key that
+        nobody knows. Revoke it and create it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCallers(self, request, context):
-        """Lists every caller, in the order of their names. Never the keys.
+        """Lists all callers in the order of their names, without their keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeCaller(self, request, context):
-        """Takes a caller's key away. It is refused from the answer on by the server that answers, and
-        within five seconds by others that share its accounts. One that cannot reach its accounts goes
-        on with the callers it knows, for `access.outage_grace` at the most.
+        """Revokes the key of a caller. The server that answers rejects the key from the answer on, other servers with the
+        same accounts within five seconds. A server that cannot reach its accounts keeps the callers it knows, at most
+        for `access.outage_grace`.
 
         Errors: NOT_FOUND (CALLER_NOT_FOUND).
         """
@@ -140,21 +142,22 @@ def add_CallerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CallerService(object):
-    """The callers: services that may call what needs a permission. For callers with the role `admin`.
+    """Manages the callers: services that may call RPCs that need a role. For callers with the role `admin`.
 
-    A caller sends its key in the metadata `x-latchkey-key`. Its roles say what it may call:
+    A caller sends its key in the metadata `x-latchkey-key`. Its roles determine what it may call:
 
-    - `admin`: everything, and so every role below;
-    - `issuer`: opens sessions for users that it has authenticated itself;
-    - `operator`: sees and ends the sessions of others;
-    - `validator`: asks for verdicts, where the server has `access.validate = "caller"`.
+    - `admin`: everything; it implies the other roles.
+    - `issuer`: opens sessions for users that it has authenticated itself.
+    - `operator`: lists, watches and ends sessions of all users.
+    - `validator`: validates tokens, if the server has `access.validate = "caller"`.
 
-    Instead of a key, a client certificate can prove who calls: the server's `access.certificates`
-    lists its names with their roles. Who sends both is who the key says. The admin key file, with
-    which everything begins, is a caller of the role `admin` that does not appear here.
+    A caller can also authenticate with a client certificate: the server's `access.certificates` lists the names with
+    their roles. If a request has both, only the key counts. The admin key file is a caller of the role `admin` that
+    is not listed here.
 
-    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE).
+    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL).
     """
 
     @staticmethod

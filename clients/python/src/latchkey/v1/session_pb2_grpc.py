@@ -26,10 +26,11 @@ if _version_not_supported:
 
 
 class SessionServiceStub(object):
-    """The sessions of all users, for services and operators.
+    """Manages the sessions of all users, for services and operators.
 
-    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE).
+    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL).
     """
 
     def __init__(self, channel):
@@ -61,65 +62,69 @@ class SessionServiceStub(object):
 
 
 class SessionServiceServicer(object):
-    """The sessions of all users, for services and operators.
+    """Manages the sessions of all users, for services and operators.
 
-    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE).
+    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL).
     """
 
     def IssueSession(self, request, context):
-        """Opens a session for a user that the caller has authenticated itself: by single sign-on, a code, or
-        another service. Everything but the password is as in AuthService.Login, limits and displacement
-        included. For callers with the role `issuer`.
+        """Opens a session for a user that the caller has authenticated itself: by single sign-on, a code or another
+        service. Apart from the password it is the same as AuthService.Login, including limits, displacement and
+        `idempotency_key`. For callers with the role `issuer`.
 
         Errors: NOT_FOUND (ACCOUNT_NOT_FOUND); PERMISSION_DENIED (ACCOUNT_DISABLED); FAILED_PRECONDITION
-        (SESSION_LIMIT); RESOURCE_EXHAUSTED (THROTTLED) where the slot has changed hands too often of late;
-        UNAUTHENTICATED with the RejectionReason where the session that `idempotency_key` names has ended.
+        (SESSION_LIMIT); FAILED_PRECONDITION (ACCOUNTS_READ_ONLY) if accounts are found by username only and
+        `user_id` is set; RESOURCE_EXHAUSTED (THROTTLED) in a kick war over the slot; UNAUTHENTICATED with the
+        RejectionReason if the session that `idempotency_key` names has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists the live sessions of a user, the oldest login first. Never a token. For callers with the role
-        `operator`. A user that nobody knows has no sessions.
+        """Lists the live sessions of a user, the oldest login first, without their tokens. An unknown user has no
+        sessions. For callers with the role `operator`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndSessions(self, request, context):
-        """Ends sessions as KICKED: of a user all, those in one slot, or one; or all of everybody. For callers
-        with the role `operator`. When this has answered, every Validate that starts later is rejected, on
-        every server.
+        """Ends sessions as KICKED: all sessions of a user, those in one slot, a single one, or all sessions of all users.
+        Every Validate that starts after this call was answered rejects them, on every server. For callers with the role
+        `operator`.
 
-        Ending all sessions of a user ends those that the store has forgotten, too. Sessions that are opened
-        later live.
+        Ending all sessions of a user also ends those that the store no longer knows. Sessions that are opened later
+        are not affected, so a repeated call also ends sessions that were opened in between.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchSessions(self, request, context):
-        """The revocation feed: every session that ends, for whatever cause and on whatever server, in the order
-        in which it ended as far as one user is concerned. For callers with the role `operator`.
+        """Streams the revocation feed: every session that ends, for any reason and on any server. Events of one user are
+        in the order in which they happened. For callers with the role `operator`.
 
-        The first message is a heartbeat, whose cursor is where the feed begins. Whoever opens the feed again
-        with the last cursor is told everything since, at least once: around a reconnect an event can come
-        twice. Where events have been lost meanwhile, because they are older than the log remembers (24 hours,
-        or about 260,000 events; on Redis about 4,000 of each 64th of the users) or the store has lost them, a
-        `resync` says so: throw away what you derived from the feed. An event that you do not know means the same.
+        The first message is a heartbeat with the cursor at which the feed begins. A reader that opens the feed again
+        with its last cursor gets all events since then, at least once: after a reconnect an event can come twice. If
+        events were lost, a `resync` says so: discard everything derived from the feed. Treat an event that you do not
+        know in the same way. The event log keeps 24 hours or about 260,000 events (on Redis about 4,000 for each
+        64th of the users); a store can also lose events.
 
-        While nothing happens there are heartbeats, about one in five seconds. They come only while the server
-        sees the log, so a reader that has had none for longer knows that its picture grows old.
+        If there are no events, heartbeats are sent about every five seconds, but only while the server can read the
+        event log. A reader that gets no heartbeat for longer knows that its state is stale.
 
-        A session whose time is up is told when somebody next opens, ends or renews a session of the same user,
-        or never: a receiver knows from `expires_at` when to forget it.
+        A session that lapses is reported when a session of the same user is next opened, ended or renewed, or never.
+        `expires_at` tells a reader when to forget it.
 
-        Errors: UNAVAILABLE (SHUTTING_DOWN with RetryInfo), or (STORE_UNAVAILABLE) while it still catches up with
-        the log: once it has, it outlives an outage; RESOURCE_EXHAUSTED (TOO_SLOW) to a reader that has fallen
-        too far behind; RESOURCE_EXHAUSTED (OVERLOADED) where the server holds as many streams as it may. Open it
-        again with the last cursor after each of them.
+        Errors, after each of which the feed can be opened again with the last cursor:
+        - UNAVAILABLE (SHUTTING_DOWN with RetryInfo): the server stops.
+        - UNAVAILABLE (STORE_UNAVAILABLE): only until the feed has caught up with the log. After that it outlives an
+        outage.
+        - RESOURCE_EXHAUSTED (TOO_SLOW): the reader has fallen too far behind.
+        - RESOURCE_EXHAUSTED (OVERLOADED): the server has reached its limit of streams.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,10 +162,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService(object):
-    """The sessions of all users, for services and operators.
+    """Manages the sessions of all users, for services and operators.
 
-    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED
-    (CALLER_NOT_ALLOWED), INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE).
+    Errors of every RPC: UNAUTHENTICATED (CALLER_UNAUTHENTICATED), PERMISSION_DENIED (CALLER_NOT_ALLOWED),
+    INVALID_ARGUMENT (INVALID_REQUEST), UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED),
+    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED), INTERNAL (INTERNAL).
     """
 
     @staticmethod

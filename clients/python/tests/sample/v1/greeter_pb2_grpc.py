@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GreeterServiceStub(object):
-    """Says hello to whoever is logged in.
+    """Greets users who are logged in.
     """
 
     def __init__(self, channel):
@@ -68,7 +68,7 @@ class GreeterServiceStub(object):
 
 
 class GreeterServiceServicer(object):
-    """Says hello to whoever is logged in.
+    """Greets users who are logged in.
     """
 
     def Greet(self, request, context):
@@ -100,14 +100,14 @@ class GreeterServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GreetOn(self, request, context):
-        """One request, an answer at once and another about every 50 milliseconds, for as long as somebody takes them.
+        """One request, an answer at once and another about every 50 milliseconds until the call ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Begun(self, request, context):
-        """How often one of the other methods has begun, and how many still run. Open: it takes no token.
+        """Returns how often the other methods have begun, and how many still run. It is open: it takes no token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,7 +155,7 @@ def add_GreeterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GreeterService(object):
-    """Says hello to whoever is logged in.
+    """Greets users who are logged in.
     """
 
     @staticmethod

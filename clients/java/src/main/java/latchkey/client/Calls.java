@@ -14,7 +14,7 @@ import latchkey.v1.ValidateResponse;
 import latchkey.v1.WatchSessionRequest;
 import latchkey.v1.WatchSessionResponse;
 
-/** What a guard asks Latchkey. */
+/** The calls of a guard to Latchkey. */
 final class Calls {
   private static final Metadata.Key<String> CALLER_KEY =
       Metadata.Key.of("x-latchkey-key", Metadata.ASCII_STRING_MARSHALLER);
@@ -37,12 +37,12 @@ final class Calls {
     latchkey = AuthServiceGrpc.newStub(channel).withInterceptors(MetadataUtils.newAttachHeadersInterceptor(about));
   }
 
-  /** Asks about a token. */
+  /** Validates a token. */
   void validate(String token, StreamObserver<ValidateResponse> answer) {
     validate(request.toBuilder().setToken(token).build(), answer);
   }
 
-  /** The same, which is no use of the session. */
+  /** Validates a token without using the session. */
   void peek(String token, StreamObserver<ValidateResponse> answer) {
     validate(request.toBuilder().setToken(token).setPeek(true).build(), answer);
   }
@@ -51,13 +51,13 @@ final class Calls {
     latchkey.withDeadlineAfter(timeout.toNanos(), TimeUnit.NANOSECONDS).validate(question, answer);
   }
 
-  /** Watches a session for so long. */
+  /** Watches a session for at most this long. */
   void watch(String token, long nanos, StreamObserver<WatchSessionResponse> told) {
     WatchSessionRequest question = WatchSessionRequest.newBuilder().setToken(token).build();
     latchkey.withDeadlineAfter(nanos, TimeUnit.NANOSECONDS).watchSession(question, told);
   }
 
-  /** gRPC would wait up to two minutes between attempts, and every call fails meanwhile. */
+  /** Resets the backoff: by default gRPC waits up to two minutes between attempts, and every call fails meanwhile. */
   void reconnect() {
     long last = reconnected.get();
     long now = System.nanoTime();

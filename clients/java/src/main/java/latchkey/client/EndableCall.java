@@ -14,7 +14,7 @@ final class EndableCall<Q, A> extends SimpleForwardingServerCall<Q, A> {
     super(call);
   }
 
-  /** From now on the handler is not heard, unless it has had its last word: whether it had not. */
+  /** Discards everything that the handler sends from now on. Returns false if it has closed the call already. */
   synchronized boolean silence() {
     ended = !closed;
     return ended;

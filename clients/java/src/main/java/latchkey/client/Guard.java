@@ -23,7 +23,7 @@ import latchkey.v1.ValidateRequest;
 import latchkey.v1.ValidateResponse;
 
 /**
- * Lets calls through whose token Latchkey finds good, and ends streams when the session of their caller does. It holds
+ * Accepts only calls whose token has a live session, and ends streams when the session of their caller ends. It blocks
  * no thread while it waits.
  */
 public final class Guard implements ServerInterceptor {
@@ -50,7 +50,7 @@ public final class Guard implements ServerInterceptor {
     watchStreams = options.watchStreams;
   }
 
-  /** A guard that asks over this channel; {@link Latchkey#connect} makes one. */
+  /** Returns a builder for a guard that uses this channel to Latchkey, see {@link Latchkey#connect}. */
   public static Builder newBuilder(Channel latchkey) {
     return new Builder(latchkey);
   }
@@ -76,24 +76,24 @@ public final class Guard implements ServerInterceptor {
               held.release(Contexts.interceptCall(known, call, headers, next));
             }
           } catch (RuntimeException e) {
-            // As the server itself answers where a handler throws.
+            // The answer of the server if a handler throws.
             Status status = Status.UNKNOWN.withDescription("Application error processing RPC");
             call.close(status.withCause(e), new Metadata());
           }
         }
 
         @Override
-        void refused(Refusal why) {
+        void denied(Denial why) {
           why.close(call);
         }
       });
-    } catch (Refusal why) {
+    } catch (Denial why) {
       why.close(call);
     }
     return held;
   }
 
-  /** Runs the handler until it or the session has ended. */
+  /** Runs the handler until it returns or the session has ended. */
   private <Q, A> void runUntilEnd(
       Context known,
       String token,
@@ -108,19 +108,19 @@ public final class Guard implements ServerInterceptor {
         () -> watcher.watch(method, token, why -> {
           if (endable.silence()) {
             held.cancel(() -> {
-              // First, because gRPC ends the context of a call that is closed, without a cause.
+              // First, because closing the call cancels its context without a cause.
               running.cancel(why.status());
               why.close(call);
             });
           }
         }));
-    // Last: this thread may be that in which the handler runs, for as long as it likes.
+    // Last, because the handler may run in this thread for any length of time.
     held.release(Contexts.interceptCall(running, endable, headers, next));
   }
 
-  /** What Latchkey says of a token. */
+  /** Receives the verdict on a token. */
   private abstract class Answer implements StreamObserver<ValidateResponse> {
-    /** The call's own context: when the caller goes, so does the question. */
+    /** The context of the call: when the caller disconnects, the validation is cancelled. */
     final Context caller = Context.current();
 
     private final String method;
@@ -132,7 +132,7 @@ public final class Guard implements ServerInterceptor {
 
     abstract void decided(Identity who);
 
-    abstract void refused(Refusal why);
+    abstract void denied(Denial why);
 
     @Override
     public void onNext(ValidateResponse answer) {
@@ -141,12 +141,12 @@ public final class Guard implements ServerInterceptor {
 
     @Override
     public void onError(Throwable why) {
-      // Where the caller has gone, nothing is wrong.
+      // If the caller has disconnected, this is not an outage.
       if (!caller.isCancelled()) {
-        LOG.log(Level.WARNING, "Latchkey gave no verdict on a call of {0}: {1}", method, why.getMessage());
+        LOG.log(Level.WARNING, "got no verdict for a call of {0}: {1}", method, why.getMessage());
         latchkey.reconnect();
       }
-      refused(Refusal.unavailable());
+      denied(Denial.unavailable());
     }
 
     @Override
@@ -154,65 +154,65 @@ public final class Guard implements ServerInterceptor {
       Identity who;
       try {
         who = admit(answer, method);
-      } catch (Refusal why) {
-        refused(why);
+      } catch (Denial why) {
+        denied(why);
         return;
       }
       decided(who);
     }
   }
 
-  private Identity admit(ValidateResponse answer, String method) throws Refusal {
+  private Identity admit(ValidateResponse answer, String method) throws Denial {
     switch (answer.getVerdictCase()) {
       case SESSION:
         return admit(answer.getSession());
       case REJECTION:
-        throw Refusal.rejected(answer.getRejection());
+        throw Denial.rejected(answer.getRejection());
       default:
-        LOG.log(Level.WARNING, "Latchkey answered a call of {0} without a verdict", method);
-        throw Refusal.unavailable();
+        LOG.log(Level.WARNING, "got an answer without a verdict for a call of {0}", method);
+        throw Denial.unavailable();
     }
   }
 
-  private Identity admit(Session session) throws Refusal {
+  private Identity admit(Session session) throws Denial {
     Identity who = Identity.of(session);
     if (slot != null && !slot.equals(who.slot())) {
-      throw Refusal.slotRequired(slot);
+      throw Denial.slotRequired(slot);
     }
     if (role != null && !who.hasRole(role)) {
-      throw Refusal.roleRequired(role);
+      throw Denial.roleRequired(role);
     }
     return who;
   }
 
-  /** The token of exactly one {@code authorization: Bearer ...}, as Latchkey itself reads it. */
-  private static String bearer(Metadata headers) throws Refusal {
+  /** Returns the token of exactly one {@code authorization: Bearer ...}, parsed as in Latchkey. */
+  private static String bearer(Metadata headers) throws Denial {
     Iterable<String> values = headers.getAll(AUTHORIZATION);
     if (values == null) {
-      throw Refusal.tokenRequired();
+      throw Denial.tokenRequired();
     }
     Iterator<String> each = values.iterator();
     String sent = each.next();
     if (each.hasNext()) {
-      // Which of them did the caller mean? Proxies disagree, so nobody guesses.
-      throw Refusal.malformed(MORE_THAN_ONE);
+      // Proxies disagree on which of them counts, so the guard does not guess.
+      throw Denial.malformed(MORE_THAN_ONE);
     }
     if (sent.isBlank() || sent.strip().equalsIgnoreCase("bearer")) {
-      // A client that has no token, and sends the header all the same.
-      throw Refusal.tokenRequired();
+      // A client without a token that sends the header anyway.
+      throw Denial.tokenRequired();
     }
     Matcher value = BEARER.matcher(sent);
     if (!value.matches()) {
-      throw Refusal.malformed("The header `authorization` is not of the form `Bearer <token>`.");
+      throw Denial.malformed("The header `authorization` is not of the form `Bearer <token>`.");
     }
     if (value.group(1).contains(",")) {
-      // Proxies join values with commas, and no token has one.
-      throw Refusal.malformed(MORE_THAN_ONE);
+      // Proxies join values with commas, and a token never contains one.
+      throw Denial.malformed(MORE_THAN_ONE);
     }
     return value.group(1);
   }
 
-  /** What a guard does. */
+  /** The options of a guard. */
   public static final class Builder {
     private final Channel channel;
     private final ValidateRequest.Builder request = ValidateRequest.newBuilder();
@@ -229,20 +229,20 @@ public final class Guard implements ServerInterceptor {
       this.channel = channel;
     }
 
-    /** Says who asks, for a Latchkey with {@code access.validate = "caller"}. */
+    /** Sets the caller key for Latchkey, needed with {@code access.validate = "caller"}. */
     public Builder callerKey(String key) {
       callerKey = key;
       return this;
     }
 
-    /** Methods for everybody, by full names such as {@code /grpc.health.v1.Health/Check}. */
+    /** Opens methods to everybody, by full names such as {@code /grpc.health.v1.Health/Check}. */
     public Builder openMethods(String... methods) {
-      // gRPC for Java writes them without the slash.
+      // grpc-java writes full names without the slash.
       open = Stream.of(methods).map(name -> name.replaceFirst("^/", "")).collect(Collectors.toUnmodifiableSet());
       return this;
     }
 
-    /** Lets Latchkey answer from memory, never with anything older than this. */
+    /** Lets Latchkey answer from its near-cache, at most this old. */
     public Builder maxStaleness(Duration age) {
       request.getMaxStalenessBuilder().setSeconds(age.getSeconds()).setNanos(age.getNano());
       return this;
@@ -254,47 +254,47 @@ public final class Guard implements ServerInterceptor {
       return this;
     }
 
-    /** How long Latchkey may take: one second, unless it is set. */
+    /** Sets the time limit for Latchkey's answer. Default: one second. */
     public Builder timeout(Duration timeout) {
       this.timeout = timeout;
       return this;
     }
 
-    /** Who does not have this role is told PERMISSION_DENIED. */
+    /** Calls of users without this role get PERMISSION_DENIED. */
     public Builder requiredRole(String role) {
       this.role = role;
       return this;
     }
 
-    /** The same for sessions of other slots. */
+    /** Calls of sessions in other slots get PERMISSION_DENIED. */
     public Builder requiredSlot(String slot) {
       this.slot = slot;
       return this;
     }
 
-    /** Streams end when the session of their caller does: {@code true}, unless it is set. */
+    /** Sets whether streams end when the session of their caller ends. Default: {@code true}. */
     public Builder watchStreams(boolean watch) {
       watchStreams = watch;
       return this;
     }
 
     /**
-     * How many streams are watched at a time over the channel: 100, unless it is set. About the others Latchkey is asked
-     * every 10 seconds. It has to stay well below Latchkey's {@code server.max_streams} and what proxies between allow,
-     * because every other call of the guard's needs room on the same connection.
+     * Sets the maximum number of watched streams. The tokens of further streams are validated every 10 seconds.
+     * Default: 100. Keep it well below Latchkey's {@code server.max_streams} and the limits of proxies in between,
+     * because all other calls of the guard share the same connection.
      */
     public Builder maxWatches(int count) {
       maxWatches = count;
       return this;
     }
 
-    /** How long streams go on while Latchkey is away: one minute, unless it is set. */
+    /** Sets how long streams continue while Latchkey is unavailable. Default: one minute. */
     public Builder outageGrace(Duration grace) {
       outageGrace = grace;
       return this;
     }
 
-    /** The guard. */
+    /** Creates the guard. */
     public Guard build() {
       return new Guard(this);
     }

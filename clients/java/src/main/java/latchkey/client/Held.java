@@ -6,8 +6,8 @@ import java.util.Queue;
 import java.util.function.Consumer;
 
 /**
- * Holds back what happens to a call until it is known who listens, and tells it one after the other from then on, from
- * whatever thread it comes: gRPC's, or that of the guard which ends the call.
+ * Queues the events of a call until the listener is known, and then delivers them one at a time, whichever thread they
+ * come from: that of gRPC, or that of the guard which ends the call.
  */
 final class Held<T> extends ServerCall.Listener<T> {
   private final Queue<Consumer<ServerCall.Listener<T>>> waiting = new ArrayDeque<>();
@@ -15,7 +15,7 @@ final class Held<T> extends ServerCall.Listener<T> {
   private boolean telling;
   private boolean over;
 
-  /** Tells the listener what has happened so far, and what happens from now on. */
+  /** Delivers the queued events, and all later ones, to the listener. */
   void release(ServerCall.Listener<T> to) {
     synchronized (this) {
       listener = to;
@@ -23,13 +23,13 @@ final class Held<T> extends ServerCall.Listener<T> {
     tellAll();
   }
 
-  /** Ends the call from this side, unless it is over. The listener is told that it is cancelled, and nothing else. */
+  /** Ends the call from this side, unless it is over. The listener gets onCancel and nothing else. */
   void cancel(Runnable end) {
     synchronized (this) {
       if (over) {
         return;
       }
-      // First, because gRPC tells of what has ended well that it is complete.
+      // First, because gRPC reports a closed call as complete.
       over = true;
       waiting.clear();
       waiting.add(ServerCall.Listener::onCancel);
@@ -48,7 +48,7 @@ final class Held<T> extends ServerCall.Listener<T> {
     tellAll();
   }
 
-  /** Outside of the lock: a handler may take long, and whatever comes meanwhile is told by the thread that it holds. */
+  /** Not under the lock: a handler may take long, and its thread delivers the events that arrive meanwhile. */
   private void tellAll() {
     while (true) {
       Consumer<ServerCall.Listener<T>> event;

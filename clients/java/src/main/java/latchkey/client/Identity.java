@@ -7,17 +7,17 @@ import java.util.List;
 import latchkey.v1.Session;
 
 /**
- * Who calls: the session that Latchkey found live.
+ * The identity of the caller: a live session.
  *
  * @param userId the account's stable, opaque id
- * @param username what a person types
+ * @param username the username
  * @param sessionId the token's {@code jti}
- * @param slot the kind of client in which only the latest login lives
- * @param device what the client called itself when it logged in
- * @param roles those of the account now, which can be newer than the token's
- * @param issuedAt the moment of the login
- * @param expiresAt when the session ends at the latest
- * @param idleExpiresAt when the session ends if it is not used before
+ * @param slot the slot: the kind of client in which only the latest login lives
+ * @param device the name that the client gave itself at login
+ * @param roles the current roles of the account, which can be newer than those in the token
+ * @param issuedAt when the login was committed
+ * @param expiresAt the absolute deadline
+ * @param idleExpiresAt the idle deadline
  */
 public record Identity(
     String userId,
@@ -36,19 +36,19 @@ public record Identity(
   }
 
   /**
-   * Who calls the method whose handler this is.
+   * Returns the identity of the caller.
    *
-   * @throws IllegalStateException in a method that is open, and outside of a call
+   * @throws IllegalStateException in an open method, and outside of a call
    */
   public static Identity current() {
     Identity found = KEY.get();
     if (found == null) {
-      throw new IllegalStateException("nobody is known to be calling");
+      throw new IllegalStateException("the caller has no identity: the method is open, or the server has no guard");
     }
     return found;
   }
 
-  /** Whether the user has this role. */
+  /** Returns whether the user has this role. */
   public boolean hasRole(String role) {
     return roles.contains(role);
   }

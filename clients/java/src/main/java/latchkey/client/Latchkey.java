@@ -5,11 +5,11 @@ import io.grpc.Grpc;
 import io.grpc.ManagedChannel;
 import java.util.concurrent.TimeUnit;
 
-/** Where Latchkey is. */
+/** Connections to Latchkey. */
 public final class Latchkey {
   private Latchkey() {}
 
-  /** A channel that finds out soon that a Latchkey has vanished without a word. */
+  /** Creates a channel with keepalives, which detect a server that has vanished without closing the connection. */
   public static ManagedChannel connect(String target, ChannelCredentials credentials) {
     return Grpc.newChannelBuilder(target, credentials)
         .keepAliveTime(10, TimeUnit.SECONDS)

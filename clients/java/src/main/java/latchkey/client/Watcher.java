@@ -15,15 +15,15 @@ import latchkey.v1.Rejection;
 import latchkey.v1.ValidateResponse;
 import latchkey.v1.WatchSessionResponse;
 
-/** Waits for the ends of sessions whose streams run. It holds no thread while it waits. */
+/** Waits for the ends of sessions with running streams. It blocks no thread while it waits. */
 final class Watcher {
-  /** How long to wait before watching again, the first time. Then twice as long each time. */
+  /** The first delay before watching again. It doubles each time. */
   private static final long FIRST_PAUSE = TimeUnit.MILLISECONDS.toNanos(100);
 
-  /** How long to wait at most: how old the news of a stream is that may not be watched. */
+  /** The maximum delay, and so the polling interval of streams that cannot be watched. */
   private static final long ASK_EVERY = TimeUnit.SECONDS.toNanos(10);
 
-  /** How long to watch at a time: a connection that is dead and does not say so must not be trusted for ever. */
+  /** The maximum time of one watch, because a connection can be dead without an error. */
   private static final long WATCH_FOR = TimeUnit.MINUTES.toNanos(1);
 
   private final Calls calls;
@@ -37,37 +37,37 @@ final class Watcher {
     this.grace = grace.toNanos();
   }
 
-  /** Waits until the session has ended, and tells what its caller is told; or until the current context ends. */
-  void watch(String method, String token, Consumer<Refusal> end) {
+  /** Calls {@code end} with the denial when the session has ended, unless the current context ends first. */
+  void watch(String method, String token, Consumer<Denial> end) {
     new Watch(method, token, Context.current(), end).watch();
   }
 
-  /** Once: it is the same for every stream. */
+  /** Logs a reached limit of watches, once for all streams. */
   private void tell(Status why) {
     if (why.getCode() == Status.Code.RESOURCE_EXHAUSTED && told.compareAndSet(false, true)) {
-      Guard.LOG.log(Level.WARNING, "Some streams are not watched, and asked about every 10 s: {0}", why);
+      Guard.LOG.log(Level.WARNING, "some streams are not watched and are validated every 10 s instead: {0}", why);
     }
   }
 
-  /** Somewhat less: not all that began at once shall end at once. */
+  /** Shortens a pause at random, so that streams that began together do not reconnect together. */
   private static long jittered(long nanos) {
     return (long) (nanos * ThreadLocalRandom.current().nextDouble(0.5, 1));
   }
 
   /**
-   * One stream. A watch that breaks says nothing of the session, so that Latchkey is asked; and where a session cannot
-   * be watched it is asked again and again.
+   * One stream. A watch that breaks says nothing about the session, so its token is validated. A session that cannot be
+   * watched is validated periodically.
    */
   private final class Watch {
     private final String method;
     private final String token;
     private final Context call;
-    private final Consumer<Refusal> end;
-    // Of what follows one thread at a time knows: that of the answer which everything waits for.
+    private final Consumer<Denial> end;
+    // Used by one thread at a time: that of the pending answer.
     private long live = System.nanoTime();
     private long pause = FIRST_PAUSE;
 
-    Watch(String method, String token, Context call, Consumer<Refusal> end) {
+    Watch(String method, String token, Context call, Consumer<Denial> end) {
       this.method = method;
       this.token = token;
       this.call = call;
@@ -79,11 +79,11 @@ final class Watcher {
         return;
       }
       if (!places.tryAcquire()) {
-        tell(Status.RESOURCE_EXHAUSTED.withDescription("the guard watches as many as it may"));
+        tell(Status.RESOURCE_EXHAUSTED.withDescription("the guard has reached maxWatches"));
         ask();
         return;
       }
-      // In the context of the call: when that ends, so does the watch.
+      // In the context of the call, so that the watch ends with it.
       call.run(() -> calls.watch(token, jittered(WATCH_FOR), new News()));
     }
 
@@ -94,7 +94,7 @@ final class Watcher {
     }
 
     private void ended(Rejection why) {
-      end.accept(Refusal.rejected(why));
+      end.accept(Denial.rejected(why));
     }
 
     private void silent(String why) {
@@ -103,8 +103,8 @@ final class Watcher {
       if (left > 0) {
         again(left);
       } else if (!call.isCancelled()) {
-        Guard.LOG.log(Level.WARNING, "A stream of {0} ends, because Latchkey is away: {1}", method, why);
-        end.accept(Refusal.unavailable());
+        Guard.LOG.log(Level.WARNING, "ended a stream of {0} because Latchkey is unavailable: {1}", method, why);
+        end.accept(Denial.unavailable());
       }
     }
 
@@ -114,7 +114,7 @@ final class Watcher {
       CompletableFuture.delayedExecutor(wait, TimeUnit.NANOSECONDS).execute(this::watch);
     }
 
-    /** What a watch tells. */
+    /** Receives the messages of a watch. */
     private final class News implements StreamObserver<WatchSessionResponse> {
       private boolean watched;
       private Rejection rejection;
@@ -152,7 +152,7 @@ final class Watcher {
       }
     }
 
-    /** What Latchkey answers. */
+    /** Receives the verdict of Validate. */
     private final class Answer implements StreamObserver<ValidateResponse> {
       private ValidateResponse answer = ValidateResponse.getDefaultInstance();
 
@@ -174,7 +174,7 @@ final class Watcher {
             again(ASK_EVERY);
           }
           case REJECTION -> ended(answer.getRejection());
-          default -> silent("it answered without a verdict");
+          default -> silent("the answer has no verdict");
         }
       }
     }

@@ -43,7 +43,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** What the real Latchkey does is in clients/scenarios.json; here is what it never does. */
+/** Tests what Latchkey never does. clients/scenarios.json covers everything else. */
 class GuardTest {
   private static final String GREET = "/sample.v1.GreeterService/Greet";
   private static final ValidateResponse LIVE =
@@ -98,19 +98,19 @@ class GuardTest {
   @EnumSource(value = Status.Code.class, names = "OK", mode = EnumSource.Mode.EXCLUDE)
   void noStatusOfLatchkeyIsAVerdict(Status.Code code) {
     fake.failure = code.toStatus().withDescription("told to the guard alone");
-    assertEquals(Map.of(), refused(Status.Code.UNAVAILABLE, "STORE_UNAVAILABLE", guard -> guard));
+    assertEquals(Map.of(), denied(Status.Code.UNAVAILABLE, "STORE_UNAVAILABLE", guard -> guard));
   }
 
   @Test
   void anAnswerWithoutAVerdictLetsNobodyIn() {
     fake.answer = ValidateResponse.getDefaultInstance();
-    refused(Status.Code.UNAVAILABLE, "STORE_UNAVAILABLE", guard -> guard);
+    denied(Status.Code.UNAVAILABLE, "STORE_UNAVAILABLE", guard -> guard);
   }
 
   @Test
   void latchkeyMayTakeSoLongAndNoLonger() {
     long begun = System.nanoTime();
-    refused(Status.Code.UNAVAILABLE, "STORE_UNAVAILABLE", guard -> guard.timeout(Duration.ofMillis(50)));
+    denied(Status.Code.UNAVAILABLE, "STORE_UNAVAILABLE", guard -> guard.timeout(Duration.ofMillis(50)));
     assertTrue(System.nanoTime() - begun < Duration.ofMillis(900).toNanos());
   }
 
@@ -119,7 +119,7 @@ class GuardTest {
   void aReasonOfTomorrowIsAnUnknownSession(int reason) {
     Rejection rejection = Rejection.newBuilder().setReasonValue(reason).setTerminal(true).build();
     fake.answer = ValidateResponse.newBuilder().setRejection(rejection).build();
-    var about = refused(Status.Code.UNAUTHENTICATED, "UNKNOWN_SESSION", guard -> guard);
+    var about = denied(Status.Code.UNAUTHENTICATED, "UNKNOWN_SESSION", guard -> guard);
     assertEquals(Map.of("terminal", "true"), about);
   }
 
@@ -129,9 +129,9 @@ class GuardTest {
     call(guard -> guard.requiredRole("staff").requiredSlot("web"));
     assertEquals("anna", greeter.caller.username());
     Status.Code code = Status.Code.PERMISSION_DENIED;
-    var role = refused(code, "ROLE_REQUIRED", guard -> guard.requiredRole("sta"));
+    var role = denied(code, "ROLE_REQUIRED", guard -> guard.requiredRole("sta"));
     assertEquals(Map.of("terminal", "false", "role", "sta"), role);
-    var slot = refused(code, "SLOT_REQUIRED", guard -> guard.requiredSlot("mobile"));
+    var slot = denied(code, "SLOT_REQUIRED", guard -> guard.requiredSlot("mobile"));
     assertEquals(Map.of("terminal", "false", "slot", "mobile"), slot);
   }
 
@@ -141,7 +141,7 @@ class GuardTest {
     call(guard -> guard.openMethods(GREET));
     assertEquals(null, greeter.caller);
     for (String method : List.of(GREET + "s", GREET.toLowerCase(), "/sample.v1.GreeterService/")) {
-      refused(Status.Code.UNAVAILABLE, "STORE_UNAVAILABLE", guard -> guard.openMethods(method));
+      denied(Status.Code.UNAVAILABLE, "STORE_UNAVAILABLE", guard -> guard.openMethods(method));
     }
   }
 
@@ -153,7 +153,7 @@ class GuardTest {
     assertEquals(Status.Code.UNKNOWN, thrown.getStatus().getCode());
   }
 
-  /** Calls a method that is guarded so. */
+  /** Calls a guarded method. */
   private void call(UnaryOperator<Guard.Builder> options) throws Exception {
     String name = InProcessServerBuilder.generateName();
     Guard guard = options.apply(Guard.newBuilder(channel)).build();
@@ -173,8 +173,8 @@ class GuardTest {
     }
   }
 
-  /** The call is refused so: the metadata of its ErrorInfo. */
-  private Map<String, String> refused(Status.Code code, String reason, UnaryOperator<Guard.Builder> options) {
+  /** Asserts that the call is denied and returns the metadata of the ErrorInfo. */
+  private Map<String, String> denied(Status.Code code, String reason, UnaryOperator<Guard.Builder> options) {
     var thrown = assertThrows(StatusRuntimeException.class, () -> call(options));
     assertEquals(code, thrown.getStatus().getCode());
     try {
@@ -191,7 +191,7 @@ class GuardTest {
     return Metadata.Key.of(name, Metadata.ASCII_STRING_MARSHALLER);
   }
 
-  /** Answers as it is told, or not at all. */
+  /** A fake Latchkey with configurable answers. */
   private static final class FakeLatchkey extends AuthServiceGrpc.AuthServiceImplBase implements ServerInterceptor {
     private volatile ValidateResponse answer;
     private volatile Status failure;

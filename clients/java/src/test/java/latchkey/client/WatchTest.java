@@ -52,7 +52,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** What becomes of streams: what clients/scenarios.json does not bring about. */
+/** Tests of streams that clients/scenarios.json does not cover. */
 class WatchTest {
   private static final Session SESSION = Session.newBuilder().setUserId("u1").build();
   private static final Rejection REPLACED =
@@ -118,7 +118,7 @@ class WatchTest {
   @ParameterizedTest
   @ValueSource(ints = {0, 100})
   void aSessionThatCannotBeWatchedIsAskedAbout(int places) throws Exception {
-    fake.refusesWatches = Status.RESOURCE_EXHAUSTED;
+    fake.watchError = Status.RESOURCE_EXHAUSTED;
     Running chat = chat(guard -> guard.maxWatches(places));
     eventually(() -> fake.peeked.get() >= 2);
     fake.rejection = REPLACED;
@@ -128,11 +128,11 @@ class WatchTest {
 
   @Test
   void aStreamOutlivesAnOutageForAWhile() throws Exception {
-    fake.refusesWatches = Status.UNAVAILABLE;
+    fake.watchError = Status.UNAVAILABLE;
     fake.failure = Status.PERMISSION_DENIED;
     long begun = System.nanoTime();
     Running chat = chat(guard -> guard.outageGrace(Duration.ofMillis(500)));
-    refused(chat, Status.Code.UNAVAILABLE, "STORE_UNAVAILABLE");
+    denied(chat, Status.Code.UNAVAILABLE, "STORE_UNAVAILABLE");
     Duration took = Duration.ofNanos(System.nanoTime() - begun);
     assertTrue(took.toMillis() >= 500 && took.toMillis() < 3000, took.toString());
   }
@@ -164,7 +164,7 @@ class WatchTest {
     eventually(() -> fake.watches.isEmpty());
   }
 
-  /** A call that runs. */
+  /** A running call. */
   private static final class Running implements StreamObserver<GreetResponse> {
     private final BlockingQueue<GreetResponse> answers = new LinkedBlockingQueue<>();
     private final BlockingQueue<Status> ended = new LinkedBlockingQueue<>();
@@ -227,10 +227,10 @@ class WatchTest {
   private static void replaced(Running call) throws Exception {
     assertEquals(
         Map.of("terminal", "true", "by_device", "iPhone"),
-        refused(call, Status.Code.UNAUTHENTICATED, "REPLACED"));
+        denied(call, Status.Code.UNAUTHENTICATED, "REPLACED"));
   }
 
-  private static Map<String, String> refused(Running call, Status.Code code, String reason) throws Exception {
+  private static Map<String, String> denied(Running call, Status.Code code, String reason) throws Exception {
     Status status = call.ended.poll(5, TimeUnit.SECONDS);
     assertNotNull(status, "it goes on");
     assertEquals(code, status.getCode());
@@ -248,14 +248,14 @@ class WatchTest {
     }
   }
 
-  /** A Latchkey whose sessions end, and whose watches break, when it is told. */
+  /** A fake Latchkey whose sessions end, and whose watches break, on demand. */
   private static final class FakeLatchkey extends AuthServiceGrpc.AuthServiceImplBase {
     private final AtomicInteger peeked = new AtomicInteger();
     private final AtomicInteger watched = new AtomicInteger();
     private final Set<StreamObserver<WatchSessionResponse>> watches = ConcurrentHashMap.newKeySet();
     private volatile Rejection rejection;
     private volatile Status failure;
-    private volatile Status refusesWatches;
+    private volatile Status watchError;
 
     @Override
     public void validate(ValidateRequest request, StreamObserver<ValidateResponse> answers) {
@@ -275,8 +275,8 @@ class WatchTest {
     @Override
     public void watchSession(WatchSessionRequest request, StreamObserver<WatchSessionResponse> told) {
       watched.incrementAndGet();
-      if (refusesWatches != null) {
-        told.onError(refusesWatches.asRuntimeException());
+      if (watchError != null) {
+        told.onError(watchError.asRuntimeException());
         return;
       }
       ((ServerCallStreamObserver<WatchSessionResponse>) told).setOnCancelHandler(() -> watches.remove(told));

@@ -16,7 +16,7 @@ import latchkey.sample.v1.GreetRequest;
 import latchkey.sample.v1.GreetResponse;
 import latchkey.sample.v1.GreeterServiceGrpc;
 
-/** A guarded server: what README.md shows, and what the scenarios of all clients call. */
+/** A guarded server: the sample of README.md, which the scenarios of all clients call. */
 public final class Sample {
   public static void main(String[] args) throws Exception {
     String address = System.getenv("LATCHKEY_ADDRESS");
@@ -57,7 +57,7 @@ public final class Sample {
     private final AtomicInteger begun = new AtomicInteger();
     private final AtomicInteger running = new AtomicInteger();
 
-    /** A handler of a stream begins. */
+    /** Counts a running stream handler. */
     private void begin() {
       begun.incrementAndGet();
       running.incrementAndGet();
@@ -160,7 +160,7 @@ public final class Sample {
 
     @Override
     public void onError(Throwable why) {
-      // The caller has gone.
+      // The caller has disconnected.
       running.decrementAndGet();
     }
 

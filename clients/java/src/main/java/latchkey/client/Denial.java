@@ -15,30 +15,30 @@ import java.util.TreeMap;
 import latchkey.v1.Rejection;
 import latchkey.v1.RejectionReason;
 
-/** What a guard answers in place of the method. */
-final class Refusal extends Exception {
+/** The answer of a guard instead of the method's: a denial or an error. */
+final class Denial extends Exception {
   private static final long serialVersionUID = 1;
 
-  /** The domain of every ErrorInfo, as in Latchkey itself. */
+  /** The domain of every ErrorInfo, as in Latchkey. */
   private static final String DOMAIN = "latchkey";
 
   private static final String PREFIX = "REJECTION_REASON_";
 
-  /** A client may log in again by itself. */
+  /** A client may log in again automatically. */
   private static final Map<String, String> AGAIN = Map.of("terminal", "false");
 
-  /** When to try again after an outage, as Latchkey itself says. */
+  /** The retry delay after an outage, as in Latchkey. */
   private static final Duration RETRY_AFTER = Duration.newBuilder().setSeconds(1).build();
 
   private final transient StatusRuntimeException status;
 
-  private Refusal(Status status) {
+  private Denial(Status status) {
     super(status.getMessage(), null, false, false);
     this.status = StatusProto.toStatusRuntimeException(status);
   }
 
-  /** What Latchkey rejected. */
-  static Refusal rejected(Rejection why) {
+  /** Denial: Latchkey rejected the token. */
+  static Denial rejected(Rejection why) {
     Map<String, String> about = new TreeMap<>();
     about.put("terminal", Boolean.toString(why.getTerminal()));
     if (why.hasAt()) {
@@ -49,47 +49,47 @@ final class Refusal extends Exception {
     }
     boolean disabled = why.getReason() == RejectionReason.REJECTION_REASON_ACCOUNT_DISABLED;
     Code code = disabled ? Code.PERMISSION_DENIED : Code.UNAUTHENTICATED;
-    return new Refusal(status(code, why.getMessage(), name(why.getReason()), about).build());
+    return new Denial(status(code, why.getMessage(), name(why.getReason()), about).build());
   }
 
-  /** There is no token to ask about. */
-  static Refusal tokenRequired() {
+  /** Denial: the call has no token. */
+  static Denial tokenRequired() {
     String message = "Please log in: there is no access token.";
-    return new Refusal(status(Code.UNAUTHENTICATED, message, "TOKEN_REQUIRED", AGAIN).build());
+    return new Denial(status(Code.UNAUTHENTICATED, message, "TOKEN_REQUIRED", AGAIN).build());
   }
 
-  /** There is something, and not exactly one token. */
-  static Refusal malformed(String message) {
-    return new Refusal(status(Code.UNAUTHENTICATED, message, "MALFORMED", AGAIN).build());
+  /** Denial: `authorization` is not exactly one bearer token. */
+  static Denial malformed(String message) {
+    return new Denial(status(Code.UNAUTHENTICATED, message, "MALFORMED", AGAIN).build());
   }
 
-  /** The session is live, in another slot. */
-  static Refusal slotRequired(String slot) {
+  /** Denial: the session is live, but in another slot. */
+  static Denial slotRequired(String slot) {
     String message = "This needs a session in the slot `" + slot + "`.";
     Map<String, String> about = Map.of("terminal", "false", "slot", slot);
-    return new Refusal(status(Code.PERMISSION_DENIED, message, "SLOT_REQUIRED", about).build());
+    return new Denial(status(Code.PERMISSION_DENIED, message, "SLOT_REQUIRED", about).build());
   }
 
-  /** The session is live, and its user does not have the role. */
-  static Refusal roleRequired(String role) {
+  /** Denial: the session is live, but its user lacks the role. */
+  static Denial roleRequired(String role) {
     String message = "This needs the role `" + role + "`.";
     Map<String, String> about = Map.of("terminal", "false", "role", role);
-    return new Refusal(status(Code.PERMISSION_DENIED, message, "ROLE_REQUIRED", about).build());
+    return new Denial(status(Code.PERMISSION_DENIED, message, "ROLE_REQUIRED", about).build());
   }
 
-  /** There is no verdict. It says nothing about the token, nor why: that is for the log. */
-  static Refusal unavailable() {
+  /** Error: there is no verdict. It says nothing about the token; the log has the cause. */
+  static Denial unavailable() {
     String message = "the session cannot be checked at the moment: try again";
     Any retry = Any.pack(RetryInfo.newBuilder().setRetryDelay(RETRY_AFTER).build());
-    return new Refusal(status(Code.UNAVAILABLE, message, "STORE_UNAVAILABLE", Map.of()).addDetails(retry).build());
+    return new Denial(status(Code.UNAVAILABLE, message, "STORE_UNAVAILABLE", Map.of()).addDetails(retry).build());
   }
 
-  /** What gRPC makes of it. */
+  /** Returns the status as an exception. */
   StatusRuntimeException status() {
     return status;
   }
 
-  /** Ends the call with it. */
+  /** Ends the call with the status. */
   void close(ServerCall<?, ?> call) {
     Metadata trailers = status.getTrailers();
     call.close(status.getStatus(), trailers == null ? new Metadata() : trailers);
@@ -100,7 +100,7 @@ final class Refusal extends Exception {
     return Status.newBuilder().setCode(code.getNumber()).setMessage(message).addDetails(Any.pack(info));
   }
 
-  /** What this version does not know is an unknown session. */
+  /** A reason that this version does not know becomes UNKNOWN_SESSION. */
   private static String name(RejectionReason reason) {
     return switch (reason) {
       case UNRECOGNIZED, REJECTION_REASON_UNSPECIFIED -> "UNKNOWN_SESSION";

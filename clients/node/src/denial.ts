@@ -4,17 +4,17 @@ import { ErrorInfo, RetryInfo } from "./gen/google/rpc/error_details.js";
 import { Status } from "./gen/google/rpc/status.js";
 import type { Rejected } from "./rejected.js";
 
-/** The domain of every ErrorInfo, as in Latchkey itself. */
+/** The domain of every ErrorInfo, as in Latchkey. */
 const DOMAIN = "latchkey";
 
-/** When to try again after an outage, as Latchkey itself says. */
+/** The retry delay after an outage, as in Latchkey. */
 const RETRY_AFTER = { seconds: 1, nanos: 0 };
 
-/** A client may log in again by itself. */
+/** A client may log in again automatically. */
 const AGAIN = { terminal: "false" };
 
-/** What a guard answers in place of the method. */
-export class Refusal extends Error {
+/** The answer of a guard instead of the method's: a denial or an error. */
+export class Denial extends Error {
   readonly status: StatusObject;
 
   constructor(code: status, message: string, reason: string, about: Record<string, string>, retry = false) {
@@ -31,8 +31,8 @@ export class Refusal extends Error {
   }
 }
 
-/** What Latchkey rejected. */
-export function rejected(why: Rejected): Refusal {
+/** Denial: Latchkey rejected the token. */
+export function rejected(why: Rejected): Denial {
   const about: Record<string, string> = { terminal: String(why.terminal) };
   if (why.at !== undefined) {
     about["at_unix"] = String(Math.floor(why.at.getTime() / 1000));
@@ -41,33 +41,33 @@ export function rejected(why: Rejected): Refusal {
     about["by_device"] = why.byDevice;
   }
   const code = why.reason === "ACCOUNT_DISABLED" ? status.PERMISSION_DENIED : status.UNAUTHENTICATED;
-  return new Refusal(code, why.message, why.reason, about);
+  return new Denial(code, why.message, why.reason, about);
 }
 
-/** There is no token to ask about. */
-export function tokenRequired(): Refusal {
-  return new Refusal(status.UNAUTHENTICATED, "Please log in: there is no access token.", "TOKEN_REQUIRED", AGAIN);
+/** Denial: the call has no token. */
+export function tokenRequired(): Denial {
+  return new Denial(status.UNAUTHENTICATED, "Please log in: there is no access token.", "TOKEN_REQUIRED", AGAIN);
 }
 
-/** There is something, and not exactly one token. */
-export function malformed(message: string): Refusal {
-  return new Refusal(status.UNAUTHENTICATED, message, "MALFORMED", AGAIN);
+/** Denial: `authorization` is not exactly one bearer token. */
+export function malformed(message: string): Denial {
+  return new Denial(status.UNAUTHENTICATED, message, "MALFORMED", AGAIN);
 }
 
-/** The session is live, in another slot. */
-export function slotRequired(slot: string): Refusal {
+/** Denial: the session is live, but in another slot. */
+export function slotRequired(slot: string): Denial {
   const message = `This needs a session in the slot \`${slot}\`.`;
-  return new Refusal(status.PERMISSION_DENIED, message, "SLOT_REQUIRED", { ...AGAIN, slot });
+  return new Denial(status.PERMISSION_DENIED, message, "SLOT_REQUIRED", { ...AGAIN, slot });
 }
 
-/** The session is live, and its user does not have the role. */
-export function roleRequired(role: string): Refusal {
+/** Denial: the session is live, but its user lacks the role. */
+export function roleRequired(role: string): Denial {
   const message = `This needs the role \`${role}\`.`;
-  return new Refusal(status.PERMISSION_DENIED, message, "ROLE_REQUIRED", { ...AGAIN, role });
+  return new Denial(status.PERMISSION_DENIED, message, "ROLE_REQUIRED", { ...AGAIN, role });
 }
 
-/** There is no verdict. It says nothing about the token, nor why: that is for the log. */
-export function unavailable(): Refusal {
+/** Error: there is no verdict. It says nothing about the token; the log has the cause. */
+export function unavailable(): Denial {
   const message = "the session cannot be checked at the moment: try again";
-  return new Refusal(status.UNAVAILABLE, message, "STORE_UNAVAILABLE", {}, true);
+  return new Denial(status.UNAVAILABLE, message, "STORE_UNAVAILABLE", {}, true);
 }

@@ -1,4 +1,4 @@
-"""What a guard answers in place of the method."""
+"""The answer of a guard instead of the method's: a denial or an error."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from google.rpc import error_details_pb2, status_pb2
 from latchkey.rejected import Rejected
 
 DOMAIN = "latchkey"
-"""The domain of every ErrorInfo, as in Latchkey itself."""
+"""The domain of every ErrorInfo, as in Latchkey."""
 
 _RETRY_AFTER = Duration(seconds=1)
 _DETAILS = "grpc-status-details-bin"
-# A client may log in again by itself.
+# A client may log in again automatically.
 _AGAIN = {"terminal": "false"}
 
 
-class Refusal(Exception):
+class Denial(Exception):
     """A status with details."""
 
     def __init__(
@@ -40,8 +40,8 @@ class Refusal(Exception):
         self.trailing_metadata = ((_DETAILS, status.SerializeToString()),)
 
 
-def rejected(why: Rejected) -> Refusal:
-    """What Latchkey rejected."""
+def rejected(why: Rejected) -> Denial:
+    """Denial: Latchkey rejected the token."""
     metadata = {"terminal": "true" if why.terminal else "false"}
     if why.at is not None:
         metadata["at_unix"] = str(int(why.at.timestamp()))
@@ -49,33 +49,33 @@ def rejected(why: Rejected) -> Refusal:
         metadata["by_device"] = why.by_device
     disabled = why.reason == "ACCOUNT_DISABLED"
     code = grpc.StatusCode.PERMISSION_DENIED if disabled else grpc.StatusCode.UNAUTHENTICATED
-    return Refusal(code, why.message, why.reason, metadata)
+    return Denial(code, why.message, why.reason, metadata)
 
 
-def token_required() -> Refusal:
-    """There is no token to ask about."""
+def token_required() -> Denial:
+    """Denial: the call has no token."""
     message = "Please log in: there is no access token."
-    return Refusal(grpc.StatusCode.UNAUTHENTICATED, message, "TOKEN_REQUIRED", _AGAIN)
+    return Denial(grpc.StatusCode.UNAUTHENTICATED, message, "TOKEN_REQUIRED", _AGAIN)
 
 
-def malformed(message: str) -> Refusal:
-    """There is something, and not exactly one token."""
-    return Refusal(grpc.StatusCode.UNAUTHENTICATED, message, "MALFORMED", _AGAIN)
+def malformed(message: str) -> Denial:
+    """Denial: `authorization` is not exactly one bearer token."""
+    return Denial(grpc.StatusCode.UNAUTHENTICATED, message, "MALFORMED", _AGAIN)
 
 
-def slot_required(slot: str) -> Refusal:
-    """The session is live, in another slot."""
+def slot_required(slot: str) -> Denial:
+    """Denial: the session is live, but in another slot."""
     message = f"This needs a session in the slot `{slot}`."
-    return Refusal(grpc.StatusCode.PERMISSION_DENIED, message, "SLOT_REQUIRED", {**_AGAIN, "slot": slot})
+    return Denial(grpc.StatusCode.PERMISSION_DENIED, message, "SLOT_REQUIRED", {**_AGAIN, "slot": slot})
 
 
-def role_required(role: str) -> Refusal:
-    """The session is live, and its user does not have the role."""
+def role_required(role: str) -> Denial:
+    """Denial: the session is live, but its user lacks the role."""
     message = f"This needs the role `{role}`."
-    return Refusal(grpc.StatusCode.PERMISSION_DENIED, message, "ROLE_REQUIRED", {**_AGAIN, "role": role})
+    return Denial(grpc.StatusCode.PERMISSION_DENIED, message, "ROLE_REQUIRED", {**_AGAIN, "role": role})
 
 
-def unavailable() -> Refusal:
-    """There is no verdict. It says nothing about the token, nor why: that is for the log."""
+def unavailable() -> Denial:
+    """Error: there is no verdict. It says nothing about the token; the log has the cause."""
     message = "the session cannot be checked at the moment: try again"
-    return Refusal(grpc.StatusCode.UNAVAILABLE, message, "STORE_UNAVAILABLE", retry_after=_RETRY_AFTER)
+    return Denial(grpc.StatusCode.UNAVAILABLE, message, "STORE_UNAVAILABLE", retry_after=_RETRY_AFTER)
