@@ -1,6 +1,7 @@
-//! A guarded server with axum: `GET /hello` with `authorization: Bearer <token>`.
+//! An axum server with a guard: `GET /hello` requires `authorization: Bearer <token>`.
 //!
-//! `LATCHKEY_ADDRESS` says where Latchkey is, and `LATCHKEY_CALLER_KEY` by which key it is asked, where it wants one.
+//! The environment variable `LATCHKEY_ADDRESS` is the address of Latchkey. `LATCHKEY_CALLER_KEY` is the caller key and
+//! can be empty.
 
 use std::error::Error;
 
@@ -9,10 +10,9 @@ use latchkey_client::{Client, Guard, Identity};
 use tokio::net::TcpListener;
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "whoever starts it reads the address")]
+#[expect(clippy::print_stdout, reason = "the example prints its address")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let latchkey =
-        Client::connect(&setting("LATCHKEY_ADDRESS"))?.with_caller_key(&setting("LATCHKEY_CALLER_KEY"))?;
+    let latchkey = Client::connect(&env("LATCHKEY_ADDRESS"))?.with_caller_key(&env("LATCHKEY_CALLER_KEY"))?;
     let guard = Guard::new(latchkey).open(["/healthz"]);
     let staff = guard.clone().required_role("staff");
 
@@ -30,7 +30,7 @@ async fn hello(Extension(caller): Extension<Identity>) -> String {
     format!("Hello, {}\n", caller.username)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a setting of the sample, not of Latchkey")]
-fn setting(name: &str) -> String {
+#[expect(clippy::disallowed_methods, reason = "the lint is for the server")]
+fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }

@@ -1,88 +1,92 @@
-//! A client that learns the moment its session ends, and why: what an app does instead of asking over and
-//! over. Read this first, then write yours.
+//! Logs in and waits for the end of the session.
+//!
+//! An app does the same instead of polling: Latchkey reports the end of the session, and the reason, at once.
 //!
 //! ```console
-//! $ cargo run --example watch -- alice --device Laptop
+//! $ cargo run -p latchkey-client --example watch -- alice --device Laptop
 //! ```
 
 use std::{
+    error::Error,
     io::{self, IsTerminal as _},
     process::ExitCode,
     time::{Duration, SystemTime},
 };
 
 use clap::Parser;
-use latchkey_client::proto::{self as pb, RejectionReason, auth_service_client::AuthServiceClient};
-use pb::{validate_response::Verdict, watch_session_response::Verdict as State};
-use tonic::{Code, Status, transport::Channel, transport::Endpoint};
+use latchkey_client::{
+    Client, Login, Reason, Rejection, ValidateOptions, Verdict, error_reason,
+    proto::{WatchSessionRequest, watch_session_response},
+};
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-/// Logs in, and waits for the end of the session.
+/// Logs in and waits for the end of the session.
 #[derive(Parser)]
 struct Options {
-    /// Who logs in. The password is asked for, or read from standard input.
+    /// The username. The password is read from the terminal or from standard input.
     user: String,
-    /// Where the server is.
+    /// The address of Latchkey.
     #[arg(long, env = "LATCHKEY_SERVER", default_value = "127.0.0.1:50051")]
     server: String,
-    /// What this client calls itself.
+    /// The name of this client.
     #[arg(long, default_value = "Laptop")]
     device: String,
 }
 
 #[tokio::main]
-#[expect(clippy::print_stderr, reason = "it is a program for the terminal")]
+#[expect(clippy::print_stderr, reason = "the example reports errors on the terminal")]
 async fn main() -> ExitCode {
     match run(Options::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(status) => {
-            eprintln!("{}", status.message());
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-#[expect(clippy::print_stdout, reason = "it is a program for the terminal")]
-async fn run(options: Options) -> Result<(), Status> {
-    let mut client = AuthServiceClient::new(connect(&options.server).await?);
-    let request = pb::LoginRequest {
-        password: password(&options.user)?,
-        username: options.user,
-        device: options.device,
-        ..Default::default()
-    };
-    let login = client.login(request).await?.into_inner();
-    let session = login.session.unwrap_or_default();
-    println!("logged in on {} at {} UTC", session.device, &clock(session.issued_at)[..5]);
+#[expect(clippy::print_stdout, reason = "the example reports the session on the terminal")]
+async fn run(options: Options) -> Result<(), Box<dyn Error>> {
+    let client = Client::connect(&options.server)?;
+    let password = read_password(&options.user)?;
+    let login = client.login(Login::new(options.user, password, options.device)).await;
+    let login = login.map_err(|status| match error_reason(&status) {
+        Some(_) => status.message().to_owned(),
+        None => format!("no server answers at {}: {}", options.server, status.message()),
+    })?;
+    let session = &login.identity;
+    println!("logged in on {} at {} UTC", session.device, &time_of_day(session.issued_at)[..5]);
 
     println!("watching; log in elsewhere to see what happens");
-    let end = end_of_session(&mut client, &login.token).await?;
-    let why = match end.reason() {
-        RejectionReason::Replaced if !end.by_device.is_empty() => format!("replaced by {}", end.by_device),
+    let end = wait_for_end(&client, &login.token).await.map_err(|status| status.message().to_owned())?;
+    let time = time_of_day(end.at.unwrap_or(SystemTime::UNIX_EPOCH));
+    let explanation = match end.reason {
+        Reason::Replaced if !end.by_device.is_empty() => format!("replaced by {}", end.by_device),
         _ => end.message,
     };
-    println!("{}  {why}", clock(end.at));
-    // Two apps that both log in again by themselves throw each other out for ever.
+    println!("{time}  {explanation}");
+    // Two apps that both log in again by themselves would displace each other forever.
     let next = if end.terminal { "must not: show a button" } else { "may" };
     println!("log in again by itself? an app {next}");
     Ok(())
 }
 
-/// Waits until the session has ended. A stream that breaks says nothing about the session, so it is opened
-/// again: its first message or its error tells how things stand.
-async fn end_of_session(
-    client: &mut AuthServiceClient<Channel>,
-    token: &str,
-) -> Result<pb::Rejection, Status> {
-    let mut pause = Duration::from_millis(250);
+/// Watches the session until it ends. A failed stream says nothing about the session, so it is opened again.
+async fn wait_for_end(client: &Client, token: &str) -> Result<Rejection, Status> {
+    let mut backoff = Duration::from_millis(250);
     loop {
         let status = match watch(client, token).await {
             Ok(rejection) => return Ok(rejection),
             Err(status) => status,
         };
         match status.code() {
-            // It ended while nobody watched. Validate says all there is to say about that.
-            Code::Unauthenticated => return verdict(client, token).await?.ok_or(status),
+            // The session ended while it was not watched. Validate returns the complete rejection.
+            Code::Unauthenticated => match client.validate(token, ValidateOptions::default()).await {
+                Ok(Verdict::Rejected(rejection)) => return Ok(rejection),
+                Ok(Verdict::Live(_)) => return Err(status),
+                Err(_) => {}
+            },
             Code::Unavailable
             | Code::ResourceExhausted
             | Code::Unknown
@@ -90,57 +94,37 @@ async fn end_of_session(
             | Code::Cancelled => {}
             _ => return Err(status),
         }
-        // The server may say when to come back. Otherwise wait longer every time; and not all clients of a
-        // server that restarts should come back in the same moment.
-        let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        tokio::time::sleep(asked.unwrap_or(pause).mul_f64(rand::random_range(1.0..1.5))).await;
-        pause = (pause * 2).min(Duration::from_secs(10));
+        // The jitter keeps the clients of a restarted server from returning at the same moment.
+        let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let delay = retry_after.unwrap_or(backoff).mul_f64(rand::random_range(1.0..1.5));
+        tokio::time::sleep(delay).await;
+        backoff = (backoff * 2).min(Duration::from_secs(10));
     }
 }
 
-async fn watch(client: &mut AuthServiceClient<Channel>, token: &str) -> Result<pb::Rejection, Status> {
-    let request = pb::WatchSessionRequest { token: token.to_owned() };
-    let mut stream = client.watch_session(request).await?.into_inner();
-    // First comes the session as it is, then nothing for as long as it lives, and last the rejection.
+/// Watches the session over one stream. The first message is the session, the last one is the rejection.
+async fn watch(client: &Client, token: &str) -> Result<Rejection, Status> {
+    let request = WatchSessionRequest { token: token.to_owned() };
+    let mut stream = client.auth().watch_session(request).await?.into_inner();
     while let Some(message) = stream.message().await? {
-        if let Some(State::Rejection(rejection)) = message.verdict {
-            return Ok(rejection);
+        if let Some(watch_session_response::Verdict::Rejection(rejection)) = message.verdict {
+            return Ok(rejection.into());
         }
     }
-    Err(Status::unavailable("the stream ended early"))
+    Err(Status::unavailable("the stream has ended without a rejection"))
 }
 
-async fn verdict(
-    client: &mut AuthServiceClient<Channel>,
-    token: &str,
-) -> Result<Option<pb::Rejection>, Status> {
-    let request = pb::ValidateRequest { token: token.to_owned(), ..Default::default() };
-    Ok(match client.validate(request).await?.into_inner().verdict {
-        Some(Verdict::Rejection(rejection)) => Some(rejection),
-        Some(Verdict::Session(_)) | None => None,
-    })
-}
-
-fn password(user: &str) -> Result<String, Status> {
-    let typed = if io::stdin().is_terminal() {
+fn read_password(user: &str) -> Result<String, Box<dyn Error>> {
+    let password = if io::stdin().is_terminal() {
         rpassword::prompt_password(format!("Password of {user}: "))
     } else {
         let mut line = String::new();
         io::stdin().read_line(&mut line).map(|_| line.trim_end_matches(['\r', '\n']).to_owned())
     };
-    typed.map_err(|error| Status::invalid_argument(format!("there is no password: {error}")))
+    password.map_err(|error| format!("failed to read the password: {error}").into())
 }
 
-async fn connect(server: &str) -> Result<Channel, Status> {
-    let unreachable = |_| Status::unavailable(format!("no server answers at {server}"));
-    let address = format!("http://{}", server.trim_start_matches("http://"));
-    let endpoint = Endpoint::from_shared(address).map_err(unreachable)?;
-    // Only this notices that the network is gone, on a stream that says nothing for hours.
-    endpoint.http2_keep_alive_interval(Duration::from_secs(20)).connect().await.map_err(unreachable)
-}
-
-/// The time of day, in UTC.
-fn clock(at: Option<prost_types::Timestamp>) -> String {
-    let at = at.and_then(|at| SystemTime::try_from(at).ok()).unwrap_or(SystemTime::UNIX_EPOCH);
-    humantime::format_rfc3339_seconds(at).to_string()[11..19].to_owned()
+/// Formats the time of day in UTC, such as `14:18:12`.
+fn time_of_day(time: SystemTime) -> String {
+    prost_types::Timestamp::from(time).to_string()[11..19].to_owned()
 }

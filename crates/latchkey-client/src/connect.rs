@@ -1,58 +1,63 @@
-//! The connection to Latchkey.
+//! Addresses and settings of the connection to Latchkey.
 
 use std::{error::Error, fmt, time::Duration};
 
 use tonic::transport::Endpoint;
 
-/// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a connection is tried, and how long that may take: a peer that has vanished without a word is otherwise
-/// asked again and again.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What was given to connect with is of no use.
+/// A client cannot be configured with the given address or caller key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The address is not one.
-    Address(String),
-    /// The caller key is not one.
-    Key,
+    /// The address, which is returned here, is not `host:port` or `http://host:port`.
+    InvalidAddress(String),
+    /// The caller key contains something other than visible ASCII characters.
+    InvalidCallerKey,
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address(address) => write!(
+            Self::InvalidAddress(address) => write!(
                 f,
-                "{address:?} is not an address such as 127.0.0.1:50051 or http://latchkey:50051; for TLS give Client::with_endpoint an Endpoint with a ClientTlsConfig"
+                "{address:?} is not a valid address: use 127.0.0.1:50051 or http://latchkey:50051, or for TLS \
+                 pass a tonic Endpoint with a ClientTlsConfig to Client::with_endpoint"
             ),
-            Self::Key => f.write_str("the caller key is not of visible ASCII"),
+            Self::InvalidCallerKey => {
+                f.write_str("the caller key is invalid: it may contain visible ASCII characters only")
+            }
         }
     }
 }
 
 impl Error for ConnectError {}
 
-/// Where Latchkey is, in plaintext unless the endpoint has TLS. An address without a scheme has `http`.
-pub(super) fn endpoint(address: &str) -> Result<Endpoint, ConnectError> {
-    let bad = || ConnectError::Address(address.to_owned());
+/// Parses an address with an optional `http` scheme.
+///
+/// Other schemes are errors: `https` would otherwise connect in plaintext.
+pub(super) fn parse_endpoint(address: &str) -> Result<Endpoint, ConnectError> {
+    let invalid = || ConnectError::InvalidAddress(address.to_owned());
     let address = address.trim();
-    // What has TLS is an `Endpoint` with a `ClientTlsConfig`; here it would be left out without a word.
     let authority = address.strip_prefix("http://").unwrap_or(address);
     if authority.is_empty() || authority.contains("//") || authority.starts_with("unix:") {
-        return Err(bad());
+        return Err(invalid());
     }
-    Endpoint::from_shared(format!("http://{authority}")).map_err(|_| bad())
+    Endpoint::from_shared(format!("http://{authority}")).map_err(|_| invalid())
 }
 
-/// The endpoint with what finds out soon that Latchkey is gone, and soon that it is back.
-pub(super) fn tuned(endpoint: Endpoint) -> Endpoint {
+/// Sets a connect timeout and a keepalive.
+///
+/// The keepalive detects a peer that has disappeared without closing the connection. Without it, requests would be sent
+/// over the dead connection until TCP gives up.
+pub(super) fn with_keep_alive(endpoint: Endpoint) -> Endpoint {
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE.0)
-        .keep_alive_timeout(KEEP_ALIVE.1)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
 }
 
@@ -61,12 +66,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_address_is_refused_and_tls_is_not_left_out() {
+    fn addresses_with_and_without_http_are_accepted() {
         for address in ["127.0.0.1:50051", "http://latchkey:50051", "[::1]:50051", " localhost:1 "] {
-            assert!(endpoint(address).is_ok(), "{address}");
+            assert!(parse_endpoint(address).is_ok(), "{address}");
         }
+    }
+
+    #[test]
+    fn invalid_addresses_and_other_schemes_are_rejected() {
         for address in ["", "http://", "https://latchkey:50051", "unix:///tmp/x", "a b"] {
-            assert!(endpoint(address).is_err(), "{address}");
+            let error = parse_endpoint(address).unwrap_err();
+            assert_eq!(error, ConnectError::InvalidAddress(address.into()));
+            assert!(error.to_string().contains("127.0.0.1:50051"), "{error}");
         }
     }
 }

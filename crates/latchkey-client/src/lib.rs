@@ -1,34 +1,194 @@
-//! The client for Rust: calls with types, and a guard that keeps everybody out of a tonic or axum server whose
-//! session is not live.
+//! Client for Latchkey, a gRPC authentication service in which the latest login wins.
+//!
+//! - [`Client`] logs users in and out and validates access tokens. The generated clients, [`Client::auth`] and
+//!   [`Client::sessions`], offer all other calls of the protocol.
+//! - [`Guard`] is a [tower layer](tower::Layer) for tonic and axum servers. It lets a request through only if the
+//!   session of its access token is live, and ends streams when the session ends.
+//!
+//! # Connecting
+//!
+//! [`Client::connect`] takes the address of Latchkey. The client connects with the first call and reconnects when it
+//! has to. Clones share the connection.
+//!
+//! A [caller key](Client::with_caller_key) authenticates the calling service. It is required if the server has
+//! `access.validate = "caller"`, and for the [revocation feed](Guard::revocation_feed).
 //!
 //! ```no_run
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use latchkey_client::{Client, Guard, Login};
+//! # fn example() -> Result<(), latchkey_client::ConnectError> {
+//! use latchkey_client::Client;
 //!
-//! let client = Client::connect("127.0.0.1:50051")?;
-//! let token = client.login(Login::new("anna", "correct horse battery staple", "Firefox")).await?.token;
-//! match client.validate(&token, Default::default()).await? {
-//!     Ok(identity) => println!("{} may come in", identity.username),
-//!     Err(rejection) => println!("{rejection}; log in by yourself: {}", !rejection.terminal),
-//! }
-//!
-//! // Every method of the server takes `authorization: Bearer <token>` now, but for those that are open.
-//! let guard = Guard::new(client).open(["/grpc.health.v1.Health/Check"]);
-//! let server = tonic::transport::Server::builder().layer(guard);
-//! # let _ = server; Ok(())
+//! let client = Client::connect("127.0.0.1:50051")?.with_caller_key("lkc_...")?;
+//! # let _ = client; Ok(())
 //! # }
 //! ```
 //!
-//! A handler asks [`Identity::of`] the request's extensions who calls. What a guarded server answers, and what the
-//! guard does when Latchkey is away, is told at [`Guard`].
+//! # Logging in and out
 //!
-//! It stands on the generated code (`crate::proto`), on tonic and on tower, and on nothing of the server.
+//! A login ends the oldest session of the user in the same slot, if the slot is full. [`error_reason`] tells why a
+//! login failed.
+//!
+//! ```no_run
+//! # async fn example(client: latchkey_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use latchkey_client::{Login, Scope, error_reason};
+//!
+//! let login = Login::new("anna", "correct horse battery staple", "Firefox on Linux");
+//! match client.login(login).await {
+//!     Ok(logged_in) => {
+//!         for displaced in &logged_in.displaced {
+//!             println!("the session on {} has ended", displaced.device);
+//!         }
+//!         client.logout(&logged_in.token, Scope::This).await?;
+//!     }
+//!     Err(status) if error_reason(&status).as_deref() == Some("INVALID_CREDENTIALS") => {
+//!         println!("unknown user or wrong password");
+//!     }
+//!     Err(status) => return Err(status.into()),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Validating a token
+//!
+//! [`Client::validate`] returns a [`Verdict`]: the [`Identity`] behind the token, or the [`Rejection`] that explains
+//! why the token is not valid. A validation counts as a use of the session and restarts its idle timeout, unless
+//! [`ValidateOptions::peek`] is set.
+//!
+//! ```no_run
+//! # async fn example(client: latchkey_client::Client, token: &str) -> Result<(), Box<dyn std::error::Error>> {
+//! use latchkey_client::{ValidateOptions, Verdict};
+//!
+//! match client.validate(token, ValidateOptions::default()).await? {
+//!     Verdict::Live(identity) => println!("{} has the roles {:?}", identity.username, identity.roles),
+//!     Verdict::Rejected(rejection) if rejection.terminal => println!("{} [Log in]", rejection.message),
+//!     Verdict::Rejected(rejection) => println!("logging in again: {}", rejection.name()),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Outages
+//!
+//! An outage is an error and never a verdict. [`Unavailable`] means that Latchkey is unreachable, took longer than
+//! the [timeout](Client::with_timeout), or refused to serve this caller. It says nothing about the token: deny
+//! access, and do not log the user out. A [`Guard`] answers UNAVAILABLE (gRPC) or 503 (HTTP), and there is no option
+//! to let requests through instead.
+//!
+//! # Guarding a tonic server
+//!
+//! After this, every method takes the metadata `authorization: Bearer <token>` ([RFC 6750, section 2.1]), except the
+//! [open](Guard::open) ones. Handlers read the [`Identity`] of the caller from the extensions of the request.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use latchkey_client::{Client, Guard, Identity};
+//! use tonic::{Request, Status, transport::Server};
+//!
+//! let guard = Guard::new(Client::connect("127.0.0.1:50051")?).open(["/grpc.health.v1.Health/Check"]);
+//! let server = Server::builder().layer(guard); // .add_service(...).serve(...)
+//!
+//! fn caller<T>(request: &Request<T>) -> Result<&Identity, Status> {
+//!     Identity::of(request.extensions()).ok_or_else(|| Status::internal("the method is not guarded"))
+//! }
+//! # let _ = server; let _ = caller::<()>; Ok(())
+//! # }
+//! ```
+//!
+//! # Guarding an axum server
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use axum::{Extension, Router, routing::get};
+//! use latchkey_client::{Client, Guard, Identity};
+//!
+//! async fn hello(Extension(caller): Extension<Identity>) -> String {
+//!     format!("Hello, {}", caller.username)
+//! }
+//!
+//! let guard = Guard::new(Client::connect("127.0.0.1:50051")?);
+//! let staff = guard.clone().required_role("staff");
+//! let app: Router = Router::new()
+//!     .route("/hello", get(hello).layer(guard))
+//!     .route("/reports", get(hello).layer(staff));
+//! # let _ = app; Ok(())
+//! # }
+//! ```
+//!
+//! # Caching verdicts
+//!
+//! By default, a guard asks Latchkey about every request. With the revocation feed it caches live sessions and removes
+//! them from the cache as soon as the feed reports their end. See [Caching](Guard#caching) for the exact rules.
+//!
+//! ```no_run
+//! # fn example(client: latchkey_client::Client) {
+//! use latchkey_client::Guard;
+//! use std::time::Duration;
+//!
+//! // The caller key of the client needs the role `operator`.
+//! let guard = Guard::new(client).revocation_feed().max_staleness(Duration::from_secs(10));
+//! # let _ = guard;
+//! # }
+//! ```
+//!
+//! # Watching a session
+//!
+//! An app that holds a token can wait for the end of its session instead of polling. The first message of the stream
+//! is the session, the last one is the rejection, and nothing comes between them. A stream that fails says nothing
+//! about the session: open it again. The example `watch` does so.
+//!
+//! ```no_run
+//! # async fn example(client: latchkey_client::Client, token: String) -> Result<(), tonic::Status> {
+//! use latchkey_client::{
+//!     Rejection,
+//!     proto::{WatchSessionRequest, watch_session_response::Verdict},
+//! };
+//!
+//! let mut stream = client.auth().watch_session(WatchSessionRequest { token }).await?.into_inner();
+//! while let Some(message) = stream.message().await? {
+//!     if let Some(Verdict::Rejection(rejection)) = message.verdict {
+//!         println!("the session has ended: {}", Rejection::from(rejection));
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # TLS
+//!
+//! Enable the feature `tls-ring` or `tls-aws-lc`, and for public certificates `tls-native-roots` or `tls-webpki-roots`.
+//! Then pass an [`Endpoint`] with a `ClientTlsConfig` to [`Client::with_endpoint`].
+//!
+#![cfg_attr(any(feature = "tls-ring", feature = "tls-aws-lc"), doc = "```no_run")]
+#![cfg_attr(not(any(feature = "tls-ring", feature = "tls-aws-lc")), doc = "```ignore")]
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use latchkey_client::Client;
+//! use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+//!
+//! let ca = Certificate::from_pem(std::fs::read_to_string("ca.pem")?);
+//! let tls = ClientTlsConfig::new().ca_certificate(ca);
+//! let endpoint = Endpoint::from_static("https://latchkey.example.com:50051").tls_config(tls)?;
+//! let client = Client::with_endpoint(endpoint);
+//! # let _ = client; Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! No feature is enabled by default.
+//!
+//! - `tls-ring`: TLS with the cryptography of `ring`.
+//! - `tls-aws-lc`: TLS with the cryptography of `aws-lc-rs`.
+//! - `tls-native-roots`: trusts the root certificates of the operating system, with
+//!   `ClientTlsConfig::with_native_roots`.
+//! - `tls-webpki-roots`: trusts the root certificates of Mozilla, with `ClientTlsConfig::with_webpki_roots`.
+//!
+//! [RFC 6750, section 2.1]: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
 
 pub mod bearer;
+mod caller_key;
 mod connect;
 mod guard;
 mod identity;
-mod key;
 mod login;
 pub mod proto;
 mod rejection;
@@ -37,7 +197,7 @@ mod verdict;
 use std::time::Duration;
 
 use tonic::{
-    Code, Request, Status,
+    Request, Response, Status,
     service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
@@ -47,25 +207,28 @@ use crate::proto::{
 };
 
 pub use self::{
+    caller_key::CallerKey,
     connect::ConnectError,
     guard::{Guard, Guarded},
     identity::Identity,
-    key::CallerKey,
     login::{Displaced, LoggedIn, LoggedOut, Login, Scope},
     rejection::Rejection,
     verdict::{Unavailable, Verdict},
 };
+/// The reason of a [`Rejection`].
 pub use crate::proto::RejectionReason as Reason;
 
-/// How long Latchkey may take for a verdict, unless the client says otherwise.
-pub const TIMEOUT: Duration = Duration::from_secs(1);
-/// How long it may take for a login, which waits for a hash, and a logout.
+/// The default of [`Client::with_timeout`]: one second.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The timeout of logins, which wait for a password hash, and of logouts.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest duration that the protocol can express, about 10,000 years.
+const MAX_PROTO_DURATION: prost_types::Duration =
+    prost_types::Duration { seconds: 315_576_000_000, nanos: 0 };
 
-/// A channel that sends the caller's key along.
-type Keyed = InterceptedService<Channel, CallerKey>;
+type AuthenticatedChannel = InterceptedService<Channel, CallerKey>;
 
-/// Asks Latchkey. A copy shares the connection.
+/// A client for Latchkey. Clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
@@ -73,116 +236,219 @@ pub struct Client {
     timeout: Duration,
 }
 
-/// How to ask for a verdict.
+/// Options of [`Client::validate`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ValidateOptions {
-    /// Does not count as a use of the session.
+    /// Does not count the validation as a use of the session, so that the idle timeout goes on. For requests that a
+    /// client makes without its user, such as polling.
     pub peek: bool,
-    /// How old the answer may be. None leaves that to the settings of Latchkey.
+    /// The maximum age of the verdict. Zero makes Latchkey read its primary store. `None` applies the server's
+    /// `validate.max_staleness`.
     pub max_staleness: Option<Duration>,
 }
 
 impl Client {
-    /// Of the Latchkey at this address, in plaintext. Connects with the first call, and again when it has to, and so
-    /// has to be made within a Tokio runtime.
+    /// Creates a client for an address such as `127.0.0.1:50051` or `http://latchkey:50051`, without TLS.
+    ///
+    /// The client connects with the first call. It must be created within a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ConnectError::InvalidAddress`] if the address cannot be parsed or has another scheme than `http`. An
+    /// unreachable server is reported by the first call.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a Tokio runtime.
     pub fn connect(address: &str) -> Result<Self, ConnectError> {
-        connect::endpoint(address).map(Self::with_endpoint)
+        connect::parse_endpoint(address).map(Self::with_endpoint)
     }
 
-    /// The same of an endpoint of your own, such as one with TLS. What finds out soon that Latchkey is gone is set
-    /// on it: the limit of connecting and the keepalive.
+    /// Creates a client for an endpoint with settings of its own, such as TLS.
+    ///
+    /// Overwrites the connect timeout and the keepalive of the endpoint, so that a server that disappears is noticed
+    /// within seconds. Use [`with_channel`](Self::with_channel) to keep them.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a Tokio runtime.
     pub fn with_endpoint(endpoint: Endpoint) -> Self {
-        Self::with_channel(connect::tuned(endpoint).connect_lazy())
+        Self::with_channel(connect::with_keep_alive(endpoint).connect_lazy())
     }
 
-    /// Over a channel that is left as it is.
+    /// Creates a client over an existing channel. The settings of the channel are not changed.
     pub fn with_channel(channel: Channel) -> Self {
-        Self { channel, key: CallerKey::default(), timeout: TIMEOUT }
+        Self { channel, key: CallerKey::default(), timeout: DEFAULT_TIMEOUT }
     }
 
-    /// Says who asks: with a caller's key, for a Latchkey with `access.validate = "caller"` and for the revocation
-    /// feed. An empty one is none.
+    /// Sends this caller key with every call. An empty key sends none.
+    ///
+    /// A key is required if the server has `access.validate = "caller"`, and for calls of
+    /// [`sessions`](Self::sessions).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ConnectError::InvalidCallerKey`] if the key contains anything but visible ASCII characters.
     pub fn with_caller_key(mut self, key: &str) -> Result<Self, ConnectError> {
         self.key = match key.trim_ascii() {
             "" => CallerKey::default(),
-            key => CallerKey::parse(key).ok_or(ConnectError::Key)?,
+            key => CallerKey::parse(key).ok_or(ConnectError::InvalidCallerKey)?,
         };
         Ok(self)
     }
 
-    /// How long Latchkey may take for a verdict: [`TIMEOUT`] otherwise.
+    /// Sets how long a validation may take before it is [`Unavailable`]. The default is [`DEFAULT_TIMEOUT`].
+    ///
+    /// Logins and logouts have a fixed timeout of ten seconds.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// What is true of a token. An outage is never a verdict.
-    pub async fn validate(&self, token: &str, ask: ValidateOptions) -> Result<Verdict, Unavailable> {
-        if let Some(rejection) = verdict::rejected_unasked(token) {
-            return Ok(Err(rejection));
+    /// Validates an access token. Counts as a use of the session, unless [`ValidateOptions::peek`] is set.
+    ///
+    /// A token that is not valid is a [`Verdict::Rejected`] and not an error.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Unavailable`] if there is no verdict. Deny access then, but do not treat the session as ended.
+    pub async fn validate(&self, token: &str, options: ValidateOptions) -> Result<Verdict, Unavailable> {
+        if let Some(rejection) = verdict::reject_locally(token) {
+            return Ok(Verdict::Rejected(rejection));
         }
         let mut auth = self.auth();
-        let asked = tokio::time::timeout(self.timeout, auth.validate(ask.about(token))).await;
-        let answer = asked.map_err(|_| Unavailable::too_slow(self.timeout))??;
-        verdict::verdict(answer.into_inner())
+        let response = tokio::time::timeout(self.timeout, auth.validate(options.to_request(token))).await;
+        response.map_err(|_| Unavailable::timed_out(self.timeout))??.into_inner().try_into()
     }
 
-    /// Opens a session by a password. The details of the status say why not: [`reason`].
+    /// Opens a session with a username and a password.
+    ///
+    /// # Errors
+    ///
+    /// Returns the status of the call. [`error_reason`] tells why Latchkey refused the login, such as
+    /// `INVALID_CREDENTIALS`, `ACCOUNT_DISABLED`, `SESSION_LIMIT` or `THROTTLED`. After `STORE_UNAVAILABLE` and after a
+    /// timeout the login may have taken place: repeat it with the same [`Login::idempotency_key`].
     pub async fn login(&self, login: Login) -> Result<LoggedIn, Status> {
         let mut request = Request::new(pb::LoginRequest::from(login));
         request.set_timeout(LOGIN_TIMEOUT);
-        within(LOGIN_TIMEOUT, self.auth().login(request)).await?.try_into()
+        with_timeout(LOGIN_TIMEOUT, self.auth().login(request)).await?.try_into()
     }
 
-    /// Ends the session of a token, or others of its user. A token that is already dead, or is none, is no error.
+    /// Ends the session of a token, other sessions of its user, or all of them.
+    ///
+    /// A token that is not, or no longer, valid is no error: [`LoggedOut::rejection`] says why it is not.
+    ///
+    /// # Errors
+    ///
+    /// Returns the status of the call. A logout can be repeated.
     pub async fn logout(&self, token: &str, scope: Scope) -> Result<LoggedOut, Status> {
-        // An empty one would be taken for that of the metadata.
-        if let Some(rejection) = verdict::rejected_unasked(token) {
+        // Latchkey would replace an empty token by the one in the metadata.
+        if let Some(rejection) = verdict::reject_locally(token) {
             return Ok(LoggedOut { ended: 0, rejection: Some(rejection) });
         }
         let mut request = Request::new(pb::LogoutRequest { token: token.into(), scope: scope.into() });
         request.set_timeout(LOGIN_TIMEOUT);
-        let answer = within(LOGIN_TIMEOUT, self.auth().logout(request)).await?;
-        Ok(LoggedOut { ended: answer.ended, rejection: answer.rejection.map(Rejection::from) })
+        let response = with_timeout(LOGIN_TIMEOUT, self.auth().logout(request)).await?;
+        Ok(LoggedOut { ended: response.ended, rejection: response.rejection.map(Rejection::from) })
     }
 
-    /// Everything else that users do, as it is generated from the protocol.
-    pub fn auth(&self) -> AuthServiceClient<Keyed> {
+    /// Returns the generated client of `AuthService`, which has the other calls of users, such as `change_password` and
+    /// `watch_session`. It shares the connection and the caller key. The timeout does not apply to it.
+    pub fn auth(&self) -> AuthServiceClient<AuthenticatedChannel> {
         AuthServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
     }
 
-    /// What is done with the sessions of others, as it is generated from the protocol.
-    pub fn sessions(&self) -> SessionServiceClient<Keyed> {
+    /// Returns the generated client of `SessionService`, which opens, lists and ends sessions of all users. It requires
+    /// a caller key with the role `issuer` or `operator`. The timeout does not apply to it.
+    pub fn sessions(&self) -> SessionServiceClient<AuthenticatedChannel> {
         SessionServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
     }
 }
 
 impl ValidateOptions {
-    fn about(self, token: &str) -> pb::ValidateRequest {
-        let max_staleness = self.max_staleness.map(|age| {
-            // What is too long for the protocol is as good as the longest.
-            prost_types::Duration::try_from(age)
-                .unwrap_or(prost_types::Duration { seconds: 315_576_000_000, nanos: 0 })
-        });
+    fn to_request(self, token: &str) -> pb::ValidateRequest {
+        let max_staleness =
+            self.max_staleness.map(|age| prost_types::Duration::try_from(age).unwrap_or(MAX_PROTO_DURATION));
         pb::ValidateRequest { token: token.to_owned(), peek: self.peek, max_staleness }
     }
 }
 
-/// Why Latchkey itself refused a call, as it names it: `INVALID_CREDENTIALS`. None where somebody else says so, such
-/// as the connection.
-pub fn reason(status: &Status) -> Option<String> {
+/// Returns the machine-readable reason of an error of Latchkey, such as `INVALID_CREDENTIALS`.
+///
+/// It is the `reason` of the `google.rpc.ErrorInfo` in the details of the status: an
+/// [`ErrorReason`](proto::ErrorReason), or a [`RejectionReason`](proto::RejectionReason) where a call needs a live
+/// session, each without its prefix. Returns `None` for errors that are not from Latchkey, such as a failed connection.
+///
+/// ```
+/// use latchkey_client::error_reason;
+/// use tonic::Status;
+///
+/// assert_eq!(error_reason(&Status::unavailable("connection refused")), None);
+/// ```
+pub fn error_reason(status: &Status) -> Option<String> {
     use tonic_types::StatusExt as _;
     let info = status.get_details_error_info()?;
     (info.domain == pb::ERROR_DOMAIN).then_some(info.reason)
 }
 
-async fn within<T>(
-    limit: Duration,
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+async fn with_timeout<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, Status> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(answer) => answer.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::new(Code::DeadlineExceeded, format!("no answer within {limit:?}"))),
+    match tokio::time::timeout(timeout, call).await {
+        Ok(response) => response.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {timeout:?}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tonic::Code;
+    use tonic_types::{ErrorDetails, StatusExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_staleness_beyond_the_protocol_is_sent_as_the_maximum() {
+        for (age, seconds) in [(Duration::ZERO, 0), (Duration::MAX, MAX_PROTO_DURATION.seconds)] {
+            let options = ValidateOptions { max_staleness: Some(age), ..Default::default() };
+            assert_eq!(options.to_request("token").max_staleness.unwrap().seconds, seconds);
+        }
+        assert_eq!(ValidateOptions::default().to_request("token").max_staleness, None);
+    }
+
+    #[test]
+    fn the_error_reason_is_that_of_latchkey_only() {
+        let status = |domain: &str| {
+            let details = ErrorDetails::with_error_info("THROTTLED", domain, HashMap::new());
+            Status::with_error_details(Code::ResourceExhausted, "later", details)
+        };
+        assert_eq!(error_reason(&status("latchkey")).as_deref(), Some("THROTTLED"));
+        assert_eq!(error_reason(&status("example.com")), None);
+    }
+
+    #[tokio::test]
+    async fn a_caller_key_that_cannot_be_sent_is_an_error() {
+        let client = || Client::connect("127.0.0.1:1").unwrap();
+        assert_eq!(client().with_caller_key("ü").unwrap_err(), ConnectError::InvalidCallerKey);
+        assert!(client().with_caller_key(" \n").unwrap().key.value().is_none());
+        assert_eq!(client().with_caller_key("lkc_1\n").unwrap().key.value().unwrap(), "lkc_1");
+    }
+
+    #[tokio::test]
+    async fn an_unreachable_server_is_unavailable() {
+        let client = Client::connect("127.0.0.1:1").unwrap();
+        let unavailable = client.validate("token", ValidateOptions::default()).await.unwrap_err();
+        assert_eq!(unavailable.code, Code::Unavailable);
+        let verdict = client.validate("", ValidateOptions::default()).await.unwrap();
+        assert_eq!(verdict.rejection().unwrap().reason, Reason::Malformed);
+    }
+}
+
+/// Compiles the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,23 +1,21 @@
-//! The messages of the protocol and its generated clients, for calls that [`Client`](crate::Client) has no method for.
+//! The messages and the generated clients of the protocol `latchkey.v1`.
+//!
+//! They serve calls that [`Client`](crate::Client) has no method for. `Debug` does not print passwords, tokens and
+//! keys.
 
-#![expect(
-    clippy::pedantic,
-    clippy::allow_attributes_without_reason,
-    clippy::allow_attributes,
-    reason = "generated"
-)]
+#![expect(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated")]
 
 use std::fmt;
 
 include!("generated/latchkey.v1.rs");
 
-/// The metadata in which a caller sends its key.
+/// The metadata key of the caller key.
 pub const KEY_HEADER: &str = "x-latchkey-key";
 
-/// The domain of every `google.rpc.ErrorInfo` that Latchkey and its guards send.
+/// The `domain` of every `google.rpc.ErrorInfo` that Latchkey and its guards send.
 pub const ERROR_DOMAIN: &str = "latchkey";
 
-/// Shows everything but the fields that are secret.
+/// Implements `Debug` with the fields after the semicolon redacted.
 macro_rules! redacted {
     ($message:ident: $($shown:ident),*; $($secret:ident),+) => {
         impl fmt::Debug for $message {
@@ -48,9 +46,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_shows_neither_passwords_nor_tokens() {
+    fn debug_redacts_passwords_tokens_and_keys() {
         let secret = || "hunter2".to_owned();
-        let shown = [
+        let outputs = [
             format!("{:?}", LoginRequest { password: secret(), ..Default::default() }),
             format!("{:?}", LoginResponse { token: secret(), ..Default::default() }),
             format!("{:?}", ValidateRequest { token: secret(), ..Default::default() }),
@@ -66,8 +64,8 @@ mod tests {
             format!("{:?}", ImportedAccount { password_hash: secret(), ..Default::default() }),
             format!("{:?}", CreateCallerResponse { key: secret(), ..Default::default() }),
         ];
-        for text in shown {
-            assert!(!text.contains("hunter2") && text.contains("[redacted]"), "{text}");
+        for output in outputs {
+            assert!(!output.contains("hunter2") && output.contains("[redacted]"), "{output}");
         }
     }
 }

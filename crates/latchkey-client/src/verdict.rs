@@ -1,4 +1,4 @@
-//! What Latchkey says of a token, and that it says nothing.
+//! Verdicts about tokens, and the error that there is none.
 
 use std::{error::Error, fmt, time::Duration};
 
@@ -8,22 +8,76 @@ use tonic_types::StatusExt as _;
 use super::{Identity, Rejection};
 use crate::proto::{self as pb, validate_response};
 
-/// What is longer is no token, and is not sent: the longest that Latchkey takes has 4 KiB, and larger messages than it
-/// reads would break the stream that all share.
-const LONGEST: usize = 16 * 1024;
+/// Longer tokens are rejected without a request. Latchkey accepts at most 4 KiB, and a message above its size limit
+/// would break the stream that all requests of a guard share.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// What is true of a token: the session, or why it is not good.
-pub type Verdict = Result<Identity, Rejection>;
+/// The answer of Latchkey about an access token.
+///
+/// A rejection is an answer and not an error: only the rejection says that the user has to log in again. Use
+/// [`into_result`](Self::into_result) to handle it with `?`.
+///
+/// ```
+/// use latchkey_client::Verdict;
+///
+/// fn greeting(verdict: &Verdict) -> String {
+///     match verdict {
+///         Verdict::Live(identity) => format!("Hello, {}", identity.username),
+///         Verdict::Rejected(rejection) => rejection.message.clone(),
+///     }
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a rejected token must not grant access"]
+pub enum Verdict {
+    /// The token is valid and its session is live.
+    Live(Identity),
+    /// The token is not, or no longer, valid.
+    Rejected(Rejection),
+}
 
-/// There is no verdict, which says nothing about the token: let nobody in, and log nobody out.
+impl Verdict {
+    /// Returns whether the session is live.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Live(_))
+    }
+
+    /// Returns the identity if the session is live.
+    pub fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Live(identity) => Some(identity),
+            Self::Rejected(_) => None,
+        }
+    }
+
+    /// Returns the rejection if the token is not valid.
+    pub fn rejection(&self) -> Option<&Rejection> {
+        match self {
+            Self::Live(_) => None,
+            Self::Rejected(rejection) => Some(rejection),
+        }
+    }
+
+    /// Converts the verdict to a result, with the rejection as the error.
+    pub fn into_result(self) -> Result<Identity, Rejection> {
+        match self {
+            Self::Live(identity) => Ok(identity),
+            Self::Rejected(rejection) => Err(rejection),
+        }
+    }
+}
+
+/// Latchkey gave no verdict, because it is unreachable, too slow, or refused to serve this caller.
+///
+/// This says nothing about the token: deny access, and do not log the user out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unavailable {
-    /// Of what kind the failure is.
+    /// The status code of the failed call.
     pub code: Code,
-    /// What went wrong, for the log.
+    /// A description for developers. Do not show it to users.
     pub message: String,
-    /// When Latchkey says that it may be asked again, where it does.
+    /// The time after which Latchkey asks to be called again, if it says so.
     pub retry_after: Option<Duration>,
 }
 
@@ -32,13 +86,12 @@ impl Unavailable {
         Self { code, message: message.into(), retry_after: None }
     }
 
-    /// Latchkey took longer than it may.
-    pub(super) fn too_slow(limit: Duration) -> Self {
-        Self::new(Code::DeadlineExceeded, format!("no answer within {limit:?}"))
+    pub(super) fn timed_out(timeout: Duration) -> Self {
+        Self::new(Code::DeadlineExceeded, format!("no answer within {timeout:?}"))
     }
 
-    /// Whether asking again at once may do better, because what broke was the way to Latchkey.
-    pub(super) fn is_broken_connection(&self) -> bool {
+    /// Returns whether the connection failed, so that an immediate retry over another one may succeed.
+    pub(super) fn is_connection_failure(&self) -> bool {
         matches!(self.code, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
     }
 }
@@ -52,17 +105,17 @@ impl From<Status> for Unavailable {
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no verdict: {:?}: {}", self.code, self.message)
+        write!(f, "no verdict from Latchkey: {:?}: {}", self.code, self.message)
     }
 }
 
 impl Error for Unavailable {}
 
-/// Why something is no token, where Latchkey need not be asked.
-pub(super) fn rejected_unasked(token: &str) -> Option<Rejection> {
+/// Rejects texts that cannot be tokens without a request to Latchkey.
+pub(super) fn reject_locally(token: &str) -> Option<Rejection> {
     let message = match token.len() {
         0 => "There is no access token.",
-        1..=LONGEST => return None,
+        1..=MAX_TOKEN_BYTES => return None,
         _ => "This is not an access token of this service.",
     };
     Some(Rejection {
@@ -74,20 +127,24 @@ pub(super) fn rejected_unasked(token: &str) -> Option<Rejection> {
     })
 }
 
-/// The verdict in an answer. What is none lets nobody in.
-pub(super) fn verdict(answer: pb::ValidateResponse) -> Result<Verdict, Unavailable> {
-    // First of all: never take what has a failure for a verdict.
-    if let Some(failure) = answer.failure {
-        let retry_after = failure.retry_after.and_then(|delay| Duration::try_from(delay).ok());
-        let message = format!("{}: {}", failure.reason, failure.message);
-        return Err(Unavailable { code: Code::from_i32(failure.code), message, retry_after });
-    }
-    match answer.verdict {
-        Some(validate_response::Verdict::Session(session)) => Identity::from_session(session)
-            .map(Ok)
-            .ok_or_else(|| Unavailable::new(Code::DataLoss, "the answer is half a session")),
-        Some(validate_response::Verdict::Rejection(rejection)) => Ok(Err(rejection.into())),
-        None => Err(Unavailable::new(Code::DataLoss, "the answer is no verdict")),
+/// A response with a failure, without a verdict or with an incomplete session is `Unavailable`.
+impl TryFrom<pb::ValidateResponse> for Verdict {
+    type Error = Unavailable;
+
+    fn try_from(response: pb::ValidateResponse) -> Result<Self, Unavailable> {
+        // The failure comes first: a response with a failure is never a verdict, whatever else it contains.
+        if let Some(failure) = response.failure {
+            let retry_after = failure.retry_after.and_then(|delay| Duration::try_from(delay).ok());
+            let message = format!("{}: {}", failure.reason, failure.message);
+            return Err(Unavailable { code: Code::from_i32(failure.code), message, retry_after });
+        }
+        match response.verdict {
+            Some(validate_response::Verdict::Session(session)) => Identity::from_session(session)
+                .map(Self::Live)
+                .ok_or_else(|| Unavailable::new(Code::DataLoss, "the response has an incomplete session")),
+            Some(validate_response::Verdict::Rejection(rejection)) => Ok(Self::Rejected(rejection.into())),
+            None => Err(Unavailable::new(Code::DataLoss, "the response has no verdict")),
+        }
     }
 }
 
@@ -95,26 +152,57 @@ pub(super) fn verdict(answer: pb::ValidateResponse) -> Result<Verdict, Unavailab
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_no_verdict_lets_nobody_in() {
-        assert!(verdict(pb::ValidateResponse::default()).is_err());
-        let half = validate_response::Verdict::Session(pb::Session::default());
-        assert!(verdict(pb::ValidateResponse { verdict: Some(half), failure: None }).is_err());
-
+    fn live() -> validate_response::Verdict {
         let at = Some(prost_types::Timestamp::default());
-        let session = pb::Session {
+        validate_response::Verdict::Session(pb::Session {
             session_id: "s".into(),
             user_id: "u".into(),
             issued_at: at,
             expires_at: at,
             idle_expires_at: at,
             ..Default::default()
-        };
-        let yes = Some(validate_response::Verdict::Session(session));
-        assert!(verdict(pb::ValidateResponse { verdict: yes.clone(), failure: None }).unwrap().is_ok());
-        let failure =
-            Some(pb::Failure { code: 14, reason: "STORE_UNAVAILABLE".into(), ..Default::default() });
-        let told = verdict(pb::ValidateResponse { verdict: yes, failure }).unwrap_err();
-        assert_eq!(told.code, Code::Unavailable);
+        })
+    }
+
+    fn response(verdict: Option<validate_response::Verdict>) -> pb::ValidateResponse {
+        pb::ValidateResponse { verdict, failure: None }
+    }
+
+    #[test]
+    fn a_session_is_live_and_a_rejection_is_rejected() {
+        let verdict = Verdict::try_from(response(Some(live()))).unwrap();
+        assert!(verdict.is_live() && verdict.rejection().is_none());
+        assert_eq!(&*verdict.identity().unwrap().user_id, "u");
+        assert!(verdict.into_result().is_ok());
+
+        let rejection = validate_response::Verdict::Rejection(pb::Rejection::default());
+        let verdict = Verdict::try_from(response(Some(rejection))).unwrap();
+        assert!(!verdict.is_live() && verdict.identity().is_none());
+        assert_eq!(verdict.rejection().unwrap().name(), "UNKNOWN_SESSION");
+        assert!(verdict.into_result().is_err());
+    }
+
+    #[test]
+    fn a_response_without_a_complete_verdict_is_unavailable() {
+        let incomplete = validate_response::Verdict::Session(pb::Session::default());
+        for verdict in [None, Some(incomplete)] {
+            assert_eq!(Verdict::try_from(response(verdict)).unwrap_err().code, Code::DataLoss);
+        }
+    }
+
+    #[test]
+    fn a_failure_takes_precedence_over_a_verdict() {
+        let failure = pb::Failure { code: 14, reason: "STORE_UNAVAILABLE".into(), ..Default::default() };
+        let response = pb::ValidateResponse { verdict: Some(live()), failure: Some(failure) };
+        assert_eq!(Verdict::try_from(response).unwrap_err().code, Code::Unavailable);
+    }
+
+    #[test]
+    fn empty_and_oversized_tokens_are_rejected_locally() {
+        for (length, is_rejected) in
+            [(0, true), (1, false), (MAX_TOKEN_BYTES, false), (MAX_TOKEN_BYTES + 1, true)]
+        {
+            assert_eq!(reject_locally(&"x".repeat(length)).is_some(), is_rejected, "{length}");
+        }
     }
 }

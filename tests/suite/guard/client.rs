@@ -1,6 +1,6 @@
 //! The client by itself.
 
-use latchkey_client::{Login, Reason, Scope, TIMEOUT, ValidateOptions, reason};
+use latchkey_client::{DEFAULT_TIMEOUT, Login, Reason, Scope, ValidateOptions, error_reason};
 
 use super::asks;
 use crate::support::{
@@ -15,11 +15,12 @@ async fn logging_in_and_out_and_what_is_true_of_a_token() {
     let user_id = server.client.user_with_roles("anna", &["staff"]).await;
     let client = asks(server.app.grpc, "");
     let status = client.login(Login::new("anna", "wrong", "phone")).await.unwrap_err();
-    assert_eq!(reason(&status).as_deref(), Some("INVALID_CREDENTIALS"));
+    assert_eq!(error_reason(&status).as_deref(), Some("INVALID_CREDENTIALS"));
 
     let one = client.login(Login::new("anna", PASSWORD, "phone")).await.unwrap();
     assert!(one.displaced.is_empty());
-    let identity = client.validate(&one.token, ValidateOptions::default()).await.unwrap().unwrap();
+    let identity =
+        client.validate(&one.token, ValidateOptions::default()).await.unwrap().into_result().unwrap();
     assert_eq!(identity.session_id, one.identity.session_id);
     assert_eq!((&*identity.user_id, &*identity.username), (user_id.as_str(), "anna"));
     assert_eq!((&*identity.slot, &*identity.device), ("default", "phone"));
@@ -29,7 +30,8 @@ async fn logging_in_and_out_and_what_is_true_of_a_token() {
     let two = client.login(Login::new("anna", PASSWORD, "tablet")).await.unwrap();
     assert_eq!(two.displaced.len(), 1);
     assert_eq!(two.displaced[0].device, "phone");
-    let rejection = client.validate(&one.token, ValidateOptions::default()).await.unwrap().unwrap_err();
+    let rejection =
+        client.validate(&one.token, ValidateOptions::default()).await.unwrap().into_result().unwrap_err();
     let native = server.client.rejection(&one.token).await;
     assert_eq!((rejection.reason, rejection.name()), (Reason::Replaced, "REPLACED"));
     assert_eq!((rejection.by_device.as_str(), rejection.terminal), ("tablet", true));
@@ -42,7 +44,8 @@ async fn logging_in_and_out_and_what_is_true_of_a_token() {
     for (token, wanted) in
         [(two.token.as_str(), Reason::LoggedOut), ("rubbish", Reason::Malformed), ("", Reason::Malformed)]
     {
-        let rejection = client.validate(token, ValidateOptions::default()).await.unwrap().unwrap_err();
+        let rejection =
+            client.validate(token, ValidateOptions::default()).await.unwrap().into_result().unwrap_err();
         assert_eq!(rejection.reason, wanted);
     }
     let none = client.logout("", Scope::All).await.unwrap();
@@ -57,13 +60,13 @@ async fn an_outage_is_no_verdict() {
     let proxy = Proxy::to(server.app.grpc.port()).await;
     let client = asks(proxy.address, "");
     let ask = async || client.validate(&token, ValidateOptions::default()).await;
-    assert!(ask().await.unwrap().is_ok());
+    assert!(ask().await.unwrap().is_live());
     for mood in [Mood::Silent, Mood::HangsUp] {
         proxy.set(mood);
         let begun = std::time::Instant::now();
         assert!(ask().await.is_err(), "{mood:?}");
-        assert!(begun.elapsed() < TIMEOUT * 2, "{mood:?} took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < DEFAULT_TIMEOUT * 2, "{mood:?} took {:?}", begun.elapsed());
     }
     proxy.set(Mood::Carries);
-    assert!(ask().await.unwrap().is_ok());
+    assert!(ask().await.unwrap().is_live());
 }

@@ -56,7 +56,8 @@ async fn an_identity_that_is_there_already_is_not_the_callers() {
     }
     let token = server.client.login("anna", "phone").await.token;
     let root = server.client.login("root", "console").await.token;
-    let root = asks(server.app.grpc, "").validate(&root, ValidateOptions::default()).await.unwrap().unwrap();
+    let root = asks(server.app.grpc, "").validate(&root, ValidateOptions::default()).await.unwrap();
+    let root = root.into_result().unwrap();
     let guard = guard(server.app.grpc, &server.client).open(["/open"]);
     let told = service_fn(async |request: Request<tonic::body::Body>| {
         let caller = Identity::of(request.extensions()).map(|caller| caller.username.to_string());

@@ -1,6 +1,6 @@
-//! The handlers. The guard has told them who calls.
+//! The handlers of the service. The guard provides the identity of the caller.
 
-#![expect(clippy::unused_async, reason = "so are the handlers of a service")]
+#![expect(clippy::unused_async, reason = "handlers of a generated service are async")]
 
 use std::{
     pin::Pin,
@@ -17,17 +17,17 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::messages::{self, BegunRequest, BegunResponse, GreetRequest, GreetResponse};
 
-/// Answers of a stream.
-pub type Answers = Pin<Box<dyn Stream<Item = Result<GreetResponse, Status>> + Send>>;
+/// The responses of a streaming method.
+pub type Responses = Pin<Box<dyn Stream<Item = Result<GreetResponse, Status>> + Send>>;
 
-/// Says hello to whoever is logged in.
+/// Greets the caller.
 #[derive(Clone, Default)]
 pub struct Greeter {
     begun: Arc<AtomicU32>,
     running: Arc<AtomicU32>,
 }
 
-/// A handler that runs.
+/// Counts a handler until it is dropped.
 struct Running(Arc<AtomicU32>);
 
 impl Drop for Running {
@@ -40,7 +40,7 @@ impl Greeter {
     pub async fn greet(&self, request: Request<GreetRequest>) -> Result<Response<GreetResponse>, Status> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let caller = caller(&request)?;
-        Ok(Response::new(answer(request.get_ref(), &caller)))
+        Ok(Response::new(response(request.get_ref(), &caller)))
     }
 
     pub async fn greet_all(
@@ -50,37 +50,40 @@ impl Greeter {
         let (_running, caller) = (self.begin(), caller(&request)?);
         let mut last = GreetRequest::default();
         let mut requests = request.into_inner();
-        // It fails when the session ends, and so does the call.
+        // The request stream fails when the session ends.
         while let Some(request) = requests.message().await? {
             last = request;
         }
-        Ok(Response::new(answer(&last, &caller)))
+        Ok(Response::new(response(&last, &caller)))
     }
 
-    pub async fn greet_often(&self, request: Request<GreetRequest>) -> Result<Response<Answers>, Status> {
+    pub async fn greet_often(&self, request: Request<GreetRequest>) -> Result<Response<Responses>, Status> {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        let answer = answer(request.get_ref(), &caller(&request)?);
-        Ok(Response::new(stream::iter([answer.clone(), answer.clone(), answer].map(Ok)).boxed()))
+        let response = response(request.get_ref(), &caller(&request)?);
+        Ok(Response::new(stream::iter([response.clone(), response.clone(), response].map(Ok)).boxed()))
     }
 
-    pub async fn chat(&self, request: Request<Streaming<GreetRequest>>) -> Result<Response<Answers>, Status> {
+    pub async fn chat(
+        &self,
+        request: Request<Streaming<GreetRequest>>,
+    ) -> Result<Response<Responses>, Status> {
         let (running, caller) = (self.begin(), caller(&request)?);
-        let answers = request.into_inner().map_ok(move |request| {
-            let _while_it_runs = &running;
-            answer(&request, &caller)
+        let responses = request.into_inner().map_ok(move |request| {
+            let _counted = &running;
+            response(&request, &caller)
         });
-        Ok(Response::new(answers.boxed()))
+        Ok(Response::new(responses.boxed()))
     }
 
-    pub async fn greet_on(&self, request: Request<GreetRequest>) -> Result<Response<Answers>, Status> {
+    pub async fn greet_on(&self, request: Request<GreetRequest>) -> Result<Response<Responses>, Status> {
         let running = self.begin();
-        let answer = answer(request.get_ref(), &caller(&request)?);
-        let answers =
-            stream::unfold((running, answer, Duration::ZERO), |(running, answer, pause)| async move {
+        let response = response(request.get_ref(), &caller(&request)?);
+        let responses =
+            stream::unfold((running, response, Duration::ZERO), |(running, response, pause)| async move {
                 tokio::time::sleep(pause).await;
-                Some((Ok(answer.clone()), (running, answer, Duration::from_millis(50))))
+                Some((Ok(response.clone()), (running, response, Duration::from_millis(50))))
             });
-        Ok(Response::new(answers.boxed()))
+        Ok(Response::new(responses.boxed()))
     }
 
     pub async fn begun(&self, _: Request<BegunRequest>) -> Result<Response<BegunResponse>, Status> {
@@ -95,13 +98,13 @@ impl Greeter {
     }
 }
 
-/// Who calls.
+/// Returns the caller of a guarded method.
 fn caller<T>(request: &Request<T>) -> Result<Identity, Status> {
     let caller = Identity::of(request.extensions()).cloned();
-    caller.ok_or_else(|| Status::internal("this method is not guarded"))
+    caller.ok_or_else(|| Status::internal("the method is not guarded"))
 }
 
-fn answer(request: &GreetRequest, caller: &Identity) -> GreetResponse {
+fn response(request: &GreetRequest, caller: &Identity) -> GreetResponse {
     let text = format!("{}, {}", request.greeting, caller.username);
     GreetResponse { text, identity: Some(messages::Identity::from(caller)) }
 }

@@ -1,7 +1,10 @@
-//! A guarded server with tonic: what `docs/integration.md` shows, and what the scenarios of all clients call
-//! (`make test-clients ARGS=rust`). Its protocol is `clients/sample`, which also says how it is started.
+//! A tonic server with a guard.
+//!
+//! `docs/integration.md` shows its marked lines, and the scenarios of all clients call it
+//! (`make test-clients ARGS=rust`). `clients/sample/sample/v1/greeter.proto` describes its protocol and the environment
+//! variables.
 
-#![expect(unreachable_pub, reason = "a module of a program")]
+#![expect(unreachable_pub, reason = "the tests include the modules, too")]
 
 mod greeter;
 mod messages;
@@ -16,9 +19,9 @@ use tonic::transport::{Server, server::TcpIncoming};
 use crate::{greeter::Greeter, service::GreeterServer};
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "whoever starts it reads the address")]
+#[expect(clippy::print_stdout, reason = "the example prints its address")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let (address, key) = (setting("LATCHKEY_ADDRESS"), setting("LATCHKEY_CALLER_KEY"));
+    let (address, key) = (env("LATCHKEY_ADDRESS"), env("LATCHKEY_CALLER_KEY"));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
 
     // guarded from here
@@ -27,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut server = Server::builder().layer(guard.clone());
     // to here
 
-    let (role, slot) = (setting("LATCHKEY_REQUIRED_ROLE"), setting("LATCHKEY_REQUIRED_SLOT"));
+    let (role, slot) = (env("LATCHKEY_REQUIRED_ROLE"), env("LATCHKEY_REQUIRED_SLOT"));
     if !role.is_empty() {
         server = Server::builder().layer(guard.required_role(role));
     } else if !slot.is_empty() {
@@ -39,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a setting of the sample, not of Latchkey")]
-fn setting(name: &str) -> String {
+#[expect(clippy::disallowed_methods, reason = "the lint is for the server")]
+fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }

@@ -1,4 +1,5 @@
-//! The messages of `clients/sample/sample/v1/greeter.proto`, as a compiler of protocols would write them.
+//! The messages of `clients/sample/sample/v1/greeter.proto`, written by hand to keep code generation out of the
+//! example.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

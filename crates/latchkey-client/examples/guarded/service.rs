@@ -1,4 +1,4 @@
-//! The service of `clients/sample/sample/v1/greeter.proto`, as a compiler of protocols would write it.
+//! The service of `clients/sample/sample/v1/greeter.proto`, written by hand to keep code generation out of the example.
 
 use std::{
     convert::Infallible,
@@ -19,7 +19,7 @@ use super::{
     messages::{BegunRequest, GreetRequest},
 };
 
-/// Takes the calls for a greeter.
+/// The gRPC service of a [`Greeter`].
 #[derive(Clone)]
 pub struct GreeterServer(Greeter);
 
@@ -79,7 +79,7 @@ impl Service<http::Request<Body>> for GreeterServer {
                         service_fn(async |request: Request<BegunRequest>| greeter.begun(request).await);
                     Grpc::new(ProstCodec::default()).unary(begun, request).await
                 }
-                _ => Status::unimplemented("there is no such method").into_http(),
+                _ => Status::unimplemented("unknown method").into_http(),
             })
         })
     }

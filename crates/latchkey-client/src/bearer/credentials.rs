@@ -1,27 +1,30 @@
-//! The token of a request.
+//! The search for the token of a request.
 
-/// How many cookies of one name are looked at. A browser has one for each scope in which it was set: for the host
-/// alone, and for each domain above it.
+/// The maximum number of cookies of the same name that are considered. A browser has one for each scope in which it was
+/// set: the host, and each domain above it.
 const MAX_COOKIES: usize = 4;
 
-/// What a request brought that may be a token.
+/// The credentials of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Credentials<'a> {
-    /// Nothing, or nothing but an empty value.
+    /// The request has no token, or an empty one.
     None,
-    /// One token, good or bad.
+    /// The request has exactly one token, which is not validated yet.
     Token(&'a str),
-    /// Several cookies of the name, with different values. Whichever is the token of a live session counts: browsers
-    /// send one for each scope (RFC 6265 section 5.4), and a stale one of another scope must not shut its user out.
+    /// The request has several cookies of the configured name, with different values. Validate them in order and take
+    /// the first one whose session is live: browsers send one cookie for each scope (RFC 6265 section 5.4), and a stale
+    /// cookie of another scope must not lock its user out.
     Cookies(Candidates<'a>),
-    /// Something that is not exactly one token, and what is wrong with it. Proxies and services disagree about
-    /// which of two they take, so that we do not guess.
+    /// The request has something that is not exactly one token. The text says what is wrong with it. Proxies and
+    /// services disagree about which of two tokens counts, so neither is used.
     Unclear(&'static str),
 }
 
 impl<'a> Credentials<'a> {
-    /// From the values of `authorization`; and where there is none, or an empty one, from the cookie of this name among the values of
-    /// `cookie`.
+    /// Finds the credentials in the values of the header `authorization`.
+    ///
+    /// If that header is missing or empty, and `cookies` is set, they are taken from the cookie of this name in the
+    /// values of the header `cookie`.
     pub fn find(
         authorization: impl IntoIterator<Item = &'a [u8]>,
         cookies: Option<(&str, impl IntoIterator<Item = &'a [u8]>)>,
@@ -29,49 +32,49 @@ impl<'a> Credentials<'a> {
         let mut values = authorization.into_iter();
         match (values.next(), values.next()) {
             (Some(_), Some(_)) => Self::Unclear("There is more than one `authorization`."),
-            (Some(value), None) if !is_empty(value) => Self::of_authorization(value),
+            (Some(value), None) if !is_empty(value) => Self::from_authorization(value),
             (Some(_), None) | (None, _) => {
-                cookies.map_or(Self::None, |(name, values)| Self::of_cookies(name, values))
+                cookies.map_or(Self::None, |(name, values)| Self::from_cookies(name, values))
             }
         }
     }
 
-    fn of_authorization(value: &'a [u8]) -> Self {
+    fn from_authorization(value: &'a [u8]) -> Self {
         match std::str::from_utf8(value).ok().and_then(bearer) {
-            // Envoy joins values with commas, and no token has one.
+            // Envoy joins the values of a header with commas. No token contains one.
             Some(token) if token.contains(',') => Self::Unclear("There is more than one `authorization`."),
             Some(token) => Self::Token(token),
             None => Self::Unclear("The header `authorization` is not of the form `Bearer <token>`."),
         }
     }
 
-    fn of_cookies(name: &str, values: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    fn from_cookies(name: &str, values: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let pairs = values.into_iter().flat_map(|value| value.split(|byte| *byte == b';'));
         let values = pairs.filter_map(|pair| {
             let pair = pair.trim_ascii();
-            let at = pair.iter().position(|byte| *byte == b'=')?;
-            // What a cookie was cleared with is no token.
-            let value = unquoted(&pair[at + 1..]);
-            (&pair[..at] == name.as_bytes() && !value.is_empty()).then_some(value)
+            let equals = pair.iter().position(|byte| *byte == b'=')?;
+            // An empty value is what remains of a cookie that was cleared.
+            let value = unquoted(&pair[equals + 1..]);
+            (&pair[..equals] == name.as_bytes() && !value.is_empty()).then_some(value)
         });
-        let mut found = Candidates::default();
+        let mut candidates = Candidates::default();
         let mut is_text = true;
         for value in values {
             match std::str::from_utf8(value) {
-                Ok(value) => found.add(value),
+                Ok(value) => candidates.add(value),
                 Err(_) => is_text = false,
             }
         }
-        match found.as_slice() {
+        match candidates.as_slice() {
             [] if is_text => Self::None,
             [] => Self::Unclear("The cookie with the token is not text."),
             [token] => Self::Token(token),
-            _ => Self::Cookies(found),
+            _ => Self::Cookies(candidates),
         }
     }
 }
 
-/// Different values of cookies of one name, in the order in which they were sent: never more than four.
+/// The distinct values of cookies of the same name, in the order in which they were sent. There are at most four.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Candidates<'a> {
     values: [&'a str; MAX_COOKIES],
@@ -86,27 +89,37 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// The values.
+    /// Returns the values.
     pub fn as_slice(&self) -> &[&'a str] {
         &self.values[..self.count]
     }
 }
 
-/// The token of an `authorization`. RFC 6750 section 2.1; the scheme is compared without regard to case (RFC 9110
-/// section 11.1).
+/// Returns the token in a value of the header `authorization` (RFC 6750 section 2.1).
+///
+/// The scheme is compared without regard to case (RFC 9110 section 11.1). Returns `None` for other schemes and for an
+/// empty token.
+///
+/// ```
+/// use latchkey_client::bearer::bearer;
+///
+/// assert_eq!(bearer("bearer eyJ0eXAi"), Some("eyJ0eXAi"));
+/// assert_eq!(bearer("Basic YW5uYTo="), None);
+/// ```
 pub fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim_matches(' ');
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// Whether an `authorization` holds nothing: a client sends it that has no token.
+/// Returns whether a value of `authorization` has no credentials. Some clients send such a value when they have no
+/// token.
 fn is_empty(authorization: &[u8]) -> bool {
     let value = authorization.trim_ascii();
     value.is_empty() || value.eq_ignore_ascii_case(b"bearer")
 }
 
-/// A cookie's value without the quotes around it (RFC 6265 section 4.1.1).
+/// Removes the quotes around the value of a cookie (RFC 6265 section 4.1.1).
 fn unquoted(value: &[u8]) -> &[u8] {
     let value = value.trim_ascii();
     value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
@@ -120,12 +133,12 @@ mod tests {
         Credentials::find(authorization.iter().copied(), Some(("t", cookies.iter().copied())))
     }
 
-    fn is_unclear(credentials: &Credentials<'_>) -> bool {
+    fn is_malformed(credentials: &Credentials<'_>) -> bool {
         matches!(credentials, Credentials::Unclear(_))
     }
 
     #[test]
-    fn a_bearer_token_is_found_in_every_spelling_of_the_scheme() {
+    fn the_scheme_is_case_insensitive() {
         for (value, token) in [
             ("Bearer abc", Some("abc")),
             ("bearer abc", Some("abc")),
@@ -140,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn the_header_comes_before_the_cookie_even_if_it_is_no_use() {
+    fn the_header_takes_precedence_over_the_cookie_even_if_it_is_malformed() {
         assert_eq!(find(&[b"Bearer a"], &[b"t=b"]), Credentials::Token("a"));
         assert_eq!(find(&[], &[b"t=b"]), Credentials::Token("b"));
-        assert!(is_unclear(&find(&[b"Basic YTpi"], &[b"t=b"])));
+        assert!(is_malformed(&find(&[b"Basic YTpi"], &[b"t=b"])));
     }
 
     #[test]
-    fn an_empty_header_is_none() {
+    fn an_empty_header_counts_as_missing() {
         for value in ["", " ", "Bearer", "bearer  ", "BEARER\t"] {
             assert_eq!(find(&[value.as_bytes()], &[]), Credentials::None, "{value:?}");
             assert_eq!(find(&[value.as_bytes()], &[b"t=b"]), Credentials::Token("b"), "{value:?}");
@@ -155,45 +168,57 @@ mod tests {
         for values in
             [&[b"".as_slice(), b""][..], &[b"", b"Bearer a"], &[b"Basic"], &[b"Bearer,"], &[b"Bearers"]]
         {
-            assert!(is_unclear(&find(values, &[b"t=b"])), "{values:?}");
+            assert!(is_malformed(&find(values, &[b"t=b"])), "{values:?}");
         }
     }
 
     #[test]
-    fn more_than_one_authorization_is_none() {
+    fn several_authorization_values_are_malformed() {
         for values in [
             &[b"Bearer a".as_slice(), b"Bearer a"][..],
             &[b"Bearer a,Bearer b"],
             &[b"Bearer a, Bearer a"],
             &[b",Bearer a"],
         ] {
-            assert!(is_unclear(&find(values, &[])), "{values:?}");
+            assert!(is_malformed(&find(values, &[])), "{values:?}");
         }
     }
 
     #[test]
-    fn cookies_of_one_name_are_candidates_and_never_more_than_four() {
+    fn cookies_of_the_same_name_are_at_most_four_candidates() {
         let candidates = |cookies: &[&'static [u8]]| match find(&[], cookies) {
-            Credentials::Cookies(found) => found.as_slice().to_vec(),
+            Credentials::Cookies(candidates) => candidates.as_slice().to_vec(),
             other => panic!("{other:?}"),
         };
         assert_eq!(candidates(&[b"t=a; t=b"]), ["a", "b"]);
         assert_eq!(candidates(&[b"x=1; t=b", b"t=a; t=b"]), ["b", "a"]);
-        assert_eq!(candidates(&[b"t=a; t=; t=\xff; t=b"]), ["a", "b"], "what is no text is none of them");
+        assert_eq!(
+            candidates(&[b"t=a; t=; t=\xff; t=b"]),
+            ["a", "b"],
+            "a value that is not UTF-8 is skipped"
+        );
         assert_eq!(candidates(&[b"t=a; t=b; t=c; t=d; t=e"]), ["a", "b", "c", "d"]);
-        assert_eq!(find(&[], &[b"t=a", b"t=a; t=\"a\""]), Credentials::Token("a"), "they are the same");
+        assert_eq!(
+            find(&[], &[b"t=a", b"t=a; t=\"a\""]),
+            Credentials::Token("a"),
+            "equal values are one token"
+        );
         assert_eq!(find(&[], &[b"t=\xff; t=a"]), Credentials::Token("a"));
-        assert_eq!(find(&[b"Bearer x"], &[b"t=a; t=b"]), Credentials::Token("x"), "the header comes first");
+        assert_eq!(
+            find(&[b"Bearer x"], &[b"t=a; t=b"]),
+            Credentials::Token("x"),
+            "the header takes precedence"
+        );
     }
 
     #[test]
-    fn what_is_not_text_is_no_token() {
-        assert!(is_unclear(&find(&[b"Bearer \xff\xfe"], &[])));
-        assert!(is_unclear(&find(&[], &[b"t=\xff"])));
+    fn values_that_are_not_utf_8_are_malformed() {
+        assert!(is_malformed(&find(&[b"Bearer \xff\xfe"], &[])));
+        assert!(is_malformed(&find(&[], &[b"t=\xff"])));
     }
 
     #[test]
-    fn a_cookie_is_found_among_others_by_its_whole_name() {
+    fn a_cookie_is_found_by_its_whole_name() {
         for (cookies, token) in [
             ("t=a", Some("a")),
             ("x=1; t=a; y=2", Some("a")),
@@ -207,7 +232,7 @@ mod tests {
             let expected = token.map_or(Credentials::None, Credentials::Token);
             assert_eq!(find(&[], &[cookies.as_bytes()]), expected, "{cookies:?}");
         }
-        let unset = Credentials::find([], None::<(&str, [&[u8]; 0])>);
-        assert_eq!(unset, Credentials::None, "without a name no cookie counts");
+        let without_name = Credentials::find([], None::<(&str, [&[u8]; 0])>);
+        assert_eq!(without_name, Credentials::None, "cookies are ignored without a name");
     }
 }

@@ -1,7 +1,7 @@
-//! Bodies that end with the session.
+//! Request and response bodies that end when the session ends.
 
 use std::{
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -14,45 +14,44 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Status, body::Body};
 use tower::BoxError;
 
-use super::{checker::Checker, denial::Denial, session_watchers::End};
+use super::{checker::Checker, denial::Denial, session_watchers::StreamEnd};
 use crate::Identity;
 
-/// What has ended by then is no stream, and nobody looks for the end of its session.
-const BRIEF: Duration = Duration::from_millis(250);
+/// The session is watched only for bodies that take longer than this, because watching costs a call.
+const WATCH_DELAY: Duration = Duration::from_millis(250);
 
-/// Whose session a body ends with.
-pub(super) struct Until {
+/// The session with which a body ends.
+pub(super) struct BodySession {
     pub(super) checker: Arc<Checker>,
     pub(super) token: Arc<str>,
     pub(super) identity: Identity,
-    /// How long it goes on while Latchkey is away.
-    pub(super) grace: Duration,
+    pub(super) outage_grace: Duration,
 }
 
-/// What a body is of, and so how it ends.
+/// The kind of a body. It decides how the body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum On {
-    /// A request: it fails.
+pub(super) enum BodyKind {
+    /// A request body fails with the status.
     Request,
-    /// A response of gRPC: it ends with trailers.
-    Grpc,
-    /// Another response: it is broken off.
-    Http,
+    /// A gRPC response ends with the status in its trailers.
+    GrpcResponse,
+    /// Any other response is aborted.
+    HttpResponse,
 }
 
-/// A body that ends with the session, if that comes first.
+/// A body that ends when its session ends.
 pub(super) struct GuardedBody<B> {
-    /// None once it has ended.
+    /// `None` once the body has ended.
     inner: Option<Pin<Box<B>>>,
-    end: Ending,
-    on: On,
+    watch: Watch,
+    kind: BodyKind,
 }
 
-enum Ending {
-    /// The body may be brief.
-    Brief { until: Arc<Until>, since: Instant, alarm: Option<Pin<Box<Sleep>>> },
-    /// Somebody looks for the end of the session.
-    Watched(Pin<Box<dyn Future<Output = End> + Send>>),
+enum Watch {
+    /// The session is not watched yet.
+    Delayed { session: Arc<BodySession>, started: Instant, sleep: Option<Pin<Box<Sleep>>> },
+    /// The session is watched. The future is its end.
+    Active(Pin<Box<dyn Future<Output = StreamEnd> + Send>>),
 }
 
 impl<B> GuardedBody<B>
@@ -60,13 +59,13 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    /// The body, as one that ends with the session. What is there as a whole is left as it is.
-    pub(super) fn wrap(body: B, until: &Arc<Until>, on: On) -> Body {
+    /// Wraps a body, unless it is empty.
+    pub(super) fn wrap(body: B, session: &Arc<BodySession>, kind: BodyKind) -> Body {
         if body.is_end_stream() {
             return Body::new(body);
         }
-        let end = Ending::Brief { until: Arc::clone(until), since: Instant::now(), alarm: None };
-        Body::new(Self { inner: Some(Box::pin(body)), end, on })
+        let watch = Watch::Delayed { session: Arc::clone(session), started: Instant::now(), sleep: None };
+        Body::new(Self { inner: Some(Box::pin(body)), watch, kind })
     }
 }
 
@@ -84,10 +83,10 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        // First of all: a body that always has something to say would never end.
-        if let Poll::Ready(end) = this.end.poll_running(cx) {
+        // The session comes first: a body that always has a frame ready would never end otherwise.
+        if let Poll::Ready(end) = this.watch.poll_without_sleep(cx) {
             this.inner = None;
-            return Poll::Ready(Some(last(end, this.on)));
+            return Poll::Ready(Some(last_frame(end, this.kind)));
         }
         if let Poll::Ready(frame) = inner.as_mut().poll_frame(cx) {
             if frame.is_none() {
@@ -95,9 +94,9 @@ where
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let end = ready!(this.end.poll_waiting(cx));
+        let end = ready!(this.watch.poll(cx));
         this.inner = None;
-        Poll::Ready(Some(last(end, this.on)))
+        Poll::Ready(Some(last_frame(end, this.kind)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -109,58 +108,59 @@ where
     }
 }
 
-impl Ending {
-    /// The end, where somebody looks for it. Nobody is woken by a body that may still be brief.
-    fn poll_running(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if let Self::Brief { until, since, .. } = self {
-            if since.elapsed() < BRIEF {
+impl Watch {
+    /// Polls for the end of the session. Registers no wakeup before [`WATCH_DELAY`] is over, so that short bodies
+    /// cost no timer.
+    fn poll_without_sleep(&mut self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
+        if let Self::Delayed { session, started, .. } = self {
+            if started.elapsed() < WATCH_DELAY {
                 return Poll::Pending;
             }
-            *self = until.watched();
+            *self = session.watch();
         }
-        self.poll_waiting(cx)
+        self.poll(cx)
     }
 
-    /// The same of a body that has nothing to say at the moment, which is woken for it.
-    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if let Self::Brief { until, since, alarm } = self {
-            let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(*since + BRIEF)));
-            ready!(pin!(alarm.as_mut()).poll(cx));
-            *self = until.watched();
+    /// Polls for the end of the session. Wakes the task when [`WATCH_DELAY`] is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
+        if let Self::Delayed { session, started, sleep } = self {
+            let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(*started + WATCH_DELAY)));
+            ready!(sleep.as_mut().poll(cx));
+            *self = session.watch();
         }
         match self {
-            Self::Watched(end) => end.as_mut().poll(cx),
-            Self::Brief { .. } => Poll::Pending,
+            Self::Active(end) => end.as_mut().poll(cx),
+            Self::Delayed { .. } => Poll::Pending,
         }
     }
 }
 
-impl Until {
-    fn watched(&self) -> Ending {
-        let mut end = self.checker.watch(&self.token, &self.identity, self.grace);
-        Ending::Watched(Box::pin(async move {
-            let ended = end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
-            // Nobody looks any more: nobody knows whether the session is live.
-            ended.unwrap_or(End::Outage)
+impl BodySession {
+    fn watch(&self) -> Watch {
+        let mut end = self.checker.watch(&self.token, &self.identity, self.outage_grace);
+        Watch::Active(Box::pin(async move {
+            let end = end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+            // Without a watcher, nobody knows whether the session is live.
+            end.unwrap_or(StreamEnd::Outage)
         }))
     }
 }
 
-/// The last that a body says.
-fn last(end: End, on: On) -> Result<Frame<Bytes>, BoxError> {
+/// Returns the last frame of a body that ends early.
+fn last_frame(end: StreamEnd, kind: BodyKind) -> Result<Frame<Bytes>, BoxError> {
     let status = Denial::from(end).status();
-    if on == On::Grpc {
-        return Ok(Frame::trailers(trailers(&status)));
+    match kind {
+        BodyKind::GrpcResponse => Ok(Frame::trailers(trailers(&status))),
+        BodyKind::Request | BodyKind::HttpResponse => Err(status.into()),
     }
-    Err(status.into())
 }
 
 fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    if let Err(unwritable) = status.add_header(&mut trailers) {
-        // A message that no header can carry: the code is what counts.
+    if let Err(error) = status.add_header(&mut trailers) {
+        // A header cannot carry the message or the details. The code is what matters.
         let _ = Status::new(status.code(), "").add_header(&mut trailers);
-        tracing::warn!(error.message = %unwritable, "a status could not be written");
+        tracing::warn!(error.message = %error, "failed to encode a status as trailers");
     }
     trailers
 }

@@ -1,11 +1,11 @@
-//! What a guard remembers, and when it may be believed.
+//! The cache of live sessions, which the revocation feed invalidates.
 //!
-//! The danger is an answer that is overtaken: the question is sent and judged, the session ends, the feed tells of it,
-//! and only then does the old yes come and is remembered, for nobody will ever tell again. So a question takes a
-//! ticket before it is sent, and its answer is not remembered if its session has been told to have ended since, or if
-//! the feed was lost sight of.
+//! A verdict can arrive after the news that its session has ended: the validation is sent and decided, the session
+//! ends, the feed reports the end, and only then does the old verdict arrive. Caching it would keep the session live,
+//! because the feed reports an end only once. So each validation takes a [`ReadToken`] before it is sent. Its verdict
+//! is not cached if the feed has reported the end of the session since then, or was interrupted.
 //!
-//! A yes is remembered and nothing else: no outage, and no rejection. Time is a parameter.
+//! Only live sessions are cached, never rejections or outages. Time is a parameter.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,15 +17,16 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Identity;
 
-/// The feed has a heartbeat in five seconds. What has been silent for longer than this is no feed any more.
-pub(super) const SILENCE: Duration = Duration::from_secs(12);
-/// Sessions that are remembered, at most.
-const MOST: usize = 65_536;
-/// Sessions that are remembered to have ended, at most. A question that was sent before the oldest of them is not
-/// remembered.
-const ENDED: usize = 4096;
+/// The feed counts as interrupted when it has sent nothing for this long. It sends a heartbeat about every five
+/// seconds.
+pub(super) const FEED_TIMEOUT: Duration = Duration::from_secs(12);
+/// The maximum number of cached tokens.
+const CAPACITY: usize = 65_536;
+/// The maximum number of ended sessions that are remembered. Verdicts of validations that were sent before the oldest
+/// of them are not cached.
+const MAX_ENDED: usize = 4096;
 
-/// Stands for a token, which is not kept: a hash of the whole of it.
+/// A SHA-256 hash of a token. The cache does not hold the tokens themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct TokenDigest([u8; 32]);
 
@@ -35,90 +36,89 @@ impl TokenDigest {
     }
 }
 
-/// Taken before a question is sent.
+/// The version of the cache before a validation was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReadToken(u64);
 
-/// A yes, and how it came about.
+/// The verdict that a session is live, with its circumstances.
 #[derive(Debug, Clone)]
-pub(super) struct CachedVerdict {
-    /// Who it is.
+pub(super) struct LiveVerdict {
     pub(super) identity: Identity,
-    /// When the question was sent.
-    pub(super) asked: Instant,
-    /// The same, by the clock on the wall.
-    pub(super) asked_at: SystemTime,
-    /// Whether it counted as a use of the session.
-    pub(super) used: bool,
+    /// When the validation was sent.
+    pub(super) sent: Instant,
+    /// The wall-clock time at `sent`, for the deadlines of the session.
+    pub(super) sent_at: SystemTime,
+    /// Whether the validation counted as a use of the session.
+    pub(super) is_use: bool,
 }
 
-/// Everything that is remembered.
+/// The cache.
 pub(super) struct Cache {
     state: Mutex<State>,
-    most: usize,
+    capacity: usize,
 }
 
 #[derive(Default)]
 struct State {
     entries: HashMap<TokenDigest, Entry>,
-    /// The tokens of a session that are remembered.
+    /// The cached tokens of each session.
     sessions: HashMap<Arc<str>, Vec<TokenDigest>>,
-    /// In the order in which they were remembered.
+    /// The tokens in the order of insertion, with the version of the insertion.
     order: VecDeque<(TokenDigest, u64)>,
-    /// How many things have happened that count.
-    happened: u64,
-    /// The sessions that were told to have ended, and when that happened.
+    /// Grows with every insertion and every event of the feed.
+    version: u64,
+    /// The sessions that have ended, with the version of the event.
     ended: HashMap<Arc<str>, u64>,
     ended_order: VecDeque<(Arc<str>, u64)>,
-    /// Tickets that were taken before this are void.
-    since: u64,
-    /// When the feed was last heard; None where there is none.
-    heard: Option<Instant>,
+    /// Read tokens below this version are void.
+    min_read: u64,
+    /// The time of the latest message of the feed, or `None` while the feed is interrupted.
+    feed_received: Option<Instant>,
 }
 
 struct Entry {
     identity: Identity,
-    asked: Instant,
-    until: Instant,
-    used: bool,
-    number: u64,
+    sent: Instant,
+    expires: Instant,
+    is_use: bool,
+    version: u64,
 }
 
 impl Cache {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), most: MOST }
+        Self { state: Mutex::default(), capacity: CAPACITY }
     }
 
-    /// To be taken before a question is sent. None where nothing may be remembered.
-    pub(super) fn begin(&self, now: Instant) -> Option<ReadToken> {
+    /// Returns a token to take before a validation is sent, or `None` while nothing may be cached.
+    pub(super) fn begin_read(&self, now: Instant) -> Option<ReadToken> {
         let state = self.lock();
-        state.is_heard(now).then_some(ReadToken(state.happened))
+        state.is_current(now).then_some(ReadToken(state.version))
     }
 
-    /// Remembers an answer, unless its session was told to have ended since its ticket was taken.
-    pub(super) fn keep(&self, ticket: ReadToken, digest: TokenDigest, yes: CachedVerdict) {
+    /// Inserts a verdict, unless its session has ended since the read token was taken.
+    pub(super) fn insert(&self, read: ReadToken, digest: TokenDigest, verdict: LiveVerdict) {
         let mut state = self.lock();
-        let session = Arc::clone(&yes.identity.session_id);
-        let overtaken = state.ended.get(&session).is_some_and(|happened| *happened > ticket.0);
-        let older = |held: &Entry| held.asked > yes.asked && held.used >= yes.used;
-        if ticket.0 < state.since || overtaken || state.entries.get(&digest).is_some_and(older) {
+        let session = Arc::clone(&verdict.identity.session_id);
+        let has_ended = state.ended.get(&session).is_some_and(|version| *version > read.0);
+        let is_newer = |held: &Entry| held.sent > verdict.sent && held.is_use >= verdict.is_use;
+        if read.0 < state.min_read || has_ended || state.entries.get(&digest).is_some_and(is_newer) {
             return;
         }
-        let Some(until) = bound(&yes) else { return };
-        state.happened += 1;
-        let number = state.happened;
-        let CachedVerdict { identity, asked, used, .. } = yes;
-        if state.entries.insert(digest, Entry { identity, asked, until, used, number }).is_none() {
+        let Some(expires) = expiry(&verdict) else { return };
+        state.version += 1;
+        let version = state.version;
+        let LiveVerdict { identity, sent, is_use, .. } = verdict;
+        if state.entries.insert(digest, Entry { identity, sent, expires, is_use, version }).is_none() {
             state.sessions.entry(session).or_default().push(digest);
         }
-        state.order.push_back((digest, number));
-        while state.entries.len() > self.most || state.order.len() > 2 * self.most {
-            state.forget_oldest();
+        state.order.push_back((digest, version));
+        while state.entries.len() > self.capacity || state.order.len() > 2 * self.capacity {
+            state.evict_oldest();
         }
     }
 
-    /// Who it is, where that may be told without asking: not older than `max_staleness`, and where it has to count as
-    /// a use, only if Latchkey has seen one.
+    /// Returns the identity of a cached token if the verdict is not older than `max_staleness`. Unless `peek` is set,
+    /// the verdict must be one that counted as a use.
     pub(super) fn get(
         &self,
         digest: &TokenDigest,
@@ -127,44 +127,44 @@ impl Cache {
         now: Instant,
     ) -> Option<Identity> {
         let state = self.lock();
-        let entry = state.entries.get(digest).filter(|_| state.is_heard(now))?;
-        let age = now.saturating_duration_since(entry.asked);
-        let may = age <= max_staleness && now < entry.until && (peek || entry.used);
-        may.then(|| entry.identity.clone())
+        let entry = state.entries.get(digest).filter(|_| state.is_current(now))?;
+        let age = now.saturating_duration_since(entry.sent);
+        let is_usable = age <= max_staleness && now < entry.expires && (peek || entry.is_use);
+        is_usable.then(|| entry.identity.clone())
     }
 
-    /// The feed tells that this session has ended.
-    pub(super) fn ended(&self, session_id: &str) {
+    /// Removes a session that has ended.
+    pub(super) fn session_ended(&self, session_id: &str) {
         let mut state = self.lock();
-        state.happened += 1;
-        let happened = state.happened;
+        state.version += 1;
+        let version = state.version;
         let session: Arc<str> = session_id.into();
         for digest in state.sessions.remove(&session).into_iter().flatten() {
             state.entries.remove(&digest);
         }
-        state.ended.insert(Arc::clone(&session), happened);
-        state.ended_order.push_back((session, happened));
-        if state.ended_order.len() > ENDED
-            && let Some((oldest, at)) = state.ended_order.pop_front()
+        state.ended.insert(Arc::clone(&session), version);
+        state.ended_order.push_back((session, version));
+        if state.ended_order.len() > MAX_ENDED
+            && let Some((oldest, version)) = state.ended_order.pop_front()
         {
-            if state.ended.get(&oldest) == Some(&at) {
+            if state.ended.get(&oldest) == Some(&version) {
                 state.ended.remove(&oldest);
             }
-            state.since = state.since.max(at);
+            state.min_read = state.min_read.max(version);
         }
     }
 
-    /// The feed was heard: what had ended by the time that this was sent has been told.
-    pub(super) fn heard(&self, now: Instant) {
-        self.lock().heard = Some(now);
+    /// Records that the feed has sent a message and is up to date.
+    pub(super) fn feed_received(&self, now: Instant) {
+        self.lock().feed_received = Some(now);
     }
 
-    /// Anything may have ended without being told: nothing is remembered, nor is what is asked now, until the feed is
-    /// heard again.
-    pub(super) fn lose_sight(&self) {
+    /// Removes everything and voids all read tokens, because events were or may have been missed. Nothing is cached
+    /// until [`feed_received`](Self::feed_received).
+    pub(super) fn invalidate_all(&self) {
         let mut state = self.lock();
-        let happened = state.happened + 1;
-        *state = State { happened, since: happened, ..State::default() };
+        let version = state.version + 1;
+        *state = State { version, min_read: version, ..State::default() };
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -173,13 +173,13 @@ impl Cache {
 }
 
 impl State {
-    fn is_heard(&self, now: Instant) -> bool {
-        self.heard.is_some_and(|heard| now.saturating_duration_since(heard) <= SILENCE)
+    fn is_current(&self, now: Instant) -> bool {
+        self.feed_received.is_some_and(|received| now.saturating_duration_since(received) <= FEED_TIMEOUT)
     }
 
-    fn forget_oldest(&mut self) {
-        let Some((digest, number)) = self.order.pop_front() else { return };
-        if self.entries.get(&digest).is_none_or(|entry| entry.number != number) {
+    fn evict_oldest(&mut self) {
+        let Some((digest, version)) = self.order.pop_front() else { return };
+        if self.entries.get(&digest).is_none_or(|entry| entry.version != version) {
             return;
         }
         let Some(entry) = self.entries.remove(&digest) else { return };
@@ -193,17 +193,17 @@ impl State {
     }
 }
 
-/// Until when a yes may be told: not beyond the deadlines of the session, and not for longer than a touch interval.
+/// Returns when a verdict expires: after one touch interval, so that the session is touched often enough, and at the
+/// deadlines of the session at the latest. Returns `None` if it has expired already.
 ///
-/// The touch interval is a twentieth of the idle timeout, one minute at the most. What is left of the idle timeout is
-/// at most all of it, so that this is never too long.
-fn bound(yes: &CachedVerdict) -> Option<Instant> {
-    let Identity { idle_expires_at, expires_at, .. } = yes.identity;
-    let left = |deadline: SystemTime| deadline.duration_since(yes.asked_at).unwrap_or_default();
-    let idle = left(idle_expires_at);
-    let touch_interval = (idle / 20).min(Duration::from_mins(1));
-    let lasts = touch_interval.min(left(expires_at));
-    (!lasts.is_zero()).then(|| yes.asked + lasts)
+/// The touch interval is a twentieth of the idle timeout, at most one minute. The idle timeout is not known here. What
+/// remains of it is never more, so the result is never too long.
+fn expiry(verdict: &LiveVerdict) -> Option<Instant> {
+    let Identity { idle_expires_at, expires_at, .. } = verdict.identity;
+    let remaining = |deadline: SystemTime| deadline.duration_since(verdict.sent_at).unwrap_or_default();
+    let touch_interval = (remaining(idle_expires_at) / 20).min(Duration::from_mins(1));
+    let lifetime = touch_interval.min(remaining(expires_at));
+    (!lifetime.is_zero()).then(|| verdict.sent + lifetime)
 }
 
 #[cfg(test)]

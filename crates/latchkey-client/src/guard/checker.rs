@@ -1,127 +1,118 @@
-//! Who a token is, from memory or from Latchkey. What copies of a guard share.
+//! The part of a guard that its clones share: validation with singleflight and cache, the feed and the watchers.
 
 use std::{
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{oneshot, watch},
-    task::AbortHandle,
-    time::timeout,
-};
+use tokio::{task::AbortHandle, time::timeout};
 use tonic::Code;
 
 use super::{
-    cache::{Cache, CachedVerdict, TokenDigest},
+    cache::{Cache, LiveVerdict, TokenDigest},
     feed,
-    session_watchers::{End, SessionWatchers},
-    singleflight::{Outcome, Singleflight, Ticket},
-    stream::Asker,
+    session_watchers::{SessionWatchers, StreamEndReceiver},
+    singleflight::{Joined, Singleflight, ValidateResult},
+    validate_stream::ValidateStream,
     wall_clock,
 };
-use crate::{Client, Identity, Unavailable, ValidateOptions};
+use crate::{Client, Identity, Unavailable, ValidateOptions, Verdict};
 
-/// Asks, and remembers.
+/// Validates tokens and watches sessions.
 pub(super) struct Checker {
-    asker: Arc<Asker>,
-    flights: Singleflight,
+    validator: Arc<ValidateStream>,
+    calls: Singleflight,
     cache: Arc<Cache>,
-    endings: Arc<SessionWatchers>,
+    watchers: Arc<SessionWatchers>,
     feed: OnceLock<AbortHandle>,
 }
 
 impl Checker {
     pub(super) fn new(client: Client) -> Self {
         Self {
-            asker: Arc::new(Asker::new(client)),
-            flights: Singleflight::default(),
+            validator: Arc::new(ValidateStream::new(client)),
+            calls: Singleflight::default(),
             cache: Arc::new(Cache::new()),
-            endings: Arc::new(SessionWatchers::new()),
+            watchers: Arc::new(SessionWatchers::new()),
             feed: OnceLock::new(),
         }
     }
 
-    /// Reads the revocation feed from now on.
+    /// Starts to follow the revocation feed, unless it is followed already.
     pub(super) fn follow_feed(&self) {
         self.feed.get_or_init(|| {
-            let client = self.asker.client().clone();
-            let following = feed::follow(client, Arc::clone(&self.cache), Arc::clone(&self.endings));
-            tokio::spawn(following).abort_handle()
+            let client = self.validator.client().clone();
+            let follow = feed::follow(client, Arc::clone(&self.cache), Arc::clone(&self.watchers));
+            tokio::spawn(follow).abort_handle()
         });
     }
 
-    /// What is true of a token: as [`Client::validate`], but that questions are shared, and a yes can come from
-    /// memory.
-    pub(super) async fn check(self: &Arc<Self>, token: &str, ask: ValidateOptions) -> Outcome {
+    /// Validates a token like [`Client::validate`], from the cache if it may be used.
+    pub(super) async fn validate(self: &Arc<Self>, token: &str, options: ValidateOptions) -> ValidateResult {
         let digest = TokenDigest::of(token);
         let now = Instant::now();
-        let caches = self.cache.begin(now).and(ask.max_staleness).filter(|age| !age.is_zero());
-        if let Some(age) = caches
-            && let Some(identity) = self.cache.get(&digest, ask.peek, age, now)
+        let is_cache_current = self.cache.begin_read(now).is_some();
+        let cache_age = options.max_staleness.filter(|age| is_cache_current && !age.is_zero());
+        if let Some(max_staleness) = cache_age
+            && let Some(identity) = self.cache.get(&digest, options.peek, max_staleness, now)
         {
-            return Ok(Ok(identity));
+            return Ok(Verdict::Live(identity));
         }
-        // What is to be remembered for as long as it may be old must not be old to begin with.
-        let asked = if caches.is_some() {
-            ValidateOptions { max_staleness: Some(Duration::ZERO), ..ask }
-        } else {
-            ask
+        // The age of a cached verdict is counted from its validation, so Latchkey must not answer with an older one.
+        let options = match cache_age {
+            Some(_) => ValidateOptions { max_staleness: Some(Duration::ZERO), ..options },
+            None => options,
         };
-        let limit = self.asker.client().timeout;
-        let outcome = match self.flights.join((digest, asked), now, caches.unwrap_or_default()) {
-            Ticket::First(outcome) => {
-                // In a task of its own: who asks first may hang up before the others.
-                tokio::spawn(Arc::clone(self).fly(digest, asked, token.to_owned()));
-                outcome
+        let receiver = match self.calls.join((digest, options), now, cache_age.unwrap_or_default()) {
+            Joined::Leader(receiver) => {
+                // The validation runs in its own task, because the request can be cancelled while others wait.
+                tokio::spawn(Arc::clone(self).lead(digest, options, token.to_owned()));
+                receiver
             }
-            Ticket::Other(outcome) => outcome,
+            Joined::Follower(receiver) => receiver,
         };
-        landed(outcome, limit).await
+        let limit = self.validator.client().timeout;
+        match timeout(limit, receiver).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Unavailable::new(Code::Internal, "the validation was aborted")),
+            Err(_) => Err(Unavailable::timed_out(limit)),
+        }
     }
 
-    /// From where the end of a session comes.
+    /// Returns a receiver for the end of the session.
     pub(super) fn watch(
         &self,
         token: &Arc<str>,
         identity: &Identity,
-        grace: Duration,
-    ) -> watch::Receiver<Option<End>> {
-        self.endings.watch(&self.asker, token, &identity.session_id, grace)
+        outage_grace: Duration,
+    ) -> StreamEndReceiver {
+        self.watchers.watch(&self.validator, token, &identity.session_id, outage_grace)
     }
 
-    /// Asks for as long as somebody wants to know.
-    async fn fly(self: Arc<Self>, digest: TokenDigest, ask: ValidateOptions, token: String) {
+    /// Runs validations as long as requests wait for one.
+    async fn lead(self: Arc<Self>, digest: TokenDigest, options: ValidateOptions, token: String) {
+        let is_cacheable = options.max_staleness == Some(Duration::ZERO);
         loop {
-            let (asked, asked_at) = (Instant::now(), wall_clock());
-            let ticket = self.cache.begin(asked);
-            let outcome = self.asker.ask(&token, ask).await;
-            // Only what was not old when it was answered.
-            let strict = ask.max_staleness == Some(Duration::ZERO);
-            if let (Some(ticket), Ok(Ok(identity)), true) = (ticket, &outcome, strict) {
-                let yes = CachedVerdict { identity: identity.clone(), asked, asked_at, used: !ask.peek };
-                self.cache.keep(ticket, digest, yes);
+            let (sent, sent_at) = (Instant::now(), wall_clock());
+            let read = self.cache.begin_read(sent);
+            let result = self.validator.validate(&token, options).await;
+            if let (Some(read), Ok(Verdict::Live(identity)), true) = (read, &result, is_cacheable) {
+                let verdict =
+                    LiveVerdict { identity: identity.clone(), sent, sent_at, is_use: !options.peek };
+                self.cache.insert(read, digest, verdict);
             }
-            if !self.flights.land(&(digest, ask), &outcome, Instant::now()) {
+            if !self.calls.complete(&(digest, options), &result, Instant::now()) {
                 return;
             }
         }
     }
 }
 
-/// The feed ends with the last copy of the guard.
+/// The feed ends with the last clone of the guard.
 impl Drop for Checker {
     fn drop(&mut self) {
         if let Some(feed) = self.feed.get() {
             feed.abort();
         }
-    }
-}
-
-async fn landed(outcome: oneshot::Receiver<Outcome>, limit: Duration) -> Outcome {
-    match timeout(limit, outcome).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(Unavailable::new(Code::Internal, "the question was given up")),
-        Err(_) => Err(Unavailable::too_slow(limit)),
     }
 }

@@ -1,16 +1,16 @@
-//! A guard for tonic and axum servers.
+//! The guard for tonic and axum servers.
 
 mod body;
 mod cache;
 mod checker;
 mod denial;
 mod feed;
+mod jitter;
 mod layer;
-mod log_limit;
+mod log_limiter;
 mod session_watchers;
 mod singleflight;
-
-mod stream;
+mod validate_stream;
 
 use std::{
     collections::HashSet,
@@ -22,130 +22,169 @@ use std::{
 use http::{HeaderMap, HeaderValue, header};
 
 pub use self::layer::Guarded;
-use self::{checker::Checker, denial::Denial, log_limit::LogLimit};
-use super::{Client, Identity, ValidateOptions};
+use self::{checker::Checker, denial::Denial, log_limiter::LogLimiter};
+use super::{Client, Identity, ValidateOptions, Verdict};
 use crate::bearer::Credentials;
 
-/// How long streams go on while Latchkey is away, unless the guard says otherwise.
-const OUTAGE_GRACE: Duration = Duration::from_mins(1);
+const DEFAULT_OUTAGE_GRACE: Duration = Duration::from_mins(1);
 
-/// Keeps everybody out whose session is not live: a [tower layer](tower::Layer) for tonic and for axum.
+/// A [tower layer](tower::Layer) that lets only requests with a live session through, for tonic and axum servers.
 ///
-/// It takes the token of exactly one `authorization: Bearer <token>`, asks Latchkey, and hands the request on with the
-/// caller's [`Identity`] in its extensions. Whatever is no verdict lets nobody in, and there is no option for that.
+/// The guard takes the token of the header `authorization: Bearer <token>`, validates it, and stores the [`Identity`]
+/// of the caller in the extensions of the request. An `Identity` that is already there is removed.
 ///
-/// | what is so | gRPC | HTTP | reason |
+/// ```no_run
+/// use latchkey_client::{Client, Guard};
+///
+/// # fn example() -> Result<(), latchkey_client::ConnectError> {
+/// let guard = Guard::new(Client::connect("127.0.0.1:50051")?).open(["/grpc.health.v1.Health/Check"]);
+/// let server = tonic::transport::Server::builder().layer(guard);
+/// # let _ = server; Ok(())
+/// # }
+/// ```
+///
+/// # Responses
+///
+/// A request without a live session is denied, and the service behind the guard is not called.
+///
+/// | cause | gRPC | HTTP | reason |
 /// |---|---|---|---|
-/// | no token, or an empty one | UNAUTHENTICATED | 401 | `TOKEN_REQUIRED` |
-/// | two tokens, or something else | UNAUTHENTICATED | 401 | MALFORMED |
-/// | Latchkey rejects the token | UNAUTHENTICATED | 401 | the [`Reason`](super::Reason) |
-/// | ... because the account is disabled | `PERMISSION_DENIED` | 403 | `ACCOUNT_DISABLED` |
-/// | another slot, or without the role | `PERMISSION_DENIED` | 403 | `SLOT_REQUIRED`, `ROLE_REQUIRED` |
-/// | there is no verdict | UNAVAILABLE | 503 | `STORE_UNAVAILABLE` |
+/// | no token, or an empty one | `UNAUTHENTICATED` | 401 | `TOKEN_REQUIRED` |
+/// | two tokens, or something else | `UNAUTHENTICATED` | 401 | `MALFORMED` |
+/// | Latchkey rejects the token | `UNAUTHENTICATED` | 401 | the [`Reason`](super::Reason) |
+/// | the account is disabled | `PERMISSION_DENIED` | 403 | `ACCOUNT_DISABLED` |
+/// | the session lacks the slot or the role | `PERMISSION_DENIED` | 403 | `SLOT_REQUIRED`, `ROLE_REQUIRED` |
+/// | Latchkey gives no verdict | `UNAVAILABLE` | 503 | `STORE_UNAVAILABLE` |
 ///
-/// In gRPC the reason is in a `google.rpc.ErrorInfo` of the domain `latchkey`, and an outage has a
-/// `google.rpc.RetryInfo`; in HTTP it is in the body, in JSON, beside `www-authenticate` or `retry-after`. A request
-/// speaks gRPC if its `content-type` begins with `application/grpc`.
+/// Over gRPC, the reason is in a `google.rpc.ErrorInfo` of the domain `latchkey`, and an outage has a
+/// `google.rpc.RetryInfo`. Over HTTP, the reason is in the JSON body, together with the header `www-authenticate`
+/// (RFC 6750 section 3) or `retry-after`. A request counts as gRPC if its `content-type` begins with
+/// `application/grpc`.
 ///
-/// # One stream, and few questions
+/// # Validation
 ///
-/// All requests share one `ValidateStream`. Those that come together with the same token share a question; a question
-/// that is already under way is not joined, because what ended since it was sent must be rejected.
+/// All requests share one `ValidateStream`. Concurrent requests with the same token share a validation. A request never
+/// joins a validation that was sent before it arrived, because the session could have ended since. Only with
+/// [caching](#caching) may the validation be older, by at most `max_staleness`.
 ///
-/// With [`max_staleness`](Self::max_staleness) alone, Latchkey may answer from its memory. With
-/// [`revocation_feed`](Self::revocation_feed) as well, the guard has a memory of its own: a yes that was asked for at
-/// most so long ago is given again, and forgotten the moment the feed tells that its session has ended. It is never
-/// given beyond the session's deadlines, nor while the feed is not heard (it breaks, is silent for twelve seconds, or
-/// has missed something). Outages and rejections are never remembered.
+/// # Caching
 ///
-/// What is answered from memory is no use of the session that Latchkey knows of. So a yes is given again for at most a
-/// touch interval (a twentieth of the idle timeout, one minute at the most), and then asked for. A session that is
-/// used no more can for that reason time out earlier than its idle timeout after its latest use, by at most as long as
-/// a yes is remembered.
+/// With [`max_staleness`](Self::max_staleness) alone, Latchkey may answer from its own cache, and the guard caches
+/// nothing. With [`revocation_feed`](Self::revocation_feed) as well, the guard caches live sessions. A cached session
+/// is used until one of these happens:
+///
+/// - The feed reports that the session has ended.
+/// - The verdict is older than `max_staleness`.
+/// - One touch interval is over: a twentieth of the idle timeout, at most one minute. Latchkey does not see requests
+///   that are answered from the cache, so a use must reach it from time to time. A session can therefore time out
+///   earlier after its latest use than the idle timeout, by at most the time for which it is cached.
+/// - The session reaches its absolute or idle deadline.
+/// - The feed is interrupted: it fails, is silent for twelve seconds, or has missed events.
+///
+/// Rejections and outages are never cached.
 ///
 /// # Streams
 ///
-/// When the session ends, its streams do: the body of a response that still runs ends with the trailers of a rejection
-/// (gRPC) or is broken off (HTTP), and the body of a request fails, with that status. The feed tells of the end, or
-/// else a `WatchSession` for each session with a stream, of which there are 100 at most; of others Latchkey is asked
-/// every ten seconds. None of it is a use of the session. While Latchkey is away streams go on for
-/// [`outage_grace`](Self::outage_grace), and end with UNAVAILABLE then. What has been upgraded, such as a WebSocket,
-/// is not the body of a response any more and does not end.
+/// When a session ends, the guard ends its streams. A gRPC response ends with the status of the rejection in its
+/// trailers, and any other response is aborted. A request body fails with the same status. Watching a stream does not
+/// count as a use of the session.
 ///
-/// # Copies
+/// The guard learns of the end from the revocation feed, or else from a `WatchSession` stream for each session with an
+/// open stream. It opens at most 100 of those and validates the other sessions every ten seconds.
 ///
-/// Copies share the stream, the memory and the feed. So a part of a server can ask for more:
-/// `guard.clone().required_role("admin")`.
+/// If Latchkey is unavailable, streams go on for the [`outage_grace`](Self::outage_grace) and then end with
+/// `UNAVAILABLE`. Upgraded connections, such as those of a WebSocket, are not ended.
+///
+/// # Clones
+///
+/// Clones share the stream, the cache and the feed, while each has its own rules. So a part of a server can require
+/// more:
+///
+/// ```
+/// # fn example(guard: latchkey_client::Guard) {
+/// let admin = guard.clone().required_role("admin");
+/// # let _ = admin;
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Guard {
     checker: Arc<Checker>,
     rules: Arc<Rules>,
 }
 
-/// What is asked of a request.
+/// The rules of a guard.
 #[derive(Debug, Clone, Default)]
 struct Rules {
     open: HashSet<String>,
     required_role: Option<String>,
     required_slot: Option<String>,
-    ask: ValidateOptions,
-    feed: bool,
-    /// None where streams are not watched.
+    options: ValidateOptions,
+    revocation_feed: bool,
+    /// `None` if streams are not watched.
     outage_grace: Option<Duration>,
 }
 
 impl Guard {
-    /// Asks with this client, whose time limit is that of a verdict. Everything takes a token.
+    /// Creates a guard that validates tokens with this client and its [timeout](Client::with_timeout). No path is open.
     pub fn new(client: Client) -> Self {
-        let rules = Rules { outage_grace: Some(OUTAGE_GRACE), ..Rules::default() };
+        let rules = Rules { outage_grace: Some(DEFAULT_OUTAGE_GRACE), ..Rules::default() };
         Self { checker: Arc::new(Checker::new(client)), rules: Arc::new(rules) }
     }
 
-    /// These paths are for everybody, besides those that are open already: each by its whole and exact name, as the
-    /// layer sees it. `/grpc.health.v1.Health/Check`; `/healthz`. Who calls them has no identity, even with a token.
+    /// Adds paths that need no token, such as `/grpc.health.v1.Health/Check` or `/healthz`.
+    ///
+    /// A path must match exactly and as a whole, as the layer sees it. Requests to open paths have no [`Identity`],
+    /// even if they have a token.
     #[must_use]
     pub fn open(self, paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.with(|rules| rules.open.extend(paths.into_iter().map(Into::into)))
     }
 
-    /// Only for users with this role.
+    /// Requires this role. A user without it gets `ROLE_REQUIRED`.
     #[must_use]
     pub fn required_role(self, role: impl Into<String>) -> Self {
         self.with(|rules| rules.required_role = Some(role.into()))
     }
 
-    /// Only for sessions in this slot.
+    /// Requires a session in this slot. Others get `SLOT_REQUIRED`.
     #[must_use]
     pub fn required_slot(self, slot: impl Into<String>) -> Self {
         self.with(|rules| rules.required_slot = Some(slot.into()))
     }
 
-    /// Requests are no use of the session: for what runs in the background.
+    /// Does not count requests as uses of the session, for services that clients call without their user. See
+    /// [`ValidateOptions::peek`].
     #[must_use]
     pub fn peek(self) -> Self {
-        self.with(|rules| rules.ask.peek = true)
+        self.with(|rules| rules.options.peek = true)
     }
 
-    /// A verdict may be so old. Without it, as old as Latchkey's settings say.
+    /// Sets the maximum age of a verdict. The default is the server's `validate.max_staleness`. See
+    /// [Caching](Self#caching).
     #[must_use]
     pub fn max_staleness(self, age: Duration) -> Self {
-        self.with(|rules| rules.ask.max_staleness = Some(age))
+        self.with(|rules| rules.options.max_staleness = Some(age))
     }
 
-    /// Follows the revocation feed, which needs a caller key with the role `operator`: streams end by it, and with
-    /// [`max_staleness`](Self::max_staleness) verdicts are remembered. It begins with the first request.
+    /// Follows the revocation feed, which ends streams and, with [`max_staleness`](Self::max_staleness), allows the
+    /// guard to cache live sessions.
+    ///
+    /// The client needs a caller key with the role `operator`. Without it, the guard logs an error and works without
+    /// the feed. The guard opens the feed with the first request.
     #[must_use]
     pub fn revocation_feed(self) -> Self {
-        self.with(|rules| rules.feed = true)
+        self.with(|rules| rules.revocation_feed = true)
     }
 
-    /// Streams go on for so long while Latchkey is away: one minute otherwise.
+    /// Sets how long streams go on while Latchkey is unavailable. The default is one minute.
+    ///
+    /// Streams of the same session share the value of the first of them.
     #[must_use]
     pub fn outage_grace(self, grace: Duration) -> Self {
         self.with(|rules| rules.outage_grace = Some(grace))
     }
 
-    /// Streams run to their own end, whatever becomes of the caller's session.
+    /// Does not watch streams: they go on after their session has ended.
     #[must_use]
     pub fn without_watch(self) -> Self {
         self.with(|rules| rules.outage_grace = None)
@@ -160,25 +199,28 @@ impl Guard {
         self.rules.open.contains(path)
     }
 
-    /// Who may come in, and by which token.
-    async fn admit(&self, headers: &HeaderMap, path: &str) -> Result<(Identity, Arc<str>), Denial> {
-        let values = headers.get_all(header::AUTHORIZATION).into_iter().map(HeaderValue::as_bytes);
-        let token = match Credentials::find(values, None::<(&str, [&[u8]; 0])>) {
+    /// Returns the caller and the token of a request.
+    async fn authenticate(&self, headers: &HeaderMap, path: &str) -> Result<(Identity, Arc<str>), Denial> {
+        let authorization = headers.get_all(header::AUTHORIZATION).into_iter().map(HeaderValue::as_bytes);
+        let token = match Credentials::find(authorization, None::<(&str, [&[u8]; 0])>) {
             Credentials::Token(token) => token,
-            // Cookies are not asked for here.
             Credentials::None | Credentials::Cookies(_) => return Err(Denial::NoToken),
-            Credentials::Unclear(why) => return Err(Denial::Unclear(why)),
+            Credentials::Unclear(message) => return Err(Denial::Malformed(message)),
         };
-        if self.rules.feed {
+        if self.rules.revocation_feed {
             self.checker.follow_feed();
         }
-        let identity = match self.checker.check(token, self.rules.ask).await {
-            Ok(Ok(identity)) => identity,
-            Ok(Err(rejection)) => return Err(Denial::Rejected(rejection)),
+        let identity = match self.checker.validate(token, self.rules.options).await {
+            Ok(Verdict::Live(identity)) => identity,
+            Ok(Verdict::Rejected(rejection)) => return Err(Denial::Rejected(rejection)),
             Err(unavailable) => {
-                static OUTAGE: LogLimit = LogLimit::new();
+                static OUTAGE: LogLimiter = LogLimiter::new();
                 if OUTAGE.admits(Instant::now()) {
-                    tracing::warn!(error.message = %unavailable, url.path = path, "Latchkey gave no verdict");
+                    tracing::warn!(
+                        error.message = %unavailable,
+                        url.path = path,
+                        "failed to validate a token, request denied"
+                    );
                 }
                 return Err(Denial::Outage);
             }
@@ -200,10 +242,10 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// What time it is, which deadlines are compared with.
+/// Returns the current time, which the deadlines of sessions are compared with.
 #[expect(
     clippy::disallowed_methods,
-    reason = "a client has no port of the clock: its caches take it as a parameter"
+    reason = "the lint is for the server; the cache takes time as a parameter"
 )]
 fn wall_clock() -> SystemTime {
     SystemTime::now()

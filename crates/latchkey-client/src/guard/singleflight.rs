@@ -1,8 +1,8 @@
-//! Requests that come together with the same token are one question.
+//! Singleflight: concurrent requests with the same token share one validation.
 //!
-//! A question that is under way may have been judged already, and what has ended since must be rejected: so who comes
-//! later does not join it but waits for the next one, which all who have come meanwhile share. It joins it only where
-//! it says that the answer may be as old as that question.
+//! A validation that has been sent may already have been decided, and a session that ended since must be rejected. So a
+//! request that arrives later does not join that validation. It waits for the next one, which all requests share that
+//! have arrived in the meantime. It joins the current validation only if its `max_staleness` allows for the age of it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -15,76 +15,76 @@ use tokio::sync::oneshot;
 use super::cache::TokenDigest;
 use crate::{Unavailable, ValidateOptions, Verdict};
 
-/// What comes of a question.
-pub(super) type Outcome = Result<Verdict, Unavailable>;
-/// Whose token, and how it is asked about.
+/// The result of a validation.
+pub(super) type ValidateResult = Result<Verdict, Unavailable>;
+/// Requests with the same key can share a validation.
 pub(super) type Key = (TokenDigest, ValidateOptions);
 
-type Waiting = Vec<oneshot::Sender<Outcome>>;
+type Waiters = Vec<oneshot::Sender<ValidateResult>>;
 
-/// The questions that are under way.
+/// The validations in progress.
 #[derive(Default)]
-pub(super) struct Singleflight(Mutex<HashMap<Key, Flight>>);
+pub(super) struct Singleflight(Mutex<HashMap<Key, Call>>);
 
-struct Flight {
-    begun: Instant,
-    /// Who waits for the question that is under way.
-    waiting: Waiting,
-    /// Who waits for the one after it.
-    next: Waiting,
+struct Call {
+    started: Instant,
+    /// The requests that wait for the current validation.
+    current: Waiters,
+    /// The requests that wait for the next one.
+    next: Waiters,
 }
 
-/// From where the outcome comes.
-pub(super) enum Ticket {
-    /// The one who holds it has to ask.
-    First(oneshot::Receiver<Outcome>),
-    /// Somebody else asks.
-    Other(oneshot::Receiver<Outcome>),
+/// The part that a request has in a validation, with the receiver of the result.
+pub(super) enum Joined {
+    /// The request has to run the validation.
+    Leader(oneshot::Receiver<ValidateResult>),
+    /// Another request runs it.
+    Follower(oneshot::Receiver<ValidateResult>),
 }
 
 impl Singleflight {
-    /// Joins a question that was sent at most `slack` before `now`, or the next one, or begins one.
-    pub(super) fn join(&self, key: Key, now: Instant, slack: Duration) -> Ticket {
-        let (sender, outcome) = oneshot::channel();
+    /// Joins the current validation if it started at most `max_age` ago, or else the next one.
+    pub(super) fn join(&self, key: Key, now: Instant, max_age: Duration) -> Joined {
+        let (sender, receiver) = oneshot::channel();
         match self.lock().entry(key) {
-            Entry::Vacant(free) => {
-                free.insert(Flight { begun: now, waiting: vec![sender], next: Vec::new() });
-                Ticket::First(outcome)
+            Entry::Vacant(vacant) => {
+                vacant.insert(Call { started: now, current: vec![sender], next: Vec::new() });
+                Joined::Leader(receiver)
             }
-            Entry::Occupied(mut flight) => {
-                let flight = flight.get_mut();
-                let is_new = !slack.is_zero() && now.saturating_duration_since(flight.begun) <= slack;
-                if is_new {
-                    flight.waiting.push(sender);
+            Entry::Occupied(mut call) => {
+                let call = call.get_mut();
+                let is_recent = !max_age.is_zero() && now.saturating_duration_since(call.started) <= max_age;
+                if is_recent {
+                    call.current.push(sender);
                 } else {
-                    flight.next.push(sender);
+                    call.next.push(sender);
                 }
-                Ticket::Other(outcome)
+                Joined::Follower(receiver)
             }
         }
     }
 
-    /// Tells who waits. Whether there are others, for whom to ask again.
-    pub(super) fn land(&self, key: &Key, outcome: &Outcome, now: Instant) -> bool {
-        let mut flights = self.lock();
-        let Some(flight) = flights.get_mut(key) else { return false };
-        let next = std::mem::take(&mut flight.next);
-        // Who has given up hears nothing, and asks for nothing.
-        let next: Waiting = next.into_iter().filter(|sender| !sender.is_closed()).collect();
-        let others = !next.is_empty();
-        flight.begun = now;
-        let landed = std::mem::replace(&mut flight.waiting, next);
-        if !others {
-            flights.remove(key);
+    /// Sends the result to the requests that wait for the current validation. Returns whether others wait for the next
+    /// one, which the leader has to run then.
+    pub(super) fn complete(&self, key: &Key, result: &ValidateResult, now: Instant) -> bool {
+        let mut calls = self.lock();
+        let Some(call) = calls.get_mut(key) else { return false };
+        let mut next = std::mem::take(&mut call.next);
+        next.retain(|waiter| !waiter.is_closed());
+        let has_next = !next.is_empty();
+        call.started = now;
+        let completed = std::mem::replace(&mut call.current, next);
+        if !has_next {
+            calls.remove(key);
         }
-        drop(flights);
-        for sender in landed {
-            let _ = sender.send(outcome.clone());
+        drop(calls);
+        for waiter in completed {
+            let _ = waiter.send(result.clone());
         }
-        others
+        has_next
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Call>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -95,54 +95,54 @@ mod tests {
 
     use super::*;
 
-    fn outcome(message: &str) -> Outcome {
+    fn result(message: &str) -> ValidateResult {
         Err(Unavailable::new(Code::Unavailable, message))
     }
 
-    fn told(ticket: Ticket) -> Option<String> {
-        let (Ticket::First(mut outcome) | Ticket::Other(mut outcome)) = ticket;
-        outcome.try_recv().ok().map(|outcome| outcome.unwrap_err().message)
+    fn received(joined: Joined) -> Option<String> {
+        let (Joined::Leader(mut receiver) | Joined::Follower(mut receiver)) = joined;
+        receiver.try_recv().ok().map(|result| result.unwrap_err().message)
     }
 
     #[test]
-    fn who_comes_later_does_not_take_an_answer_that_may_be_older() {
-        let flights = Singleflight::default();
+    fn later_requests_share_the_next_validation() {
+        let calls = Singleflight::default();
         let key = (TokenDigest::of("token"), ValidateOptions::default());
         let now = Instant::now();
-        let first = flights.join(key, now, Duration::ZERO);
-        assert!(matches!(first, Ticket::First(_)));
-        let second = flights.join(key, now, Duration::ZERO);
-        let third = flights.join(key, now, Duration::ZERO);
-        assert!(matches!((&second, &third), (Ticket::Other(_), Ticket::Other(_))));
+        let first = calls.join(key, now, Duration::ZERO);
+        assert!(matches!(first, Joined::Leader(_)));
+        let second = calls.join(key, now, Duration::ZERO);
+        let third = calls.join(key, now, Duration::ZERO);
+        assert!(matches!((&second, &third), (Joined::Follower(_), Joined::Follower(_))));
 
-        assert!(flights.land(&key, &outcome("one"), now), "two wait for the next");
-        assert_eq!(told(first).as_deref(), Some("one"));
-        assert!(!flights.land(&key, &outcome("two"), now));
-        assert_eq!(told(second).as_deref(), Some("two"));
-        assert_eq!(told(third).as_deref(), Some("two"));
-        assert!(matches!(flights.join(key, now, Duration::ZERO), Ticket::First(_)), "nothing is left over");
+        assert!(calls.complete(&key, &result("one"), now), "two requests wait for the next validation");
+        assert_eq!(received(first).as_deref(), Some("one"));
+        assert!(!calls.complete(&key, &result("two"), now));
+        assert_eq!(received(second).as_deref(), Some("two"));
+        assert_eq!(received(third).as_deref(), Some("two"));
+        assert!(matches!(calls.join(key, now, Duration::ZERO), Joined::Leader(_)), "the call is removed");
     }
 
     #[test]
-    fn who_takes_an_older_answer_joins_what_is_under_way() {
-        let flights = Singleflight::default();
+    fn requests_that_accept_a_stale_verdict_join_the_current_validation() {
+        let calls = Singleflight::default();
         let key = (TokenDigest::of("token"), ValidateOptions::default());
-        let (now, slack) = (Instant::now(), Duration::from_secs(1));
-        let _first = flights.join(key, now, slack);
-        let soon = flights.join(key, now + slack, slack);
-        let late = flights.join(key, now + slack * 2, slack);
-        assert!(flights.land(&key, &outcome("one"), now));
-        assert_eq!(told(soon).as_deref(), Some("one"));
-        assert_eq!(told(late), None);
+        let (now, max_age) = (Instant::now(), Duration::from_secs(1));
+        let _leader = calls.join(key, now, max_age);
+        let recent = calls.join(key, now + max_age, max_age);
+        let late = calls.join(key, now + max_age * 2, max_age);
+        assert!(calls.complete(&key, &result("one"), now));
+        assert_eq!(received(recent).as_deref(), Some("one"));
+        assert_eq!(received(late), None);
     }
 
     #[test]
-    fn nobody_asks_for_those_who_have_given_up() {
-        let flights = Singleflight::default();
+    fn no_validation_runs_for_cancelled_requests() {
+        let calls = Singleflight::default();
         let key = (TokenDigest::of("token"), ValidateOptions::default());
         let now = Instant::now();
-        let _first = flights.join(key, now, Duration::ZERO);
-        drop(flights.join(key, now, Duration::ZERO));
-        assert!(!flights.land(&key, &outcome("one"), now));
+        let _leader = calls.join(key, now, Duration::ZERO);
+        drop(calls.join(key, now, Duration::ZERO));
+        assert!(!calls.complete(&key, &result("one"), now));
     }
 }

@@ -2,7 +2,7 @@ use std::time::UNIX_EPOCH;
 
 use super::*;
 
-const AGE: Duration = Duration::from_secs(10);
+const MAX_STALENESS: Duration = Duration::from_secs(10);
 
 fn identity() -> Identity {
     let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
@@ -19,100 +19,98 @@ fn identity() -> Identity {
     }
 }
 
-fn yes(asked: Instant) -> CachedVerdict {
-    CachedVerdict {
-        identity: identity(),
-        asked,
-        asked_at: UNIX_EPOCH + Duration::from_secs(1000),
-        used: true,
-    }
+fn live(sent: Instant) -> LiveVerdict {
+    LiveVerdict { identity: identity(), sent, sent_at: UNIX_EPOCH + Duration::from_secs(1000), is_use: true }
 }
 
-/// What can happen, in the steps in which one can be overtaken by another.
+/// An event in the life of one session, one feed and two validations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// The session ends.
     End,
-    /// The feed tells of it.
-    Tell,
-    /// The feed is lost, with what it had not told ...
-    Lose,
-    /// ... and is there again, and tells of what ends from now on.
-    Regain,
-    /// Somebody takes a ticket ...
-    Begin(usize),
-    /// ... gets an answer ...
-    Answer(usize),
-    /// ... and remembers it.
-    Keep(usize),
+    /// The feed reports the end.
+    Report,
+    /// The feed is interrupted and loses the events that it has not reported.
+    Interrupt,
+    /// The feed is resumed and reports what ends from now on.
+    Resume,
+    /// The validation with this number takes its read token.
+    BeginRead(usize),
+    /// The validation is decided.
+    Decide(usize),
+    /// The verdict of the validation is inserted.
+    Insert(usize),
 }
 
-/// Every order in which two questions, the end of the session and a break of the feed can meet.
-fn orders() -> Vec<Vec<Step>> {
-    fn go(steps: &mut Vec<Step>, found: &mut Vec<Vec<Step>>) {
-        let at = |step: Step| steps.iter().position(|taken| *taken == step);
+/// Returns every order of the steps of two validations, the end of the session and an interruption of the feed.
+fn interleavings() -> Vec<Vec<Step>> {
+    fn extend(steps: &mut Vec<Step>, found: &mut Vec<Vec<Step>>) {
+        let position = |step: Step| steps.iter().position(|taken| *taken == step);
         let mut possible = Vec::new();
-        possible.extend(at(Step::End).is_none().then_some(Step::End));
-        possible.extend(at(Step::Lose).is_none().then_some(Step::Lose));
-        possible.extend((at(Step::Lose).is_some() && at(Step::Regain).is_none()).then_some(Step::Regain));
-        // Told is what the feed saw: not what it had not told when it was lost, nor what ended meanwhile.
-        let seen = at(Step::End).is_some_and(|end| {
-            let lost = at(Step::Lose)
-                .is_some_and(|lose| lose > end || at(Step::Regain).is_none_or(|regain| regain > end));
-            !lost
+        possible.extend(position(Step::End).is_none().then_some(Step::End));
+        possible.extend(position(Step::Interrupt).is_none().then_some(Step::Interrupt));
+        possible.extend(
+            (position(Step::Interrupt).is_some() && position(Step::Resume).is_none()).then_some(Step::Resume),
+        );
+        // An end is not reported if it happened during the interruption, or was pending when it began.
+        let is_pending = position(Step::End).is_some_and(|end| {
+            let is_lost = position(Step::Interrupt).is_some_and(|interrupt| {
+                interrupt > end || position(Step::Resume).is_none_or(|resume| resume > end)
+            });
+            !is_lost
         });
-        possible.extend((seen && at(Step::Tell).is_none()).then_some(Step::Tell));
-        for reader in 0..2 {
-            let next = [Step::Begin(reader), Step::Answer(reader), Step::Keep(reader)];
-            possible.extend(next.into_iter().find(|step| at(*step).is_none()));
+        possible.extend((is_pending && position(Step::Report).is_none()).then_some(Step::Report));
+        for validation in 0..2 {
+            let next = [Step::BeginRead(validation), Step::Decide(validation), Step::Insert(validation)];
+            possible.extend(next.into_iter().find(|step| position(*step).is_none()));
         }
         if possible.is_empty() {
             found.push(steps.clone());
         }
         for step in possible {
             steps.push(step);
-            go(steps, found);
+            extend(steps, found);
             steps.pop();
         }
     }
     let mut found = Vec::new();
-    go(&mut Vec::new(), &mut found);
+    extend(&mut Vec::new(), &mut found);
     found
 }
 
-/// Whether the session is never found live once its end has been told, or can no longer be.
-fn holds(steps: &[Step], with_tickets: bool) -> bool {
+/// Returns whether the cache never returns the session once its end has been reported or can no longer be.
+fn is_safe(steps: &[Step], with_read_tokens: bool) -> bool {
     let cache = Cache::new();
     let (now, digest) = (Instant::now(), TokenDigest::of("token"));
-    cache.heard(now);
-    let (mut live, mut untold, mut feed) = (true, false, true);
-    let mut readers = [(None, false); 2];
+    cache.feed_received(now);
+    let (mut is_live, mut is_pending, mut is_connected) = (true, false, true);
+    let mut validations = [(None, false); 2];
     for step in steps {
         match *step {
-            Step::End => (live, untold) = (false, feed),
-            Step::Tell => {
-                cache.ended("s");
-                untold = false;
+            Step::End => (is_live, is_pending) = (false, is_connected),
+            Step::Report => {
+                cache.session_ended("s");
+                is_pending = false;
             }
-            Step::Lose => {
-                cache.lose_sight();
-                (feed, untold) = (false, false);
+            Step::Interrupt => {
+                cache.invalidate_all();
+                (is_connected, is_pending) = (false, false);
             }
-            Step::Regain => {
-                cache.heard(now);
-                feed = true;
+            Step::Resume => {
+                cache.feed_received(now);
+                is_connected = true;
             }
-            Step::Begin(number) => readers[number].0 = cache.begin(now),
-            Step::Answer(number) => readers[number].1 = live,
-            Step::Keep(number) => {
-                let (ticket, said_yes) = readers[number];
-                let ticket = if with_tickets { ticket } else { cache.begin(now) };
-                if let (Some(ticket), true) = (ticket, said_yes) {
-                    cache.keep(ticket, digest, yes(now));
+            Step::BeginRead(number) => validations[number].0 = cache.begin_read(now),
+            Step::Decide(number) => validations[number].1 = is_live,
+            Step::Insert(number) => {
+                let (read, was_live) = validations[number];
+                let read = if with_read_tokens { read } else { cache.begin_read(now) };
+                if let (Some(read), true) = (read, was_live) {
+                    cache.insert(read, digest, live(now));
                 }
             }
         }
-        if !live && !untold && cache.get(&digest, false, AGE, now).is_some() {
+        if !is_live && !is_pending && cache.get(&digest, false, MAX_STALENESS, now).is_some() {
             return false;
         }
     }
@@ -120,126 +118,127 @@ fn holds(steps: &[Step], with_tickets: bool) -> bool {
 }
 
 #[test]
-fn in_no_order_a_session_stays_live_that_was_told_to_have_ended() {
-    let orders = orders();
-    assert!(orders.len() > 10_000, "{}", orders.len());
-    for steps in &orders {
-        assert!(holds(steps, true), "{steps:?}");
+fn no_interleaving_keeps_an_ended_session_in_the_cache() {
+    let interleavings = interleavings();
+    assert!(interleavings.len() > 10_000, "{}", interleavings.len());
+    for steps in &interleavings {
+        assert!(is_safe(steps, true), "{steps:?}");
     }
-    // And it is of use: there are orders in which something is remembered.
+}
+
+#[test]
+fn without_read_tokens_an_ended_session_can_stay_in_the_cache() {
+    assert!(interleavings().iter().any(|steps| !is_safe(steps, false)));
+}
+
+#[test]
+fn a_live_session_is_cached_by_its_whole_token() {
     let cache = Cache::new();
     let now = Instant::now();
-    cache.heard(now);
-    cache.keep(cache.begin(now).unwrap(), TokenDigest::of("token"), yes(now));
-    assert!(cache.get(&TokenDigest::of("token"), false, AGE, now).is_some());
-    assert!(cache.get(&TokenDigest::of("tokem"), false, AGE, now).is_none());
+    cache.feed_received(now);
+    cache.insert(cache.begin_read(now).unwrap(), TokenDigest::of("token"), live(now));
+    assert!(cache.get(&TokenDigest::of("token"), false, MAX_STALENESS, now).is_some());
+    assert!(cache.get(&TokenDigest::of("tokem"), false, MAX_STALENESS, now).is_none());
 }
 
 #[test]
-fn without_tickets_there_are_orders_in_which_one_stays() {
-    assert!(orders().iter().any(|steps| !holds(steps, false)));
-}
-
-#[test]
-fn nothing_is_told_or_kept_while_the_feed_is_not_heard() {
+fn the_cache_is_not_used_while_the_feed_is_interrupted() {
     let cache = Cache::new();
     let (now, digest) = (Instant::now(), TokenDigest::of("token"));
-    assert!(cache.begin(now).is_none(), "it was never heard");
-    cache.heard(now);
-    let ticket = cache.begin(now).unwrap();
-    cache.keep(ticket, digest, yes(now));
-    let age = Duration::from_hours(1);
-    assert!(cache.get(&digest, false, age, now + SILENCE).is_some());
-    let later = now + SILENCE + Duration::from_millis(1);
-    assert!(cache.get(&digest, false, age, later).is_none());
-    assert!(cache.begin(later).is_none());
-    cache.heard(later);
-    assert!(cache.get(&digest, false, age, later).is_some(), "nothing was missed");
-    cache.lose_sight();
-    cache.heard(later);
-    assert!(cache.get(&digest, false, age, later).is_none());
-    cache.keep(ticket, digest, yes(now));
-    assert!(cache.get(&digest, false, age, later).is_none(), "the ticket is void");
+    assert!(cache.begin_read(now).is_none(), "the feed has not started");
+    cache.feed_received(now);
+    let read = cache.begin_read(now).unwrap();
+    cache.insert(read, digest, live(now));
+    let max_staleness = Duration::from_hours(1);
+    assert!(cache.get(&digest, false, max_staleness, now + FEED_TIMEOUT).is_some());
+    let later = now + FEED_TIMEOUT + Duration::from_millis(1);
+    assert!(cache.get(&digest, false, max_staleness, later).is_none());
+    assert!(cache.begin_read(later).is_none());
+    cache.feed_received(later);
+    assert!(cache.get(&digest, false, max_staleness, later).is_some(), "no event was missed");
+    cache.invalidate_all();
+    cache.feed_received(later);
+    assert!(cache.get(&digest, false, max_staleness, later).is_none());
+    cache.insert(read, digest, live(now));
+    assert!(cache.get(&digest, false, max_staleness, later).is_none(), "the read token is void");
 }
 
 #[test]
-fn a_yes_is_told_for_no_longer_than_it_may_be_old_and_a_touch_interval() {
+fn a_verdict_expires_after_max_staleness_the_touch_interval_and_the_deadlines() {
     let (now, digest) = (Instant::now(), TokenDigest::of("token"));
-    let told = |yes: CachedVerdict, age: Duration, after: Duration| {
+    let is_cached = |verdict: LiveVerdict, max_staleness: Duration, after: Duration| {
         let cache = Cache::new();
-        cache.heard(now + after);
-        // The ticket is that of a question that was sent meanwhile.
-        cache.keep(cache.begin(now + after).unwrap(), digest, yes);
-        cache.get(&digest, false, age, now + after).is_some()
+        cache.feed_received(now + after);
+        cache.insert(cache.begin_read(now + after).unwrap(), digest, verdict);
+        cache.get(&digest, false, max_staleness, now + after).is_some()
     };
     let (second, minute, hour) = (Duration::from_secs(1), Duration::from_mins(1), Duration::from_hours(1));
-    assert!(told(yes(now), AGE, AGE));
-    assert!(!told(yes(now), AGE, AGE + second));
-    assert!(told(yes(now), hour, second * 59));
-    assert!(!told(yes(now), hour, minute), "a minute at the most");
+    assert!(is_cached(live(now), MAX_STALENESS, MAX_STALENESS));
+    assert!(!is_cached(live(now), MAX_STALENESS, MAX_STALENESS + second));
+    assert!(is_cached(live(now), hour, second * 59));
+    assert!(!is_cached(live(now), hour, minute), "the touch interval is at most one minute");
 
-    // An idle timeout of twenty seconds has a touch interval of one.
-    let brief = |seconds: u64| {
+    // An idle timeout of 20 seconds has a touch interval of one second.
+    let with_idle_timeout = |seconds: u64| {
         let idle_expires_at = UNIX_EPOCH + Duration::from_secs(1000 + seconds);
-        CachedVerdict { identity: Identity { idle_expires_at, ..identity() }, ..yes(now) }
+        LiveVerdict { identity: Identity { idle_expires_at, ..identity() }, ..live(now) }
     };
-    assert!(told(brief(20), hour, second / 2));
-    assert!(!told(brief(20), hour, second));
-    assert!(!told(brief(0), hour, Duration::ZERO), "its time was up");
+    assert!(is_cached(with_idle_timeout(20), hour, second / 2));
+    assert!(!is_cached(with_idle_timeout(20), hour, second));
+    assert!(!is_cached(with_idle_timeout(0), hour, Duration::ZERO), "the session has timed out");
 
-    // Ten seconds before its end.
+    // The absolute deadline is in ten seconds.
     let expires_at = UNIX_EPOCH + Duration::from_secs(1010);
-    let old = CachedVerdict { identity: Identity { expires_at, ..identity() }, ..yes(now) };
-    assert!(told(old.clone(), hour, second * 9));
-    assert!(!told(old, hour, second * 10));
+    let expiring = LiveVerdict { identity: Identity { expires_at, ..identity() }, ..live(now) };
+    assert!(is_cached(expiring.clone(), hour, second * 9));
+    assert!(!is_cached(expiring, hour, second * 10));
 }
 
 #[test]
-fn what_was_no_use_does_not_stand_for_one() {
+fn a_peek_does_not_stand_for_a_use() {
     let cache = Cache::new();
     let (now, digest) = (Instant::now(), TokenDigest::of("token"));
-    cache.heard(now);
-    cache.keep(cache.begin(now).unwrap(), digest, CachedVerdict { used: false, ..yes(now) });
-    assert!(cache.get(&digest, false, AGE, now).is_none());
-    assert!(cache.get(&digest, true, AGE, now).is_some());
+    cache.feed_received(now);
+    cache.insert(cache.begin_read(now).unwrap(), digest, LiveVerdict { is_use: false, ..live(now) });
+    assert!(cache.get(&digest, false, MAX_STALENESS, now).is_none());
+    assert!(cache.get(&digest, true, MAX_STALENESS, now).is_some());
 }
 
 #[test]
-fn it_holds_no_more_than_it_may_and_forgets_the_oldest_first() {
-    let cache = Cache { most: 10, ..Cache::new() };
+fn the_oldest_entries_are_evicted_beyond_the_capacity() {
+    let cache = Cache { capacity: 10, ..Cache::new() };
     let now = Instant::now();
-    cache.heard(now);
+    cache.feed_received(now);
     let digest = |number: usize| TokenDigest::of(&number.to_string());
+    let insert = |digest: TokenDigest, verdict: LiveVerdict| {
+        cache.insert(cache.begin_read(now).unwrap(), digest, verdict);
+    };
     for number in 0..100 {
         let session = Identity { session_id: number.to_string().into(), ..identity() };
-        cache.keep(
-            cache.begin(now).unwrap(),
-            digest(number),
-            CachedVerdict { identity: session, ..yes(now) },
-        );
-        // One that is asked for again and again.
-        cache.keep(cache.begin(now).unwrap(), TokenDigest::of("token"), yes(now));
+        insert(digest(number), LiveVerdict { identity: session, ..live(now) });
+        // This token is inserted again and again and must stay.
+        insert(TokenDigest::of("token"), live(now));
     }
-    assert!(cache.get(&digest(99), false, AGE, now).is_some());
-    assert!(cache.get(&TokenDigest::of("token"), false, AGE, now).is_some());
-    assert!(cache.get(&digest(50), false, AGE, now).is_none());
+    assert!(cache.get(&digest(99), false, MAX_STALENESS, now).is_some());
+    assert!(cache.get(&TokenDigest::of("token"), false, MAX_STALENESS, now).is_some());
+    assert!(cache.get(&digest(50), false, MAX_STALENESS, now).is_none());
     let state = cache.lock();
     assert!(state.entries.len() <= 10 && state.sessions.len() <= 10, "{}", state.entries.len());
     assert!(state.order.len() <= 20, "{}", state.order.len());
 }
 
 #[test]
-fn what_was_sent_before_the_ends_that_are_remembered_is_not_kept() {
+fn a_read_token_older_than_the_remembered_ends_is_void() {
     let cache = Cache::new();
     let (now, digest) = (Instant::now(), TokenDigest::of("token"));
-    cache.heard(now);
-    let ticket = cache.begin(now).unwrap();
-    cache.ended("s");
-    for number in 0..ENDED {
-        cache.ended(&number.to_string());
+    cache.feed_received(now);
+    let read = cache.begin_read(now).unwrap();
+    cache.session_ended("s");
+    for number in 0..MAX_ENDED {
+        cache.session_ended(&number.to_string());
     }
-    assert!(!cache.lock().ended.contains_key("s"), "its end is not remembered any more");
-    cache.keep(ticket, digest, yes(now));
-    assert!(cache.get(&digest, false, AGE, now).is_none());
-    assert_eq!(cache.lock().ended.len(), ENDED);
+    assert!(!cache.lock().ended.contains_key("s"), "the end is no longer remembered");
+    cache.insert(read, digest, live(now));
+    assert!(cache.get(&digest, false, MAX_STALENESS, now).is_none());
+    assert_eq!(cache.lock().ended.len(), MAX_ENDED);
 }

@@ -1,22 +1,21 @@
-//! Log lines of an outage, of which every request would cause one.
+//! Rate limit for log lines that every request would write during an outage.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// The shortest time between two lines.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lets one line through in each interval.
-pub(super) struct LogLimit(Mutex<Option<Instant>>);
+/// Admits one log line per interval.
+pub(super) struct LogLimiter(Mutex<Option<Instant>>);
 
-impl LogLimit {
+impl LogLimiter {
     pub(super) const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    /// Whether to write the line that `now` gives occasion to.
+    /// Returns whether to write the line.
     pub(super) fn admits(&self, now: Instant) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL);
@@ -32,10 +31,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_in_each_interval_is_admitted() {
-        let (limit, start) = (LogLimit::new(), Instant::now());
+    fn one_line_per_interval_is_admitted() {
+        let (limiter, start) = (LogLimiter::new(), Instant::now());
         let admitted =
-            [0, 1, 9, 10, 11, 25].map(|seconds| limit.admits(start + Duration::from_secs(seconds)));
+            [0, 1, 9, 10, 11, 25].map(|seconds| limiter.admits(start + Duration::from_secs(seconds)));
         assert_eq!(admitted, [true, false, false, true, false, true]);
     }
 }
