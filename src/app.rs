@@ -42,15 +42,12 @@ use crate::{
         token_service::TokenService,
         webhook::Webhook,
     },
-    grpc::{
-        self, access::Access, browser::Browsers, dispatch::Dispatcher, health::Health, origin::Origins,
-        server::serve,
-    },
+    grpc::{self, access::Access, browser::Browsers, dispatch::Dispatcher, health::Health, origin::Origins},
     http::{self, forward_auth::ForwardAuth},
     isolation::supervisor::{Importance, supervise},
     store::{audit::AuditTrail, embedded::Database},
     telemetry,
-    transport::tls::Tls,
+    transport::{server::serve, tls::Tls},
 };
 
 /// How often debts of sessions to accounts are looked for.

@@ -24,6 +24,7 @@ use axum::body::{Body, HttpBody};
 use client::Client;
 use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Request, Response};
+use latchkey::transport::peer::Peer;
 use latchkey::{
     admission::Admission,
     app::App,
@@ -35,7 +36,7 @@ use latchkey::{
         access::{Access, AccessSettings},
         dispatch::DispatchSettings,
         health::Health,
-        origin::{Origins, Peer},
+        origin::Origins,
         pb::{ValidateRequest, ValidateResponse, validate_response::Verdict},
     },
 };

@@ -6,7 +6,8 @@ use crate::{
     admission::{Admission, Limit, Resource},
     config::Config,
     domain::session_events::WatchLimits,
-    grpc::{dispatch::DispatchSettings, server::ConnectionLimits},
+    grpc::dispatch::DispatchSettings,
+    transport::server::ConnectionLimits,
 };
 
 /// Health watches and reflection streams on one connection.

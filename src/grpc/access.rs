@@ -14,10 +14,8 @@ use std::{net::SocketAddr, sync::Arc};
 use aws_lc_rs::{constant_time, digest};
 use http::{Extensions, HeaderMap, HeaderValue};
 
-use super::{
-    origin::{Origins, Peer},
-    pb::KEY_HEADER,
-};
+use super::{origin::Origins, pb::KEY_HEADER};
+use crate::transport::peer::Peer;
 use crate::{
     admission::{Connection, Resource},
     domain::{

@@ -12,11 +12,14 @@ use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, Service as _, service_fn};
 
 use super::{
-    connection::Services,
     cookie::{Cookies, TokenCookie},
     cross_site::{self, Site},
-    dispatch::Dispatcher,
-    origin::Peer,
+    dispatch::{self, Dispatcher},
+    response_body::ResponseBody,
+};
+use crate::{
+    isolation::panics::Panic,
+    transport::{connection::Services, peer::Peer},
 };
 
 /// What a site may send besides what every site may. Not the key of a caller, which has no place in a browser.
@@ -75,17 +78,25 @@ impl Browsers {
 }
 
 impl Services for Browsers {
-    async fn serve(&self, peer: &Peer, mut request: Request<Incoming>) -> Response<Body> {
-        // The browser would keep the answer from the site; the call would have been made all the same.
-        if let Some(refusal) = cross_site::refusal(&request, &self.origins) {
-            return refusal;
-        }
-        self.mind_cookie(&mut request);
-        if request.version() == Version::HTTP_2 && !is_from_browser(&request) {
-            self.services.serve(peer, request).await
+    type Body = ResponseBody;
+
+    async fn serve(&self, peer: &Peer, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        // A browser keeps the response from a foreign site, but the call would have been made.
+        let response = if let Some(denial) = cross_site::refusal(&request, &self.origins) {
+            denial
         } else {
-            self.answer(peer, request).await
-        }
+            self.mind_cookie(&mut request);
+            if request.version() == Version::HTTP_2 && !is_from_browser(&request) {
+                self.services.serve(peer, request).await
+            } else {
+                self.answer(peer, request).await
+            }
+        };
+        response.map(|body| ResponseBody::new(body, None))
+    }
+
+    fn panicked(&self, panic: &Panic) -> Response<ResponseBody> {
+        dispatch::panicked(panic)
     }
 }
 

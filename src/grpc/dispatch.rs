@@ -11,6 +11,7 @@ use std::{
 use axum::Router;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status, body::Body, codegen::StdError};
 use tower::ServiceExt as _;
@@ -18,16 +19,21 @@ use tower::ServiceExt as _;
 use super::{
     access::{Access, Rule, is_streaming, open_stream, rule, takes_stream},
     body::{Framing, MessageFramer, RequestBody, RequestPermit},
-    caught::Caught,
     cookie::Cookies,
+    cross_site,
     deadline::{self, Deadline},
-    drain,
     import::is_upload,
-    origin::{CallerName, Peer},
+    origin::CallerName,
     request_id::RequestId,
+    response_body::ResponseBody,
     status, validate,
 };
-use crate::{admission::Permit, domain::Engine, isolation::panics};
+use crate::{
+    admission::Permit,
+    domain::Engine,
+    isolation::panics::{self, Panic},
+    transport::{connection::Services, peer::Peer},
+};
 
 /// Bounds on requests.
 #[derive(Debug, Clone, Copy)]
@@ -174,7 +180,7 @@ impl Dispatcher {
         };
         Ok(match open {
             Some(open) if streaming => {
-                body.map(|body| drain::until(&peer.connection, open, Caught::new(body, Some(id))))
+                body.map(|body| Body::new(ResponseBody::stream(body, id, &peer.connection, open)))
             }
             _ => body,
         })
@@ -217,6 +223,27 @@ impl Dispatcher {
             id.on(status::of(error, &id))
         })
     }
+}
+
+impl Services for Dispatcher {
+    type Body = ResponseBody;
+
+    async fn serve(&self, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+        let response = match cross_site::refusal(&request, &[]) {
+            Some(refusal) => refusal,
+            None => Self::serve(self, peer, request).await,
+        };
+        response.map(|body| ResponseBody::new(body, None))
+    }
+
+    fn panicked(&self, panic: &Panic) -> Response<ResponseBody> {
+        panicked(panic)
+    }
+}
+
+/// The response to a request during which the dispatcher itself panicked.
+pub(super) fn panicked(panic: &Panic) -> Response<ResponseBody> {
+    status::panicked(panic, None).into_http().map(|body| ResponseBody::new(body, None))
 }
 
 /// What `answer` comes to, unless it takes too long. One that is ready at once sets no timer, and each is polled

@@ -10,27 +10,13 @@ use ipnet::IpNet;
 use tonic::Request;
 
 use super::{deadline::Deadline, request_id::RequestId};
-use crate::{
-    admission::Connection,
-    domain::{callers::certificates::CertificateName, origin::Origin},
-};
+use crate::{domain::origin::Origin, transport::peer::Peer};
 
 /// The header in which proxies pass on whom they speak for: each appends the address it was called from.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// Of so many proxies that do not say there is a warning.
 const MAX_SILENT: usize = 64;
-
-/// The other end of the connection, for every request that comes over it.
-#[derive(Clone)]
-pub struct Peer {
-    /// Its address.
-    pub address: SocketAddr,
-    /// The names in its certificate, where it has proved to have one.
-    pub certificate: Option<Arc<[CertificateName]>>,
-    /// What the connection uses.
-    pub connection: Arc<Connection>,
-}
 
 /// The name of a caller that has proved who it is.
 #[derive(Debug, Clone)]

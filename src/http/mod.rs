@@ -9,7 +9,6 @@
 //! | `/metrics` | what is counted, for Prometheus |
 //! | `/.well-known/jwks.json` | the public keys, RFC 7517 |
 
-mod connection;
 pub mod forward_auth;
 mod jwks;
 mod limits;
@@ -33,7 +32,7 @@ use self::forward_auth::ForwardAuth;
 use crate::{
     admission::{Admission, ConnectionLimiter},
     domain::{Engine, health::Condition},
-    transport::accept::accept,
+    transport::{accept::accept, http1},
 };
 
 #[derive(Clone)]
@@ -64,12 +63,13 @@ pub async fn serve(
             Router::new().route("/forward-auth", any(forward_auth::forward_auth)).with_state(forward_auth),
         );
     let serve = |socket, address, account| {
-        connection::speak(
+        http1::serve(
             socket,
             address,
             account,
             router.clone(),
-            connection::HEAD_TIMEOUT,
+            forward_auth::panicked,
+            http1::HEAD_TIMEOUT,
             shutdown.clone(),
         )
     };

@@ -156,7 +156,7 @@ async fn at_sighup_keys_are_read_again_and_nothing_ends() {
     generate.args(["key", "generate"]);
     assert!(run(generate, "").status.success());
     process.signal("HUP");
-    process.output_until("a new signing key is published");
+    process.output_until("published a new signing key");
     client.session(&token).await;
     client.login("alice", "tablet").await;
     assert_eq!(watch.end().await.reason(), pb::RejectionReason::Replaced, "open streams go on");

@@ -1,21 +1,26 @@
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::time::Duration;
 
-use bytes::Bytes;
 use h2::client::SendRequest;
-use http::HeaderMap;
-use http_body::Frame;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tokio::{
     io::{duplex, split},
     sync::Notify,
     time::timeout,
 };
-use tonic::{Code, Status};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::*;
+use crate::{
+    grpc::dispatch,
+    isolation::panics::Panic,
+    transport::{
+        connection::{ConnectionLimits, Services, serve},
+        peer::Peer,
+    },
+};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -24,15 +29,22 @@ const PATIENCE: Duration = Duration::from_mins(1);
 struct Panicking(Notify);
 
 impl Services for Panicking {
-    async fn serve(&self, _: &Peer, request: Request<Incoming>) -> Response<Body> {
-        match request.uri().path() {
+    type Body = ResponseBody;
+
+    async fn serve(&self, _: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+        let response = match request.uri().path() {
             "/wait" => {
                 self.0.notified().await;
                 Status::ok("").into_http()
             }
             "/body" => Response::new(Body::new(Half::default())),
             _ => panic!("this is meant to happen"),
-        }
+        };
+        response.map(|body| ResponseBody::new(body, None))
+    }
+
+    fn panicked(&self, panic: &Panic) -> Response<ResponseBody> {
+        dispatch::panicked(panic)
     }
 }
 
@@ -81,7 +93,7 @@ async fn a_request_that_panics_is_answered_and_harms_no_other_on_its_connection(
     };
     let services = Arc::new(Panicking::default());
     let shutdown = CancellationToken::new();
-    tokio::spawn(speak(from_client, to_client, peer, Arc::clone(&services), limits, shutdown));
+    tokio::spawn(serve(from_client, to_client, peer, Arc::clone(&services), limits, shutdown));
     let (requests, connection) = h2::client::handshake(client).await.unwrap();
     tokio::spawn(connection);
 

@@ -9,40 +9,36 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{Services, speak},
-    origin::Peer,
+    accept::accept,
+    connection::{self, Services},
+    peer::Peer,
+    tls::{self, Tls},
 };
-use crate::{
-    admission::{Connection, ConnectionLimiter},
-    transport::{
-        accept::accept,
-        tls::{self, Tls},
-    },
-};
+use crate::admission::{Connection, ConnectionLimiter};
 
 pub use super::connection::ConnectionLimits;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves `services` on `listener` to the clients that `gate` admits, until `shutdown`, then until the last request has its answer. Encrypted,
-/// where there is a `tls`; nothing else is spoken then.
+/// Serves `services` on `listener` to the clients that `limiter` admits, until `shutdown` and the last response. With
+/// `tls`, every connection is encrypted.
 pub async fn serve<S: Services>(
     listener: TcpListener,
-    gate: &ConnectionLimiter,
+    limiter: &ConnectionLimiter,
     tls: Option<Arc<Tls>>,
     services: Arc<S>,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
 ) {
     let serve = |socket, address, account| {
-        connection(socket, address, account, tls.clone(), Arc::clone(&services), limits, shutdown.clone())
+        handshake(socket, address, account, tls.clone(), Arc::clone(&services), limits, shutdown.clone())
     };
-    accept(listener, gate, &shutdown, serve).await;
+    accept(listener, limiter, &shutdown, serve).await;
 }
 
-/// A connection from its first byte to its last.
-async fn connection<S: Services>(
+/// Serves a connection, after its TLS handshake where there is one.
+async fn handshake<S: Services>(
     socket: TcpStream,
     address: SocketAddr,
     connection: Arc<Connection>,
@@ -54,7 +50,7 @@ async fn connection<S: Services>(
     let Some(tls) = tls else {
         let (from_client, to_client) = socket.into_split();
         let peer = Peer { address, certificate: None, connection };
-        return speak(from_client, to_client, peer, services, limits, shutdown).await;
+        return connection::serve(from_client, to_client, peer, services, limits, shutdown).await;
     };
     let shaken = tokio::select! {
         () = shutdown.cancelled() => return,
@@ -65,7 +61,7 @@ async fn connection<S: Services>(
         Ok(Ok(stream)) => {
             let peer = Peer { address, certificate: tls::client_names(&stream), connection };
             let (from_client, to_client) = split(stream);
-            speak(from_client, to_client, peer, services, limits, shutdown).await;
+            connection::serve(from_client, to_client, peer, services, limits, shutdown).await;
         }
         Ok(Err(error)) => {
             tracing::debug!(client.address = %address, error.message = %error, "a TLS handshake failed");

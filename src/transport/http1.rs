@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use axum::{Router, extract::ConnectInfo};
+use axum::{Router, extract::ConnectInfo, response::Response};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -10,29 +10,25 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
-use super::forward_auth;
+use super::drain;
 use crate::{
-    admission::{Connection, Resource},
-    isolation::panics,
+    admission::Connection,
+    isolation::panics::{self, Panic},
 };
 
 /// How long a client may take for the head of a request, counted from when it has connected or was answered. Longer than
 /// gateways keep connections that they do not use (Caddy: two minutes), so that it is they who close them.
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(150);
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(150);
 /// The head of a request, in bytes. A gateway sends on all that a browser has sent.
 const MAX_HEAD: usize = 64 * 1024;
-/// How long a client may take for what is left on a connection that is to be closed, once nothing is worked on.
-const LINGER: Duration = Duration::from_secs(1);
-/// How often to look whether anything is worked on.
-const LOOK: Duration = Duration::from_millis(250);
-
 /// Answers the requests of a client, until it leaves, asks nothing within `head_timeout`, has to make room for others, or
 /// has its last answer after `shutdown`.
-pub(super) async fn speak(
+pub(crate) async fn serve(
     client: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     address: SocketAddr,
     connection: Arc<Connection>,
     router: Router,
+    panicked: fn(&Panic) -> Response,
     head_timeout: Duration,
     shutdown: CancellationToken,
 ) {
@@ -45,7 +41,7 @@ pub(super) async fn speak(
             let mut answer = pin!(answer);
             let answer = panics::caught(answer.as_mut()).await;
             connection.note_open(0);
-            answer.unwrap_or_else(|panic| Ok(forward_auth::panicked(&panic)))
+            answer.unwrap_or_else(|panic| Ok(panicked(&panic)))
         }
     });
     let mut builder = http1::Builder::new();
@@ -62,7 +58,7 @@ pub(super) async fn speak(
         serving.as_mut().graceful_shutdown();
         tokio::select! {
             ended = serving => ended,
-            () = part(&connection) => return,
+            () = drain::idle(&connection) => return,
         }
     };
     if let Err(error) = ended {
@@ -70,24 +66,11 @@ pub(super) async fn speak(
     }
 }
 
-/// Waits until nothing is worked on and the client has had a moment to take its answer. One that is silent, or does not
-/// read, holds up nothing for longer.
-async fn part(connection: &Connection) {
-    let mut lingered = Duration::ZERO;
-    while lingered < LINGER {
-        tokio::time::sleep(LOOK).await;
-        lingered = match connection.used(Resource::Requests) {
-            0 => lingered + LOOK,
-            _ => Duration::ZERO,
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
 
-    use axum::routing::get;
+    use axum::{http::StatusCode, response::IntoResponse as _, routing::get};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
         task::JoinHandle,
@@ -99,6 +82,10 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_millis(200);
 
+    fn panicked(_: &Panic) -> Response {
+        StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    }
+
     fn connect(shutdown: &CancellationToken) -> (DuplexStream, JoinHandle<()>) {
         let (ours, theirs) = duplex(1 << 20);
         let router = Router::new()
@@ -106,7 +93,7 @@ mod tests {
             .route("/panic", get(async || -> &str { panic!("this is meant to happen") }));
         let address: SocketAddr = "192.0.2.1:7".parse().unwrap();
         let account = Admission::new(&[], Vec::new()).connection(address.ip());
-        (ours, tokio::spawn(speak(theirs, address, account, router, TIMEOUT, shutdown.clone())))
+        (ours, tokio::spawn(serve(theirs, address, account, router, panicked, TIMEOUT, shutdown.clone())))
     }
 
     async fn ask(client: &mut DuplexStream) {

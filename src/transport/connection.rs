@@ -1,8 +1,12 @@
 //! One connection: HTTP/2, or HTTP/1.1 where that is allowed, within bounds, from its first byte to its last.
 
-use std::{convert::Infallible, future::Future, io::Cursor, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, error::Error, future::Future, io::Cursor, pin::pin, sync::Arc, time::Duration,
+};
 
+use bytes::Bytes;
 use http::{Request, Response, Version};
+use http_body::Body;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -10,16 +14,16 @@ use hyper_util::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join};
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
 
-use super::{caught::Caught, cross_site, dispatch::Dispatcher, origin::Peer, status};
+use super::{
+    drain,
+    frame_meter::{FrameMeter, ResetRate},
+    inline_executor::{InlineExecutor, SpawnQueue},
+    peer::Peer,
+};
 use crate::{
-    admission::{Connection, Resource},
-    isolation::panics,
-    transport::{
-        frame_meter::{FrameMeter, ResetRate},
-        inline_executor::{InlineExecutor, SpawnQueue},
-    },
+    admission::Connection,
+    isolation::panics::{self, Panic},
 };
 
 /// What every HTTP/2 client says first (RFC 9113 section 3.4).
@@ -38,10 +42,6 @@ const LOCAL_RESETS: usize = 4;
 const WINDOWS: (u32, u32) = (384 * 1024, 512 * 1024);
 /// What of an answer waits for its client, in bytes.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
-/// How long a client may take for what is left on a connection that is to be closed, once nothing is worked on.
-const LINGER: Duration = Duration::from_secs(1);
-/// How often to look whether anything is worked on.
-const LOOK: Duration = Duration::from_millis(250);
 /// A connection on which nothing comes back for this long is dead.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
@@ -58,23 +58,24 @@ pub struct ConnectionLimits {
     pub http1: bool,
 }
 
-/// What answers the requests of connections.
+/// Answers the requests of connections.
 pub trait Services: Send + Sync + 'static {
-    /// The answer to a request that comes from `peer`.
-    fn serve(&self, peer: &Peer, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
-}
+    /// The body of responses.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
-impl Services for Dispatcher {
-    async fn serve(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
-        match cross_site::refusal(&request, &[]) {
-            Some(refusal) => refusal,
-            None => Self::serve(self, peer, request).await,
-        }
-    }
+    /// Answers a request from `peer`.
+    fn serve(
+        &self,
+        peer: &Peer,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// The response to a request during which [`serve`](Self::serve) panicked.
+    fn panicked(&self, panic: &Panic) -> Response<Self::Body>;
 }
 
 /// HTTP/2 on a connection, or HTTP/1.1 where that is allowed.
-pub(super) async fn speak<S: Services>(
+pub(crate) async fn serve<S: Services>(
     mut from_client: impl AsyncRead + Send + Unpin + 'static,
     to_client: impl AsyncWrite + Send + Unpin + 'static,
     peer: Peer,
@@ -115,8 +116,7 @@ pub(super) async fn speak<S: Services>(
             if let Some(connection) = noted {
                 connection.note_open(0);
             }
-            let answer = answer.unwrap_or_else(|panic| status::panicked(&panic, None).into_http());
-            Ok::<_, Infallible>(answer.map(|body| Caught::new(body, None)))
+            Ok::<_, Infallible>(answer.unwrap_or_else(|panic| services.panicked(&panic)))
         })
     });
     let io = FrameMeter::new(
@@ -127,9 +127,11 @@ pub(super) async fn speak<S: Services>(
     );
     let mut serving =
         InlineExecutor::new(builder.serve_connection(TokioIo::new(io), service), requests, &account);
+    // With jitter, so that the clients of a server that was restarted do not all reconnect at once.
+    let age = limits.age.mul_f64(rand::random_range(0.9..1.1));
     let ended = tokio::select! {
         ended = &mut serving => Some(ended),
-        () = retire(&limits, &account, &shutdown) => None,
+        () = drain::retired(age, &account, &shutdown) => None,
     };
     let ended = if let Some(ended) = ended {
         ended
@@ -138,7 +140,7 @@ pub(super) async fn speak<S: Services>(
         serving.connection().graceful_shutdown();
         tokio::select! {
             ended = &mut serving => ended,
-            () = part(&limits, &account, &shutdown) => return,
+            () = part(limits.age_grace, &account, &shutdown) => return,
         }
     };
     if let Err(error) = ended {
@@ -146,33 +148,12 @@ pub(super) async fn speak<S: Services>(
     }
 }
 
-/// Waits until a connection has to go: it has reached its age, makes room for others, or the server stops.
-async fn retire(limits: &ConnectionLimits, connection: &Connection, shutdown: &CancellationToken) {
-    let jitter = rand::random_range(0.9..1.1);
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = connection.evicted() => {}
-        () = tokio::time::sleep(limits.age.mul_f64(jitter)) => {}
-    }
-}
-
-/// Waits until a connection whose client was told to go can be closed: its streams have ended, nothing is worked on, and
-/// the client has had a moment to take what is left. A client that is silent holds up nothing for longer.
-async fn part(limits: &ConnectionLimits, connection: &Connection, shutdown: &CancellationToken) {
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = connection.evicted() => {}
-        () = tokio::time::sleep(limits.age_grace) => {}
-    }
+/// Waits until a connection whose client was sent GOAWAY can be closed: its streams have ended within `grace`, and
+/// nothing is worked on.
+async fn part(grace: Duration, connection: &Connection, shutdown: &CancellationToken) {
+    drain::retired(grace, connection, shutdown).await;
     connection.close();
-    let mut lingered = Duration::ZERO;
-    while lingered < LINGER {
-        tokio::time::sleep(LOOK).await;
-        lingered = match connection.used(Resource::Requests) {
-            0 => lingered + LOOK,
-            _ => Duration::ZERO,
-        };
-    }
+    drain::idle(connection).await;
 }
 
 /// What a client says first: all of the preface, or as much of something else as is needed to tell. `None` where it
@@ -218,6 +199,3 @@ fn http2(max_streams: u32, requests: SpawnQueue) -> Builder<SpawnQueue> {
         .keep_alive_timeout(KEEPALIVE.1);
     builder
 }
-
-#[cfg(test)]
-mod tests;
