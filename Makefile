@@ -54,14 +54,14 @@ deny: ## Check licences, bans and sources of the dependencies
 .PHONY: bench
 bench: ## Measure Validate against an echo server and Login against its hash, and update docs/performance
 	@scripts/tools.sh install redis
-	cargo build --release --locked --bin latchkey --bin echo --bin bench
-	cargo run --release --locked --bin bench -- $(ARGS)
+	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin echo --bin bench
+	cargo run --release --locked -p latchkey-bench --bin bench -- $(ARGS)
 
 .PHONY: growth
 growth: ## Measure memory, startup and random access with a million sessions, and update docs/performance
 	@scripts/tools.sh install redis
-	cargo build --release --locked --bin latchkey --bin growth
-	cargo run --release --locked --bin growth -- $(ARGS)
+	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin growth
+	cargo run --release --locked -p latchkey-bench --bin growth -- $(ARGS)
 
 .PHONY: micro
 micro: ## Run the microbenchmarks (ARGS="name" selects)
@@ -70,22 +70,22 @@ micro: ## Run the microbenchmarks (ARGS="name" selects)
 .PHONY: redis-memory
 redis-memory: ## Measure the memory of a user with one session in Redis, over 100,000 users
 	@scripts/tools.sh install redis
-	cargo run --release --locked --bin redis_memory
+	cargo run --release --locked -p latchkey-bench --bin redis_memory
 
 .PHONY: displacement
 displacement: ## Measure the delay until a displaced client is notified, over 10,000 displacements
 	@scripts/tools.sh install redis
-	cargo build --release --locked --bin latchkey --bin displacement
-	cargo run --release --locked --bin displacement -- $(ARGS)
+	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin displacement
+	cargo run --release --locked -p latchkey-bench --bin displacement -- $(ARGS)
 
 .PHONY: reads
 reads: ## Measure the gain of batching concurrent loads from Redis
 	@scripts/tools.sh install redis
-	cargo run --release --locked --bin reads -- $(ARGS)
+	cargo run --release --locked -p latchkey-bench --bin reads -- $(ARGS)
 
 .PHONY: commits
 commits: ## Measure the gain of batching concurrent commits to the embedded store
-	cargo run --release --locked --bin commits -- $(ARGS)
+	cargo run --release --locked -p latchkey-bench --bin commits -- $(ARGS)
 
 .PHONY: advisories
 advisories: ## Check the dependencies for known vulnerabilities (downloads the RustSec database)

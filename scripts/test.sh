@@ -16,8 +16,19 @@ for tool in redis=LATCHKEY_TEST_REDIS_SERVER valkey=LATCHKEY_TEST_VALKEY_SERVER 
   fi
 done
 
-set -x
 if (($# == 0)); then
   cargo test --locked --workspace --doc
 fi
-exec cargo test --locked --workspace --all-targets "$@"
+
+# A skipped test passes, but says so on stderr; these lines are repeated at the end.
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if [[ -t 2 ]]; then
+  export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-always}
+fi
+status=0
+{ cargo test --locked --workspace --all-targets "$@" 2>&1 >&3 | tee "$log" >&2; } 3>&1 || status=$?
+if skipped=$(grep '^skipped: ' "$log"); then
+  printf '\ntest: %s tests were skipped\n%s\n' "$(grep -c '' <<<"$skipped")" "$skipped" >&2
+fi
+exit "$status"

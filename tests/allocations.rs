@@ -12,9 +12,9 @@ mod client;
 #[path = "suite/support/clock.rs"]
 #[expect(dead_code, reason = "the other tests need more of it")]
 mod clock;
-#[path = "../crates/latchkey-bench/src/bin/echo/service.rs"]
+#[path = "../crates/latchkey-bench/src/echo/service.rs"]
 mod echo;
-#[path = "../crates/latchkey-bench/src/bin/echo/session.rs"]
+#[path = "../crates/latchkey-bench/src/echo/session.rs"]
 mod session;
 
 use std::{future::Future, sync::Arc};

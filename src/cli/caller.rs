@@ -54,14 +54,14 @@ async fn create(common: &Common, name: String, roles: Vec<String>) -> Result<(),
     let caller = answer.caller.unwrap_or_default();
     let output = common.output();
     if !output.is_json() {
-        output::remark(
+        output::note(
             output::lines(&[("caller", caller.name.clone()), ("roles", caller.roles.join(", "))]).trim_end(),
         );
     }
     let value = json!({ "caller": caller_json(&caller), "key": answer.key });
     let Err(error) = output.try_print(&value, || answer.key.clone()) else { return Ok(()) };
     // Nobody has the key, and nobody will.
-    let sentence = output::unwritten(&error).into_sentence();
+    let sentence = output::write_error(&error).into_sentence();
     let name = caller.name;
     let revoked = client.revoke_caller(pb::RevokeCallerRequest { name: name.clone() }).await;
     Err(Failure::Refused(match revoked {

@@ -191,7 +191,7 @@ pub(super) fn is_transient(status: &Status) -> bool {
 }
 
 /// As [`failed`], of a call that was repeated in vain.
-pub(super) fn given_up(status: Status) -> Failure {
+pub(super) fn failed_after_retries(status: Status) -> Failure {
     if is_transient(&status) && info(&status).is_none() {
         return Failure::Unavailable(format!("the server does not answer ({})", status.message()));
     }

@@ -67,10 +67,10 @@ pub(super) fn print(
     let session = session.unwrap_or_default();
     let output = common.output();
     if !output.is_json() {
-        output::remark(session_text(&session).trim_end());
+        output::note(session_text(&session).trim_end());
         for old in displaced {
             let since = output::time(old.issued_at.as_ref());
-            output::remark(&format!("displaced  {} (logged in {since})", old.device));
+            output::note(&format!("displaced  {} (logged in {since})", old.device));
         }
     }
     let displaced: Vec<_> = displaced
@@ -101,7 +101,7 @@ pub(super) async fn end_if_lost(
     repeatable: bool,
 ) -> Result<(), Failure> {
     let Err(error) = printed else { return Ok(()) };
-    let sentence = output::unwritten(&error).into_sentence();
+    let sentence = output::write_error(&error).into_sentence();
     if repeatable {
         return Err(Failure::Refused(format!(
             "{sentence}. The session is open: the same command gives its token again within a minute"

@@ -226,7 +226,7 @@ pub fn main() -> ExitCode {
         Err(Failure::Usage(sentence)) => (2, sentence),
         Err(Failure::Unavailable(sentence)) => (3, sentence),
     };
-    output::complain(&sentence);
+    output::print_error(&sentence);
     ExitCode::from(code)
 }
 
@@ -239,7 +239,7 @@ fn told(error: &clap::Error) -> ExitCode {
     match output::write(&error.render().ansi().to_string()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&output::unwritten(&error).into_sentence());
+            output::print_error(&output::write_error(&error).into_sentence());
             ExitCode::from(1)
         }
     }

@@ -38,13 +38,13 @@ impl Output {
 
     /// Prints one thing, as JSON or as the text that `text` makes. A failure where it could not be written.
     pub(super) fn print(&self, value: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        self.try_print(value, text).map_err(|error| unwritten(&error))
+        self.try_print(value, text).map_err(|error| write_error(&error))
     }
 
     /// As [`Self::print`], of something that was done and stays done.
     pub(super) fn print_done(&self, value: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
         self.try_print(value, text).map_err(|error| {
-            let sentence = unwritten(&error).into_sentence();
+            let sentence = write_error(&error).into_sentence();
             Failure::Refused(format!("{sentence}. What was asked for has been done all the same"))
         })
     }
@@ -71,17 +71,17 @@ pub(super) fn write(text: &str) -> io::Result<()> {
 }
 
 /// What it means that standard output takes no more.
-pub(super) fn unwritten(error: &io::Error) -> Failure {
+pub(super) fn write_error(error: &io::Error) -> Failure {
     Failure::Refused(format!("cannot write to standard output: {error}"))
 }
 
 /// Says something on standard error.
-pub(super) fn remark(sentence: &str) {
+pub(super) fn note(sentence: &str) {
     let _ = writeln!(anstream::stderr(), "{sentence}");
 }
 
 /// Says what went wrong on standard error. Where nobody reads that, it does not wait for long.
-pub(super) fn complain(sentence: &str) {
+pub(super) fn print_error(sentence: &str) {
     let red = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
     let line = format!("{red}error:{red:#} {sentence}\n");
     let written = in_background(move || {

@@ -36,12 +36,12 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
         if self.print_defaults {
-            return output::write(config::DEFAULTS).map_err(|error| output::unwritten(&error));
+            return output::write(config::DEFAULTS).map_err(|error| output::write_error(&error));
         }
         let config = Config { allow_new_keys: self.allow_new_keys, ..common.config()? };
         if self.check {
             App::check(&config).await.map_err(|error| Failure::Refused(error.to_string()))?;
-            output::remark("the settings are good");
+            output::note("the settings are good");
             return Ok(());
         }
         telemetry::start(&config.log).map_err(Failure::Refused)?;

@@ -40,14 +40,14 @@ pub(super) trait Feed {
 
     /// What it means that the server will not give the stream.
     fn refused(&mut self, status: Status) -> Failure {
-        client::given_up(status)
+        client::failed_after_retries(status)
     }
 }
 
 /// Reads to the end, or until somebody presses Ctrl-C, which is no failure.
 pub(super) async fn follow(feed: &mut impl Feed, retry: &Retry) -> Result<(), Failure> {
     tokio::select! {
-        outcome = read(feed, Contact::new(retry, output::remark)) => outcome,
+        outcome = read(feed, Contact::new(retry, output::note)) => outcome,
         interrupted = tokio::signal::ctrl_c() => {
             interrupted.map_err(|error| Failure::Refused(format!("cannot listen for signals: {error}")))
         }

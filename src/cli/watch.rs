@@ -79,7 +79,7 @@ impl Feed for End {
         // It ended before the stream was open, or while it was broken.
         match client::rejection(&status) {
             Some(rejection) => self.told(&rejection),
-            None => client::given_up(status),
+            None => client::failed_after_retries(status),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a backend has to do: compare-and-set registers of bytes, and a log.
+//! The trait of backends: compare-and-set registers of bytes, and an event log.
 
 use std::time::Duration;
 
@@ -11,58 +11,58 @@ use crate::domain::{
     types::Timestamp,
 };
 
-/// How long the log of any backend remembers, at most about. Far longer than its readers are behind.
+/// How long the event log of every backend keeps events, approximately. Readers are never that far behind.
 pub const EVENT_RETENTION: Duration = Duration::from_hours(24);
 
-/// A value as it stands in its register.
+/// The value of a register.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedValue {
-    /// Grows with every commit; never 0.
+    /// Grows with every commit and is never 0.
     pub revision: u64,
-    /// What was committed.
+    /// The encoded state.
     pub bytes: Bytes,
 }
 
-/// What to write.
+/// A commit.
 #[derive(Debug, Clone)]
 pub struct EncodedChange {
-    /// The revision that must stand there now; 0 where there must be nothing.
+    /// The revision that the register must have; 0 if it must not exist.
     pub expected: u64,
-    /// The new value, at a revision above the expected one.
+    /// The new value, with a revision above the expected one.
     pub value: EncodedValue,
-    /// The register may be forgotten from then on.
+    /// The backend may delete the register from this time on.
     pub keep_until: Timestamp,
-    /// Appended to the log in the same atomic step.
+    /// The events that are appended to the log in the same atomic step.
     pub events: Vec<Bytes>,
 }
 
 /// How a commit ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EncodedCommit {
-    /// The value stands there now. Also the answer to a repeated commit that changed nothing.
+    /// The register has the new value, perhaps since an earlier attempt of the same commit.
     Committed,
-    /// Something else stood there, and nothing was written. This stands there since then, or a moment later.
+    /// The register had another revision, and nothing was written. Holds its value at that time or a moment later.
     Conflict(Option<EncodedValue>),
 }
 
-/// Events from the log.
+/// A page of the event log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedTail {
-    /// As they were appended.
+    /// The encoded events, in the order in which they were appended.
     pub events: Vec<Bytes>,
-    /// Where to go on.
+    /// The cursor to continue from.
     pub next: Cursor,
-    /// Some were missed.
+    /// Events between the cursor and this page are lost.
     pub gap: bool,
 }
 
-/// A backend.
+/// A store of bytes under keys.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
-    /// What messages to the operator call it.
+    /// The name of the store in messages.
     const NAME: &'static str;
 
-    /// What stands in a register.
+    /// See `Registers::load`. `None` means that the register does not exist.
     async fn load(&self, key: &str) -> Result<Option<EncodedValue>, StoreError>;
 
     /// See `Registers::load_many`.

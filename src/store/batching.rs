@@ -1,13 +1,13 @@
-//! Loads that share round trips.
+//! Batches concurrent loads of sessions into one request to the store.
 //!
-//! The first load of a batch lets the tasks that are ready have their turn, and then asks the store for all that
-//! has come together by then, each register once. Nobody waits for a clock, nor for an answer that is still
-//! under way; a load that stays alone asks by itself.
+//! The first load of a batch yields once, so that all tasks that are ready run, and then sends everything that has
+//! joined by then, each register once: one MGET of at most 512 keys on Redis. A load that stays alone is sent alone.
+//! Nobody waits for a timer or for a request under way.
 //!
-//! A load sees every commit that was answered before it began (promise P1): it only ever joins a batch
-//! that has not been sent. Joining a batch and taking it away to send it happen under one lock, so the
-//! store is asked after the last of them has begun, and reads later still. The answer to a question
-//! that was sent is never shared with a load that came after, not even with one of the same register.
+//! A load sees every commit that was answered before it began (promise P1), because it only joins a batch that has not
+//! been sent. Joining a batch and taking it to send it happen under one lock, so the store is read after the last load
+//! of the batch has begun. A response is never shared with a load that came after the request was sent, not even with
+//! one of the same register.
 
 use std::{
     collections::HashMap,
@@ -28,47 +28,45 @@ use crate::domain::{
 
 type Read = Result<Versioned<UserSessions>, StoreError>;
 
-/// The registers of sessions, where asking for many at once is cheaper than asking for each.
+/// Batches loads for a store that answers many at once faster than each alone.
 pub struct BatchingSessions {
     inner: Arc<dyn Registers<UserSessions>>,
-    /// Where a batch is sent for those whose first has left.
+    /// Runs the requests of batches, so that they survive the load that sends them.
     runtime: Handle,
-    next: Mutex<ReadBatch>,
+    next: Mutex<Batch>,
 }
 
-/// Loads that nobody has asked the store for yet.
+/// Loads that have not been sent.
 #[derive(Default)]
-struct ReadBatch {
-    /// Tells it from those that were sent before.
+struct Batch {
     number: u64,
-    /// What is to be read, one load after the other.
+    /// The keys of all loads, one load after the other.
     keys: Vec<UserId>,
-    loads: Vec<Waiting>,
+    waiters: Vec<Waiter>,
 }
 
-/// A load, of one register or of many.
-struct Waiting {
-    /// Its part of the keys.
-    part: Range<usize>,
-    tell: oneshot::Sender<Arc<Reads>>,
+/// A load of one register or of several.
+struct Waiter {
+    /// The range of its keys.
+    range: Range<usize>,
+    sender: oneshot::Sender<Arc<BatchResult>>,
 }
 
-/// What the store has said.
-struct Reads {
-    /// Of each register once.
-    found: Vec<Read>,
-    /// Where among these the answer to a key is, in the order of the keys.
-    places: Vec<usize>,
+struct BatchResult {
+    /// One read per distinct key.
+    reads: Vec<Read>,
+    /// The index into `reads` of each key.
+    indices: Vec<usize>,
 }
 
-/// The duty to send a batch, of the load that began it. That load may be given up at any moment, with
-/// the request that it belongs to; the others must not wait for ever.
-struct BatchTurn<'a> {
+/// The duty of the first load to send its batch. That load can be cancelled at any await, with the request that it
+/// belongs to; then dropping the guard sends the batch for the others.
+struct SendGuard<'a> {
     sessions: &'a BatchingSessions,
     number: u64,
 }
 
-impl Drop for BatchTurn<'_> {
+impl Drop for SendGuard<'_> {
     fn drop(&mut self) {
         if let Some(batch) = self.sessions.take(self.number) {
             self.sessions.send(batch);
@@ -77,109 +75,112 @@ impl Drop for BatchTurn<'_> {
 }
 
 impl BatchingSessions {
-    /// Gathers the loads from that store. To be made where tasks can be spawned.
+    /// Needs a Tokio runtime.
     pub fn new(inner: Arc<dyn Registers<UserSessions>>) -> Self {
         Self { inner, runtime: Handle::current(), next: Mutex::default() }
     }
 
-    /// What stands in these registers, read after this was called, and where the answers to these keys are.
-    async fn read(&self, keys: &[&UserId]) -> Result<(Arc<Reads>, Range<usize>), StoreError> {
-        // Given up in the middle, the load stops waiting for an answer before its turn is taken: nobody
-        // asks on its behalf.
-        let (turn, part, answer) = self.join(keys);
-        if let Some(turn) = &turn {
-            // Comes back once whoever is ready has been polled; where nobody is, at once.
+    /// Returns the result of the batch with these keys, and their range in it.
+    async fn read(&self, keys: &[&UserId]) -> Result<(Arc<BatchResult>, Range<usize>), StoreError> {
+        // If this is cancelled, `receiver` is dropped before `guard`, so that the batch is sent without this load.
+        let (guard, range, receiver) = self.join(keys);
+        if let Some(guard) = &guard {
+            // Returns once all tasks that are ready have been polled.
             yield_now().await;
-            if let Some(batch) = self.take(turn.number) {
-                if batch.loads.len() == 1 {
-                    // As it is asked for here, giving up the load gives up the question.
-                    return Ok((Arc::new(batch.read(&*self.inner).await), part));
+            if let Some(batch) = self.take(guard.number) {
+                if batch.waiters.len() == 1 {
+                    // Awaited in this task, so that cancelling the load cancels the request.
+                    return Ok((Arc::new(batch.read(&*self.inner).await), range));
                 }
                 self.send(batch);
             }
         }
-        let reads = answer.await.map_err(|_| {
-            // It panicked, or the runtime is going down and has dropped it.
-            StoreError::Unavailable { store: "session", cause: "the task that asked has ended".to_owned() }
+        let result = receiver.await.map_err(|_| {
+            // The task panicked, or the runtime is shutting down.
+            let cause = "the task that sends a batch of loads has ended".to_owned();
+            StoreError::Unavailable { store: "session", cause }
         });
-        Ok((reads?, part))
+        Ok((result?, range))
     }
 
-    /// Joins the batch that is sent next. Who begins one has to send it.
-    fn join(&self, keys: &[&UserId]) -> (Option<BatchTurn<'_>>, Range<usize>, oneshot::Receiver<Arc<Reads>>) {
-        let (tell, answer) = oneshot::channel();
+    /// Joins the next batch. The load that begins a batch gets the duty to send it.
+    fn join(
+        &self,
+        keys: &[&UserId],
+    ) -> (Option<SendGuard<'_>>, Range<usize>, oneshot::Receiver<Arc<BatchResult>>) {
+        let (sender, receiver) = oneshot::channel();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let begins = next.loads.is_empty();
-        let begin = next.keys.len();
+        let is_first = next.waiters.is_empty();
+        let start = next.keys.len();
         next.keys.extend(keys.iter().copied().cloned());
-        let part = begin..next.keys.len();
-        next.loads.push(Waiting { part: part.clone(), tell });
-        // Not `then_some`: a turn that is made and dropped is taken, under this very lock.
-        let turn = begins.then(|| BatchTurn { sessions: self, number: next.number });
-        (turn, part, answer)
+        let range = start..next.keys.len();
+        next.waiters.push(Waiter { range: range.clone(), sender });
+        // Not `then_some`: it would drop an unneeded guard, which takes the lock that is held here.
+        let guard = is_first.then(|| SendGuard { sessions: self, number: next.number });
+        (guard, range, receiver)
     }
 
-    /// The batch of that number, unless it has been sent.
-    fn take(&self, number: u64) -> Option<ReadBatch> {
+    /// Takes the batch with this number, unless it has been sent.
+    fn take(&self, number: u64) -> Option<Batch> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         (next.number == number).then(|| next.take())
     }
 
-    /// In a task of its own: no load whose client hangs up takes the others with it.
-    fn send(&self, mut batch: ReadBatch) {
+    /// Sends the batch in a task of its own, so that no client that hangs up cancels the loads of others.
+    fn send(&self, mut batch: Batch) {
         let inner = Arc::clone(&self.inner);
         self.runtime.spawn(async move {
-            batch.loads.retain(|load| !load.tell.is_closed());
-            let reads = Arc::new(batch.read(&*inner).await);
-            for load in batch.loads {
-                // Fails where nobody wants to know any more.
-                let _ = load.tell.send(Arc::clone(&reads));
+            batch.waiters.retain(|waiter| !waiter.sender.is_closed());
+            let result = Arc::new(batch.read(&*inner).await);
+            for waiter in batch.waiters {
+                // Fails if the load was cancelled.
+                let _ = waiter.sender.send(Arc::clone(&result));
             }
         });
     }
 }
 
-impl ReadBatch {
-    /// What is in it; whoever comes from now on is in the next.
+impl Batch {
+    /// Replaces the batch by an empty one with the next number.
     fn take(&mut self) -> Self {
         let next = Self { number: self.number + 1, ..Self::default() };
         mem::replace(self, next)
     }
 
-    /// Asks for each register that somebody waits for.
-    async fn read(&self, store: &dyn Registers<UserSessions>) -> Reads {
-        let mut places = vec![0; self.keys.len()];
-        let mut once = Vec::with_capacity(self.keys.len());
+    /// Loads each distinct register that a waiter needs.
+    async fn read(&self, store: &dyn Registers<UserSessions>) -> BatchResult {
+        let mut indices = vec![0; self.keys.len()];
+        let mut distinct = Vec::with_capacity(self.keys.len());
         {
-            let mut known = HashMap::with_capacity_and_hasher(self.keys.len(), RandomState::default());
-            for place in self.loads.iter().flat_map(|load| load.part.clone()) {
-                let key = &self.keys[place];
-                places[place] = *known.entry(key).or_insert_with(|| {
-                    once.push(key);
-                    once.len() - 1
+            let mut seen = HashMap::with_capacity_and_hasher(self.keys.len(), RandomState::default());
+            for position in self.waiters.iter().flat_map(|waiter| waiter.range.clone()) {
+                let key = &self.keys[position];
+                indices[position] = *seen.entry(key).or_insert_with(|| {
+                    distinct.push(key);
+                    distinct.len() - 1
                 });
             }
         }
-        Reads { found: store.load_many(&once).await, places }
+        BatchResult { reads: store.load_many(&distinct).await, indices }
     }
 }
 
-impl Reads {
-    fn of(&self, place: usize) -> Read {
-        self.found[self.places[place]].clone()
+impl BatchResult {
+    fn get(&self, position: usize) -> Read {
+        self.reads[self.indices[position]].clone()
     }
 }
 
 #[async_trait]
 impl Registers<UserSessions> for BatchingSessions {
     async fn load(&self, key: &UserId) -> Read {
-        let (reads, part) = self.read(&[key]).await?;
-        reads.of(part.start)
+        let (result, range) = self.read(&[key]).await?;
+        result.get(range.start)
     }
 
     async fn load_many(&self, keys: &[&UserId]) -> Vec<Read> {
         match self.read(keys).await {
-            Ok((reads, part)) => part.map(|place| reads.of(place)).collect(),
+            Ok((result, range)) => range.map(|position| result.get(position)).collect(),
             Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
         }
     }

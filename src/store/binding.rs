@@ -1,16 +1,16 @@
-//! Binds a value to the register that it was written to.
+//! Binds a value to its register.
 //!
-//! An answer that belongs to another question, over a connection that is out of step, or a value that somebody has
-//! copied, would otherwise pass for what the register holds. So every value says whose it is: a hash of the
-//! register's name stands behind the format byte, as field 15 of the message, which no message uses. Versions that
-//! do not know it skip it, and drop it with the next commit; a value without it is taken as it is.
+//! A response that belongs to another command, over a connection that is out of sync, or a value that somebody has
+//! copied would otherwise pass for the value of the register. So every value carries a hash of the name of its
+//! register, behind the format byte, as field 15 of the message, which no message uses. Versions of Latchkey that do
+//! not know the field skip it and drop it with the next commit; a value without it belongs to any register.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 /// The tag of field 15, fixed 32 bits.
 const TAG: u8 = (15 << 3) | 5;
 
-/// Binds encoded bytes, which begin with the format byte, to the register with this name.
+/// Binds an encoded state, which begins with the format byte, to the register with this name.
 pub fn bind(name: &str, bytes: &[u8]) -> Bytes {
     let (format, message) = bytes.split_at(bytes.len().min(1));
     let mut bound = BytesMut::with_capacity(bytes.len() + 5);
@@ -21,12 +21,12 @@ pub fn bind(name: &str, bytes: &[u8]) -> Bytes {
     bound.freeze()
 }
 
-/// Whether bytes may be those of the register with this name: not where they are bound to another one.
+/// Whether the value is bound to the register with this name or to none.
 pub fn belongs(name: &str, bytes: &[u8]) -> bool {
     bound_to(bytes).is_none_or(|bound| bound == hash(name))
 }
 
-/// Whether bytes are bound to the register with this name.
+/// Whether the value is bound to the register with this name.
 pub fn is_bound(name: &str, bytes: &[u8]) -> bool {
     bound_to(bytes) == Some(hash(name))
 }
@@ -38,7 +38,7 @@ fn bound_to(bytes: &[u8]) -> Option<u32> {
     }
 }
 
-/// The upper half of FNV-1a with 64 bits: part of the format.
+/// The upper half of 64-bit FNV-1a, which is part of the format.
 fn hash(name: &str) -> u32 {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -58,14 +58,14 @@ mod tests {
     };
 
     #[test]
-    fn a_bound_value_belongs_to_its_register_alone_and_reads_as_before() {
+    fn a_bound_value_belongs_to_one_register_and_decodes_as_before() {
         let state = UserSessions { generation: Generation(7), ..UserSessions::default() };
         let encoded = encode_sessions(&state);
         let bound = bind("alice", &encoded);
         assert_eq!(bound.len(), encoded.len() + 5);
         assert!(belongs("alice", &bound) && !belongs("bob", &bound));
         assert_eq!(decode_sessions(bound.clone()).unwrap(), state);
-        // As older versions wrote it.
+        // Older versions wrote values without a binding.
         assert!(belongs("alice", &encoded) && belongs("bob", &encoded) && belongs("bob", b""));
         assert!(is_bound("alice", &bound) && !is_bound("bob", &bound) && !is_bound("alice", &encoded));
         assert_eq!(bind("alice", b"").len(), 5);

@@ -1,11 +1,11 @@
-//! How a state becomes bytes: a format byte, then Protocol Buffers.
+//! Encodes states and events: a format byte, then Protocol Buffers.
 //!
-//! Protocol Buffers because a rolling upgrade mixes versions: fields may be added, and a reader skips
-//! those it does not know. An older replica that writes a state drops them, though, so a field that must
-//! not be lost raises [`FORMAT`], and older replicas then say so instead of guessing.
+//! Rolling upgrades mix versions, and Protocol Buffers let a reader skip fields that it does not know. An older replica
+//! that writes a state drops such fields, however. So a field that must not be lost raises [`FORMAT`], and then older
+//! replicas return an error instead of a wrong state.
 //!
-//! The numbers are chosen for size, since every user has one of these in memory somewhere: moments are
-//! differences, and what has its usual value is left out.
+//! Every user has an encoded state in some memory, so the encoding is small: times are stored as differences, and
+//! default values are left out.
 
 mod client;
 mod epoch;
@@ -31,26 +31,25 @@ pub use self::probe::{decode_probe, encode_probe};
 pub use self::throttle::{decode_throttle, encode_throttle};
 pub use self::webhook::{decode_delivery, encode_delivery};
 
-// Field 15 of every message that is the value of a register is taken: see `binding`.
+// Field 15 of every message that is the value of a register is reserved for `binding`.
 
-/// The first byte of what we write.
 const FORMAT: u8 = 1;
 
-/// The slot that is written as nothing.
-const USUAL_SLOT: &str = "default";
+/// The slot that is encoded as the empty string.
+const DEFAULT_SLOT: &str = "default";
 
-/// Why bytes could not be read.
+/// An error of decoding.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// Written by a version of Latchkey that says that we would misread it.
-    #[error("format {0} is newer than this version of Latchkey: upgrade it")]
+    /// A newer version of Latchkey wrote the value, and this one would misread it.
+    #[error("the value has format {0}, which is newer than this version of Latchkey: upgrade Latchkey")]
     Newer(u8),
-    /// Not one of ours.
+    /// Latchkey did not write the value, or it was damaged.
     #[error("{0}")]
-    Damaged(String),
+    Corrupt(String),
 }
 
-// The texts of a state are read where they stand among its bytes, and copied once, to where they are kept.
+// The strings of a state borrow from its bytes (`Bytes`) and are copied once, into the decoded state.
 
 #[derive(Message)]
 struct StateWire {
@@ -78,13 +77,13 @@ struct SessionWire {
     slot: Bytes,
     #[prost(bytes = "bytes", tag = "4")]
     device: Bytes,
-    /// Microseconds from the generation, which as a rule is the moment of the login.
+    /// Microseconds since the generation, which usually is the time of the login.
     #[prost(sint64, tag = "5")]
     issued_delta: i64,
     /// Seconds since the epoch.
     #[prost(uint64, tag = "6")]
     expires_secs: u64,
-    /// Microseconds from the login.
+    /// Microseconds since the login.
     #[prost(sint64, tag = "7")]
     seen_delta: i64,
     #[prost(uint64, tag = "8")]
@@ -95,7 +94,7 @@ struct SessionWire {
     login_key: Option<u64>,
     #[prost(uint64, tag = "11")]
     epoch: u64,
-    /// 0 where it is not known.
+    /// 0 if unknown.
     #[prost(fixed64, tag = "12")]
     client: u64,
 }
@@ -122,9 +121,10 @@ struct TombstoneWire {
     exclusive: bool,
     #[prost(fixed64, optional, tag = "10")]
     login_key: Option<u64>,
-    /// 0 where it is not known, as the next one.
+    /// 0 if unknown.
     #[prost(fixed64, tag = "11")]
     client: u64,
+    /// 0 if unknown.
     #[prost(fixed64, tag = "12")]
     by_client: u64,
 }
@@ -161,15 +161,15 @@ struct EventWire {
     expires_micros: u64,
     #[prost(string, tag = "8")]
     notice: String,
-    /// Where an epoch has begun, and then nothing else.
+    /// Set, without other fields, if an epoch has begun.
     #[prost(message, optional, tag = "9")]
     epoch: Option<epoch::EpochWire>,
-    /// Where what verdicts say of the user has changed, and then nothing but whose.
+    /// Set, with `user_id` only, if the profile of the user has changed.
     #[prost(bool, tag = "10")]
     changed: bool,
 }
 
-/// The bytes of a state.
+/// Encodes the sessions of a user.
 pub fn encode_sessions(state: &UserSessions) -> Bytes {
     pack(&StateWire {
         generation: state.generation.0,
@@ -181,20 +181,20 @@ pub fn encode_sessions(state: &UserSessions) -> Bytes {
     })
 }
 
-/// The state that these are the bytes of.
+/// Decodes the sessions of a user.
 pub fn decode_sessions(bytes: Bytes) -> Result<UserSessions, CodecError> {
     let wire: StateWire = unpack(bytes)?;
     let roles = wire.roles.iter().map(text).collect::<Result<Vec<_>, _>>()?;
     Ok(UserSessions {
         generation: Generation(wire.generation),
         profile: Profile { username: text(&wire.username)?.into(), roles: checked(Role::parse_all(&roles))? },
-        sessions: exactly(&wire.sessions, session)?,
-        tombstones: exactly(&wire.tombstones, tombstone)?,
+        sessions: decode_all(&wire.sessions, session)?,
+        tombstones: decode_all(&wire.tombstones, tombstone)?,
         fence: wire.fence.as_ref().map(fence).transpose()?.map(Box::new),
     })
 }
 
-/// The bytes of an event.
+/// Encodes the event that a session has ended.
 pub fn encode_event(user_id: &UserId, ended: &Ended) -> Bytes {
     pack(&EventWire {
         user_id: user_id.as_str().to_owned(),
@@ -210,12 +210,12 @@ pub fn encode_event(user_id: &UserId, ended: &Ended) -> Bytes {
     })
 }
 
-/// The bytes of the event that a user has changed.
+/// Encodes the event that the profile of a user has changed.
 pub fn encode_changed(user_id: &UserId) -> Bytes {
     pack(&EventWire { user_id: user_id.as_str().to_owned(), changed: true, ..EventWire::default() })
 }
 
-/// The event that these are the bytes of.
+/// Decodes an event.
 pub fn decode_event(bytes: &[u8]) -> Result<Event, CodecError> {
     let wire: EventWire = unpack(bytes)?;
     if let Some(wire) = &wire.epoch {
@@ -275,20 +275,20 @@ fn session(wire: &SessionWire) -> Result<Session, CodecError> {
     })
 }
 
-fn tombstone_wire(grave: &Tombstone) -> TombstoneWire {
+fn tombstone_wire(tombstone: &Tombstone) -> TombstoneWire {
     TombstoneWire {
-        id: Bytes::copy_from_slice(grave.id.as_bytes()),
-        generation: grave.generation.0,
-        slot: text_wire(slot_wire(&grave.slot)),
-        reason: grave.reason.code().into(),
-        at_micros: grave.at.as_micros(),
-        by_device: text_wire(grave.by_device.as_str()),
-        until_micros: grave.until.as_micros(),
-        notice: text_wire(notice_wire(grave.notice.as_ref())),
-        exclusive: grave.exclusive,
-        login_key: grave.login_key.map(|key| key.0),
-        client: client_wire(grave.client),
-        by_client: client_wire(grave.by_client),
+        id: Bytes::copy_from_slice(tombstone.id.as_bytes()),
+        generation: tombstone.generation.0,
+        slot: text_wire(slot_wire(&tombstone.slot)),
+        reason: tombstone.reason.code().into(),
+        at_micros: tombstone.at.as_micros(),
+        by_device: text_wire(tombstone.by_device.as_str()),
+        until_micros: tombstone.until.as_micros(),
+        notice: text_wire(notice_wire(tombstone.notice.as_ref())),
+        exclusive: tombstone.exclusive,
+        login_key: tombstone.login_key.map(|key| key.0),
+        client: client_wire(tombstone.client),
+        by_client: client_wire(tombstone.by_client),
     }
 }
 
@@ -329,11 +329,11 @@ fn fence(wire: &FenceWire) -> Result<Fence, CodecError> {
     })
 }
 
-/// Room for as many as there are: collecting results would make room for four, and the near-cache keeps it.
-fn exactly<W, T>(wires: &[W], read: impl Fn(&W) -> Result<T, CodecError>) -> Result<Vec<T>, CodecError> {
+/// Allocates the exact capacity: collecting results would allocate four elements, which the near-cache would keep.
+fn decode_all<W, T>(wires: &[W], decode: impl Fn(&W) -> Result<T, CodecError>) -> Result<Vec<T>, CodecError> {
     let mut all = Vec::with_capacity(wires.len());
     for wire in wires {
-        all.push(read(wire)?);
+        all.push(decode(wire)?);
     }
     Ok(all)
 }
@@ -343,15 +343,15 @@ fn text_wire(text: &str) -> Bytes {
 }
 
 fn text(wire: &Bytes) -> Result<&str, CodecError> {
-    str::from_utf8(wire).map_err(|_| CodecError::Damaged("a text that is not UTF-8".into()))
+    str::from_utf8(wire).map_err(|_| CodecError::Corrupt("a string is not UTF-8".into()))
 }
 
 fn slot_wire(slot: &Slot) -> &str {
-    if slot.as_str() == USUAL_SLOT { "" } else { slot.as_str() }
+    if slot.as_str() == DEFAULT_SLOT { "" } else { slot.as_str() }
 }
 
 fn slot(wire: &str) -> Result<Slot, CodecError> {
-    checked(Slot::parse(if wire.is_empty() { USUAL_SLOT } else { wire }))
+    checked(Slot::parse(if wire.is_empty() { DEFAULT_SLOT } else { wire }))
 }
 
 fn device(wire: &str) -> Result<Device, CodecError> {
@@ -368,19 +368,19 @@ fn notice(wire: &str) -> Result<Option<Notice>, CodecError> {
 
 fn session_id(wire: &[u8]) -> Result<SessionId, CodecError> {
     let bytes =
-        wire.try_into().map_err(|_| CodecError::Damaged("a session id of the wrong length".into()))?;
+        wire.try_into().map_err(|_| CodecError::Corrupt("a session id has the wrong length".into()))?;
     Ok(SessionId::from_bytes(bytes))
 }
 
 fn reason(code: u32) -> Result<Reason, CodecError> {
-    Reason::from_code(code).ok_or_else(|| CodecError::Damaged(format!("reason {code} is not known")))
+    Reason::from_code(code).ok_or_else(|| CodecError::Corrupt(format!("unknown rejection reason {code}")))
 }
 
 fn checked<T>(parsed: Result<T, crate::domain::Violation>) -> Result<T, CodecError> {
-    parsed.map_err(|violation| CodecError::Damaged(format!("{} {}", violation.field, violation.description)))
+    parsed.map_err(|violation| CodecError::Corrupt(format!("{} {}", violation.field, violation.description)))
 }
 
-/// What to add to `from` to come to `to`.
+/// Returns `to - from`.
 fn difference(to: u64, from: u64) -> i64 {
     i64::try_from(i128::from(to) - i128::from(from)).unwrap_or_default()
 }
@@ -394,8 +394,8 @@ fn pack(wire: &impl Message) -> Bytes {
 
 fn unpack<M: Message + Default>(mut bytes: impl Buf) -> Result<M, CodecError> {
     match bytes.try_get_u8() {
-        Ok(FORMAT) => M::decode(bytes).map_err(|error| CodecError::Damaged(error.to_string())),
+        Ok(FORMAT) => M::decode(bytes).map_err(|error| CodecError::Corrupt(error.to_string())),
         Ok(newer) if newer > FORMAT => Err(CodecError::Newer(newer)),
-        _ => Err(CodecError::Damaged("it does not begin with a format that we know".into())),
+        _ => Err(CodecError::Corrupt("the value does not begin with a format byte".into())),
     }
 }

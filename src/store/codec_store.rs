@@ -1,4 +1,4 @@
-//! Any backend of bytes, as the registers and the event log that the domain asks for.
+//! Implements the ports for registers and the event log over any backend, with the codec.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -23,27 +23,27 @@ use crate::domain::{
     types::UserId,
 };
 
-/// A state that can be bytes.
+/// A state that can be stored by a backend.
 pub trait StateCodec: State + Sized {
-    /// The name of the register.
+    /// Returns the name of the register.
     fn name(key: &Self::Key) -> &str;
 
-    /// A number that grows with the state, through the register being forgotten and made anew: taken
-    /// from the clock.
-    fn floor(&self) -> u64;
+    /// Returns a lower bound for the revision that grows with the state, taken from the clock. It keeps revisions
+    /// growing when a register is deleted and created again.
+    fn min_revision(&self) -> u64;
 
-    /// The state as bytes.
+    /// Encodes the state.
     fn encode(&self) -> Bytes;
 
-    /// The state that these are the bytes of.
+    /// Decodes a state.
     fn decode(bytes: Bytes) -> Result<Self, CodecError>;
 
-    /// The same, of one of many that are read at once; one that was decoded before may stand for it.
-    fn decode_one_of_many(_: &Self::Key, bytes: Bytes, _: &DecodeCache) -> Result<Arc<Self>, CodecError> {
+    /// Decodes a state of a batch, with the help of the decode cache.
+    fn decode_cached(_: &Self::Key, bytes: Bytes, _: &DecodeCache) -> Result<Arc<Self>, CodecError> {
         Self::decode(bytes).map(Arc::new)
     }
 
-    /// An event as bytes.
+    /// Encodes an event.
     fn encode_event(key: &Self::Key, event: &Self::Event) -> Bytes;
 }
 
@@ -52,7 +52,7 @@ impl StateCodec for UserSessions {
         key.as_str()
     }
 
-    fn floor(&self) -> u64 {
+    fn min_revision(&self) -> u64 {
         self.generation.0
     }
 
@@ -64,8 +64,8 @@ impl StateCodec for UserSessions {
         codec::decode_sessions(bytes)
     }
 
-    fn decode_one_of_many(key: &UserId, bytes: Bytes, before: &DecodeCache) -> Result<Arc<Self>, CodecError> {
-        before.decode(key, bytes)
+    fn decode_cached(key: &UserId, bytes: Bytes, cache: &DecodeCache) -> Result<Arc<Self>, CodecError> {
+        cache.decode(key, bytes)
     }
 
     fn encode_event(key: &UserId, event: &SessionEvent) -> Bytes {
@@ -81,7 +81,7 @@ impl StateCodec for Throttle {
         key.as_str()
     }
 
-    fn floor(&self) -> u64 {
+    fn min_revision(&self) -> u64 {
         self.changed_at.as_micros()
     }
 
@@ -103,7 +103,7 @@ impl StateCodec for Epoch {
         EpochKey::NAME
     }
 
-    fn floor(&self) -> u64 {
+    fn min_revision(&self) -> u64 {
         self.number
     }
 
@@ -125,7 +125,7 @@ impl StateCodec for ProbeMark {
         key.as_str()
     }
 
-    fn floor(&self) -> u64 {
+    fn min_revision(&self) -> u64 {
         self.written_at.as_micros()
     }
 
@@ -147,7 +147,7 @@ impl StateCodec for Delivery {
         key.as_str()
     }
 
-    fn floor(&self) -> u64 {
+    fn min_revision(&self) -> u64 {
         self.changed_at.as_micros()
     }
 
@@ -164,24 +164,24 @@ impl StateCodec for Delivery {
     }
 }
 
-/// A backend with the codec around it.
-pub struct CodecStore<R> {
+/// Registers and event log over a backend of bytes.
+pub struct CodecStore<B> {
     /// The backend.
-    pub raw: R,
-    decoded: DecodeCache,
+    pub backend: B,
+    decode_cache: DecodeCache,
 }
 
-impl<R: Backend> CodecStore<R> {
-    /// With this backend.
-    pub fn new(raw: R) -> Self {
-        Self { raw, decoded: DecodeCache::default() }
+impl<B: Backend> CodecStore<B> {
+    /// Wraps a backend.
+    pub fn new(backend: B) -> Self {
+        Self { backend, decode_cache: DecodeCache::default() }
     }
 
     fn decode<S: StateCodec>(key: &S::Key, value: Option<EncodedValue>) -> Result<Versioned<S>, StoreError> {
-        Self::versioned(key, value, |bytes| S::decode(bytes).map(Arc::new))
+        Self::decode_with(key, value, |bytes| S::decode(bytes).map(Arc::new))
     }
 
-    fn versioned<S: StateCodec>(
+    fn decode_with<S: StateCodec>(
         key: &S::Key,
         value: Option<EncodedValue>,
         decode: impl FnOnce(Bytes) -> Result<Arc<S>, CodecError>,
@@ -190,35 +190,35 @@ impl<R: Backend> CodecStore<R> {
             return Ok(Versioned { revision: Revision::ABSENT, state: Arc::default() });
         };
         if !binding::belongs(S::name(key), &bytes) {
-            let cause = "a register holds the value of another one".to_owned();
-            return Err(StoreError::Corrupt { store: R::NAME, cause });
+            let cause = "the value of a register belongs to another register".to_owned();
+            return Err(StoreError::Corrupt { store: B::NAME, cause });
         }
         let state = decode(bytes).map_err(|error| Self::corrupt(&error))?;
         Ok(Versioned { revision: Revision(revision), state })
     }
 
-    fn decode_tail(raw: EncodedTail) -> Result<Tail, StoreError> {
+    fn decode_tail(tail: EncodedTail) -> Result<Tail, StoreError> {
         let events: Result<Vec<Event>, _> =
-            raw.events.iter().map(|bytes| codec::decode_event(bytes)).collect();
-        Ok(Tail { events: events.map_err(|error| Self::corrupt(&error))?, next: raw.next, gap: raw.gap })
+            tail.events.iter().map(|bytes| codec::decode_event(bytes)).collect();
+        Ok(Tail { events: events.map_err(|error| Self::corrupt(&error))?, next: tail.next, gap: tail.gap })
     }
 
     fn corrupt(error: &CodecError) -> StoreError {
-        StoreError::Corrupt { store: R::NAME, cause: error.to_string() }
+        StoreError::Corrupt { store: B::NAME, cause: error.to_string() }
     }
 }
 
 #[async_trait]
-impl<R: Backend, S: StateCodec> Registers<S> for CodecStore<R> {
+impl<B: Backend, S: StateCodec> Registers<S> for CodecStore<B> {
     async fn load(&self, key: &S::Key) -> Result<Versioned<S>, StoreError> {
-        Self::decode(key, self.raw.load(S::name(key)).await?)
+        Self::decode(key, self.backend.load(S::name(key)).await?)
     }
 
     async fn load_many(&self, keys: &[&S::Key]) -> Vec<Result<Versioned<S>, StoreError>> {
         let names: Vec<_> = keys.iter().map(|key| S::name(key)).collect();
-        let reads = self.raw.load_many(&names).await;
+        let reads = self.backend.load_many(&names).await;
         let decode = |(key, read): (&&S::Key, Result<_, _>)| {
-            Self::versioned(*key, read?, |bytes| S::decode_one_of_many(key, bytes, &self.decoded))
+            Self::decode_with(*key, read?, |bytes| S::decode_cached(key, bytes, &self.decode_cache))
         };
         keys.iter().zip(reads).map(decode).collect()
     }
@@ -230,29 +230,29 @@ impl<R: Backend, S: StateCodec> Registers<S> for CodecStore<R> {
         change: Change<S>,
     ) -> Result<Commit<S>, StoreError> {
         let Change { state, keep_until, events } = change;
-        // Not simply one more than before: a register that was forgotten and made anew must not come by
-        // a revision that a slow reader still holds.
-        let revision = state.floor().max(expected.0 + 1);
+        // Not simply the next number: a register that was deleted and created again must not reach a revision that a
+        // slow reader still holds.
+        let revision = state.min_revision().max(expected.0 + 1);
         let change = EncodedChange {
             expected: expected.0,
             value: EncodedValue { revision, bytes: binding::bind(S::name(key), &state.encode()) },
             keep_until,
             events: events.iter().map(|event| S::encode_event(key, event)).collect(),
         };
-        Ok(match self.raw.commit(S::name(key), change).await? {
+        Ok(match self.backend.commit(S::name(key), change).await? {
             EncodedCommit::Committed => Commit::Committed(Revision(revision)),
-            EncodedCommit::Conflict(stands) => Commit::Conflict(Self::decode(key, stands)?),
+            EncodedCommit::Conflict(current) => Commit::Conflict(Self::decode(key, current)?),
         })
     }
 }
 
 #[async_trait]
-impl<R: Backend> EventLog for CodecStore<R> {
+impl<B: Backend> EventLog for CodecStore<B> {
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<Tail, StoreError> {
-        Self::decode_tail(self.raw.tail(after, limit).await?)
+        Self::decode_tail(self.backend.tail(after, limit).await?)
     }
 
     async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<Tail, StoreError> {
-        Self::decode_tail(self.raw.follow(after, limit, patience).await?)
+        Self::decode_tail(self.backend.follow(after, limit, patience).await?)
     }
 }

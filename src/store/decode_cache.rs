@@ -1,7 +1,7 @@
-//! States that were decoded lately: from the same bytes comes the same state.
+//! Remembers the state that bytes were decoded to.
 //!
-//! Whoever wants the store's own answer to every question reads the same users again and again, and decoding is most
-//! of what that takes. What is told is what the store has said, byte by byte, not what it has said before.
+//! Requests that always read the store load the same users again and again, and decoding is most of the cost. The cache
+//! does not replace the read: the store has to return the same bytes each time.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use quick_cache::{
 use super::codec::{self, CodecError};
 use crate::domain::{sessions::UserSessions, types::UserId};
 
-/// So many users are remembered: about 6 MiB, if each has one session.
-const USERS: usize = 8192;
+/// The number of cached users: about 6 MiB if each has one session.
+const MAX_USERS: usize = 8192;
 
-/// Users' states with the bytes that they were decoded from.
+/// The states of users, with the bytes that they were decoded from.
 pub struct DecodeCache(Cache<UserId, (Bytes, Arc<UserSessions>), UnitWeighter, RandomState>);
 
 impl DecodeCache {
-    /// The state of a user that these are the bytes of.
+    /// Decodes the state of a user, or returns the cached state if the bytes are the same.
     pub fn decode(&self, user_id: &UserId, bytes: Bytes) -> Result<Arc<UserSessions>, CodecError> {
-        if let Some((known, state)) = self.0.get(user_id)
-            && known == bytes
+        if let Some((cached, state)) = self.0.get(user_id)
+            && cached == bytes
         {
             return Ok(state);
         }
@@ -38,7 +38,7 @@ impl DecodeCache {
 impl Default for DecodeCache {
     fn default() -> Self {
         let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
-        Self(Cache::with(USERS, USERS as u64, UnitWeighter, hasher, lifecycle))
+        Self(Cache::with(MAX_USERS, MAX_USERS as u64, UnitWeighter, hasher, lifecycle))
     }
 }
 
@@ -49,19 +49,19 @@ mod tests {
 
     #[test]
     fn the_same_bytes_are_decoded_once_and_others_again() {
-        let decoded = DecodeCache::default();
+        let cache = DecodeCache::default();
         let [alice, bob] = ["alice", "bob"].map(|user| UserId::parse(user).unwrap());
-        let of = |generation| UserSessions { generation: Generation(generation), ..Default::default() };
-        let read = |user, generation| decoded.decode(user, codec::encode_sessions(&of(generation))).unwrap();
+        let state = |generation| UserSessions { generation: Generation(generation), ..Default::default() };
+        let read = |user, generation| cache.decode(user, codec::encode_sessions(&state(generation))).unwrap();
         let first = read(&alice, 1);
-        assert_eq!(*first, of(1));
+        assert_eq!(*first, state(1));
         assert!(Arc::ptr_eq(&first, &read(&alice, 1)));
-        assert_eq!(*read(&bob, 2), of(2));
-        assert_eq!(*read(&alice, 3), of(3));
-        assert_eq!(*read(&alice, 1), of(1), "also what the store had said before");
+        assert_eq!(*read(&bob, 2), state(2));
+        assert_eq!(*read(&alice, 3), state(3));
+        assert_eq!(*read(&alice, 1), state(1), "an earlier value is decoded again");
 
-        let damaged = decoded.decode(&alice, Bytes::from_static(&[0]));
-        assert!(matches!(damaged, Err(CodecError::Damaged(_))));
-        assert_eq!(*read(&alice, 1), of(1));
+        let corrupt = cache.decode(&alice, Bytes::from_static(&[0]));
+        assert!(matches!(corrupt, Err(CodecError::Corrupt(_))));
+        assert_eq!(*read(&alice, 1), state(1));
     }
 }

@@ -1,7 +1,7 @@
-//! Outbound: what the domain asks of the world, on SQLite, Redis, the file system and HTTP.
+//! The outbound adapters: the domain's ports on SQLite, Redis, SQL databases, the file system and HTTP.
 //!
-//! A backend keeps bytes under keys ([`backend::Backend`]) and knows nothing of sessions. [`encoded`]
-//! turns any of them into the domain's ports, with the one [`codec`].
+//! A backend ([`backend::Backend`]) stores bytes under keys and knows nothing about sessions. [`codec_store`] implements
+//! the domain's ports over any backend with the [`codec`]; [`batching`] and [`near_cache`] decorate them.
 
 pub mod audit;
 pub mod backend;

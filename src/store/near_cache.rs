@@ -1,8 +1,24 @@
-//! The near-cache: what this process has read of sessions, for verdicts that need not be of this moment.
+//! The near-cache: the registers of sessions that this process has read, for verdicts that allow some staleness.
 //!
-//! It decorates two ports and the domain does not know that it is there. [`NearCache`] remembers what is
-//! read and committed through it; [`InvalidatingLog`] looks on as the log is followed and forgets what an event
-//! tells of. When an entry may answer, and what may be remembered at all, `entries` decides.
+//! Two decorators share the entries, and the domain does not know about either: [`NearCache`] wraps the registers and
+//! stores what is read and committed through it; [`InvalidatingLog`] wraps the event log and removes the entries that
+//! an event reports as changed. The invalidation protocol has three parts:
+//!
+//! - **Read tickets.** A read that is overtaken by a change must not fill the cache with the old value after the
+//!   invalidation, because no further event would remove it. So a read takes a ticket before it is sent; an invalidation
+//!   in the same shard voids the ticket, and then the result is not cached.
+//! - **`as_of`.** An entry is correct as of the latest time up to which the log has been read: every earlier change has
+//!   removed its entry. [`Registers::recall`] answers while that time is within the request's `max_staleness`, never
+//!   beyond [`STALENESS_BOUND`], and not later than the same bound after the entry was read, because a register that
+//!   disappears without a commit (evicted, deleted by hand) appends no event.
+//! - **`invalidate_all`.** After a gap in the log, or when a reader starts without a cursor, any register may have
+//!   changed. All entries and all tickets become void.
+//!
+//! On the embedded store no other process writes, so an entry is always exact and needs no log.
+//!
+//! Known defect: `InvalidatingLog::follow` takes `as_of` before it waits for events. If none arrive, the cache counts as
+//! older than it is, by up to the patience of the reader (one second), and a `max_staleness` below that often reads the
+//! store although the entry is fresh. It never errs in the other direction.
 
 mod entries;
 
@@ -26,49 +42,51 @@ use crate::domain::{
     types::UserId,
 };
 
-/// What may be told from the cache is never older than this, whatever a request allows.
+/// The upper bound of the staleness of cached answers, whatever a request allows.
 pub const STALENESS_BOUND: Duration = Duration::from_secs(5);
 
-/// The registers of sessions, with a cache in front.
+/// Registers of sessions with a cache in front.
 pub struct NearCache {
     inner: Arc<dyn Registers<UserSessions>>,
     entries: Arc<Entries>,
-    /// Nobody else writes to the store, so that what was read and written through here is all there is.
-    alone: bool,
-    /// Somebody has asked for what is remembered. Until then nothing is: where every request wants the store's
-    /// own answer, a cache would only cost.
-    wanted: AtomicBool,
+    /// No other process writes to the store, so that entries are always exact.
+    is_only_writer: bool,
+    /// Set by the first request that allows staleness. Until then nothing is cached, because a cache that no request
+    /// may use only costs.
+    enabled: AtomicBool,
 }
 
-/// The event log, with an eye on it.
+/// An event log that invalidates entries as it is followed.
 pub struct InvalidatingLog {
     inner: Arc<dyn EventLog>,
     entries: Arc<Entries>,
 }
 
-/// Puts a cache of at most so many bytes in front of a store. `alone` says that no other process writes to it.
+/// Wraps the two ports of a store with a cache of at most about `max_bytes`. `is_only_writer` says that no other
+/// process writes to the store.
 pub fn cached(
     sessions: Arc<dyn Registers<UserSessions>>,
     events: Arc<dyn EventLog>,
-    bytes: u64,
-    alone: bool,
+    max_bytes: u64,
+    is_only_writer: bool,
 ) -> (NearCache, InvalidatingLog) {
-    let entries = Arc::new(Entries::new(bytes));
+    let entries = Arc::new(Entries::new(max_bytes));
     let log = InvalidatingLog { inner: events, entries: Arc::clone(&entries) };
-    (NearCache { inner: sessions, entries, alone, wanted: AtomicBool::new(alone) }, log)
+    let enabled = AtomicBool::new(is_only_writer);
+    (NearCache { inner: sessions, entries, is_only_writer, enabled }, log)
 }
 
 impl NearCache {
-    /// How many users are remembered, and about how many bytes they take.
-    pub fn held(&self) -> (usize, u64) {
-        self.entries.held()
+    /// Returns the number of entries and their approximate size in bytes.
+    pub fn size(&self) -> (usize, u64) {
+        self.entries.size()
     }
 }
 
 #[async_trait]
 impl Registers<UserSessions> for NearCache {
     async fn load(&self, key: &UserId) -> Result<Versioned<UserSessions>, StoreError> {
-        if !self.wanted.load(Ordering::Relaxed) {
+        if !self.enabled.load(Ordering::Relaxed) {
             return self.inner.load(key).await;
         }
         let ticket = self.entries.begin_read(key);
@@ -78,7 +96,7 @@ impl Registers<UserSessions> for NearCache {
     }
 
     async fn load_many(&self, keys: &[&UserId]) -> Vec<Result<Versioned<UserSessions>, StoreError>> {
-        if !self.wanted.load(Ordering::Relaxed) {
+        if !self.enabled.load(Ordering::Relaxed) {
             return self.inner.load_many(keys).await;
         }
         let tickets: Vec<_> = keys.iter().map(|key| self.entries.begin_read(key)).collect();
@@ -92,14 +110,14 @@ impl Registers<UserSessions> for NearCache {
     }
 
     fn recall(&self, key: &UserId, max_staleness: Duration, now: &Moment) -> Option<Versioned<UserSessions>> {
-        if self.alone {
+        if self.is_only_writer {
             return self.entries.get(key);
         }
         if max_staleness.is_zero() {
             return None;
         }
-        if !self.wanted.load(Ordering::Relaxed) {
-            self.wanted.store(true, Ordering::Relaxed);
+        if !self.enabled.load(Ordering::Relaxed) {
+            self.enabled.store(true, Ordering::Relaxed);
         }
         self.entries.get_as_of(key, **now, max_staleness.min(STALENESS_BOUND))
     }
@@ -110,33 +128,31 @@ impl Registers<UserSessions> for NearCache {
         expected: Revision,
         change: Change<UserSessions>,
     ) -> Result<Commit<UserSessions>, StoreError> {
-        // Whatever was read before is not to be remembered after: also where nobody waits any more to hear
-        // whether this has succeeded.
-        let after = Forget { entries: &self.entries, key };
-        if !self.wanted.load(Ordering::Relaxed) {
+        // The commit may have happened even if it fails or is cancelled, so it voids the entry and all earlier tickets.
+        let invalidate = InvalidateOnDrop { entries: &self.entries, key };
+        if !self.enabled.load(Ordering::Relaxed) {
             return self.inner.commit(key, expected, change).await;
         }
         let ticket = self.entries.begin_read(key);
         let state = Arc::new(change.state.clone());
         let committed = self.inner.commit(key, expected, change).await?;
         if let Commit::Committed(revision) = committed {
-            // The requests of a busy user need not all ask the store what has just been written there.
-            mem::forget(after);
+            // The committed value replaces the entry, so that a busy user's next request finds it.
+            mem::forget(invalidate);
             self.entries.end_commit(key, Versioned { revision, state }, ticket);
         }
         Ok(committed)
     }
 }
 
-/// Forgets a register when it is dropped.
-struct Forget<'a> {
+struct InvalidateOnDrop<'a> {
     entries: &'a Entries,
     key: &'a UserId,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for InvalidateOnDrop<'_> {
     fn drop(&mut self) {
-        self.entries.forget(self.key);
+        self.entries.invalidate(self.key);
     }
 }
 
@@ -146,12 +162,11 @@ impl EventLog for InvalidatingLog {
         if after.is_some() {
             return self.inner.tail(after, limit).await;
         }
-        // The one who follows begins anew, and does not see what has happened before. What is read from now on
-        // is newer than that.
+        // The reader starts without a cursor and does not learn about earlier changes. What is read from now on is newer.
         let as_of = Instant::now();
         let tail = self.inner.tail(None, limit).await?;
-        self.entries.lose_sight();
-        self.entries.seen_until(as_of);
+        self.entries.invalidate_all();
+        self.entries.mark_current(as_of);
         Ok(tail)
     }
 
@@ -159,16 +174,16 @@ impl EventLog for InvalidatingLog {
         let as_of = Instant::now();
         let tail = self.inner.follow(after, limit, patience).await?;
         if tail.gap {
-            self.entries.lose_sight();
+            self.entries.invalidate_all();
         }
         for event in &tail.events {
             match event {
-                Event::Ended { user_id, .. } | Event::Changed { user_id } => self.entries.forget(user_id),
-                // Verdicts ask for the epoch themselves.
+                Event::Ended { user_id, .. } | Event::Changed { user_id } => self.entries.invalidate(user_id),
+                // Every verdict checks the epoch itself.
                 Event::Epoch(_) => {}
             }
         }
-        self.entries.seen_until(as_of);
+        self.entries.mark_current(as_of);
         Ok(tail)
     }
 }

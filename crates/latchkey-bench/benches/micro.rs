@@ -1,5 +1,4 @@
-//! The pure parts of Validate and Login, each by itself: `make micro`. What a whole request costs, `make bench`
-//! tells.
+//! Times the pure functions of Validate and Login, by `make micro`. `make bench` measures whole requests.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 
@@ -53,7 +52,7 @@ fn open() -> Open {
     }
 }
 
-/// After so many logins: the state, what the latest opened, and what the one before it had.
+/// The sessions of a user after this many logins, and what the latest login opened.
 fn after(logins: u64) -> (UserSessions, Opened) {
     let mut next = UserSessions::default().open(open(), at(0)).unwrap();
     for login in 1..logins {
@@ -81,7 +80,7 @@ fn sessions(criterion: &mut Criterion) {
     let live = claims(&user, &opened);
     group.bench_function("verdict, live", |b| b.iter(|| fresh.verdict(black_box(&live), at(1)).is_ok()));
 
-    // As many tombstones as are kept; the first of them is looked for behind all others.
+    // Sixteen tombstones are the most that are kept. The one that is looked for is the last.
     let (crowded, latest) = after(17);
     let displaced = Claims { session_id: crowded.tombstones.last().unwrap().id, ..claims(&user, &latest) };
     group.bench_function("verdict, replaced, the last of 16 tombstones", |b| {

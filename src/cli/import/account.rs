@@ -1,106 +1,108 @@
-//! The fields of an account, by their names in the protocol, as text or as JSON has them.
+//! The fields of an account by their names in the protocol, with values as text or as JSON.
 
 use serde_json::Value;
 
 use crate::grpc::pb::ImportedAccount;
 
-/// What a file may say of an account.
+/// The fields that a file may have.
 pub(super) const FIELDS: [&str; 7] =
     ["user_id", "username", "password_hash", "roles", "disabled", "disabled_until", "created_at"];
 
-/// Why an account of a file cannot be imported.
+/// The reason why an account of a file cannot be imported.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct FieldError {
-    /// The field that is to blame; empty where it is the whole.
+pub(super) struct Violation {
+    /// The wrong field; empty if the record as a whole is wrong.
     pub(super) field: String,
-    /// What is wrong with it, to be read after its name.
+    /// A predicate whose subject is the field: "must be a string".
     pub(super) reason: String,
 }
 
-impl FieldError {
+impl Violation {
     pub(super) fn new(field: &str, reason: impl Into<String>) -> Self {
         Self { field: field.to_owned(), reason: reason.into() }
     }
 
-    /// Of the whole.
-    pub(super) fn whole(reason: impl Into<String>) -> Self {
+    /// A violation by the record as a whole.
+    pub(super) fn record(reason: impl Into<String>) -> Self {
         Self::new("", reason)
     }
 
-    /// Of an account that is longer than any could be.
+    /// The record is longer than any account can be.
     pub(super) fn too_long() -> Self {
-        Self::whole("is larger than any account: is a quote or a bracket not closed?")
+        Self::record("is larger than any account: is a quote or a bracket not closed?")
     }
 
-    /// Of a field that an account does not have.
+    /// An account has no such field.
     pub(super) fn unknown(field: &str) -> Self {
         if field == "password" {
             return Self::new(
                 field,
-                "is not taken: only hashes are imported, as password_hash. `argon2 SALT -id -m 15 -t 2 -p 1 -e` \
-                 makes one, and `latchkey account add` makes an account from a password",
+                "cannot be imported: only hashes are imported, as password_hash. `argon2 SALT -id -m 15 -t 2 -p 1 -e` \
+                 prints one, and `latchkey account add` adds an account with a password",
             );
         }
         Self::new(
             field,
             format!(
-                "is not a field of an account, which has {}; --ignore {field} passes over it",
+                "is not a field of an account: expected {}; --ignore {field} skips it",
                 FIELDS.join(", ")
             ),
         )
     }
 }
 
-/// One account of a file.
+/// An account of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Record {
-    /// The line in which it begins.
+    /// The line in which the record begins.
     pub(super) line: u64,
-    /// What it says, as far as that could be read.
+    /// The fields before the first violation.
     pub(super) account: ImportedAccount,
-    /// What is wrong with it.
-    pub(super) flaw: Option<FieldError>,
+    pub(super) violation: Option<Violation>,
 }
 
 impl Record {
-    /// Begun with nothing, and filled by `read` up to the first flaw.
-    pub(super) fn new(line: u64, read: impl FnOnce(&mut ImportedAccount) -> Result<(), FieldError>) -> Self {
+    /// `set_fields` sets the fields up to the first violation.
+    pub(super) fn new(
+        line: u64,
+        set_fields: impl FnOnce(&mut ImportedAccount) -> Result<(), Violation>,
+    ) -> Self {
         let mut account = ImportedAccount { line, ..ImportedAccount::default() };
-        let flaw = read(&mut account).err();
-        Self { line, account, flaw }
+        let violation = set_fields(&mut account).err();
+        Self { line, account, violation }
     }
 }
 
-/// Sets a field to what JSON has for it.
-pub(super) fn set_value(account: &mut ImportedAccount, field: &str, value: Value) -> Result<(), FieldError> {
-    let flaw = |reason| Err(FieldError::new(field, reason));
+/// Sets a field to a JSON value.
+pub(super) fn set_value(account: &mut ImportedAccount, field: &str, value: Value) -> Result<(), Violation> {
+    let violation = |reason| Err(Violation::new(field, reason));
     match (field, value) {
         (_, Value::Null) if FIELDS.contains(&field) => Ok(()),
         ("roles", Value::Array(roles)) => {
             for role in roles {
-                let Value::String(role) = role else { return flaw("must be an array of strings") };
+                let Value::String(role) = role else { return violation("must be an array of strings") };
                 account.roles.push(role);
             }
             Ok(())
         }
-        ("roles", _) => flaw("must be an array of strings"),
+        ("roles", _) => violation("must be an array of strings"),
         ("disabled", Value::Bool(disabled)) => {
             account.disabled = disabled;
             Ok(())
         }
-        ("disabled", _) => flaw("must be true or false"),
-        // Ids that are numbers elsewhere are text here.
+        ("disabled", _) => violation("must be true or false"),
+        // Other systems have numbers as ids.
         ("user_id", Value::Number(number)) => set_text(account, field, &number.to_string()),
         (_, Value::String(text)) => set_text(account, field, &text),
-        (field, _) if FIELDS.contains(&field) => flaw("must be a string"),
-        (field, _) => Err(FieldError::unknown(field)),
+        (field, _) if FIELDS.contains(&field) => violation("must be a string"),
+        (field, _) => Err(Violation::unknown(field)),
     }
 }
 
-/// Sets a field to what a cell of text has for it; an empty one says nothing.
-pub(super) fn set_text(account: &mut ImportedAccount, field: &str, text: &str) -> Result<(), FieldError> {
+/// Sets a field to the text of a cell. An empty cell leaves the field unset.
+pub(super) fn set_text(account: &mut ImportedAccount, field: &str, text: &str) -> Result<(), Violation> {
     if !FIELDS.contains(&field) {
-        return Err(FieldError::unknown(field));
+        return Err(Violation::unknown(field));
     }
     if text.is_empty() {
         return Ok(());
@@ -114,26 +116,27 @@ pub(super) fn set_text(account: &mut ImportedAccount, field: &str, text: &str) -
             account.disabled = match text.to_ascii_lowercase().as_str() {
                 "true" | "t" | "yes" | "1" => true,
                 "false" | "f" | "no" | "0" => false,
-                _ => return Err(FieldError::new(field, "must be true or false")),
+                _ => return Err(Violation::new(field, "must be true or false")),
             }
         }
         _ => {
             let time = time(text).ok_or_else(|| {
-                FieldError::new(
+                Violation::new(
                     field,
                     "must be a time from 1970 on, such as 2024-05-01T12:34:56Z or 2024-05-01 14:34:56+02:00",
                 )
             })?;
-            let place =
-                if field == "created_at" { &mut account.created_at } else { &mut account.disabled_until };
-            *place = Some(time);
+            match field {
+                "created_at" => account.created_at = Some(time),
+                _ => account.disabled_until = Some(time),
+            }
         }
     }
     Ok(())
 }
 
-/// A time as RFC 3339 and its neighbours have it: `T` or a blank in the middle; `Z`, an offset such as `+02:00`,
-/// `+0200` or `+02`, or nothing, which is UTC, at the end.
+/// Parses RFC 3339 and variants of it: `T` or a space between date and time, and at the end `Z`, an offset such as `+02:00`,
+/// `+0200` or `+02`, or nothing for UTC.
 pub(super) fn time(text: &str) -> Option<prost_types::Timestamp> {
     let (local, offset) = match text.get(10..)?.find(['+', '-']) {
         Some(at) => {
@@ -151,8 +154,8 @@ pub(super) fn time(text: &str) -> Option<prost_types::Timestamp> {
 fn offset_seconds(offset: &str) -> Option<i64> {
     let (sign, digits) = offset.split_at_checked(1)?;
     let digits = digits.replacen(':', "", 1);
-    let plain = matches!(digits.len(), 2 | 4) && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let (hours, minutes) = plain.then(|| digits.split_at(2))?;
+    let is_valid = matches!(digits.len(), 2 | 4) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let (hours, minutes) = is_valid.then(|| digits.split_at(2))?;
     let minutes = if minutes.is_empty() { 0 } else { minutes.parse().ok()? };
     let seconds = hours.parse::<i64>().ok()? * 3600 + minutes * 60;
     Some(if sign == "-" { -seconds } else { seconds })
@@ -163,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_in_every_usual_spelling() {
+    fn times_are_parsed_in_every_common_notation() {
         for text in [
             "2024-05-01T12:34:56Z",
             "2024-05-01 12:34:56",
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn invalid_times_are_rejected() {
         for text in [
             "",
             "yesterday",
@@ -194,17 +197,20 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_refused_with_the_way_out_and_never_shown() {
+    fn a_password_is_rejected_with_a_remedy_and_not_printed() {
         let mut account = ImportedAccount::default();
-        for flaw in [
+        for violation in [
             set_text(&mut account, "password", "hunter2").unwrap_err(),
             set_value(&mut account, "password", "hunter2".into()).unwrap_err(),
         ] {
-            assert!(flaw.reason.contains("only hashes are imported") && !flaw.reason.contains("hunter2"));
+            assert!(
+                violation.reason.contains("only hashes are imported")
+                    && !violation.reason.contains("hunter2")
+            );
         }
         assert!(
             set_text(&mut account, "rolls", "").unwrap_err().reason.contains("roles"),
-            "a slip of the pen"
+            "a misspelt field"
         );
     }
 }

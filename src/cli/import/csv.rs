@@ -1,45 +1,45 @@
-//! CSV (RFC 4180): a row of field names, then a row an account. Several roles stand in one cell, with
-//! blanks between them.
+//! CSV (RFC 4180): a header row with the field names, then one row per account. Several roles are in one cell, separated by
+//! spaces.
 
-use csv_core::ReadRecordResult;
+use csv::{ReaderBuilder, StringRecord, Terminator};
 
 use super::{
-    account::{FIELDS, FieldError, Record, set_text},
-    text::{Grammar, Step, SyntaxError, Text},
+    account::{FIELDS, Record, Violation, set_text},
+    record_reader::{RecordReader, Splitter, Step, SyntaxError},
 };
 use crate::grpc::pb::ImportedAccount;
 
-/// A piece is a row, which a line break in quotes does not end; blank lines are none.
+/// Splits a file into rows. Line breaks in quotes do not end a row, and blank lines are skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rows {
+enum RowSplitter {
     /// Before the first byte of a cell.
-    Cell,
-    Bare,
+    CellStart,
+    Unquoted,
     Quoted,
-    /// After a quote in quotes, which ends them or is the first of two.
-    Quote,
+    /// After a quote in a quoted cell, which ends the cell or is the first of two.
+    QuoteInQuoted,
 }
 
-impl Grammar for Rows {
-    fn step(&mut self, byte: u8, begun: bool) -> Step {
-        if !begun {
-            *self = Self::Cell;
+impl Splitter for RowSplitter {
+    fn step(&mut self, byte: u8, in_record: bool) -> Step {
+        if !in_record {
+            *self = Self::CellStart;
             if matches!(byte, b'\r' | b'\n') {
                 return Step::Skip;
             }
         }
         *self = match (*self, byte) {
-            (Self::Quoted, b'"') => Self::Quote,
-            (Self::Quoted, _) | (Self::Cell | Self::Quote, b'"') => Self::Quoted,
-            (_, b'\n') => return Step::End,
-            (_, b',') => Self::Cell,
-            _ => Self::Bare,
+            (Self::Quoted, b'"') => Self::QuoteInQuoted,
+            (Self::Quoted, _) | (Self::CellStart | Self::QuoteInQuoted, b'"') => Self::Quoted,
+            (_, b'\n') => return Step::SkipAndEnd,
+            (_, b',') => Self::CellStart,
+            _ => Self::Unquoted,
         };
         Step::Keep
     }
 
-    fn end(&self, begun: bool) -> Result<(), &'static str> {
-        if begun && *self == Self::Quoted {
+    fn end(&self, in_record: bool) -> Result<(), &'static str> {
+        if in_record && *self == Self::Quoted {
             Err("begins a row in which a quote is not closed")
         } else {
             Ok(())
@@ -47,64 +47,63 @@ impl Grammar for Rows {
     }
 }
 
-/// The accounts of a file.
+/// Reads the accounts of a CSV file.
 pub(super) struct Csv {
-    text: Text,
-    /// The names of the columns; `None` is one that is passed over.
+    reader: RecordReader,
+    /// The fields of the columns; `None` for an ignored one.
     columns: Vec<Option<&'static str>>,
 }
 
 impl Csv {
-    /// Reads the names of the columns.
-    pub(super) fn new(mut text: Text, ignored: &[String]) -> Result<Self, String> {
-        let header = match text.next(&mut Rows::Cell) {
-            Ok(Some(piece)) => piece.bytes.and_then(cells),
-            Ok(None) => None,
-            Err(broken) => return Err(format!("line {}: {}", broken.line, broken.reason)),
-        };
+    /// Reads the header row.
+    pub(super) fn new(mut reader: RecordReader, ignored: &[String]) -> Result<Self, String> {
+        let row = reader
+            .next(&mut RowSplitter::CellStart)
+            .map_err(|error| format!("line {}: {}", error.line, error.reason))?;
+        let header = row.and_then(|row| parse_row(row.bytes?));
         let header = header.ok_or("line 1: must be a row of field names")?;
         let mut columns = Vec::new();
         for name in &header {
-            let known = FIELDS.iter().find(|field| *field == name).copied();
-            if known.is_none() && !ignored.contains(name) {
-                let flaw = FieldError::unknown(name);
-                return Err(format!("line 1: {} {}", flaw.field, flaw.reason));
+            let field = FIELDS.iter().find(|field| **field == name).copied();
+            if field.is_none() && !ignored.iter().any(|ignored| ignored == name) {
+                let violation = Violation::unknown(name);
+                return Err(format!("line 1: {} {}", violation.field, violation.reason));
             }
-            if known.is_some() && columns.contains(&known) {
+            if field.is_some() && columns.contains(&field) {
                 return Err(format!("line 1: {name} is there twice"));
             }
-            columns.push(known);
+            columns.push(field);
         }
-        for needed in ["username", "password_hash"] {
-            if !columns.contains(&Some(needed)) {
-                return Err(format!("line 1: must be a row of field names with {needed} among them"));
+        for required in ["username", "password_hash"] {
+            if !columns.contains(&Some(required)) {
+                return Err(format!("line 1: must be a row of field names with {required} among them"));
             }
         }
-        Ok(Self { text, columns })
+        Ok(Self { reader, columns })
     }
 
     pub(super) const fn offset(&self) -> u64 {
-        self.text.offset()
+        self.reader.offset()
     }
 
     pub(super) fn next(&mut self) -> Result<Option<Record>, SyntaxError> {
-        let Some(piece) = self.text.next(&mut Rows::Cell)? else { return Ok(None) };
-        let record = Record::new(piece.line, |account| {
-            read(account, piece.bytes.ok_or_else(FieldError::too_long)?, &self.columns)
+        let Some(row) = self.reader.next(&mut RowSplitter::CellStart)? else { return Ok(None) };
+        let record = Record::new(row.line, |account| {
+            set_fields(account, row.bytes.ok_or_else(Violation::too_long)?, &self.columns)
         });
         Ok(Some(record))
     }
 }
 
-fn read(
+fn set_fields(
     account: &mut ImportedAccount,
     row: &[u8],
     columns: &[Option<&'static str>],
-) -> Result<(), FieldError> {
-    let cells = cells(row).ok_or_else(|| FieldError::whole("is not a row of UTF-8 text"))?;
+) -> Result<(), Violation> {
+    let cells = parse_row(row).ok_or_else(|| Violation::record("is not a row of UTF-8 text"))?;
     if cells.len() != columns.len() {
-        let (here, there) = (cells.len(), columns.len());
-        return Err(FieldError::whole(format!("has {here} cells where the first row has {there}")));
+        let (cells, columns) = (cells.len(), columns.len());
+        return Err(Violation::record(format!("has {cells} cells where the first row has {columns}")));
     }
     for (column, cell) in columns.iter().zip(&cells) {
         if let Some(field) = column {
@@ -114,26 +113,15 @@ fn read(
     Ok(())
 }
 
-/// The cells of a row without its line break.
-fn cells(row: &[u8]) -> Option<Vec<String>> {
+/// Parses a row without its line break. Returns `None` if it is not UTF-8.
+fn parse_row(row: &[u8]) -> Option<StringRecord> {
     let row = row.strip_suffix(b"\r").unwrap_or(row);
-    // Line breaks are no business of the parser: what it is given is one row.
-    let mut reader = csv_core::ReaderBuilder::new().terminator(csv_core::Terminator::Any(b'\n')).build();
-    let mut text = vec![0; row.len()];
-    let mut ends = vec![0; row.len() + 1];
-    let (result, read, _, mut count) = reader.read_record(row, &mut text, &mut ends);
-    if result == ReadRecordResult::InputEmpty && read == row.len() {
-        // The end of the input ends the last cell.
-        let (_, _, _, more) = reader.read_record(&[], &mut [], &mut ends[count..]);
-        count += more;
-    }
-    let mut start = 0;
-    ends[..count]
-        .iter()
-        .map(|end| {
-            let cell = std::str::from_utf8(text.get(start..*end)?).ok()?;
-            start = *end;
-            Some(cell.to_owned())
-        })
-        .collect()
+    // With the default terminator, a carriage return in an unquoted cell would end the row.
+    let mut reader = ReaderBuilder::new()
+        .has_headers(false)
+        .terminator(Terminator::Any(b'\n'))
+        .buffer_capacity(row.len().max(1))
+        .from_reader(row);
+    let mut cells = StringRecord::new();
+    reader.read_record(&mut cells).ok()?.then_some(cells)
 }

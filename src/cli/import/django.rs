@@ -1,70 +1,73 @@
-//! What Django's `dumpdata` writes: an array of `{"model": .., "pk": .., "fields": {..}}`, or with
-//! `--format jsonl` the same without the array.
+//! The output of Django's `dumpdata`: an array of `{"model": .., "pk": .., "fields": {..}}`, or with `--format jsonl` the
+//! same objects without the array.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
 use super::{
-    account::{FieldError, Record, set_value},
-    text::{Grammar, Step, SyntaxError, Text},
+    account::{Record, Violation, set_value},
+    record_reader::{RecordReader, Splitter, Step, SyntaxError},
 };
 use crate::grpc::pb::ImportedAccount;
 
-/// The groups that users refer to.
-const GROUPS: &str = "auth.group";
+/// The model of the groups that users refer to.
+const GROUP_MODEL: &str = "auth.group";
 
-/// A piece is an object of the array.
+/// Splits a dump into the objects of its array.
 #[derive(Debug, Clone, Default)]
-struct Objects {
-    place: Place,
+struct ObjectSplitter {
+    expected: Expected,
     depth: usize,
     in_string: bool,
     escaped: bool,
 }
 
-/// What may come next between objects.
+/// The syntax that is expected next between objects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Place {
+enum Expected {
     #[default]
-    Start,
-    /// Objects without an array around them.
-    Bare,
-    First,
-    Comma,
+    ArrayOrObject,
+    /// Another object, in a dump without an array.
+    BareObject,
+    /// The first object of the array, or its end.
+    FirstObject,
+    CommaOrEnd,
     Object,
-    Over,
+    Nothing,
 }
 
-impl Objects {
-    fn between(&mut self, byte: u8) -> Step {
-        self.place = match (self.place, byte) {
+impl ObjectSplitter {
+    fn between_objects(&mut self, byte: u8) -> Step {
+        self.expected = match (self.expected, byte) {
             (_, b' ' | b'\t' | b'\r' | b'\n') => return Step::Skip,
-            (Place::Start, b'[') => Place::First,
-            (Place::Start | Place::Bare, b'{') => return self.begin(Place::Bare),
-            (Place::First | Place::Object, b'{') => return self.begin(Place::Comma),
-            (Place::Comma, b',') => Place::Object,
-            (Place::First | Place::Comma, b']') => Place::Over,
-            (Place::Over, _) => return Step::Wrong("has something after the end of the dump"),
-            (Place::Comma, _) => return Step::Wrong("should have `,` or `]` after an entry"),
-            _ => return Step::Wrong("is not what Django's dumpdata writes, an array of objects"),
+            (Expected::ArrayOrObject, b'[') => Expected::FirstObject,
+            (Expected::ArrayOrObject | Expected::BareObject, b'{') => {
+                return self.begin(Expected::BareObject);
+            }
+            (Expected::FirstObject | Expected::Object, b'{') => return self.begin(Expected::CommaOrEnd),
+            (Expected::CommaOrEnd, b',') => Expected::Object,
+            (Expected::FirstObject | Expected::CommaOrEnd, b']') => Expected::Nothing,
+            (Expected::Nothing, _) => return Step::Error("has something after the end of the dump"),
+            (Expected::CommaOrEnd, _) => return Step::Error("should have `,` or `]` after an entry"),
+            _ => return Step::Error("is not what Django's dumpdata writes, an array of objects"),
         };
         Step::Skip
     }
 
-    fn begin(&mut self, after: Place) -> Step {
-        (self.place, self.depth) = (after, 1);
+    fn begin(&mut self, next: Expected) -> Step {
+        (self.expected, self.depth) = (next, 1);
         Step::Keep
     }
 
-    fn within(&mut self, byte: u8) -> Step {
+    fn in_object(&mut self, byte: u8) -> Step {
         if self.in_string {
             match byte {
                 _ if self.escaped => self.escaped = false,
                 b'\\' => self.escaped = true,
                 b'"' => self.in_string = false,
-                // JSON has them escaped. Told here, because what follows would be taken inside out.
-                b'\n' => return Step::Wrong("has a string that is not closed"),
+                // JSON escapes line breaks. Without this check, the text after the string would be taken for strings.
+                b'\n' => return Step::Error("has a string that is not closed"),
                 _ => {}
             }
             return Step::Keep;
@@ -75,83 +78,86 @@ impl Objects {
             b'}' | b']' => self.depth -= 1,
             _ => {}
         }
-        if self.depth == 0 { Step::Last } else { Step::Keep }
+        if self.depth == 0 { Step::KeepAndEnd } else { Step::Keep }
     }
 }
 
-impl Grammar for Objects {
-    fn step(&mut self, byte: u8, begun: bool) -> Step {
-        if begun { self.within(byte) } else { self.between(byte) }
+impl Splitter for ObjectSplitter {
+    fn step(&mut self, byte: u8, in_record: bool) -> Step {
+        if in_record { self.in_object(byte) } else { self.between_objects(byte) }
     }
 
-    fn end(&self, begun: bool) -> Result<(), &'static str> {
-        match self.place {
-            _ if begun => Err("begins an entry that is cut off"),
-            Place::Bare | Place::Over => Ok(()),
-            Place::Start => Err("is the end of a file with nothing in it"),
-            Place::First | Place::Comma | Place::Object => Err("is where the dump is cut off"),
+    fn end(&self, in_record: bool) -> Result<(), &'static str> {
+        match self.expected {
+            _ if in_record => Err("begins an entry that is cut off"),
+            Expected::BareObject | Expected::Nothing => Ok(()),
+            Expected::ArrayOrObject => Err("is the end of an empty file"),
+            Expected::FirstObject | Expected::CommaOrEnd | Expected::Object => {
+                Err("is where the dump is cut off")
+            }
         }
     }
 }
 
-/// How a dump is to be read.
+/// The names in a dump.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     /// The model of the users, such as `auth.user`.
     pub(super) model: String,
-    /// The field of it that is the username.
+    /// The field of that model with the username.
     pub(super) username_field: String,
-    /// The roles of groups whose names are not to be roles, or cannot be; empty is none.
+    /// The roles of groups whose names are not used as roles; an empty role gives none.
     pub(super) group_roles: HashMap<String, String>,
-    /// Fields to pass over.
+    /// Fields to skip.
     pub(super) ignored: Vec<String>,
 }
 
-/// The users of a dump.
+/// Reads the users of a dump.
 pub(super) struct Django {
-    text: Text,
-    objects: Objects,
+    reader: RecordReader,
+    splitter: ObjectSplitter,
     settings: Settings,
-    /// The names of the groups, by their keys.
+    /// The names of the groups by primary key.
     groups: HashMap<String, String>,
-    /// Entries of other models.
+    /// The number of entries of other models.
     pub(super) skipped: u64,
 }
 
 impl Django {
-    pub(super) fn new(text: Text, settings: Settings) -> Self {
-        let (objects, groups) = (Objects::default(), HashMap::new());
-        Self { text, objects, settings, groups, skipped: 0 }
+    pub(super) fn new(reader: RecordReader, settings: Settings) -> Self {
+        let (splitter, groups) = (ObjectSplitter::default(), HashMap::new());
+        Self { reader, splitter, settings, groups, skipped: 0 }
     }
 
     pub(super) const fn offset(&self) -> u64 {
-        self.text.offset()
+        self.reader.offset()
     }
 
     pub(super) fn next(&mut self) -> Result<Option<Record>, SyntaxError> {
         loop {
-            let Some(piece) = self.text.next(&mut self.objects)? else { return Ok(None) };
-            let line = piece.line;
-            let Some(bytes) = piece.bytes else {
-                return Ok(Some(Record::new(line, |_| Err(FieldError::too_long()))));
+            let Some(object) = self.reader.next(&mut self.splitter)? else { return Ok(None) };
+            let line = object.line;
+            let Some(bytes) = object.bytes else {
+                return Ok(Some(Record::new(line, |_| Err(Violation::too_long()))));
             };
             let mut entry = serde_json::from_slice(bytes).map_err(|error| SyntaxError {
                 line: line + error.line().saturating_sub(1) as u64,
                 reason: "is not JSON".to_owned(),
             })?;
             if self.is_user(&mut entry) {
-                return Ok(Some(Record::new(line, |account| self.read(account, entry))));
+                return Ok(Some(Record::new(line, |account| self.set_fields(account, entry))));
             }
         }
     }
 
-    /// Whether an entry is about a user, and so for the caller; or else it is done with.
+    /// Returns whether the entry is a user, or not an entry of a dump at all. Remembers it if it is a group, and counts it
+    /// otherwise.
     fn is_user(&mut self, entry: &mut Map<String, Value>) -> bool {
         let Some(Value::String(model)) = entry.get("model") else { return true };
         if model.eq_ignore_ascii_case(&self.settings.model) {
             return true;
         }
-        let is_group = model.eq_ignore_ascii_case(GROUPS);
+        let is_group = model.eq_ignore_ascii_case(GROUP_MODEL);
         let name = entry.get_mut("fields").and_then(|fields| fields.get_mut("name")).map(Value::take);
         match (name, entry.remove("pk").and_then(key)) {
             (Some(Value::String(name)), Some(pk)) if is_group => {
@@ -162,28 +168,32 @@ impl Django {
         false
     }
 
-    fn read(&self, account: &mut ImportedAccount, mut entry: Map<String, Value>) -> Result<(), FieldError> {
+    fn set_fields(
+        &self,
+        account: &mut ImportedAccount,
+        mut entry: Map<String, Value>,
+    ) -> Result<(), Violation> {
         let pk = entry.remove("pk").filter(|pk| !pk.is_null());
         let (Some(Value::String(_)), Some(Value::Object(mut fields))) =
             (entry.remove("model"), entry.remove("fields"))
         else {
-            return Err(FieldError::whole("is not an entry of a dump, which has model, pk and fields"));
+            return Err(Violation::record("is not an entry of a dump, which has model, pk and fields"));
         };
         fields.retain(|field, _| !self.settings.ignored.contains(field));
         let Some(Value::String(username)) = fields.remove(&self.settings.username_field) else {
-            let reason = "is missing: --username-field names the one that users log in with";
-            return Err(FieldError::new(&self.settings.username_field, reason));
+            let reason = "is missing: name the field that users log in with by --username-field";
+            return Err(Violation::new(&self.settings.username_field, reason));
         };
         account.username = username;
-        // With --natural-primary a dump has no keys.
+        // A dump with --natural-primary has no primary keys.
         if let Some(pk) = pk {
-            account.user_id = key(pk).ok_or_else(|| FieldError::new("pk", "must be a number or a string"))?;
+            account.user_id = key(pk).ok_or_else(|| Violation::new("pk", "must be a number or a string"))?;
         }
         account.password_hash = match fields.remove("password") {
-            // Django lets nobody in with it.
+            // Django lets nobody log in with an empty hash.
             Some(Value::String(hash)) if hash.is_empty() => "!".to_owned(),
             Some(Value::String(hash)) => hash,
-            _ => return Err(FieldError::new("password", "is missing, or not a string")),
+            _ => return Err(Violation::new("password", "is missing, or not a string")),
         };
         account.disabled = !flag(&mut fields, "is_active", true)?;
         for role in ["staff", "superuser"] {
@@ -193,18 +203,18 @@ impl Django {
         }
         if let Some(joined) = fields.remove("date_joined") {
             set_value(account, "created_at", joined)
-                .map_err(|flaw| FieldError::new("date_joined", flaw.reason))?;
+                .map_err(|violation| Violation::new("date_joined", violation.reason))?;
         }
         match fields.remove("groups") {
             None | Some(Value::Null) => Ok(()),
             Some(Value::Array(groups)) => self.add_groups(account, groups),
-            Some(_) => Err(FieldError::new("groups", "must be an array")),
+            Some(_) => Err(Violation::new("groups", "must be an array")),
         }
     }
 
-    /// The names of groups are roles. A user in a group without a name is refused: it would be there
-    /// without its roles from now on, whatever is imported later.
-    fn add_groups(&self, account: &mut ImportedAccount, groups: Vec<Value>) -> Result<(), FieldError> {
+    /// Adds the names of groups as roles. A user in an unknown group is refused, because an account that exists is not
+    /// changed by a later import, so it would stay without the role.
+    fn add_groups(&self, account: &mut ImportedAccount, groups: Vec<Value>) -> Result<(), Violation> {
         for group in groups {
             let name = match group {
                 // The natural key of a group is its name.
@@ -212,14 +222,14 @@ impl Django {
                 pk => key(pk).and_then(|pk| self.groups.get(&pk).cloned()),
             };
             let name = name.ok_or_else(|| {
-                FieldError::new(
+                Violation::new(
                     "groups",
-                    "names a group that does not stand before it in the dump: dump `auth.group auth.user` in this \
-                     order, or with --natural-foreign; or pass over groups with --ignore groups",
+                    "names a group that the dump does not have before the user: dump `auth.group auth.user` in this \
+                     order, or with --natural-foreign; or skip groups with --ignore groups",
                 )
             })?;
             match self.settings.group_roles.get(&name) {
-                Some(none) if none.is_empty() => {}
+                Some(role) if role.is_empty() => {}
                 Some(role) => account.roles.push(role.clone()),
                 None => account.roles.push(name),
             }
@@ -228,7 +238,7 @@ impl Django {
     }
 }
 
-/// A primary key as text.
+/// Returns a primary key as text.
 fn key(value: Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text),
@@ -237,10 +247,10 @@ fn key(value: Value) -> Option<String> {
     }
 }
 
-fn flag(fields: &mut Map<String, Value>, field: &str, default: bool) -> Result<bool, FieldError> {
+fn flag(fields: &mut Map<String, Value>, field: &str, default: bool) -> Result<bool, Violation> {
     match fields.remove(field) {
         None => Ok(default),
         Some(Value::Bool(flag)) => Ok(flag),
-        Some(_) => Err(FieldError::new(field, "must be true or false")),
+        Some(_) => Err(Violation::new(field, "must be true or false")),
     }
 }

@@ -1,22 +1,21 @@
-//! JSON lines: an object a line, with the field names of the protocol.
+//! JSON lines: one object per line, with the field names of the protocol.
 
 use serde_json::{Map, Value};
 
 use super::{
-    account::{FieldError, Record, set_value},
-    text::{Grammar, Step, SyntaxError, Text},
+    account::{Record, Violation, set_value},
+    record_reader::{RecordReader, Splitter, Step, SyntaxError},
 };
 use crate::grpc::pb::ImportedAccount;
 
-/// A piece is a line; blank ones are none.
-#[derive(Default)]
-struct Lines;
+/// Splits a file into lines, and skips blank ones.
+struct LineSplitter;
 
-impl Grammar for Lines {
-    fn step(&mut self, byte: u8, begun: bool) -> Step {
+impl Splitter for LineSplitter {
+    fn step(&mut self, byte: u8, in_record: bool) -> Step {
         match byte {
-            b'\n' if begun => Step::End,
-            b'\n' | b'\r' | b' ' | b'\t' if !begun => Step::Skip,
+            b'\n' if in_record => Step::SkipAndEnd,
+            b'\n' | b'\r' | b' ' | b'\t' if !in_record => Step::Skip,
             _ => Step::Keep,
         }
     }
@@ -26,35 +25,35 @@ impl Grammar for Lines {
     }
 }
 
-/// The accounts of a file.
+/// Reads the accounts of a file of JSON lines.
 pub(super) struct JsonLines {
-    text: Text,
+    reader: RecordReader,
     ignored: Vec<String>,
 }
 
 impl JsonLines {
-    pub(super) fn new(text: Text, ignored: Vec<String>) -> Self {
-        Self { text, ignored }
+    pub(super) fn new(reader: RecordReader, ignored: Vec<String>) -> Self {
+        Self { reader, ignored }
     }
 
     pub(super) const fn offset(&self) -> u64 {
-        self.text.offset()
+        self.reader.offset()
     }
 
     pub(super) fn next(&mut self) -> Result<Option<Record>, SyntaxError> {
-        let Some(piece) = self.text.next(&mut Lines)? else { return Ok(None) };
-        let record = Record::new(piece.line, |account| {
-            read(account, piece.bytes.ok_or_else(FieldError::too_long)?, &self.ignored)
+        let Some(line) = self.reader.next(&mut LineSplitter)? else { return Ok(None) };
+        let record = Record::new(line.line, |account| {
+            set_fields(account, line.bytes.ok_or_else(Violation::too_long)?, &self.ignored)
         });
         Ok(Some(record))
     }
 }
 
-fn read(account: &mut ImportedAccount, line: &[u8], ignored: &[String]) -> Result<(), FieldError> {
-    // What the parser says of a syntax error may quote the line, and there is a secret in it.
+fn set_fields(account: &mut ImportedAccount, line: &[u8], ignored: &[String]) -> Result<(), Violation> {
+    // The parser's message may quote the line, which contains a password hash.
     let mut fields: Map<String, Value> =
-        serde_json::from_slice(line).map_err(|_| FieldError::whole("is not a JSON object"))?;
-    // First, so that a refusal can name it.
+        serde_json::from_slice(line).map_err(|_| Violation::record("is not a JSON object"))?;
+    // Set first, so that a violation can name the user.
     if let Some(username) = fields.remove("username") {
         set_value(account, "username", username)?;
     }

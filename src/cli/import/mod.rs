@@ -1,15 +1,16 @@
-//! `latchkey account import`
+//! `latchkey account import`: reads accounts from a file and sends them to the server. Memory holds one call, and a hash of
+//! each username, however large the file is.
 
 mod account;
 mod csv;
 mod django;
 mod json_lines;
 mod progress;
+mod record_reader;
 mod report;
 mod source;
 #[cfg(test)]
 mod tests;
-mod text;
 mod upload;
 
 use std::{
@@ -23,11 +24,11 @@ use std::{
 use clap::Args;
 
 use self::{
-    account::{FieldError, Record},
+    account::{Record, Violation},
     progress::Progress,
+    record_reader::SyntaxError,
     report::Report,
     source::{Format, Source},
-    text::SyntaxError,
     upload::{Batch, Upload},
 };
 use super::{Common, Failure};
@@ -37,38 +38,37 @@ use crate::domain::username::Username;
 pub(super) struct Import {
     /// The file with the accounts, or - for standard input.
     file: PathBuf,
-    /// What the file holds; auto looks at its name and its beginning.
+    /// The format of the file. `auto` detects it by the name and the first bytes.
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     format: Format,
-    /// A role that every account gets besides its own; may be repeated.
+    /// A role to add to every account. Repeat the option for more roles.
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
-    /// Put before every user id, such as django- to tell the ids of two sources apart.
+    /// A prefix for every user id, such as django- to keep the ids of two sources apart.
     #[arg(long, value_name = "PREFIX", default_value = "")]
     id_prefix: String,
-    /// Say what would be done and do nothing. What appears twice in the file is seen; what two accounts of
-    /// it would do to each other's ids is not.
+    /// Print what would be imported without importing it. Finds usernames that appear twice in the file, but not user ids
+    /// that do.
     #[arg(long)]
     dry_run: bool,
-    /// Write what was refused into a file, a line each, and not on standard output.
+    /// Write the refused accounts to this file, one per line, instead of standard output.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Go on trying for this long where the server does not answer. What was added before the answer was lost is
-    /// then counted as present.
+    /// How long to retry while the server does not answer, such as 30s or 5m. An account that was added by a call whose
+    /// response was lost is counted as present.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
     retry_for: Duration,
-    /// A field to pass over; may be repeated. In JSON lines and CSV, others that an account does not have are
-    /// errors.
+    /// A field to skip. Repeat the option for more fields. In JSON lines and CSV, any other field that an account does not
+    /// have is an error.
     #[arg(long = "ignore", value_name = "FIELD")]
     ignored: Vec<String>,
-    /// The model of the users (Django).
+    /// Django: the model of the users.
     #[arg(long, value_name = "APP.MODEL", default_value = "auth.user")]
     model: String,
-    /// The field that users log in with (Django).
+    /// Django: the field that users log in with.
     #[arg(long, value_name = "FIELD", default_value = "username")]
     username_field: String,
-    /// The role of a group whose name is not to be one, or nothing after the = for none (Django); may be
-    /// repeated.
+    /// Django: the role of a group, instead of its name; nothing after the = gives no role. Repeat the option for more groups.
     #[arg(long = "group-role", value_name = "GROUP=ROLE", value_parser = group_role)]
     group_roles: Vec<(String, String)>,
 }
@@ -80,26 +80,29 @@ fn group_role(text: &str) -> Result<(String, String), String> {
 
 impl Import {
     pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
-        let refused = |what: &PathBuf, error| Failure::Refused(format!("{}: {error}", what.display()));
         let source = self.source()?;
         let upload = Upload::new(common, self.retry_for).await?;
-        let file = self.report.as_ref().map(|path| File::create(path).map_err(|error| refused(path, error)));
-        let file = file.transpose()?;
+        let file = match &self.report {
+            Some(path) => Some(File::create(path).map_err(|error| {
+                Failure::Refused(format!("failed to create the report {}: {error}", path.display()))
+            })?),
+            None => None,
+        };
 
         let output = common.output();
-        let progress = Progress::new(&output, source.bytes);
-        let mut run = Run { source, upload, progress, report: Report::default(), seen: Seen::default() };
-        let ended = run.all(&self).await;
-        run.progress.finish();
-        run.report.skipped = run.source.skipped();
-        run.report.complete = ended.is_ok();
-        run.report.print(&output, self.dry_run, file)?;
-        ended?;
-        match run.report.refused() {
+        let progress = Progress::new(&output, source.size);
+        let mut importer =
+            Importer { source, upload, progress, report: Report::default(), usernames: Usernames::default() };
+        let result = importer.run(&self).await;
+        let Importer { source, progress, mut report, .. } = importer;
+        progress.finish();
+        report.skipped = source.skipped();
+        report.complete = result.is_ok();
+        report.print(&output, self.dry_run, file)?;
+        result?;
+        match report.refused() {
             0 => Ok(()),
-            count => {
-                Err(Failure::Refused(format!("{count} of {} accounts were refused", run.report.total())))
-            }
+            count => Err(Failure::Refused(format!("{count} of {} accounts were refused", report.total()))),
         }
     }
 
@@ -114,23 +117,22 @@ impl Import {
     }
 }
 
-/// An import under way.
-struct Run {
+struct Importer {
     source: Source,
     upload: Upload,
     progress: Progress,
     report: Report,
-    seen: Seen,
+    usernames: Usernames,
 }
 
-impl Run {
-    async fn all(&mut self, import: &Import) -> Result<(), Failure> {
+impl Importer {
+    async fn run(&mut self, import: &Import) -> Result<(), Failure> {
         let mut batch = Batch::default();
-        let broken = loop {
+        let error = loop {
             match self.source.next() {
-                Ok(Some(record)) => self.take(record, import, &mut batch),
+                Ok(Some(record)) => self.add(record, import, &mut batch),
                 Ok(None) => break None,
-                Err(broken) => break Some(broken),
+                Err(error) => break Some(error),
             }
             if batch.is_full() {
                 self.send(std::mem::take(&mut batch)).await?;
@@ -139,7 +141,7 @@ impl Run {
         if !batch.is_empty() {
             self.send(batch).await?;
         }
-        match broken {
+        match error {
             None => Ok(()),
             Some(SyntaxError { line, reason }) => {
                 Err(Failure::Refused(format!("line {line} {reason}; nothing from there on was imported")))
@@ -147,19 +149,19 @@ impl Run {
         }
     }
 
-    fn take(&mut self, record: Record, import: &Import, batch: &mut Batch) {
-        let Record { line, mut account, flaw } = record;
+    fn add(&mut self, record: Record, import: &Import, batch: &mut Batch) {
+        let Record { line, mut account, violation } = record;
         account.roles.extend(import.roles.iter().cloned());
         if !account.user_id.is_empty() {
             account.user_id.insert_str(0, &import.id_prefix);
         }
-        let flaw = flaw
-            .or_else(|| self.seen.check(&account.username, line))
-            .or_else(|| Batch::takes(&account).err());
-        match flaw {
-            Some(flaw) => {
+        let violation = violation
+            .or_else(|| self.usernames.check(&account.username, line))
+            .or_else(|| Batch::check_size(&account).err());
+        match violation {
+            Some(violation) => {
                 let username = account.username.chars().take(Username::MAX_LEN).collect();
-                self.report.refuse(line, username, flaw);
+                self.report.refuse(line, username, violation);
             }
             None => batch.add(account, import.dry_run),
         }
@@ -167,32 +169,31 @@ impl Run {
 
     async fn send(&mut self, batch: Batch) -> Result<(), Failure> {
         match self.upload.send(batch, &self.progress).await {
-            Ok(answer) => {
-                self.report.count(answer);
-                self.progress.reached(self.source.offset(), &self.report);
+            Ok(response) => {
+                self.report.add_response(response);
+                self.progress.advance(self.source.offset(), &self.report);
                 Ok(())
             }
             Err(Failure::Unavailable(sentence)) => Err(Failure::Unavailable(format!(
-                "{sentence}. What is counted here has been done: run the same command again to go on"
+                "{sentence}. The accounts counted here are imported: run the same command again to go on"
             ))),
             Err(failure) => Err(failure),
         }
     }
 }
 
-/// The usernames of a file so far. A hash of each is kept, some twenty bytes: all else of a file is forgotten as
-/// soon as it is sent.
+/// Finds usernames that appear twice. Stores a hash of each with its line, about twenty bytes per account.
 #[derive(Default)]
-struct Seen {
+struct Usernames {
     lines: HashMap<u64, u64>,
     hasher: RandomState,
 }
 
-impl Seen {
-    fn check(&mut self, username: &str, line: u64) -> Option<FieldError> {
-        // One that is not a username is for the server to refuse.
+impl Usernames {
+    fn check(&mut self, username: &str, line: u64) -> Option<Violation> {
+        // The server refuses an invalid username.
         let username = Username::parse(username).ok()?;
         let first = self.lines.insert(self.hasher.hash_one(username.key()), line)?;
-        Some(FieldError::new("username", format!("is the same as in line {first}; case makes no difference")))
+        Some(Violation::new("username", format!("is the same as in line {first}; case makes no difference")))
     }
 }

@@ -1,4 +1,4 @@
-//! What became of the accounts of a file.
+//! The result of an import.
 
 use std::{
     collections::HashMap,
@@ -8,37 +8,38 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Failure, account::FieldError};
+use super::{Failure, account::Violation};
 use crate::{cli::output::Output, grpc::pb};
 
-/// Counts, and what was refused. A reason is kept once, however many lines it is the reason for.
+/// The counts of an import, and the refused accounts. A violation that many lines have in common is stored once.
 #[derive(Default)]
 pub(super) struct Report {
     pub(super) added: u64,
     pub(super) present: u64,
     pub(super) skipped: u64,
+    /// Line, username and index of the violation.
     refused: Vec<(u64, String, usize)>,
-    flaws: Vec<FieldError>,
-    known: HashMap<FieldError, usize>,
-    /// Whether all of the file was read and sent.
+    violations: Vec<Violation>,
+    indexes: HashMap<Violation, usize>,
+    /// Whether the whole file was read and sent.
     pub(super) complete: bool,
 }
 
 impl Report {
-    pub(super) fn refuse(&mut self, line: u64, username: String, flaw: FieldError) {
-        let next = self.flaws.len();
-        let index = *self.known.entry(flaw.clone()).or_insert(next);
+    pub(super) fn refuse(&mut self, line: u64, username: String, violation: Violation) {
+        let next = self.violations.len();
+        let index = *self.indexes.entry(violation.clone()).or_insert(next);
         if index == next {
-            self.flaws.push(flaw);
+            self.violations.push(violation);
         }
         self.refused.push((line, username, index));
     }
 
-    pub(super) fn count(&mut self, answer: pb::ImportAccountsResponse) {
-        self.added += answer.added;
-        self.present += answer.present;
-        for pb::RefusedAccount { line, username, field, description } in answer.refusals {
-            self.refuse(line, username, FieldError { field, reason: description });
+    pub(super) fn add_response(&mut self, response: pb::ImportAccountsResponse) {
+        self.added += response.added;
+        self.present += response.present;
+        for pb::RefusedAccount { line, username, field, description } in response.refusals {
+            self.refuse(line, username, Violation { field, reason: description });
         }
     }
 
@@ -50,34 +51,39 @@ impl Report {
         self.added + self.present + self.refused.len() as u64
     }
 
-    /// What was refused, in the order of the file.
-    fn refusals(&self) -> Vec<Refused<'_>> {
-        let refusals = self.refused.iter();
-        let mut refusals: Vec<_> = refusals
-            .map(|(line, username, flaw)| Refused { line: *line, username, flaw: &self.flaws[*flaw] })
+    /// The refused accounts in the order of the file.
+    fn sorted(&self) -> Vec<RefusedAccount<'_>> {
+        let mut accounts: Vec<_> = self
+            .refused
+            .iter()
+            .map(|(line, username, violation)| RefusedAccount {
+                line: *line,
+                username,
+                violation: &self.violations[*violation],
+            })
             .collect();
-        refusals.sort_by_key(|refusal| refusal.line);
-        refusals
+        accounts.sort_by_key(|account| account.line);
+        accounts
     }
 
-    /// Prints it; what was refused goes into `file` where there is one, a line each.
+    /// Prints the report. With a `file`, the refused accounts are written there, one per line.
     pub(super) fn print(
         &self,
         output: &Output,
         dry_run: bool,
         file: Option<std::fs::File>,
     ) -> Result<(), Failure> {
-        let refusals = self.refusals();
+        let refused = self.sorted();
         let to_file = file.is_some();
         if let Some(file) = file {
-            write(file, output, &refusals)
-                .map_err(|error| Failure::Refused(format!("the report cannot be written: {error}")))?;
+            write(file, output, &refused)
+                .map_err(|error| Failure::Refused(format!("failed to write the report: {error}")))?;
         }
         let value = json!({
             "added": self.added,
             "present": self.present,
             "skipped": self.skipped,
-            "refused": refusals.iter().map(Refused::json).collect::<Vec<_>>(),
+            "refused": refused.iter().map(RefusedAccount::json).collect::<Vec<_>>(),
             "complete": self.complete,
             "dry_run": dry_run,
         });
@@ -88,24 +94,23 @@ impl Report {
             if self.skipped > 0 {
                 let _ = write!(text, ", skipped {}", self.skipped);
             }
-            for refusal in refusals.iter().filter(|_| !to_file) {
-                let _ = write!(text, "\n{}", refusal.text());
+            for account in refused.iter().filter(|_| !to_file) {
+                let _ = write!(text, "\n{}", account.text());
             }
             text
         })
     }
 }
 
-/// What was refused, and why.
-struct Refused<'a> {
+struct RefusedAccount<'a> {
     line: u64,
     username: &'a str,
-    flaw: &'a FieldError,
+    violation: &'a Violation,
 }
 
-impl Refused<'_> {
+impl RefusedAccount<'_> {
     fn json(&self) -> Value {
-        let FieldError { field, reason } = self.flaw;
+        let Violation { field, reason } = self.violation;
         json!({ "line": self.line, "username": self.username, "field": field, "reason": reason })
     }
 
@@ -113,26 +118,27 @@ impl Refused<'_> {
     fn text(&self) -> String {
         let mut text = format!("line {}", self.line);
         if !self.username.is_empty() {
-            let _ = write!(text, " ({})", harmless(self.username));
+            let _ = write!(text, " ({})", printable(self.username));
         }
-        let gap = if self.flaw.field.is_empty() { "" } else { " " };
-        let _ = write!(text, ": {}{gap}{}", harmless(&self.flaw.field), harmless(&self.flaw.reason));
+        let gap = if self.violation.field.is_empty() { "" } else { " " };
+        let _ =
+            write!(text, ": {}{gap}{}", printable(&self.violation.field), printable(&self.violation.reason));
         text
     }
 }
 
-/// What a file says, fit for a terminal.
-fn harmless(text: &str) -> String {
+/// Replaces control characters, so that a file cannot control the terminal.
+fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
-fn write(file: std::fs::File, output: &Output, refusals: &[Refused<'_>]) -> io::Result<()> {
+fn write(file: std::fs::File, output: &Output, refused: &[RefusedAccount<'_>]) -> io::Result<()> {
     let mut file = BufWriter::new(file);
-    for refusal in refusals {
+    for account in refused {
         if output.is_json() {
-            writeln!(file, "{}", refusal.json())?;
+            writeln!(file, "{}", account.json())?;
         } else {
-            writeln!(file, "{}", refusal.text())?;
+            writeln!(file, "{}", account.text())?;
         }
     }
     file.flush()

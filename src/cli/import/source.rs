@@ -1,4 +1,4 @@
-//! The file that accounts come from, whatever its format.
+//! The file with the accounts, in any format.
 
 use std::{
     ffi::OsStr,
@@ -13,31 +13,30 @@ use super::{
     csv::Csv,
     django::{self, Django},
     json_lines::JsonLines,
-    text::{SyntaxError, Text},
+    record_reader::{RecordReader, SyntaxError},
 };
 
-/// How much is read at once, in bytes.
-const BUFFER: usize = 64 * 1024;
+/// Size of the read buffer in bytes.
+const BUFFER_SIZE: usize = 64 * 1024;
 
-/// What a file holds.
+/// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// Whichever of the others it looks like.
+    /// Detects the format by the name and the first bytes of the file.
     Auto,
-    /// JSON lines: an object a line, with the fields `user_id`, `username`, `password_hash`, `roles`,
+    /// JSON lines: one object per line, with the fields `user_id`, `username`, `password_hash`, `roles`,
     /// `disabled`, `disabled_until` and `created_at`.
     Jsonl,
-    /// CSV: a row of field names, the same ones, then a row an account. Roles with blanks between them.
+    /// CSV: a row with these field names, then one row per account. Roles are separated by spaces.
     Csv,
-    /// What `manage.py dumpdata auth.group auth.user` of Django writes.
+    /// The output of `manage.py dumpdata auth.group auth.user` of Django.
     Django,
 }
 
-/// A file with accounts.
 pub(super) struct Source {
     reader: Reader,
-    /// How long it is, where that can be known.
-    pub(super) bytes: Option<u64>,
+    /// The size of the file; `None` for a pipe.
+    pub(super) size: Option<u64>,
 }
 
 enum Reader {
@@ -53,32 +52,32 @@ impl Source {
         ignored: &[String],
         django: django::Settings,
     ) -> Result<Self, Failure> {
-        let unreadable = |error| Failure::Usage(format!("{} cannot be read: {error}", path.display()));
-        let (mut reader, bytes): (Box<dyn BufRead + Send>, _) = if path == Path::new("-") {
-            (Box::new(BufReader::with_capacity(BUFFER, stdin())), None)
+        let read_error = |error| Failure::Usage(format!("{} cannot be read: {error}", path.display()));
+        let (mut reader, size): (Box<dyn BufRead + Send>, _) = if path == Path::new("-") {
+            (Box::new(BufReader::with_capacity(BUFFER_SIZE, stdin())), None)
         } else {
-            let file = File::open(path).map_err(unreadable)?;
-            let data = file.metadata().map_err(unreadable)?;
-            (Box::new(BufReader::with_capacity(BUFFER, file)), data.is_file().then_some(data.len()))
+            let file = File::open(path).map_err(read_error)?;
+            let data = file.metadata().map_err(read_error)?;
+            (Box::new(BufReader::with_capacity(BUFFER_SIZE, file)), data.is_file().then_some(data.len()))
         };
-        let beginning = reader.fill_buf().map_err(unreadable)?;
-        // What some programs write before UTF-8 says nothing.
+        let beginning = reader.fill_buf().map_err(read_error)?;
+        // Some programs write a byte order mark.
         let mark = if beginning.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
         let format = match format {
-            Format::Auto => guess(path, &beginning[mark..]),
+            Format::Auto => detect(path, &beginning[mark..]),
             format => format,
         };
         reader.consume(mark);
-        let text = Text::new(reader);
+        let reader = RecordReader::new(reader);
         let reader = match format {
-            Format::Auto | Format::Jsonl => Reader::JsonLines(JsonLines::new(text, ignored.to_vec())),
+            Format::Auto | Format::Jsonl => Reader::JsonLines(JsonLines::new(reader, ignored.to_vec())),
             Format::Csv => Reader::Csv(
-                Csv::new(text, ignored)
+                Csv::new(reader, ignored)
                     .map_err(|sentence| Failure::Usage(format!("{}: {sentence}", path.display())))?,
             ),
-            Format::Django => Reader::Django(Box::new(Django::new(text, django))),
+            Format::Django => Reader::Django(Box::new(Django::new(reader, django))),
         };
-        Ok(Self { reader, bytes })
+        Ok(Self { reader, size })
     }
 
     pub(super) fn next(&mut self) -> Result<Option<Record>, SyntaxError> {
@@ -89,7 +88,7 @@ impl Source {
         }
     }
 
-    /// How much of it has been read, in bytes.
+    /// The number of bytes read so far.
     pub(super) fn offset(&self) -> u64 {
         match &self.reader {
             Reader::JsonLines(reader) => reader.offset(),
@@ -98,26 +97,26 @@ impl Source {
         }
     }
 
-    /// How much of it was not about users.
+    /// The number of entries that are not users.
     pub(super) fn skipped(&self) -> u64 {
         if let Reader::Django(reader) = &self.reader { reader.skipped } else { 0 }
     }
 }
 
-/// JSON begins with a bracket, CSV with a name.
-fn guess(path: &Path, beginning: &[u8]) -> Format {
+/// Detects JSON by its first bracket, and takes anything else for CSV.
+fn detect(path: &Path, beginning: &[u8]) -> Format {
     let extension = path.extension().map(OsStr::to_ascii_lowercase);
-    let begins = beginning.trim_ascii_start();
+    let text = beginning.trim_ascii_start();
     match extension.as_ref().and_then(|extension| extension.to_str()) {
         Some("csv") => Format::Csv,
-        _ if begins.starts_with(b"[") => Format::Django,
-        _ if begins.starts_with(b"{") => {
-            let line = begins.split(|byte| *byte == b'\n').next().unwrap_or_default();
-            let entry = line.windows(7).any(|word| word == b"\"model\"");
-            if entry { Format::Django } else { Format::Jsonl }
+        _ if text.starts_with(b"[") => Format::Django,
+        _ if text.starts_with(b"{") => {
+            let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            let is_django = line.windows(7).any(|word| word == b"\"model\"");
+            if is_django { Format::Django } else { Format::Jsonl }
         }
         Some("jsonl" | "ndjson") => Format::Jsonl,
-        _ if begins.is_empty() => Format::Jsonl,
+        _ if text.is_empty() => Format::Jsonl,
         _ => Format::Csv,
     }
 }

@@ -1,4 +1,4 @@
-//! What is written in a format is what is read from it, with its lines; and nothing makes a reader panic.
+//! Each reader returns the accounts that were written, with their lines, and no input makes a reader panic.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::{
     csv::Csv,
     django::{Django, Settings},
     json_lines::JsonLines,
-    text::{SyntaxError, Text},
+    record_reader::{RecordReader, SyntaxError},
 };
 use crate::grpc::pb::ImportedAccount;
 
@@ -20,15 +20,15 @@ fn all(mut next: impl FnMut() -> Result<Option<Record>, SyntaxError>) -> Read {
     std::iter::from_fn(|| next().transpose()).collect()
 }
 
-fn json_lines(text: &[u8], portion: usize, ignored: &[&str]) -> Read {
+fn json_lines(text: &[u8], chunk: usize, ignored: &[&str]) -> Read {
     let ignored = ignored.iter().map(|field| (*field).to_owned()).collect();
-    let mut reader = JsonLines::new(Text::of(text, portion), ignored);
+    let mut reader = JsonLines::new(RecordReader::of(text, chunk), ignored);
     all(|| reader.next())
 }
 
-fn csv(text: &[u8], portion: usize, ignored: &[&str]) -> Result<Read, String> {
+fn csv(text: &[u8], chunk: usize, ignored: &[&str]) -> Result<Read, String> {
     let ignored: Vec<_> = ignored.iter().map(|field| (*field).to_owned()).collect();
-    let mut reader = Csv::new(Text::of(text, portion), &ignored)?;
+    let mut reader = Csv::new(RecordReader::of(text, chunk), &ignored)?;
     Ok(all(|| reader.next()))
 }
 
@@ -41,8 +41,8 @@ fn settings() -> Settings {
     }
 }
 
-fn django(text: &[u8], portion: usize) -> Read {
-    let mut reader = Django::new(Text::of(text, portion), settings());
+fn django(text: &[u8], chunk: usize) -> Read {
+    let mut reader = Django::new(RecordReader::of(text, chunk), settings());
     all(|| reader.next())
 }
 
@@ -50,12 +50,15 @@ fn lines(records: &[Record]) -> Vec<u64> {
     records.iter().map(|record| record.line).collect()
 }
 
-/// The field of each flaw, or the username where there is none.
+/// The field of each violation, or the username without a violation.
 fn outcomes(records: &[Record]) -> Vec<&str> {
     records
         .iter()
         .map(|record| {
-            record.flaw.as_ref().map_or(record.account.username.as_str(), |flaw| flaw.field.as_str())
+            record
+                .violation
+                .as_ref()
+                .map_or(record.account.username.as_str(), |violation| violation.field.as_str())
         })
         .collect()
 }
@@ -74,7 +77,7 @@ fn quoted(cell: &str) -> String {
     format!("\"{}\"", cell.replace('"', "\"\""))
 }
 
-/// Text with everything in it that means something to one of the formats.
+/// Text with the characters that have a meaning in one of the formats.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         "[ -~]{1,12}",
@@ -109,7 +112,7 @@ fn accounts() -> impl Strategy<Value = Vec<ImportedAccount>> {
     proptest::collection::vec(account, 0..8)
 }
 
-/// The records that a faithful reader gives.
+/// The records that a correct reader returns.
 fn expected(accounts: Vec<ImportedAccount>, lines: &[u64]) -> Vec<Record> {
     accounts
         .into_iter()
@@ -117,7 +120,7 @@ fn expected(accounts: Vec<ImportedAccount>, lines: &[u64]) -> Vec<Record> {
         .map(|(account, line)| Record {
             line: *line,
             account: ImportedAccount { line: *line, ..account },
-            flaw: None,
+            violation: None,
         })
         .collect()
 }
@@ -128,38 +131,38 @@ fn breaks(text: &str) -> u64 {
 
 proptest! {
     #[test]
-    fn json_lines_are_read_as_written(accounts in accounts(), blank in 0..3_u64, portion in 1..64_usize) {
+    fn json_lines_are_read_as_written(accounts in accounts(), blank in 0..3_u64, chunk in 1..64_usize) {
         let mut text = String::new();
-        let mut places = Vec::new();
+        let mut lines = Vec::new();
         for account in &accounts {
             text.push_str(&"\r\n".repeat(usize::try_from(blank).unwrap()));
-            places.push(breaks(&text) + 1);
+            lines.push(breaks(&text) + 1);
             text.push_str(&(account_json(account).to_string() + "\n"));
         }
-        prop_assert_eq!(json_lines(text.as_bytes(), portion, &[]).unwrap(), expected(accounts, &places));
+        prop_assert_eq!(json_lines(text.as_bytes(), chunk, &[]).unwrap(), expected(accounts, &lines));
     }
 
     #[test]
-    fn csv_is_read_as_written(accounts in accounts(), end in "\r?\n", blank in 0..3_usize, portion in 1..64_usize) {
+    fn csv_is_read_as_written(accounts in accounts(), end in "\r?\n", blank in 0..3_usize, chunk in 1..64_usize) {
         let mut text = format!("username,user_id,password_hash,roles,disabled{end}");
-        let mut places = Vec::new();
+        let mut lines = Vec::new();
         for account in &accounts {
             text.push_str(&end.repeat(blank));
-            places.push(breaks(&text) + 1);
+            lines.push(breaks(&text) + 1);
             let cells = [&account.username, &account.user_id, &account.password_hash].map(|cell| quoted(cell));
             let roles = account.roles.join(" ");
             text.push_str(&[cells.join(",").as_str(), &roles, &format!("{}{end}", account.disabled)].join(","));
         }
-        prop_assert_eq!(csv(text.as_bytes(), portion, &[]).unwrap().unwrap(), expected(accounts, &places));
+        prop_assert_eq!(csv(text.as_bytes(), chunk, &[]).unwrap().unwrap(), expected(accounts, &lines));
     }
 
     #[test]
-    fn django_is_read_as_written(accounts in accounts(), pretty in any::<bool>(), portion in 1..64_usize) {
+    fn django_is_read_as_written(accounts in accounts(), pretty in any::<bool>(), chunk in 1..64_usize) {
         let mut text = "[".to_owned();
-        let mut places = Vec::new();
+        let mut lines = Vec::new();
         for (number, account) in accounts.iter().enumerate() {
             text.push_str(if number == 0 { "\n" } else { ",\n" });
-            places.push(breaks(&text) + 1);
+            lines.push(breaks(&text) + 1);
             let groups: Vec<_> = account.roles.iter().map(|role| [role]).collect();
             let fields = json!({
                 "username": account.username, "password": account.password_hash, "is_active": !account.disabled,
@@ -170,32 +173,32 @@ proptest! {
             text.push_str(&entry.unwrap());
         }
         text.push_str("\n]\n");
-        prop_assert_eq!(django(text.as_bytes(), portion).unwrap(), expected(accounts.clone(), &places));
-        // Cut off anywhere it is noticed, and what came before stands.
+        prop_assert_eq!(django(text.as_bytes(), chunk).unwrap(), expected(accounts.clone(), &lines));
+        // A dump that is cut off is an error.
         let cut = text.trim_end().len() - 1;
-        prop_assert!(django(&text.as_bytes()[..cut], portion).is_err());
+        prop_assert!(django(&text.as_bytes()[..cut], chunk).is_err());
     }
 
     #[test]
-    fn nothing_makes_a_reader_panic(text in proptest::collection::vec(any::<u8>(), 0..200), portion in 1..16_usize) {
-        let _ = (json_lines(&text, portion, &[]), csv(&text, portion, &[]), django(&text, portion));
+    fn no_bytes_make_a_reader_panic(text in proptest::collection::vec(any::<u8>(), 0..200), chunk in 1..16_usize) {
+        let _ = (json_lines(&text, chunk, &[]), csv(&text, chunk, &[]), django(&text, chunk));
     }
 
     #[test]
-    fn nothing_that_looks_right_makes_a_reader_panic(
+    fn no_similar_text_makes_a_reader_panic(
         parts in proptest::collection::vec(text(), 0..20),
-        portion in 1..16_usize,
+        chunk in 1..16_usize,
     ) {
         let text = parts.concat();
-        let _ = json_lines(text.as_bytes(), portion, &[]);
-        let _ = csv(format!("username,password_hash\n{text}").as_bytes(), portion, &[]);
-        let _ = django(format!("[{{{text}").as_bytes(), portion);
-        let _ = django(format!("[{{\"model\":\"auth.user\",\"fields\":{{\"username\":{text}").as_bytes(), portion);
+        let _ = json_lines(text.as_bytes(), chunk, &[]);
+        let _ = csv(format!("username,password_hash\n{text}").as_bytes(), chunk, &[]);
+        let _ = django(format!("[{{{text}").as_bytes(), chunk);
+        let _ = django(format!("[{{\"model\":\"auth.user\",\"fields\":{{\"username\":{text}").as_bytes(), chunk);
     }
 }
 
 #[test]
-fn a_bad_line_spoils_no_other() {
+fn a_bad_line_does_not_affect_others() {
     let text = "\n{\"username\":\"a\",\"password_hash\":\"!\"}\n{\"username\": \n[]\n\n{\"username\":\"b\",\"rolls\":[]}\n\
         {\"username\":7}\n{\"username\":\"c\",\"user_id\":7,\"disabled_until\":null,\"roles\":[\"x\"]}";
     let records = json_lines(text.as_bytes(), 7, &[]).unwrap();
@@ -206,50 +209,50 @@ fn a_bad_line_spoils_no_other() {
 }
 
 #[test]
-fn a_line_without_end_is_passed_over() {
+fn a_line_that_is_too_long_is_skipped() {
     let long = format!("{{\"username\":\"{}\"}}\n{{\"username\":\"b\"}}", "x".repeat(3 << 20));
     let records = json_lines(long.as_bytes(), 4096, &[]).unwrap();
     assert_eq!((lines(&records), outcomes(&records)), (vec![1, 2], vec!["", "b"]));
-    assert!(records[0].flaw.as_ref().unwrap().reason.contains("larger than any account"));
+    assert!(records[0].violation.as_ref().unwrap().reason.contains("larger than any account"));
 }
 
 #[test]
-fn a_bad_row_spoils_no_other() {
+fn a_bad_row_does_not_affect_others() {
     let text = b"username,password_hash,disabled,email\na,!,,x\nb,!,perhaps,x\nc,!,no\n\"d\ne\",!,yes,x\n\xff,!,,x\nf,!,1,\n";
     let records = csv(text, 5, &["email"]).unwrap().unwrap();
     assert_eq!(lines(&records), [2, 3, 4, 5, 7, 8]);
     assert_eq!(outcomes(&records), ["a", "disabled", "", "d\ne", "", "f"]);
-    assert!(records[2].flaw.as_ref().unwrap().reason.contains("3 cells where the first row has 4"));
+    assert!(records[2].violation.as_ref().unwrap().reason.contains("3 cells where the first row has 4"));
 }
 
 #[test]
 fn the_first_row_of_csv_names_the_fields() {
-    for (text, said) in [
+    for (text, message) in [
         ("", "line 1: must be a row of field names"),
         ("username\n", "password_hash among them"),
         ("username,username,password_hash\n", "username is there twice"),
-        ("username,password_hash,email\n", "--ignore email passes over it"),
+        ("username,password_hash,email\n", "--ignore email skips it"),
         ("username,password\n", "only hashes are imported"),
         ("\"username\n", "a quote is not closed"),
     ] {
         let error = csv(text.as_bytes(), 64, &[]).unwrap_err();
-        assert!(error.contains(said), "{text:?}: {error}");
+        assert!(error.contains(message), "{text:?}: {error}");
     }
     assert_eq!(csv(FIELDS.join(",").as_bytes(), 64, &[]).unwrap(), Ok(vec![]));
 }
 
 #[test]
-fn a_quote_that_is_not_closed_ends_a_file_where_it_begins() {
-    let broken = csv(b"username,password_hash\na,!\nb,\"!\nc,!\n", 64, &[]).unwrap().unwrap_err();
-    assert_eq!((broken.line, broken.reason.contains("not closed")), (3, true));
+fn an_unclosed_quote_is_an_error_in_the_line_of_its_row() {
+    let error = csv(b"username,password_hash\na,!\nb,\"!\nc,!\n", 64, &[]).unwrap().unwrap_err();
+    assert_eq!((error.line, error.reason.contains("not closed")), (3, true));
 }
 
 #[test]
-fn a_dump_is_read_up_to_where_it_is_broken() {
+fn a_dump_is_read_up_to_a_syntax_error() {
     let entry =
         |pk: u32| json!({ "model": "auth.user", "pk": pk, "fields": { "username": "a", "password": "!" } });
     let good = entry(1);
-    for (text, line, said) in [
+    for (text, line, message) in [
         (format!("[\n{good},\n{{\"model\": \"auth.user\",\n\"pk\": nil}}\n]"), 4, "is not JSON"),
         (format!("[\n{good},\n{{\"model\": \"auth.user}}\n]"), 3, "a string that is not closed"),
         (format!("[\n{good},\n{{\"model\": "), 3, "cut off"),
@@ -258,30 +261,30 @@ fn a_dump_is_read_up_to_where_it_is_broken() {
         (format!("[\n{good}\n]\n]"), 4, "after the end"),
         (format!("[\n{good},\n7]"), 3, "not what Django's dumpdata writes"),
     ] {
-        let mut reader = Django::new(Text::of(text.as_bytes(), 9), settings());
+        let mut reader = Django::new(RecordReader::of(text.as_bytes(), 9), settings());
         let first = reader.next().unwrap().unwrap();
-        assert_eq!((first.line, first.account.user_id.as_str(), first.flaw), (2, "1", None), "{text}");
-        let broken = reader.next().unwrap_err();
-        assert_eq!(broken.line, line, "{text}: {broken:?}");
-        assert!(broken.reason.contains(said), "{text}: {broken:?}");
+        assert_eq!((first.line, first.account.user_id.as_str(), first.violation), (2, "1", None), "{text}");
+        let error = reader.next().unwrap_err();
+        assert_eq!(error.line, line, "{text}: {error:?}");
+        assert!(error.reason.contains(message), "{text}: {error:?}");
     }
     assert_eq!(django(b"[ ]", 1), Ok(vec![]));
-    assert!(django(b" \n", 1).unwrap_err().reason.contains("nothing in it"));
+    assert!(django(b" \n", 1).unwrap_err().reason.contains("empty file"));
 }
 
 #[test]
-fn what_is_odd_about_a_user_is_said_of_that_user() {
+fn a_violation_belongs_to_its_user() {
     let user = |fields: Value| json!({ "model": "auth.user", "pk": 1, "fields": fields });
-    let usual = || json!({ "username": "a", "password": "!" });
+    let valid = || json!({ "username": "a", "password": "!" });
     let with = |field: &str, value: Value| {
-        let mut fields = usual();
+        let mut fields = valid();
         fields[field] = value;
         user(fields)
     };
     for (entry, field) in [
         (json!({ "pk": 1 }), ""),
         (json!({ "model": "auth.user", "pk": 1 }), ""),
-        (json!({ "model": "auth.user", "pk": [1], "fields": usual() }), "pk"),
+        (json!({ "model": "auth.user", "pk": [1], "fields": valid() }), "pk"),
         (user(json!({ "email": "a", "password": "!" })), "username"),
         (user(json!({ "username": "a" })), "password"),
         (with("is_active", 1.into()), "is_active"),
@@ -289,13 +292,13 @@ fn what_is_odd_about_a_user_is_said_of_that_user() {
         (with("groups", "staff".into()), "groups"),
         (with("groups", json!([3])), "groups"),
     ] {
-        let records = django(json!([entry, user(usual())]).to_string().as_bytes(), 64).unwrap();
+        let records = django(json!([entry, user(valid())]).to_string().as_bytes(), 64).unwrap();
         assert_eq!(outcomes(&records), [field, "a"], "{entry}");
     }
 }
 
 #[test]
-fn a_custom_user_model_is_read_by_its_names() {
+fn a_custom_user_model_is_read() {
     let dump = json!([
         { "model": "shop.customer", "pk": "f00", "fields": {
             "email": "a@example.org", "password": "", "groups": [["Big Buyers"], ["spam"]],
@@ -310,7 +313,7 @@ fn a_custom_user_model_is_read_by_its_names() {
             .into(),
         ignored: Vec::new(),
     };
-    let mut reader = Django::new(Text::of(dump.to_string().as_bytes(), 64), settings);
+    let mut reader = Django::new(RecordReader::of(dump.to_string().as_bytes(), 64), settings);
     let account = reader.next().unwrap().unwrap().account;
     assert_eq!((account.user_id.as_str(), account.username.as_str()), ("f00", "a@example.org"));
     assert_eq!((account.password_hash.as_str(), account.roles), ("!", vec!["buyer".to_owned()]));
@@ -320,7 +323,7 @@ fn a_custom_user_model_is_read_by_its_names() {
 const DUMPS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/django/");
 
 #[test]
-fn real_dumps_are_read_whole() {
+fn real_dumps_are_read_completely() {
     let names = [
         "root",
         "pbkdf2_sha256",
@@ -361,17 +364,17 @@ fn real_dumps_are_read_whole() {
         assert!(of("sso").account.password_hash.starts_with('!'), "{file}");
         assert_eq!(of("blank").account.password_hash, "!", "{file}");
         assert!(of("scrypt").account.password_hash.starts_with("scrypt$"), "{file}");
-        // Groups by number need the groups before them.
+        // Groups by primary key must come before the users.
         if whole {
             assert_eq!(of("ann+tag@example.org").account.roles, ["staff", "editors"], "{file}");
             assert_eq!(of("odd").account.roles, ["editors", "Content Editors"], "{file}");
         } else {
-            let flawed: Vec<_> = records
+            let with_violation: Vec<_> = records
                 .iter()
-                .filter(|record| record.flaw.is_some())
+                .filter(|record| record.violation.is_some())
                 .map(|record| record.account.username.as_str())
                 .collect();
-            assert_eq!(flawed, ["Jürgen", "ann+tag@example.org", "odd"]);
+            assert_eq!(with_violation, ["Jürgen", "ann+tag@example.org", "odd"]);
         }
     }
 }

@@ -1,25 +1,28 @@
-//! The way to the server: calls of a bounded size, each repeated until it is answered. Repeating is safe.
+//! Sends accounts to the server in calls of a bounded size, and repeats a call that gets no response. Repeating is safe: an
+//! account that is there is counted as present.
+//!
+//! An import is a stream in which each message is one transaction, so a call that breaks off leaves whole messages. A file is
+//! cut into calls, so that the client knows after each how much is imported.
 
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use tonic::Request;
 
-use super::{Failure, account::FieldError, progress::Progress};
+use super::{Failure, account::Violation, progress::Progress};
 use crate::{
     cli::{Common, client},
     grpc::pb::{ImportAccountsRequest, ImportAccountsResponse, ImportedAccount},
 };
 
-/// How many accounts go into a call: what has been done is known after each, and the answer lists every
-/// refusal.
+/// Accounts per call. The response lists every refused account of a call.
 const MAX_ACCOUNTS: usize = 1000;
-/// How much goes into a call, in bytes; it is held in memory until it is answered.
+/// Size of a call in bytes. It is kept in memory until the response.
 const MAX_CALL: usize = 512 * 1024;
-/// How much goes into a message, in bytes. The server takes 64 KiB.
+/// Size of a message in bytes. The server accepts 64 KiB.
 const MAX_MESSAGE: usize = 48 * 1024;
-/// How long to wait before a call is repeated, at first and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// The accounts of the next call.
 #[derive(Default)]
@@ -27,23 +30,22 @@ pub(super) struct Batch {
     messages: Vec<ImportAccountsRequest>,
     accounts: usize,
     bytes: usize,
-    /// Of the last message.
-    last: usize,
+    last_message_bytes: usize,
 }
 
 impl Batch {
-    /// Whether an account can be sent at all.
-    pub(super) fn takes(account: &ImportedAccount) -> Result<(), FieldError> {
-        if size(account) > MAX_MESSAGE { Err(FieldError::too_long()) } else { Ok(()) }
+    /// Checks that an account fits into a message.
+    pub(super) fn check_size(account: &ImportedAccount) -> Result<(), Violation> {
+        if size(account) > MAX_MESSAGE { Err(Violation::too_long()) } else { Ok(()) }
     }
 
-    /// Adds an account that it takes.
+    /// Adds an account that fits into a message.
     pub(super) fn add(&mut self, account: ImportedAccount, validate_only: bool) {
         let bytes = size(&account);
-        self.last += bytes;
-        if self.messages.is_empty() || self.last > MAX_MESSAGE {
+        self.last_message_bytes += bytes;
+        if self.messages.is_empty() || self.last_message_bytes > MAX_MESSAGE {
             self.messages.push(ImportAccountsRequest { accounts: Vec::new(), validate_only });
-            self.last = bytes;
+            self.last_message_bytes = bytes;
         }
         if let Some(message) = self.messages.last_mut() {
             message.accounts.push(account);
@@ -61,46 +63,44 @@ impl Batch {
     }
 }
 
-/// In a message; a field costs its tag and its length besides.
+/// The size in a message, with tag and length.
 fn size(account: &ImportedAccount) -> usize {
     account.encoded_len() + 8
 }
 
-/// The connection.
 pub(super) struct Upload {
     client: client::Accounts,
-    /// How long to repeat a call that is not answered.
-    patience: Duration,
+    /// How long to repeat a call that gets no response.
+    retry_for: Duration,
 }
 
 impl Upload {
-    pub(super) async fn new(common: &Common, patience: Duration) -> Result<Self, Failure> {
-        Ok(Self { client: client::accounts(common).await?, patience })
+    pub(super) async fn new(common: &Common, retry_for: Duration) -> Result<Self, Failure> {
+        Ok(Self { client: client::accounts(common).await?, retry_for })
     }
 
-    /// Sends a batch: what became of it.
     pub(super) async fn send(
         &mut self,
         batch: Batch,
         progress: &Progress,
     ) -> Result<ImportAccountsResponse, Failure> {
         let begun = Instant::now();
-        let mut pause = PAUSES.0;
+        let mut backoff = FIRST_BACKOFF;
         loop {
             let messages = futures_util::stream::iter(batch.messages.clone());
             let status = match self.client.import_accounts(Request::new(messages)).await {
-                Ok(answer) => return Ok(answer.into_inner()),
+                Ok(response) => return Ok(response.into_inner()),
                 Err(status) => status,
             };
-            if !client::is_transient(&status) || begun.elapsed() + pause > self.patience {
-                return Err(client::given_up(status));
+            if !client::is_transient(&status) || begun.elapsed() + backoff > self.retry_for {
+                return Err(client::failed_after_retries(status));
             }
-            if pause == PAUSES.0 {
+            if backoff == FIRST_BACKOFF {
                 let message = status.message();
-                progress.remark(&format!("the server does not answer ({message}): trying again"));
+                progress.note(&format!("the server does not answer ({message}): trying again"));
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 }

@@ -78,7 +78,7 @@ fn confirm() -> Result<(), Failure> {
             "--everyone ends every session of every user: add --yes where nobody can be asked".into(),
         ));
     }
-    output::remark("This ends every session of every user, who then have to log in again. Go on? (yes/no)");
+    output::note("This ends every session of every user, who then have to log in again. Go on? (yes/no)");
     let mut answer = String::new();
     stdin()
         .lock()

@@ -51,7 +51,7 @@ impl Watch {
         let cursor = &events.request.after;
         // Whoever reads the lines of JSON has it.
         if !events.output.is_json() && *cursor != begin {
-            output::remark(&format!("to go on from here: --after {cursor}"));
+            output::note(&format!("to go on from here: --after {cursor}"));
         }
         outcome
     }
@@ -85,7 +85,7 @@ impl Feed for Events {
             Ok(()) => {}
             // Who reads a feed without an end ends it in this way: `latchkey session watch | head -1`.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return ControlFlow::Break(Ok(())),
-            Err(error) => return ControlFlow::Break(Err(output::unwritten(&error))),
+            Err(error) => return ControlFlow::Break(Err(output::write_error(&error))),
         }
         // Only now: what was not printed has to come again.
         self.request.after = message.cursor;

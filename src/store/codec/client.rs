@@ -1,4 +1,4 @@
-//! From where a session was opened, as a number; 0 where that is not known.
+//! Encodes client marks; 0 stands for an unknown client.
 
 use std::num::NonZeroU64;
 

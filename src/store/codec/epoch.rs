@@ -1,4 +1,4 @@
-//! The bytes of the epoch of sessions.
+//! Encodes the epoch.
 
 use bytes::Bytes;
 use prost::Message;
@@ -16,17 +16,17 @@ pub(super) struct EpochWire {
     notice: String,
 }
 
-/// The bytes of an epoch.
+/// Encodes an epoch.
 pub fn encode_epoch(epoch: &Epoch) -> Bytes {
     pack(&wire(epoch))
 }
 
-/// The epoch that these are the bytes of.
+/// Decodes an epoch.
 pub fn decode_epoch(bytes: &[u8]) -> Result<Epoch, CodecError> {
     epoch(&unpack(bytes)?)
 }
 
-/// The bytes of the event that tells of a new epoch.
+/// Encodes the event that an epoch has begun.
 pub fn encode_epoch_event(epoch: &Epoch) -> Bytes {
     pack(&EventWire { epoch: Some(wire(epoch)), ..EventWire::default() })
 }

@@ -1,4 +1,4 @@
-//! The bytes of what health probes write.
+//! Encodes the values that health probes write.
 
 use bytes::Bytes;
 use prost::Message;
@@ -12,12 +12,12 @@ struct ProbeWire {
     written_micros: u64,
 }
 
-/// Encodes what a probe writes.
+/// Encodes the value of a probe.
 pub fn encode_probe(mark: &ProbeMark) -> Bytes {
     pack(&ProbeWire { written_micros: mark.written_at.as_micros() })
 }
 
-/// Decodes what a probe has written.
+/// Decodes the value of a probe.
 pub fn decode_probe(bytes: &[u8]) -> Result<ProbeMark, CodecError> {
     let wire: ProbeWire = unpack(bytes)?;
     Ok(ProbeMark { written_at: Timestamp::from_micros(wire.written_micros) })

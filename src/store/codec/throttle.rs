@@ -1,4 +1,4 @@
-//! The bytes of a throttle.
+//! Encodes throttles.
 
 use bytes::Bytes;
 use prost::Message;
@@ -29,7 +29,7 @@ struct AttemptWire {
     until_micros: u64,
 }
 
-/// The bytes of a throttle.
+/// Encodes a throttle.
 pub fn encode_throttle(state: &Throttle) -> Bytes {
     let attempt = |attempt: &Attempt| AttemptWire { id: attempt.id, until_micros: attempt.until.as_micros() };
     pack(&ThrottleWire {
@@ -40,7 +40,7 @@ pub fn encode_throttle(state: &Throttle) -> Bytes {
     })
 }
 
-/// The throttle that these are the bytes of.
+/// Decodes a throttle.
 pub fn decode_throttle(bytes: &[u8]) -> Result<Throttle, CodecError> {
     let wire: ThrottleWire = unpack(bytes)?;
     let attempt =

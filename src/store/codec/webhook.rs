@@ -1,4 +1,4 @@
-//! The bytes of how it stands with the receiver of a webhook.
+//! Encodes the delivery state of a webhook: the cursor and the lease.
 
 use bytes::Bytes;
 use prost::Message;
@@ -28,7 +28,7 @@ struct LeaseWire {
     until_micros: u64,
 }
 
-/// The bytes of how it stands with a receiver.
+/// Encodes the delivery state of a webhook.
 pub fn encode_delivery(state: &Delivery) -> Bytes {
     let lease = |lease: &Lease| LeaseWire { holder: lease.holder, until_micros: lease.until.as_micros() };
     pack(&DeliveryWire {
@@ -38,7 +38,7 @@ pub fn encode_delivery(state: &Delivery) -> Bytes {
     })
 }
 
-/// How it stands with a receiver, by these bytes.
+/// Decodes the delivery state of a webhook.
 pub fn decode_delivery(bytes: &[u8]) -> Result<Delivery, CodecError> {
     let wire: DeliveryWire = unpack(bytes)?;
     let lease =

@@ -1,7 +1,7 @@
-//! Whether the database is still where it was opened.
+//! Detects that the database file was deleted or replaced while it is open.
 //!
-//! A file that was deleted or replaced under a running process is still read and written, and gone with the process.
-//! So nothing is acknowledged any more once that has happened, and an operator is told.
+//! A process still reads and writes such a file, and loses everything in it when it ends. So reads and commits fail from
+//! then on, and the log says what to do.
 
 use std::{
     fs, io,
@@ -14,90 +14,92 @@ use std::{
 use super::NAME;
 use crate::domain::ports::StoreError;
 
-/// How often it is looked at, at most.
-const INTERVAL: Duration = Duration::from_millis(100);
+/// The shortest time between two checks of the file.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The place of an open database.
+/// The identity of an open database file.
 pub(super) struct FileIdentity {
     path: PathBuf,
     /// The device and the inode of the file that was opened.
     opened: (u64, u64),
-    latest: Mutex<Look>,
+    status: Mutex<Status>,
 }
 
-/// What was found of the file, and when; and what was reported last.
-struct Look {
-    at: Instant,
-    gone: Option<String>,
-    reported: Option<String>,
+struct Status {
+    checked_at: Instant,
+    /// Why the file is no longer the one that was opened.
+    problem: Option<String>,
+    /// The last problem in the log.
+    logged: Option<String>,
 }
 
 impl FileIdentity {
-    /// Of the database that has just been opened there.
+    /// Has to be called when the database has just been opened.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let file = fs::metadata(path)?;
-        let latest = Look { at: Instant::now(), gone: None, reported: None };
-        Ok(Self { path: path.to_owned(), opened: (file.dev(), file.ino()), latest: Mutex::new(latest) })
+        let status = Status { checked_at: Instant::now(), problem: None, logged: None };
+        Ok(Self { path: path.to_owned(), opened: (file.dev(), file.ino()), status: Mutex::new(status) })
     }
 
-    /// Fails where the file is no longer there.
-    pub(super) fn check(&self) -> Result<(), StoreError> {
-        let mut latest = self.latest();
-        if latest.at.elapsed() >= INTERVAL {
-            latest.gone = self.look();
-            latest.at = Instant::now();
-            let gone = latest.gone.clone();
-            if gone.is_some() {
-                latest.report(gone);
+    /// Fails if the file was deleted or replaced.
+    pub(super) fn verify(&self) -> Result<(), StoreError> {
+        let mut status = self.status();
+        if status.checked_at.elapsed() >= CHECK_INTERVAL {
+            status.problem = self.find_problem();
+            status.checked_at = Instant::now();
+            // That the file is back is only logged by a commit, which also checks the -wal file.
+            if let Some(problem) = status.problem.clone() {
+                status.log(Some(problem));
             }
         }
-        latest.gone.clone().map_or(Ok(()), unavailable)
+        status.problem.clone().map_or(Ok(()), unavailable)
     }
 
-    /// Fails where what has just been committed is not there, in the file or in its log.
-    pub(super) fn check_commit(&self) -> Result<(), StoreError> {
-        self.check()?;
-        // There is a log while anybody has the database open, and whoever has just committed has.
-        let log = self.path.with_extension("db-wal");
-        let missing = fs::metadata(log).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        let gone = missing.then(|| self.sentence("separated from its -wal file"));
-        self.latest().report(gone.clone());
-        gone.map_or(Ok(()), unavailable)
+    /// Fails if the commit that has just succeeded is neither in the file nor in the -wal file.
+    pub(super) fn verify_commit(&self) -> Result<(), StoreError> {
+        self.verify()?;
+        // The -wal file exists as long as a connection is open, and the one that has just committed is.
+        let wal = self.path.with_extension("db-wal");
+        let is_missing = fs::metadata(wal).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let problem = is_missing.then(|| self.describe("separated from its -wal file"));
+        self.status().log(problem.clone());
+        problem.map_or(Ok(()), unavailable)
     }
 
-    fn look(&self) -> Option<String> {
+    fn find_problem(&self) -> Option<String> {
         match fs::metadata(&self.path) {
-            Ok(file) if (file.dev(), file.ino()) != self.opened => Some(self.sentence("replaced")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(self.sentence("deleted")),
-            // What cannot be looked at may well be there.
+            Ok(file) if (file.dev(), file.ino()) != self.opened => Some(self.describe("replaced")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(self.describe("deleted")),
+            // Other errors do not mean that the file is gone.
             Ok(_) | Err(_) => None,
         }
     }
 
-    fn sentence(&self, what: &str) -> String {
+    fn describe(&self, problem: &str) -> String {
         format!(
-            "{} was {what} while Latchkey runs, and what is written would be lost: stop Latchkey, put the file \
-             back or restore a backup, and start it again",
+            "{} was {problem} while Latchkey was running, and further writes would be lost: stop Latchkey, put the \
+             file back or restore a backup, and start it again",
             self.path.display()
         )
     }
 
-    fn latest(&self) -> MutexGuard<'_, Look> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Look {
-    fn report(&mut self, gone: Option<String>) {
-        if gone == self.reported {
+impl Status {
+    /// Logs the problem, or its end, once.
+    fn log(&mut self, problem: Option<String>) {
+        if problem == self.logged {
             return;
         }
-        if let Some(cause) = &gone {
-            tracing::error!(error.message = cause, "the database is gone");
+        if let Some(cause) = &problem {
+            tracing::error!(error.message = cause, "the database file is gone");
         } else {
-            tracing::info!("the database is back");
+            tracing::info!("the database file is back");
         }
-        self.reported = gone;
+        self.logged = problem;
     }
 }
 

@@ -1,19 +1,16 @@
 //! Registers and event log in SQLite.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::join_all;
-use serde_json::json;
 use sqlx::{Row as _, sqlite::SqliteRow};
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{Database, NAME, failed, sweep, unavailable, writer::Writer};
+use super::{Database, NAME, query_error, sweep, unavailable, writer::Writer};
 use crate::{
     domain::{
         ports::{Clock, Cursor, StoreError},
@@ -23,34 +20,31 @@ use crate::{
     store::backend::{Backend, EncodedChange, EncodedCommit, EncodedTail, EncodedValue},
 };
 
-/// Registers that are read together, at most: so that a few who want many leave the connections to others, too.
-const MOST_AT_ONCE: usize = 256;
-
-/// Registers in SQLite.
+/// Registers and event log in SQLite.
 pub struct EmbeddedRegisters {
     database: Database,
     writer: Writer,
-    /// Ends with the registers.
-    _sweeping: JoinSet<()>,
+    /// Aborted when the store is dropped.
+    _sweeper: JoinSet<()>,
 }
 
 impl EmbeddedRegisters {
-    /// Registers in this database. Needs a Tokio runtime.
+    /// Starts the writer and the sweeper. Needs a Tokio runtime.
     pub fn start(database: Database, clock: Arc<dyn Clock>) -> Self {
         let writer = Writer::start(database.clone(), Arc::clone(&clock));
-        let mut sweeping = JoinSet::new();
+        let mut sweeper = JoinSet::new();
         let sweep = {
             let database = database.clone();
-            async move || sweep::forever(&database, &*clock).await
+            async move || sweep::run(&database, &*clock).await
         };
-        sweeping.spawn(supervisor::supervise("sweep", Importance::Deferrable, sweep));
-        Self { database, writer, _sweeping: sweeping }
+        sweeper.spawn(supervisor::supervise("sweep", Importance::Deferrable, sweep));
+        Self { database, writer, _sweeper: sweeper }
     }
 
-    /// Deletes some registers and events that nobody needs any more at `now`; whether there may be more
-    /// of them. Happens by itself all the time.
+    /// Deletes a batch of expired registers and old events, which the sweeper also does by itself. Returns whether there
+    /// may be more.
     pub async fn sweep(&self, now: Timestamp) -> Result<bool, StoreError> {
-        sweep::sweep(&self.database, now).await.map_err(|error| failed(&error))
+        sweep::sweep(&self.database, now).await.map_err(|error| query_error(&error))
     }
 }
 
@@ -59,21 +53,13 @@ impl Backend for EmbeddedRegisters {
     const NAME: &'static str = NAME;
 
     async fn load(&self, key: &str) -> Result<Option<EncodedValue>, StoreError> {
-        self.database.must_be_in_place()?;
+        self.database.verify_file()?;
         let row = sqlx::query("SELECT revision, value FROM registers WHERE key = ?")
             .bind(key)
             .fetch_optional(&self.database.readers)
             .await
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| query_error(&error))?;
         row.map(|row| value(&row)).transpose()
-    }
-
-    async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
-        if let [key] = keys {
-            return vec![self.load(key).await];
-        }
-        let questions = keys.chunks(MOST_AT_ONCE).map(|some| self.load_together(some));
-        join_all(questions).await.into_iter().flatten().collect()
     }
 
     async fn commit(&self, key: &str, change: EncodedChange) -> Result<EncodedCommit, StoreError> {
@@ -81,32 +67,31 @@ impl Backend for EmbeddedRegisters {
         if self.writer.commit(key, change).await? {
             return Ok(EncodedCommit::Committed);
         }
-        let stands = self.load(key).await?;
-        // The same commit for a second time.
-        let repeated = stands.as_ref() == Some(&new);
-        Ok(if repeated { EncodedCommit::Committed } else { EncodedCommit::Conflict(stands) })
+        let current = self.load(key).await?;
+        let was_repeated = current.as_ref() == Some(&new);
+        Ok(if was_repeated { EncodedCommit::Committed } else { EncodedCommit::Conflict(current) })
     }
 
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<EncodedTail, StoreError> {
         let Some(Cursor(after)) = after else {
             let newest = self.events("SELECT * FROM events ORDER BY seq DESC LIMIT ?2", 0, 1).await?;
-            let next = newest.last().map_or(Place::NOWHERE, |event| event.place).cursor();
+            let next = newest.last().map_or(EventId::NONE, |event| event.id).to_cursor();
             return Ok(EncodedTail { events: Vec::new(), next, gap: false });
         };
-        // Where the event that the cursor names is still there, all after it are: the log only ever
-        // loses its beginning. Where it is not, some may have gone with it.
-        let place = Place::parse(after).unwrap_or(Place::NOWHERE);
+        // The log only ever loses its oldest events. So if the event that the cursor names still exists, all later ones
+        // do; otherwise events may be missing.
+        let id = EventId::parse(after).unwrap_or(EventId::NONE);
         let from = "SELECT * FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
-        let mut events = self.events(from, place.seq, limit.saturating_add(1)).await?;
-        let gap = events.first().is_none_or(|event| event.place != place);
+        let mut events = self.events(from, id.seq, limit.saturating_add(1)).await?;
+        let gap = events.first().is_none_or(|event| event.id != id);
         if gap {
             events = self.events(from, 0, limit).await?;
         } else {
             events.remove(0);
         }
-        let next = events.last().map_or(if gap { Place::NOWHERE } else { place }, |event| event.place);
+        let next = events.last().map_or(if gap { EventId::NONE } else { id }, |event| event.id);
         let events = events.into_iter().filter_map(|event| event.value).collect();
-        Ok(EncodedTail { events, next: next.cursor(), gap })
+        Ok(EncodedTail { events, next: next.to_cursor(), gap })
     }
 
     async fn follow(
@@ -115,98 +100,77 @@ impl Backend for EmbeddedRegisters {
         limit: usize,
         patience: Duration,
     ) -> Result<EncodedTail, StoreError> {
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut appended = self.writer.appended();
         let mut after = after.clone();
         loop {
-            let left = patience.saturating_sub(begun.elapsed());
-            // First listen, then look: what is appended after the look is heard.
+            let remaining = patience.saturating_sub(start.elapsed());
+            // Subscribes before it reads, so that a later append is noticed.
             appended.mark_unchanged();
             let tail = self.tail(Some(&after), limit).await?;
-            if tail.gap || !tail.events.is_empty() || left.is_zero() {
+            if tail.gap || !tail.events.is_empty() || remaining.is_zero() {
                 return Ok(tail);
             }
             after = tail.next;
-            // Also once this has timed out there is a last look: nobody hears a log being lost.
-            if let Ok(heard) = timeout(left, appended.changed()).await {
-                heard.map_err(|_| unavailable("the writer has stopped"))?;
+            // The log is also read after a time-out, because a lost log causes no notification.
+            if let Ok(changed) = timeout(remaining, appended.changed()).await {
+                changed.map_err(|_| unavailable("the writer has stopped"))?;
             }
         }
     }
 }
 
 impl EmbeddedRegisters {
-    /// In one message to the thread of a connection, because each would wake that thread and then us.
-    async fn load_together(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
-        if let Err(error) = self.database.must_be_in_place() {
-            return keys.iter().map(|_| Err(error.clone())).collect();
-        }
-        let rows = sqlx::query(
-            "SELECT key, revision, value FROM registers WHERE key IN (SELECT value FROM json_each(?))",
-        )
-        .bind(json!(keys).to_string())
-        .try_map(|row: SqliteRow| Ok((row.try_get::<String, _>("key")?, row)))
-        .fetch_all(&self.database.readers)
-        .await;
-        let found: HashMap<_, _> = match rows.map_err(|error| failed(&error)) {
-            Ok(rows) => rows.into_iter().collect(),
-            // Where the file is damaged, that is a matter of those whose rows are.
-            Err(StoreError::Corrupt { .. }) => return join_all(keys.iter().map(|key| self.load(key))).await,
-            Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
-        };
-        keys.iter().map(|key| found.get(*key).map(value).transpose()).collect()
-    }
-
     async fn events(&self, sql: &'static str, from: i64, limit: usize) -> Result<Vec<EventRow>, StoreError> {
-        self.database.must_be_in_place()?;
+        self.database.verify_file()?;
         let rows = sqlx::query(sql)
             .bind(from)
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(&self.database.readers)
             .await
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| query_error(&error))?;
         rows.iter()
             .map(|row| {
-                let place = Place { seq: row.try_get("seq")?, at: row.try_get("at")? };
-                Ok(EventRow { place, value: row.try_get::<Option<Vec<u8>>, _>("value")?.map(Bytes::from) })
+                let id = EventId { seq: row.try_get("seq")?, at: row.try_get("at")? };
+                Ok(EventRow { id, value: row.try_get::<Option<Vec<u8>>, _>("value")?.map(Bytes::from) })
             })
             .collect::<Result<_, sqlx::Error>>()
-            .map_err(|error| failed(&error))
+            .map_err(|error| query_error(&error))
     }
 }
 
-/// A row of the log.
 struct EventRow {
-    place: Place,
-    /// Nothing in the row that the log begins with.
+    id: EventId,
+    /// `None` in the first row of a new log.
     value: Option<Bytes>,
 }
 
-/// What names an event, also among those of another log with the same numbers: a lost or restored one.
+/// Identifies an event. The time distinguishes it from events with the same number in a lost or restored log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+struct EventId {
     seq: i64,
     at: i64,
 }
 
-impl Place {
-    /// Names no event.
-    const NOWHERE: Self = Self { seq: 0, at: 0 };
+impl EventId {
+    const NONE: Self = Self { seq: 0, at: 0 };
 
     fn parse(cursor: &str) -> Option<Self> {
         let (seq, at) = cursor.split_once('-')?;
         Some(Self { seq: seq.parse().ok()?, at: at.parse().ok()? })
     }
 
-    fn cursor(self) -> Cursor {
+    fn to_cursor(self) -> Cursor {
         Cursor(format!("{}-{}", self.seq, self.at))
     }
 }
 
 fn value(row: &SqliteRow) -> Result<EncodedValue, StoreError> {
-    let revision: i64 = row.try_get("revision").map_err(|error| failed(&error))?;
-    let bytes: Vec<u8> = row.try_get("value").map_err(|error| failed(&error))?;
-    let revision = u64::try_from(revision)
-        .map_err(|_| StoreError::Corrupt { store: NAME, cause: "a negative revision".into() })?;
+    let revision: i64 = row.try_get("revision").map_err(|error| query_error(&error))?;
+    let bytes: Vec<u8> = row.try_get("value").map_err(|error| query_error(&error))?;
+    let revision = u64::try_from(revision).map_err(|_| StoreError::Corrupt {
+        store: NAME,
+        cause: "a register has a negative revision".into(),
+    })?;
     Ok(EncodedValue { revision, bytes: Bytes::from(bytes) })
 }

@@ -1,4 +1,4 @@
-//! Deleting what nobody needs any more.
+//! Deletes expired registers and old events.
 
 use std::time::Duration;
 
@@ -8,38 +8,36 @@ use crate::{
     store::backend::EVENT_RETENTION,
 };
 
-/// How many events the log remembers, about.
-const EVENTS: i64 = 256 * 1024;
-/// How often to look.
+/// The approximate number of events that the log keeps.
+const MAX_EVENTS: i64 = 256 * 1024;
 const INTERVAL: Duration = Duration::from_mins(1);
-/// Rows deleted in one go, so that commits need not wait for long.
-const ROWS: i64 = 1000;
-/// The pause between two goes, for those commits.
+/// The rows deleted by one statement, few enough that commits do not wait for long.
+const BATCH: i64 = 1000;
+/// The pause between two batches, for waiting commits.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Sweeps for as long as it is polled.
-pub(super) async fn forever(database: &Database, clock: &dyn Clock) {
+pub(super) async fn run(database: &Database, clock: &dyn Clock) {
     loop {
-        let more = sweep(database, clock.now()).await.unwrap_or_else(|error| {
-            tracing::warn!(error.message = %error, "could not delete what is no longer needed");
+        let may_have_more = sweep(database, clock.now()).await.unwrap_or_else(|error| {
+            tracing::warn!(error.message = %error, "failed to delete expired registers and old events");
             false
         });
-        tokio::time::sleep(if more { PAUSE } else { INTERVAL }).await;
+        tokio::time::sleep(if may_have_more { PAUSE } else { INTERVAL }).await;
     }
 }
 
-/// Deletes some registers and events that nobody needs any more; whether there may be more of them.
+/// Deletes a batch of expired registers and one of old events. Returns whether there may be more.
 pub(super) async fn sweep(database: &Database, now: Timestamp) -> Result<bool, sqlx::Error> {
     let registers = sqlx::query(
         "DELETE FROM registers WHERE key IN (SELECT key FROM registers WHERE keep_until <= ? LIMIT ?)",
     )
     .bind(integer(now.as_micros()))
-    .bind(ROWS)
+    .bind(BATCH)
     .execute(&database.writer)
     .await?;
 
-    // Only ever the beginning of the log, whatever the clock did: that a cursor's event is still there
-    // must mean that all after it are. And never the newest, which cursors at the end name.
+    // Only the oldest events are deleted, whatever the clock did, because a cursor whose event still exists must mean that
+    // all later events do. The newest event stays, because cursors at the end of the log name it.
     let retention = u64::try_from(EVENT_RETENTION.as_micros()).unwrap_or(u64::MAX);
     let events = sqlx::query(
         "WITH newest AS (SELECT max(seq) AS seq FROM events),
@@ -48,17 +46,17 @@ pub(super) async fn sweep(database: &Database, now: Timestamp) -> Result<bool, s
          DELETE FROM events WHERE seq <= (
              SELECT max(seq) FROM oldest WHERE at <= ?2 OR seq <= (SELECT seq FROM newest) - ?3)",
     )
-    .bind(ROWS)
+    .bind(BATCH)
     .bind(integer(now.as_micros().saturating_sub(retention)))
-    .bind(EVENTS)
+    .bind(MAX_EVENTS)
     .execute(&database.writer)
     .await?;
 
-    let full = u64::try_from(ROWS).unwrap_or_default();
+    let full = u64::try_from(BATCH).unwrap_or_default();
     Ok(registers.rows_affected() == full || events.rows_affected() == full)
 }
 
-/// SQLite's integers are signed; the years beyond their range are not ours to see.
+/// SQLite's integers are signed; larger values, far in the future, are capped.
 pub(super) fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

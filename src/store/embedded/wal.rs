@@ -1,10 +1,10 @@
-//! DirectoryReads for damage in the write-ahead log of SQLite before it is opened.
+//! Finds damage in the write-ahead log of SQLite before SQLite opens it.
 //!
-//! SQLite ends its recovery at the first frame that is not whole, and says nothing: that is right after a crash, which
-//! can leave one transaction half written, and loses what was acknowledged where the log is damaged in the middle. So
-//! whole transactions behind a frame that is not whole are damage: a crash leaves one at the most.
+//! SQLite ends its recovery silently at the first invalid frame. That is right after a crash, which can leave at most one
+//! transaction half written, but it loses acknowledged transactions if the log is damaged in the middle. So two or more
+//! complete transactions behind an invalid frame mean damage.
 //!
-//! The format is that of <https://www.sqlite.org/fileformat2.html#walformat>.
+//! The format is described at <https://www.sqlite.org/fileformat2.html#walformat>.
 
 use std::{
     fs::File,
@@ -15,46 +15,46 @@ use std::{
 const HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
 
-/// Where a log is damaged.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Damage {
-    /// Its header: nothing in it can be read.
+    /// The header is invalid, so no frame can be read.
     Header,
-    /// A frame, counted from 1: so many transactions behind it cannot be read.
-    Frame { number: u64, lost: u64 },
+    /// A frame, counted from 1, is invalid.
+    Frame { number: u64, transactions_behind: u64 },
 }
 
-/// DirectoryReads for damage in the log at `path`; one that is missing or empty has none.
-pub(super) fn damage(path: &Path) -> io::Result<Option<Damage>> {
-    let mut log = match File::open(path) {
+/// Reads the log at `path`. A missing or empty log has no damage.
+pub(super) fn find_damage(path: &Path) -> io::Result<Option<Damage>> {
+    let mut wal = match File::open(path) {
         Ok(file) => BufReader::with_capacity(256 * 1024, file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let mut header = [0; HEADER];
-    if !fill(&mut log, &mut header)? {
+    if !read_full(&mut wal, &mut header)? {
         return Ok(None);
     }
     let Some(format) = Format::read(&header) else { return Ok(Some(Damage::Header)) };
     let mut frame = vec![0; FRAME_HEADER + format.page_size];
-    let (mut number, mut broken) = (0, None);
-    // Behind which sum a frame continues the log.
-    let mut sum = format.sum;
-    // Transactions that end in an unbroken row of frames.
-    let mut row = 0;
-    while fill(&mut log, &mut frame)? {
+    let (mut number, mut first_invalid) = (0, None);
+    // The checksum that the next frame continues.
+    let mut checksum = format.checksum;
+    // The complete transactions in the current run of valid frames behind the first invalid one.
+    let mut transactions_behind = 0;
+    while read_full(&mut wal, &mut frame)? {
         number += 1;
         let stored = (word(&frame, 16), word(&frame, 20));
-        let is_next = frame[8..16] == format.salts && format.continued(sum, &frame) == stored;
-        if !is_next {
-            // What an older log has left behind is not of this one, and begins no row.
-            broken = broken.or(Some(number));
-            row = 0;
+        let is_valid = frame[8..16] == format.salts && format.frame_checksum(checksum, &frame) == stored;
+        if !is_valid {
+            // Frames of an older log also end the run.
+            first_invalid = first_invalid.or(Some(number));
+            transactions_behind = 0;
         }
-        sum = stored;
-        row += u64::from(is_next && broken.is_some() && word(&frame, 4) != 0);
-        if let Some(number) = broken.filter(|_| row >= 2) {
-            return Ok(Some(Damage::Frame { number, lost: row }));
+        checksum = stored;
+        let is_commit = word(&frame, 4) != 0;
+        transactions_behind += u64::from(is_valid && first_invalid.is_some() && is_commit);
+        if let Some(number) = first_invalid.filter(|_| transactions_behind >= 2) {
+            return Ok(Some(Damage::Frame { number, transactions_behind }));
         }
     }
     Ok(None)
@@ -64,7 +64,7 @@ struct Format {
     big_endian: bool,
     page_size: usize,
     salts: [u8; 8],
-    sum: (u32, u32),
+    checksum: (u32, u32),
 }
 
 impl Format {
@@ -76,17 +76,17 @@ impl Format {
         };
         let page_size = usize::try_from(word(header, 8)).ok()?;
         let salts = header[16..24].try_into().ok()?;
-        let sum = (word(header, 24), word(header, 28));
-        let format = Self { big_endian, page_size, salts, sum };
-        let whole = page_size.is_power_of_two()
+        let checksum = (word(header, 24), word(header, 28));
+        let format = Self { big_endian, page_size, salts, checksum };
+        let is_valid = page_size.is_power_of_two()
             && (512..=65_536).contains(&page_size)
-            && format.add((0, 0), &header[..24]) == sum;
-        whole.then_some(format)
+            && format.add((0, 0), &header[..24]) == checksum;
+        is_valid.then_some(format)
     }
 
-    /// The sum behind a frame.
-    fn continued(&self, before: (u32, u32), frame: &[u8]) -> (u32, u32) {
-        self.add(self.add(before, &frame[..8]), &frame[FRAME_HEADER..])
+    /// Returns the checksum of a frame, which continues that of the frame before it.
+    fn frame_checksum(&self, previous: (u32, u32), frame: &[u8]) -> (u32, u32) {
+        self.add(self.add(previous, &frame[..8]), &frame[FRAME_HEADER..])
     }
 
     fn add(&self, (mut first, mut second): (u32, u32), bytes: &[u8]) -> (u32, u32) {
@@ -102,9 +102,9 @@ impl Format {
     }
 }
 
-/// Reads the next piece; whether there was a whole one.
-fn fill(from: &mut BufReader<File>, piece: &mut [u8]) -> io::Result<bool> {
-    match from.read_exact(piece) {
+/// Fills the buffer. Returns false at the end of the file, also behind a partial read.
+fn read_full(file: &mut BufReader<File>, buffer: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(buffer) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),

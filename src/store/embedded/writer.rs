@@ -1,7 +1,7 @@
 //! The task that writes.
 //!
-//! A commit costs a sync of the disk. So one task does them all: it takes whatever commits have arrived,
-//! makes one transaction of them, and answers all of them after it.
+//! A commit costs a sync of the disk. So one task takes all commits that have arrived, writes them in one transaction,
+//! and answers them after it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio::sync::{
     oneshot, watch,
 };
 
-use super::{Database, failed, sweep::integer, unavailable};
+use super::{Database, query_error, sweep::integer, unavailable};
 use crate::{
     domain::{
         ports::{Clock, StoreError},
@@ -22,95 +22,96 @@ use crate::{
     store::backend::EncodedChange,
 };
 
-/// Commits in one transaction, at most.
-const BATCH: usize = 64;
-/// Commits that wait for the writer, at most; beyond that the store counts as unavailable.
+/// The most commits in one transaction.
+const MAX_BATCH: usize = 64;
+/// The most commits that wait for the writer; further ones fail as unavailable.
 const QUEUE: usize = 4096;
 
-/// Writes a register that holds nothing.
+/// Creates a register that does not exist.
 const CREATE: &str = "INSERT INTO registers (revision, value, keep_until, key) VALUES (?, ?, ?, ?)
     ON CONFLICT (key) DO NOTHING;";
-/// Writes a register that still is at the expected revision.
+/// Replaces the value of a register that still has the expected revision.
 const REPLACE: &str =
     "UPDATE registers SET revision = ?, value = ?, keep_until = ? WHERE key = ? AND revision = ?;";
-/// Appends an event, if the statement before has written.
+/// Appends an event if the previous statement has written.
 const APPEND: &str = "INSERT INTO events (at, value) SELECT ?, ? WHERE changes() > 0;";
 
-/// The way to the task that writes. The task ends with it.
+/// A handle to the task that writes. The task ends when the handle is dropped.
 pub(super) struct Writer {
     requests: mpsc::Sender<Request>,
-    /// Changes when events may have been appended.
+    /// Notified when events may have been appended.
     appended: watch::Receiver<()>,
 }
 
 struct Request {
     key: String,
     change: EncodedChange,
-    /// Whether the register was still as expected, and is written.
-    answer: oneshot::Sender<Result<bool, StoreError>>,
+    /// Receives whether the register had the expected revision and was written.
+    response: oneshot::Sender<Result<bool, StoreError>>,
 }
 
 impl Writer {
     /// Needs a Tokio runtime.
     pub(super) fn start(database: Database, clock: Arc<dyn Clock>) -> Self {
-        let (requests, mut coming) = mpsc::channel(QUEUE);
-        let (appends, appended) = watch::channel(());
-        // Commits that a panic interrupts are told that the writer has stopped; those that wait are made after it.
-        let writing = async move || write(&database, &mut coming, &appends, &*clock).await;
+        let (requests, mut queue) = mpsc::channel(QUEUE);
+        let (notify_appended, appended) = watch::channel(());
+        // Commits that a panic interrupts fail; those in the queue are written when the task has been restarted.
+        let write = async move || write(&database, &mut queue, &notify_appended, &*clock).await;
         tokio::spawn(supervisor::supervise(
             "embedded writer",
-            // Health finds out by its writes.
+            // The write probe of health notices when this task is down.
             Importance::Deferrable,
-            writing,
+            write,
         ));
         Self { requests, appended }
     }
 
-    /// Changes when events may have been appended, and ends with the task.
+    /// Returns a receiver that is notified when events may have been appended and closed when the task ends.
     pub(super) fn appended(&self) -> watch::Receiver<()> {
         self.appended.clone()
     }
 
-    /// Writes a register that still is as expected; whether it was.
+    /// Returns whether the register had the expected revision and was written.
     pub(super) async fn commit(&self, key: &str, change: EncodedChange) -> Result<bool, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let request = Request { key: key.to_owned(), change, answer };
+        let (response, receiver) = oneshot::channel();
+        let request = Request { key: key.to_owned(), change, response };
         self.requests.try_send(request).map_err(|error| match error {
             TrySendError::Full(_) => unavailable("too many commits are waiting"),
             TrySendError::Closed(_) => unavailable("the writer has stopped"),
         })?;
-        answered.await.map_err(|_| unavailable("the writer has stopped"))?
+        receiver.await.map_err(|_| unavailable("the writer has stopped"))?
     }
 }
 
 async fn write(
     database: &Database,
-    requests: &mut mpsc::Receiver<Request>,
-    appends: &watch::Sender<()>,
+    queue: &mut mpsc::Receiver<Request>,
+    notify_appended: &watch::Sender<()>,
     clock: &dyn Clock,
 ) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while requests.recv_many(&mut batch, BATCH).await > 0 {
-        let outcome = transaction(database, &batch, clock.now()).await;
-        // What was written into a file that is gone is not acknowledged.
-        let in_place = database.must_hold_commit();
-        // Also where all of them conflicted or failed: those who follow look for themselves.
+    let mut batch = Vec::with_capacity(MAX_BATCH);
+    while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let outcome = write_batch(database, &batch, clock.now()).await;
+        // Commits to a file that is gone are not acknowledged.
+        let verified = database.verify_commit();
+        // A notification without new events is harmless, because followers read the log themselves.
         if batch.iter().any(|request| !request.change.events.is_empty()) {
-            appends.send_replace(());
+            notify_appended.send_replace(());
         }
-        for (number, request) in batch.drain(..).enumerate() {
-            let written = outcome.as_ref().map(|written| written[number]).map_err(failed);
-            let written = written.and_then(|written| in_place.clone().map(|()| written));
-            // Whoever has gone away meanwhile does not need the answer.
-            let _ = request.answer.send(written);
+        for (index, request) in batch.drain(..).enumerate() {
+            let written = outcome.as_ref().map(|written| written[index]).map_err(query_error);
+            let written = written.and_then(|written| verified.clone().map(|()| written));
+            // Fails if the request was cancelled.
+            let _ = request.response.send(written);
         }
     }
 }
 
-/// Whether each of them was written.
+/// Writes a batch in one transaction. Returns whether each commit was written.
 ///
-/// All of it is one message to the thread of the connection, because each would wake that thread and then us.
-async fn transaction(
+/// The transaction is one message to the thread of the connection, because every message wakes that thread and then this
+/// task.
+async fn write_batch(
     database: &Database,
     batch: &[Request],
     now: Timestamp,
@@ -122,7 +123,7 @@ async fn transaction(
         sql.extend(events.iter().map(|_| APPEND));
     }
     sql.push_str("COMMIT");
-    // Only those of a lone commit are so few that they are worth remembering.
+    // Only the statements of single commits repeat often enough to be kept prepared.
     let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(batch.len() == 1);
     for Request { key, change: EncodedChange { expected, value, keep_until, events }, .. } in batch {
         query = query.bind(integer(value.revision)).bind(value.bytes.as_ref());
@@ -134,23 +135,23 @@ async fn transaction(
             query = query.bind(integer(now.as_micros())).bind(event.as_ref());
         }
     }
-    let done: Result<Vec<_>, _> =
-        connection.fetch_many(query).try_filter_map(async |done| Ok(done.left())).try_collect().await;
-    // Of BEGIN, of each statement, and of COMMIT.
-    let results = 2 + batch.iter().map(|request| 1 + request.change.events.len()).sum::<usize>();
-    let done = match done {
-        Ok(done) if done.len() == results => done,
+    let results: Result<Vec<_>, _> =
+        connection.fetch_many(query).try_filter_map(async |result| Ok(result.left())).try_collect().await;
+    // BEGIN, each statement and COMMIT have a result.
+    let expected = 2 + batch.iter().map(|request| 1 + request.change.events.len()).sum::<usize>();
+    let results = match results {
+        Ok(results) if results.len() == expected => results,
         failed => {
-            // What was begun ends with the connection. Where its thread dies, the results end early.
+            // Closing the connection rolls back. The results end early if the thread of the connection has died.
             connection.close_on_drop();
             return Err(failed.err().unwrap_or(sqlx::Error::WorkerCrashed));
         }
     };
-    let mut place = 1;
+    let mut index = 1;
     let mut written = Vec::with_capacity(batch.len());
     for request in batch {
-        written.push(done[place].rows_affected() > 0);
-        place += 1 + request.change.events.len();
+        written.push(results[index].rows_affected() > 0);
+        index += 1 + request.change.events.len();
     }
     Ok(written)
 }

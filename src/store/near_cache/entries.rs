@@ -1,14 +1,7 @@
-//! What the near-cache holds, and when it may be believed.
+//! The entries of the near-cache and the rules by which they are filled, invalidated and used.
 //!
-//! The danger is a read that is overtaken: it is sent, the value changes, the change is told, and only then does
-//! the old answer come and is remembered, for nobody will ever tell again. So a read takes a ticket before it is
-//! sent, and its answer is not remembered if anything in its part of the cache has been forgotten since. Taking
-//! a ticket, forgetting and remembering are each done under one lock a part.
-//!
-//! What is remembered may be believed as of the moment at which the log was last seen: whatever had changed by
-//! then has been told, and was forgotten. What nobody tells of is a register that is gone without a commit: evicted,
-//! deleted by hand, lost with a part of the store. So an entry is also believed only for [`MAX_AGE`] after it was read,
-//! and a read that finds the register gone forgets it.
+//! Taking a ticket, invalidating and filling each hold the lock of the key's shard, so that they are totally ordered for
+//! each key. The test tries all orders in which two reads, changes and a commit can meet.
 
 use std::{
     hash::BuildHasher as _,
@@ -31,182 +24,187 @@ use crate::domain::{
     types::{Role, UserId},
 };
 
-/// How long after it was read an entry may be believed where others write to the store, too.
+/// The longest time after its read for which an entry is used if other processes write to the store.
 pub(super) const MAX_AGE: Duration = super::STALENESS_BOUND;
 
-/// So many parts have locks of their own.
-const PARTS: usize = 256;
-/// What an entry costs besides what its state holds, in bytes: the key, the counts of references, the place in
-/// the cache.
+const SHARDS: usize = 256;
+/// The size of an entry without its state, in bytes: the key, the reference counts, the place in the cache.
 const OVERHEAD: u64 = 88;
-/// A text of at most so many bytes is kept where it stands.
+/// The length up to which a string is stored inline.
 const INLINE: usize = 23;
-/// What counting the references to a longer one takes, in bytes.
-const COUNTS: usize = 16;
+/// The size of the reference counts of a longer string, in bytes.
+const REFERENCE_COUNTS: usize = 16;
 
-/// Everything that is remembered.
 pub(super) struct Entries {
-    /// The keys are from tokens of ours, so that nobody can choose such that meet.
+    /// The keys come from tokens that Latchkey has signed, so nobody can choose keys that collide.
     cache: Cache<UserId, Entry, Bytes, RandomState>,
-    /// How often something has been forgotten in each part.
-    parts: Box<[Mutex<u64>]>,
+    /// The number of invalidations in each shard.
+    shards: Box<[Mutex<u64>]>,
     hasher: RandomState,
-    /// Until when the log was seen, in microseconds since `begin`; 0 where it is not.
-    seen: AtomicU64,
-    begin: Instant,
+    /// The time up to which the log has been read, in microseconds since `start`; 0 if the log is not followed.
+    current_as_of: AtomicU64,
+    start: Instant,
 }
 
-/// What was read, and when.
 #[derive(Clone)]
 struct Entry {
-    read: Versioned<UserSessions>,
-    /// Of its ticket, in microseconds since `begin`.
+    value: Versioned<UserSessions>,
+    /// When the read was sent, in microseconds since `start`.
     as_of: u64,
 }
 
-/// Taken before a read is sent.
+/// Marks the start of a read. It is void once the shard of the key has had an invalidation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ReadToken {
-    forgotten: u64,
+pub(super) struct ReadTicket {
+    invalidations: u64,
     as_of: u64,
 }
 
 impl Entries {
-    /// At most about so many bytes.
-    pub(super) fn new(bytes: u64) -> Self {
-        let expected = usize::try_from(bytes / 400).unwrap_or(usize::MAX);
+    /// Holds at most about `max_bytes`.
+    pub(super) fn new(max_bytes: u64) -> Self {
+        let expected = usize::try_from(max_bytes / 400).unwrap_or(usize::MAX);
         Self {
-            cache: Cache::with(expected, bytes, Bytes, RandomState::default(), DefaultLifecycle::default()),
-            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            cache: Cache::with(
+                expected,
+                max_bytes,
+                Bytes,
+                RandomState::default(),
+                DefaultLifecycle::default(),
+            ),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
-            seen: AtomicU64::new(0),
-            begin: Instant::now(),
+            current_as_of: AtomicU64::new(0),
+            start: Instant::now(),
         }
     }
 
-    /// How many entries there are, and about how many bytes they take.
-    pub(super) fn held(&self) -> (usize, u64) {
+    /// Returns the number of entries and their approximate size in bytes.
+    pub(super) fn size(&self) -> (usize, u64) {
         (self.cache.len(), self.cache.weight())
     }
 
-    /// What is remembered.
+    /// Returns an entry of any age, which is exact if no other process writes to the store.
     pub(super) fn get(&self, key: &UserId) -> Option<Versioned<UserSessions>> {
-        self.cache.get(key).map(|entry| entry.read)
+        self.cache.get(key).map(|entry| entry.value)
     }
 
-    /// What is remembered, if that is true of a moment at most `max_staleness` before `now`.
+    /// Returns the entry if it was correct at some time at most `max_staleness` before `now`.
     pub(super) fn get_as_of(
         &self,
         key: &UserId,
         now: Instant,
         max_staleness: Duration,
     ) -> Option<Versioned<UserSessions>> {
-        // Read first: an entry that is found after it has at least been seen until then.
-        let seen = self.seen.load(Ordering::Acquire);
+        // Loaded before the entry: an entry that is found afterwards is correct at least as of this time.
+        let as_of = self.current_as_of.load(Ordering::Acquire);
         let now = self.micros(now);
-        let age = now.checked_sub(seen).filter(|_| seen > 0)?;
-        if Duration::from_micros(age) > max_staleness {
+        let staleness = now.checked_sub(as_of).filter(|_| as_of > 0)?;
+        if Duration::from_micros(staleness) > max_staleness {
             return None;
         }
         let entry = self.cache.get(key)?;
-        is_young(now.saturating_sub(entry.as_of)).then_some(entry.read)
+        is_within_max_age(now.saturating_sub(entry.as_of)).then_some(entry.value)
     }
 
-    /// To be taken before a read is sent.
-    pub(super) fn begin_read(&self, key: &UserId) -> ReadToken {
+    /// Has to be called before a read or commit is sent.
+    pub(super) fn begin_read(&self, key: &UserId) -> ReadTicket {
         let as_of = self.micros(Instant::now());
-        ReadToken { forgotten: *self.part(key), as_of }
+        ReadTicket { invalidations: *self.shard(key), as_of }
     }
 
-    /// Remembers what was read, unless something has been forgotten since its ticket was taken.
-    pub(super) fn end_read(&self, key: &UserId, read: &Versioned<UserSessions>, ticket: ReadToken) {
-        let part = self.part(key);
-        if *part != ticket.forgotten {
+    /// Caches what was read, unless the ticket is void.
+    pub(super) fn end_read(&self, key: &UserId, read: &Versioned<UserSessions>, ticket: ReadTicket) {
+        let invalidations = self.shard(key);
+        if *invalidations != ticket.invalidations {
             return;
         }
-        // A register that holds nothing is not worth a place: nobody with a good token asks for it.
+        // An absent register is not worth an entry: no live token refers to it.
         if read.revision == Revision::ABSENT {
             self.cache.remove(key);
             return;
         }
-        // Of two reads that overlap, that of the newer value counts, and of the same value the later one. What was
-        // held for long no longer counts: then the store itself has gone back.
-        let counts = |held: Entry| {
-            (held.read.revision, held.as_of) >= (read.revision, ticket.as_of)
-                && is_young(ticket.as_of.saturating_sub(held.as_of))
+        // Of two overlapping reads the higher revision wins, then the later read. A lower revision replaces an entry
+        // beyond its maximum age: then the store has been rolled back.
+        let is_newer = |cached: Entry| {
+            (cached.value.revision, cached.as_of) >= (read.revision, ticket.as_of)
+                && is_within_max_age(ticket.as_of.saturating_sub(cached.as_of))
         };
-        if !self.cache.peek(key).is_some_and(counts) {
-            self.cache.insert(key.clone(), Entry { read: read.clone(), as_of: ticket.as_of });
+        if !self.cache.peek(key).is_some_and(is_newer) {
+            self.cache.insert(key.clone(), Entry { value: read.clone(), as_of: ticket.as_of });
         }
     }
 
-    /// Remembers what was written, unless something has been forgotten since its ticket was taken. What was read
-    /// before is not to be remembered after.
-    pub(super) fn end_commit(&self, key: &UserId, written: Versioned<UserSessions>, ticket: ReadToken) {
-        let mut part = self.part(key);
-        if *part == ticket.forgotten {
-            self.cache.insert(key.clone(), Entry { read: written, as_of: ticket.as_of });
+    /// Caches what was committed, unless the ticket is void, and voids all earlier tickets.
+    pub(super) fn end_commit(&self, key: &UserId, committed: Versioned<UserSessions>, ticket: ReadTicket) {
+        let mut invalidations = self.shard(key);
+        if *invalidations == ticket.invalidations {
+            self.cache.insert(key.clone(), Entry { value: committed, as_of: ticket.as_of });
         } else {
             self.cache.remove(key);
         }
-        *part += 1;
+        *invalidations += 1;
     }
 
-    /// It has changed, or may have.
-    pub(super) fn forget(&self, key: &UserId) {
-        let mut part = self.part(key);
-        *part += 1;
+    /// Removes an entry whose register has changed or may have changed.
+    pub(super) fn invalidate(&self, key: &UserId) {
+        let mut invalidations = self.shard(key);
+        *invalidations += 1;
         self.cache.remove(key);
     }
 
-    /// Everything that had changed by then has been forgotten.
-    pub(super) fn seen_until(&self, moment: Instant) {
-        self.seen.fetch_max(self.micros(moment).max(1), Ordering::Release);
+    /// Records that the entries of all registers that changed before `as_of` have been invalidated.
+    pub(super) fn mark_current(&self, as_of: Instant) {
+        self.current_as_of.fetch_max(self.micros(as_of).max(1), Ordering::Release);
     }
 
-    /// Anything may have changed.
-    pub(super) fn lose_sight(&self) {
-        self.seen.store(0, Ordering::Release);
-        for part in &self.parts {
-            *part.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    /// Removes all entries and voids all tickets, because any register may have changed.
+    pub(super) fn invalidate_all(&self) {
+        self.current_as_of.store(0, Ordering::Release);
+        for shard in &self.shards {
+            *shard.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         }
         self.cache.clear();
     }
 
-    fn part(&self, key: &UserId) -> MutexGuard<'_, u64> {
-        let part = usize::try_from(self.hasher.hash_one(key) % PARTS as u64).unwrap_or_default();
-        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, key: &UserId) -> MutexGuard<'_, u64> {
+        let shard = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default();
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn micros(&self, moment: Instant) -> u64 {
-        u64::try_from(moment.saturating_duration_since(self.begin).as_micros()).unwrap_or(u64::MAX)
+        u64::try_from(moment.saturating_duration_since(self.start).as_micros()).unwrap_or(u64::MAX)
     }
 }
 
-/// Whether an entry of this age, in microseconds, may be believed.
-fn is_young(age: u64) -> bool {
-    u128::from(age) <= MAX_AGE.as_micros()
+fn is_within_max_age(age_micros: u64) -> bool {
+    u128::from(age_micros) <= MAX_AGE.as_micros()
 }
 
-/// About what an entry takes.
+/// Weighs entries by their approximate size.
 #[derive(Clone)]
 struct Bytes;
 
 impl Weighter<UserId, Entry> for Bytes {
-    fn weight(&self, key: &UserId, value: &Entry) -> u64 {
-        let state = &*value.read.state;
-        let texts = [key.as_str(), &state.profile.username]
+    fn weight(&self, key: &UserId, entry: &Entry) -> u64 {
+        let state = &*entry.value.state;
+        let strings = [key.as_str(), &state.profile.username]
             .into_iter()
             .chain(state.profile.roles.iter().map(Role::as_str))
             .chain(state.sessions.iter().flat_map(|session| [session.device.as_str(), session.slot.as_str()]))
-            .chain(state.tombstones.iter().flat_map(|grave| [grave.by_device.as_str(), grave.slot.as_str()]))
-            .map(|text| if text.len() > INLINE { COUNTS + text.len() } else { 0 })
+            .chain(
+                state
+                    .tombstones
+                    .iter()
+                    .flat_map(|tombstone| [tombstone.by_device.as_str(), tombstone.slot.as_str()]),
+            )
+            .map(|string| if string.len() > INLINE { REFERENCE_COUNTS + string.len() } else { 0 })
             .sum::<usize>();
         let structs = size_of::<UserSessions>()
             + size_of_val(&*state.profile.roles)
             + size_of_val(&*state.sessions)
             + size_of_val(&*state.tombstones);
-        OVERHEAD + (texts + structs) as u64
+        OVERHEAD + (strings + structs) as u64
     }
 }
 

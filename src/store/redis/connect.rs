@@ -1,4 +1,4 @@
-//! Connecting to Redis: where, as whom, and to a server that may be used.
+//! Opens connections to Redis and verifies that the server is a primary that answers.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
@@ -9,48 +9,53 @@ use redis::{
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
-use super::connection::{Channel, Live, Purpose};
+use super::connection::{Channel, Channels, ConnectionKind};
 use crate::store::secret_file;
 
-/// How to reach Redis.
+/// The address and credentials of Redis.
 #[derive(Clone)]
 pub struct RedisSettings {
     /// `redis://[user:password@]host[:port][/db]`.
     pub url: String,
-    /// Used where the URL has no password.
+    /// The password if the URL has none.
     pub password: Option<String>,
-    /// Holds the password, where neither the URL nor `password` has one. It is read again for each connection.
+    /// The file with the password if neither the URL nor `password` has one. It is read for each connection.
     pub password_file: Option<PathBuf>,
-    /// How long connecting may take.
+    /// The time limit for connecting.
     pub connect_timeout: Duration,
-    /// How long an answer may take.
+    /// The time limit for a response.
     pub response_timeout: Duration,
 }
 
-/// Tells a file from its predecessors: when it was changed, which file it is, and its length.
+/// Identifies a version of a file by its modification time, inode and length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fingerprint(i64, i64, u64, u64);
+pub(super) struct FileVersion {
+    modified: (i64, i64),
+    inode: u64,
+    length: u64,
+}
 
 impl RedisSettings {
-    /// Returns what is wrong with the URL, if anything is.
+    /// Fails if the URL is invalid; the error does not repeat the password.
     pub fn check(&self) -> Result<(), String> {
         self.client().map(|_| ()).map_err(|error| error.to_string())
     }
 
-    /// The server, without a password: `host:port`.
+    /// Returns `host:port`, for messages.
     pub(super) fn address(&self) -> String {
         let info = self.url.as_str().into_connection_info();
         info.map_or_else(|_| "?".to_owned(), |info| info.addr().to_string())
     }
 
-    /// Identifies the present contents of the password file.
-    pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
+    /// Returns the current version of the password file.
+    pub(super) fn password_version(&self) -> Option<FileVersion> {
         let file = fs::metadata(self.password_file.as_ref()?).ok()?;
-        Some(Fingerprint(file.mtime(), file.mtime_nsec(), file.ino(), file.len()))
+        let modified = (file.mtime(), file.mtime_nsec());
+        Some(FileVersion { modified, inode: file.ino(), length: file.len() })
     }
 
-    /// The command that authenticates an open connection with the present password.
-    pub(super) fn authenticate(&self) -> Result<Option<redis::Cmd>, String> {
+    /// Returns the command that authenticates an open connection with the current password.
+    pub(super) fn auth_command(&self) -> Result<Option<redis::Cmd>, String> {
         let client = self.with_current_password()?.client().map_err(|error| error.to_string())?;
         let redis = client.get_connection_info().redis_settings();
         Ok(redis.password().map(|password| {
@@ -78,7 +83,7 @@ impl RedisSettings {
         if let (None, Some(password)) = (redis.password(), &self.password) {
             redis = redis.set_password(password);
         }
-        // Without these a link whose other side is gone stays open for a quarter of an hour.
+        // Without these a connection to a host that is gone stays open for a quarter of an hour.
         let keepalive = TcpKeepalive::new()
             .with_time(Duration::from_secs(5))
             .with_interval(Duration::from_secs(1))
@@ -91,26 +96,27 @@ impl RedisSettings {
     }
 }
 
-/// Connects, and makes sure that the server is a master that answers.
-pub(super) async fn connect(settings: &RedisSettings, purpose: Purpose) -> Result<Live, String> {
-    let fingerprint = settings.fingerprint();
+/// Connects to a primary that answers.
+pub(super) async fn connect(settings: &RedisSettings, kind: ConnectionKind) -> Result<Channels, String> {
+    let password_version = settings.password_version();
     let client = settings
         .with_current_password()
         .map_err(|error| format!("sessions.password_file: {error}"))?
         .client()
         .map_err(|error| error.to_string())?;
-    let mut reads = open(&client, settings).await?;
-    let role = Role::find_out(&mut reads).await?;
-    // ROLE is answered even by a server that is still loading its data; this is not.
-    let _: Value = redis::cmd("PING").query_async(&mut reads).await.map_err(|error| error.to_string())?;
-    let writes = match purpose {
-        Purpose::Requests => open(&client, settings).await?,
-        Purpose::Events => reads.clone(),
+    let mut read = open(&client, settings).await?;
+    let role_check = RoleCheck::detect(&mut read).await?;
+    // A server that is still loading its data answers ROLE, but not PING.
+    let _: Value = redis::cmd("PING").query_async(&mut read).await.map_err(|error| error.to_string())?;
+    let write = match kind {
+        ConnectionKind::Requests => {
+            let write = open(&client, settings).await?;
+            warn_of_eviction(&mut read).await;
+            write
+        }
+        ConnectionKind::Events => read.clone(),
     };
-    if purpose == Purpose::Requests {
-        warn_of_eviction(&mut reads).await;
-    }
-    Ok(Live { reads: Channel::new(reads), writes: Channel::new(writes), role, fingerprint })
+    Ok(Channels { read: Channel::new(read), write: Channel::new(write), role_check, password_version })
 }
 
 async fn open(client: &Client, settings: &RedisSettings) -> Result<MultiplexedConnection, String> {
@@ -121,32 +127,31 @@ async fn open(client: &Client, settings: &RedisSettings) -> Result<MultiplexedCo
     opened.map_err(|error| error.to_string())
 }
 
-/// The command that tells whether a server is a master. After a failover the old address may be that of a
-/// replica, which reads well and refuses writes.
+/// The command that verifies that a server is a primary. After a failover the old address may lead to a replica,
+/// which answers reads and rejects writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    /// The usual one. It is in the ACL category `@dangerous`.
+pub(super) enum RoleCheck {
+    /// ROLE is the usual command, but it is in the ACL category `@dangerous`.
     Role,
-    /// The one for users who may not send the other. Redis lets every user send it.
+    /// HELLO is allowed to every user.
     Hello,
 }
 
-impl Role {
-    /// The first of them that the user may send. Fails where the server is no master.
-    async fn find_out(connection: &mut MultiplexedConnection) -> Result<Self, String> {
-        for role in [Self::Role, Self::Hello] {
-            match role.command().query_async(connection).await {
-                Ok(answer) => return role.must_be_master(answer).map(|()| role),
+impl RoleCheck {
+    /// Returns the first command that the user may send. Fails if the server is not a primary.
+    async fn detect(connection: &mut MultiplexedConnection) -> Result<Self, String> {
+        for check in [Self::Role, Self::Hello] {
+            match check.command().query_async(connection).await {
+                Ok(response) => return check.require_primary(response).map(|()| check),
                 Err(error) if is_not_permitted(&error) => {}
                 Err(error) => return Err(error.to_string()),
             }
         }
-        Err("it refuses both ROLE and HELLO, one of which tells a master from a replica: allow the user ROLE \
-             (ACL SETUSER <user> +role)"
+        Err("the user may send neither ROLE nor HELLO, one of which is needed to tell a primary from a replica: \
+             allow ROLE with ACL SETUSER <user> +role"
             .to_owned())
     }
 
-    /// The command.
     pub(super) fn command(self) -> redis::Cmd {
         redis::cmd(match self {
             Self::Role => "ROLE",
@@ -154,9 +159,9 @@ impl Role {
         })
     }
 
-    /// Reads its answer.
-    pub(super) fn must_be_master(self, answer: Value) -> Result<(), String> {
-        let role = match (self, answer) {
+    /// Fails unless the response to [`Self::command`] comes from a primary.
+    pub(super) fn require_primary(self, response: Value) -> Result<(), String> {
+        let role = match (self, response) {
             (Self::Role, Value::Array(parts)) => parts.into_iter().next(),
             (Self::Hello, Value::Array(parts)) => {
                 let is_role =
@@ -177,12 +182,12 @@ fn is_not_permitted(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
 }
 
-/// Any policy but noeviction may drop sessions when memory is short, which logs users out.
+/// With any policy but noeviction, Redis may drop sessions when its memory is full, which logs users out.
 async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
     let info: RedisResult<String> = redis::cmd("INFO").arg("memory").query_async(connection).await;
     if info.as_ref().is_err_and(is_not_permitted) {
         tracing::info!(
-            "the user of Redis may not send INFO: maxmemory-policy is not checked, and must be noeviction"
+            "the Redis user may not send INFO, so maxmemory-policy was not checked; it must be noeviction"
         );
     }
     let policy = info.ok().and_then(|info| {

@@ -1,13 +1,13 @@
-//! A supervised link to Redis.
+//! A supervised connection to Redis.
 //!
-//! The client library multiplexes well and repairs badly: a half-open connection only times out, and a
-//! time-out does not make it reconnect. So one task owns the link (`supervise`). It connects, makes sure that
-//! what answers is a master and stays one, and throws the connections away at the first sign of trouble. Whoever
-//! asks meanwhile is told at once that the store is unavailable: fail fast, never queue.
+//! The client library multiplexes well, but it recovers badly: a half-open connection only times out, and a time-out
+//! does not make the library reconnect. So one task owns the connection (`supervisor`). It connects, verifies that the
+//! server is a primary and stays one, and drops the connection at the first error that a new connection may solve.
+//! Meanwhile every request fails at once with `Unavailable`; nothing is queued.
 //!
-//! The link for requests has two connections, because a server that holds up a write (`CLIENT PAUSE WRITE`, a
-//! script that it does not let run) holds up everything behind it on the same connection. Both are opened together
-//! and replaced together, so that what is read comes from the server that is written to.
+//! A connection for requests consists of two channels, one that reads and one that writes, because a server that holds
+//! up a write (`CLIENT PAUSE WRITE`, a blocked script) holds up everything behind it on the same TCP connection. Both
+//! are opened and replaced together, so that reads come from the server that takes the writes.
 
 use std::sync::{
     Arc,
@@ -23,7 +23,7 @@ use tokio::sync::{Notify, SetOnce};
 
 use super::{
     NAME,
-    connect::{Fingerprint, RedisSettings, Role},
+    connect::{FileVersion, RedisSettings, RoleCheck},
     supervisor::supervise,
 };
 use crate::{
@@ -31,20 +31,19 @@ use crate::{
     isolation::supervisor::{self, Importance},
 };
 
-/// A connection that has timed out this often in a row is replaced.
-const TIMEOUTS_IN_A_ROW: u32 = 3;
+/// A channel is replaced after this many time-outs in a row.
+const MAX_CONSECUTIVE_TIMEOUTS: u32 = 3;
 
-/// What a link is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// To answer requests.
+pub(super) enum ConnectionKind {
+    /// Serves requests, over two channels.
     Requests,
-    /// To wait for events.
+    /// Waits for events, over one channel.
     Events,
 }
 
-impl Purpose {
-    /// As the log says it.
+impl ConnectionKind {
+    /// The value of the log field `redis.purpose`.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -53,170 +52,170 @@ impl Purpose {
     }
 }
 
-/// A supervised link. A clone is the same link.
+/// A handle to a supervised connection. Clones share the connection; the supervisor ends with the last of them.
 #[derive(Clone)]
-pub(super) struct Connection(pub(super) Arc<Shared>);
+pub(super) struct SupervisedConnection(pub(super) Arc<Inner>);
 
-pub(super) struct Shared {
-    pub(super) purpose: Purpose,
-    /// Of the server, for messages.
+pub(super) struct Inner {
+    pub(super) kind: ConnectionKind,
+    /// The address of the server, for messages.
     pub(super) address: String,
     pub(super) state: ArcSwap<State>,
-    /// Wakes the supervisor.
-    pub(super) trouble: Notify,
-    /// Writes are stuck: the connections are to be replaced, and reads go on over the old ones until then.
-    pub(super) stuck: AtomicBool,
-    /// Set once the first attempt to connect has ended, in whichever way.
-    pub(super) attempted: SetOnce<()>,
+    pub(super) wake_supervisor: Notify,
+    /// The write channel no longer answers. The supervisor replaces both channels; until then the old ones serve reads.
+    pub(super) writes_stalled: AtomicBool,
+    /// Set once the first attempt to connect has succeeded or failed.
+    pub(super) first_attempt: SetOnce<()>,
 }
 
 pub(super) enum State {
-    Up(Live),
-    /// Why there is no connection.
-    Down(String),
+    Connected(Channels),
+    /// Holds the reason.
+    Disconnected(String),
 }
 
-/// Open connections to one server.
-pub(super) struct Live {
-    pub(super) reads: Channel,
-    /// The same connection where the link is not for requests.
-    pub(super) writes: Channel,
-    pub(super) role: Role,
-    /// Of the password file that was used.
-    pub(super) fingerprint: Option<Fingerprint>,
+/// The open channels to one server.
+pub(super) struct Channels {
+    pub(super) read: Channel,
+    /// The same TCP connection as `read` if the connection waits for events.
+    pub(super) write: Channel,
+    pub(super) role_check: RoleCheck,
+    /// The version of the password file that the channels were opened with.
+    pub(super) password_version: Option<FileVersion>,
 }
 
-/// A connection, and how often it has timed out in a row.
+/// One TCP connection, with its count of time-outs.
 pub(super) struct Channel {
     connection: MultiplexedConnection,
-    timeouts: AtomicU32,
+    consecutive_timeouts: AtomicU32,
 }
 
 impl Channel {
     pub(super) const fn new(connection: MultiplexedConnection) -> Self {
-        Self { connection, timeouts: AtomicU32::new(0) }
+        Self { connection, consecutive_timeouts: AtomicU32::new(0) }
     }
 }
 
-/// Which of the two connections.
+/// Selects a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum Access {
     Read,
     Write,
 }
 
-impl Live {
-    const fn lane(&self, usage: Use) -> &Channel {
-        match usage {
-            Use::Read => &self.reads,
-            Use::Write => &self.writes,
+impl Channels {
+    const fn get(&self, access: Access) -> &Channel {
+        match access {
+            Access::Read => &self.read,
+            Access::Write => &self.write,
         }
     }
 }
 
-impl Connection {
-    /// Begins to connect.
-    pub(super) fn start(settings: &RedisSettings, purpose: Purpose) -> Result<Self, String> {
+impl SupervisedConnection {
+    /// Starts to connect in the background.
+    pub(super) fn start(settings: &RedisSettings, kind: ConnectionKind) -> Result<Self, String> {
         settings.check()?;
-        let shared = Arc::new(Shared {
-            purpose,
+        let inner = Arc::new(Inner {
+            kind,
             address: settings.address(),
-            state: ArcSwap::from_pointee(State::Down("not yet connected".into())),
-            trouble: Notify::new(),
-            stuck: AtomicBool::new(false),
-            attempted: SetOnce::new(),
+            state: ArcSwap::from_pointee(State::Disconnected("not yet connected".into())),
+            wake_supervisor: Notify::new(),
+            writes_stalled: AtomicBool::new(false),
+            first_attempt: SetOnce::new(),
         });
-        let (weak, settings) = (Arc::downgrade(&shared), settings.clone());
+        let (weak, settings) = (Arc::downgrade(&inner), settings.clone());
         let supervising = async move || supervise(weak.clone(), settings.clone()).await;
         tokio::spawn(supervisor::supervise(
             "redis connection",
-            // Health finds out by its probes.
+            // The probes of health notice when this task is down.
             Importance::Deferrable,
             supervising,
         ));
-        Ok(Self(shared))
+        Ok(Self(inner))
     }
 
-    /// Returns once the first attempt to connect has ended, in whichever way. For who can wait; others
-    /// are told at once that there is no connection yet.
-    pub(super) async fn attempted(&self) {
-        self.0.attempted.wait().await;
+    /// Waits until the first attempt to connect has succeeded or failed. Requests do not wait for it; they fail at
+    /// once.
+    pub(super) async fn first_attempt(&self) {
+        self.0.first_attempt.wait().await;
     }
 
-    /// The answer to a command that reads. Where it does not `fit` the command, it is made sure that the
-    /// connection is in step: that this is not the answer to another one.
+    /// Sends a command that reads. If the response is not certainly the one to this command (`is_expected`), verifies
+    /// that the channel is in sync before it returns the response.
     pub(super) async fn read(
         &self,
         command: &Cmd,
-        fits: impl FnOnce(&Value) -> bool,
+        is_expected: impl FnOnce(&Value) -> bool,
     ) -> Result<Value, StoreError> {
-        let state = self.0.state.load_full();
-        let answer = self.ask(&state, Use::Read, command).await?;
-        if !fits(&answer) {
-            self.must_be_in_step(&state, Use::Read).await?;
+        let state = self.state();
+        let response = self.send(&state, Access::Read, command).await?;
+        if !is_expected(&response) {
+            self.verify_in_sync(&state, Access::Read).await?;
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// The same for a script. Scripts may write, and go behind one another.
-    pub(super) async fn invoke(
+    /// Runs a script, with the same verification as [`Self::read`]. Scripts may write, so they use the write channel.
+    pub(super) async fn run_script(
         &self,
         script: &ScriptInvocation<'_>,
-        fits: impl FnOnce(&Value) -> bool,
+        is_expected: impl FnOnce(&Value) -> bool,
     ) -> Result<Value, StoreError> {
-        let state = self.0.state.load_full();
-        let mut connection = self.lane(&state, Use::Write)?.connection.clone();
-        let answer = script.invoke_async(&mut connection).await;
-        let answer = self.judge(&state, Use::Write, answer)?;
-        if !fits(&answer) {
-            self.must_be_in_step(&state, Use::Write).await?;
+        let state = self.state();
+        let mut connection = self.channel(&state, Access::Write)?.connection.clone();
+        let response = script.invoke_async(&mut connection).await;
+        let response = self.track(&state, Access::Write, response)?;
+        if !is_expected(&response) {
+            self.verify_in_sync(&state, Access::Write).await?;
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// Gives the connection up where the answers that it carries belong to other commands.
-    async fn must_be_in_step(&self, state: &Arc<State>, usage: Use) -> Result<(), StoreError> {
+    /// Disconnects if the responses on the channel belong to other commands: a PING has to return its own nonce.
+    async fn verify_in_sync(&self, state: &Arc<State>, access: Access) -> Result<(), StoreError> {
         let nonce = format!("{:032x}", rand::random::<u128>());
-        let echo = self.ask(state, usage, redis::cmd("PING").arg(&nonce)).await?;
+        let echo = self.send(state, access, redis::cmd("PING").arg(&nonce)).await?;
         if matches!(&echo, Value::BulkString(bytes) if bytes == nonce.as_bytes()) {
             return Ok(());
         }
-        self.0.give_up(state, "its answers belong to other commands");
-        Err(self.unavailable("an answer belongs to another command"))
+        self.0.disconnect(state, "responses belong to other commands");
+        Err(self.unavailable("a response belongs to another command"))
     }
 
-    /// The state of the link.
     pub(super) fn state(&self) -> Arc<State> {
         self.0.state.load_full()
     }
 
-    pub(super) async fn ask(
+    /// Sends a command over a channel of `state`.
+    pub(super) async fn send(
         &self,
         state: &Arc<State>,
-        usage: Use,
+        access: Access,
         command: &Cmd,
     ) -> Result<Value, StoreError> {
-        let mut connection = self.lane(state, usage)?.connection.clone();
-        let answer = connection.send_packed_command(command).await.and_then(Value::extract_error);
-        self.judge(state, usage, answer)
+        let mut connection = self.channel(state, access)?.connection.clone();
+        let response = connection.send_packed_command(command).await.and_then(Value::extract_error);
+        self.track(state, access, response)
     }
 
-    /// Sends AUTH. That it is refused does not end the connection, which stays with the password before.
-    pub(super) async fn authenticate_with(
+    /// Sends AUTH. An error does not disconnect: the channel stays authenticated with the previous password.
+    pub(super) async fn send_auth(
         &self,
         state: &Arc<State>,
-        usage: Use,
+        access: Access,
         command: &Cmd,
     ) -> Result<(), String> {
-        let mut connection = self.lane(state, usage).map_err(|error| error.to_string())?.connection.clone();
-        let answer = connection.send_packed_command(command).await.and_then(Value::extract_error);
-        answer.map(drop).map_err(|error| error.to_string())
+        let mut connection =
+            self.channel(state, access).map_err(|error| error.to_string())?.connection.clone();
+        let response = connection.send_packed_command(command).await.and_then(Value::extract_error);
+        response.map(drop).map_err(|error| error.to_string())
     }
 
-    fn lane<'a>(&self, state: &'a State, usage: Use) -> Result<&'a Channel, StoreError> {
+    fn channel<'a>(&self, state: &'a State, access: Access) -> Result<&'a Channel, StoreError> {
         match state {
-            State::Up(live) => Ok(live.lane(usage)),
-            State::Down(cause) => Err(self.unavailable(cause)),
+            State::Connected(channels) => Ok(channels.get(access)),
+            State::Disconnected(cause) => Err(self.unavailable(cause)),
         }
     }
 
@@ -225,66 +224,72 @@ impl Connection {
         StoreError::Unavailable { store: NAME, cause }
     }
 
-    fn judge(&self, state: &Arc<State>, usage: Use, answer: RedisResult<Value>) -> Result<Value, StoreError> {
-        if let State::Up(live) = &**state {
-            let timeouts = &live.lane(usage).timeouts;
-            match &answer {
+    /// Counts time-outs, disconnects on errors that a new connection may solve, and converts the error.
+    fn track(
+        &self,
+        state: &Arc<State>,
+        access: Access,
+        response: RedisResult<Value>,
+    ) -> Result<Value, StoreError> {
+        if let State::Connected(channels) = &**state {
+            let timeouts = &channels.get(access).consecutive_timeouts;
+            match &response {
                 Err(error) if error.is_timeout() => {
-                    if timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_IN_A_ROW {
-                        self.0.no_answers(state, usage);
+                    if timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_CONSECUTIVE_TIMEOUTS {
+                        self.0.replace_unresponsive(state, access);
                     }
                 }
-                Err(error) if is_broken(error) => self.0.give_up(state, &error.to_string()),
+                Err(error) if needs_reconnect(error) => self.0.disconnect(state, &error.to_string()),
                 Ok(_) | Err(_) => timeouts.store(0, Ordering::Relaxed),
             }
         }
-        answer.map_err(|error| store_error(&error, &self.0.address))
+        response.map_err(|error| store_error(&error, &self.0.address))
     }
 }
 
-impl Shared {
-    /// Throws the connections away, unless that has been done.
-    pub(super) fn give_up(&self, state: &Arc<State>, cause: &str) {
-        let stood = self.state.compare_and_swap(state, Arc::new(State::Down(cause.to_owned())));
-        if Arc::ptr_eq(&stood, state) {
+impl Inner {
+    /// Drops the channels of `state`, unless they have been dropped or replaced already.
+    pub(super) fn disconnect(&self, state: &Arc<State>, cause: &str) {
+        let previous = self.state.compare_and_swap(state, Arc::new(State::Disconnected(cause.to_owned())));
+        if Arc::ptr_eq(&previous, state) {
             tracing::warn!(
                 error.message = cause,
                 redis.address = self.address,
-                redis.purpose = self.purpose.name(),
+                redis.purpose = self.kind.name(),
                 "lost the connection to Redis"
             );
-            self.trouble.notify_one();
+            self.wake_supervisor.notify_one();
         }
     }
 
-    fn no_answers(&self, state: &Arc<State>, usage: Use) {
-        if usage == Use::Read || self.purpose == Purpose::Events {
-            self.give_up(state, "it no longer answers");
-        } else if !self.stuck.swap(true, Ordering::AcqRel) {
-            self.trouble.notify_one();
+    /// Disconnects if reads time out. If only writes do, has the supervisor replace the channels while reads go on.
+    fn replace_unresponsive(&self, state: &Arc<State>, access: Access) {
+        if access == Access::Read || self.kind == ConnectionKind::Events {
+            self.disconnect(state, "the server no longer responds");
+        } else if !self.writes_stalled.swap(true, Ordering::AcqRel) {
+            self.wake_supervisor.notify_one();
         }
     }
 }
 
-/// Whether a new connection, perhaps to another server or with another password, is what can help.
-fn is_broken(error: &RedisError) -> bool {
-    let demoted = matches!(
+/// Whether a new connection, perhaps to another server or with another password, may solve the error.
+fn needs_reconnect(error: &RedisError) -> bool {
+    let demoted_or_loading = matches!(
         error.kind(),
         ErrorKind::Server(
             ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading
         )
     );
-    let rejected = error.kind() == ErrorKind::AuthenticationFailed
+    let unauthenticated = error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
-    demoted
-        || rejected
+    demoted_or_loading
+        || unauthenticated
         || error.is_io_error()
         || error.is_connection_dropped()
         || error.is_unrecoverable_error()
 }
 
-/// What an error of Redis means to the rules: that it cannot serve now, unless it found something else
-/// where ours should be.
+/// Every error makes the store unavailable, except for a key of another type: another program uses the key.
 fn store_error(error: &RedisError, address: &str) -> StoreError {
     let cause = format!("{error} ({address})");
     if error.code() == Some("WRONGTYPE") {

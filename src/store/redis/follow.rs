@@ -1,9 +1,8 @@
-//! Waiting for events, on a connection of its own: one that waits answers nobody else.
+//! Follows the event log, on a connection of its own, because a blocked connection serves nobody else.
 //!
-//! The wake-up is a hint, and reading is the truth. `XREAD BLOCK` says in which streams something has
-//! happened, and these are read like any others, which shows whether something was missed. It does not
-//! say when a stream was lost: an entry beyond the end of a new one is simply waited for. So now and then
-//! all streams are read.
+//! One `XREAD BLOCK` waits on the streams of all buckets. Its response is only a hint: the streams that it names are
+//! then read by `tail.lua`, which detects gaps. XREAD does not report that a stream was lost, because it simply waits
+//! for an entry beyond the end of the new stream; so a full pass reads all streams once per `patience`.
 
 use std::time::{Duration, Instant};
 
@@ -13,126 +12,126 @@ use tokio::{sync::Mutex, time::timeout};
 use super::{
     BUCKETS, NAME, bucket_index,
     connect::RedisSettings,
-    connection::{Connection, Purpose},
+    connection::{ConnectionKind, SupervisedConnection},
     corrupt,
     cursor::StreamCursor,
-    log::Log,
+    event_streams::EventStreams,
 };
 use crate::{
     domain::ports::{Cursor, StoreError},
     store::backend::EncodedTail,
 };
 
-/// How long the server is asked to wait in one go, at most. What supervises the connection asks over it,
-/// too, and stands behind the one who waits.
-const BLOCK: Duration = Duration::from_millis(500);
+/// The longest wait of one XREAD. The health checks of the supervisor queue behind it on the same connection.
+const MAX_BLOCK: Duration = Duration::from_millis(500);
 
-/// What the one reader of this process follows the log with.
+/// Follows the log for the one reader of this process.
 pub(super) struct Follower {
     settings: RedisSettings,
-    /// Nothing until somebody follows. A second reader waits here for the first, as it would in front of
-    /// the connection.
-    following: Mutex<Option<Following>>,
+    /// `None` until the first call. A second reader waits for the first, as it would behind it on the connection.
+    blocking: Mutex<Option<BlockingReader>>,
 }
 
-struct Following {
-    link: Connection,
-    /// When the last pass over all streams has begun; nothing where one is due.
-    passed: Option<Instant>,
+struct BlockingReader {
+    connection: SupervisedConnection,
+    /// The start of the last full pass; `None` if one is due.
+    last_full_pass: Option<Instant>,
 }
 
 impl Follower {
-    /// Does not connect yet.
+    /// Connects when it is first used.
     pub(super) fn new(settings: &RedisSettings) -> Self {
-        // A wait that the server ends in time must not look like an answer that does not come.
-        let response_timeout = settings.response_timeout + BLOCK;
+        // An XREAD that finds nothing must not count as a time-out.
+        let response_timeout = settings.response_timeout + MAX_BLOCK;
         let settings = RedisSettings { response_timeout, ..settings.clone() };
-        Self { settings, following: Mutex::default() }
+        Self { settings, blocking: Mutex::default() }
     }
 
-    /// See `EventLog::follow`. Given up in the middle, it may leave the server waiting for as long as
-    /// [`BLOCK`], and the next call behind it; an event wakes both.
+    /// See `EventLog::follow`. If it is cancelled, the server may stay blocked for up to [`MAX_BLOCK`], and the next
+    /// call waits behind it; an event wakes both.
     pub(super) async fn follow(
         &self,
-        log: &Log,
+        streams: &EventStreams,
         after: &Cursor,
         limit: usize,
         patience: Duration,
     ) -> Result<EncodedTail, StoreError> {
-        let begun = Instant::now();
-        let mut following = self.following.lock().await;
-        let following = match &mut *following {
-            Some(following) => following,
-            none => none.insert(Following::start(&self.settings)?),
+        let start = Instant::now();
+        let mut reader = self.blocking.lock().await;
+        let reader = match &mut *reader {
+            Some(reader) => reader,
+            none => none.insert(BlockingReader::start(&self.settings)?),
         };
-        // Who waits for events can also wait for the connection that has only just been asked for. That
-        // there is none, in the end, is said by the first command.
-        let _ = timeout(patience, following.link.attempted()).await;
-        let tail = following.follow(log, after, limit, begun, patience).await;
+        // A reader that waits for events can wait for a new connection as well. If there is none after `patience`,
+        // the first command fails.
+        let _ = timeout(patience, reader.connection.first_attempt()).await;
+        let tail = reader.follow(streams, after, limit, start, patience).await;
         if tail.is_err() {
-            // What answers next may be another server, with another log.
-            following.passed = None;
+            // The next connection may lead to another server, with another log.
+            reader.last_full_pass = None;
         }
         tail
     }
 }
 
-impl Following {
+impl BlockingReader {
     fn start(settings: &RedisSettings) -> Result<Self, StoreError> {
-        let link = Connection::start(settings, Purpose::Events)
+        let connection = SupervisedConnection::start(settings, ConnectionKind::Events)
             .map_err(|cause| StoreError::Unavailable { store: NAME, cause })?;
-        Ok(Self { link, passed: None })
+        Ok(Self { connection, last_full_pass: None })
     }
 
     async fn follow(
         &mut self,
-        log: &Log,
+        streams: &EventStreams,
         after: &Cursor,
         limit: usize,
-        begun: Instant,
+        start: Instant,
         patience: Duration,
     ) -> Result<EncodedTail, StoreError> {
-        let Some(mut places) = StreamCursor::parse(after) else {
-            return log.tail(&self.link, Some(after), limit).await;
+        let Some(mut cursor) = StreamCursor::parse(after) else {
+            return streams.tail(&self.connection, Some(after), limit).await;
         };
-        // With room for one event of every stream, so that a pass reaches the last of them.
+        // The limit allows at least one event per stream, so that a full pass reaches every stream.
         let limit = limit.max(bucket_index(BUCKETS));
         loop {
-            let left = patience.saturating_sub(begun.elapsed());
-            let pass_due = self.passed.map_or(Duration::ZERO, |at| patience.saturating_sub(at.elapsed()));
-            let wait = left.min(pass_due).min(BLOCK);
+            let remaining = patience.saturating_sub(start.elapsed());
+            let until_full_pass =
+                self.last_full_pass.map_or(Duration::ZERO, |at| patience.saturating_sub(at.elapsed()));
+            let wait = remaining.min(until_full_pass).min(MAX_BLOCK);
             let tail = if wait.is_zero() {
                 let now = Instant::now();
-                let tail = log.read(&self.link, &mut places, 0..BUCKETS, limit).await?;
-                self.passed = Some(now);
+                let tail = streams.read(&self.connection, &mut cursor, 0..BUCKETS, limit).await?;
+                self.last_full_pass = Some(now);
                 tail
             } else {
-                let woken = self.woken(log, &places, wait).await?;
-                log.read(&self.link, &mut places, woken, limit).await?
+                let buckets = self.wait_for_events(streams, &cursor, wait).await?;
+                streams.read(&self.connection, &mut cursor, buckets, limit).await?
             };
-            if tail.gap || !tail.events.is_empty() || left.is_zero() {
+            if tail.gap || !tail.events.is_empty() || remaining.is_zero() {
                 return Ok(tail);
             }
         }
     }
 
-    /// Waits until there is something after these places, or the wait is over: in which buckets.
-    async fn woken(&self, log: &Log, places: &StreamCursor, wait: Duration) -> Result<Vec<u64>, StoreError> {
-        let streams: Vec<_> = (0..BUCKETS).map(|bucket| log.stream(bucket)).collect();
-        // Rounded up: 0 means for ever.
+    /// Waits until a stream has entries after the cursor or the time is over. Returns the buckets of these streams.
+    async fn wait_for_events(
+        &self,
+        streams: &EventStreams,
+        cursor: &StreamCursor,
+        wait: Duration,
+    ) -> Result<Vec<u64>, StoreError> {
+        let keys: Vec<_> = (0..BUCKETS).map(|bucket| streams.key(bucket)).collect();
+        // Rounded up, because BLOCK 0 waits for ever.
         let millis = u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
-        // Names keys of more than one hash tag, as MGET does; no other command of ours does.
-        // On a cluster it would be one a node.
-        let mut read = redis::cmd("XREAD");
-        read.arg("BLOCK").arg(millis).arg("COUNT").arg(1).arg("STREAMS").arg(&streams).arg(places.ids());
-        let answer: Option<StreamReadReply> = redis::from_redis_value(self.link.read(&read, |_| true).await?)
-            .map_err(|error| corrupt(&error.to_string()))?;
-        let woken = answer.map_or_else(Vec::new, |answer| answer.keys);
-        let is_woken = |stream: &String| woken.iter().any(|part| part.key == *stream);
-        Ok((0..BUCKETS)
-            .zip(&streams)
-            .filter(|(_, stream)| is_woken(stream))
-            .map(|(bucket, _)| bucket)
-            .collect())
+        // XREAD and MGET are the only commands with keys of more than one hash tag. A cluster needs one XREAD per node.
+        let mut command = redis::cmd("XREAD");
+        command.arg("BLOCK").arg(millis).arg("COUNT").arg(1).arg("STREAMS").arg(&keys).arg(cursor.ids());
+        let response: Option<StreamReadReply> =
+            redis::from_redis_value(self.connection.read(&command, |_| true).await?)
+                .map_err(|error| corrupt(&error.to_string()))?;
+        let ready = response.map_or_else(Vec::new, |response| response.keys);
+        let is_ready = |key: &String| ready.iter().any(|stream| stream.key == *key);
+        Ok((0..BUCKETS).zip(&keys).filter(|(_, key)| is_ready(key)).map(|(bucket, _)| bucket).collect())
     }
 }

@@ -1,18 +1,22 @@
-//! The Redis store: one value a user, one event stream a bucket of users.
+//! The Redis store: one value per user, one event stream per bucket of users.
 //!
-//! A user's key and the stream of the user's bucket share a hash tag, so that a commit, which writes
-//! both in one script, is legal on a cluster. Values hold session ids and deadlines, never a token.
+//! The key of a user and the stream of the user's bucket share a hash tag, so that `commit.lua`, which writes both, is
+//! legal on a cluster. Values hold session ids and deadlines, never a token.
 //!
 //! | key | value |
 //! |---|---|
 //! | `<prefix>:{<bucket>}:s:<user id>` | revision (8 bytes, big-endian), then the encoded state; expires by itself |
-//! | `<prefix>:{<bucket>}:events` | a stream, field `e`: an encoded event; forgets by number and by age |
+//! | `<prefix>:{<bucket>}:events` | a stream with the field `e`, an encoded event; trimmed by length and by age |
+//!
+//! Requests share one supervised connection with a channel for reads and one for writes ([`connection`]); the follower
+//! of the event log has a connection of its own ([`follow`]). A connection is replaced at the first error that a new
+//! one may solve, and while there is none every request fails at once.
 
 mod connect;
 mod connection;
 mod cursor;
+mod event_streams;
 mod follow;
-mod log;
 mod supervisor;
 
 use std::time::Duration;
@@ -23,9 +27,9 @@ use futures_util::future::join_all;
 use redis::{Cmd, Script, Value};
 
 use self::{
-    connection::{Connection, Purpose},
+    connection::{ConnectionKind, SupervisedConnection},
+    event_streams::EventStreams,
     follow::Follower,
-    log::Log,
 };
 use super::backend::{Backend, EVENT_RETENTION, EncodedChange, EncodedCommit, EncodedTail, EncodedValue};
 use super::binding;
@@ -33,99 +37,101 @@ use crate::domain::ports::{Cursor, StoreError};
 
 pub use connect::RedisSettings;
 
-/// What messages to the operator call it.
+/// The name of the store in messages.
 const NAME: &str = "redis";
 
-/// Users are spread over this many buckets. Part of the format: another number finds no session.
+/// The number of buckets. It is part of the format: with another number, no session is found.
 const BUCKETS: u64 = 64;
 
-/// How many registers one command asks for, at most. The server answers nobody else meanwhile, and the
-/// last of them waits for the first.
-const MOST_AT_ONCE: usize = 512;
+/// The most registers that one MGET reads. The server serves nobody else meanwhile, and the first of them waits for
+/// the last.
+const MAX_MGET_KEYS: usize = 512;
 
-/// Events that a bucket's stream keeps, about.
+/// The approximate number of events that the stream of a bucket keeps.
 const STREAM_LENGTH: usize = 4096;
 
-/// Registers in Redis.
+/// Registers and event log in Redis.
 pub struct RedisRegisters {
-    link: Connection,
-    /// What the names of a bucket's registers begin with.
-    heads: Vec<String>,
+    connection: SupervisedConnection,
+    /// The prefix of the register keys, by bucket.
+    key_prefixes: Vec<String>,
     commit: Script,
-    log: Log,
+    streams: EventStreams,
     follower: Follower,
     retention: Duration,
 }
 
 impl RedisRegisters {
-    /// Registers in the Redis at `settings.url`, under keys that begin with `prefix`. Connects in the
-    /// background; until that has succeeded the store is unavailable.
+    /// Starts to connect to `settings.url` in the background; the store is unavailable until that has succeeded. All
+    /// keys begin with `prefix`.
     pub fn start(settings: &RedisSettings, prefix: &str) -> Result<Self, String> {
-        let link = Connection::start(settings, Purpose::Requests)?;
+        let connection = SupervisedConnection::start(settings, ConnectionKind::Requests)?;
         Ok(Self {
-            link,
-            heads: (0..BUCKETS).map(|bucket| format!("{prefix}:{{{bucket}}}:s:")).collect(),
+            connection,
+            key_prefixes: (0..BUCKETS).map(|bucket| format!("{prefix}:{{{bucket}}}:s:")).collect(),
             commit: Script::new(include_str!("commit.lua")),
-            log: Log::new(prefix),
+            streams: EventStreams::new(prefix),
             follower: Follower::new(settings),
             retention: EVENT_RETENTION,
         })
     }
 
-    /// Has the log forget events of this age, about, instead of the usual one. A commit that appends to
-    /// a stream is what makes the stream forget; one that nobody appends to does not grow.
+    /// Replaces the approximate retention of events. Only a commit that appends to a stream trims it.
     #[must_use]
     pub fn with_retention(self, retention: Duration) -> Self {
         Self { retention, ..self }
     }
 
-    fn register(&self, key: &str) -> String {
-        let mut register = String::new();
-        self.write_register(key, &mut register);
-        register
+    fn register_key(&self, key: &str) -> String {
+        let mut register_key = String::new();
+        self.push_register_key(key, &mut register_key);
+        register_key
     }
 
-    /// What stands in several registers, by one command.
-    async fn load_together(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
-        // Names keys of more than one hash tag, as the follower does. On a cluster it would be a command a slot.
+    fn push_register_key(&self, key: &str, to: &mut String) {
+        to.push_str(&self.key_prefixes[bucket_index(bucket(key))]);
+        to.push_str(key);
+    }
+
+    /// Loads up to [`MAX_MGET_KEYS`] registers by one MGET.
+    async fn mget(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
+        // The keys have more than one hash tag; a cluster needs one MGET per slot.
         let mut command = Cmd::with_capacity(1 + keys.len(), 64 * keys.len());
         command.arg("MGET");
-        let mut register = String::new();
+        let mut register_key = String::new();
         for key in keys {
-            register.clear();
-            self.write_register(key, &mut register);
-            command.arg(register.as_str());
+            register_key.clear();
+            self.push_register_key(key, &mut register_key);
+            command.arg(register_key.as_str());
         }
-        // What is not there is asked for again, below.
-        let fits = |answer: &Value| {
-            let parts = |values: &Vec<Value>| {
+        // Nil proves nothing about the response, but these registers are loaded again below.
+        let is_expected = |response: &Value| {
+            let all_match = |values: &Vec<Value>| {
                 values.len() == keys.len()
-                    && keys.iter().zip(values).all(|(key, value)| *value == Value::Nil || is_of(key, value))
+                    && keys
+                        .iter()
+                        .zip(values)
+                        .all(|(key, value)| *value == Value::Nil || is_bound_to(key, value))
             };
-            matches!(answer, Value::Array(values) if parts(values))
+            matches!(response, Value::Array(values) if all_match(values))
         };
-        let values = match self.link.read(&command, fits).await {
+        let values = match self.connection.read(&command, is_expected).await {
             Ok(Value::Array(values)) if values.len() == keys.len() => values,
             Ok(_) => {
-                let cause = corrupt("several registers were not answered with as many values");
-                return keys.iter().map(|_| Err(cause.clone())).collect();
+                let error = corrupt("the response to MGET has another number of values than keys");
+                return keys.iter().map(|_| Err(error.clone())).collect();
             }
             Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
         };
-        let mut reads: Vec<_> = values.into_iter().map(value).collect();
-        // To MGET a register of the wrong type is one that holds nothing, which to us it must never be; GET
-        // tells the two apart. Seldom is there one: what is loaded in a crowd are the users of live tokens.
-        let unsure = (0..keys.len()).filter(|place| matches!(reads[*place], Ok(None)));
-        let sure = unsure.map(async |place| (place, self.load(keys[place]).await));
-        for (place, read) in join_all(sure).await {
-            reads[place] = read;
+        let mut reads: Vec<_> = values.into_iter().map(decode).collect();
+        // MGET answers nil for a key of the wrong type, too, and GET tells the two apart. Both are rare, because
+        // batched loads are for users with live tokens.
+        let missing = (0..keys.len()).filter(|index| matches!(reads[*index], Ok(None)));
+        let loads = missing.map(async |index| (index, self.load(keys[index]).await));
+        for (index, read) in join_all(loads).await {
+            reads[index] = read;
         }
         reads
-    }
-
-    fn write_register(&self, key: &str, to: &mut String) {
-        to.push_str(&self.heads[bucket_index(bucket(key))]);
-        to.push_str(key);
     }
 }
 
@@ -134,15 +140,17 @@ impl Backend for RedisRegisters {
     const NAME: &'static str = NAME;
 
     async fn load(&self, key: &str) -> Result<Option<EncodedValue>, StoreError> {
-        // That there is nothing is all that an answer can say without saying of what.
-        value(self.link.read(redis::cmd("GET").arg(self.register(key)), |answer| is_of(key, answer)).await?)
+        let mut command = redis::cmd("GET");
+        command.arg(self.register_key(key));
+        // Nil does not say which key it is about, so it is not certainly the response to this command.
+        decode(self.connection.read(&command, |response| is_bound_to(key, response)).await?)
     }
 
     async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
         if let [key] = keys {
             return vec![self.load(key).await];
         }
-        let commands = keys.chunks(MOST_AT_ONCE).map(|some| self.load_together(some));
+        let commands = keys.chunks(MAX_MGET_KEYS).map(|chunk| self.mget(chunk));
         join_all(commands).await.into_iter().flatten().collect()
     }
 
@@ -152,34 +160,34 @@ impl Backend for RedisRegisters {
         bytes.extend_from_slice(&new.revision.to_be_bytes());
         bytes.extend_from_slice(&new.bytes);
 
-        let mut commit = self.commit.key(self.register(key));
+        let mut commit = self.commit.key(self.register_key(key));
         commit
-            .key(self.log.stream(bucket(key)))
+            .key(self.streams.key(bucket(key)))
             .arg(if expected == 0 { Vec::new() } else { expected.to_be_bytes().to_vec() })
             .arg(bytes)
-            // Redis takes no 0.
+            // PXAT rejects 0.
             .arg(keep_until.as_micros().div_ceil(1000).max(1))
             .arg(STREAM_LENGTH)
             .arg(u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX));
         for event in &events {
             commit.arg(event.as_ref());
         }
-        let committed = |answer: &Value| matches!(answer, Value::BulkString(revision) if *revision == new.revision.to_be_bytes());
-        let fits = |answer: &Value| match answer {
-            Value::Array(stands) => stands.first().is_some_and(|stands| is_of(key, stands)),
-            answer => committed(answer),
+        let is_committed = |response: &Value| matches!(response, Value::BulkString(revision) if *revision == new.revision.to_be_bytes());
+        let is_expected = |response: &Value| match response {
+            Value::Array(current) => current.first().is_some_and(|current| is_bound_to(key, current)),
+            response => is_committed(response),
         };
-        match self.link.invoke(&commit, fits).await? {
-            answer if committed(&answer) => Ok(EncodedCommit::Committed),
-            Value::Array(stands) => {
-                value(stands.into_iter().next().unwrap_or(Value::Nil)).map(EncodedCommit::Conflict)
+        match self.connection.run_script(&commit, is_expected).await? {
+            response if is_committed(&response) => Ok(EncodedCommit::Committed),
+            Value::Array(current) => {
+                decode(current.into_iter().next().unwrap_or(Value::Nil)).map(EncodedCommit::Conflict)
             }
-            other => Err(corrupt(&format!("a commit was answered with {other:?}"))),
+            other => Err(corrupt(&format!("unexpected response to a commit: {other:?}"))),
         }
     }
 
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<EncodedTail, StoreError> {
-        self.log.tail(&self.link, after, limit).await
+        self.streams.tail(&self.connection, after, limit).await
     }
 
     async fn follow(
@@ -188,24 +196,25 @@ impl Backend for RedisRegisters {
         limit: usize,
         patience: Duration,
     ) -> Result<EncodedTail, StoreError> {
-        self.follower.follow(&self.log, after, limit, patience).await
+        self.follower.follow(&self.streams, after, limit, patience).await
     }
 }
 
-/// Whether an answer is, beyond doubt, about this register.
-fn is_of(key: &str, answer: &Value) -> bool {
-    matches!(answer, Value::BulkString(value) if value.get(8..).is_some_and(|bytes| binding::is_bound(key, bytes)))
+/// Whether a response is certainly the value of this register.
+fn is_bound_to(key: &str, response: &Value) -> bool {
+    matches!(response, Value::BulkString(value) if value.get(8..).is_some_and(|bytes| binding::is_bound(key, bytes)))
 }
 
-fn value(stands: Value) -> Result<Option<EncodedValue>, StoreError> {
-    match stands {
+fn decode(response: Value) -> Result<Option<EncodedValue>, StoreError> {
+    match response {
         Value::Nil => Ok(None),
-        Value::BulkString(stands) => {
-            let mut bytes = Bytes::from(stands);
-            let revision = bytes.try_get_u64().map_err(|_| corrupt("a register without a revision"))?;
+        Value::BulkString(value) => {
+            let mut bytes = Bytes::from(value);
+            let revision =
+                bytes.try_get_u64().map_err(|_| corrupt("the value of a register has no revision"))?;
             Ok(Some(EncodedValue { revision, bytes }))
         }
-        other => Err(corrupt(&format!("a register of the wrong type: {other:?}"))),
+        other => Err(corrupt(&format!("the value of a register has the wrong type: {other:?}"))),
     }
 }
 
@@ -217,7 +226,7 @@ fn bucket_index(bucket: u64) -> usize {
     usize::try_from(bucket).unwrap_or_default()
 }
 
-/// FNV-1a: stable over versions and machines, which the hashes of the standard library are not.
+/// FNV-1a, which is the same in all versions and on all machines, unlike the hashes of the standard library.
 fn bucket(key: &str) -> u64 {
     let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -1,4 +1,4 @@
-//! The task that owns a link: it connects, checks the connections, and replaces them.
+//! The task that owns a connection: it connects, checks the health of the channels, and replaces them.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -6,144 +6,147 @@ use std::{
 };
 
 use super::{
-    connect::{Fingerprint, RedisSettings, connect},
-    connection::{Connection, Purpose, Shared, State, Use},
+    connect::{FileVersion, RedisSettings, connect},
+    connection::{Access, ConnectionKind, Inner, State, SupervisedConnection},
 };
 
-/// How often a link is checked.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long to wait before connecting again: from the first, doubled each time, to the last.
+const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The delay before an attempt to reconnect doubles from the first value to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
-/// Runs until nobody needs the link any more.
-pub(super) async fn supervise(shared: Weak<Shared>, settings: RedisSettings) {
+/// Runs until the last handle to the connection is dropped.
+pub(super) async fn supervise(connection: Weak<Inner>, settings: RedisSettings) {
     let mut backoff = BACKOFF.0;
-    let mut reported = String::new();
+    let mut last_error = String::new();
     loop {
-        let Some(purpose) = shared.upgrade().map(|shared| shared.purpose) else { return };
-        let connected = connect(&settings, purpose).await;
-        let Some(strong) = shared.upgrade() else { return };
+        let Some(kind) = connection.upgrade().map(|inner| inner.kind) else { return };
+        let connected = connect(&settings, kind).await;
+        let Some(inner) = connection.upgrade() else { return };
         match connected {
-            Ok(live) => {
+            Ok(channels) => {
                 tracing::info!(
-                    redis.address = strong.address,
-                    redis.purpose = purpose.name(),
+                    redis.address = inner.address,
+                    redis.purpose = kind.name(),
                     "connected to Redis"
                 );
-                let password = live.fingerprint;
-                strong.stuck.store(false, Ordering::Release);
-                strong.state.store(Arc::new(State::Up(live)));
-                // Fails where it has been set before, which is as well.
-                let _ = strong.attempted.set(());
-                drop(strong);
-                watch(&shared, &settings, password).await;
-                (backoff, reported) = (BACKOFF.0, String::new());
+                let password_version = channels.password_version;
+                inner.writes_stalled.store(false, Ordering::Release);
+                inner.state.store(Arc::new(State::Connected(channels)));
+                // An error means that an earlier attempt has set it.
+                let _ = inner.first_attempt.set(());
+                drop(inner);
+                monitor(&connection, &settings, password_version).await;
+                (backoff, last_error) = (BACKOFF.0, String::new());
             }
             Err(cause) => {
-                if cause != reported {
+                if cause != last_error {
                     tracing::warn!(
                         error.message = cause,
-                        redis.address = strong.address,
-                        redis.purpose = purpose.name(),
-                        "cannot connect to Redis; trying again until it works"
+                        redis.address = inner.address,
+                        redis.purpose = kind.name(),
+                        "failed to connect to Redis; retrying"
                     );
-                    reported.clone_from(&cause);
+                    last_error.clone_from(&cause);
                 }
-                strong.state.store(Arc::new(State::Down(cause)));
-                let _ = strong.attempted.set(());
+                inner.state.store(Arc::new(State::Disconnected(cause)));
+                let _ = inner.first_attempt.set(());
             }
         }
-        // Also after a connection was lost: it may have been good for nothing from the beginning.
+        // The delay also follows a lost connection, because the server may close every new one at once.
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF.1);
     }
 }
 
-/// Returns once the link is down, or nobody needs it any more.
-async fn watch(shared: &Weak<Shared>, settings: &RedisSettings, mut password: Option<Fingerprint>) {
+/// Returns once the connection is lost or the last handle to it is dropped.
+async fn monitor(
+    connection: &Weak<Inner>,
+    settings: &RedisSettings,
+    mut password_version: Option<FileVersion>,
+) {
     loop {
-        let Some(link) = shared.upgrade().map(Connection) else { return };
-        if matches!(*link.state(), State::Down(_)) {
+        let Some(connection) = connection.upgrade().map(SupervisedConnection) else { return };
+        if matches!(*connection.state(), State::Disconnected(_)) {
             return;
         }
-        if link.0.stuck.load(Ordering::Acquire) {
-            link.replace(settings).await;
-            link.0.stuck.store(false, Ordering::Release);
+        if connection.0.writes_stalled.load(Ordering::Acquire) {
+            connection.replace_channels(settings).await;
+            connection.0.writes_stalled.store(false, Ordering::Release);
             continue;
         }
         tokio::select! {
-            () = link.0.trouble.notified() => {}
-            () = tokio::time::sleep(CHECK_INTERVAL) => {
-                link.check().await;
-                let present = settings.fingerprint();
-                if present.is_some() && present != password {
-                    password = present;
-                    link.authenticate(settings).await;
+            () = connection.0.wake_supervisor.notified() => {}
+            () = tokio::time::sleep(HEALTH_CHECK_INTERVAL) => {
+                connection.check_health().await;
+                let current = settings.password_version();
+                if current.is_some() && current != password_version {
+                    password_version = current;
+                    connection.reauthenticate(settings).await;
                 }
             }
         }
     }
 }
 
-impl Connection {
-    /// Gives up connections that no longer answer, or to a server that has been demoted: it still reads well,
-    /// but what it reads grows old.
-    async fn check(&self) {
+impl SupervisedConnection {
+    /// Disconnects if the server no longer responds or has been demoted: a replica answers reads with stale data.
+    async fn check_health(&self) {
         let state = self.state();
-        let State::Up(live) = &*state else { return };
+        let State::Connected(channels) = &*state else { return };
         let role = async {
-            // The answer is judged on the way.
-            if let Ok(answer) = self.ask(&state, Use::Read, &live.role.command()).await
-                && let Err(cause) = live.role.must_be_master(answer)
+            // `send` handles errors and time-outs.
+            if let Ok(response) = self.send(&state, Access::Read, &channels.role_check.command()).await
+                && let Err(cause) = channels.role_check.require_primary(response)
             {
-                self.0.give_up(&state, &cause);
+                self.0.disconnect(&state, &cause);
             }
         };
         let writes = async {
-            if self.0.purpose == Purpose::Requests {
-                let _ = self.ask(&state, Use::Write, &redis::Cmd::ping()).await;
+            if self.0.kind == ConnectionKind::Requests {
+                let _ = self.send(&state, Access::Write, &redis::Cmd::ping()).await;
             }
         };
         tokio::join!(role, writes);
     }
 
-    /// Replaces connections of which the one for writes no longer answers, without an interruption of reads.
-    async fn replace(&self, settings: &RedisSettings) {
+    /// Replaces the channels when the write channel no longer responds. Reads go on over the old one until then.
+    async fn replace_channels(&self, settings: &RedisSettings) {
         let state = self.state();
-        match connect(settings, self.0.purpose).await {
-            Ok(live) => {
+        match connect(settings, self.0.kind).await {
+            Ok(channels) => {
                 tracing::debug!(redis.address = self.0.address, "replaced the connections to Redis");
-                // Unless they have been given up meanwhile.
-                self.0.state.compare_and_swap(&state, Arc::new(State::Up(live)));
+                // Does nothing if the connection was lost meanwhile.
+                self.0.state.compare_and_swap(&state, Arc::new(State::Connected(channels)));
             }
-            // The reads may be as dead.
             Err(cause) => {
-                tracing::debug!(error.message = cause, "cannot replace the connections to Redis");
-                self.check().await;
+                tracing::debug!(error.message = cause, "failed to replace the connections to Redis");
+                // The read channel may no longer respond either.
+                self.check_health().await;
             }
         }
     }
 
-    /// Has the open connections go on with the new password: a server can end those with an old one.
-    async fn authenticate(&self, settings: &RedisSettings) {
+    /// Authenticates the open channels with the new password, because a server can close those of the old one.
+    async fn reauthenticate(&self, settings: &RedisSettings) {
         let state = self.state();
-        let refused = |cause: String| {
+        let failed = |cause: String| {
             tracing::warn!(
                 error.message = cause,
                 redis.address = self.0.address,
-                "the new password in sessions.password_file is refused; going on with the open connections"
+                "failed to authenticate with the new password in sessions.password_file; open connections keep \
+                 the previous one"
             );
         };
-        let command = match settings.authenticate() {
+        let command = match settings.auth_command() {
             Ok(Some(command)) => command,
             Ok(None) => return,
-            Err(cause) => return refused(cause),
+            Err(cause) => return failed(cause),
         };
-        for usage in [Use::Read, Use::Write] {
-            if let Err(error) = self.authenticate_with(&state, usage, &command).await {
-                return refused(error);
+        for access in [Access::Read, Access::Write] {
+            if let Err(cause) = self.send_auth(&state, access, &command).await {
+                return failed(cause);
             }
         }
-        tracing::info!(redis.address = self.0.address, "using the new password of Redis");
+        tracing::info!(redis.address = self.0.address, "authenticated with the new Redis password");
     }
 }

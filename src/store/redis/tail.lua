@@ -1,13 +1,13 @@
 -- Reads the event stream of one bucket after a cursor.
 --
 -- KEYS[1] the stream
--- ARGV[1] the id of the entry to read after, or '' to learn the end only
--- ARGV[2] how many entries to read at most
+-- ARGV[1] the id of the entry to read after, or '' to return only the id of the newest entry
+-- ARGV[2] the most entries to read
 --
--- Answers { the id to go on after, 1 where entries were missed, 1 where there may be more, the events }.
+-- Returns { the id to continue after, 1 if entries were missed, 1 if there may be more, the events }.
 --
--- A stream only ever loses its beginning, or everything. So where the entry that the cursor names is
--- still there, all after it are. That takes an entry to name: a stream without any gets one first.
+-- A stream only ever loses its oldest entries, or all of them. So if the entry that the cursor names still exists, all
+-- entries after it do. An empty stream has no entry to name, so it gets one first.
 local stream, cursor, limit = KEYS[1], ARGV[1], tonumber(ARGV[2])
 if redis.call('XLEN', stream) == 0 then
   redis.call('XADD', stream, '*', 'begin', '')

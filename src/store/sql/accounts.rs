@@ -1,79 +1,79 @@
-//! Accounts in tables of ours.
+//! Accounts in tables of Latchkey.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::{
-    SqlCallers, callers,
-    client::{Limits, SqlClient},
-    connect::{Closable, open},
+    SqlCallers,
+    account_row::{NAME, account, disabled_columns, roles_column},
+    callers,
+    client::SqlClient,
+    connect::open,
     corrupt,
-    error::{Attempts, SqlError},
+    error::{Retries, SqlError},
     import::import,
     integer,
-    pools::{Rights, pools},
+    pools::{Pools, WriteAccess},
+    readiness::Readiness,
     row::{Row, Value},
-    timestamp,
+    session::Timeouts,
     url::{DatabaseUrl, Settings},
 };
 use crate::{
     domain::{
         password::PasswordHash,
-        ports::{Account, AccountChange, Accounts, Debt, DebtCause, Disabled, Imported, StoreError},
-        types::{Role, Timestamp, UserId},
+        ports::{Account, AccountChange, Accounts, Debt, DebtCause, Imported, StoreError},
+        types::{Timestamp, UserId},
         username::Username,
     },
     store::embedded::{Database, has_accounts},
 };
 
-/// What messages to the operator call it.
-pub(super) const NAME: &str = "accounts";
-
-/// Accounts in tables of ours.
+/// Accounts in tables of Latchkey.
 pub struct SqlAccounts(pub(super) SqlClient);
 
 impl SqlAccounts {
-    /// Accounts in the embedded database.
+    /// Uses the embedded database.
     pub fn embedded(database: &Database) -> Self {
         Self(SqlClient::embedded(NAME, database))
     }
 
-    /// Accounts in tables of ours in another database. One sentence, to be read after the name of the
-    /// setting, if that can never be; a database that does not answer yet is waited for in the background.
-    /// Needs a Tokio runtime.
+    /// Opens another database. One that does not answer yet is prepared in the background. Returns an error if an
+    /// operator has to act first; it is a sentence without its subject, the name of the setting. Needs a Tokio runtime.
     pub async fn open(settings: &Settings) -> Result<Self, String> {
         open(NAME, settings).await.map(Self)
     }
 
-    /// Whether another database has accounts in tables of ours. Makes no tables, and waits no longer for the database
-    /// than to connect.
+    /// Whether another database has accounts of Latchkey. Creates no tables, and waits for the database only within the
+    /// time limit for connecting.
     pub async fn any(settings: &Settings) -> Result<bool, StoreError> {
-        let unusable = |cause| StoreError::Corrupt { store: NAME, cause };
-        let target = settings.target().map_err(unusable)?;
-        if let DatabaseUrl::Sqlite(path) = &target {
+        let invalid = |cause| StoreError::Corrupt { store: NAME, cause };
+        let url = settings.parse_url().map_err(invalid)?;
+        if let DatabaseUrl::Sqlite(path) = &url {
             return has_accounts(path).await;
         }
-        let pools = pools(&target, settings, Rights::Apart { writes: false });
-        let limits = Limits::of(settings.query_timeout);
-        let link = SqlClient::new(NAME, target.address().into(), pools, limits, Arc::new(Closable::open()));
-        match link.fetch("SELECT 1 FROM @accounts LIMIT 1", &[]).await.map_err(StoreError::from) {
+        let pools = Pools::new(&url, settings, WriteAccess::None);
+        let timeouts = Timeouts::new(settings.query_timeout);
+        let readiness = Arc::new(Readiness::ready());
+        let client = SqlClient::new(NAME, url.address().into(), pools, timeouts, readiness);
+        match client.fetch("SELECT 1 FROM @accounts LIMIT 1", &[]).await.map_err(StoreError::from) {
             Ok(rows) => Ok(!rows.is_empty()),
-            // There is no such table yet.
+            // The table does not exist yet.
             Err(StoreError::Corrupt { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Callers in the same database, over the same connections.
+    /// Returns the callers in the same database, over the same connections.
     pub fn callers(&self) -> SqlCallers {
-        SqlCallers(self.0.named(callers::NAME))
+        SqlCallers(self.0.for_store(callers::NAME))
     }
 
-    async fn one(&self, statement: &str, value: &str) -> Result<Option<Account>, StoreError> {
+    async fn find_one(&self, statement: &str, value: &str) -> Result<Option<Account>, StoreError> {
         match self.0.fetch(statement, &[Value::Text(value)]).await {
-            // Nobody has a name whose characters the database does not have.
-            Err(SqlError::Characters { of_row: false, .. }) => Ok(None),
+            // No row has a name that the character set of the database cannot represent.
+            Err(SqlError::Characters { in_row: false, .. }) => Ok(None),
             rows => rows?.first().map(account).transpose(),
         }
     }
@@ -139,11 +139,11 @@ impl SqlAccounts {
 #[async_trait]
 impl Accounts for SqlAccounts {
     async fn find(&self, username: &Username) -> Result<Option<Account>, StoreError> {
-        self.one("SELECT * FROM @accounts WHERE username_key = ?", username.key()).await
+        self.find_one("SELECT * FROM @accounts WHERE username_key = ?", username.key()).await
     }
 
     async fn get(&self, user_id: &UserId) -> Result<Option<Account>, StoreError> {
-        self.one("SELECT * FROM @accounts WHERE user_id = ?", user_id.as_str()).await
+        self.find_one("SELECT * FROM @accounts WHERE user_id = ?", user_id.as_str()).await
     }
 
     async fn list(&self, after: Option<&Username>, limit: u32) -> Result<Vec<Account>, StoreError> {
@@ -160,7 +160,7 @@ impl Accounts for SqlAccounts {
         match import(&self.0, std::slice::from_ref(account)).await?.as_slice() {
             [Imported::Added] => Ok(true),
             [Imported::IdTaken] => {
-                Err(StoreError::Corrupt { store: NAME, cause: "a new user_id is taken already".into() })
+                Err(StoreError::Corrupt { store: NAME, cause: "a generated user_id already exists".into() })
             }
             _ => Ok(false),
         }
@@ -177,11 +177,11 @@ impl Accounts for SqlAccounts {
         debt: Option<DebtCause>,
         now: Timestamp,
     ) -> Result<Option<(Account, Option<Debt>)>, StoreError> {
-        let mut attempts = Attempts::default();
+        let mut retries = Retries::default();
         loop {
             match self.try_change(user_id, &change, debt, now).await {
                 Ok(outcome) => return Ok(outcome),
-                Err(fault) => attempts.again(fault).await?,
+                Err(error) => retries.wait(error).await?,
             }
         }
     }
@@ -211,25 +211,9 @@ impl Accounts for SqlAccounts {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        // A read of the table, which a database that merely answers may refuse. No id is empty.
-        self.one("SELECT * FROM @accounts WHERE user_id = ?", "").await.map(drop)
+        // Reads the table, because a database that answers may still deny access to it. No id is empty.
+        self.find_one("SELECT * FROM @accounts WHERE user_id = ?", "").await.map(drop)
     }
-}
-
-fn account(row: &Row) -> Result<Account, StoreError> {
-    let roles: Vec<&str> = row.text("roles")?.split_ascii_whitespace().collect();
-    Ok(Account {
-        user_id: UserId::parse(row.text("user_id")?).map_err(|error| corrupt(NAME, &error))?,
-        username: Username::parse(row.text("username")?).map_err(|error| corrupt(NAME, &error))?,
-        password: PasswordHash::new(row.text("password_hash")?.to_owned()),
-        roles: Role::parse_all(&roles).map_err(|error| corrupt(NAME, &error))?,
-        disabled: match (row.boolean("disabled")?, row.optional("disabled_until")?) {
-            (false, _) => Disabled::No,
-            (true, None) => Disabled::Yes,
-            (true, Some(until)) => Disabled::Until(timestamp(until)),
-        },
-        created_at: timestamp(row.integer("created_at")?),
-    })
 }
 
 fn debt(row: &Row) -> Result<Debt, StoreError> {
@@ -238,14 +222,6 @@ fn debt(row: &Row) -> Result<Debt, StoreError> {
         user_id: UserId::parse(row.text("user_id")?).map_err(|error| corrupt(NAME, &error))?,
         cause: cause(row.text("cause")?)?,
     })
-}
-
-pub(super) fn disabled_columns(disabled: Disabled) -> (Value<'static>, Value<'static>) {
-    (Value::Bool(disabled != Disabled::No), Value::Optional(disabled.until().map(integer)))
-}
-
-pub(super) fn roles_column(roles: &[Role]) -> String {
-    roles.iter().map(Role::as_str).collect::<Vec<_>>().join(" ")
 }
 
 fn cause_column(cause: DebtCause) -> &'static str {
@@ -260,5 +236,8 @@ fn cause(column: &str) -> Result<DebtCause, StoreError> {
     [DebtCause::AccountDisabled, DebtCause::CredentialsChanged, DebtCause::Profile]
         .into_iter()
         .find(|cause| cause_column(*cause) == column)
-        .ok_or_else(|| StoreError::Corrupt { store: NAME, cause: format!("unknown debt {column}") })
+        .ok_or_else(|| StoreError::Corrupt {
+            store: NAME,
+            cause: format!("unknown cause of a session debt: {column}"),
+        })
 }

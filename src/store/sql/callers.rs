@@ -1,11 +1,11 @@
-//! Who may call what needs a permission, in a table of ours.
+//! Callers in a table of Latchkey.
 
 use async_trait::async_trait;
 
 use super::{
     client::SqlClient,
     connect::open,
-    error::{Attempts, SqlError},
+    error::{Retries, SqlError},
     integer,
     row::{Row, Value},
     timestamp,
@@ -19,19 +19,19 @@ use crate::{
     store::embedded::Database,
 };
 
-/// What messages to the operator call it.
+/// The name of the store in messages.
 pub(super) const NAME: &str = "callers";
 
-/// Callers in a table of ours.
+/// Callers in a table of Latchkey.
 pub struct SqlCallers(pub(super) SqlClient);
 
 impl SqlCallers {
-    /// Callers in the embedded database.
+    /// Uses the embedded database.
     pub fn embedded(database: &Database) -> Self {
         Self(SqlClient::embedded(NAME, database))
     }
 
-    /// Callers in a table of ours in another database. As `SqlAccounts::open`.
+    /// Opens another database, as `SqlAccounts::open` does.
     pub async fn open(settings: &Settings) -> Result<Self, String> {
         open(NAME, settings).await.map(Self)
     }
@@ -39,8 +39,8 @@ impl SqlCallers {
     async fn try_create(&self, caller: &Caller) -> Result<bool, SqlError> {
         let name = Value::Text(&caller.name);
         let mut transaction = self.0.begin().await?;
-        let taken = transaction.fetch("SELECT name FROM @callers WHERE name = ?", &[name]).await?;
-        if !taken.is_empty() {
+        let existing = transaction.fetch("SELECT name FROM @callers WHERE name = ?", &[name]).await?;
+        if !existing.is_empty() {
             transaction.roll_back().await?;
             return Ok(false);
         }
@@ -52,7 +52,7 @@ impl SqlCallers {
             Value::Bytes(&caller.key.0),
             Value::Text(&roles),
             Value::Integer(integer(caller.created_at)),
-            Value::Optional(caller.last_used_at.map(integer)),
+            Value::OptionalInteger(caller.last_used_at.map(integer)),
         ];
         transaction.execute(insert, &values).await?;
         transaction.commit().await?;
@@ -63,11 +63,11 @@ impl SqlCallers {
 #[async_trait]
 impl Callers for SqlCallers {
     async fn create(&self, caller: &Caller) -> Result<bool, StoreError> {
-        let mut attempts = Attempts::default();
+        let mut retries = Retries::default();
         loop {
             match self.try_create(caller).await {
                 Ok(created) => return Ok(created),
-                Err(fault) => attempts.again(fault).await?,
+                Err(error) => retries.wait(error).await?,
             }
         }
     }
@@ -90,12 +90,12 @@ impl Callers for SqlCallers {
 }
 
 fn caller(row: &Row) -> Result<Caller, StoreError> {
-    let key = row.bytes("key_hash")?.try_into().map_err(|_| row.unreadable("key_hash", "32 bytes"))?;
+    let key = row.bytes("key_hash")?.try_into().map_err(|_| row.type_error("key_hash", "32 bytes"))?;
     Ok(Caller {
         name: row.text("name")?.to_owned(),
         key: CallerKeyHash(key),
         roles: row.text("roles")?.split_ascii_whitespace().map(str::to_owned).collect(),
         created_at: timestamp(row.integer("created_at")?),
-        last_used_at: row.optional("last_used_at")?.map(timestamp),
+        last_used_at: row.optional_integer("last_used_at")?.map(timestamp),
     })
 }

@@ -1,7 +1,7 @@
-//! Opening a database of others: connecting when it can be reached, and making it ready first.
+//! Opens a database on a server: connects when it can be reached, and prepares it before the first request.
 //!
-//! A server may be started together with its database, so a database that does not answer yet is no reason to
-//! give up. Until it does, whoever asks is told at once that the store is unavailable.
+//! A server may start together with its database, so a database that does not answer yet does not end the start. Until
+//! it does, every request fails at once with `Unavailable`.
 
 use std::{
     future::Future,
@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use sqlx::{
     AssertSqlSafe, Connection as _, Database, MySql, MySqlConnection, PgConnection, Pool, Postgres,
     migrate::{Migrate, MigrateError, Migrator},
@@ -19,10 +18,11 @@ use sqlx::{
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    client::{Limits, Pools, SqlClient, at},
-    error::SqlError,
-    pools::{Rights, pools},
-    session::forget_statements,
+    client::SqlClient,
+    error::{SqlError, with_address},
+    pools::{Pools, WriteAccess},
+    readiness::Readiness,
+    session::{Timeouts, deallocate_statements},
     url::{DatabaseUrl, Settings},
 };
 use crate::{
@@ -31,54 +31,25 @@ use crate::{
     store::embedded,
 };
 
-/// How long the start of the server waits for the database, beyond the time to connect.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long migrations may take, with the wait for another replica that is at them.
-const MIGRATION: Duration = Duration::from_mins(5);
-/// The number of the advisory lock that replicas take while they make tables: `latchkey` in ASCII.
+/// How long the start of the server waits for the database, in addition to the time limit for connecting.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time limit for migrations, including the wait for those of another replica.
+const MIGRATION_TIMEOUT: Duration = Duration::from_mins(5);
+/// The number of the advisory lock that replicas take for migrations: `latchkey` in ASCII.
 const POSTGRES_LOCK: u64 = 0x6c61_7463_686b_6579;
-/// How long to wait before the next attempt: from the first, doubled each time, to the last.
+/// The delay before the next attempt doubles from the first value to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Whether the database is ready for us, and why not.
-pub(super) struct Closable {
-    ready: ArcSwap<Result<(), StoreError>>,
-    /// The embedded database, whose file can go away.
-    file: Option<embedded::Database>,
-}
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-impl Closable {
-    pub(super) fn open() -> Self {
-        Self { ready: ArcSwap::from_pointee(Ok(())), file: None }
-    }
-
-    pub(super) fn of_file(database: embedded::Database) -> Self {
-        Self { file: Some(database), ..Self::open() }
-    }
-
-    fn closed(store: &'static str) -> Self {
-        let closed = StoreError::Unavailable { store, cause: "not yet connected".into() };
-        Self { ready: ArcSwap::from_pointee(Err(closed)), file: None }
-    }
-
-    pub(super) fn pass(&self) -> Result<(), StoreError> {
-        if let Some(file) = &self.file {
-            file.must_be_in_place()?;
-        }
-        (**self.ready.load()).clone()
-    }
-}
-
-/// What makes a database ready.
+/// Prepares a database for requests.
 pub(super) trait Prepare: Send + Sync + 'static {
-    /// Safe to repeat, and to do in several processes at once. What is corrupt is for an operator to mend.
-    fn prepare<'a>(
-        &'a self,
-        link: &'a SqlClient,
-    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
+    /// May be called again, and by several processes at once. `Corrupt` means that an operator has to act.
+    fn prepare<'a>(&'a self, client: &'a SqlClient) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
-/// A link to the database that passes once it is prepared. One sentence if it can never be.
+/// Prepares a database in the background and returns a client, which fails until then. Returns an error if an operator
+/// has to act first.
 pub(super) async fn start(
     store: &'static str,
     address: String,
@@ -86,104 +57,109 @@ pub(super) async fn start(
     settings: &Settings,
     prepare: impl Prepare,
 ) -> Result<SqlClient, String> {
-    let gate = Arc::new(Closable::closed(store));
-    let (address, limits) = (Arc::<str>::from(address), Limits::of(settings.query_timeout));
-    let link = |gate| SqlClient::new(store, Arc::clone(&address), pools.clone(), limits, gate);
-    let (first, outcome) = oneshot::channel();
-    let (weak, open, mut first) = (Arc::downgrade(&gate), link(Arc::new(Closable::open())), Some(first));
-    let supervising = async move || supervise(&weak, &open, &prepare, &mut first).await;
-    // While the gate is closed, health says so.
+    let readiness = Arc::new(Readiness::connecting(store));
+    let (address, timeouts) = (Arc::<str>::from(address), Timeouts::new(settings.query_timeout));
+    let client = |readiness| SqlClient::new(store, Arc::clone(&address), pools.clone(), timeouts, readiness);
+    let (first_attempt, outcome) = oneshot::channel();
+    let (weak, preparing, mut first_attempt) =
+        (Arc::downgrade(&readiness), client(Arc::new(Readiness::ready())), Some(first_attempt));
+    let supervising = async move || supervise(&weak, &preparing, &prepare, &mut first_attempt).await;
+    // Health reports the store as unavailable until the database is prepared.
     tokio::spawn(supervisor::supervise("database start", Importance::Deferrable, supervising));
-    match timeout(settings.connect_timeout + PATIENCE, outcome).await {
+    match timeout(settings.connect_timeout + START_TIMEOUT, outcome).await {
         Ok(Ok(Err(StoreError::Corrupt { cause, .. }))) => Err(cause),
-        _ => Ok(link(gate)),
+        _ => Ok(client(readiness)),
     }
 }
 
-/// Tries until the database is ready or nobody wants it any more.
+/// Repeats the preparation until it succeeds or the last client is dropped.
 async fn supervise(
-    gate: &Weak<Closable>,
-    link: &SqlClient,
+    readiness: &Weak<Readiness>,
+    client: &SqlClient,
     prepare: &impl Prepare,
-    first: &mut Option<oneshot::Sender<Result<(), StoreError>>>,
+    first_attempt: &mut Option<oneshot::Sender<Result<(), StoreError>>>,
 ) {
-    let mut pause = BACKOFF.0;
-    let mut reported = String::new();
+    let mut backoff = BACKOFF.0;
+    let mut last_error = String::new();
     loop {
-        let outcome = prepare.prepare(link).await;
-        let Some(gate) = gate.upgrade() else { return };
-        gate.ready.store(Arc::new(outcome.clone()));
-        if let Some(first) = first.take() {
-            let _ = first.send(outcome.clone());
+        let outcome = prepare.prepare(client).await;
+        let Some(readiness) = readiness.upgrade() else { return };
+        readiness.set(outcome.clone());
+        if let Some(first_attempt) = first_attempt.take() {
+            let _ = first_attempt.send(outcome.clone());
         }
         let Err(error) = outcome else {
-            if !reported.is_empty() {
+            if !last_error.is_empty() {
                 tracing::info!(
-                    store.name = link.store(),
-                    server.address = link.address(),
-                    "the database answers"
+                    store.name = client.store(),
+                    server.address = client.address(),
+                    "the database is ready"
                 );
             }
             return;
         };
-        drop(gate);
+        drop(readiness);
         let message = error.to_string();
-        if message != reported {
+        if message != last_error {
             tracing::warn!(
-                store.name = link.store(),
-                server.address = link.address(),
+                store.name = client.store(),
+                server.address = client.address(),
                 error.message = message,
-                "the database is not ready; trying again"
+                "the database is not ready; retrying"
             );
-            reported = message;
+            last_error = message;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(BACKOFF.1);
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
     }
 }
 
-/// A database with tables of ours.
+/// Opens a database for tables of Latchkey.
 pub(super) async fn open(store: &'static str, settings: &Settings) -> Result<SqlClient, String> {
-    let target = settings.target()?;
-    if let DatabaseUrl::Sqlite(path) = &target {
+    let url = settings.parse_url()?;
+    if let DatabaseUrl::Sqlite(path) = &url {
         let database = embedded::Database::open(path).await.map_err(|error| error.to_string())?;
         return Ok(SqlClient::embedded(store, &database));
     }
-    let pools = pools(&target, settings, Rights::Both);
-    start(store, target.address(), pools, settings, Migrations(target, settings.connect_timeout)).await
+    let pools = Pools::new(&url, settings, WriteAccess::Shared);
+    let address = url.address();
+    let migrations = Migrations { url, connect_timeout: settings.connect_timeout };
+    start(store, address, pools, settings, migrations).await
 }
 
-/// Creates or upgrades tables of ours.
-struct Migrations(DatabaseUrl, Duration);
+/// Creates or upgrades the tables of Latchkey.
+struct Migrations {
+    url: DatabaseUrl,
+    connect_timeout: Duration,
+}
 
 impl Prepare for Migrations {
-    fn prepare<'a>(
-        &'a self,
-        link: &'a SqlClient,
-    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>> {
+    fn prepare<'a>(&'a self, client: &'a SqlClient) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            match &self.0 {
-                // Opened with its migrations.
+            match &self.url {
+                // `embedded::Database::open` runs the migrations.
                 DatabaseUrl::Sqlite(_) => Ok(()),
                 DatabaseUrl::Postgres(options) => {
-                    let pool = one::<Postgres>(self.1).connect_lazy_with((**options).clone());
+                    let pool = single_connection::<Postgres>(self.connect_timeout)
+                        .connect_lazy_with((**options).clone());
                     let work = async { migrate_postgres(&mut *pool.acquire().await?).await };
-                    let outcome = within(link, work).await;
-                    end(&pool).await;
+                    let outcome = with_time_limit(client, work).await;
+                    close(&pool).await;
                     outcome
                 }
                 DatabaseUrl::MySql(options) => {
-                    let pool = one::<MySql>(self.1).connect_lazy_with((**options).clone());
+                    let pool = single_connection::<MySql>(self.connect_timeout)
+                        .connect_lazy_with((**options).clone());
                     let mut migrator = sqlx::migrate!("src/store/sql/migrations/mysql");
-                    // The library's lock waits for -1 seconds, which MariaDB takes for a mistake: no lock.
+                    // The library's lock has a time limit of -1 seconds, with which MariaDB takes no lock.
                     migrator.set_locking(false);
                     let work = async {
                         let mut connection = pool.acquire().await?;
                         lock_mysql(&mut connection).await?;
                         migrate(&mut *connection, migrator).await
                     };
-                    let outcome = within(link, work).await;
-                    end(&pool).await;
+                    let outcome = with_time_limit(client, work).await;
+                    close(&pool).await;
                     outcome
                 }
             }
@@ -191,16 +167,18 @@ impl Prepare for Migrations {
     }
 }
 
-/// A connection apart: waiting for another replica takes longer than a statement may.
-fn one<D: Database>(connect_timeout: Duration) -> PoolOptions<D> {
+/// Returns options for a connection without the statement time limit, because waiting for the migrations of another
+/// replica takes longer.
+fn single_connection<D: Database>(connect_timeout: Duration) -> PoolOptions<D> {
     PoolOptions::new().max_connections(1).acquire_timeout(connect_timeout)
 }
 
-/// For as long as the connection lasts. The names of locks are the server's, not the database's.
+/// Takes a lock that lasts as long as the connection. The names of locks are global to the server, so the name of the
+/// database is part of it.
 async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
     let lock = "SELECT GET_LOCK(CONCAT('latchkey ', SHA1(DATABASE())), ?)";
     let locked: Option<i64> =
-        sqlx::query_scalar(lock).bind(MIGRATION.as_secs()).fetch_one(&mut *connection).await?;
+        sqlx::query_scalar(lock).bind(MIGRATION_TIMEOUT.as_secs()).fetch_one(&mut *connection).await?;
     if locked == Some(1) { Ok(()) } else { Err(sqlx::Error::PoolTimedOut) }
 }
 
@@ -212,7 +190,7 @@ async fn migrate_postgres(connection: &mut PgConnection) -> Result<(), MigrateEr
     let mut transaction = connection.begin().await?;
     let lock = format!("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({POSTGRES_LOCK})");
     sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
-    forget_statements(&mut transaction).await?;
+    deallocate_statements(&mut transaction).await?;
     let outcome = migrate(&mut *transaction, migrator).await;
     // The statements of the library are named, so they have to be closed within the transaction.
     transaction.clear_cached_statements().await?;
@@ -220,48 +198,48 @@ async fn migrate_postgres(connection: &mut PgConnection) -> Result<(), MigrateEr
     Ok(transaction.commit().await?)
 }
 
-/// Makes the tables, where nobody else is at it.
 async fn migrate<C: Migrate>(connection: &mut C, mut migrator: Migrator) -> Result<(), MigrateError> {
-    // Others who use the library in the same database have a table of its usual name.
+    // Other programs that use the library in the same database have a table with its default name.
     migrator.dangerous_set_table_name("latchkey_migrations");
     migrator.run_direct(None, connection, false).await
 }
 
-async fn within(
-    link: &SqlClient,
+async fn with_time_limit(
+    client: &SqlClient,
     work: impl Future<Output = Result<(), MigrateError>>,
 ) -> Result<(), StoreError> {
-    if let Ok(outcome) = timeout(MIGRATION, work).await {
-        return outcome.map_err(|error| refused(link, &error));
+    if let Ok(outcome) = timeout(MIGRATION_TIMEOUT, work).await {
+        return outcome.map_err(|error| migration_error(client, &error));
     }
-    let cause = at(link.address(), &format!("the tables were not ready within {MIGRATION:?}"));
-    Err(StoreError::Unavailable { store: link.store(), cause })
+    let cause = format!("the migrations did not finish within {MIGRATION_TIMEOUT:?}");
+    let cause = with_address(client.address(), &cause);
+    Err(StoreError::Unavailable { store: client.store(), cause })
 }
 
-/// Ends the connection and so its lock. A server that hangs must not hold us up.
-async fn end<D: Database>(pool: &Pool<D>) {
+/// Closes the connection, which releases its lock. The time limit is for a server that hangs.
+async fn close<D: Database>(pool: &Pool<D>) {
     let _ = timeout(Duration::from_secs(1), pool.close()).await;
 }
 
-fn refused(link: &SqlClient, error: &MigrateError) -> StoreError {
-    let store = link.store();
+fn migration_error(client: &SqlClient, error: &MigrateError) -> StoreError {
+    let store = client.store();
     let corrupt = |cause: String| StoreError::Corrupt { store, cause };
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
             match StoreError::from(SqlError::new(store, error)) {
                 StoreError::Corrupt { cause, .. } => corrupt(format!(
-                    "the tables cannot be made: {cause}: give the user the right to create tables, or have them made by one who may"
+                    "failed to create the tables: {cause}: give the user the right to create tables, or have another user create them"
                 )),
                 StoreError::Unavailable { store, cause } => {
-                    StoreError::Unavailable { store, cause: at(link.address(), &cause) }
+                    StoreError::Unavailable { store, cause: with_address(client.address(), &cause) }
                 }
             }
         }
         MigrateError::VersionMissing(version) => corrupt(format!(
-            "the database was written by a newer version of Latchkey (its schema is number {version}): start that version"
+            "the database was written by a newer version of Latchkey (its schema has version {version}): start that version"
         )),
         MigrateError::Dirty(version) => corrupt(format!(
-            "making the tables was interrupted: remove the row of version {version} from latchkey_migrations, and start again"
+            "a migration was interrupted: remove the row of version {version} from latchkey_migrations, and start again"
         )),
         other => corrupt(other.to_string()),
     }

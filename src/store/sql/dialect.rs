@@ -1,10 +1,14 @@
-//! What differs between the databases, as far as statements are concerned: little.
+//! The differences between the SQL of the databases.
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::client::Purpose;
+/// Whether a statement only reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
 
-/// Which SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
     Sqlite,
@@ -14,8 +18,8 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
-    /// A statement of ours in this dialect. It is written with `?` for a value, and with `@` before the name
-    /// of a table: in a database that we share with others our tables have a prefix.
+    /// Translates a statement of Latchkey, which has `?` for a value and `@` before the name of a table. In a database
+    /// that may be shared with other programs, the names of the tables get a prefix.
     pub(super) fn translate(self, statement: &str) -> String {
         let mut text = String::with_capacity(statement.len() + 64);
         let mut values = 0;
@@ -25,7 +29,7 @@ impl Dialect {
                 '@' => {}
                 '?' if self == Self::Postgres => {
                     values += 1;
-                    // Writing to a String does not fail.
+                    // Writing to a String cannot fail.
                     let _ = write!(text, "${values}");
                 }
                 other => text.push(other),
@@ -34,23 +38,23 @@ impl Dialect {
         text
     }
 
-    /// Begins a transaction. On PostgreSQL with what holds for every statement in it, for as long as it lasts.
-    pub(super) fn begin(self, purpose: Purpose, limit: Duration) -> String {
+    /// Returns the statements that begin a transaction, on PostgreSQL with its transaction-scoped settings.
+    pub(super) fn begin(self, access: Access, time_limit: Duration) -> String {
         match self {
-            // Two that read before they write would otherwise fail each other.
+            // Takes the write lock at once: two transactions that read before they write could not both upgrade.
             Self::Sqlite => "BEGIN IMMEDIATE".into(),
             Self::MySql => "START TRANSACTION".into(),
             Self::Postgres => {
-                let mode = if purpose == Purpose::Read { "READ ONLY" } else { "READ WRITE" };
+                let mode = if access == Access::Read { "READ ONLY" } else { "READ WRITE" };
                 format!(
                     "BEGIN {mode}; SET LOCAL statement_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = 60000",
-                    limit.as_millis()
+                    time_limit.as_millis()
                 )
             }
         }
     }
 
-    /// What a SELECT ends with that holds its rows for the transaction. In SQLite the transaction holds all.
+    /// Returns the suffix of a SELECT that locks its rows. In SQLite the transaction locks the whole database.
     pub(super) const fn for_update(self) -> &'static str {
         match self {
             Self::Sqlite => "",

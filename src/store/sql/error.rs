@@ -1,4 +1,4 @@
-//! What an error of a database means.
+//! Classifies the errors of the databases.
 
 use std::time::Duration;
 
@@ -10,153 +10,159 @@ use sqlx::{
 
 use crate::{domain::ports::StoreError, store::embedded::store_error};
 
-/// A transaction is begun again this often.
-const ATTEMPTS: u32 = 10;
-/// The longest wait before the second attempt, in milliseconds; it doubles each time.
-const PAUSE: u64 = 4;
+/// The most attempts of a transaction that conflicts with others.
+const MAX_ATTEMPTS: u32 = 10;
+/// The longest delay before the second attempt, in milliseconds; it doubles each time.
+const BACKOFF_MILLIS: u64 = 4;
 
-/// Why a statement failed.
+/// An error of a statement.
 #[derive(Debug)]
 pub(super) enum SqlError {
-    /// Somebody else was at the same rows at the same time. Begin the transaction again.
-    Collision(StoreError),
-    /// The statement is nothing for this database, or nothing for a connection that can only read.
-    Refused(StoreError),
-    /// A value has characters that the database, or the column that it is compared with, does not have: it is in no
-    /// row. Or, `of_row`, a row has some that cannot be told in UTF-8.
-    Characters { of_row: bool, error: StoreError },
-    /// Anything else.
-    Failed(StoreError),
+    /// The transaction conflicted with another one and can be repeated.
+    Conflict(StoreError),
+    /// The database cannot execute the statement: it is invalid or not permitted, or it writes on a read-only server.
+    Statement(StoreError),
+    /// A character set cannot represent a character: one of a value, so that no row matches it, or one in a row.
+    Characters {
+        in_row: bool,
+        error: StoreError,
+    },
+    Other(StoreError),
 }
 
 impl SqlError {
-    /// What `error` means.
     pub(super) fn new(store: &'static str, error: &sqlx::Error) -> Self {
-        let Some(database) = error.as_database_error() else {
-            return Self::Failed(store_error(store, error));
+        let Some(database_error) = error.as_database_error() else {
+            return Self::Other(store_error(store, error));
         };
-        let cause = describe(database);
-        match judge(database) {
-            Judgement::Collision => Self::Collision(StoreError::Unavailable { store, cause }),
-            Judgement::ReadOnly => Self::Refused(StoreError::Unavailable { store, cause }),
-            Judgement::Passing => Self::Failed(StoreError::Unavailable { store, cause }),
-            Judgement::Lasting => Self::Refused(StoreError::Corrupt { store, cause }),
-            Judgement::Characters { of_row } => {
-                Self::Characters { of_row, error: StoreError::Corrupt { store, cause } }
+        let cause = describe(database_error);
+        match classify(database_error) {
+            Class::Conflict => Self::Conflict(StoreError::Unavailable { store, cause }),
+            Class::ReadOnly => Self::Statement(StoreError::Unavailable { store, cause }),
+            Class::Transient => Self::Other(StoreError::Unavailable { store, cause }),
+            Class::Permanent => Self::Statement(StoreError::Corrupt { store, cause }),
+            Class::Characters { in_row } => {
+                Self::Characters { in_row, error: StoreError::Corrupt { store, cause } }
             }
-            // SQLITE_ERROR: its grammar or its tables; SQLITE_READONLY.
-            Judgement::Embedded if matches!(database.code().as_deref(), Some("1" | "8")) => {
-                Self::Refused(store_error(store, error))
+            // SQLITE_ERROR (invalid SQL, missing table), SQLITE_READONLY.
+            Class::Sqlite if matches!(database_error.code().as_deref(), Some("1" | "8")) => {
+                Self::Statement(store_error(store, error))
             }
-            Judgement::Embedded => Self::Failed(store_error(store, error)),
+            Class::Sqlite => Self::Other(store_error(store, error)),
         }
     }
 }
 
 impl From<StoreError> for SqlError {
     fn from(error: StoreError) -> Self {
-        Self::Failed(error)
+        Self::Other(error)
     }
 }
 
 impl From<SqlError> for StoreError {
-    fn from(fault: SqlError) -> Self {
-        match fault {
-            SqlError::Collision(error)
-            | SqlError::Refused(error)
+    fn from(error: SqlError) -> Self {
+        match error {
+            SqlError::Conflict(error)
+            | SqlError::Statement(error)
             | SqlError::Characters { error, .. }
-            | SqlError::Failed(error) => error,
+            | SqlError::Other(error) => error,
         }
     }
 }
 
-/// How often a transaction has been begun.
-#[derive(Default)]
-pub(super) struct Attempts(u32);
+/// Prefixes a message with the address of the server, if there is one.
+pub(super) fn with_address(address: &str, cause: &str) -> String {
+    if address.is_empty() { cause.to_owned() } else { format!("{address}: {cause}") }
+}
 
-impl Attempts {
-    /// Waits before the next attempt; the error, where there is to be none.
-    pub(super) async fn again(&mut self, fault: SqlError) -> Result<(), StoreError> {
-        self.0 += 1;
-        match fault {
-            SqlError::Collision(_) if self.0 < ATTEMPTS => {
-                let ceiling = PAUSE << self.0.min(5);
-                tokio::time::sleep(Duration::from_millis(rand::random_range(0..ceiling))).await;
+/// Limits and delays the attempts of a transaction.
+#[derive(Default)]
+pub(super) struct Retries {
+    attempts: u32,
+}
+
+impl Retries {
+    /// Waits before the next attempt after a conflict. Fails with any other error, or if there were too many attempts.
+    pub(super) async fn wait(&mut self, error: SqlError) -> Result<(), StoreError> {
+        self.attempts += 1;
+        match error {
+            SqlError::Conflict(_) if self.attempts < MAX_ATTEMPTS => {
+                let max_delay = BACKOFF_MILLIS << self.attempts.min(5);
+                tokio::time::sleep(Duration::from_millis(rand::random_range(0..max_delay))).await;
                 Ok(())
             }
-            fault => Err(fault.into()),
+            error => Err(error.into()),
         }
     }
 }
 
-/// Whether another connection could do better: the server has become a stand-by since.
-pub(super) fn is_of_connection(error: &dyn DatabaseError) -> bool {
+/// Whether a new connection may help, because the server of this one has become a read-only standby.
+pub(super) fn needs_new_connection(error: &dyn DatabaseError) -> bool {
     matches!(error.code().as_deref(), Some("0A000" | "25006"))
 }
 
-/// Whether PostgreSQL has forgotten a statement before it was executed.
-pub(super) fn is_forgotten(error: &dyn DatabaseError) -> bool {
+/// Whether PostgreSQL has dropped a prepared statement before it was executed.
+pub(super) fn is_statement_dropped(error: &dyn DatabaseError) -> bool {
     error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| error.code() == "26000")
 }
 
-enum Judgement {
-    Collision,
-    /// Something was to be written where we can only read: a stand-by that has taken over for reading.
+enum Class {
+    Conflict,
+    /// A write on a read-only server, such as a standby.
     ReadOnly,
-    /// Later it can be different.
-    Passing,
-    /// It is the schema, the rows or the permissions.
-    Lasting,
-    /// It is characters.
+    /// A later attempt may succeed.
+    Transient,
+    /// An operator has to change the schema, the rows or the permissions.
+    Permanent,
     Characters {
-        of_row: bool,
+        in_row: bool,
     },
-    /// SQLite has codes of its own.
-    Embedded,
+    /// An error of SQLite, which has no SQLSTATE.
+    Sqlite,
 }
 
-fn judge(error: &dyn DatabaseError) -> Judgement {
+fn classify(error: &dyn DatabaseError) -> Class {
     if error.kind() == ErrorKind::UniqueViolation {
-        return Judgement::Collision;
+        return Class::Conflict;
     }
     if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
-        return by_state(error.code());
+        return classify_sqlstate(error.code());
     }
     if let Some(error) = error.try_downcast_ref::<MySqlDatabaseError>() {
         return match error.number() {
             // Deadlock.
-            1213 => Judgement::Collision,
-            // Two collations that cannot be compared, a string that is none of its character set, a character that
-            // cannot be converted (MariaDB; MySQL).
-            1267 | 1300 | 1366 | 1977 | 3854 | 3988 => Judgement::Characters { of_row: false },
-            // No access to the database, unknown database, too many connections of one user, a limit.
-            1044 | 1049 | 1203 | 1226 => Judgement::Passing,
-            _ => by_state(error.code().unwrap_or_default()),
+            1213 => Class::Conflict,
+            // Incompatible collations, a string that is invalid in its character set, a character that cannot be
+            // converted (MariaDB; MySQL).
+            1267 | 1300 | 1366 | 1977 | 3854 | 3988 => Class::Characters { in_row: false },
+            // No access to the database, unknown database, too many connections of one user, a resource limit.
+            1044 | 1049 | 1203 | 1226 => Class::Transient,
+            _ => classify_sqlstate(error.code().unwrap_or_default()),
         };
     }
-    Judgement::Embedded
+    Class::Sqlite
 }
 
-/// By the class of the SQLSTATE (ISO/IEC 9075-2, chapter "Status codes").
-fn by_state(state: &str) -> Judgement {
+/// Classifies an error by the class of its SQLSTATE (ISO/IEC 9075-2, chapter "Status codes").
+fn classify_sqlstate(state: &str) -> Class {
     match state.get(..2).unwrap_or_default() {
         // Transaction rollback.
-        "40" => Judgement::Collision,
-        "22" if state == "22P05" => Judgement::Characters { of_row: false },
-        // What we send is UTF-8, so it is what we are sent: from a database whose characters are anybody's guess.
-        "22" if state == "22021" => Judgement::Characters { of_row: true },
+        "40" => Class::Conflict,
+        "22" if state == "22P05" => Class::Characters { in_row: false },
+        // Values are always valid UTF-8, so the invalid bytes are in a row: the database has the encoding SQL_ASCII.
+        "22" if state == "22021" => Class::Characters { in_row: true },
         // Data exception, integrity constraint violation, syntax error or access rule violation.
-        "22" | "23" | "42" => Judgement::Lasting,
+        "22" | "23" | "42" => Class::Permanent,
         _ => match state {
-            "25006" => Judgement::ReadOnly,
+            "25006" => Class::ReadOnly,
             // PostgreSQL: a damaged file, a damaged index.
-            "XX001" | "XX002" => Judgement::Lasting,
-            _ => Judgement::Passing,
+            "XX001" | "XX002" => Class::Permanent,
+            _ => Class::Transient,
         },
     }
 }
 
-/// The message with its code. Not the detail: PostgreSQL shows values of the row there.
+/// Returns the message with its code, without the detail, in which PostgreSQL shows values of the row.
 fn describe(error: &dyn DatabaseError) -> String {
     match error.code() {
         Some(code) => format!("{} ({code})", error.message()),

@@ -1,19 +1,20 @@
-//! Accounts in a table that is not ours, read through statements that the operator has configured.
+//! Accounts in a table of another system, read by statements that the operator has configured.
 //!
-//! Nothing is ever written there but, where a statement for it is configured, a renewed hash; and that on
-//! connections apart: the others can only read.
+//! Nothing is written to the table except for renewed password hashes, if a statement for them is configured. That
+//! statement runs on connections of its own; all others are read-only.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 
 use super::{
-    accounts::NAME,
-    client::{Purpose, SqlClient},
+    account_row::NAME,
+    client::SqlClient,
     connect::{Prepare, start},
+    dialect::Access,
     error::SqlError,
-    notices::{self, Kind, Notices, Who, account},
-    pools::{Rights, pools},
+    notices::{self, Notices, Problem, UserRef, account},
+    pools::{Pools, WriteAccess},
     renewal::{Renewal, Renewals, Statements},
     row::Row,
     url::{DatabaseUrl, Settings},
@@ -26,20 +27,20 @@ use crate::domain::{
     username::Username,
 };
 
-/// The statements.
+/// The configured statements.
 #[derive(Debug, Clone)]
 pub struct Lookup {
-    /// SELECT of `user_id, username, password_hash` and optionally `disabled, roles`, for `:username`.
+    /// The SELECT of `user_id, username, password_hash` and optionally `disabled, roles` for `:username`.
     pub by_name: String,
-    /// The same for `:user_id`, if accounts are to be found by their ids.
+    /// The same SELECT for `:user_id`, if accounts can be found by their ids.
     pub by_id: Option<String>,
-    /// UPDATE with `:new_hash`, `:old_hash`, `:user_id`, if hashes are to be renewed.
+    /// The UPDATE with `:new_hash`, `:old_hash`, `:user_id`, if hashes are renewed.
     pub update_hash: Option<String>,
 }
 
-/// Accounts in a table that is not ours.
+/// Accounts in a table of another system.
 pub struct ExternalUsers {
-    link: SqlClient,
+    client: SqlClient,
     queries: Arc<Queries>,
     notices: Notices,
     renewals: Renewals,
@@ -52,30 +53,32 @@ struct Queries {
 }
 
 impl ExternalUsers {
-    /// Refuses settings that cannot work, in one sentence that begins with the name of the setting.
+    /// Fails if the settings are invalid, as far as that shows without the database. The error begins with the name of
+    /// the setting.
     pub fn check(settings: &Settings, lookup: &Lookup) -> Result<(), String> {
-        prepared(settings, lookup).map(|_| ())
+        parse(settings, lookup).map(|_| ())
     }
 
-    /// Opens the table. A database that does not answer yet is waited for in the background; what it then
-    /// says of the statements is the same sentence as here. Needs a Tokio runtime.
+    /// Opens the database and verifies the statements. A database that does not answer yet is prepared in the
+    /// background; its errors are then logged. Needs a Tokio runtime.
     pub async fn open(settings: &Settings, lookup: &Lookup) -> Result<Self, String> {
-        let (target, queries) = prepared(settings, lookup)?;
-        let pools = pools(&target, settings, Rights::Apart { writes: lookup.update_hash.is_some() });
+        let (url, queries) = parse(settings, lookup)?;
+        let writes = if lookup.update_hash.is_some() { WriteAccess::Separate } else { WriteAccess::None };
+        let pools = Pools::new(&url, settings, writes);
         let queries = Arc::new(queries);
-        let link = start(NAME, target.address(), pools, settings, Check(Arc::clone(&queries))).await?;
-        Ok(Self { link, queries, notices: Notices::default(), renewals: Renewals::default() })
+        let client = start(NAME, url.address(), pools, settings, Verification(Arc::clone(&queries))).await?;
+        Ok(Self { client, queries, notices: Notices::default(), renewals: Renewals::default() })
     }
 
-    /// Returns the rows that a statement finds for a value; `who` names the user in the log.
-    async fn rows(&self, query: &Query, value: &str, who: Who<'_>) -> Result<Vec<Row>, StoreError> {
+    /// Returns the rows that a statement finds for a value; `user` names the user in the log.
+    async fn rows(&self, query: &Query, value: &str, user: UserRef<'_>) -> Result<Vec<Row>, StoreError> {
         // A value that the column's type or character set cannot represent matches no row.
         let Some(values) = query.values(|_| value) else { return Ok(Vec::new()) };
-        match self.link.fetch_foreign(&query.statement.text, &values).await {
-            Err(SqlError::Characters { of_row, error }) => {
-                if of_row {
-                    let problem = format!("it holds characters that cannot be read: {error}");
-                    self.notices.log(who, Kind::Characters, &problem);
+        match self.client.fetch_foreign(&query.statement.text, &values).await {
+            Err(SqlError::Characters { in_row, error }) => {
+                if in_row {
+                    let message = format!("it has characters that are not valid in its encoding: {error}");
+                    self.notices.log(user, Problem::Characters, &message);
                 }
                 Ok(Vec::new())
             }
@@ -97,8 +100,8 @@ impl ExternalUsers {
                 };
                 let mut exact = several.iter().filter(is_exact);
                 let (Some(row), None) = (exact.next(), exact.next()) else {
-                    let problem = "accounts.lookup finds several rows for this name, and not one with exactly this name: nobody can log in with it";
-                    self.notices.log(Who::Name(username), Kind::SeveralRows, problem);
+                    let message = "accounts.lookup finds several rows for this name, and not one with exactly this name: nobody can log in with it";
+                    self.notices.log(UserRef::Name(username), Problem::SeveralRows, message);
                     return None;
                 };
                 row
@@ -108,10 +111,10 @@ impl ExternalUsers {
     }
 }
 
-/// The statements, as far as they can be told without the database.
-fn prepared(settings: &Settings, lookup: &Lookup) -> Result<(DatabaseUrl, Queries), String> {
-    let target = settings.target().map_err(|error| format!("accounts.url {error}"))?;
-    let dialect = target.dialect();
+/// Parses the URL and the statements.
+fn parse(settings: &Settings, lookup: &Lookup) -> Result<(DatabaseUrl, Queries), String> {
+    let url = settings.parse_url().map_err(|error| format!("accounts.url {error}"))?;
+    let dialect = url.dialect();
     let update = |text: &String| {
         Query::new("accounts.update_hash", dialect, text, &["new_hash", "old_hash", "user_id"])
     };
@@ -121,26 +124,26 @@ fn prepared(settings: &Settings, lookup: &Lookup) -> Result<(DatabaseUrl, Querie
         by_id: lookup.by_id.as_ref().map(by_id).transpose()?,
         update_hash: lookup.update_hash.as_ref().map(update).transpose()?,
     };
-    Ok((target, queries))
+    Ok((url, queries))
 }
 
-/// Makes sure that the statements are what we need.
-struct Check(Arc<Queries>);
+/// Verifies the statements against the database.
+struct Verification(Arc<Queries>);
 
-impl Prepare for Check {
+impl Prepare for Verification {
     fn prepare<'a>(
         &'a self,
-        link: &'a SqlClient,
+        client: &'a SqlClient,
     ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>> {
         Box::pin(async move {
-            self.0.by_name.check_select(link).await?;
+            self.0.by_name.check_select(client).await?;
             if let Some(by_id) = &self.0.by_id {
-                by_id.check_select(link).await?;
+                by_id.check_select(client).await?;
             }
             if let Some(update) = &self.0.update_hash {
-                let description = update.describe(link, Purpose::Write).await?;
+                let description = update.describe(client, Access::Write).await?;
                 if !description.columns.is_empty() {
-                    return Err(update.refuse("answers with columns: it must be an UPDATE"));
+                    return Err(update.invalid("returns columns: it must be an UPDATE"));
                 }
             }
             Ok(())
@@ -152,26 +155,27 @@ impl Prepare for Check {
 impl Accounts for ExternalUsers {
     async fn find(&self, username: &Username) -> Result<Option<Account>, StoreError> {
         let by_name = &self.queries.by_name;
-        let found = self.pick(&self.rows(by_name, username.as_str(), Who::Name(username)).await?, username);
+        let found =
+            self.pick(&self.rows(by_name, username.as_str(), UserRef::Name(username)).await?, username);
         // Django's login form normalises names to NFKC, the form in which it stores them. The second lookup does not
         // depend on the result of the first, so that timing does not reveal whether a name exists.
         let Some(compatible) = username.compatible() else { return Ok(found) };
-        let rows = self.rows(by_name, compatible.as_str(), Who::Name(&compatible)).await?;
-        let djangos = |account: &Account| account.password.is_djangos();
-        Ok(found.or_else(|| self.pick(&rows, &compatible).filter(djangos)))
+        let rows = self.rows(by_name, compatible.as_str(), UserRef::Name(&compatible)).await?;
+        let is_djangos = |account: &Account| account.password.is_djangos();
+        Ok(found.or_else(|| self.pick(&rows, &compatible).filter(is_djangos)))
     }
 
     async fn get(&self, user_id: &UserId) -> Result<Option<Account>, StoreError> {
-        let Some(by_id) = &self.queries.by_id else { return Err(never("get")) };
-        let rows = self.rows(by_id, user_id.as_str(), Who::Id(user_id)).await?;
-        // MySQL takes "1x" for 1.
+        let Some(by_id) = &self.queries.by_id else { return Err(unsupported("get")) };
+        let rows = self.rows(by_id, user_id.as_str(), UserRef::Id(user_id)).await?;
+        // The id is compared again, because MySQL converts "1x" to 1.
         let theirs = rows.iter().filter(|row| notices::user_id(row).as_ref() == Some(user_id));
         match theirs.collect::<Vec<_>>().as_slice() {
             [] => Ok(None),
             [row] => Ok(account(row, None, &self.notices)),
             _ => {
-                let problem = "accounts.lookup_by_id finds several rows for this id, so it finds nobody";
-                self.notices.log(Who::Id(user_id), Kind::SeveralRows, problem);
+                let message = "accounts.lookup_by_id finds several rows for this id, so it finds nobody";
+                self.notices.log(UserRef::Id(user_id), Problem::SeveralRows, message);
                 Ok(None)
             }
         }
@@ -200,26 +204,26 @@ impl Accounts for ExternalUsers {
         old: &PasswordHash,
         new: &PasswordHash,
     ) -> Result<(), StoreError> {
-        let Some(update) = &self.queries.update_hash else { return Err(never("rehash")) };
+        let Some(update) = &self.queries.update_hash else { return Err(unsupported("rehash")) };
         let statements = Statements { by_name: &self.queries.by_name, update };
-        self.renewals.renew(&self.link, statements, Renewal { username, user_id, old, new }).await
+        self.renewals.renew(&self.client, statements, Renewal { username, user_id, old, new }).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.link.fetch("SELECT 1", &[]).await?;
+        self.client.fetch("SELECT 1", &[]).await?;
         Ok(())
     }
 
     async fn list(&self, _: Option<&Username>, _: u32) -> Result<Vec<Account>, StoreError> {
-        Err(never("list"))
+        Err(unsupported("list"))
     }
 
     async fn create(&self, _: &Account) -> Result<bool, StoreError> {
-        Err(never("create"))
+        Err(unsupported("create"))
     }
 
     async fn import(&self, _: &[Account]) -> Result<Vec<Imported>, StoreError> {
-        Err(never("import"))
+        Err(unsupported("import"))
     }
 
     async fn change(
@@ -229,22 +233,19 @@ impl Accounts for ExternalUsers {
         _: Option<DebtCause>,
         _: Timestamp,
     ) -> Result<Option<(Account, Option<Debt>)>, StoreError> {
-        Err(never("change"))
+        Err(unsupported("change"))
     }
 
     async fn debts(&self, _: Timestamp, _: u32) -> Result<Vec<Debt>, StoreError> {
-        Err(never("debts"))
+        Err(unsupported("debts"))
     }
 
     async fn settled(&self, _: &Debt) -> Result<(), StoreError> {
-        Err(never("settled"))
+        Err(unsupported("settled"))
     }
 }
 
-/// The rules do not ask for this where accounts are only read.
-fn never(what: &str) -> StoreError {
-    StoreError::Corrupt {
-        store: NAME,
-        cause: format!("{what} was called on accounts that are only looked up"),
-    }
+/// The domain does not call these methods on read-only accounts.
+fn unsupported(method: &str) -> StoreError {
+    StoreError::Corrupt { store: NAME, cause: format!("{method} was called on read-only accounts") }
 }

@@ -1,36 +1,36 @@
-//! Adding accounts, many at a time.
+//! Inserts accounts, many in one statement.
 
 use std::collections::HashMap;
 
 use super::{
-    accounts::{NAME, disabled_columns, roles_column},
+    account_row::{NAME, disabled_columns, roles_column},
     client::SqlClient,
-    error::{Attempts, SqlError},
+    error::{Retries, SqlError},
     integer,
     row::Value,
     session::Session,
 };
 use crate::domain::ports::{Account, Imported, StoreError};
 
-/// Accounts in one statement. With eight values each that stays below what every database allows.
-const ROWS: usize = 500;
+/// The most accounts in one statement. With eight values each, it stays below the limits of every database.
+const MAX_ROWS: usize = 500;
 
 /// See `Accounts::import`.
-pub(super) async fn import(link: &SqlClient, accounts: &[Account]) -> Result<Vec<Imported>, StoreError> {
-    let mut attempts = Attempts::default();
+pub(super) async fn import(client: &SqlClient, accounts: &[Account]) -> Result<Vec<Imported>, StoreError> {
+    let mut retries = Retries::default();
     loop {
-        match try_import(link, accounts).await {
+        match try_import(client, accounts).await {
             Ok(outcomes) => return Ok(outcomes),
-            // Somebody was faster with one of the names, which the next attempt sees.
-            Err(fault) => attempts.again(fault).await?,
+            // Another transaction has inserted one of the names, which the next attempt sees.
+            Err(error) => retries.wait(error).await?,
         }
     }
 }
 
-async fn try_import(link: &SqlClient, accounts: &[Account]) -> Result<Vec<Imported>, SqlError> {
-    let mut transaction = link.begin().await?;
+async fn try_import(client: &SqlClient, accounts: &[Account]) -> Result<Vec<Imported>, SqlError> {
+    let mut transaction = client.begin().await?;
     let mut outcomes = Vec::with_capacity(accounts.len());
-    for accounts in accounts.chunks(ROWS) {
+    for accounts in accounts.chunks(MAX_ROWS) {
         let (decided, new) = decide(&mut transaction, accounts).await?;
         insert(&mut transaction, &new).await?;
         outcomes.extend(decided);
@@ -39,21 +39,21 @@ async fn try_import(link: &SqlClient, accounts: &[Account]) -> Result<Vec<Import
     Ok(outcomes)
 }
 
-/// What is to become of each, and those that are to be added.
+/// Returns the outcome of each account, and the accounts to insert.
 async fn decide<'a>(
     transaction: &mut Session,
     accounts: &'a [Account],
 ) -> Result<(Vec<Imported>, Vec<&'a Account>), SqlError> {
-    let marks = marks("?", accounts.len());
-    // Two statements in one, because an OR over two indexes keeps some databases from using either.
-    let present = format!(
-        "SELECT user_id, username_key FROM @accounts WHERE user_id IN ({marks})
+    let placeholders = repeat("?", accounts.len());
+    // A union, because an OR over two indexes keeps some databases from using either.
+    let existing = format!(
+        "SELECT user_id, username_key FROM @accounts WHERE user_id IN ({placeholders})
          UNION ALL
-         SELECT user_id, username_key FROM @accounts WHERE username_key IN ({marks})"
+         SELECT user_id, username_key FROM @accounts WHERE username_key IN ({placeholders})"
     );
     let ids = accounts.iter().map(|account| Value::Text(account.user_id.as_str()));
     let keys = accounts.iter().map(|account| Value::Text(account.username.key()));
-    let rows = transaction.fetch(&present, &ids.chain(keys).collect::<Vec<_>>()).await?;
+    let rows = transaction.fetch(&existing, &ids.chain(keys).collect::<Vec<_>>()).await?;
 
     let (mut key_of, mut id_of) = (HashMap::new(), HashMap::new());
     for row in &rows {
@@ -67,13 +67,13 @@ async fn decide<'a>(
         let (id, key) = (account.user_id.as_str(), account.username.key());
         outcomes.push(match (id_of.get(key), key_of.get(id)) {
             (None, None) => {
-                // It counts for the rest of the batch.
+                // The rest of the batch sees it, too.
                 key_of.insert(id, key);
                 id_of.insert(key, id);
                 new.push(account);
                 Imported::Added
             }
-            (Some(same), _) if *same == id => Imported::Present,
+            (Some(existing), _) if *existing == id => Imported::Present,
             (Some(_), _) => Imported::UsernameTaken,
             (None, Some(_)) => Imported::IdTaken,
         });
@@ -89,7 +89,7 @@ async fn insert(transaction: &mut Session, accounts: &[&Account]) -> Result<(), 
         "INSERT INTO @accounts
             (user_id, username, username_key, password_hash, roles, disabled, disabled_until, created_at)
          VALUES {}",
-        marks("(?, ?, ?, ?, ?, ?, ?, ?)", accounts.len())
+        repeat("(?, ?, ?, ?, ?, ?, ?, ?)", accounts.len())
     );
     let roles: Vec<String> = accounts.iter().map(|account| roles_column(&account.roles)).collect();
     let values = accounts.iter().zip(&roles).flat_map(|(account, roles)| {
@@ -105,15 +105,15 @@ async fn insert(transaction: &mut Session, accounts: &[&Account]) -> Result<(), 
             Value::Integer(integer(account.created_at)),
         ]
     });
-    let added = transaction.execute(&insert, &values.collect::<Vec<_>>()).await?;
-    if usize::try_from(added) == Ok(accounts.len()) {
+    let inserted = transaction.execute(&insert, &values.collect::<Vec<_>>()).await?;
+    if usize::try_from(inserted) == Ok(accounts.len()) {
         Ok(())
     } else {
-        let cause = format!("{added} rows were added in place of {}", accounts.len());
+        let cause = format!("INSERT added {inserted} rows instead of {}", accounts.len());
         Err(StoreError::Corrupt { store: NAME, cause }.into())
     }
 }
 
-fn marks(mark: &str, count: usize) -> String {
-    vec![mark; count].join(", ")
+fn repeat(placeholders: &str, count: usize) -> String {
+    vec![placeholders; count].join(", ")
 }

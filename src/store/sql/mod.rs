@@ -1,8 +1,9 @@
 //! Accounts and callers in an SQL database: SQLite, PostgreSQL, MySQL or MariaDB.
 //!
-//! Each statement is written once. `session` makes one of the three drivers, `dialect` says what differs.
-//! `lookup` reads accounts from a table that is not ours.
+//! Each statement is written once: `dialect` translates it, and `session` runs it on the driver of the database.
+//! `external_users` reads accounts from a table of another system.
 
+mod account_row;
 mod accounts;
 mod callers;
 mod client;
@@ -13,6 +14,7 @@ mod external_users;
 mod import;
 mod notices;
 mod pools;
+mod readiness;
 mod renewal;
 mod row;
 mod session;
@@ -28,7 +30,6 @@ pub use url::Settings;
 
 use crate::domain::{Violation, ports::StoreError, types::Timestamp};
 
-/// Microseconds since the epoch, as a column has them.
 fn timestamp(column: i64) -> Timestamp {
     Timestamp::from_micros(u64::try_from(column).unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! Renews a hash in a foreign table without ever losing one.
+//! Renews password hashes in a foreign table without ever losing one.
 //!
 //! A column can truncate what is written to it, and a trigger can change it. The new hash is therefore read back before
 //! the commit, by the statement that will find it at the next login.
@@ -47,7 +47,7 @@ enum Outcome {
     /// The new hash was committed, or the old one had changed meanwhile.
     Done,
     /// The new hash was not stored as it is, so the transaction was rolled back.
-    Undone(String),
+    RolledBack(String),
 }
 
 impl Renewals {
@@ -59,19 +59,19 @@ impl Renewals {
     /// Replaces the hash, unless the new one cannot be read back as it is.
     pub(super) async fn renew(
         &self,
-        link: &SqlClient,
+        client: &SqlClient,
         statements: Statements<'_>,
         renewal: Renewal<'_>,
     ) -> Result<(), StoreError> {
-        let problem = match renew(link, statements, renewal).await {
+        let problem = match renew(client, statements, renewal).await {
             Ok(Outcome::Done) => {
                 *self.state() = State::default();
                 return Ok(());
             }
-            Ok(Outcome::Undone(problem)) => problem,
-            // The database refused the statement or the value.
-            Err(SqlError::Refused(StoreError::Corrupt { cause, .. })) => cause,
-            Err(fault) => return Err(fault.into()),
+            Ok(Outcome::RolledBack(problem)) => problem,
+            // The database did not accept the statement or the value.
+            Err(SqlError::Statement(StoreError::Corrupt { cause, .. })) => cause,
+            Err(error) => return Err(error.into()),
         };
         let mut state = self.state();
         state.paused_at = Some(Instant::now());
@@ -91,11 +91,11 @@ impl Renewals {
 }
 
 async fn renew(
-    link: &SqlClient,
+    client: &SqlClient,
     statements: Statements<'_>,
     renewal: Renewal<'_>,
 ) -> Result<Outcome, SqlError> {
-    let mut session = link.begin().await?;
+    let mut session = client.begin().await?;
     // The account must be found by the same name before and after the update.
     let found = stored(&mut session, statements.by_name, renewal).await?.is_some();
     let changed = if found { update(&mut session, statements.update, renewal).await? } else { 0 };
@@ -112,33 +112,33 @@ async fn renew(
             return Ok(Outcome::Done);
         }
         Some(stored) => format!(
-            "what was read back is {} characters long and not the {} that were written",
+            "the stored hash has {} characters instead of {}",
             stored.as_str().chars().count(),
             renewal.new.as_str().chars().count()
         ),
-        None => "what was written was not found again".to_owned(),
+        None => "the row was not found after the update".to_owned(),
     };
     session.roll_back().await?;
     if let Some(stored) = &stored {
-        restore(link, statements, renewal, stored).await?;
+        restore(client, statements, renewal, stored).await?;
     }
-    Ok(Outcome::Undone(problem))
+    Ok(Outcome::RolledBack(problem))
 }
 
 /// Writes the old hash back where a rollback had no effect, as on tables without transactions (`MyISAM`).
 async fn restore(
-    link: &SqlClient,
+    client: &SqlClient,
     statements: Statements<'_>,
     renewal: Renewal<'_>,
     written: &PasswordHash,
 ) -> Result<(), SqlError> {
-    let mut session = link.begin().await?;
-    let is_back = |stored: Option<PasswordHash>| stored.is_none_or(|stored| stored != *written);
-    if is_back(stored(&mut session, statements.by_name, renewal).await?) {
+    let mut session = client.begin().await?;
+    let is_restored = |stored: Option<PasswordHash>| stored.is_none_or(|stored| stored != *written);
+    if is_restored(stored(&mut session, statements.by_name, renewal).await?) {
         return session.roll_back().await;
     }
-    let back = Renewal { old: written, new: renewal.old, ..renewal };
-    update(&mut session, statements.update, back).await?;
+    let reverse = Renewal { old: written, new: renewal.old, ..renewal };
+    update(&mut session, statements.update, reverse).await?;
     let stored = stored(&mut session, statements.by_name, renewal).await?;
     session.commit().await?;
     if !stored.is_some_and(|stored| stored.is_same(renewal.old)) {

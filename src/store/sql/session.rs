@@ -9,9 +9,12 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, Connection as _, Either, Executor as _, MySql, PgConnection, Postgres, Row as _,
-    SqlSafeStr as _, Sqlite, Statement as _, mysql::MySqlQueryResult, pool::PoolConnection,
-    postgres::PgQueryResult, sqlite::SqliteQueryResult,
+    AssertSqlSafe, Column as _, Connection as _, Either, Executor as _, MySql, PgConnection, Postgres,
+    Row as _, SqlSafeStr as _, Sqlite, Statement, TypeInfo as _,
+    mysql::MySqlQueryResult,
+    pool::PoolConnection,
+    postgres::{PgQueryResult, PgTypeInfo},
+    sqlite::SqliteQueryResult,
 };
 use tokio::{
     runtime::Handle,
@@ -19,14 +22,13 @@ use tokio::{
 };
 
 use super::{
-    client::{Description, Limits, Purpose, at},
-    dialect::Dialect,
-    error::{self, SqlError},
+    dialect::{Access, Dialect},
+    error::{self, SqlError, with_address},
     row::{Row, Value},
 };
 use crate::domain::ports::StoreError;
 
-/// Does the same with each database.
+/// Evaluates the same expression for each database.
 macro_rules! each {
     ($kind:ident, $value:expr, $inner:ident => $body:expr) => {
         match $value {
@@ -46,7 +48,7 @@ macro_rules! bind {
                 Value::Text(text) => query.bind(text),
                 Value::Bytes(bytes) => query.bind(bytes),
                 Value::Integer(integer) => query.bind(integer),
-                Value::Optional(integer) => query.bind(integer),
+                Value::OptionalInteger(integer) => query.bind(integer),
                 Value::Bool(boolean) => query.bind(boolean),
                 Value::Typed(typed) => query.bind(typed),
             };
@@ -55,35 +57,67 @@ macro_rules! bind {
     }};
 }
 
+#[derive(Clone, Copy)]
+pub(super) struct Timeouts {
+    /// After this time the server cancels a statement.
+    pub(super) statement: Duration,
+    /// After this time the connection is dropped.
+    pub(super) response: Duration,
+}
+
+impl Timeouts {
+    /// The wait for a response is longer than the time limit of the statement, because a connection whose statement the
+    /// server has cancelled can still be used.
+    pub(super) fn new(statement: Duration) -> Self {
+        Self { statement, response: statement + statement / 4 }
+    }
+}
+
+/// The description of a statement by the database.
+pub(super) struct Description {
+    /// The names of the columns and of their types.
+    pub(super) columns: Vec<(String, String)>,
+    /// The types of the placeholders, which only PostgreSQL reports.
+    pub(super) parameters: Vec<PgTypeInfo>,
+}
+
+impl Description {
+    fn new(statement: &impl Statement) -> Self {
+        let columns = statement.columns().iter();
+        let columns = columns.map(|column| (column.name().to_owned(), column.type_info().name().to_owned()));
+        Self { columns: columns.collect(), parameters: Vec::new() }
+    }
+}
+
 pub(super) enum Connection {
     Sqlite(PoolConnection<Sqlite>),
     Postgres(PoolConnection<Postgres>),
     MySql(PoolConnection<MySql>),
 }
 
-/// A connection, from the pool and back.
+/// A borrowed connection.
 ///
-/// It goes back only if it is known to be idle. One that was left in the middle of something, because the
-/// time was up or the caller went away, is thrown away, and the database undoes what was not committed.
+/// It returns to the pool only if it is known to be idle. After a time-out or a cancelled request it is closed instead,
+/// and the database rolls back the transaction.
 pub(super) struct Session {
     connection: Option<Connection>,
     store: &'static str,
     address: Arc<str>,
     dialect: Dialect,
-    limits: Limits,
-    usable: bool,
-    /// The purpose of the open transaction.
-    transaction: Option<Purpose>,
-    /// Whether the transaction has written something.
+    timeouts: Timeouts,
+    /// No statement is under way.
+    is_idle: bool,
+    /// The access of the open transaction.
+    transaction: Option<Access>,
+    /// The transaction has written something.
     has_written: bool,
-    /// Whether the server had dropped the last statement before it was executed.
-    forgotten: bool,
+    /// The server has dropped the last statement before it was executed.
+    is_statement_dropped: bool,
 }
 
-/// What a statement that answers with no rows has done.
-struct Done {
-    rows: u64,
-    id: i64,
+struct ExecuteResult {
+    rows_affected: u64,
+    last_insert_id: i64,
 }
 
 impl Session {
@@ -92,7 +126,7 @@ impl Session {
         store: &'static str,
         address: Arc<str>,
         dialect: Dialect,
-        limits: Limits,
+        timeouts: Timeouts,
     ) -> Self {
         let connection = Some(connection);
         Self {
@@ -100,177 +134,177 @@ impl Session {
             store,
             address,
             dialect,
-            limits,
-            usable: true,
+            timeouts,
+            is_idle: true,
             transaction: None,
             has_written: false,
-            forgotten: false,
+            is_statement_dropped: false,
         }
     }
 
-    /// Begins a transaction, unless it is in one.
-    pub(super) async fn begin(&mut self, purpose: Purpose) -> Result<(), SqlError> {
+    /// Begins a transaction, unless one is open.
+    pub(super) async fn begin(&mut self, access: Access) -> Result<(), SqlError> {
         if self.transaction.is_none() {
-            self.transaction = Some(purpose);
-            self.raw(self.dialect.begin(purpose, self.limits.statement)).await?;
+            self.transaction = Some(access);
+            self.execute_raw(self.dialect.begin(access, self.timeouts.statement)).await?;
         }
         Ok(())
     }
 
-    /// The rows that a SELECT of ours answers with.
+    /// Runs a SELECT of Latchkey and returns its rows.
     pub(super) async fn fetch(
         &mut self,
         statement: &str,
         values: &[Value<'_>],
     ) -> Result<Vec<Row>, SqlError> {
-        self.rows(self.dialect.translate(statement), values).await
+        self.query(self.dialect.translate(statement), values).await
     }
 
-    /// The rows that a SELECT answers with that is not ours.
+    /// Runs a SELECT of the operator and returns its rows.
     pub(super) async fn fetch_foreign(
         &mut self,
         text: &str,
         values: &[Value<'_>],
     ) -> Result<Vec<Row>, SqlError> {
-        self.rows(text.to_owned(), values).await
+        self.query(text.to_owned(), values).await
     }
 
-    async fn rows(&mut self, text: String, values: &[Value<'_>]) -> Result<Vec<Row>, SqlError> {
-        let rows = self.try_rows(text.clone(), values).await;
-        if self.is_to_be_repeated() {
-            self.begin_again().await?;
-            return self.try_rows(text, values).await;
+    async fn query(&mut self, text: String, values: &[Value<'_>]) -> Result<Vec<Row>, SqlError> {
+        let rows = self.try_query(text.clone(), values).await;
+        if self.must_retry() {
+            self.restart_transaction().await?;
+            return self.try_query(text, values).await;
         }
         rows
     }
 
-    async fn try_rows(&mut self, text: String, values: &[Value<'_>]) -> Result<Vec<Row>, SqlError> {
-        let (store, patience, keeps) = (self.store, self.limits.answer, self.keeps_statements());
+    async fn try_query(&mut self, text: String, values: &[Value<'_>]) -> Result<Vec<Row>, SqlError> {
+        let (store, time_limit, persistent) = (self.store, self.timeouts.response, self.keeps_statements());
         let connection = self.begin_use()?;
         let work = async {
             each!(Connection, connection, connection => {
-                let query = bind!(sqlx::query(AssertSqlSafe(text)), values).persistent(keeps);
+                let query = bind!(sqlx::query(AssertSqlSafe(text)), values).persistent(persistent);
                 let rows = query.fetch_all(&mut **connection).await?;
                 rows.iter().map(|row| Row::new(store, row)).collect()
             })
         };
-        let outcome = timeout(patience, work).await;
+        let outcome = timeout(time_limit, work).await;
         self.end_use(outcome)
     }
 
-    /// Executes a statement of ours: how many rows it changed.
+    /// Executes a statement of Latchkey and returns the number of rows that it changed.
     pub(super) async fn execute(&mut self, statement: &str, values: &[Value<'_>]) -> Result<u64, SqlError> {
-        Ok(self.done(self.dialect.translate(statement), values).await?.rows)
+        Ok(self.execute_text(self.dialect.translate(statement), values).await?.rows_affected)
     }
 
-    /// Executes a statement that is not ours: how many rows it changed.
+    /// Executes a statement of the operator and returns the number of rows that it changed.
     pub(super) async fn execute_foreign(
         &mut self,
         text: &str,
         values: &[Value<'_>],
     ) -> Result<u64, SqlError> {
-        Ok(self.done(text.to_owned(), values).await?.rows)
+        Ok(self.execute_text(text.to_owned(), values).await?.rows_affected)
     }
 
-    /// Adds a row to a table that numbers them in a column `id`: its number.
+    /// Inserts a row into a table with a generated column `id` and returns the id.
     pub(super) async fn insert(&mut self, statement: &str, values: &[Value<'_>]) -> Result<i64, SqlError> {
         if self.dialect == Dialect::MySql {
-            return Ok(self.done(self.dialect.translate(statement), values).await?.id);
+            return Ok(self.execute_text(self.dialect.translate(statement), values).await?.last_insert_id);
         }
         let rows = self.fetch(&format!("{statement} RETURNING id"), values).await?;
-        let missing = || StoreError::Corrupt { store: self.store, cause: "a row without a number".into() };
+        let missing = || StoreError::Corrupt { store: self.store, cause: "INSERT returned no id".into() };
         Ok(rows.first().ok_or_else(missing)?.integer("id")?)
     }
 
-    /// Makes the transaction last, if it is in one.
+    /// Commits the open transaction, if any.
     pub(super) async fn commit(self) -> Result<(), SqlError> {
         self.end("COMMIT").await
     }
 
-    /// Undoes the transaction, if it is in one, with less ado than dropping it.
+    /// Rolls back the open transaction, if any, and keeps the connection, which dropping the session would close.
     pub(super) async fn roll_back(self) -> Result<(), SqlError> {
         self.end("ROLLBACK").await
     }
 
     async fn end(mut self, statement: &'static str) -> Result<(), SqlError> {
         if self.transaction.is_some() {
-            self.raw(statement).await?;
+            self.execute_raw(statement).await?;
             self.transaction = None;
         }
         Ok(())
     }
 
-    /// What the database says of a statement that is not ours.
+    /// Has the database describe a statement of the operator.
     pub(super) async fn describe(&mut self, text: &str) -> Result<Description, SqlError> {
-        let patience = self.limits.answer;
+        let time_limit = self.timeouts.response;
         let connection = self.begin_use()?;
         let work = async {
             let text = AssertSqlSafe(text.to_owned()).into_sql_str();
             Ok(match connection {
-                Connection::Sqlite(connection) => Description::of(&connection.prepare(text).await?),
-                Connection::MySql(connection) => Description::of(&connection.prepare(text).await?),
+                Connection::Sqlite(connection) => Description::new(&connection.prepare(text).await?),
+                Connection::MySql(connection) => Description::new(&connection.prepare(text).await?),
                 Connection::Postgres(connection) => {
                     // The library names the statement, so it has to be closed within the transaction.
-                    forget_statements(connection).await?;
+                    deallocate_statements(connection).await?;
                     let prepared = connection.prepare(text).await;
                     connection.clear_cached_statements().await?;
                     let statement = prepared?;
-                    let wanted = statement.parameters().and_then(Either::left).unwrap_or_default();
-                    Description { wanted: wanted.to_vec(), ..Description::of(&statement) }
+                    let parameters = statement.parameters().and_then(Either::left).unwrap_or_default();
+                    Description { parameters: parameters.to_vec(), ..Description::new(&statement) }
                 }
             })
         };
-        let outcome = timeout(patience, work).await;
+        let outcome = timeout(time_limit, work).await;
         self.end_use(outcome)
     }
 
-    async fn done(&mut self, text: String, values: &[Value<'_>]) -> Result<Done, SqlError> {
-        let mut done = self.try_done(text.clone(), values).await;
-        if self.is_to_be_repeated() {
-            self.begin_again().await?;
-            done = self.try_done(text, values).await;
+    async fn execute_text(&mut self, text: String, values: &[Value<'_>]) -> Result<ExecuteResult, SqlError> {
+        let mut result = self.try_execute(text.clone(), values).await;
+        if self.must_retry() {
+            self.restart_transaction().await?;
+            result = self.try_execute(text, values).await;
         }
         self.has_written = true;
-        done
+        result
     }
 
     /// When the library meets a type for the first time on a connection, it queries it between preparing a statement
     /// and executing it, and that query makes the server drop the unnamed statement. The second attempt knows the
     /// type.
-    fn is_to_be_repeated(&self) -> bool {
-        self.forgotten && !self.has_written
+    fn must_retry(&self) -> bool {
+        self.is_statement_dropped && !self.has_written
     }
 
-    async fn begin_again(&mut self) -> Result<(), SqlError> {
-        self.raw("ROLLBACK").await?;
+    async fn restart_transaction(&mut self) -> Result<(), SqlError> {
+        self.execute_raw("ROLLBACK").await?;
         match self.transaction.take() {
-            Some(purpose) => self.begin(purpose).await,
+            Some(access) => self.begin(access).await,
             None => Ok(()),
         }
     }
 
-    async fn try_done(&mut self, text: String, values: &[Value<'_>]) -> Result<Done, SqlError> {
-        let (patience, keeps) = (self.limits.answer, self.keeps_statements());
+    async fn try_execute(&mut self, text: String, values: &[Value<'_>]) -> Result<ExecuteResult, SqlError> {
+        let (time_limit, persistent) = (self.timeouts.response, self.keeps_statements());
         let connection = self.begin_use()?;
         let work = async {
             each!(Connection, connection, connection => {
-                let query = bind!(sqlx::query(AssertSqlSafe(text)), values).persistent(keeps);
-                query.execute(&mut **connection).await.map(Done::from)
+                let query = bind!(sqlx::query(AssertSqlSafe(text)), values).persistent(persistent);
+                query.execute(&mut **connection).await.map(ExecuteResult::from)
             })
         };
-        let outcome = timeout(patience, work).await;
+        let outcome = timeout(time_limit, work).await;
         self.end_use(outcome)
     }
 
-    async fn raw(&mut self, statement: impl Into<String>) -> Result<(), SqlError> {
-        let (patience, statement) = (self.limits.answer, AssertSqlSafe(statement.into()));
+    async fn execute_raw(&mut self, statement: impl Into<String>) -> Result<(), SqlError> {
+        let (time_limit, statement) = (self.timeouts.response, AssertSqlSafe(statement.into()));
         let connection = self.begin_use()?;
         let work = async {
             each!(Connection, connection, connection => {
                 sqlx::raw_sql(statement).execute(&mut **connection).await.map(|_| ())
             })
         };
-        let outcome = timeout(patience, work).await;
+        let outcome = timeout(time_limit, work).await;
         self.end_use(outcome)
     }
 
@@ -280,25 +314,29 @@ impl Session {
     }
 
     fn begin_use(&mut self) -> Result<&mut Connection, SqlError> {
-        self.usable = false;
-        let gone = || StoreError::Unavailable { store: self.store, cause: "the connection is gone".into() };
-        self.connection.as_mut().ok_or_else(|| gone().into())
+        self.is_idle = false;
+        let closed =
+            || StoreError::Unavailable { store: self.store, cause: "the connection is closed".into() };
+        self.connection.as_mut().ok_or_else(|| closed().into())
     }
 
     fn end_use<T>(&mut self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, SqlError> {
         let store = self.store;
-        self.forgotten =
-            matches!(&outcome, Ok(Err(sqlx::Error::Database(error))) if error::is_forgotten(&**error));
-        // What the database itself refused has come to its end.
-        self.usable = match &outcome {
+        self.is_statement_dropped = matches!(
+            &outcome,
+            Ok(Err(sqlx::Error::Database(error))) if error::is_statement_dropped(&**error)
+        );
+        // After an error of the database itself the statement has ended.
+        self.is_idle = match &outcome {
             Ok(Ok(_)) => true,
-            Ok(Err(sqlx::Error::Database(error))) => !error::is_of_connection(&**error),
+            Ok(Err(sqlx::Error::Database(error))) => !error::needs_new_connection(&**error),
             Ok(Err(_)) | Err(_) => false,
         };
         if let Ok(outcome) = outcome {
             return outcome.map_err(|error| SqlError::new(store, &error));
         }
-        let cause = at(&self.address, &format!("no answer within {:?}", self.limits.answer));
+        let cause = format!("no response within {:?}", self.timeouts.response);
+        let cause = with_address(&self.address, &cause);
         Err(StoreError::Unavailable { store, cause }.into())
     }
 }
@@ -306,23 +344,23 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
-        let reusable = self.usable && self.transaction != Some(Purpose::Write);
-        if !reusable || Handle::try_current().is_err() {
+        let is_reusable = self.is_idle && self.transaction != Some(Access::Write);
+        if !is_reusable || Handle::try_current().is_err() {
             each!(Connection, connection, connection => drop(connection.detach()));
             return;
         }
-        let patience = self.limits.answer;
-        let reading = self.transaction.is_some();
+        let time_limit = self.timeouts.response;
+        let is_in_transaction = self.transaction.is_some();
         // The caller does not wait for the end of a transaction that has only read.
         each!(Connection, connection, connection => {
             let mut connection = connection;
             tokio::spawn(async move {
-                let ended = !reading || {
+                let has_ended = !is_in_transaction || {
                     let commit = sqlx::raw_sql("COMMIT").execute(&mut *connection);
-                    matches!(timeout(patience, commit).await, Ok(Ok(_)))
+                    matches!(timeout(time_limit, commit).await, Ok(Ok(_)))
                 };
-                if ended {
-                    give_back(connection, patience).await;
+                if has_ended {
+                    return_to_pool(connection, time_limit).await;
                 } else {
                     drop(connection.detach());
                 }
@@ -331,41 +369,40 @@ impl Drop for Session {
     }
 }
 
-/// Returns a connection to its pool, which tests it first. Left to itself the pool would wait for a server
-/// that hangs for as long as the network does, and count the connection all the while.
-async fn give_back<D: sqlx::Database>(mut connection: PoolConnection<D>, patience: Duration) {
-    let _ = timeout(patience, connection.return_to_pool()).await;
+/// Returns a connection to its pool, which tests it first. Without the time limit, a server that hangs would occupy a
+/// place in the pool until the network gives up.
+async fn return_to_pool<D: sqlx::Database>(mut connection: PoolConnection<D>, time_limit: Duration) {
+    let _ = timeout(time_limit, connection.return_to_pool()).await;
 }
 
 /// Deallocates the statements that other clients of the same library have left on the server connection of a pooler:
-/// their names would collide with ours. Poolers that support named statements rename them, so nobody can rely on
+/// their names would collide. Poolers that support named statements rename them, so nobody can rely on
 /// these.
-pub(super) async fn forget_statements(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let left = "SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\\_s\\_%'";
-    let left = sqlx::query(left).persistent(false).fetch_all(&mut *connection).await?;
-    for row in left {
+pub(super) async fn deallocate_statements(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let select = "SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\\_s\\_%'";
+    for row in sqlx::query(select).persistent(false).fetch_all(&mut *connection).await? {
         let name: String = row.try_get(0)?;
-        let end = format!("DEALLOCATE \"{}\"", name.replace('"', "\"\""));
-        sqlx::raw_sql(AssertSqlSafe(end)).execute(&mut *connection).await?;
+        let deallocate = format!("DEALLOCATE \"{}\"", name.replace('"', "\"\""));
+        sqlx::raw_sql(AssertSqlSafe(deallocate)).execute(&mut *connection).await?;
     }
     Ok(())
 }
 
-impl From<SqliteQueryResult> for Done {
+impl From<SqliteQueryResult> for ExecuteResult {
     fn from(result: SqliteQueryResult) -> Self {
-        Self { rows: result.rows_affected(), id: result.last_insert_rowid() }
+        Self { rows_affected: result.rows_affected(), last_insert_id: result.last_insert_rowid() }
     }
 }
 
-impl From<PgQueryResult> for Done {
+impl From<PgQueryResult> for ExecuteResult {
     fn from(result: PgQueryResult) -> Self {
-        Self { rows: result.rows_affected(), id: 0 }
+        Self { rows_affected: result.rows_affected(), last_insert_id: 0 }
     }
 }
 
-impl From<MySqlQueryResult> for Done {
+impl From<MySqlQueryResult> for ExecuteResult {
     fn from(result: MySqlQueryResult) -> Self {
-        let id = i64::try_from(result.last_insert_id()).unwrap_or_default();
-        Self { rows: result.rows_affected(), id }
+        let last_insert_id = i64::try_from(result.last_insert_id()).unwrap_or_default();
+        Self { rows_affected: result.rows_affected(), last_insert_id }
     }
 }

@@ -1,80 +1,78 @@
-//! Statements that an operator has configured, with named placeholders.
+//! Parses the named placeholders in statements of the operator.
 
 use super::dialect::Dialect;
 
-/// A statement with the database's own placeholders.
+/// A statement with the placeholders of the database.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Statement {
     pub(super) text: String,
-    /// The names of the values, in the order in which the database wants them.
+    /// The names of the values, in the order of the placeholders.
     pub(super) names: Vec<String>,
 }
 
 impl Statement {
-    /// Reads a statement. One sentence, to be read after the name of the setting, where it is not one.
+    /// Parses a statement. An error continues the sentence that the name of the setting begins.
     ///
-    /// A placeholder is `:name` outside of quotes and comments. `allowed` are the names that have a value, and
-    /// each of them must be there.
+    /// A placeholder is `:name` outside of quotes and comments. The statement must have each of the `allowed` names and
+    /// no other.
     pub(super) fn parse(dialect: Dialect, statement: &str, allowed: &[&str]) -> Result<Self, String> {
-        let mut reader = Reader { dialect, rest: statement.trim(), text: String::new() };
+        let mut lexer = Lexer { dialect, rest: statement.trim(), text: String::new() };
         let mut names: Vec<String> = Vec::new();
-        while let Some(token) = reader.next()? {
+        while let Some(token) = lexer.next()? {
             match token {
-                Token::Verbatim(text) => reader.text.push_str(text),
-                Token::Name(name) => {
+                Token::Verbatim(text) => lexer.text.push_str(text),
+                Token::Placeholder(name) => {
                     if !allowed.contains(&name) {
                         let allowed: Vec<_> = allowed.iter().map(|name| format!(":{name}")).collect();
                         return Err(format!(
-                            "has the placeholder :{name}, for which there is no value; there is one for {}",
+                            "has the unknown placeholder :{name}: use {}",
                             allowed.join(", ")
                         ));
                     }
                     if dialect == Dialect::Postgres {
-                        let known = names.iter().position(|known| known == name);
-                        let index = known.unwrap_or_else(|| {
+                        let existing = names.iter().position(|existing| existing == name);
+                        let index = existing.unwrap_or_else(|| {
                             names.push(name.to_owned());
                             names.len() - 1
                         });
-                        reader.text += &["$", &(index + 1).to_string()].concat();
+                        lexer.text += &["$", &(index + 1).to_string()].concat();
                     } else {
                         names.push(name.to_owned());
-                        reader.text.push('?');
+                        lexer.text.push('?');
                     }
                 }
             }
         }
         for name in allowed {
-            if !names.iter().any(|known| known == name) {
+            if !names.iter().any(|existing| existing == name) {
                 return Err(format!("must have the placeholder :{name}"));
             }
         }
-        let text = reader.text.trim_end().trim_end_matches(';').to_owned();
+        let text = lexer.text.trim_end().trim_end_matches(';').to_owned();
         Ok(Self { text, names })
     }
 }
 
 enum Token<'a> {
-    /// To be passed on as it is.
     Verbatim(&'a str),
-    /// The name of a placeholder.
-    Name(&'a str),
+    Placeholder(&'a str),
 }
 
-struct Reader<'a> {
+struct Lexer<'a> {
     dialect: Dialect,
     rest: &'a str,
     text: String,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Lexer<'a> {
     fn next(&mut self) -> Result<Option<Token<'a>>, String> {
         let rest = self.rest;
         let Some(first) = rest.chars().next() else { return Ok(None) };
         let second = rest[first.len_utf8()..].chars().next();
         let length = match first {
             '\'' | '"' | '`' => self.quoted(first)?,
-            '-' if second == Some('-') => line(rest),
-            '#' if self.dialect == Dialect::MySql => line(rest),
+            '-' if second == Some('-') => line_length(rest),
+            '#' if self.dialect == Dialect::MySql => line_length(rest),
             '/' if second == Some('*') => self.comment()?,
             '$' if self.dialect == Dialect::Postgres => self.dollar()?,
             '$' if self.dialect == Dialect::Sqlite && !self.in_word() => {
@@ -84,12 +82,12 @@ impl<'a> Reader<'a> {
                 return Err("holds a ? outside of quotes: write the placeholders as :name".into());
             }
             ':' if second == Some(':') => 2,
-            ':' => match word(&rest[1..]) {
-                // A slice of an array, an assignment.
+            ':' => match name_length(&rest[1..]) {
+                // An array slice or an assignment.
                 0 => 1,
                 length => {
                     self.rest = &rest[1 + length..];
-                    return Ok(Some(Token::Name(&rest[1..=length])));
+                    return Ok(Some(Token::Placeholder(&rest[1..=length])));
                 }
             },
             other => other.len_utf8(),
@@ -98,13 +96,13 @@ impl<'a> Reader<'a> {
         Ok(Some(Token::Verbatim(&rest[..length])))
     }
 
-    /// Whether the character before belongs to the same word, as in `E'...'` or `a$b`.
+    /// Whether the previous character is part of a word, as in `a$b`.
     fn in_word(&self) -> bool {
         self.text.chars().next_back().is_some_and(|last| last.is_alphanumeric() || last == '_')
     }
 
-    /// A doubled quote stands for itself. A backslash escapes in MySQL, and in strings of PostgreSQL that
-    /// begin with an E.
+    /// Returns the length of a quoted token. A doubled quote does not end it. A backslash escapes in MySQL, and in
+    /// PostgreSQL in strings with the prefix E.
     fn quoted(&self, quote: char) -> Result<usize, String> {
         let escape_string =
             self.text.ends_with(['e', 'E']) && !self.text[..self.text.len() - 1].ends_with(is_word);
@@ -128,7 +126,7 @@ impl<'a> Reader<'a> {
         Err(format!("has a {quote} that is never closed"))
     }
 
-    /// They nest in PostgreSQL.
+    /// Returns the length of a comment. Comments nest in PostgreSQL.
     fn comment(&self) -> Result<usize, String> {
         let (mut depth, mut at) = (1, 2);
         while let Some(next) = self.rest[at..].find(['*', '/']) {
@@ -149,7 +147,7 @@ impl<'a> Reader<'a> {
         Err("has a /* that is never closed".into())
     }
 
-    /// `$tag$ ... $tag$`, a string of PostgreSQL.
+    /// Returns the length of a dollar-quoted string of PostgreSQL: `$tag$ ... $tag$`.
     fn dollar(&self) -> Result<usize, String> {
         if self.in_word() {
             return Ok(1);
@@ -167,7 +165,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn line(rest: &str) -> usize {
+fn line_length(rest: &str) -> usize {
     rest.find('\n').map_or(rest.len(), |end| end + 1)
 }
 
@@ -175,8 +173,8 @@ fn is_word(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
-/// The length of the name that a text begins with.
-fn word(text: &str) -> usize {
+/// Returns the length of the name at the start of the text.
+fn name_length(text: &str) -> usize {
     if text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_') {
         text.find(|next: char| !(next.is_ascii_alphanumeric() || next == '_')).unwrap_or(text.len())
     } else {

@@ -1,4 +1,4 @@
-//! A text as a value of the type that a statement of somebody else wants.
+//! Converts text to the type of a placeholder in a statement of the operator.
 
 use sqlx::{
     Encode, MySql, Postgres, Sqlite, Type, TypeInfo as _,
@@ -9,24 +9,23 @@ use sqlx::{
     sqlite::{SqliteArgumentsBuffer, SqliteTypeInfo},
 };
 
-/// A text for a placeholder. SQLite and MySQL convert it themselves. PostgreSQL says which type it wants, and
-/// takes no other.
+/// A text for a placeholder. SQLite and MySQL convert it themselves; PostgreSQL only accepts the type of the placeholder.
 #[derive(Clone, Copy)]
 pub(super) struct Typed<'a> {
     pub(super) text: &'a str,
-    pub(super) wanted: Option<&'a PgTypeInfo>,
+    pub(super) parameter: Option<&'a PgTypeInfo>,
 }
 
 impl Typed<'_> {
-    /// Whether there can be a value of this type at all that a text stands for.
-    pub(super) fn is_possible(wanted: &PgTypeInfo) -> bool {
-        let name = wanted.name();
+    /// Whether text can be converted to this type.
+    pub(super) fn is_supported(parameter: &PgTypeInfo) -> bool {
+        let name = parameter.name();
         matches!(name, "INT2" | "INT4" | "INT8" | "UUID") || is_text(name)
     }
 
-    /// The value, in PostgreSQL's binary format; `None` where the text is none of that type.
+    /// Returns the value in PostgreSQL's binary format, or `None` if the text is not a value of the type.
     pub(super) fn binary(&self) -> Option<Vec<u8>> {
-        match self.wanted.map(PgTypeInfo::name) {
+        match self.parameter.map(PgTypeInfo::name) {
             Some("INT2") => Some(self.text.parse::<i16>().ok()?.to_be_bytes().into()),
             Some("INT4") => Some(self.text.parse::<i32>().ok()?.to_be_bytes().into()),
             Some("INT8") => Some(self.text.parse::<i64>().ok()?.to_be_bytes().into()),
@@ -39,7 +38,7 @@ impl Typed<'_> {
 /// Whether the binary format of this type of PostgreSQL is the text itself.
 pub(super) fn is_text(name: &str) -> bool {
     let name = name.trim_matches('"');
-    // The last is the type of an extension, for text that is compared without regard to case.
+    // CITEXT is the type of an extension for text that is compared without regard to case.
     ["TEXT", "VARCHAR", "CHAR", "NAME", "UNKNOWN", "CITEXT"]
         .iter()
         .any(|text| name.eq_ignore_ascii_case(text))
@@ -60,12 +59,12 @@ impl Type<Postgres> for Typed<'_> {
 
 impl Encode<'_, Postgres> for Typed<'_> {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        buffer.extend(self.binary().ok_or("the text is no value of the type")?);
+        buffer.extend(self.binary().ok_or("the text is not a value of the type")?);
         Ok(IsNull::No)
     }
 
     fn produces(&self) -> Option<PgTypeInfo> {
-        self.wanted.cloned()
+        self.parameter.cloned()
     }
 }
 

@@ -1,7 +1,7 @@
-//! `accounts.url`: which database, and how to reach it.
+//! Parses `accounts.url`.
 //!
-//! Read by ourselves and not by the library, which ignores what it does not know: a typo in the TLS mode must
-//! not end in a connection without TLS.
+//! The library has a parser of its own, which ignores unknown parameters. This one rejects them, because a typo in the
+//! TLS mode must not end in a connection without TLS.
 
 use std::{
     fs::File,
@@ -18,33 +18,32 @@ use url::Url;
 
 use super::dialect::Dialect;
 
-/// How to reach a database. Holds secrets, so it has no Debug.
+/// The address and credentials of a database. It has no `Debug`, because it holds secrets.
 #[derive(Clone)]
 pub struct Settings {
     /// `sqlite:path`, `postgres://...`, `postgresql://...`, `mysql://...` or `mariadb://...`.
     pub url: String,
-    /// Where the URL has none.
+    /// The password if the URL has none.
     pub password: Option<String>,
-    /// Connections at a time.
+    /// The most connections of a pool.
     pub max_connections: u32,
-    /// How long to wait for a connection.
+    /// The time limit for connecting.
     pub connect_timeout: Duration,
-    /// How long one statement may take.
+    /// The time limit of a statement.
     pub query_timeout: Duration,
 }
 
 impl Settings {
-    /// One sentence, to be read after the name of the setting, if the URL is not one.
+    /// Fails if the URL is invalid. The error continues the sentence that the name of the setting begins.
     pub fn check(&self) -> Result<(), String> {
-        self.target().map(|_| ())
+        self.parse_url().map(|_| ())
     }
 
-    pub(super) fn target(&self) -> Result<DatabaseUrl, String> {
+    pub(super) fn parse_url(&self) -> Result<DatabaseUrl, String> {
         DatabaseUrl::parse(&self.url, self.password.as_deref())
     }
 }
 
-/// Which database.
 pub(super) enum DatabaseUrl {
     Sqlite(PathBuf),
     // Boxed, because it is much larger than a path.
@@ -52,7 +51,7 @@ pub(super) enum DatabaseUrl {
     MySql(Box<MySqlConnectOptions>),
 }
 
-/// What to write in place of what was refused.
+/// The end of an error about an invalid URL.
 const FORMS: &str = "use embedded:, sqlite:path, postgres://user@host/database or mysql://user@host/database";
 
 impl DatabaseUrl {
@@ -64,16 +63,26 @@ impl DatabaseUrl {
         }
     }
 
-    /// Where it is, for messages to the operator: the host with its port, or a file, and the database.
+    /// Returns the path of the file, or the server and the database, for messages.
     pub(super) fn address(&self) -> String {
-        let place = |socket: Option<&PathBuf>, host: &str, port: u16, database: Option<&str>| {
+        let format_address = |socket: Option<&PathBuf>, host: &str, port: u16, database: Option<&str>| {
             let server = socket.map_or_else(|| format!("{host}:{port}"), |path| path.display().to_string());
             format!("{server}/{}", database.unwrap_or_default())
         };
         match self {
             Self::Sqlite(path) => path.display().to_string(),
-            Self::Postgres(of) => place(of.get_socket(), of.get_host(), of.get_port(), of.get_database()),
-            Self::MySql(of) => place(of.get_socket(), of.get_host(), of.get_port(), of.get_database()),
+            Self::Postgres(options) => format_address(
+                options.get_socket(),
+                options.get_host(),
+                options.get_port(),
+                options.get_database(),
+            ),
+            Self::MySql(options) => format_address(
+                options.get_socket(),
+                options.get_host(),
+                options.get_port(),
+                options.get_database(),
+            ),
         }
     }
 
@@ -82,12 +91,10 @@ impl DatabaseUrl {
         match scheme {
             "sqlite" => sqlite(text),
             "postgres" | "postgresql" => {
-                UrlCredentials::parse(text, password)?.postgres().map(Box::new).map(Self::Postgres)
+                UrlParts::parse(text, password)?.postgres().map(Box::new).map(Self::Postgres)
             }
-            "mysql" | "mariadb" => {
-                UrlCredentials::parse(text, password)?.mysql().map(Box::new).map(Self::MySql)
-            }
-            _ => Err(format!("is not the URL of a database that we know: {FORMS}")),
+            "mysql" | "mariadb" => UrlParts::parse(text, password)?.mysql().map(Box::new).map(Self::MySql),
+            _ => Err(format!("is not the URL of a supported database: {FORMS}")),
         }
     }
 }
@@ -101,8 +108,8 @@ fn sqlite(text: &str) -> Result<DatabaseUrl, String> {
     Ok(DatabaseUrl::Sqlite(PathBuf::from(path)))
 }
 
-/// What a URL says, decoded.
-struct UrlCredentials {
+/// The decoded parts of a URL.
+struct UrlParts {
     host: String,
     port: Option<u16>,
     user: String,
@@ -111,19 +118,21 @@ struct UrlCredentials {
     parameters: Vec<(String, String)>,
 }
 
-impl UrlCredentials {
+impl UrlParts {
     fn parse(text: &str, password: Option<&str>) -> Result<Self, String> {
         // The error does not repeat the text, which may hold a password.
         let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
         let decoded = |text: &str| {
             let decoded = percent_decode_str(text).decode_utf8();
-            decoded.map(String::from).map_err(|_| "holds a %-escape that is not UTF-8".to_owned())
+            decoded
+                .map(String::from)
+                .map_err(|_| "has a percent-encoded character that is not UTF-8".to_owned())
         };
         let in_url = url.password().map(decoded).transpose()?;
         if in_url.is_some() && password.is_some() {
-            return Err("holds a password, and there is another setting with one: remove one of them".into());
+            return Err("holds a password, and another setting does, too: remove one of them".into());
         }
-        let login = Self {
+        let parts = Self {
             host: decoded(url.host_str().unwrap_or_default())?.trim_matches(['[', ']']).to_owned(),
             port: url.port(),
             user: decoded(url.username())?,
@@ -131,24 +140,24 @@ impl UrlCredentials {
             database: decoded(url.path().trim_start_matches('/'))?,
             parameters: url.query_pairs().into_owned().collect(),
         };
-        if login.user.is_empty() || login.database.is_empty() || login.database.contains('/') {
+        if parts.user.is_empty() || parts.database.is_empty() || parts.database.contains('/') {
             return Err(format!("must name a user and a database: {FORMS}"));
         }
         if url.fragment().is_some() {
-            return Err("holds a #: write it as %23".into());
+            return Err("has a #: write it as %23".into());
         }
-        Ok(login)
+        Ok(parts)
     }
 
     fn postgres(self) -> Result<PgConnectOptions, String> {
-        let mut tls = Tls::default();
-        // Not `new`, which would read a password file of the user that we run as.
+        let mut tls = TlsParameters::default();
+        // Not `new`, which would read the password file of the operating system user.
         let mut options = PgConnectOptions::new_without_pgpass()
             .username(&self.user)
             .database(&self.database)
             .port(self.port.unwrap_or(5432))
             .application_name("latchkey")
-            // Nothing that we read has digits after a point, and pgbouncer before 1.20 refuses to be asked for them.
+            // Latchkey reads no floating-point numbers, and pgbouncer before 1.20 rejects this startup parameter.
             .extra_float_digits(None::<i8>)
             .ssl_mode(PgSslMode::Prefer);
         if let Some(password) = &self.password {
@@ -165,7 +174,7 @@ impl UrlCredentials {
                         "verify-full" => PgSslMode::VerifyFull,
                         _ => return Err("sslmode must be disable, prefer, require or verify-full".into()),
                     };
-                    tls.verifies = value == "verify-full";
+                    tls.verifies_identity = value == "verify-full";
                     options = options.ssl_mode(mode);
                 }
                 "sslrootcert" => options = options.ssl_root_cert(tls.root(value)?),
@@ -193,7 +202,7 @@ impl UrlCredentials {
     }
 
     fn mysql(self) -> Result<MySqlConnectOptions, String> {
-        let mut tls = Tls::default();
+        let mut tls = TlsParameters::default();
         let mut options = MySqlConnectOptions::new()
             .username(&self.user)
             .database(&self.database)
@@ -217,7 +226,7 @@ impl UrlCredentials {
                             );
                         }
                     };
-                    tls.verifies = matches!(mode, MySqlSslMode::VerifyIdentity);
+                    tls.verifies_identity = matches!(mode, MySqlSslMode::VerifyIdentity);
                     options = options.ssl_mode(mode);
                 }
                 "ssl-ca" => options = options.ssl_ca(tls.root(value)?),
@@ -238,46 +247,46 @@ impl UrlCredentials {
     }
 }
 
-/// What the parameters say of TLS.
+/// The TLS parameters of the URL.
 ///
-/// There is no verify-ca: the library adds the given root to the public ones, so that without the host's name
-/// a certificate of anybody would do.
+/// There is no verify-ca, because the library adds the given root to the public ones: without a check of the host name,
+/// it would accept a certificate of anybody.
 #[derive(Default)]
-struct Tls {
-    verifies: bool,
-    root: bool,
-    /// The client's certificate and its key.
-    client: [bool; 2],
+struct TlsParameters {
+    verifies_identity: bool,
+    has_root: bool,
+    has_client_certificate: bool,
+    has_client_key: bool,
 }
 
-impl Tls {
+impl TlsParameters {
     fn root(&mut self, path: String) -> Result<String, String> {
-        self.root = true;
-        readable(path)
+        self.has_root = true;
+        check_readable(path)
     }
 
     fn certificate(&mut self, path: String) -> Result<String, String> {
-        self.client[0] = true;
-        readable(path)
+        self.has_client_certificate = true;
+        check_readable(path)
     }
 
     fn key(&mut self, path: String) -> Result<String, String> {
-        self.client[1] = true;
-        readable(path)
+        self.has_client_key = true;
+        check_readable(path)
     }
 
     fn check(&self, root: &str, mode: &str) -> Result<(), String> {
-        if self.root && !self.verifies {
-            return Err(format!("has {root}, which is only looked at with {mode}: add that"));
+        if self.has_root && !self.verifies_identity {
+            return Err(format!("has {root}, which is only used with {mode}: add {mode}"));
         }
-        if self.client[0] != self.client[1] {
+        if self.has_client_certificate != self.has_client_key {
             return Err("must name both a client certificate and its key, or neither".into());
         }
         Ok(())
     }
 }
 
-fn readable(path: String) -> Result<String, String> {
+fn check_readable(path: String) -> Result<String, String> {
     match File::open(Path::new(&path)) {
         Ok(_) => Ok(path),
         Err(error) => Err(format!("names {path}, which cannot be read: {error}")),
@@ -285,19 +294,19 @@ fn readable(path: String) -> Result<String, String> {
 }
 
 fn unknown(name: &str, known: &str) -> String {
-    format!("has the parameter {name}, which is not known; known are {known}")
+    format!("has the unknown parameter {name}: use {known}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::DatabaseUrl;
 
-    fn refusal(url: &str) -> String {
-        DatabaseUrl::parse(url, None).err().unwrap_or_else(|| panic!("{url} was taken"))
+    fn error(url: &str) -> String {
+        DatabaseUrl::parse(url, None).err().unwrap_or_else(|| panic!("{url} was accepted"))
     }
 
     #[test]
-    fn the_usual_urls_are_taken() {
+    fn usual_urls_are_accepted() {
         for url in [
             "sqlite:accounts.db",
             "sqlite:///var/lib/accounts.db",
@@ -341,12 +350,12 @@ mod tests {
     }
 
     #[test]
-    fn a_typo_is_refused_and_not_ignored() {
-        for (url, told) in [
+    fn typos_are_rejected_and_not_ignored() {
+        for (url, expected) in [
             ("postgres://app@db/app?sslmode=verify_full", "sslmode must be"),
             ("postgres://app@db/app?sslmode=verify-ca", "sslmode must be"),
             ("postgres://app@db/app?ssl-mode=require", "parameter ssl-mode"),
-            ("postgres://app@db/app?sslmod=require", "parameter sslmod,"),
+            ("postgres://app@db/app?sslmod=require", "parameter sslmod:"),
             ("postgres://app@db/app?host=other", "parameter host"),
             ("mysql://app@db/app?ssl-mode=VERIFY_CA", "ssl-mode must be"),
             ("mysql://app@db/app?sslmode=require", "parameter sslmode"),
@@ -365,13 +374,13 @@ mod tests {
             ("oracle://app@db/app", "sqlite:path"),
             ("", "sqlite:path"),
         ] {
-            let refusal = refusal(url);
-            assert!(refusal.contains(told), "{url}: {refusal}");
+            let error = error(url);
+            assert!(error.contains(expected), "{url}: {error}");
         }
     }
 
     #[test]
-    fn no_refusal_repeats_the_password() {
+    fn no_error_repeats_the_password() {
         for url in [
             "postgres://app:swordfish@db:port/app",
             "postgres://app:swordfish@db",
@@ -380,7 +389,7 @@ mod tests {
             "oracle://app:swordfish@db/app",
             "postgres://app:swordfish#@db/app",
         ] {
-            assert!(!refusal(url).contains("swordfish"), "{url}: {}", refusal(url));
+            assert!(!error(url).contains("swordfish"), "{url}: {}", error(url));
         }
         let both = DatabaseUrl::parse("postgres://app:swordfish@db/app", Some("other")).err().unwrap();
         assert!(both.contains("remove one") && !both.contains("swordfish"), "{both}");

@@ -1,27 +1,27 @@
-//! Statements that an operator has configured, and what the database makes of them.
+//! Statements that the operator has configured, verified against the database.
 
 use std::sync::OnceLock;
 
 use sqlx::postgres::PgTypeInfo;
 
 use super::{
-    accounts::NAME,
-    client::{Description, Purpose, SqlClient},
-    dialect::Dialect,
+    account_row::NAME,
+    client::SqlClient,
+    dialect::{Access, Dialect},
     error::SqlError,
     row::Value,
+    session::Description,
     statement::Statement,
     typed::{Typed, is_text},
 };
 use crate::domain::ports::StoreError;
 
-/// A configured statement.
 pub(super) struct Query {
     /// The name of the setting.
     key: &'static str,
     pub(super) statement: Statement,
-    /// The types of its values, where the database tells: known once it was asked.
-    wanted: OnceLock<Vec<PgTypeInfo>>,
+    /// The types of the placeholders, if the database reports them; set by `describe`.
+    parameters: OnceLock<Vec<PgTypeInfo>>,
 }
 
 impl Query {
@@ -32,108 +32,115 @@ impl Query {
         names: &[&str],
     ) -> Result<Self, String> {
         let statement = Statement::parse(dialect, text, names).map_err(|error| format!("{key} {error}"))?;
-        Ok(Self { key, statement, wanted: OnceLock::new() })
+        Ok(Self { key, statement, parameters: OnceLock::new() })
     }
 
-    /// The values for its placeholders; `None` if one of them is none of the type that the database wants.
+    /// Returns the values for the placeholders, or `None` if one of them cannot be converted to the type of its
+    /// placeholder.
     pub(super) fn values<'a>(&'a self, value: impl Fn(&str) -> &'a str) -> Option<Vec<Value<'a>>> {
-        let wanted = self.wanted.get().map(Vec::as_slice).unwrap_or_default();
+        let parameters = self.parameters.get().map(Vec::as_slice).unwrap_or_default();
         let typed = self.statement.names.iter().enumerate().map(|(index, name)| {
-            let typed = Typed { text: value(name), wanted: wanted.get(index) };
+            let typed = Typed { text: value(name), parameter: parameters.get(index) };
             typed.binary().map(|_| Value::Typed(typed))
         });
         typed.collect()
     }
 
-    pub(super) fn refuse(&self, sentence: &str) -> StoreError {
-        StoreError::Corrupt { store: NAME, cause: format!("{} {sentence}", self.key) }
+    /// Returns the error that the statement is invalid. `problem` continues the sentence that the name of the setting
+    /// begins.
+    pub(super) fn invalid(&self, problem: &str) -> StoreError {
+        StoreError::Corrupt { store: NAME, cause: format!("{} {problem}", self.key) }
     }
 
-    fn refused(&self, fault: SqlError) -> StoreError {
-        match fault {
-            SqlError::Refused(StoreError::Unavailable { cause, .. } | StoreError::Corrupt { cause, .. }) => {
-                self.refuse(&format!("is refused by the database: {cause}"))
-            }
+    fn database_error(&self, error: SqlError) -> StoreError {
+        match error {
+            SqlError::Statement(
+                StoreError::Unavailable { cause, .. } | StoreError::Corrupt { cause, .. },
+            ) => self.invalid(&format!("is not accepted by the database: {cause}")),
             other => other.into(),
         }
     }
 
-    /// Asks the database what it makes of the statement.
+    /// Has the database describe the statement, and remembers the types of the placeholders.
     pub(super) async fn describe(
         &self,
-        link: &SqlClient,
-        purpose: Purpose,
+        client: &SqlClient,
+        access: Access,
     ) -> Result<Description, StoreError> {
-        let described = link.describe(&self.statement.text, purpose).await;
-        let description = described.map_err(|fault| self.refused(fault))?;
-        for (name, wanted) in self.statement.names.iter().zip(&description.wanted) {
-            if !Typed::is_possible(wanted) {
-                return Err(self.refuse(&format!(
-                    "compares :{name} with a value of type {wanted}: write CAST(column AS text)"
+        let described = client.describe(&self.statement.text, access).await;
+        let description = described.map_err(|error| self.database_error(error))?;
+        for (name, parameter) in self.statement.names.iter().zip(&description.parameters) {
+            if !Typed::is_supported(parameter) {
+                return Err(self.invalid(&format!(
+                    "compares :{name} with a value of type {parameter}: write CAST(column AS text)"
                 )));
             }
         }
-        let _ = self.wanted.set(description.wanted.clone());
+        let _ = self.parameters.set(description.parameters.clone());
         Ok(description)
     }
 
-    pub(super) async fn check_select(&self, link: &SqlClient) -> Result<(), StoreError> {
-        let description = self.describe(link, Purpose::Read).await?;
-        let dialect = link.dialect();
-        for (column, required, readable) in [
-            ("user_id", true, Reads::Written),
-            ("username", true, Reads::Text),
-            ("password_hash", true, Reads::Text),
-            ("disabled", false, Reads::Bool),
-            ("roles", false, Reads::Names),
+    /// Verifies that the SELECT returns the required columns and that the user may run it.
+    pub(super) async fn check_select(&self, client: &SqlClient) -> Result<(), StoreError> {
+        let description = self.describe(client, Access::Read).await?;
+        let dialect = client.dialect();
+        for (column, required, kind) in [
+            ("user_id", true, ColumnKind::Id),
+            ("username", true, ColumnKind::Text),
+            ("password_hash", true, ColumnKind::Text),
+            ("disabled", false, ColumnKind::Bool),
+            ("roles", false, ColumnKind::Names),
         ] {
-            let mut found = description.columns.iter().filter(|(name, _)| name.eq_ignore_ascii_case(column));
-            match (found.next(), found.next()) {
+            let mut matching =
+                description.columns.iter().filter(|(name, _)| name.eq_ignore_ascii_case(column));
+            match (matching.next(), matching.next()) {
                 (None, _) if required => {
-                    return Err(self.refuse(&format!("has no column {column}: name it with AS {column}")));
+                    return Err(self.invalid(&format!("has no column {column}: name it with AS {column}")));
                 }
                 (Some(_), Some(_)) => {
-                    return Err(self.refuse(&format!("has two columns {column}: leave one out")));
+                    return Err(self.invalid(&format!("has two columns {column}: leave one out")));
                 }
-                (Some((_, of)), None) if !readable.from(dialect, of) => {
-                    return Err(self.refuse(&format!(
-                        "has a column {column} of type {of}, which is not {}: convert it with CAST",
-                        readable.describe()
+                (Some((_, column_type)), None) if !kind.accepts(dialect, column_type) => {
+                    return Err(self.invalid(&format!(
+                        "has a column {column} of type {column_type}, which is not {}: convert it with CAST",
+                        kind.describe()
                     )));
                 }
                 _ => {}
             }
         }
-        // Permissions are looked at when it runs.
-        let sample = |_: &str| "1";
-        let nil = |_: &str| "00000000-0000-0000-0000-000000000000";
-        let values = self.values(sample).or_else(|| self.values(nil)).unwrap_or_default();
-        link.fetch_foreign(&self.statement.text, &values).await.map_err(|fault| self.refused(fault))?;
+        // The database only checks permissions when the statement runs.
+        let number = |_: &str| "1";
+        let uuid = |_: &str| "00000000-0000-0000-0000-000000000000";
+        let values = self.values(number).or_else(|| self.values(uuid)).unwrap_or_default();
+        client
+            .fetch_foreign(&self.statement.text, &values)
+            .await
+            .map_err(|error| self.database_error(error))?;
         Ok(())
     }
 }
 
-/// What a column must be readable as.
+/// The kind of value that a column must have.
 #[derive(Clone, Copy)]
-enum Reads {
-    /// Text, or a number.
-    Written,
+enum ColumnKind {
+    /// Text, an integer or a UUID.
+    Id,
     Text,
     Bool,
-    /// Text, or a list of texts.
+    /// Text or a list of texts.
     Names,
 }
 
-impl Reads {
-    /// Whether a column of this type is.
-    fn from(self, dialect: Dialect, name: &str) -> bool {
-        let upper = name.to_ascii_uppercase();
+impl ColumnKind {
+    fn accepts(self, dialect: Dialect, column_type: &str) -> bool {
+        let upper = column_type.to_ascii_uppercase();
         let integer = upper.contains("INT") || upper == "BIT";
         let boolean = integer || upper.starts_with("BOOL");
         let text = match dialect {
-            // A column's type there is no more than a wish.
+            // SQLite does not enforce the types of columns.
             Dialect::Sqlite => return true,
-            Dialect::Postgres => is_text(name),
+            Dialect::Postgres => is_text(column_type),
             Dialect::MySql => {
                 !boolean
                     && !["FLOAT", "DOUBLE", "TIMESTAMP", "DATE", "TIME", "DATETIME", "YEAR", "GEOMETRY"]
@@ -141,7 +148,7 @@ impl Reads {
             }
         };
         match self {
-            Self::Written => text || upper == "UUID" || integer && !upper.starts_with("INTERVAL"),
+            Self::Id => text || upper == "UUID" || integer && !upper.starts_with("INTERVAL"),
             Self::Text => text,
             Self::Bool => boolean && !upper.starts_with("INTERVAL"),
             Self::Names => text || upper.strip_suffix("[]").is_some_and(is_text) || upper == "NULL",
@@ -150,7 +157,7 @@ impl Reads {
 
     const fn describe(self) -> &'static str {
         match self {
-            Self::Written => "text, a whole number or a UUID",
+            Self::Id => "text, a whole number or a UUID",
             Self::Text => "text",
             Self::Bool => "a boolean or a whole number",
             Self::Names => "text or a list of texts",

@@ -13,7 +13,7 @@ use super::parts;
 async fn accounts_are_for_those_who_have_the_admin_key(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let message = || pb::ListAccountsRequest::default();
@@ -91,7 +91,7 @@ async fn whatever_is_not_open_is_refused_to_those_without_a_key() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_id_comes_back(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let of = |answer: &MetadataMap| answer.get("x-request-id").map(|id| id.to_str().unwrap().to_owned());
     let logout = async |id: Option<&str>| {
@@ -129,7 +129,7 @@ async fn a_request_id_comes_back(#[values(Store::Embedded, Store::Redis)] store:
 async fn a_message_that_is_too_large_or_none_is_an_invalid_request(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let large = pb::ValidateRequest { token: "x".repeat(65 * 1024), ..Default::default() };
     let status = server.client.auth.clone().validate(large).await.unwrap_err();

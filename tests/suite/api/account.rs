@@ -40,7 +40,7 @@ async fn create(client: &Client, message: pb::CreateAccountRequest) -> Result<pb
 async fn an_account_is_found_by_id_and_by_any_spelling_of_its_name(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user_with_roles("Alice", &["staff", "admin", "staff"]).await;
@@ -63,7 +63,7 @@ async fn an_account_is_found_by_id_and_by_any_spelling_of_its_name(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_is_taken_in_every_spelling(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("Jürgen").await;
@@ -78,7 +78,7 @@ async fn a_name_is_taken_in_every_spelling(#[values(Store::Embedded, Store::Redi
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_not_there_is_not_found(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let not_found = |status: Status| {
@@ -97,7 +97,7 @@ async fn who_is_not_there_is_not_found(#[values(Store::Embedded, Store::Redis)] 
 async fn accounts_are_listed_in_pages_in_the_order_of_their_names(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let names = ["adam", "Bea", "Çelik", "dora", "Émile"];
@@ -126,7 +126,7 @@ async fn accounts_are_listed_in_pages_in_the_order_of_their_names(
 async fn disabling_ends_every_session_at_once_and_bars_the_door(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -150,7 +150,7 @@ async fn disabling_ends_every_session_at_once_and_bars_the_door(
 async fn an_account_disabled_until_a_moment_enables_itself(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -181,7 +181,7 @@ async fn an_account_disabled_until_a_moment_enables_itself(
 async fn a_new_password_ends_every_session_and_is_the_only_one_that_works(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -201,7 +201,7 @@ async fn a_new_password_ends_every_session_and_is_the_only_one_that_works(
 async fn a_deleted_account_is_gone_with_its_sessions_and_its_name_is_free(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -217,7 +217,7 @@ async fn a_deleted_account_is_gone_with_its_sessions_and_its_name_is_free(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_an_account_is_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -250,7 +250,7 @@ async fn what_is_wrong_with_an_account_is_named(#[values(Store::Embedded, Store:
 async fn a_session_debt_that_was_left_behind_is_settled(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     leave_a_debt(&server).await;
 }

@@ -71,7 +71,7 @@ const BY_CALLERS: &[(&str, &str)] = &[("ACCESS__VALIDATE", "caller")];
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_is_made_used_listed_and_revoked(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let made = try_create(client, "ops/console", &["operator", "admin", "operator"]).await.unwrap();
@@ -109,7 +109,7 @@ async fn a_caller_is_made_used_listed_and_revoked(#[values(Store::Embedded, Stor
 async fn what_a_caller_may_be_called_and_do_is_checked(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     create(client, "web", &["validator"]).await;
@@ -155,7 +155,7 @@ async fn each_role_opens_its_own_methods_and_admin_all(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exactly_one_key_that_is_known_counts(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let key = create(client, "boss", &["admin"]).await;
@@ -186,7 +186,7 @@ async fn exactly_one_key_that_is_known_counts(#[values(Store::Embedded, Store::R
 async fn where_no_key_is_needed_a_bad_one_does_no_harm(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let unknown = format!("lkc_{}", "A".repeat(43));

@@ -52,7 +52,7 @@ async fn the_session_that_changes_the_password_is_the_only_one_left(
 async fn a_wrong_current_password_changes_nothing_and_counts_as_a_failure(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -74,7 +74,7 @@ async fn a_wrong_current_password_changes_nothing_and_counts_as_a_failure(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_is_dead_changes_no_password(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -92,7 +92,7 @@ async fn a_token_that_is_dead_changes_no_password(#[values(Store::Embedded, Stor
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_missing_or_too_short_is_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;

@@ -70,7 +70,7 @@ fn is_plain<T>(answer: &Response<T>) -> bool {
 async fn every_method_takes_gzip_and_no_answer_is_compressed(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let mut compressing = Compressing::of(&server).await;
     let client = compressing.client.clone();

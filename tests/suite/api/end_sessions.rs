@@ -96,7 +96,7 @@ async fn one_session_one_slot_or_all_can_be_ended(#[values(Store::Embedded, Stor
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_store_has_forgotten_is_ended_too(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;

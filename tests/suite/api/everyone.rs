@@ -15,7 +15,7 @@ fn everyone(message: &str) -> pb::EndSessionsRequest {
 async fn everybodys_sessions_are_ended_and_everybody_can_log_in_again(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;

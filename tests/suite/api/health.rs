@@ -46,7 +46,7 @@ async fn only_down(server: &Server, down: &[&str]) {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_service_has_a_health(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     only_down(&server, &[]).await;
     let unknown = HealthCheckRequest { service: "latchkey.v1.Unknown".into() };
@@ -177,7 +177,7 @@ async fn a_server_whose_data_directory_is_deleted_acknowledges_nothing_and_says_
     }
     let status = client.try_login(login_request("alice", "")).await.unwrap_err();
     assert_eq!(super::parts(&status).1, "STORE_UNAVAILABLE");
-    let log = process.output_until("the database is gone");
-    assert_eq!(log.matches("the database is gone").count(), 1, "{log}");
+    let log = process.output_until("the database file is gone");
+    assert_eq!(log.matches("the database file is gone").count(), 1, "{log}");
     assert!(log.contains("stop Latchkey, put the file back or restore a backup"), "{log}");
 }

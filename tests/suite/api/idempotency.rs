@@ -56,7 +56,7 @@ async fn a_repeated_login_answers_with_the_same_session_and_displaces_nobody(
 async fn the_same_key_of_another_user_is_another_login(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -72,7 +72,7 @@ async fn the_same_key_of_another_user_is_another_login(
 async fn of_many_at_once_with_one_key_all_get_the_same_session(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;

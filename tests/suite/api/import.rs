@@ -74,7 +74,7 @@ async fn until_there_are(client: &Client, count: usize) {
 async fn imported_users_log_in_with_the_passwords_they_have(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let hash = usual_hash(&server).await;

@@ -24,7 +24,7 @@ fn by_id(user_id: &str) -> pb::IssueSessionRequest {
 async fn an_issued_session_is_a_session_like_any_other(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user_with_roles("alice", &["staff"]).await;
@@ -47,7 +47,7 @@ async fn an_issued_session_is_a_session_like_any_other(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_let_in_who_could_not_log_in(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;

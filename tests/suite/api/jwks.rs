@@ -15,7 +15,7 @@ use super::part;
 async fn the_public_keys_are_the_same_on_both_ports_and_verify(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -37,7 +37,7 @@ async fn the_public_keys_are_the_same_on_both_ports_and_verify(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_http_port_answers_probes(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     assert_eq!(get(server.app.http, "/livez").await, (200, "ok\n".into()));
     assert_eq!(get(server.app.http, "/readyz").await, (200, "ok\n".into()));

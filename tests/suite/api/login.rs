@@ -13,7 +13,7 @@ use crate::support::client::{PASSWORD, is_live, login_request};
 async fn a_new_login_replaces_the_old_one_and_says_so_to_both(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user_with_roles("alice", &["staff"]).await;
@@ -38,7 +38,7 @@ async fn a_new_login_replaces_the_old_one_and_says_so_to_both(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_token_and_the_session_say_the_same(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user_with_roles("Alice", &["staff", "billing"]).await;
@@ -87,7 +87,7 @@ async fn the_token_and_the_session_say_the_same(#[values(Store::Embedded, Store:
 async fn an_unknown_user_and_a_wrong_password_are_told_the_same(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let disabled = client.user("disabled").await;
@@ -116,7 +116,7 @@ async fn an_unknown_user_and_a_wrong_password_are_told_the_same(
 async fn only_the_right_password_learns_that_the_account_is_disabled(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -128,7 +128,7 @@ async fn only_the_right_password_learns_that_the_account_is_disabled(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_login_displaces_nobody(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -143,7 +143,7 @@ async fn a_failed_login_displaces_nobody(#[values(Store::Embedded, Store::Redis)
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_a_login_is_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -176,7 +176,7 @@ async fn what_is_wrong_with_a_login_is_named(#[values(Store::Embedded, Store::Re
 async fn a_username_is_the_same_in_any_case_and_composition(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("Jürgen").await;

@@ -12,7 +12,7 @@ use crate::support::client::{is_live, login_request};
 async fn a_logout_ends_the_session_and_says_so_afterwards(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -27,7 +27,7 @@ async fn a_logout_ends_the_session_and_says_so_afterwards(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_logout_can_be_repeated(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -46,7 +46,7 @@ async fn a_logout_can_be_repeated(#[values(Store::Embedded, Store::Redis)] store
 async fn a_stale_token_leaves_the_winner_alone_whatever_the_scope(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -95,7 +95,7 @@ async fn the_scope_says_which_sessions_end(#[values(Store::Embedded, Store::Redi
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_logout_touches_no_other_user(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -108,7 +108,7 @@ async fn a_logout_touches_no_other_user(#[values(Store::Embedded, Store::Redis)]
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_a_logout_is_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let mut auth = server.client.auth.clone();
     let missing = auth.logout(pb::LogoutRequest::default()).await.unwrap_err();

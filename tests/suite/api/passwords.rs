@@ -106,7 +106,7 @@ const OTHERS: &[(&str, &str)] = &[
 async fn users_log_in_with_the_hashes_they_have_and_get_better_ones(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -138,7 +138,7 @@ const LONG: &str = "$2b$04$wYRvbydJmtQNke4gV71sWut6h5VWQfJ9TCweGVVCun8JqJsS8chx6
 async fn a_hash_that_saw_only_a_part_of_the_password_stays_so_that_nobody_has_another_one(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -236,7 +236,7 @@ async fn renewals_cost_no_login_its_place() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_password_is_refused_with_the_reason(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice@example.com").await;

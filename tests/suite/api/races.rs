@@ -14,7 +14,7 @@ use crate::support::client::{PASSWORD, is_live, login_request};
 async fn of_many_concurrent_logins_exactly_one_survives(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -125,7 +125,7 @@ async fn a_login_that_overlaps_a_password_change_does_not_survive_it(
 async fn a_validate_that_races_a_logout_never_revives_the_session(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;

@@ -55,7 +55,7 @@ async fn standing(client: &Client, username: &str) -> pb::LoginThrottle {
 async fn after_five_wrong_passwords_one_waits_and_no_hash_is_computed_for_it(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -80,7 +80,7 @@ async fn after_five_wrong_passwords_one_waits_and_no_hash_is_computed_for_it(
 async fn an_unknown_name_is_throttled_exactly_as_a_known_one(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let disabled = client.user("disabled").await;
@@ -187,7 +187,7 @@ async fn one_address_cannot_go_through_the_names(#[values(Store::Embedded, Store
 async fn a_crowd_that_logs_in_at_once_with_the_right_password_gets_in(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -392,7 +392,7 @@ async fn the_audit_trail_tells_a_wait_from_a_lock() {
 async fn a_clock_that_was_a_day_fast_makes_nobody_wait_for_a_day(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;

@@ -23,7 +23,7 @@ async fn recorded(server: &Server, user_id: &str) -> i64 {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_use_is_recorded_soon_and_once_an_interval(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -41,7 +41,7 @@ async fn a_use_is_recorded_soon_and_once_an_interval(#[values(Store::Embedded, S
 async fn a_use_in_the_last_interval_is_recorded_before_its_answer(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -104,7 +104,7 @@ async fn the_end_of_the_server_is_not_the_end_of_what_it_has_confirmed() {
 async fn a_peek_and_a_session_that_was_ended_leave_no_use(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -174,7 +174,7 @@ async fn while_uses_cannot_be_recorded_nothing_is_promised_that_is_not_kept() {
 async fn a_time_out_that_was_told_stays_told_when_the_clock_steps_back(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -201,7 +201,7 @@ async fn a_time_out_that_was_told_stays_told_when_the_clock_steps_back(
 async fn a_session_from_a_fast_clock_that_was_displaced_is_replaced(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;

@@ -22,7 +22,7 @@ const MICROSECOND: Duration = Duration::from_micros(1);
 async fn a_token_that_is_none_is_a_verdict_not_an_error(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -46,7 +46,7 @@ async fn a_token_that_is_none_is_a_verdict_not_an_error(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_is_missing_is_an_error(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let status = server.client.try_validate("").await.unwrap_err();
     assert_invalid(&status, "token");
@@ -57,7 +57,7 @@ async fn a_token_that_is_missing_is_an_error(#[values(Store::Embedded, Store::Re
 async fn the_token_is_taken_from_the_metadata_where_the_field_is_empty(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -82,7 +82,7 @@ async fn the_token_is_taken_from_the_metadata_where_the_field_is_empty(
 async fn an_unused_session_times_out_never_early_and_at_most_one_interval_late(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -103,7 +103,7 @@ async fn an_unused_session_times_out_never_early_and_at_most_one_interval_late(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peek_does_not_slide(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -120,7 +120,7 @@ async fn a_peek_does_not_slide(#[values(Store::Embedded, Store::Redis)] store: S
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answer_names_the_deadlines(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -136,7 +136,7 @@ async fn the_answer_names_the_deadlines(#[values(Store::Embedded, Store::Redis)]
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_extends_the_absolute_deadline(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -159,7 +159,7 @@ async fn nothing_extends_the_absolute_deadline(#[values(Store::Embedded, Store::
 async fn a_token_from_a_clock_ahead_of_ours_is_not_yet_valid(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -175,7 +175,7 @@ async fn a_token_from_a_clock_ahead_of_ours_is_not_yet_valid(
 async fn roles_are_those_of_now_not_those_of_the_token(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user_with_roles("alice", &["admin", "staff"]).await;
@@ -192,7 +192,7 @@ async fn roles_are_those_of_now_not_those_of_the_token(
 async fn any_bound_on_staleness_that_makes_sense_is_kept(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;

@@ -30,7 +30,7 @@ async fn ask(client: &Client, requests: Vec<pb::ValidateRequest>) -> Vec<pb::Val
 async fn answers_come_in_the_order_of_the_requests_and_are_those_of_validate(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let mut tokens = Vec::new();
@@ -54,7 +54,7 @@ async fn answers_come_in_the_order_of_the_requests_and_are_those_of_validate(
 async fn a_bad_message_is_answered_and_does_not_end_the_stream(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;

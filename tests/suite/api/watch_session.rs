@@ -35,7 +35,7 @@ impl Replicas {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_comes_the_session_and_last_its_end(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -53,7 +53,7 @@ async fn first_comes_the_session_and_last_its_end(#[values(Store::Embedded, Stor
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_cause_is_told(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -88,7 +88,7 @@ async fn every_cause_is_told(#[values(Store::Embedded, Store::Redis)] store: Sto
 async fn both_clocks_are_told_and_a_use_elsewhere_counts(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -117,7 +117,7 @@ async fn both_clocks_are_told_and_a_use_elsewhere_counts(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watching_is_no_use(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -131,7 +131,7 @@ async fn watching_is_no_use(#[values(Store::Embedded, Store::Redis)] store: Stor
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_token_is_not_watched(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -152,7 +152,7 @@ async fn a_dead_token_is_not_watched(#[values(Store::Embedded, Store::Redis)] st
 async fn what_ends_the_session_as_the_stream_begins_is_told(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = Arc::new(server.client.clone());
     client.user("alice").await;
@@ -229,7 +229,7 @@ async fn no_session_and_no_user_takes_all_streams(#[values(Store::Embedded, Stor
 async fn a_stream_ends_with_the_server_and_says_when_to_come_again(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = server.client.clone();
     client.user("alice").await;

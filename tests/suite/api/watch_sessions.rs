@@ -33,7 +33,7 @@ async fn told(feed: &mut Feed, count: usize) -> Vec<String> {
 async fn every_session_that_ends_is_told_with_all_that_is_known(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -52,7 +52,7 @@ async fn every_session_that_ends_is_told_with_all_that_is_known(
 async fn whoever_comes_back_with_a_cursor_is_told_everything_since(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -75,7 +75,7 @@ async fn whoever_comes_back_with_a_cursor_is_told_everything_since(
 async fn nothing_falls_between_what_was_and_what_comes(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -129,7 +129,7 @@ async fn a_filter_lets_through_what_it_names(#[values(Store::Embedded, Store::Re
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_nothing_happens_there_are_heartbeats(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let mut feed = client.feed("").await;
@@ -146,7 +146,7 @@ async fn while_nothing_happens_there_are_heartbeats(#[values(Store::Embedded, St
 async fn a_cursor_that_the_log_does_not_know_is_answered_with_a_resync(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;

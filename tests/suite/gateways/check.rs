@@ -25,7 +25,7 @@ const OURS: [&str; 5] = [
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_it_is_goes_on_in_headers_and_metadata(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user_with_roles("Jürgen, 100%", &["staff", "admin"]).await;
@@ -62,7 +62,7 @@ async fn who_it_is_goes_on_in_headers_and_metadata(#[values(Store::Embedded, Sto
 async fn what_the_client_says_of_itself_is_removed_in_every_spelling(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -124,7 +124,7 @@ async fn the_names_and_the_cookie_can_be_chosen() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_not_exactly_one_token_is_denied(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -163,7 +163,7 @@ async fn whatever_is_not_exactly_one_token_is_denied(#[values(Store::Embedded, S
 async fn without_a_token_one_is_asked_for_unless_the_route_needs_none(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let answer = check(server.app.grpc, question(&[], &[])).await.unwrap();
     let (status, refused) = denied(&answer);
@@ -206,7 +206,7 @@ async fn a_route_can_need_a_slot_or_a_role() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peek_does_not_slide_and_a_check_does(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -231,7 +231,7 @@ async fn a_peek_does_not_slide_and_a_check_does(#[values(Store::Embedded, Store:
 async fn settings_of_the_gateway_that_cannot_be_are_an_error_that_names_them(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;

@@ -9,8 +9,9 @@ use latchkey::grpc::pb::{self, auth_service_client::AuthServiceClient};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{SPOOFED, asks, bearer, identity, programs::envoy};
+use super::{SPOOFED, asks, bearer, identity, passes_identity, programs::envoy};
 use crate::support::{
+    address::unused_address,
     http::Echo,
     proxy::{Mood, Proxy},
     server::{Server, Store},
@@ -21,27 +22,7 @@ async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
     let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
     let Some(envoy) = envoy(server.app.grpc, echo.address, &[]).await else { return };
     let client = &server.client;
-    let user_id = client.user_with_roles("Jürgen", &["staff"]).await;
-    let login = client.login("Jürgen", "phone").await;
-    let token = login.token.as_str();
-    let session_id = login.session.unwrap().session_id;
-
-    let expected = [
-        ("x-latchkey-roles", "staff"),
-        ("x-latchkey-session-id", &session_id),
-        ("x-latchkey-slot", "default"),
-        ("x-latchkey-user-id", &user_id),
-        ("x-latchkey-username", "J%C3%BCrgen"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    for more in [&[][..], &SPOOFED] {
-        assert_eq!(identity(&asks(envoy.address, "/", Some(token), more).await), expected);
-        assert_eq!(identity(&asks(envoy.address, "/home/", Some(token), more).await), expected);
-        assert!(identity(&asks(envoy.address, "/home/", None, more).await).is_empty());
-        assert!(identity(&asks(envoy.address, "/public/", None, more).await).is_empty());
-    }
-    let needs_role = asks(envoy.address, "/admin/", Some(token), &SPOOFED).await;
-    assert_eq!((needs_role.status, needs_role.json()["reason"].as_str()), (403, Some("ROLE_REQUIRED")));
+    let token = &*passes_identity(client, envoy.address, &["/", "/home/"]).await;
     for path in ["/", "/admin/", "/poll/", "/public/../", "/public/%2e%2e/", "//admin/"] {
         let answer = asks(envoy.address, path, None, &SPOOFED).await;
         assert!([401, 307].contains(&answer.status), "{path}: {answer:?}");
@@ -184,9 +165,7 @@ async fn while_nobody_answers(latchkey: SocketAddr, token: &str, break_it: impl 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_latchkey_is_down_nobody_passes_unless_envoy_is_told_otherwise() {
-    // Where nobody listens.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    while_nobody_answers(nobody, "nonsense", async || {}).await;
+    while_nobody_answers(unused_address(), "nonsense", async || {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

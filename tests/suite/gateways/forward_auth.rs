@@ -11,7 +11,7 @@ use rstest::rstest;
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_it_is_goes_on_in_headers(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user_with_roles("佐藤", &["staff", "admin"]).await;
@@ -30,7 +30,7 @@ async fn who_it_is_goes_on_in_headers(#[values(Store::Embedded, Store::Redis)] s
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_route_says_what_it_needs_in_the_query(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user_with_roles("alice", &["staff"]).await;
@@ -81,7 +81,7 @@ async fn the_log_says_what_is_wrong_with_a_gateway_and_says_it_once() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_not_exactly_one_token_is_denied(#[values(Store::Embedded, Store::Redis)] store: Store) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
@@ -169,7 +169,7 @@ async fn who_may_ask_is_who_may_call_validate() {
 async fn the_public_keys_are_sent_again_only_if_they_have_changed(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
-    let server = Server::with(store, &[]).await;
+    let server = Server::start(store).await;
 
     let ask = async |known: &str| {
         get(server.app.http, "/.well-known/jwks.json", &[("if-none-match", known.as_bytes())]).await

@@ -24,7 +24,10 @@ use latchkey::grpc::envoy::{
 };
 use tonic::Status;
 
-use crate::support::http::{Answer, arrived, get};
+use crate::support::{
+    client::Client,
+    http::{Answer, arrived, get},
+};
 
 pub use self::reasons::{REASONS, rejected};
 
@@ -125,4 +128,33 @@ async fn asks(gateway: SocketAddr, path: &str, token: Option<&str>, more: &[(&st
     let mut headers: Vec<_> = token.iter().map(|token| ("authorization", token.as_bytes())).collect();
     headers.extend_from_slice(more);
     get(gateway, path, &headers).await
+}
+
+/// Logs a user with a role and a name in Unicode in, and checks that a gateway passes this identity on at each of the
+/// paths, whatever identity the client claims, and none without a token. Returns the token.
+async fn passes_identity(client: &Client, gateway: SocketAddr, paths: &[&str]) -> String {
+    let user_id = client.user_with_roles("Jürgen", &["staff"]).await;
+    let login = client.login("Jürgen", "phone").await;
+    let token = login.token;
+    let session_id = login.session.unwrap().session_id;
+    let expected = [
+        ("x-latchkey-roles", "staff"),
+        ("x-latchkey-session-id", &session_id),
+        ("x-latchkey-slot", "default"),
+        ("x-latchkey-user-id", &user_id),
+        ("x-latchkey-username", "J%C3%BCrgen"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    for more in [&[][..], &SPOOFED] {
+        for path in paths {
+            let answer = asks(gateway, path, Some(&token), more).await;
+            assert_eq!(identity(&answer), expected, "{path}");
+        }
+        for path in ["/home/", "/public/"] {
+            assert!(identity(&asks(gateway, path, None, more).await).is_empty(), "{path}");
+        }
+    }
+    let needs_role = asks(gateway, "/admin/", Some(&token), &SPOOFED).await;
+    assert_eq!((needs_role.status, needs_role.json()["reason"].as_str()), (403, Some("ROLE_REQUIRED")));
+    token
 }

@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{SPOOFED, asks, bearer, identity, programs::nginx};
+use super::{SPOOFED, asks, bearer, passes_identity, programs::nginx};
 use crate::support::{
+    address::unused_address,
     http::{Echo, get},
     proxy::{Mood, Proxy},
     server::{Server, Store},
@@ -17,27 +18,7 @@ async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
     let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
     let Some(nginx) = nginx(server.app.http, echo.address, &[]).await else { return };
     let client = &server.client;
-    let user_id = client.user_with_roles("Jürgen", &["staff"]).await;
-    let login = client.login("Jürgen", "phone").await;
-    let token = login.token.as_str();
-    let session_id = login.session.unwrap().session_id;
-    let expected = [
-        ("x-latchkey-roles", "staff"),
-        ("x-latchkey-session-id", &session_id),
-        ("x-latchkey-slot", "default"),
-        ("x-latchkey-user-id", &user_id),
-        ("x-latchkey-username", "J%C3%BCrgen"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    for more in [&[][..], &SPOOFED] {
-        assert_eq!(identity(&asks(nginx.address, "/", Some(token), more).await), expected);
-        assert_eq!(identity(&asks(nginx.address, "/home/", Some(token), more).await), expected);
-        assert_eq!(identity(&asks(nginx.address, "/poll/", Some(token), more).await), expected);
-        assert!(identity(&asks(nginx.address, "/home/", None, more).await).is_empty());
-        assert!(identity(&asks(nginx.address, "/public/", None, more).await).is_empty());
-    }
-    let needs_role = asks(nginx.address, "/admin/", Some(token), &SPOOFED).await;
-    assert_eq!((needs_role.status, needs_role.json()["reason"].as_str()), (403, Some("ROLE_REQUIRED")));
+    let token = &*passes_identity(client, nginx.address, &["/", "/home/", "/poll/"]).await;
     for path in ["/", "/admin/", "/poll/", "/public/../", "/public/%2e%2e/", "/latchkey?optional=true"] {
         let answer = asks(nginx.address, path, None, &SPOOFED).await;
         assert!([401, 404].contains(&answer.status), "{path}: {answer:?}");
@@ -111,9 +92,7 @@ async fn while_nobody_answers(latchkey: SocketAddr, token: &str, break_it: impl 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_latchkey_is_down_nobody_passes() {
-    // Where nobody listens.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    while_nobody_answers(nobody, "nonsense", async || {}).await;
+    while_nobody_answers(unused_address(), "nonsense", async || {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,8 +4,10 @@ use std::{path::Path, process::Command, time::Duration};
 
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::programs::program;
-use crate::support::server::{Server, Store};
+use crate::support::{
+    server::{Server, Store},
+    skip::find_program,
+};
 
 /// What it exits with: that all is well, that nobody answers, that the call failed, and that it serves nobody.
 const SERVING: i32 = 0;
@@ -36,7 +38,8 @@ async fn probe_within(patience: &str, program: &Path, address: &str, service: &s
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_probe_tells_a_server_that_serves_from_one_whose_store_is_down_and_from_none() {
-    let Some(program) = program("LATCHKEY_TEST_GRPC_HEALTH_PROBE", "grpc-health-probe") else { return };
+    let program = find_program("grpc-health-probe", "LATCHKEY_TEST_GRPC_HEALTH_PROBE");
+    let Some(program) = program else { return };
     let mut server = Server::start(Store::Redis).await;
     let address = server.app.grpc.to_string();
     let auth = "latchkey.v1.AuthService";

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -10,27 +10,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::{guard::Guarded, http};
+use crate::support::{address::unused_address, child_server::ChildServer, http, skip::find_program};
 
 /// How long a gateway may take to start.
 const STARTED: Duration = Duration::from_secs(20);
-
-/// A program that a test needs; `None`, and a line that says so, where a developer does not have it.
-#[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
-pub fn program(variable: &str, name: &str) -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
-        return Some(path.into());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian has nginx where the PATH of many does not lead.
-    let dirs = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
-    let found = dirs.map(|dir| dir.join(name)).find(|path| path.is_file());
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "there is no {name}: {variable} says where it is");
-        println!("skipped: no {name} here; `make test` installs it, and {variable} says where it is");
-    }
-    found
-}
 
 /// A file of `deploy/`, with these changes, each of which must find something to change.
 fn sample(path: &str, changes: &[(&str, &str)]) -> String {
@@ -46,7 +29,7 @@ fn sample(path: &str, changes: &[(&str, &str)]) -> String {
 /// A gateway that runs.
 pub struct Gateway {
     pub address: SocketAddr,
-    _process: Guarded,
+    _process: ChildServer,
     _dir: TempDir,
 }
 
@@ -77,7 +60,7 @@ async fn envoy_on(
     app: SocketAddr,
     changes: &[(&str, &str)],
 ) -> Option<Gateway> {
-    let program = program("LATCHKEY_TEST_ENVOY", "envoy")?;
+    let program = find_program("envoy", "LATCHKEY_TEST_ENVOY")?;
     let dir = tempfile::tempdir().unwrap();
     let (latchkey, app) = (format!("port_value: {}", latchkey.port()), format!("port_value: {}", app.port()));
     let mut all = vec![
@@ -94,7 +77,7 @@ async fn envoy_on(
     let mut command = Command::new(program);
     command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--config-path"]);
     command.arg(&config).arg("--log-path").arg(&log).arg("--admin-address-path").arg(&admin);
-    let mut process = Guarded::start(&command, "KILL", None);
+    let mut process = ChildServer::start(&command, "KILL", None);
     let begun = Instant::now();
     loop {
         let said = || fs::read_to_string(&log).unwrap_or_default();
@@ -121,11 +104,11 @@ async fn listener(admin: Option<SocketAddr>) -> Option<SocketAddr> {
 
 /// nginx on its sample, before Latchkey at `latchkey` (its HTTP port) and a service at `app`.
 pub async fn nginx(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str)]) -> Option<Gateway> {
-    let program = program("LATCHKEY_TEST_NGINX", "nginx")?;
+    let program = find_program("nginx", "LATCHKEY_TEST_NGINX")?;
     let dir = tempfile::tempdir().unwrap();
     // Between finding a free port and using it somebody else may take it: then another one.
     for _ in 0..10 {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = unused_address();
         let (latchkey, app) = (format!("server {latchkey}"), format!("server {app}"));
         let listen = format!("listen {address}");
         let mut all = vec![
@@ -149,7 +132,7 @@ pub async fn nginx(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str
         fs::write(&file, main).unwrap();
         let mut command = Command::new(&program);
         command.arg("-e").arg(dir.path().join("log")).arg("-c").arg(&file).arg("-p").arg(dir.path());
-        let mut process = Guarded::start(&command, "KILL", None);
+        let mut process = ChildServer::start(&command, "KILL", None);
         let begun = Instant::now();
         while !process.has_ended() && begun.elapsed() < STARTED {
             if http::try_get(address, "/public/", &[]).await.is_some() {

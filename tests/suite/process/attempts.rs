@@ -17,8 +17,7 @@ async fn a_server_that_is_killed_while_it_checks_passwords_locks_nobody_out() {
         ("PASSWORD__ITERATIONS", "60"),
     ];
     let mut process = Process::start(data.path(), &settings);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     let mut logins = JoinSet::new();
     for _ in 0..6 {
@@ -38,8 +37,7 @@ async fn a_server_that_is_killed_while_it_checks_passwords_locks_nobody_out() {
     assert_eq!(attempts().len(), 1, "it is left behind");
 
     let process = Process::start(data.path(), &settings);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     let begun = Instant::now();
     while let Err(status) = client.try_login(login_request("alice", "")).await {
         assert!(begun.elapsed() < Duration::from_secs(20), "{status:?}");

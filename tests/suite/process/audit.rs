@@ -55,8 +55,7 @@ async fn everything_that_happens_to_an_account_is_in_the_trail_once() {
     let data = tempfile::tempdir().unwrap();
     let path = data.path().join("audit.jsonl");
     let process = Process::start(data.path(), &[("AUDIT__FILE", path.to_str().unwrap())]);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
 
     let user_id = client.user_with_roles("alice", &["staff"]).await;
     let old = client.login("alice", "Android").await;
@@ -120,8 +119,7 @@ async fn a_file_that_is_moved_away_is_begun_anew_and_a_stop_loses_nothing() {
     let path = data.path().join("audit.jsonl");
     let settings = [("AUDIT__FILE", path.to_str().unwrap()), ("AUDIT__LOG", "false")];
     let process = Process::start(data.path(), &settings);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     until(&path, 1);
     let old = data.path().join("audit.jsonl.1");
@@ -150,8 +148,7 @@ async fn a_flood_of_refusals_leaves_a_few_entries_in_the_audit_trail_and_a_count
     // Loopback is no trusted proxy, so that its address is that of a client.
     let settings = [("THROTTLE__TRUSTED_PROXIES", "192.0.2.0/24"), ("AUDIT__FILE", path.to_str().unwrap())];
     let process = Process::start(data.path(), &settings);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     for _ in 0..40 {
         futures_util::future::join_all((0..50).map(|_| client.logout("not a token", LogoutScope::This)))
             .await;

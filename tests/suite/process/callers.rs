@@ -92,8 +92,7 @@ fn callers_are_managed_in_text_and_in_json() {
 async fn a_flood_of_bad_keys_is_in_the_audit_trail_and_does_not_flood_it() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     let refused = async |key: &str| {
         let mut request = Request::new(pb::ListCallersRequest {});
         request.metadata_mut().insert("x-latchkey-key", key.parse().unwrap());

@@ -1,7 +1,6 @@
 //! The command line: what it prints, as text and as JSON, and its exit codes.
 
 use std::{
-    net::TcpListener,
     process::{Command, Output},
     time::Duration,
 };
@@ -12,6 +11,7 @@ use tempfile::TempDir;
 
 use super::kid;
 use crate::support::{
+    address::unused_address,
     client::PASSWORD,
     process::{Process, command, run},
 };
@@ -223,7 +223,7 @@ fn exit_codes_tell_refused_from_wrong_usage_from_unavailable() {
     shell.says("validate --server [", "token").fails(2, "--server");
     shell.says("account disable alice --for ever", "").fails(2, "--for");
 
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let nobody = unused_address().to_string();
     for (words, input) in
         [("login alice", PASSWORD), ("validate", "token"), ("logout", "token"), ("account list", "")]
     {

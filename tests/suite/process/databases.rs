@@ -66,8 +66,7 @@ async fn values_of_a_row_that_cannot_be_represented_or_stored_are_logged_once_fo
         [("ACCOUNTS__URL", &*url), ("ACCOUNTS__LOOKUP", select), ("ACCOUNTS__UPDATE_HASH", update)];
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &settings);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     let log_in = async || {
         assert_eq!(client.login("alice", "").await.session.unwrap().roles, ["staff"]);
         assert_eq!(client.login("bob", "").await.session.unwrap().roles, [""; 0]);
@@ -154,7 +153,7 @@ fn settings_that_cannot_work_are_refused_without_the_password() {
     for (settings, told) in [
         (
             &[("ACCOUNTS__URL", "oracle://app:swordfish@db/app")][..],
-            "accounts.url is not the URL of a database",
+            "accounts.url is not the URL of a supported database",
         ),
         (&[("ACCOUNTS__URL", &wrong_mode)], "accounts.url sslmode must be"),
         (&[("ACCOUNTS__URL", url), ("ACCOUNTS__PASSWORD", "swordfish")], "accounts.url holds a password"),

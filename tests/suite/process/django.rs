@@ -15,6 +15,7 @@ use crate::support::{
     client::{Client, PASSWORD, login_request},
     postgres::Postgres,
     process::{Process, command, run},
+    skip::named_program,
 };
 
 const DOCS: &str = include_str!("../../../docs/integration.md");
@@ -35,15 +36,10 @@ struct Django {
 }
 
 impl Django {
-    /// `None` where there is none and need not be.
-    #[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
+    /// Fills the database with users, or skips the test without Django.
     fn on(database: &str) -> Option<Self> {
-        let Some(python) = std::env::var_os("LATCHKEY_TEST_DJANGO") else {
-            assert!(std::env::var_os("CI").is_none(), "LATCHKEY_TEST_DJANGO must name a Python with Django");
-            println!("skipped: no Django here; `make test` installs it");
-            return None;
-        };
-        let django = Self { python: python.into(), database: database.to_owned() };
+        let python = named_program("Python with Django", "LATCHKEY_TEST_DJANGO")?;
+        let django = Self { python, database: database.to_owned() };
         django.run(&["fill"]);
         Some(django)
     }
@@ -99,8 +95,7 @@ async fn serve(data: &Path, url: &str, more: &[(&str, &str)]) -> (Process, Clien
     let mut settings = vec![("ACCOUNTS__URL", url), ("ACCOUNTS__LOOKUP", &lookup)];
     settings.extend(more);
     let process = Process::start(data, &settings);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     (process, client)
 }
 
@@ -323,8 +318,7 @@ async fn users_can_be_taken_over_from_django() {
 
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     let mut import = command(data.path(), &[]);
     import.args(["account", "import", dump.to_str().unwrap(), "--server", &process.grpc.to_string()]);
     let output = run(import, "");

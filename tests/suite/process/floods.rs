@@ -10,21 +10,14 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus::Serving;
 
-use super::raw::{
-    DATA, END_HEADERS, GOAWAY, HEADERS, RST_STREAM, Socket, connect_from, frame, request, request_to,
+use super::{
+    raw::{DATA, END_HEADERS, GOAWAY, HEADERS, RST_STREAM, Socket, connect_from, frame, request, request_to},
+    serve,
 };
-use crate::support::{client::Client, process::Process};
+use crate::support::client::Client;
 
 /// Loopback is no trusted proxy, so that each of its addresses is a client.
 const CLIENTS: (&str, &str) = ("THROTTLE__TRUSTED_PROXIES", "192.0.2.0/24");
-
-async fn server(settings: &[(&str, &str)]) -> (Process, Client, tempfile::TempDir) {
-    let data = tempfile::tempdir().unwrap();
-    let process = Process::start(data.path(), settings);
-    let client = process.client().await;
-    client.until_serving().await;
-    (process, client, data)
-}
 
 /// Calls that must all be served, one after the other.
 async fn serves_all(client: &Client, token: &str, calls: usize) -> Duration {
@@ -37,12 +30,6 @@ async fn serves_all(client: &Client, token: &str, calls: usize) -> Duration {
         }
     }
     begun.elapsed()
-}
-
-async fn metric(process: &Process, name: &str) -> u64 {
-    let text = process.get("/metrics").await.1;
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
 /// Connections on each of which so many calls of a method have begun, followed by `more`; the client reads nothing.
@@ -72,14 +59,14 @@ async fn crowd(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_whose_messages_never_come_take_no_place_from_others() {
     let patient = [("SERVER__BODY_TIMEOUT", "5m"), ("SERVER__REQUEST_TIMEOUT", "5m")];
-    let (process, client, _data) = server(&patient).await;
+    let (process, client, _data) = serve(&patient).await;
     client.user("alice").await;
     let token = client.login("alice", "").await.token;
     let connect = async || TcpStream::connect(process.grpc).await.unwrap();
     // More than server.max_requests.
     let crowd = crowd(42, 256, connect, &request(&[]), &[]).await;
     let begun = Instant::now();
-    while metric(&process, "latchkey_open_exchanges").await < 42 * 256 {
+    while process.metric("latchkey_open_exchanges").await < 42 * 256 {
         assert!(begun.elapsed() < Duration::from_mins(1), "they have not all arrived");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -91,7 +78,7 @@ async fn requests_whose_messages_never_come_take_no_place_from_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_nobody_reads_are_few_and_hold_little() {
-    let (process, client, _data) = server(&[]).await;
+    let (process, client, _data) = serve(&[]).await;
     client.user("alice").await;
     let token = client.login("alice", "").await.token;
     let before = process.resident();
@@ -108,7 +95,7 @@ async fn streams_that_nobody_reads_are_few_and_hold_little() {
     let shed = async |resource: &str| {
         let name =
             |scope| format!(r#"latchkey_requests_shed_total{{resource="{resource}",scope="{scope}"}}"#);
-        metric(&process, &name("connection")).await + metric(&process, &name("total")).await
+        process.metric(&name("connection")).await + process.metric(&name("total")).await
     };
     let begun = Instant::now();
     while shed("reflection_streams").await < 60 * 250 - 64 || shed("health_streams").await < 60 * 246 {
@@ -147,7 +134,7 @@ async fn closed(connections: &mut [TcpStream]) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_address_does_not_take_all_connections() {
     let settings = [CLIENTS, ("SERVER__MAX_CONNECTIONS", "200")];
-    let (process, client, _data) = server(&settings).await;
+    let (process, client, _data) = serve(&settings).await;
     let mut crowd = idle("127.0.0.9", process.grpc, 300).await;
     let mut web = idle("127.0.0.9", process.http, 300).await;
     // It has a quarter of the places, and the rest of it was hung up on.
@@ -157,7 +144,7 @@ async fn one_address_does_not_take_all_connections() {
     }
     timeout(Duration::from_mins(1), process.client()).await.expect("there is room").until_serving().await;
     let name = r#"latchkey_connections_refused_total{resource="grpc_connections",scope="client"}"#;
-    assert_eq!(metric(&process, name).await, 250);
+    assert_eq!(process.metric(name).await, 250);
     let log = process.output_until("a limit is reached");
     assert!(log.contains("127.0.0.9") && log.contains("server.max_connections"), "{log}");
     client.until_serving().await;
@@ -166,7 +153,7 @@ async fn one_address_does_not_take_all_connections() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_make_room_on_both_ports_when_there_is_none() {
     // Loopback is a trusted proxy here, and may take all.
-    let (process, client, _data) = server(&[("SERVER__MAX_CONNECTIONS", "50")]).await;
+    let (process, client, _data) = serve(&[("SERVER__MAX_CONNECTIONS", "50")]).await;
     let crowd = idle("127.0.0.9", process.grpc, 120).await;
     let web = idle("127.0.0.9", process.http, 120).await;
     // Behind all of these in the backlog.
@@ -174,7 +161,7 @@ async fn idle_connections_make_room_on_both_ports_when_there_is_none() {
     timeout(Duration::from_mins(1), newcomer.until_serving()).await.expect("there is room");
     let live = timeout(Duration::from_mins(1), process.get("/livez")).await.expect("there is room");
     assert_eq!(live.0, 200);
-    assert!(metric(&process, "latchkey_connections_evicted_total").await > 0);
+    assert!(process.metric("latchkey_connections_evicted_total").await > 0);
     // One that asks keeps its place.
     assert_eq!(client.rejection("not a token").await.reason(), RejectionReason::Malformed);
     let log = process.output_until("a limit is reached");
@@ -185,7 +172,7 @@ async fn idle_connections_make_room_on_both_ports_when_there_is_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_closed_for_good_some_time_after_its_age_and_its_streams_say_so() {
     let settings = [("SERVER__CONNECTION_AGE", "500ms"), ("SERVER__CONNECTION_AGE_GRACE", "500ms")];
-    let (process, client, _data) = server(&settings).await;
+    let (process, client, _data) = serve(&settings).await;
     client.user("alice").await;
     let token = client.login("alice", "").await.token;
     let mut stream = process.client().await.watch_stream(&token).await.unwrap();

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::Write as _,
-    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Output, Stdio},
     time::{Duration, Instant},
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
+    address::unused_address,
     client::PASSWORD,
     process::{Process, command, run},
 };
@@ -204,7 +204,7 @@ fn the_report_names_the_line_the_user_and_the_reason() {
     assert_eq!(lines[0], "added 1, present 0, refused 6");
     for (line, begins) in lines[1..].iter().zip([
         "line 2 (bob): password_hash cannot be checked",
-        "line 4 (carol): password is not taken: only hashes are imported",
+        "line 4 (carol): password cannot be imported: only hashes are imported",
         "line 5 (ALICE): username is the same as in line 1;",
         "line 6 (dave): roles must be an array of strings",
         "line 7 (eve): roles each must be",
@@ -253,7 +253,7 @@ fn wrong_usage_is_told_from_a_file_that_is_broken() {
         assert!(done.err.contains(said), "{done:?}");
     };
     fails(Path::new("/nowhere/users.csv"), 2, "cannot be read");
-    fails(&shop.file("a.csv", "username,password\n"), 2, "line 1: password is not taken: only hashes");
+    fails(&shop.file("a.csv", "username,password\n"), 2, "line 1: password cannot be imported: only hashes");
     fails(&shop.file("b.csv", "username,password_hash,email\n"), 2, "--ignore email");
     // What stands before it is imported.
     let dump = r#"[{"model": "auth.user", "pk": 1, "fields": {"username": "alice", "password": "!"}},
@@ -329,7 +329,7 @@ fn a_server_that_comes_back_is_waited_for() {
 #[test]
 fn a_server_that_is_not_there_is_not_waited_for() {
     let shop = Shop::open();
-    let nobody: SocketAddr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = unused_address();
     let file = shop.file("users.jsonl", many(1));
     let begun = Instant::now();
     let done = shop.import(&file, &["--server", &nobody.to_string()]);

@@ -317,8 +317,7 @@ async fn no_secret_is_printed(settings: &[(&str, &str)], redis: Option<&RedisSer
     ];
     all.extend_from_slice(settings);
     let process = Process::start(data.path(), &all);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     let mut secrets = use_everything(&client, data.path()).await;
     use_gateways(&process, &client, &mut secrets).await;
 

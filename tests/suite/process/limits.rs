@@ -14,20 +14,11 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus::Serving;
 use tonic_types::StatusExt as _;
 
-use super::wire::Wire;
+use super::{serve, wire::Wire};
 use crate::support::{
     client::{Client, login_request},
     process::{LATCHKEY, Process, command},
 };
-
-/// A server with these settings, which serves.
-async fn server(settings: &[(&str, &str)]) -> (Process, Client, tempfile::TempDir) {
-    let data = tempfile::tempdir().unwrap();
-    let process = Process::start(data.path(), settings);
-    let client = process.client().await;
-    client.until_serving().await;
-    (process, client, data)
-}
 
 /// Asks for something that always works.
 async fn works(client: &Client) {
@@ -43,7 +34,7 @@ async fn more_requests_at_a_time_than_allowed_are_shed_and_probes_are_not() {
         ("PASSWORD__MEMORY_KIB", "131072"),
         ("PASSWORD__ITERATIONS", "16"),
     ];
-    let (process, client, _data) = server(&settings).await;
+    let (process, client, _data) = serve(&settings).await;
     let held = [client.clone(), client.clone()].map(|client| {
         tokio::spawn(async move { client.try_login(login_request("nobody", "")).await.unwrap_err() })
     });
@@ -79,7 +70,7 @@ async fn more_requests_at_a_time_than_allowed_are_shed_and_probes_are_not() {
 
 #[tokio::test]
 async fn a_message_that_does_not_come_is_not_waited_for_long() {
-    let (process, client, _data) = server(&[("SERVER__BODY_TIMEOUT", "200ms")]).await;
+    let (process, client, _data) = serve(&[("SERVER__BODY_TIMEOUT", "200ms")]).await;
     let mut wire = Wire::connect(process.grpc).await;
     for method in ["Validate", "Login", "ValidateStream"] {
         let mut call = wire.open(method).await;
@@ -97,7 +88,7 @@ async fn a_message_that_does_not_come_is_not_waited_for_long() {
 
 #[tokio::test]
 async fn unfinished_messages_hold_no_more_memory_than_they_may() {
-    let (process, client, _data) = server(&[("SERVER__MAX_UNFINISHED_MIB", "1")]).await;
+    let (process, client, _data) = serve(&[("SERVER__MAX_UNFINISHED_MIB", "1")]).await;
     let mut wire = Wire::connect(process.grpc).await;
     // A connection may fill a sixteenth of it: one message of these fits.
     let mut calls = Vec::new();
@@ -120,7 +111,7 @@ async fn unfinished_messages_hold_no_more_memory_than_they_may() {
 
 #[tokio::test]
 async fn a_call_that_takes_too_long_is_ended() {
-    let (process, client, _data) = server(&[("SERVER__REQUEST_TIMEOUT", "200ms")]).await;
+    let (process, client, _data) = serve(&[("SERVER__REQUEST_TIMEOUT", "200ms")]).await;
     // Its message never comes.
     let mut wire = Wire::connect(process.grpc).await;
     let call = wire.open("Validate").await;
@@ -132,7 +123,7 @@ async fn a_call_that_takes_too_long_is_ended() {
 
 #[tokio::test]
 async fn a_message_over_64_kib_is_refused_before_it_has_arrived() {
-    let (process, client, _data) = server(&[]).await;
+    let (process, client, _data) = serve(&[]).await;
     let status = client.try_validate(&"x".repeat(65 * 1024)).await.unwrap_err();
     assert_ne!(status.code(), Code::Ok);
     // The length alone is enough: the message itself never comes.
@@ -154,7 +145,7 @@ async fn a_message_over_64_kib_is_refused_before_it_has_arrived() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_until_one_leaves() {
-    let (process, first, _data) = server(&[("SERVER__MAX_CONNECTIONS", "2")]).await;
+    let (process, first, _data) = serve(&[("SERVER__MAX_CONNECTIONS", "2")]).await;
     let second = process.client().await;
     works(&second).await;
 
@@ -172,7 +163,7 @@ async fn connections_beyond_the_limit_wait_until_one_leaves() {
 
 #[tokio::test]
 async fn http_connections_beyond_the_limit_wait_until_one_leaves() {
-    let (process, client, _data) = server(&[("SERVER__MAX_CONNECTIONS", "2")]).await;
+    let (process, client, _data) = serve(&[("SERVER__MAX_CONNECTIONS", "2")]).await;
     let connect = async || {
         let mut socket = TcpStream::connect(process.http).await.unwrap();
         socket.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
@@ -207,8 +198,7 @@ fn processor_time(pid: u32) -> f64 {
 async fn out_of_file_descriptors_it_does_not_spin_and_recovers() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
-    let client = process.client().await;
-    client.until_serving().await;
+    process.serving_client().await;
     // Only now: what is known at the start is provided for.
     let limit = ["--pid", &process.pid().to_string(), "--nofile=60:60"];
     assert!(Command::new("prlimit").args(limit).status().unwrap().success());
@@ -248,7 +238,7 @@ async fn logins_whose_clients_disconnect_at_once_leave_no_place_taken_and_no_mem
         ("PASSWORD__MEMORY_KIB", "1024"),
         ("PASSWORD__ITERATIONS", "4"),
     ];
-    let (process, client, _data) = server(&settings).await;
+    let (process, client, _data) = serve(&settings).await;
     client.user("alice").await;
     client.login("alice", "").await;
     let before = process.resident();
@@ -292,8 +282,7 @@ async fn few_file_descriptors_are_used_up_to_the_limit_and_leave_room_for_the_st
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert_eq!(files.split_whitespace().nth(3), Some("400"), "{files}");
 
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     let mut held = Vec::new();
     for _ in 0..200 {
         held.push(TcpStream::connect(process.grpc).await.unwrap());

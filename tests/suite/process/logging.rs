@@ -30,8 +30,7 @@ fn broken() -> [Stdio; 2] {
 async fn serves_without(stdout: Stdio, stderr: Stdio, logs: bool) {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start_unheard(data.path(), &[("LOG__LEVEL", "debug")], stdout, stderr);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
     assert!(is_live(&client.validate(&token).await));
@@ -76,8 +75,7 @@ async fn a_reader_that_stalls_holds_up_neither_requests_nor_the_end() {
     let (mut reader, writer) = pipe().unwrap();
     let process =
         Process::start_unheard(data.path(), &[("LOG__LEVEL", "debug")], Stdio::null(), writer.into());
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     // A pipe holds 64 KiB.
     for _ in 0..20 {
         let answers = join_all((0..50).map(|_| client.try_validate("not a token")));
@@ -98,8 +96,7 @@ async fn an_outage_that_every_request_meets_is_logged_once() {
     let mut redis = RedisServer::start();
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("SESSIONS__URL", &redis.url())]);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
     redis.kill();

@@ -8,8 +8,7 @@ use crate::support::process::Process;
 async fn what_has_happened_is_counted_in_the_format_of_openmetrics() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("SESSION__KICK_WAR_CHANGES", "2")]);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     let value = async |name: &str| {
         let (status, text) = process.get("/metrics").await;
         assert!(status == 200 && text.ends_with("# EOF\n"), "{text}");

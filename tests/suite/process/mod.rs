@@ -35,6 +35,17 @@ mod wire;
 
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{client::Client, process::Process};
+
+/// Starts a server with these settings and waits until it serves.
+async fn serve(settings: &[(&str, &str)]) -> (Process, Client, TempDir) {
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), settings);
+    let client = process.serving_client().await;
+    (process, client, data)
+}
 
 /// What a token says, unverified.
 fn claims(token: &str) -> Value {

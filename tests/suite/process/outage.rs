@@ -48,8 +48,7 @@ async fn while_redis_is_away_calls_fail_fast_and_recover_without_a_restart() {
     let mut redis = RedisServer::start();
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("SESSIONS__URL", &redis.url())]);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
     client.session(&token).await;
@@ -80,8 +79,7 @@ async fn sessions_outlive_a_crash_of_a_redis_that_keeps_them_on_disk() {
     let mut redis = RedisServer::with(Flavour::Redis, &["--appendonly", "yes", "--appendfsync", "always"]);
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("SESSIONS__URL", &redis.url())]);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     let old = client.login("alice", "tablet").await.token;
     let token = client.login("alice", "phone").await.token;
@@ -100,8 +98,7 @@ async fn a_redis_that_falls_silent_holds_nobody_up() {
     let proxy = Proxy::to(redis.port).await;
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("SESSIONS__URL", &format!("redis://{}", proxy.address))]);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
 

@@ -1,26 +1,15 @@
 //! The official Python client, which asks for reflection in its first version (`v1alpha`) and compresses with gzip.
 
-use std::{ffi::OsString, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
-use crate::support::{client::PASSWORD, process::Process};
-
-/// A Python with the client; `None`, and a line that says so, where a developer does not have it.
-#[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
-fn python() -> Option<OsString> {
-    let python = std::env::var_os("LATCHKEY_TEST_GRPCIO");
-    if python.is_none() {
-        let missing = "LATCHKEY_TEST_GRPCIO must name a Python with grpcio-reflection";
-        assert!(std::env::var_os("CI").is_none(), "{missing}");
-        println!("skipped: no grpcio-reflection here; `make test` installs it");
-    }
-    python
-}
+use crate::support::{client::PASSWORD, process::Process, skip::named_program};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_official_python_client_reads_the_protocol_by_reflection_and_sends_gzip() {
-    let Some(python) = python() else { return };
+    let python = named_program("Python with grpcio-reflection", "LATCHKEY_TEST_GRPCIO");
+    let Some(python) = python else { return };
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
     process.client().await.user("alice").await;

@@ -111,7 +111,7 @@ async fn early_and_late() -> (RedisServer, tempfile::TempDir, [Process; 2]) {
     let early = start(&[("TOKEN__RELOAD_INTERVAL", "100ms"), ("TOKEN__ACTIVATION_DELAY", "2s")]);
     let late = start(&[("TOKEN__RELOAD_INTERVAL", "24h")]);
     for process in [&early, &late] {
-        process.client().await.until_serving().await;
+        process.serving_client().await;
     }
     (redis, data, [early, late])
 }
@@ -157,8 +157,7 @@ fn key_files(data: &std::path::Path) -> Vec<PathBuf> {
 async fn a_key_that_is_removed_too_early_is_missed_in_the_log_and_one_wrong_file_changes_nothing() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("TOKEN__RELOAD_INTERVAL", "100ms")]);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     let old = client.try_issue(issue("alice")).await.unwrap().token;
 

@@ -1,11 +1,12 @@
 //! Sessions on the command line: listed, ended, watched, issued, taken over.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::Value;
 
 use super::cli::{Done, Shell};
 use crate::support::{
+    address::unused_address,
     client::PASSWORD,
     process::{Process, run},
     running::Running,
@@ -171,7 +172,7 @@ fn exit_codes_of_the_session_commands_are_those_of_the_others() {
     shell.says("session watch --retry-for ever", "").fails(2, "--retry-for");
     shell.says("watch", "").fails(2, "standard input has no token");
     shell.says("watch", "not a token").fails(1, "error: MALFORMED: ");
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let nobody = unused_address().to_string();
     for words in ["session list --id x", "session end --id x", "session watch", "session issue x", "watch"] {
         let unavailable = shell.says(&format!("{words} --server {nobody}"), "token");
         unavailable.fails(3, &format!("no server answers at {nobody}: start one with `latchkey serve`"));

@@ -49,8 +49,7 @@ async fn end(process: Process, limit: Duration) -> (Option<i32>, String) {
 async fn a_call_under_way_finishes_before_the_server_ends() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &EXPENSIVE);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     client.user("alice").await;
 
     let login = tokio::spawn({
@@ -76,8 +75,7 @@ async fn a_call_that_does_not_finish_within_the_grace_is_given_up() {
     let mut settings = vec![("SERVER__SHUTDOWN_GRACE", "300ms")];
     settings.extend(EXPENSIVE);
     let process = Process::start(data.path(), &settings);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
 
     // An unknown user costs as much.
     let login = tokio::spawn({
@@ -102,8 +100,7 @@ async fn a_call_that_does_not_finish_within_the_grace_is_given_up() {
 async fn nothing_idle_holds_up_the_end(signal: &str) {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
-    let idle = process.client().await;
-    idle.until_serving().await;
+    let idle = process.serving_client().await;
     let silent =
         [TcpStream::connect(process.grpc).await.unwrap(), TcpStream::connect(process.http).await.unwrap()];
     let mut halting = TcpStream::connect(process.grpc).await.unwrap();
@@ -144,8 +141,7 @@ async fn at_sigint_it_is_the_same() {
 async fn at_sighup_keys_are_read_again_and_nothing_ends() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("TOKEN__RELOAD_INTERVAL", "1h")]);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
     let (_, watch) = client.try_watch(&token).await.unwrap();

@@ -52,7 +52,7 @@ async fn clients_that_are_silent_or_do_not_read_do_not_hold_up_the_end() {
         ("SERVER__BODY_TIMEOUT", "1m"),
     ];
     let process = Process::start(data.path(), &settings);
-    process.client().await.until_serving().await;
+    process.serving_client().await;
     // Nothing; a preface and no more, so that GOAWAY and its PING have no answer; half of a request on either port.
     let nothing = TcpStream::connect(process.grpc).await.unwrap();
     let preface = Socket::connect(process.grpc).await;

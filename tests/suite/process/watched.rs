@@ -380,8 +380,7 @@ async fn a_reader_that_comes_as_its_server_begins_misses_nothing() {
     let settings = [("SESSIONS__URL", format!("redis://{}", to_redis.address))];
     let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
     let mut process = Process::start(data.path(), &settings);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     let load = Load::start(std::slice::from_ref(&client), &[], 100).await;
     load.until_displaced(1000).await;
     load.stop().await;
@@ -394,7 +393,7 @@ async fn a_reader_that_comes_as_its_server_begins_misses_nothing() {
     to_redis.set(Mood::HangsUp);
     let process = Process::start(data.path(), &settings);
     let client = process.client().await;
-    process.output_until("cannot connect to Redis");
+    process.output_until("failed to connect to Redis");
     to_redis.set(Mood::Carries);
     let (mut stream, mut told) = loop {
         let mut told = Told { cursor: cursor.clone(), ..Told::default() };

@@ -104,8 +104,7 @@ async fn ten_thousand_idle_watches_are_cheap_and_each_learns_of_the_end() {
         ("SESSION__SLOTS", slots.as_str()),
     ];
     let mut process = Process::start(data.path(), &settings);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     let begun = Instant::now();
     let (users, issued) = sessions(&client).await;
     let issuing = begun.elapsed();
@@ -113,8 +112,7 @@ async fn ten_thousand_idle_watches_are_cheap_and_each_learns_of_the_end() {
     // Another one, whose memory holds nothing yet that the streams could take over.
     process.kill();
     let process = Process::start(data.path(), &settings);
-    let client = process.client().await;
-    client.until_serving().await;
+    let client = process.serving_client().await;
     until_it_hears(&client, &client.user("early").await).await;
     let (before, links) = (process.resident(), connections_to(&redis));
     let begun = Instant::now();

@@ -32,12 +32,6 @@ fn url(address: std::net::SocketAddr) -> String {
     format!("http://{address}/hook?key=hunter2")
 }
 
-async fn serving(process: &Process) -> Client {
-    let client = process.client().await;
-    client.until_serving().await;
-    client
-}
-
 /// Logs in so often, each time displacing the session before: those that ended.
 async fn displace(client: &Client, username: &str, times: usize) -> Vec<String> {
     let mut ended = Vec::new();
@@ -67,7 +61,7 @@ async fn whatever_ends_sessions_is_told_in_order_signed_and_without_a_secret_in_
     // Not even where all that the client does is asked for.
     let level = ("LOG__LEVEL", "trace,hyper::proto=trace,hyper_util::client=trace");
     let process = Process::start(data.path(), &settings(&url, &[level]));
-    let client = serving(&process).await;
+    let client = process.serving_client().await;
     receiver.until(SOON, "greeted", |receiver| receiver.events() == [json!({"type": "resync"})]).await;
 
     let user_id = client.user("alice").await;
@@ -146,7 +140,7 @@ async fn what_is_not_taken_comes_again_under_the_same_id_until_it_is() {
     let data = tempfile::tempdir().unwrap();
     let url = url(proxy.address);
     let process = Process::start(data.path(), &settings(&url, &[("WEBHOOK__TIMEOUT", "300ms")]));
-    let client = serving(&process).await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
 
@@ -195,7 +189,7 @@ async fn batches_are_no_larger_than_is_set_and_deliveries_and_failures_are_count
     receiver.answer(&[Answer::Status(500)]);
     let (data, url) = (tempfile::tempdir().unwrap(), url(receiver.address));
     let process = Process::start(data.path(), &settings(&url, &[("WEBHOOK__BATCH", "2")]));
-    let client = serving(&process).await;
+    let client = process.serving_client().await;
     receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
     client.user("alice").await;
     receiver.answer(&[Answer::Slowly(300)]);

@@ -14,7 +14,7 @@ use latchkey::{
 };
 
 use super::{
-    stand::{ask, connect, of_sessions, settings, unavailable, until_up},
+    stand::{ask, connect, of_sessions, redis_server, settings, unavailable, until_up},
     states::{change, change_with, numbers, state, user},
 };
 use crate::support::redis::{Flavour, RedisServer};
@@ -137,10 +137,7 @@ async fn everything_works(store: &Store, server: &RedisServer) {
 }
 
 async fn with_the_documented_user(flavour: Flavour) {
-    if !flavour.is_installed() && !flavour.is_required() {
-        return;
-    }
-    let server = RedisServer::with(flavour, &[]);
+    let Some(server) = redis_server(flavour) else { return };
     let rules = documented_user();
     assert!(rules.iter().any(|rule| rule == "-@all"), "{rules:?}");
     let () = server.query(redis::cmd("ACL").arg("SETUSER").arg("latchkey").arg(&rules));

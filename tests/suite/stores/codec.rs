@@ -256,7 +256,9 @@ fn a_newer_format_is_refused_in_words_that_help() {
     bytes[0] = 2;
     for error in [decode_sessions(&bytes).unwrap_err(), decode_event(&bytes).unwrap_err()] {
         assert!(matches!(error, CodecError::Newer(2)));
-        assert_eq!(error.to_string(), "format 2 is newer than this version of Latchkey: upgrade it");
+        let expected =
+            "the value has format 2, which is newer than this version of Latchkey: upgrade Latchkey";
+        assert_eq!(error.to_string(), expected);
     }
 }
 
@@ -267,7 +269,7 @@ fn what_is_not_ours_is_damaged() {
     let short_id = [&[1][..], &[0x22, 3, 0x0a, 1, 0xff]].concat();
     for bytes in [&[][..], &[0], b"\0garbage", &good[..good.len() - 1], &reason_13, &short_id] {
         let error = decode_sessions(bytes).unwrap_err();
-        assert!(matches!(error, CodecError::Damaged(_)), "{bytes:?}: {error}");
+        assert!(matches!(error, CodecError::Corrupt(_)), "{bytes:?}: {error}");
     }
 }
 

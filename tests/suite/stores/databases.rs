@@ -108,7 +108,7 @@ async fn a_database_of_a_newer_version_is_refused(
                      VALUES (99, 'x', true, 'x', 0)";
     execute(url, newer).await;
     let refusal = refusal(url).await;
-    assert!(refusal.contains("newer version of Latchkey (its schema is number 99)"), "{refusal}");
+    assert!(refusal.contains("newer version of Latchkey (its schema has version 99)"), "{refusal}");
 }
 
 #[rstest]
@@ -180,13 +180,13 @@ async fn a_wrong_password_is_an_outage_that_does_not_tell_the_password() {
     let accounts = SqlAccounts::open(&settings(&url)).await.unwrap();
     let told = unavailable(accounts.ping().await);
     assert!(told.contains("Access denied") && !told.contains("swordfish"), "{told}");
-    let server = MariaDb::shared().port;
+    let server = MariaDb::shared().port();
     assert!(told.starts_with(&format!("127.0.0.1:{server}/test")), "{told}");
 }
 
 #[tokio::test]
 async fn what_a_server_refuses_is_told_with_its_address() {
-    let server = Postgres::shared().port;
+    let server = Postgres::shared().port();
     let url = Postgres::shared().url("nobody:swordfish", "nowhere");
     let accounts = SqlAccounts::open(&settings(&url)).await.unwrap();
     let told = unavailable(accounts.ping().await);
@@ -249,8 +249,8 @@ async fn outlive_silence(accounts: &SqlAccounts, silence: impl Fn(bool)) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_link_to_postgres_holds_nobody_up() {
     let url = Postgres::shared().database().await;
-    let proxy = Proxy::to(Postgres::shared().port).await;
-    let url = url.replace(&Postgres::shared().port.to_string(), &proxy.address.port().to_string());
+    let proxy = Proxy::to(Postgres::shared().port()).await;
+    let url = url.replace(&Postgres::shared().port().to_string(), &proxy.address.port().to_string());
     let accounts = SqlAccounts::open(&quick(&url)).await.unwrap();
     outlive_silence(&accounts, |silent| proxy.set(if silent { Mood::Silent } else { Mood::Carries })).await;
 }

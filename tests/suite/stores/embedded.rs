@@ -168,13 +168,13 @@ async fn sweeping_takes_everything_that_is_due_and_only_that() {
         sqlx::query_scalar::<_, i64>(sql).fetch_one(&database.readers).await.unwrap()
     };
     let soon = now().after(Duration::from_mins(2));
-    assert!(store.raw.sweep(soon).await.unwrap(), "it does not take all at once");
+    assert!(store.backend.sweep(soon).await.unwrap(), "it does not take all at once");
     assert_eq!(count("registers").await, 1500);
-    while store.raw.sweep(soon).await.unwrap() {}
+    while store.backend.sweep(soon).await.unwrap() {}
     assert_eq!((count("registers").await, count("events").await), (500, 2500));
 
     let tomorrow = now().after(Duration::from_hours(25));
-    while store.raw.sweep(tomorrow).await.unwrap() {}
+    while store.backend.sweep(tomorrow).await.unwrap() {}
     assert_eq!((count("registers").await, count("events").await), (0, 1), "the newest event stays");
 }
 
@@ -184,7 +184,7 @@ async fn a_file_that_is_no_database_is_refused_in_words_that_help() {
     fs::write(dir.path().join("latchkey.db"), "this is a letter, not a database\n".repeat(500)).unwrap();
     let cause = corrupt(open(dir.path()).await);
     assert!(
-        cause.contains("damaged or no database") && cause.contains("restore it from a backup"),
+        cause.contains("damaged or not an SQLite database") && cause.contains("restore it from a backup"),
         "{cause}"
     );
 }
@@ -205,7 +205,7 @@ async fn a_damaged_file_is_refused_in_words_that_help() {
     file.seek(SeekFrom::Start(100)).unwrap();
     file.write_all(&vec![0xa5; length - 100]).unwrap();
     let cause = corrupt(open(dir.path()).await);
-    assert!(cause.contains("damaged or no database"), "{cause}");
+    assert!(cause.contains("damaged or not an SQLite database"), "{cause}");
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ async fn a_database_of_a_newer_version_is_refused_in_words_that_help() {
     drop(store);
     database.close().await;
     let cause = corrupt(open(dir.path()).await);
-    assert!(cause.contains("a newer version of Latchkey (its schema is number 9999)"), "{cause}");
+    assert!(cause.contains("a newer version of Latchkey (its schema has version 9999)"), "{cause}");
 }
 
 #[tokio::test]

@@ -315,7 +315,7 @@ async fn the_right_to_read_is_enough_and_needed() {
     let select = lookup(&django_lookup().by_name);
     let refusal = reader.refusal(&select).await;
     assert!(
-        refusal.starts_with("accounts.lookup is refused") && refusal.contains("permission denied"),
+        refusal.starts_with("accounts.lookup is not accepted") && refusal.contains("permission denied"),
         "{refusal}"
     );
     execute(&shop.url, "GRANT SELECT ON auth_user TO reader").await;

@@ -187,7 +187,7 @@ async fn each_load_gets_the_answer_of_its_own_register_whatever_the_others_hold(
             assert_eq!(absent.unwrap().revision, Revision::ABSENT);
         }
         for short in [short, short_too] {
-            assert!(corrupt(short).contains("without a revision"));
+            assert!(corrupt(short).contains("has no revision"));
         }
         // To MGET alone it would hold nothing, and that is what a user who may log in has.
         assert!(corrupt(list).contains("WRONGTYPE"));

@@ -22,6 +22,7 @@ use super::states::{change, now, user};
 use crate::support::{
     clock::ManualClock,
     redis::{Flavour, RedisServer},
+    skip::find_program,
 };
 
 /// The stores that the conformance suite runs on.
@@ -51,7 +52,7 @@ pub enum Backend {
 }
 
 impl Stand {
-    /// A store of this kind, or `None` (and a line that says so) where its program is missing.
+    /// Starts a store of this kind, or skips the test if its program is missing.
     pub async fn start(kind: StoreKind) -> Option<Self> {
         match kind {
             StoreKind::Embedded => Some(Self::embedded().await),
@@ -69,14 +70,8 @@ impl Stand {
         Self { registers: store.clone(), throttles: store.clone(), log: store, backend }
     }
 
-    /// `None` where the program is missing and need not be there.
-    #[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
     pub async fn redis(flavour: Flavour) -> Option<Self> {
-        if !flavour.is_installed() && !flavour.is_required() {
-            println!("skipped: no {flavour:?} here; LATCHKEY_TEST_VALKEY_SERVER says where it is");
-            return None;
-        }
-        let server = RedisServer::with(flavour, &[]);
+        let server = redis_server(flavour)?;
         let store = connect(&settings(server.url())).await;
         let backend = Backend::Redis(server);
         let registers = Arc::new(BatchingSessions::new(store.clone()));
@@ -158,7 +153,7 @@ impl Stand {
     /// Lets `time` pass for what forgets.
     pub async fn pass(&self, time: Duration) {
         match &self.backend {
-            Backend::Embedded { store, .. } => while store.raw.sweep(now().after(time)).await.unwrap() {},
+            Backend::Embedded { store, .. } => while store.backend.sweep(now().after(time)).await.unwrap() {},
             Backend::Redis(_) => tokio::time::sleep(time).await,
         }
     }
@@ -187,6 +182,15 @@ impl Stand {
             Backend::Redis(server) => server.query(&redis::cmd("FLUSHALL")),
         }
     }
+}
+
+/// Starts a server, or skips the test if it needs Valkey and there is none. Every test run needs Redis.
+pub fn redis_server(flavour: Flavour) -> Option<RedisServer> {
+    if flavour == Flavour::Valkey {
+        let (program, variable) = flavour.program();
+        find_program(program, variable)?;
+    }
+    Some(RedisServer::with(flavour, &[]))
 }
 
 /// Settings as in production, but less patient.

@@ -1,8 +1,10 @@
 //! What the tests stand on: servers of our own on free ports, a clock that is set by hand, a client.
 
+pub mod address;
+pub mod child_server;
 pub mod client;
 pub mod clock;
-pub mod guard;
+pub mod database_server;
 pub mod http;
 pub mod memory;
 pub mod mysql;
@@ -14,4 +16,5 @@ pub mod redis;
 pub mod replicas;
 pub mod running;
 pub mod server;
+pub mod skip;
 pub mod tls;

@@ -1,55 +1,49 @@
 //! A pgbouncer in transaction mode before a PostgreSQL server: each transaction runs on whichever connection to
 //! the server is free.
 
-use std::{
-    net::{TcpListener, TcpStream},
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::net::TcpStream;
 
 use tempfile::TempDir;
 
 use super::{
-    guard::{Guarded, unprivileged},
+    address::free_port,
+    child_server::{ChildServer, unprivileged},
     postgres::Postgres,
+    skip::find_program,
 };
 
-/// The account of the operating system that it runs under where we are root.
+/// The account of the operating system that it runs under if the tests run as root.
 const USER: &str = "postgres";
 
 pub struct PgBouncer {
     port: u16,
     dir: TempDir,
-    process: Option<Guarded>,
+    process: Option<ChildServer>,
 }
 
 impl PgBouncer {
-    /// Before a server, with so many connections to it for each database. `None` where there is no pgbouncer and
-    /// need not be.
+    /// Starts before a server, with this number of connections to it for each database, or skips the test without
+    /// pgbouncer.
     pub fn before(server: &Postgres, connections: usize) -> Option<Self> {
-        let program = program()?;
+        let program = find_program("pgbouncer", "LATCHKEY_TEST_PGBOUNCER")?;
         let dir = tempfile::Builder::new().prefix("latchkey-pb").tempdir().unwrap();
         let mut bouncer = Self { port: 0, dir, process: None };
         for _ in 0..10 {
-            bouncer.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            bouncer.port = free_port();
             let file = bouncer.dir.path().join("pgbouncer.ini");
-            std::fs::write(&file, bouncer.settings(server.port, connections)).unwrap();
+            std::fs::write(&file, bouncer.settings(server.port(), connections)).unwrap();
             let mut command = unprivileged(&program, USER, bouncer.dir.path());
             command.arg(&file);
-            let mut process = Guarded::start(&command, "INT", None);
-            let deadline = Instant::now() + Duration::from_secs(30);
-            while Instant::now() < deadline && !process.has_ended() {
-                if TcpStream::connect(("127.0.0.1", bouncer.port)).is_ok() {
-                    bouncer.process = Some(process);
-                    return Some(bouncer);
-                }
-                std::thread::sleep(Duration::from_millis(20));
+            let is_ready = || TcpStream::connect(("127.0.0.1", bouncer.port)).is_ok();
+            bouncer.process = ChildServer::start_ready(&command, "INT", None, is_ready);
+            if bouncer.process.is_some() {
+                return Some(bouncer);
             }
         }
-        panic!("pgbouncer does not start: {}", program.display());
+        panic!("pgbouncer did not start: {}", program.display());
     }
 
-    /// The URL of a database of the server, through here.
+    /// Returns the URL of a database of the server, through the pooler.
     pub fn url(&self, url: &str) -> String {
         let database = url.rsplit_once('/').unwrap().1;
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
@@ -80,18 +74,4 @@ impl Drop for PgBouncer {
         // Before its directory.
         self.process = None;
     }
-}
-
-/// The one that `LATCHKEY_TEST_PGBOUNCER` names, or Debian's.
-#[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
-fn program() -> Option<PathBuf> {
-    if let Some(program) = std::env::var_os("LATCHKEY_TEST_PGBOUNCER").filter(|path| !path.is_empty()) {
-        return Some(program.into());
-    }
-    let found = Some(PathBuf::from("/usr/sbin/pgbouncer")).filter(|program| program.is_file());
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "LATCHKEY_TEST_PGBOUNCER must name a pgbouncer");
-        println!("skipped: no pgbouncer here; `make test` installs it");
-    }
-    found
 }

@@ -103,6 +103,13 @@ impl Process {
         Client::connect(self.grpc, &admin_key).await
     }
 
+    /// Returns a client once the server serves.
+    pub async fn serving_client(&self) -> Client {
+        let client = self.client().await;
+        client.until_serving().await;
+        client
+    }
+
     /// Everything it has printed so far.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()

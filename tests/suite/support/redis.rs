@@ -3,7 +3,6 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
-    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -18,29 +17,12 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// The program, or why the test cannot run. Missing tools are an error: `make test` installs them.
-    fn program(self) -> PathBuf {
-        let (variable, name) = match self {
-            Self::Redis => ("LATCHKEY_TEST_REDIS_SERVER", "redis-server"),
-            Self::Valkey => ("LATCHKEY_TEST_VALKEY_SERVER", "valkey-server"),
-        };
-        std::env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from)
-    }
-
-    /// Redis must be there. Valkey only where somebody said so: in CI, or by naming the program.
-    pub fn is_required(self) -> bool {
-        let named = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
-        self == Self::Redis || named("CI") || named("LATCHKEY_TEST_VALKEY_SERVER")
-    }
-
-    /// Whether the program can be started at all.
-    pub fn is_installed(self) -> bool {
-        Command::new(self.program())
-            .arg("--version")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
+    /// The name of the program, and the variable that may name another.
+    pub fn program(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Redis => ("redis-server", "LATCHKEY_TEST_REDIS_SERVER"),
+            Self::Valkey => ("valkey-server", "LATCHKEY_TEST_VALKEY_SERVER"),
+        }
     }
 }
 
@@ -112,7 +94,9 @@ impl RedisServer {
     }
 
     fn launch(&mut self) -> bool {
-        let mut child = Command::new(self.flavour.program())
+        let (name, variable) = self.flavour.program();
+        let program = std::env::var_os(variable).unwrap_or_else(|| name.into());
+        let mut child = Command::new(&program)
             .args(["--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"])
             .arg("--port")
             .arg(self.port.to_string())
@@ -123,7 +107,7 @@ impl RedisServer {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", self.flavour.program().display()));
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
         let deadline = Instant::now() + Duration::from_secs(10);
         while Instant::now() < deadline {
             if child.try_wait().unwrap().is_some() {

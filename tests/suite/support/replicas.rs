@@ -23,7 +23,7 @@ impl Replicas {
         // One after the other: the first makes the keys.
         let processes = urls.map(|url| Process::start(data.path(), &all_settings(url, settings)));
         for process in &processes {
-            process.client().await.until_serving().await;
+            process.serving_client().await;
         }
         Self { processes, redis, data }
     }
@@ -31,7 +31,7 @@ impl Replicas {
     /// One more server on the same Redis, accounts and keys.
     pub async fn one_more(&self, settings: &[(&str, &str)]) -> Process {
         let process = Process::start(self.data.path(), &all_settings(&self.redis.url(), settings));
-        process.client().await.until_serving().await;
+        process.serving_client().await;
         process
     }
 

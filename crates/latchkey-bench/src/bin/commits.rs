@@ -1,12 +1,8 @@
-//! Measures what it is worth that concurrent commits to the embedded store share a transaction, and with it a sync of the
-//! disk: commits a second, in turn, as a ratio to one at a time. Each creates a register, as a login of a new user does,
-//! with an event in the log. The database is a new one in a directory below that for temporary files, or below `--directory`.
+//! Measures the gain of batching concurrent commits to the embedded store into one transaction, and so one sync of the disk:
+//! commits per second, as a ratio to one commit at a time. Each commit creates a register and appends an event, as the login
+//! of a new user does.
 
-#![expect(unreachable_pub, clippy::unwrap_used, reason = "there is nobody to tell but whoever runs it")]
-
-#[path = "bench/numbers.rs"]
-#[expect(dead_code, reason = "`make bench` needs more of it")]
-mod numbers;
+#![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 
 use std::{
     path::PathBuf,
@@ -27,51 +23,50 @@ use latchkey::{
         embedded::{Database, EmbeddedRegisters},
     },
 };
+use latchkey_bench::statistics::median;
 use tokio::task::JoinSet;
 
-use numbers::median;
+/// About the size of a user with one session.
+const VALUE_BYTES: usize = 120;
 
-/// About as long as the state of a user with one session.
-const BYTES: usize = 120;
-
-/// What it is worth that commits share a transaction.
+/// Measures the gain of batching concurrent commits to the embedded store.
 #[derive(Parser)]
 struct Arguments {
-    /// Measurements of each; the median is printed.
+    /// Number of measurements of each; the median is printed.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// How long one measurement takes, in milliseconds.
+    /// Duration of a measurement, in milliseconds.
     #[arg(long, default_value_t = 1000)]
     millis: u64,
-    /// Commits at a time; the ratios are to the first.
+    /// Number of commits at a time; the ratios are to the first.
     #[arg(long, value_delimiter = ',', default_value = "1,32,256")]
     concurrency: Vec<usize>,
-    /// Where to put the database.
+    /// The directory to create the temporary database in. The default is that for temporary files.
     #[arg(long)]
     directory: Option<PathBuf>,
 }
 
-/// Commits a second, from so many tasks.
-async fn measure(
+/// Commits from this many tasks for this long.
+async fn commits_per_second(
     registers: &Arc<EmbeddedRegisters>,
-    next: &Arc<AtomicU64>,
+    next_user: &Arc<AtomicU64>,
     tasks: usize,
-    time: Duration,
+    duration: Duration,
 ) -> f64 {
     let begun = Instant::now();
     let mut committing = JoinSet::new();
     for _ in 0..tasks {
-        let (registers, next) = (Arc::clone(registers), Arc::clone(next));
+        let (registers, next_user) = (Arc::clone(registers), Arc::clone(next_user));
         committing.spawn(async move {
             let mut commits = 0_u32;
-            while begun.elapsed() < time {
+            while begun.elapsed() < duration {
                 let change = EncodedChange {
                     expected: 0,
-                    value: EncodedValue { revision: 1, bytes: Bytes::from(vec![7; BYTES]) },
+                    value: EncodedValue { revision: 1, bytes: Bytes::from(vec![7; VALUE_BYTES]) },
                     keep_until: Timestamp::from_micros(u64::MAX),
-                    events: vec![Bytes::from(vec![7; BYTES / 2])],
+                    events: vec![Bytes::from(vec![7; VALUE_BYTES / 2])],
                 };
-                let key = format!("user{}", next.fetch_add(1, Ordering::Relaxed));
+                let key = format!("user{}", next_user.fetch_add(1, Ordering::Relaxed));
                 assert!(matches!(registers.commit(&key, change).await.unwrap(), EncodedCommit::Committed));
                 commits += 1;
             }
@@ -83,7 +78,7 @@ async fn measure(
 }
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "the result")]
+#[expect(clippy::print_stdout, reason = "prints the result")]
 async fn main() {
     let arguments = Arguments::parse();
     let directory = match &arguments.directory {
@@ -93,17 +88,17 @@ async fn main() {
     let directory = directory.unwrap();
     let database = Database::open(&directory.path().join("latchkey.db")).await.unwrap();
     let registers = Arc::new(EmbeddedRegisters::start(database, Arc::new(SystemClock)));
-    let (next, time) = (Arc::default(), Duration::from_millis(arguments.millis));
+    let (next_user, duration) = (Arc::default(), Duration::from_millis(arguments.millis));
 
-    let mut found = vec![Vec::new(); arguments.concurrency.len()];
+    let mut results = vec![Vec::new(); arguments.concurrency.len()];
     for _ in 0..arguments.rounds {
-        for (tasks, found) in arguments.concurrency.iter().zip(&mut found) {
-            found.push(measure(&registers, &next, *tasks, time).await);
+        for (tasks, results) in arguments.concurrency.iter().zip(&mut results) {
+            results.push(commits_per_second(&registers, &next_user, *tasks, duration).await);
         }
     }
     println!("{:<16}{:>12}{:>8}", "commits at once", "commits/s", "ratio");
-    for (tasks, each) in arguments.concurrency.iter().zip(&found) {
-        let ratios = each.iter().zip(&found[0]).map(|(many, one)| many / one);
+    for (tasks, each) in arguments.concurrency.iter().zip(&results) {
+        let ratios = each.iter().zip(&results[0]).map(|(many, one)| many / one);
         println!("{tasks:<16}{:>12.0}{:>8.2}", median(each.iter().copied()), median(ratios));
     }
 }

@@ -9,7 +9,7 @@ fn parsed(dialect: Dialect, statement: &str) -> (String, Vec<String>) {
     (text, names)
 }
 
-fn refused(dialect: Dialect, statement: &str) -> String {
+fn error(dialect: Dialect, statement: &str) -> String {
     Statement::parse(dialect, statement, &["a"]).unwrap_err()
 }
 
@@ -27,7 +27,7 @@ fn named_placeholders_become_those_of_the_database() {
 }
 
 #[test]
-fn what_only_looks_like_a_placeholder_is_left_alone() {
+fn text_that_only_looks_like_a_placeholder_stays() {
     for text in [
         "':a :x' ':x''s :x'",
         "\":x\" \"a\"\":x\"",
@@ -63,22 +63,22 @@ fn what_only_looks_like_a_placeholder_is_left_alone() {
 }
 
 #[test]
-fn what_cannot_work_is_refused() {
+fn invalid_statements_are_rejected() {
     for dialect in ALL {
-        assert!(refused(dialect, "SELECT :x, :a").contains(":x"));
-        assert!(refused(dialect, "SELECT 1").contains("must have the placeholder :a"));
-        assert!(refused(dialect, "SELECT ':a'").contains("must have the placeholder :a"));
-        assert!(refused(dialect, "SELECT ' :a").contains("never closed"));
-        assert!(refused(dialect, "SELECT /* :a").contains("never closed"));
+        assert!(error(dialect, "SELECT :x, :a").contains(":x"));
+        assert!(error(dialect, "SELECT 1").contains("must have the placeholder :a"));
+        assert!(error(dialect, "SELECT ':a'").contains("must have the placeholder :a"));
+        assert!(error(dialect, "SELECT ' :a").contains("never closed"));
+        assert!(error(dialect, "SELECT /* :a").contains("never closed"));
     }
-    assert!(refused(Dialect::Postgres, "SELECT $1, :a").contains('$'));
-    assert!(refused(Dialect::Postgres, "SELECT $x$ :a").contains("never closed"));
-    assert!(refused(Dialect::MySql, "SELECT ?, :a").contains('?'));
-    assert!(refused(Dialect::Sqlite, "SELECT ?, :a").contains('?'));
-    assert!(refused(Dialect::Sqlite, "SELECT $x, :a").contains('$'));
+    assert!(error(Dialect::Postgres, "SELECT $1, :a").contains('$'));
+    assert!(error(Dialect::Postgres, "SELECT $x$ :a").contains("never closed"));
+    assert!(error(Dialect::MySql, "SELECT ?, :a").contains('?'));
+    assert!(error(Dialect::Sqlite, "SELECT ?, :a").contains('?'));
+    assert!(error(Dialect::Sqlite, "SELECT $x, :a").contains('$'));
 }
 
-/// Pieces of SQL that hold no placeholder, whatever stands beside them.
+/// Pieces of SQL without a placeholder, whatever precedes or follows them.
 fn piece() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-z ,()=<>+*0-9\n]{0,8}",
@@ -117,7 +117,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_it_panic(statement in "[:'\"`$?/*\\-#aE\n üx1]{0,24}") {
+    fn no_text_makes_the_parser_panic(statement in "[:'\"`$?/*\\-#aE\n üx1]{0,24}") {
         for dialect in ALL {
             let _ = Statement::parse(dialect, &statement, &["a"]);
         }

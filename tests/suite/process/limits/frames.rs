@@ -5,7 +5,7 @@ use super::{
         DATA, END_HEADERS, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, REFUSED_STREAM, RST_STREAM, SETTINGS, Socket,
         WINDOW_UPDATE, frame, large_request, request,
     },
-    server,
+    serve,
 };
 use crate::support::client::Client;
 
@@ -15,7 +15,7 @@ async fn still_serves(client: &Client) {
 
 #[tokio::test]
 async fn the_limits_are_announced_and_streams_beyond_them_are_refused() {
-    let (process, client, _data) = server(&[("SERVER__MAX_STREAMS", "5")]).await;
+    let (process, client, _data) = serve(&[("SERVER__MAX_STREAMS", "5")]).await;
     let mut socket = Socket::connect(process.grpc).await;
     let settings = socket.first(&[SETTINGS]).await.payload;
     let setting = |id: u16| {
@@ -41,7 +41,7 @@ async fn the_limits_are_announced_and_streams_beyond_them_are_refused() {
 
 #[tokio::test]
 async fn a_flood_of_streams_that_are_opened_and_reset_is_cut_off() {
-    let (process, client, _data) = server(&[]).await;
+    let (process, client, _data) = serve(&[]).await;
     let mut socket = Socket::connect(process.grpc).await;
     let mut flood = Vec::new();
     for number in 0..10_000 {
@@ -55,7 +55,7 @@ async fn a_flood_of_streams_that_are_opened_and_reset_is_cut_off() {
 
 #[tokio::test]
 async fn calls_that_exceed_their_deadlines_while_the_server_pauses_do_not_end_the_connection() {
-    let (process, client, _data) = server(&[]).await;
+    let (process, client, _data) = serve(&[]).await;
     let mut socket = Socket::connect(process.grpc).await;
     // Everything that there may be at a time is asked, given up and asked again.
     process.signal("STOP");
@@ -90,7 +90,7 @@ async fn calls_that_exceed_their_deadlines_while_the_server_pauses_do_not_end_th
 
 #[tokio::test]
 async fn a_flood_of_streams_that_the_server_must_reset_is_cut_off() {
-    let (process, client, _data) = server(&[]).await;
+    let (process, client, _data) = serve(&[]).await;
     let mut socket = Socket::connect(process.grpc).await;
     let mut flood = Vec::new();
     for number in 0..2000 {
@@ -105,7 +105,7 @@ async fn a_flood_of_streams_that_the_server_must_reset_is_cut_off() {
 
 #[tokio::test]
 async fn headers_over_16_kib_are_refused() {
-    let (process, client, _data) = server(&[]).await;
+    let (process, client, _data) = serve(&[]).await;
     let mut socket = Socket::connect(process.grpc).await;
     // 200 in the static table: the call has reached a method, which answers for its missing message.
     socket.send(&large_request(1, 15 * 1024)).await;

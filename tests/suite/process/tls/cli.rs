@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use super::*;
+use crate::support::skip::named_program;
 
 /// `latchkey` with these words on this server's machine: its exit code and all it printed.
 fn says(server: &Secured, settings: &[(&str, &str)], words: &str) -> (i32, String) {
@@ -101,7 +102,7 @@ async fn a_certificate_of_the_client_is_shown_where_one_is_required() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpcurl_speaks_tls_with_it() {
-    let Some(grpcurl) = std::env::var_os("LATCHKEY_TEST_GRPCURL") else { return };
+    let Some(grpcurl) = named_program("grpcurl", "LATCHKEY_TEST_GRPCURL") else { return };
     let server = Secured::with_clients(&[("ACCESS__CERTIFICATES", "dns:boss admin")]).await;
     let (certificate, key) = server.authority.client(&["boss"]).write(server.folder.path(), "client");
     let list = |with_certificate: bool| {

@@ -7,7 +7,7 @@ use tonic_health::pb::health_check_response::ServingStatus::NotServing;
 use super::{
     DELIVERS, SOON, displace,
     receiver::{Answer, Receiver},
-    serving, settings, told, url,
+    settings, told, url,
 };
 use crate::support::{
     process::Process,
@@ -23,7 +23,7 @@ async fn nothing_is_lost_when_the_server_is_killed_before_the_receiver_has_taken
     let url = url(receiver.address);
     let settings = settings(&url, &[]);
     let mut process = Process::start(data.path(), &settings);
-    let client = serving(&process).await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
     let mut ended = displace(&client, "alice", 3).await;
@@ -38,14 +38,14 @@ async fn nothing_is_lost_when_the_server_is_killed_before_the_receiver_has_taken
     receiver.always(Some(Answer::Status(500)));
     let before = receiver.posts().len();
     let mut process = Process::start(data.path(), &settings);
-    let client = serving(&process).await;
+    let client = process.serving_client().await;
     ended.extend(displace(&client, "alice", 3).await);
     receiver.until(TAKEN_OVER, "one has failed", |receiver| receiver.posts().len() > before).await;
     process.kill();
 
     receiver.always(None);
     let process = Process::start(data.path(), &settings);
-    serving(&process).await;
+    process.serving_client().await;
     receiver.until_told_of(&ended, TAKEN_OVER).await;
     assert_eq!(told(&receiver.events()), ended);
     let resyncs = receiver.events().iter().filter(|event| event["type"] == "resync").count();
@@ -59,7 +59,7 @@ async fn a_server_that_stops_lets_what_is_under_way_be_taken_waits_for_no_retry_
     let url = url(receiver.address);
     let settings = settings(&url, &[]);
     let process = Process::start(data.path(), &settings);
-    let client = serving(&process).await;
+    let client = process.serving_client().await;
     client.user("alice").await;
     receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
     receiver.answer(&[Answer::Slowly(1000)]);
@@ -73,7 +73,7 @@ async fn a_server_that_stops_lets_what_is_under_way_be_taken_waits_for_no_retry_
     let begun = Instant::now();
     process.output_until(DELIVERS);
     assert!(begun.elapsed() < Duration::from_secs(5), "the lease was not given up");
-    let client = serving(&process).await;
+    let client = process.serving_client().await;
     receiver.answer(&[Answer::Later(503, 300)]);
     ended.extend(displace(&client, "alice", 1).await);
     process.output_until("does not take what it is sent");
@@ -85,7 +85,7 @@ async fn a_server_that_stops_lets_what_is_under_way_be_taken_waits_for_no_retry_
     assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
 
     let process = Process::start(data.path(), &settings);
-    serving(&process).await;
+    process.serving_client().await;
     receiver.until_told_of(&ended, SOON).await;
     assert_eq!(told(&receiver.events()), ended);
 }
@@ -97,10 +97,10 @@ async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() 
     let (url, store) = (url(receiver.address), redis.url());
     let settings = settings(&url, &[("SESSIONS__URL", &store), ("SESSIONS__RESPONSE_TIMEOUT", "10s")]);
     let mut first = Process::start(data.path(), &settings);
-    let client = serving(&first).await;
+    let client = first.serving_client().await;
     first.output_until(DELIVERS);
     let second = Process::start(data.path(), &settings);
-    let other = serving(&second).await;
+    let other = second.serving_client().await;
     client.user("alice").await;
     client.user("bob").await;
 
@@ -127,7 +127,7 @@ async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() 
 
     // And one that stops in good order is not waited for.
     let third = Process::start(data.path(), &settings);
-    let client = serving(&third).await;
+    let client = third.serving_client().await;
     second.terminate();
     let (code, log) = second.wait(SOON);
     assert_eq!(code, Some(0), "{log}");
@@ -148,7 +148,7 @@ async fn a_server_that_was_frozen_sends_nothing_once_another_has_taken_over() {
     let (url, store) = (url(receiver.address), redis.url());
     let settings = settings(&url, &[("SESSIONS__URL", &store), ("SESSIONS__RESPONSE_TIMEOUT", "10s")]);
     let first = Process::start(data.path(), &settings);
-    let client = serving(&first).await;
+    let client = first.serving_client().await;
     client.user("alice").await;
     receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
     receiver.always(Some(Answer::Status(500)));
@@ -182,7 +182,7 @@ async fn what_a_store_has_lost_is_told_as_a_resync_and_what_it_has_kept_is_not()
         let data = tempfile::tempdir().unwrap();
         let (url, store) = (url(receiver.address), redis.url());
         let process = Process::start(data.path(), &settings(&url, &[("SESSIONS__URL", &store)]));
-        let client = serving(&process).await;
+        let client = process.serving_client().await;
         client.user("alice").await;
         receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
         receiver.answer(&[Answer::Status(500)]);

@@ -1,16 +1,17 @@
 //! What the receiver and we know each other by.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use serde_json::{Value, json};
 
 use super::{
     SOON,
     receiver::{self, Receiver, SECRET},
-    serving, settings, url,
+    settings, url,
 };
 use crate::support::{
     process::{Process, command, run},
+    skip::find_program,
     tls::Authority,
 };
 
@@ -69,22 +70,9 @@ fn a_secret_that_others_can_read_or_that_is_none_is_refused_at_the_start() {
     assert_eq!(run(command, "").status.code(), Some(0));
 }
 
-/// A Python: the one that Django is tested with, or the system's. `None` where there is none and need not be.
-#[expect(clippy::print_stdout, reason = "so that nobody takes a skipped test for a passed one")]
-fn python() -> Option<PathBuf> {
-    let named = std::env::var_os("LATCHKEY_TEST_DJANGO").map(PathBuf::from);
-    let python = named.unwrap_or_else(|| "python3".into());
-    if Command::new(&python).arg("--version").output().is_ok_and(|output| output.status.success()) {
-        return Some(python);
-    }
-    assert!(std::env::var_os("CI").is_none(), "there is no Python");
-    println!("skipped: no Python here");
-    None
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_python_of_the_documentation_verifies_what_is_sent_and_nothing_else() {
-    let Some(python) = python() else { return };
+    let Some(python) = find_program("python3", "LATCHKEY_TEST_DJANGO") else { return };
     let (_, after) = DOCS.split_once("<!-- tested: verify -->\n```python\n").unwrap();
     let snippet = after.split_once("```").unwrap().0;
     let verify = |post: &receiver::Post, secret: &str| {
@@ -109,7 +97,7 @@ async fn the_python_of_the_documentation_verifies_what_is_sent_and_nothing_else(
     let url = url(receiver.address);
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &settings(&url, &[]));
-    let client = serving(&process).await;
+    let client = process.serving_client().await;
     // What happened before it began is only hinted at, by the resync that it begins with.
     receiver.until(SOON, "begun", |receiver| receiver.events().len() == 1).await;
     client.user("zoë").await;

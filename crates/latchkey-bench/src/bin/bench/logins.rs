@@ -1,4 +1,4 @@
-//! Login against nothing but its hash, on the same number of threads.
+//! Login in comparison with its bare password hash, on the same number of threads.
 
 use std::{
     process::{Command, Stdio},
@@ -10,52 +10,53 @@ use std::{
 };
 
 use argon2::{Argon2, Block};
+use latchkey_bench::{
+    Result,
+    core_pinning::CorePinning,
+    processes::LatchkeyServer,
+    statistics::{Spread, median, round},
+    support::client::{Client, login_request},
+};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::{
-    Plan,
-    client::{Client, login_request},
-    numbers::{Spread, median, round},
-    place::Place,
-    server::Latchkey,
-};
+use crate::Plan;
 
-/// Users who log in again and again, for each thread that hashes: enough that it never waits for the network.
-const USERS_A_THREAD: usize = 4;
+/// Number of users who log in again and again, for each hashing thread; enough to keep it busy.
+const USERS_PER_THREAD: usize = 4;
 
-/// Where passwords are hashed, with Latchkey and without it.
+/// The cores of the server, or of the bare hashes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cores {
-    /// The server has all cores, and hashes on all but one, as is advised.
-    AllButOne,
-    /// The server has one core for its hashes and everything else.
+    /// All cores; passwords are hashed on all but one, as recommended.
+    All,
+    /// One core, for hashes and everything else.
     One,
 }
 
-pub async fn measure(plan: &Plan, place: &Place) -> Result<Value, String> {
-    Ok(json!([row(plan, place, Cores::AllButOne).await?, row(plan, place, Cores::One).await?]))
+pub(crate) async fn measure(plan: &Plan, pinning: &CorePinning) -> Result<Value> {
+    Ok(json!([row(plan, pinning, Cores::All).await?, row(plan, pinning, Cores::One).await?]))
 }
 
-async fn row(plan: &Plan, place: &Place, cores: Cores) -> Result<Value, String> {
-    let threads = if cores == Cores::One { 1 } else { place.cores().saturating_sub(1).max(1) };
-    let count = threads.to_string();
-    let settings = [("PASSWORD__THREADS", count.as_str()), ("SESSION__KICK_WAR_CHANGES", "0")];
+async fn row(plan: &Plan, pinning: &CorePinning, cores: Cores) -> Result<Value> {
+    let threads = if cores == Cores::One { 1 } else { pinning.core_count().saturating_sub(1).max(1) };
+    let hash_threads = threads.to_string();
+    let settings = [("PASSWORD__THREADS", hash_threads.as_str()), ("SESSION__KICK_WAR_CHANGES", "0")];
     let latchkey = match cores {
-        Cores::AllButOne => Latchkey::start_on_all_cores(place, &settings).await?,
-        Cores::One => Latchkey::start(place, false, &settings).await?,
+        Cores::All => LatchkeyServer::start_on_all_cores(pinning, &settings).await?,
+        Cores::One => LatchkeyServer::start(pinning, false, &settings).await?,
     };
-    let users = USERS_A_THREAD * threads;
+    let users = USERS_PER_THREAD * threads;
     for number in 0..users {
         latchkey.client.user(&format!("user{number}")).await;
     }
-    logins(&latchkey.client, users, plan.warm_up).await?;
+    logins_per_second(&latchkey.client, users, plan.warm_up).await?;
     let mut pairs = Vec::new();
-    for _ in 0..plan.login_pairs {
-        let raw = hashes_apart(place, cores, threads, plan.each)?;
-        pairs.push((raw, logins(&latchkey.client, users, plan.each).await?));
+    for _ in 0..plan.login_turns {
+        let hashes = hashes_in_own_process(pinning, cores, threads, plan.turn)?;
+        pairs.push((hashes, logins_per_second(&latchkey.client, users, plan.turn).await?));
     }
-    let all = |values: Vec<f64>| {
+    let side = |values: Vec<f64>| {
         json!({
             "per_second": round(median(values.iter().copied()), 1),
             "runs": values.iter().map(|value| round(*value, 1)).collect::<Vec<_>>(),
@@ -64,35 +65,35 @@ async fn row(plan: &Plan, place: &Place, cores: Cores) -> Result<Value, String> 
     Ok(json!({
         "threads": threads,
         "placement": match cores {
-            Cores::AllButOne => "the server has all cores",
+            Cores::All => "the server has all cores",
             Cores::One => "the server has one core",
         },
-        "goal": (cores == Cores::AllButOne).then_some(0.95),
+        "goal": (cores == Cores::All).then_some(0.95),
         "cost": "Argon2id, 19456 KiB, 2 passes, 1 lane (the defaults)",
-        "ratio": Spread::of(pairs.iter().map(|(raw, logins)| logins / raw)).json(),
-        "raw_hashes": all(pairs.iter().map(|(raw, _)| *raw).collect()),
-        "logins": all(pairs.iter().map(|(_, logins)| *logins).collect()),
-        "resident_bytes_after_logins": latchkey.server.resident(),
+        "ratio": Spread::of(pairs.iter().map(|(hashes, logins)| logins / hashes)).json(),
+        "raw_hashes": side(pairs.iter().map(|(hashes, _)| *hashes).collect()),
+        "logins": side(pairs.iter().map(|(_, logins)| *logins).collect()),
+        "resident_bytes_after_logins": latchkey.process.resident_bytes(),
     }))
 }
 
-/// Logins a second, each of which must displace the one before it, and nothing else.
-async fn logins(client: &Client, users: usize, duration: Duration) -> Result<f64, String> {
+/// Logs users in for this long. Each login must displace exactly the one before it.
+async fn logins_per_second(client: &Client, users: usize, duration: Duration) -> Result<f64> {
     let count = Arc::new(AtomicU64::new(0));
-    let begin = Instant::now();
-    let mut running = JoinSet::new();
+    let begun = Instant::now();
+    let mut running = JoinSet::<Result<()>>::new();
     for number in 0..users {
         let (client, count) = (client.clone(), Arc::clone(&count));
         running.spawn(async move {
             let name = format!("user{number}");
             let mut last = None;
-            while begin.elapsed() < duration {
-                let answer = client.try_login(login_request(&name, "bench")).await;
-                let answer = answer.map_err(|status| format!("a login failed: {status}"))?;
-                let session = answer.session.ok_or("a login without a session")?;
-                let displaced: Vec<_> = answer.displaced.iter().map(|old| &old.session_id).collect();
+            while begun.elapsed() < duration {
+                let login = client.try_login(login_request(&name, "bench")).await;
+                let login = login.map_err(|status| format!("a login failed: {status}"))?;
+                let session = login.session.ok_or("a login returned no session")?;
+                let displaced: Vec<_> = login.displaced.iter().map(|old| &old.session_id).collect();
                 if session.username != name || last.as_ref().is_some_and(|last| displaced != [last]) {
-                    return Err(format!("a login of {name} after {last:?} displaced {displaced:?}"));
+                    return Err(format!("a login of {name} after {last:?} displaced {displaced:?}").into());
                 }
                 last = Some(session.session_id);
                 count.fetch_add(1, Ordering::Relaxed);
@@ -101,54 +102,58 @@ async fn logins(client: &Client, users: usize, duration: Duration) -> Result<f64
         });
     }
     while let Some(done) = running.join_next().await {
-        done.map_err(|error| error.to_string())??;
+        done??;
     }
-    Ok(per_second(count.load(Ordering::Relaxed), begin))
+    Ok(per_second(count.load(Ordering::Relaxed), begun))
 }
 
-/// [`hashes`] in a process of its own, which runs where the server does.
-fn hashes_apart(place: &Place, cores: Cores, threads: usize, duration: Duration) -> Result<f64, String> {
-    let me = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut command = Command::new(me);
+/// Runs [`hashes_per_second`] in a process of its own, on the cores of the server.
+fn hashes_in_own_process(
+    pinning: &CorePinning,
+    cores: Cores,
+    threads: usize,
+    duration: Duration,
+) -> Result<f64> {
+    let mut command = Command::new(std::env::current_exe()?);
     command.args(["hash", &duration.as_millis().to_string(), &threads.to_string()]).stdout(Stdio::piped());
     let child = match cores {
-        Cores::AllButOne => place.on_all_cores(|| command.spawn()),
-        Cores::One => place.on_servers_core(|| command.spawn()),
+        Cores::All => pinning.on_all_cores(|| command.spawn()),
+        Cores::One => pinning.on_server_core(|| command.spawn()),
     };
-    let child = child.map_err(|error| error.to_string())?;
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let output = child?.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    text.trim().parse().map_err(|_| format!("hashing without Latchkey failed: {text}"))
+    text.trim().parse().map_err(|_| format!("hashing without Latchkey failed: {text}").into())
 }
 
-/// Hashes a second on so many threads, at the default cost.
-pub fn hashes(duration: Duration, threads: usize) -> f64 {
+/// Hashes passwords at the default cost on this many threads.
+pub(crate) fn hashes_per_second(duration: Duration, threads: usize) -> f64 {
     std::thread::scope(|scope| {
-        let all: Vec<_> = (0..threads).map(|_| scope.spawn(|| hashes_of_one(duration))).collect();
-        all.into_iter().map(|one| one.join().unwrap()).sum()
+        let threads: Vec<_> =
+            (0..threads).map(|_| scope.spawn(|| hashes_per_second_of_one_thread(duration))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     })
 }
 
-fn hashes_of_one(duration: Duration) -> f64 {
+fn hashes_per_second_of_one_thread(duration: Duration) -> f64 {
     let hasher = Argon2::default();
     let mut memory = vec![Block::new(); hasher.params().block_count()];
-    let mut hash_one = || {
+    let mut hash = || {
         let (password, salt, mut hash) = (b"correct horse battery staple", b"a salt of 16 byt", [0; 32]);
         hasher.hash_password_into_with_memory(password, salt, &mut hash, &mut memory).unwrap();
         std::hint::black_box(hash);
     };
-    // The first pays for memory that those after it find.
-    hash_one();
-    let begin = Instant::now();
+    // The first hash pays for page faults.
+    hash();
+    let begun = Instant::now();
     let mut count = 0_u64;
-    while begin.elapsed() < duration {
-        hash_one();
+    while begun.elapsed() < duration {
+        hash();
         count += 1;
     }
-    per_second(count, begin)
+    per_second(count, begun)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of some thousands")]
-fn per_second(count: u64, begin: Instant) -> f64 {
-    count as f64 / begin.elapsed().as_secs_f64()
+fn per_second(count: u64, begun: Instant) -> f64 {
+    count as f64 / begun.elapsed().as_secs_f64()
 }

@@ -1,156 +1,143 @@
-//! Measures Latchkey against a bare server of the library, and its logins against their bare hashes, and
-//! writes `docs/performance/`. What it means is told in `docs/performance.md`.
+//! Measures Latchkey in comparison with a bare tonic server, and its logins in comparison with their bare password hashes,
+//! and writes `docs/performance/`. `docs/performance.md` explains the results.
 //!
-//! Needs `redis-server` on the PATH, or its path in `LATCHKEY_TEST_REDIS_SERVER`, and the programs that are
-//! built beside this one: `make bench` builds them and runs this. A wrong verdict fails the run.
+//! `make bench` builds the server and the echo, and runs this. A wrong verdict fails the run.
 
-#![expect(unreachable_pub, clippy::unwrap_used, reason = "made of what the tests are made of")]
-
-#[path = "../../../../../tests/suite/support/client.rs"]
-#[expect(dead_code, reason = "the tests need more of it")]
-mod client;
-#[path = "../echo/session.rs"]
-mod echo;
-#[path = "../growth/fill.rs"]
-mod fill;
-#[path = "../../../../../tests/suite/support/redis.rs"]
-#[expect(dead_code, reason = "the tests need more of it")]
-mod redis;
+#![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 
 mod charts;
-mod load;
+mod comparison;
+mod login_burst;
 mod logins;
-mod measure;
-mod numbers;
-mod place;
 mod report;
 mod rows;
-mod scale;
-#[expect(dead_code, reason = "`make growth` needs more of it")]
-mod server;
-mod storm;
+mod scaling;
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
+use latchkey_bench::{
+    Result,
+    core_pinning::CorePinning,
+    page,
+    processes::{ServerProcess, USERS},
+};
 use serde_json::{Value, json};
 
-use place::Place;
 use rows::ROWS;
-use server::{Server, USERS};
 
-/// How much is measured.
-pub struct Plan {
-    /// How often the echo and Latchkey take turns.
+/// The extent of the measurement.
+struct Plan {
+    /// Number of turns of the echo and of Latchkey at full load.
     pairs: usize,
-    /// How long each turn takes.
-    each: Duration,
-    /// Before the first turn.
+    /// Duration of such a turn.
+    turn: Duration,
+    /// Duration of the load before the first turn.
     warm_up: Duration,
-    /// How often they take turns at bearing half of the peak.
+    /// Number of turns at half of the peak, for the latency.
     latency_turns: usize,
-    /// How long each of these takes.
-    latency: Duration,
-    /// How often turns are taken where there are logins: what they take varies more.
-    login_pairs: usize,
-    /// How long each turn takes without logins, and with a storm of them.
-    storm: Duration,
-    /// How often they take turns at each point of the charts.
-    scale_turns: usize,
-    /// How long each of these takes.
-    scale_each: Duration,
-    /// Users there, at the most.
-    most_users: usize,
+    /// Duration of such a turn.
+    latency_turn: Duration,
+    /// Number of turns with logins, which vary more.
+    login_turns: usize,
+    /// Duration of a turn with or without a login burst.
+    login_burst_turn: Duration,
+    /// Number of turns for each point of the scaling charts.
+    scaling_turns: usize,
+    /// Duration of such a turn.
+    scaling_turn: Duration,
+    /// The largest number of users in the scaling charts.
+    max_users: usize,
 }
 
 const PLAN: Plan = Plan {
     pairs: 5,
-    each: Duration::from_secs(3),
+    turn: Duration::from_secs(3),
     warm_up: Duration::from_secs(1),
     latency_turns: 5,
-    latency: Duration::from_secs(2),
-    login_pairs: 7,
-    storm: Duration::from_secs(4),
-    scale_turns: 3,
-    scale_each: Duration::from_millis(800),
-    most_users: 100_000,
+    latency_turn: Duration::from_secs(2),
+    login_turns: 7,
+    login_burst_turn: Duration::from_secs(4),
+    scaling_turns: 3,
+    scaling_turn: Duration::from_millis(800),
+    max_users: 100_000,
 };
 
-/// Nothing to publish: whether it works, and how it looks.
+/// Shows whether everything works, and how it looks; the results are not published.
 const SMOKE: Plan = Plan {
     pairs: 2,
-    each: Duration::from_millis(300),
+    turn: Duration::from_millis(300),
     warm_up: Duration::from_millis(100),
     latency_turns: 1,
-    latency: Duration::from_millis(300),
-    login_pairs: 2,
-    storm: Duration::from_millis(300),
-    scale_turns: 1,
-    scale_each: Duration::from_millis(200),
-    most_users: 1_000,
+    latency_turn: Duration::from_millis(300),
+    login_turns: 2,
+    login_burst_turn: Duration::from_millis(300),
+    scaling_turns: 1,
+    scaling_turn: Duration::from_millis(200),
+    max_users: 1_000,
 };
 
-#[expect(clippy::print_stderr, reason = "it takes minutes: how far it has come")]
-async fn measure(plan: &Plan) -> Result<Value, String> {
-    // Before all but one are given away.
+#[expect(clippy::print_stderr, reason = "prints the progress, because this takes minutes")]
+async fn measure(plan: &Plan) -> Result<Value> {
+    // Read before this process is pinned to one core.
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let place = Place::take();
-    eprintln!("{}", place.told());
-    let echo = Server::echo(&place, 0)?;
-    let mut measured = Vec::new();
+    let pinning = CorePinning::set_up();
+    eprintln!("{}", pinning.description());
+    let echo = ServerProcess::start_echo(&pinning, 0)?;
+    let mut rows = Vec::new();
     for row in &ROWS {
         eprintln!("{} ...", row.name);
-        measured.push(measure::row(row, plan, &place, &echo).await?);
+        rows.push(comparison::measure(row, plan, &pinning, &echo).await?);
     }
     eprintln!("connections, users and payload ...");
-    let scaling = scale::measure(plan, &place, &echo).await?;
+    let scaling = scaling::measure(plan, &pinning, &echo).await?;
     eprintln!("Login ...");
-    let logins = logins::measure(plan, &place).await?;
-    eprintln!("Validate in a storm of logins ...");
-    let storm = storm::measure(plan, &place).await?;
+    let logins = logins::measure(plan, &pinning).await?;
+    eprintln!("Validate during a login burst ...");
+    let login_burst = login_burst::measure(plan, &pinning).await?;
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "environment": {
             "cpu": cpu_model(),
             "cores": cores,
-            "placement": place.told(),
+            "placement": pinning.description(),
         },
         "pairs": plan.pairs,
-        "seconds_each": plan.each.as_secs_f64(),
+        "seconds_each": plan.turn.as_secs_f64(),
         "users": USERS,
         "connections": 8,
         "calls_at_a_time_on_each": 32,
         "in_flight_on_each_stream": 256,
-        "rows": measured,
+        "rows": rows,
         "scaling": scaling,
         "logins": logins,
-        "storm": storm,
+        "storm": login_burst,
     }))
 }
 
-/// Measures some parts and prints what they are in the JSON.
-#[expect(clippy::print_stdout, reason = "the result")]
-async fn measure_parts(parts: &[&str]) -> Result<(), String> {
-    let known = || ROWS.iter().map(|row| row.key).chain(["scaling", "logins", "storm"]);
-    if let Some(part) = parts.iter().find(|part| !known().any(|known| known == **part)) {
-        let known: Vec<_> = known().collect();
+/// Measures some parts, by their names in the JSON, and prints them.
+#[expect(clippy::print_stdout, reason = "prints the result")]
+async fn measure_parts(names: &[&str]) -> Result<()> {
+    let parts: Vec<_> = ROWS.iter().map(|row| row.key).chain(["scaling", "logins", "storm"]).collect();
+    if let Some(unknown) = names.iter().find(|name| !parts.contains(name)) {
+        let parts = parts.join(", ");
         return Err(format!(
-            "there is no {part}; `smoke` measures briefly and writes to target/bench, and parts are measured by name and not published: {}",
-            known.join(", ")
-        ));
+            "unknown part `{unknown}`: expected `smoke`, which measures everything briefly and writes to target/bench, or some of {parts}, which are measured and printed"
+        )
+        .into());
     }
-    let place = Place::take();
-    let echo = Server::echo(&place, 0)?;
-    for part in parts {
-        let measured = match *part {
-            "scaling" => scale::measure(&PLAN, &place, &echo).await?,
-            "logins" => logins::measure(&PLAN, &place).await?,
-            "storm" => storm::measure(&PLAN, &place).await?,
+    let pinning = CorePinning::set_up();
+    let echo = ServerProcess::start_echo(&pinning, 0)?;
+    for name in names {
+        let result = match *name {
+            "scaling" => scaling::measure(&PLAN, &pinning, &echo).await?,
+            "logins" => logins::measure(&PLAN, &pinning).await?,
+            "storm" => login_burst::measure(&PLAN, &pinning).await?,
             key => {
-                let row = ROWS.iter().find(|row| row.key == key).ok_or("there is no such row")?;
-                measure::row(row, &PLAN, &place, &echo).await?
+                let row = ROWS.iter().find(|row| row.key == key).ok_or("unknown row")?;
+                comparison::measure(row, &PLAN, &pinning, &echo).await?
             }
         };
-        println!("{part}: {measured:#}");
+        println!("{name}: {result:#}");
     }
     Ok(())
 }
@@ -166,27 +153,27 @@ fn publish(results: &Value, folder: &Path) -> Result<(), Box<dyn std::error::Err
     let path = |name: &str| folder.join(format!("{name}.svg")).display().to_string();
     charts::throughput(results, &path("throughput"))?;
     charts::latency(results, &path("latency"))?;
-    for scale in &charts::SCALES {
-        charts::scaling(results, scale, &path(&format!("scaling_{}", scale.key)))?;
+    for chart in &charts::SCALING_CHARTS {
+        charts::scaling(results, chart, &path(&format!("scaling_{}", chart.key)))?;
     }
     Ok(())
 }
 
 #[tokio::main]
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result")]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "prints the result")]
 async fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let (plan, folder) = match arguments[..] {
-        [] => (PLAN, report::FOLDER),
+        [] => (PLAN, page::RESULTS),
         ["smoke"] => (SMOKE, "target/bench"),
         ["hash", millis, threads] => {
             let duration = Duration::from_millis(millis.parse().unwrap());
-            println!("{}", logins::hashes(duration, threads.parse().unwrap()));
+            println!("{}", logins::hashes_per_second(duration, threads.parse().unwrap()));
             return ExitCode::SUCCESS;
         }
-        ref parts => {
-            return match measure_parts(parts).await {
+        ref names => {
+            return match measure_parts(names).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("{error}");
@@ -204,7 +191,7 @@ async fn main() -> ExitCode {
     };
     println!("{}", report::table(&results));
     if let Err(error) = publish(&results, Path::new(folder)) {
-        eprintln!("the results cannot be written: {error}; is this the root of the repository?");
+        eprintln!("failed to write the results: {error}; run this in the root of the repository");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

@@ -1,43 +1,40 @@
-//! What is measured: one row a way to ask. A new way to ask is a new row here.
+//! The rows of the table: each is a way to call Validate that is compared with the echo.
 
-/// A way to ask, and what of the echo to compare it with.
-pub struct Row {
-    /// Its name in the JSON.
-    pub key: &'static str,
-    /// Its name in the table and in the charts.
-    pub name: &'static str,
-    /// Whether the sessions are in Redis.
-    pub on_redis: bool,
-    /// Settings of the server besides the usual ones.
-    pub settings: &'static [(&'static str, &'static str)],
-    /// What `latchkey bench` is told.
-    pub arguments: &'static [&'static str],
-    /// What it is compared with.
-    pub echo: &'static Echo,
-    /// What is to be reached, as a part of the echo's requests a second.
-    pub goal: f64,
+pub(crate) struct Row {
+    /// Name in the JSON.
+    pub(crate) key: &'static str,
+    /// Name in the table and in the charts.
+    pub(crate) name: &'static str,
+    pub(crate) on_redis: bool,
+    /// Further settings of the server.
+    pub(crate) settings: &'static [(&'static str, &'static str)],
+    /// Arguments of `latchkey bench`.
+    pub(crate) arguments: &'static [&'static str],
+    pub(crate) echo: &'static Echo,
+    /// The goal for the ratio of the requests per second.
+    pub(crate) goal: f64,
 }
 
-/// A way to ask the echo.
-#[derive(PartialEq)]
-pub struct Echo {
-    /// Its name in the table and in the charts.
-    pub name: &'static str,
-    /// What `latchkey bench` is told.
-    pub arguments: &'static [&'static str],
+/// A way to call the echo.
+pub(crate) struct Echo {
+    /// Name in the table and in the charts.
+    pub(crate) name: &'static str,
+    /// Arguments of `latchkey bench`.
+    pub(crate) arguments: &'static [&'static str],
 }
 
-/// One call after the other, on 8 connections, 32 at a time on each.
-pub const UNARY_ECHO: Echo = Echo { name: "echo", arguments: &["--path", "/latchkey.bench.Echo/Validate"] };
+/// Unary calls, on 8 connections, 32 at a time on each.
+pub(crate) const UNARY_ECHO: Echo =
+    Echo { name: "echo", arguments: &["--path", "/latchkey.bench.Echo/Validate"] };
 const STREAM: &[&str] = &["--stream", "--concurrency", "256"];
 const STREAM_ECHO: Echo = Echo {
     name: "stream echo",
     arguments: &["--stream", "--concurrency", "256", "--path", "/latchkey.bench.Echo/ValidateStream"],
 };
-/// So that the near-cache may answer.
+/// The near-cache may answer.
 const FROM_MEMORY: &[(&str, &str)] = &[("VALIDATE__MAX_STALENESS", "5s")];
 
-pub const ROWS: [Row; 5] = [
+pub(crate) const ROWS: [Row; 5] = [
     Row {
         key: "validate_embedded",
         name: "Validate, embedded store",
@@ -84,8 +81,3 @@ pub const ROWS: [Row; 5] = [
         goal: 6.0,
     },
 ];
-
-/// Of the servers under load: so that a thousand users are made in seconds. No password is checked while
-/// there is load, so this changes nothing of what is measured.
-pub const CHEAP_PASSWORDS: [(&str, &str); 3] =
-    [("PASSWORD__ALLOW_WEAK", "true"), ("PASSWORD__MEMORY_KIB", "8"), ("PASSWORD__ITERATIONS", "1")];

@@ -1,74 +1,55 @@
 //! Measures Latchkey with a million sessions: the memory of the server and of Redis, the start on a large database,
-//! Validate over random users against a few, and what a cached user takes. Writes `docs/performance/growth.json` and
-//! the table in `docs/performance.md`, which tells what it means.
+//! Validate over random users in comparison with a few, and the memory of a cached user. Writes
+//! `docs/performance/growth.json` and the table in `docs/performance.md`, which explains it.
 //!
-//! Needs `redis-server` on the PATH, or its path in `LATCHKEY_TEST_REDIS_SERVER`, and the server that is built beside
-//! this: `make growth` builds it and runs this. A wrong verdict fails the run.
+//! `make growth` builds the server and runs this. A wrong verdict fails the run.
 
-#![expect(unreachable_pub, clippy::unwrap_used, reason = "made of what the tests are made of")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 
-#[path = "../../../../../tests/suite/support/client.rs"]
-#[expect(dead_code, reason = "the tests need more of it")]
-mod client;
-#[path = "../bench/load.rs"]
-#[expect(dead_code, reason = "`make bench` needs more of it")]
-mod load;
-#[path = "../bench/numbers.rs"]
-mod numbers;
-#[path = "../bench/place.rs"]
-#[expect(dead_code, reason = "`make bench` needs more of it")]
-mod place;
-#[path = "../../../../../tests/suite/support/redis.rs"]
-#[expect(dead_code, reason = "the tests need more of it")]
-mod redis;
-#[path = "../bench/server.rs"]
-#[expect(dead_code, reason = "`make bench` needs more of it")]
-mod server;
-
-mod cached;
-mod fill;
+mod embedded;
+mod near_cache;
 mod report;
-mod speed;
-mod start;
+mod working_set;
 
 use std::{process::ExitCode, time::Duration};
 
+use latchkey_bench::{Result, core_pinning::CorePinning};
 use serde_json::{Value, json};
 
-use place::Place;
-
-/// How much is measured.
-pub struct Plan {
-    /// Users with one session each.
+/// The extent of the measurement.
+struct Plan {
+    /// Number of users with one session each.
     sessions: usize,
-    /// Users that are cached at a time, to see what one takes.
-    cached: usize,
-    /// How often few users and many take turns.
+    /// Number of users in the near-cache while its memory is measured.
+    cached_users: usize,
+    /// Number of turns for each side of a comparison.
     turns: usize,
-    /// How long each turn takes.
-    each: Duration,
+    /// Duration of a turn.
+    turn: Duration,
 }
 
-const PLAN: Plan = Plan { sessions: 1_000_000, cached: 200_000, turns: 5, each: Duration::from_secs(3) };
+const PLAN: Plan =
+    Plan { sessions: 1_000_000, cached_users: 200_000, turns: 5, turn: Duration::from_secs(3) };
 
-/// Nothing to publish: whether it works.
-const SMOKE: Plan = Plan { sessions: 20_000, cached: 20_000, turns: 2, each: Duration::from_millis(300) };
+/// Shows whether everything works; the results are not published.
+const SMOKE: Plan =
+    Plan { sessions: 20_000, cached_users: 20_000, turns: 2, turn: Duration::from_millis(300) };
 
-#[expect(clippy::print_stderr, reason = "it takes minutes: how far it has come")]
-async fn measure(plan: &Plan) -> Result<Value, String> {
-    let place = Place::take();
-    eprintln!("what a cached user takes ...");
-    let cached = cached::apart(plan)?;
+#[expect(clippy::print_stderr, reason = "prints the progress, because this takes minutes")]
+async fn measure(plan: &Plan) -> Result<Value> {
+    let pinning = CorePinning::set_up();
+    eprintln!("memory of a cached user ...");
+    let cached = near_cache::measure_in_own_process(plan)?;
     eprintln!("{} sessions in the embedded store ...", plan.sessions);
-    let embedded = start::embedded(plan, &place).await?;
+    let embedded = embedded::measure(plan, &pinning).await?;
     eprintln!("{} sessions in Redis ...", plan.sessions);
-    let redis = speed::redis(plan, &place).await?;
+    let redis = working_set::measure_redis(plan, &pinning).await?;
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "placement": place.told(),
+        "placement": pinning.description(),
         "sessions": plan.sessions,
         "turns": plan.turns,
-        "seconds_each": plan.each.as_secs_f64(),
+        "seconds_each": plan.turn.as_secs_f64(),
         "embedded": embedded,
         "redis": redis,
         "cached": cached,
@@ -76,7 +57,7 @@ async fn measure(plan: &Plan) -> Result<Value, String> {
 }
 
 #[tokio::main]
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the result")]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "prints the result")]
 async fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
@@ -84,11 +65,11 @@ async fn main() -> ExitCode {
         [] => PLAN,
         ["smoke"] => SMOKE,
         ["cached", users] => {
-            println!("{}", cached::measure(users.parse().unwrap()).await);
+            println!("{}", near_cache::measure(users.parse().unwrap()).await);
             return ExitCode::SUCCESS;
         }
         _ => {
-            eprintln!("`smoke` measures little and writes nothing; without it there are no arguments");
+            eprintln!("the only argument is `smoke`, which measures briefly and writes no files");
             return ExitCode::from(2);
         }
     };
@@ -103,7 +84,7 @@ async fn main() -> ExitCode {
     if arguments.is_empty()
         && let Err(error) = report::write(&results)
     {
-        eprintln!("the results cannot be written: {error}; is this the root of the repository?");
+        eprintln!("failed to write the results: {error}; run this in the root of the repository");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

@@ -1,26 +1,16 @@
-//! The results as JSON and as a table in the documentation.
+//! Writes the results as JSON, and as a table in the documentation.
 
-use std::{fmt::Write as _, fs, io};
+use std::{fmt::Write as _, fs, io, path::Path};
 
+use latchkey_bench::page;
 use serde_json::Value;
 
-const FILE: &str = "docs/performance/growth.json";
-const PAGE: &str = "docs/performance.md";
-const BEGIN: &str = "<!-- Written by `make growth`: begin -->\n";
-const END: &str = "<!-- Written by `make growth`: end -->";
-
-pub fn write(results: &Value) -> io::Result<()> {
-    fs::write(FILE, format!("{results:#}\n"))?;
-    let page = fs::read_to_string(PAGE)?;
-    if let Some((before, rest)) = page.split_once(BEGIN)
-        && let Some((_, after)) = rest.split_once(END)
-    {
-        fs::write(PAGE, format!("{before}{BEGIN}\n{}\n{END}{after}", table(results)))?;
-    }
-    Ok(())
+pub(crate) fn write(results: &Value) -> io::Result<()> {
+    fs::write(Path::new(page::RESULTS).join("growth.json"), format!("{results:#}\n"))?;
+    page::replace_section("growth", &table(results))
 }
 
-pub fn table(results: &Value) -> String {
+pub(crate) fn table(results: &Value) -> String {
     let whole = |value: &Value| value.as_f64().map_or_else(|| "?".into(), |value| format!("{value:.0}"));
     let mebibytes = |value: &Value| {
         value.as_f64().map_or_else(|| "?".into(), |bytes| format!("{:.0}", bytes / f64::from(1 << 20)))
@@ -46,15 +36,15 @@ pub fn table(results: &Value) -> String {
         ("Redis, from memory", &redis["from_memory"]),
         ("Redis, always asked", &redis["always_asked"]),
     ] {
-        let part = |of: &str| side["ratio"][of].as_f64().unwrap_or_default();
+        let ratio = |of: &str| side["ratio"][of].as_f64().unwrap_or_default();
         let _ = writeln!(
             text,
             "| {name} | {} | {} | **{:.2}** | {:.2} – {:.2} | {} | {} |",
             whole(&side["hot_per_second"]),
             whole(&side["random_per_second"]),
-            part("median"),
-            part("min"),
-            part("max"),
+            ratio("median"),
+            ratio("min"),
+            ratio("max"),
             mebibytes(&side["resident_bytes_after_start"]),
             mebibytes(&side["resident_bytes_after_random_users"]),
         );

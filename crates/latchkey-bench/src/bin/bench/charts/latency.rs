@@ -1,20 +1,20 @@
-//! Latency at half of what each can do.
+//! Latency at half of the peak.
 
 use plotters::prelude::*;
 use serde_json::Value;
 
-use super::{COLOURS, DARK, Drawn, PALE, THEIRS, WIDTH, number, thousands};
-use crate::report::{rows, words};
+use super::{COLOURS, ChartResult, DARK, ECHO, PALE, WIDTH, number, thousands};
+use crate::report::{rows, text_of};
 
 const PERCENTILES: [(&str, &str); 5] =
     [("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p99_9", "p99.9"), ("max", "max")];
 
-pub fn latency(results: &Value, path: &str) -> Drawn {
+pub(crate) fn latency(results: &Value, path: &str) -> ChartResult {
     let lines = lines(results);
     let all = || lines.iter().flat_map(|(_, _, values)| values.iter().copied());
-    // From one power of ten to another, so that the axis has numbers.
-    let least = 10_f64.powf(all().fold(1e9, f64::min).log10().floor());
-    let most = 10_f64.powf(all().fold(1.0, f64::max).log10().ceil());
+    // The axis goes from one power of ten to another, because it has labels at powers of ten only.
+    let min = 10_f64.powf(all().fold(1e9, f64::min).log10().floor());
+    let max = 10_f64.powf(all().fold(1.0, f64::max).log10().ceil());
     let area = SVGBackend::new(path, (WIDTH, 460)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
@@ -22,7 +22,7 @@ pub fn latency(results: &Value, path: &str) -> Drawn {
         .margin(16)
         .x_label_area_size(30)
         .y_label_area_size(70)
-        .build_cartesian_2d((0..PERCENTILES.len() - 1).into_segmented(), (least..most).log_scale())?;
+        .build_cartesian_2d((0..PERCENTILES.len() - 1).into_segmented(), (min..max).log_scale())?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -58,7 +58,7 @@ pub fn latency(results: &Value, path: &str) -> Drawn {
     Ok(())
 }
 
-/// The echo at the rate of the first row, and every row.
+/// The line of the echo at the rate of the first row, and that of each row.
 fn lines(results: &Value) -> Vec<(String, RGBColor, [f64; PERCENTILES.len()])> {
     let line = |name: &str, row: &Value, side: &str, colour| {
         let latencies = &row[side]["at_rate"]["latency_us"];
@@ -67,10 +67,10 @@ fn lines(results: &Value) -> Vec<(String, RGBColor, [f64; PERCENTILES.len()])> {
     };
     let rows = rows(results);
     let echo = rows.first().filter(|row| row["echo"]["at_rate"].is_object());
-    let echo = echo.map(|row| line("bare echo", row, "echo", THEIRS));
-    let ours = rows
+    let echo = echo.map(|row| line("bare echo", row, "echo", ECHO));
+    let latchkey = rows
         .iter()
         .zip(COLOURS.into_iter().cycle())
-        .map(|(row, colour)| line(words(&row["name"]), row, "latchkey", colour));
-    echo.into_iter().chain(ours).collect()
+        .map(|(row, colour)| line(text_of(&row["name"]), row, "latchkey", colour));
+    echo.into_iter().chain(latchkey).collect()
 }

@@ -1,54 +1,54 @@
-//! How the ratio to the echo changes.
+//! The ratio to the echo over connections, users and roles.
 
 use plotters::prelude::*;
 use serde_json::Value;
 
-use super::{COLOURS, DARK, Drawn, PALE, WIDTH, number, thousands};
-use crate::report::words;
+use super::{COLOURS, ChartResult, DARK, PALE, WIDTH, number, thousands};
+use crate::report::text_of;
 
-/// Along what it changes.
-pub struct Scale {
-    /// Its name in the JSON, and of the picture.
-    pub key: &'static str,
+/// A chart with one variable along the x axis.
+pub(crate) struct ScalingChart {
+    /// Name in the JSON and in the file name.
+    pub(crate) key: &'static str,
     title: &'static str,
-    along: &'static str,
-    label: fn(&Value) -> String,
+    x_label: &'static str,
+    point_label: fn(&Value) -> String,
 }
 
-pub const SCALES: [Scale; 3] = [
-    Scale {
+pub(crate) const SCALING_CHARTS: [ScalingChart; 3] = [
+    ScalingChart {
         key: "connections",
         title: "Validates a second as a part of the echo's, by connections",
-        along: "connections, with 32 calls at a time on each",
-        label: |point| thousands(number(&point["connections"])),
+        x_label: "connections, with 32 calls at a time on each",
+        point_label: |point| thousands(number(&point["connections"])),
     },
-    Scale {
+    ScalingChart {
         key: "users",
         title: "Validates a second as a part of the echo's, by users",
-        along: "users with one session each, asked about in turn",
-        label: |point| thousands(number(&point["users"])),
+        x_label: "users with one session each, asked about in turn",
+        point_label: |point| thousands(number(&point["users"])),
     },
-    Scale {
+    ScalingChart {
         key: "payload",
         title: "Validates a second as a part of the echo's, by what a session carries",
-        along: "roles of 24 characters, which both the token and the answer name",
-        label: |point| {
+        x_label: "roles of 24 characters, which both the token and the answer name",
+        point_label: |point| {
             format!("{} (token of {} bytes)", point["roles"], thousands(number(&point["token_bytes"])))
         },
     },
 ];
 
-pub fn scaling(results: &Value, scale: &Scale, path: &str) -> Drawn {
+pub(crate) fn scaling(results: &Value, kind: &ScalingChart, path: &str) -> ChartResult {
     let scaling = &results["scaling"];
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let (points, sides) = (list(&scaling[scale.key]), list(&scaling["sides"]));
-    let ratio = |point: &Value, side: &Value, of: &str| number(&point[words(&side["key"])]["ratio"][of]);
+    let (points, sides) = (list(&scaling[kind.key]), list(&scaling["sides"]));
+    let ratio = |point: &Value, side: &Value, of: &str| number(&point[text_of(&side["key"])]["ratio"][of]);
     let all = points.iter().flat_map(|point| sides.iter().map(|side| ratio(point, side, "max")));
     let top = all.fold(1.0, f64::max) * 1.05;
     let area = SVGBackend::new(path, (WIDTH, 360)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
-        .caption(scale.title, ("sans-serif", 20))
+        .caption(kind.title, ("sans-serif", 20))
         .margin(16)
         .x_label_area_size(50)
         .y_label_area_size(50)
@@ -59,9 +59,9 @@ pub fn scaling(results: &Value, scale: &Scale, path: &str) -> Drawn {
         .light_line_style(TRANSPARENT)
         .bold_line_style(PALE)
         .x_labels(points.len())
-        .x_desc(scale.along)
+        .x_desc(kind.x_label)
         .x_label_formatter(&|segment| match segment {
-            SegmentValue::CenterOf(index) => points.get(*index).map(scale.label).unwrap_or_default(),
+            SegmentValue::CenterOf(index) => points.get(*index).map(kind.point_label).unwrap_or_default(),
             _ => String::new(),
         })
         .y_label_formatter(&|ratio| format!("{ratio:.1}"))
@@ -74,7 +74,7 @@ pub fn scaling(results: &Value, scale: &Scale, path: &str) -> Drawn {
             || points.iter().enumerate().map(|(index, point)| (centre(index), ratio(point, side, "median")));
         chart
             .draw_series(LineSeries::new(medians(), colour.stroke_width(2)))?
-            .label(words(&side["name"]))
+            .label(text_of(&side["name"]))
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], colour.stroke_width(2)));
         chart.draw_series(medians().map(|point| Circle::new(point, 4, colour.filled())))?;
         chart.draw_series(points.iter().enumerate().map(|(index, point)| {

@@ -1,9 +1,10 @@
-//! What the echo answers.
+//! The session that the bare echo returns.
 
 use latchkey::grpc::pb::Session;
 use prost_types::Timestamp;
 
-/// As long as that of a user with so many roles of `make bench`, which compares the two.
+/// A session of the size that Latchkey returns for a user of `make bench` with this many roles; `make bench` compares
+/// the two.
 pub fn session(count: usize) -> Session {
     let at = |seconds| Some(Timestamp { seconds, nanos: 123_000_000 });
     Session {

@@ -1,7 +1,8 @@
-//! Of several runs: the median, and how far they lie apart.
+//! Statistics over a few runs.
 
 use serde_json::{Value, json};
 
+/// The median of several runs, and the range that they lie in.
 pub struct Spread {
     median: f64,
     min: f64,
@@ -12,12 +13,12 @@ pub struct Spread {
 impl Spread {
     pub fn of(values: impl Iterator<Item = f64>) -> Self {
         let all: Vec<_> = values.collect();
-        let least = all.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        Self { median: median(all.iter().copied()), min: least, max: most, all }
+        let min = all.iter().copied().fold(f64::INFINITY, f64::min);
+        let max = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        Self { median: median(all.iter().copied()), min, max, all }
     }
 
-    /// Nothing, where there was nothing to measure by.
+    /// `null` without any values.
     pub fn json(&self) -> Value {
         if self.all.is_empty() {
             return Value::Null;
@@ -31,7 +32,7 @@ impl Spread {
     }
 }
 
-/// The one in the middle; of two, the mean. Of none, not a number.
+/// NaN without any values.
 pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<_> = values.collect();
     if sorted.is_empty() {

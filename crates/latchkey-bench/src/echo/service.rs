@@ -1,4 +1,4 @@
-//! The echo as a service.
+//! The gRPC service of the bare echo.
 
 use std::{
     convert::Infallible,
@@ -17,7 +17,7 @@ use tonic::{
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
-/// Answers every question with this session.
+/// Answers every request with this session.
 #[derive(Clone)]
 pub struct Echo {
     pub session: Session,

@@ -1,14 +1,14 @@
-//! A server that ends with this process, however that ends: also one that a static holds, which is never
-//! dropped, and also where the tests are killed.
+//! A server that ends with the test process: also if a static holds it, which is never dropped, and also if the tests
+//! are killed.
 
 use std::{
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-/// A shell runs the server, and ends it when its standard input does, which only this process holds open.
+/// A shell runs the server and ends it when its own standard input ends, which only the test process holds open.
 const SHELL: &str = r#"
 signal=$1 remove=$2
 shift 2
@@ -21,17 +21,17 @@ wait $server
 if [ -n "$remove" ]; then rm -rf "$remove"; fi
 "#;
 
-pub struct Guarded {
+pub struct ChildServer {
     shell: Child,
-    /// The server itself.
+    /// The process of the server, not of the shell.
     pub pid: u32,
 }
 
-impl Guarded {
-    /// Starts a server that `signal` ends at once. `remove` is deleted after it.
+impl ChildServer {
+    /// Starts a server that `signal` ends at once. The directory `remove` is deleted after its end.
     pub fn start(server: &Command, signal: &str, remove: Option<&Path>) -> Self {
         let mut shell = Command::new("sh")
-            .args(["-c", SHELL, "guard", signal])
+            .args(["-c", SHELL, "server", signal])
             .arg(remove.unwrap_or_else(|| Path::new("")))
             .arg(server.get_program())
             .args(server.get_args())
@@ -45,7 +45,25 @@ impl Guarded {
         Self { pid: line.trim().parse().unwrap(), shell }
     }
 
-    /// Whether it has ended by itself.
+    /// Starts a server and waits until it is ready. Returns `None` if it ends or is not ready in time.
+    pub fn start_ready(
+        server: &Command,
+        signal: &str,
+        remove: Option<&Path>,
+        is_ready: impl Fn() -> bool,
+    ) -> Option<Self> {
+        let mut guarded = Self::start(server, signal, remove);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < deadline && !guarded.has_ended() {
+            if is_ready() {
+                return Some(guarded);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        None
+    }
+
+    /// Whether the server has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.shell.try_wait().unwrap().is_some()
     }
@@ -54,7 +72,7 @@ impl Guarded {
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status();
         assert!(status.unwrap().success());
-        // Delivered is not yet stopped.
+        // The signal takes effect some time after it is delivered.
         while name == "STOP" && !self.is_stopped() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -66,14 +84,14 @@ impl Guarded {
     }
 }
 
-impl Drop for Guarded {
+impl Drop for ChildServer {
     fn drop(&mut self) {
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
     }
 }
 
-/// A command that the server must run under: databases refuse to run as root.
+/// Returns a command that runs the program as `user` if the tests run as root, which databases do not accept.
 pub fn unprivileged(program: &Path, user: &str, dir: &Path) -> Command {
     if !is_root() {
         return Command::new(program);

@@ -1,0 +1,4 @@
+//! The bare echo: a server with the messages of `Validate` that always returns the same session.
+
+pub mod service;
+pub mod session;

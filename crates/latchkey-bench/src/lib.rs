@@ -1,0 +1,24 @@
+//! What the benchmarks of Latchkey share: the processes that are measured and the cores that they run on, the load, the
+//! sessions that a store is seeded with, the bare echo that `Validate` is compared with, and the statistics.
+//!
+//! The programs are in `bin/`, and `make help` lists them. They are built beside the server, and they need
+//! `redis-server` on the PATH, or its path in `LATCHKEY_TEST_REDIS_SERVER`.
+
+#![expect(missing_docs, reason = "the crate is not published, and names tell what each item is")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a benchmark that panics has failed, as a test has"
+)]
+
+pub mod core_pinning;
+pub mod echo;
+pub mod load;
+pub mod page;
+pub mod processes;
+pub mod seed;
+pub mod statistics;
+pub mod support;
+
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
