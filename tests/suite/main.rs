@@ -8,6 +8,7 @@
 //! | `guard` | the guard of the Rust client, in front of tonic and axum servers |
 //! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the README |
 //! | `architecture` | the direction of dependencies |
+//! | `documents` | that documents link to what exists |
 //! | `generated` | that generated code which is committed is up to date |
 //! | `image` | what the container image is built from |
 //! | `clients` | the guards of `clients/` in front of real servers; run by `make test-clients` |
@@ -17,6 +18,7 @@
 mod api;
 mod architecture;
 mod clients;
+mod documents;
 mod gateways;
 mod generated;
 mod guard;
