@@ -25,7 +25,7 @@ test-clients: ## Test the clients in Go, Python, Node.js, Java and Rust against 
 	@scripts/test-clients.sh $(ARGS)
 
 .PHONY: ci
-ci: fmt-check lint docs deny proto test test-clients ## Run all checks that must pass before a change is merged
+ci: fmt-check lint unused docs deny proto test test-clients ## Run all checks that must pass before a change is merged
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -40,6 +40,11 @@ fmt-check: ## Check that the code is formatted
 lint: ## Run Clippy on all code; a warning is an error
 	@scripts/tools.sh install clippy
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: unused
+unused: ## Check that every dependency is used
+	@scripts/tools.sh install cargo-machete
+	cargo machete
 
 .PHONY: docs
 docs: ## Build the documentation of the crate; a broken link is an error

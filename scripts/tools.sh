@@ -5,9 +5,10 @@
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# rustfmt clippy, and for the clients go node java clients-python. Programs that do not need a system-wide installation go
-# below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy and nginx are optional
-# for developers: the script reports which tests are skipped without them. With CI=true they are required.
+# cargo-machete rustfmt clippy, and for the clients go node java clients-python. Programs that do not need a system-wide
+# installation go below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy and
+# nginx are optional for developers: the script reports which tests are skipped without them. With CI=true they are
+# required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,6 +21,7 @@ readonly GRPCIO=tests/fixtures/grpcio/requirements.txt
 readonly ENVOY=1.40.0
 readonly GO=1.26.6
 readonly CARGO_DENY=0.20.2
+readonly CARGO_MACHETE=0.9.2
 readonly NODE=24.19.0
 readonly CLIENTS_PYTHON=clients/python/requirements-dev.txt
 
@@ -174,6 +176,7 @@ path_of() {
     nginx) first_executable "${LATCHKEY_TEST_NGINX:-}" "$(command -v nginx)" /usr/sbin/nginx ;;
     buf) first_executable "$tools/buf-$BUF/bin/buf" ;;
     cargo-deny) cargo deny --version 2>/dev/null ;;
+    cargo-machete) cargo machete --version 2>/dev/null ;;
     rustfmt) cargo fmt --version 2>/dev/null ;;
     clippy) cargo clippy --version 2>/dev/null ;;
     go) go_command ;;
@@ -207,6 +210,10 @@ install_one() {
     cargo-deny)
       say "building cargo-deny $CARGO_DENY; this takes minutes"
       env -u CARGO_TARGET_DIR cargo install cargo-deny --locked --version "$CARGO_DENY" >&2
+      ;;
+    cargo-machete)
+      say "building cargo-machete $CARGO_MACHETE; this takes a minute"
+      env -u CARGO_TARGET_DIR cargo install cargo-machete --locked --version "$CARGO_MACHETE" >&2
       ;;
     rustfmt | clippy)
       say "adding the component $1 to the Rust toolchain"
