@@ -45,13 +45,13 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-/// Of a unary call, from the headers and the message of the request to those of the answer.
+/// The allocations of a unary call, from the request to the answer.
 const CALL: u64 = 11;
 
-/// A question is repeated until it has been answered without waiting: now and then a lease has run out.
+/// A call is repeated until it is answered without waiting, as it may have to renew a reading of the epoch.
 const ATTEMPTS: usize = 100;
 
-/// A server in this process, on the embedded store, and the token of a user.
+/// Starts a server in this process on the embedded store and returns it with the token of a user.
 async fn start(data: &std::path::Path) -> (App, String) {
     let settings = [
         ("DATA_DIR", data.to_str().unwrap()),
@@ -60,7 +60,7 @@ async fn start(data: &std::path::Path) -> (App, String) {
         ("PASSWORD__ALLOW_WEAK", "true"),
         ("PASSWORD__MEMORY_KIB", "8"),
         ("PASSWORD__ITERATIONS", "1"),
-        // As in production: what is logged is not for every request.
+        // The log level is that of production.
         ("LOG__LEVEL", "info"),
     ];
     let settings = settings.map(|(name, value)| (format!("LATCHKEY_{name}"), value.to_owned()));
@@ -74,10 +74,10 @@ async fn start(data: &std::path::Path) -> (App, String) {
     (app, token)
 }
 
-/// What it takes to be answered, where nothing has to be waited for.
+/// Counts the allocations of a call that is answered without waiting.
 fn count<T>(runtime: &Runtime, mut ask: impl FnMut() -> T, is_answer: impl Fn(&T) -> bool) -> AllocationInfo {
     for _ in 0..ATTEMPTS {
-        // The server's own tasks have their turn.
+        // The background tasks of the server run here.
         runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(1)).await });
         let _context = runtime.enter();
         let mut answer = None;
@@ -89,7 +89,7 @@ fn count<T>(runtime: &Runtime, mut ask: impl FnMut() -> T, is_answer: impl Fn(&T
     panic!("it is never answered at once");
 }
 
-/// A unary call of a service without a network.
+/// Makes a unary call without a network.
 fn call<B, F>(
     runtime: &Runtime,
     mut serve: impl FnMut(Request<tonic::body::Body>) -> F,
@@ -125,12 +125,12 @@ where
 
 #[test]
 fn a_validate_from_memory_takes_no_more_allocations_than_it_did() {
-    // One thread, so that all that happens is counted.
+    // With one thread all allocations are counted.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let data = tempfile::tempdir().unwrap();
     let (app, token) = runtime.block_on(start(data.path()));
     let validate = || app.engine.validate(&token, false, None).now_or_never();
-    // From here on everything is in memory.
+    // From here on all data is in memory.
     let first = runtime.block_on(app.engine.validate(&token, false, None)).unwrap();
     assert!(matches!(first, domain::validate::Verdict::Live(_)));
     let engine =
@@ -159,7 +159,7 @@ fn a_validate_from_memory_takes_no_more_allocations_than_it_did() {
         |info: &AllocationInfo| format!("{} allocations, {} bytes", info.count_total, info.bytes_total);
     println!("Engine::validate: {}", shown(&engine));
     println!("a call of Validate: {}; of the bare echo: {}", shown(&ours), shown(&echo));
-    // That anything is counted at all.
+    // The counter works.
     assert_eq!(measure(|| drop(std::hint::black_box(Box::new(1)))).count_total, 1);
     assert!(echo.count_total > 5, "{echo:?}");
     assert_eq!(engine.count_total, 0, "Engine::validate of what is in memory: {}", shown(&engine));

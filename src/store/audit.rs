@@ -1,4 +1,4 @@
-//! Where the audit trail goes: the log, and a file of its own. docs/audit.md describes the entries.
+//! Writes the audit trail to the log and to a file. docs/audit.md describes the entries.
 
 mod file;
 
@@ -15,24 +15,24 @@ use crate::domain::{
     types::Timestamp,
 };
 
-/// The audit trail, in the log under the target `audit` and in a file, where they are wanted.
+/// Writes the audit trail to the log, under the target `audit`, and to a file, as configured.
 #[derive(Default)]
 pub struct AuditTrail {
-    /// Whether it goes to the log.
+    /// Whether entries go to the log.
     pub log: bool,
-    /// The file it goes to.
+    /// The file that entries go to.
     pub file: Option<AuditFile>,
 }
 
 impl AuditTrail {
-    /// Waits until everything that was recorded is in the file, at most this long.
-    pub fn flush(&self, limit: Duration) {
+    /// Waits until all entries are in the file, but not longer than `time_limit`.
+    pub fn flush(&self, time_limit: Duration) {
         if let Some(file) = &self.file {
-            let left = file.flush(limit);
-            if left > 0 {
+            let unwritten = file.flush(time_limit);
+            if unwritten > 0 {
                 tracing::error!(
-                    audit.lost = left,
-                    "entries of the audit trail were lost: the file could not be written before the end"
+                    audit.lost = unwritten,
+                    "lost audit entries: they could not be written to audit.file before the shutdown"
                 );
             }
         }
@@ -55,7 +55,7 @@ impl Audit for AuditTrail {
     }
 }
 
-/// An entry as it is written. What is not known is left out.
+/// The written form of an entry. Unknown fields are left out.
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
@@ -92,16 +92,16 @@ impl<'a> Line<'a> {
             Outcome::Refused(reason) => ("refused", Some(reason)),
             Outcome::Failed(reason) => ("failed", Some(reason)),
         };
-        let text = |text: &'a Option<String>| text.as_deref().map(visible);
+        let text = |text: &'a Option<String>| text.as_deref().map(escape);
         Self {
-            time: time(entry.at),
+            time: format_time(entry.at),
             action: entry.action.name(),
             outcome,
             reason,
-            request_id: Some(entry.origin.request_id.as_str()).filter(|id| !id.is_empty()).map(visible),
+            request_id: Some(entry.origin.request_id.as_str()).filter(|id| !id.is_empty()).map(escape),
             address: entry.origin.address.map(|address| address.to_string()),
             caller: text(&entry.origin.caller),
-            user_id: entry.user_id.as_ref().map(|user_id| visible(user_id.as_str())),
+            user_id: entry.user_id.as_ref().map(|user_id| escape(user_id.as_str())),
             username: text(&entry.username),
             session_id: entry.session_id.map(|id| id.to_string()),
             slot: text(&entry.slot),
@@ -133,25 +133,25 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The same text without anything that a terminal, a pager or a parser of lines could take for something
-/// else: control characters, line separators and what changes the direction of writing become `\u{..}`.
-fn visible(text: &str) -> Cow<'_, str> {
-    let harmful = |char: char| {
+/// Escapes characters that a terminal, a pager or a line parser interprets: control characters, line separators and
+/// changes of the writing direction become `\u{..}`.
+fn escape(text: &str) -> Cow<'_, str> {
+    let is_unsafe = |char: char| {
         char.is_control()
             || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
     };
-    if !text.contains(harmful) {
+    if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
     }
-    let mut shown = String::with_capacity(text.len() + 8);
+    let mut escaped = String::with_capacity(text.len() + 8);
     for char in text.chars() {
-        if harmful(char) { shown.extend(char.escape_unicode()) } else { shown.push(char) }
+        if is_unsafe(char) { escaped.extend(char.escape_unicode()) } else { escaped.push(char) }
     }
-    Cow::Owned(shown)
+    Cow::Owned(escaped)
 }
 
-/// RFC 3339, in UTC, to the microsecond.
-fn time(at: Timestamp) -> String {
+/// Formats a time as RFC 3339 in UTC with microseconds.
+fn format_time(at: Timestamp) -> String {
     humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(at.as_micros())).to_string()
 }
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_who_what_from_where_and_when() {
+    fn a_line_has_the_known_fields_of_an_entry() {
         let entry = entry().user(&UserId::parse("u1").unwrap()).named("Jürgen").ended(2);
         let expected = serde_json::json!({
             "time": "2027-01-15T08:00:00.000000Z", "action": "login", "outcome": "done", "request_id": "abc",
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_it_can_begin_a_new_line_or_paint_on_a_terminal() {
+    fn control_characters_in_names_are_escaped() {
         let entry = entry().named("a\nb\u{1b}[31m\u{85}\u{202e}\u{2028}c\u{7f}").detail("plain");
         let line = serde_json::to_string(&Line::of(&entry)).unwrap();
         assert!(
@@ -198,6 +198,6 @@ mod tests {
             "{line}"
         );
         assert_eq!(json(&entry)["username"], r"a\u{a}b\u{1b}[31m\u{85}\u{202e}\u{2028}c\u{7f}");
-        assert_eq!(visible("Ærøskøbing 東京"), "Ærøskøbing 東京");
+        assert_eq!(escape("Ærøskøbing 東京"), "Ærøskøbing 東京");
     }
 }

@@ -4,10 +4,10 @@
 //! joined by then, each register once: one MGET of at most 512 keys on Redis. A load that stays alone is sent alone.
 //! Nobody waits for a timer or for a request under way.
 //!
-//! A load sees every commit that was answered before it began (promise P1), because it only joins a batch that has not
-//! been sent. Joining a batch and taking it to send it happen under one lock, so the store is read after the last load
-//! of the batch has begun. A response is never shared with a load that came after the request was sent, not even with
-//! one of the same register.
+//! A load sees every commit that was answered before it began (promise P1), because it only joins a batch that has
+//! not been sent. Joining a batch and taking it to send it happen under one lock, so the store is read after the last
+//! load of the batch has begun. A response is never shared with a load that came after the request was sent, not even
+//! with one of the same register.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! The wall clock: the one place that reads it.
+//! Reads the wall clock; no other module does.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use crate::domain::{ports::Clock, types::Timestamp};
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "everybody else takes the time as a parameter")]
+    #[expect(clippy::disallowed_methods, reason = "all other code takes the time as a parameter")]
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))

@@ -1,8 +1,8 @@
 //! Encodes states and events: a format byte, then Protocol Buffers.
 //!
-//! Rolling upgrades mix versions, and Protocol Buffers let a reader skip fields that it does not know. An older replica
-//! that writes a state drops such fields, however. So a field that must not be lost raises [`FORMAT`], and then older
-//! replicas return an error instead of a wrong state.
+//! Rolling upgrades mix versions, and Protocol Buffers let a reader skip fields that it does not know. An older
+//! replica that writes a state drops such fields, however. So a field that must not be lost raises [`FORMAT`], and
+//! then older replicas return an error instead of a wrong state.
 //!
 //! Every user has an encoded state in some memory, so the encoding is small: times are stored as differences, and
 //! default values are left out.

@@ -1,7 +1,7 @@
 //! Remembers the state that bytes were decoded to.
 //!
-//! Requests that always read the store load the same users again and again, and decoding is most of the cost. The cache
-//! does not replace the read: the store has to return the same bytes each time.
+//! Requests that always read the store load the same users again and again, and decoding is most of the cost. The
+//! cache does not replace the read: the store has to return the same bytes each time.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! Signing keys as files in one directory, named by the time at which they were made.
+//! Signing keys as files in one directory, named by the time of their creation.
 //!
-//! To rotate, add a file; once every token of the old key has expired, remove the old one. `domain/rotation.rs` says
-//! which of them signs.
+//! A rotation adds a file; the old file is removed once all tokens of its key have expired.
+//! `domain/credentials/rotation.rs` decides which key signs.
 
 use std::{
     fs::{self, File},
@@ -29,43 +29,42 @@ impl KeyDirectory for KeyFileDirectory {
     }
 }
 
-/// How the contents of a file are read.
-type Read = fn(&Path) -> Result<Zeroizing<Vec<u8>>, String>;
+/// A function of [`secret_file`] that reads a file.
+type ReadFile = fn(&Path) -> Result<Zeroizing<Vec<u8>>, String>;
 
-/// The keys in `directory`, for a command. One file that is no key is an error: whoever put it there meant something
-/// by it.
+/// Returns the keys in `directory`, for commands. A file that is not a valid key is an error.
 pub fn list(directory: &Path) -> Result<Vec<KeyFile>, String> {
-    strict(read(directory, secret_file::read_to_present)?)
+    require_all_valid(read(directory, secret_file::read_to_present)?)
 }
 
-/// Refuses what a server refuses that starts on `directory`.
+/// Returns the keys in `directory`, with the same errors as the start of a server.
 pub fn check(directory: &Path) -> Result<Vec<KeyFile>, String> {
-    strict(KeyFileDirectory(directory.to_owned()).read()?)
+    require_all_valid(KeyFileDirectory(directory.to_owned()).read()?)
 }
 
-fn strict(files: KeyFiles) -> Result<Vec<KeyFile>, String> {
+fn require_all_valid(files: KeyFiles) -> Result<Vec<KeyFile>, String> {
     files.wrong.into_iter().next().map_or(Ok(files.keys), Err)
 }
 
-fn read(directory: &Path, how: Read) -> Result<KeyFiles, String> {
+fn read(directory: &Path, read_file: ReadFile) -> Result<KeyFiles, String> {
     let mut files = KeyFiles::default();
     let mut secrets = Vec::new();
     for (path, format) in paths(directory)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match read_one(&path, &name, format, how) {
+        match read_key(&path, &name, format, read_file) {
             Ok((file, contents)) => {
                 if format == KeyFormat::Secret {
                     secrets.push((name, contents));
                 }
                 files.keys.push(file);
             }
-            Err(sentence) => files.wrong.push(sentence),
+            Err(error) => files.wrong.push(error),
         }
     }
     for (name, contents) in secrets {
         if let Some(other) = files.keys.iter().find(|file| file.key.publishes(&contents)) {
             files.wrong.push(format!(
-                "{} holds what is public of {}: make a secret with `latchkey key generate --algorithm HS256`",
+                "{} holds the public key of {}, which is not secret: create a secret with `latchkey key generate --algorithm HS256`",
                 directory.join(&name).display(),
                 other.name
             ));
@@ -78,25 +77,25 @@ fn read(directory: &Path, how: Read) -> Result<KeyFiles, String> {
     Ok(files)
 }
 
-fn read_one(
+fn read_key(
     path: &Path,
     name: &str,
     format: KeyFormat,
-    how: Read,
+    read_file: ReadFile,
 ) -> Result<(KeyFile, Zeroizing<Vec<u8>>), String> {
-    let contents = how(path)?;
+    let contents = read_file(path)?;
     let key = Key::read(format, &contents).map_err(|error| format!("{} {error}", path.display()))?;
     let metadata = fs::metadata(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    // A file that was moved or copied here with its old times has come here all the same.
+    // The change time counts, too, because a file may have been moved or copied here with its old modification time.
     let (seconds, nanos) =
         (metadata.mtime(), metadata.mtime_nsec()).max((metadata.ctime(), metadata.ctime_nsec()));
     let micros = seconds.saturating_mul(1_000_000).saturating_add(nanos / 1000);
     let written = Timestamp::from_micros(u64::try_from(micros).unwrap_or_default());
-    Ok((KeyFile { name: name.to_owned(), key, written, made: made(name) }, contents))
+    Ok((KeyFile { name: name.to_owned(), key, written, made: created_at(name) }, contents))
 }
 
-/// When a key was made, by the name that [`generate`] gave its file.
-fn made(name: &str) -> Option<Timestamp> {
+/// Parses the time of creation from a name by [`generate`].
+fn created_at(name: &str) -> Option<Timestamp> {
     let time: Vec<&str> = name.get(..24)?.split(['-', 'T']).collect();
     let [year, month, day, hour, minute, second, rest] = time.as_slice() else { return None };
     let text = format!("{year}-{month}-{day}T{hour}:{minute}:{second}.{rest}");
@@ -104,15 +103,16 @@ fn made(name: &str) -> Option<Timestamp> {
     Some(Timestamp::from_micros(u64::try_from(since.as_micros()).ok()?))
 }
 
-/// The files in `directory` whose names say that they hold a key, in the order of their names.
+/// Returns the files in `directory` that have the extension of a key format, in the order of their names.
 fn paths(directory: &Path) -> Result<Vec<(PathBuf, KeyFormat)>, String> {
-    let refused = |error: std::io::Error| format!("cannot read {}: {error}", directory.display());
+    let read_error = |error: std::io::Error| format!("cannot read {}: {error}", directory.display());
     let mut paths = Vec::new();
-    for entry in fs::read_dir(directory).map_err(refused)? {
-        let path = entry.map_err(refused)?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let is_of = |format: &KeyFormat| path.extension().is_some_and(|found| found == format.extension());
-        if let Some(format) = KeyFormat::ALL.into_iter().find(is_of).filter(|_| !hidden) {
+    for entry in fs::read_dir(directory).map_err(read_error)? {
+        let path = entry.map_err(read_error)?.path();
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let has_extension =
+            |format: &KeyFormat| path.extension().is_some_and(|extension| extension == format.extension());
+        if let Some(format) = KeyFormat::ALL.into_iter().find(has_extension).filter(|_| !is_hidden) {
             paths.push((path, format));
         }
     }
@@ -120,22 +120,24 @@ fn paths(directory: &Path) -> Result<Vec<(PathBuf, KeyFormat)>, String> {
     Ok(paths)
 }
 
-/// Whether there is a file in `directory` whose name says that it holds a key.
+/// Whether `directory` has a file with the extension of a key format.
 pub fn exist(directory: &Path) -> Result<bool, String> {
     Ok(directory.exists() && !paths(directory)?.is_empty())
 }
 
-/// The keys in `directory`, of which the last by name signs.
+/// Returns a key ring with the keys in `directory`, of which the last by name signs.
 pub fn load(directory: &Path) -> Result<Keyring, String> {
     let keys: Vec<_> = list(directory)?.into_iter().map(|file| file.key).collect();
     let last = keys.len().saturating_sub(1);
-    Keyring::new(keys, last).ok_or_else(|| format!("there is no key in {}", directory.display()))
+    Keyring::new(keys, last)
+        .ok_or_else(|| format!("there is no key in {}: run `latchkey key generate`", directory.display()))
 }
 
-/// Makes the first key of a directory, unless another server that starts at the same moment has.
+/// Creates the first key of a directory, unless a server that starts at the same time has created it.
 pub fn generate_first(directory: &Path, algorithm: KeyAlgorithm, now: Timestamp) -> Result<(), String> {
     secret_file::create_directory(directory)?;
-    // Where the file system knows no locks, two servers may make a key each, which does no harm for long.
+    // If the file system has no locks, two servers may create one key each. That does no lasting harm, because both
+    // keys verify tokens.
     let lock = File::open(directory).and_then(|file| file.lock().map(|()| file));
     if !exist(directory)? {
         generate(directory, algorithm, now)?;
@@ -144,7 +146,7 @@ pub fn generate_first(directory: &Path, algorithm: KeyAlgorithm, now: Timestamp)
     Ok(())
 }
 
-/// Makes a new key file in `directory`, named by the time.
+/// Creates a key file in `directory`, named by the time.
 pub fn generate(directory: &Path, algorithm: KeyAlgorithm, now: Timestamp) -> Result<(PathBuf, Key), String> {
     secret_file::create_directory(directory)?;
     let contents = algorithm.generate().map_err(|error| error.to_string())?;
@@ -167,35 +169,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_a_key_file_says_when_its_key_was_made() {
+    fn the_name_of_a_key_file_has_the_time_of_creation() {
         let directory = tempfile::tempdir().unwrap();
         let now = Timestamp::from_micros(1_800_000_000_123_000);
         for algorithm in KeyAlgorithm::ALL {
             let (path, _) = generate(directory.path(), algorithm, now).unwrap();
-            assert_eq!(made(path.file_name().unwrap().to_str().unwrap()), Some(now), "{}", path.display());
+            assert_eq!(
+                created_at(path.file_name().unwrap().to_str().unwrap()),
+                Some(now),
+                "{}",
+                path.display()
+            );
         }
         for name in
             ["mine.pem", "2026-11-28.pem", "2026-13-28T10-00-00-000Z-eddsa.pem", "日本語日本語日本語.pem"]
         {
-            assert_eq!(made(name), None, "{name}");
+            assert_eq!(created_at(name), None, "{name}");
         }
     }
 
     #[test]
-    fn one_wrong_file_beside_good_ones_is_named_and_the_others_are_read() {
+    fn an_invalid_file_is_named_and_the_others_are_read() {
         let directory = tempfile::tempdir().unwrap();
         let (_, good) =
             generate(directory.path(), KeyAlgorithm::EdDSA, Timestamp::from_secs(1_800_000_000)).unwrap();
         let public = directory.path().join("public.pem");
         secret_file::create(&public, include_bytes!("../domain/credentials/keyring/fixtures/rsa_public.pem"))
             .unwrap();
-        let sentence = list(directory.path()).err().unwrap();
-        assert!(
-            sentence.starts_with(&format!("{} holds a public key in PEM", public.display())),
-            "{sentence}"
-        );
+        let error = list(directory.path()).err().unwrap();
+        assert!(error.starts_with(&format!("{} holds a public key in PEM", public.display())), "{error}");
         let KeyFiles { keys, wrong } = read(directory.path(), secret_file::read).unwrap();
-        assert_eq!((keys.len(), wrong), (1, vec![sentence]));
+        assert_eq!((keys.len(), wrong), (1, vec![error]));
         assert_eq!(keys[0].key.kid, good.kid);
     }
 }

@@ -1,7 +1,7 @@
 //! The outbound adapters: the domain's ports on SQLite, Redis, SQL databases, the file system and HTTP.
 //!
-//! A backend ([`backend::Backend`]) stores bytes under keys and knows nothing about sessions. [`codec_store`] implements
-//! the domain's ports over any backend with the [`codec`]; [`batching`] and [`near_cache`] decorate them.
+//! A backend ([`backend::Backend`]) stores bytes under keys and knows nothing about sessions. [`codec_store`]
+//! implements the domain's ports over any backend with the [`codec`]; [`batching`] and [`near_cache`] decorate them.
 
 pub mod audit;
 pub mod backend;

@@ -5,8 +5,8 @@
 //! an event reports as changed. The invalidation protocol has three parts:
 //!
 //! - **Read tickets.** A read that is overtaken by a change must not fill the cache with the old value after the
-//!   invalidation, because no further event would remove it. So a read takes a ticket before it is sent; an invalidation
-//!   in the same shard voids the ticket, and then the result is not cached.
+//!   invalidation, because no further event would remove it. So a read takes a ticket before it is sent; an
+//!   invalidation in the same shard voids the ticket, and then the result is not cached.
 //! - **`as_of`.** An entry is correct as of the latest time up to which the log has been read: every earlier change has
 //!   removed its entry. [`Registers::recall`] answers while that time is within the request's `max_staleness`, never
 //!   beyond [`STALENESS_BOUND`], and not later than the same bound after the entry was read, because a register that
@@ -16,9 +16,9 @@
 //!
 //! On the embedded store no other process writes, so an entry is always exact and needs no log.
 //!
-//! Known defect: `InvalidatingLog::follow` takes `as_of` before it waits for events. If none arrive, the cache counts as
-//! older than it is, by up to the patience of the reader (one second), and a `max_staleness` below that often reads the
-//! store although the entry is fresh. It never errs in the other direction.
+//! Known defect: `InvalidatingLog::follow` takes `as_of` before it waits for events. After the wait the cache counts as
+//! older than it is, by up to the patience of the reader (one second), so that a request with a `max_staleness` below
+//! that often reads the store although the entry is fresh. The cache never counts as newer than it is.
 
 mod entries;
 
@@ -128,7 +128,8 @@ impl Registers<UserSessions> for NearCache {
         expected: Revision,
         change: Change<UserSessions>,
     ) -> Result<Commit<UserSessions>, StoreError> {
-        // The commit may have happened even if it fails or is cancelled, so it voids the entry and all earlier tickets.
+        // The commit may have happened even if it fails or is cancelled, so it voids the entry and all earlier
+        // tickets.
         let invalidate = InvalidateOnDrop { entries: &self.entries, key };
         if !self.enabled.load(Ordering::Relaxed) {
             return self.inner.commit(key, expected, change).await;
@@ -162,7 +163,8 @@ impl EventLog for InvalidatingLog {
         if after.is_some() {
             return self.inner.tail(after, limit).await;
         }
-        // The reader starts without a cursor and does not learn about earlier changes. What is read from now on is newer.
+        // The reader starts without a cursor and does not learn about earlier changes. What is read from now on is
+        // newer.
         let as_of = Instant::now();
         let tail = self.inner.tail(None, limit).await?;
         self.entries.invalidate_all();

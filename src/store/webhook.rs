@@ -1,4 +1,5 @@
-//! The receiver of a webhook, over HTTP: signed as Standard Webhooks 1.0 has it, docs/webhook.md describes it.
+//! Delivers the revocation feed to the receiver of the webhook, as HTTP requests signed by Standard Webhooks 1.0.
+//! docs/webhook.md describes them.
 
 mod payload;
 
@@ -24,25 +25,23 @@ use crate::domain::{
     webhook::secret::Secret,
 };
 
-/// How long a connection is kept for the next batch. Less than what usual servers keep idle ones for, so that none
-/// is closed on its way.
-const IDLE: Duration = Duration::from_secs(3);
-/// The head of an answer, in bytes, at most. The rest of it is not read.
-const MAX_HEAD: usize = 16 * 1024;
+/// How long an idle connection is kept: shorter than servers usually do, so that none is closed while a batch is
+/// sent.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The largest response head, in bytes. Response bodies are not read.
+const MAX_RESPONSE_HEAD: usize = 16 * 1024;
 
-/// Where to send, and how. Holds secrets, so it has no Debug.
+/// The address of a receiver, and how to deliver. It has no `Debug`, because it holds a secret.
 pub struct WebhookSettings {
-    /// `https://...`, or `http://...` to where nobody else listens.
+    /// `https://...`, or `http://...` in a trusted network.
     pub url: String,
-    /// To sign with.
+    /// The secret that signs requests.
     pub secret: Secret,
-    /// How long a batch may take, from connecting to the answer.
+    /// The time limit for a batch, from connecting to the response.
     pub timeout: Duration,
 }
 
-/// A receiver at a URL.
-///
-/// No redirect is followed and no proxy is used: a batch goes where the settings say, or nowhere.
+/// A receiver at a URL. It follows no redirects and uses no proxy, so that batches only go to the configured address.
 pub struct HttpReceiver {
     client: Client<HttpsConnector<HttpConnector>, String>,
     uri: Uri,
@@ -52,16 +51,16 @@ pub struct HttpReceiver {
 }
 
 impl HttpReceiver {
-    /// Connects when there is something to send. An error is to be read after the name of the URL's setting.
+    /// Connects when there is something to send. An error continues the sentence that the name of the setting begins.
     pub fn new(settings: WebhookSettings, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let WebhookSettings { url, secret, timeout } = settings;
-        let uri: Uri = url.parse().map_err(|error| format!("cannot be used: {error}"))?;
+        let uri: Uri = url.parse().map_err(|error| format!("is not a valid URL: {error}"))?;
         let mut roots = RootCertStore::empty();
         if uri.scheme_str() == Some("https") {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
                 return Err(
-                    "needs roots to trust the receiver by, and this system has none: name a file with some in the environment variable SSL_CERT_FILE"
+                    "needs root certificates to verify the receiver, and this system has none: set the environment variable SSL_CERT_FILE to a file with root certificates"
                         .to_owned(),
                 );
             }
@@ -81,14 +80,14 @@ impl HttpReceiver {
             .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .http1_max_buf_size(MAX_HEAD)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .http1_max_buf_size(MAX_RESPONSE_HEAD)
             .build(connector);
         Ok(Self { client, uri, secret, timeout, clock })
     }
 
     fn request(&self, batch: &EventBatch, now: Timestamp) -> Result<Request<String>, Box<dyn Error>> {
-        let body = payload::of(batch)?;
+        let body = payload::encode(batch)?;
         let time = now.as_secs();
         Ok(Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
@@ -103,26 +102,26 @@ impl HttpReceiver {
 #[async_trait]
 impl Receiver for HttpReceiver {
     async fn take(&self, batch: &EventBatch) -> Result<(), DeliveryError> {
-        let because = |cause| DeliveryError { cause, retry_after: None };
+        let error = |cause| DeliveryError { cause, retry_after: None };
         let now = self.clock.now();
-        let request = self.request(batch, now).map_err(|error| because(chain(&*error)))?;
-        let answer = timeout(self.timeout, self.client.request(request))
+        let request = self.request(batch, now).map_err(|cause| error(chain(&*cause)))?;
+        let response = timeout(self.timeout, self.client.request(request))
             .await
-            .map_err(|_| because(format!("no answer within {}", humantime::format_duration(self.timeout))))?
-            .map_err(|error| because(chain(&error)))?;
-        let status = answer.status();
+            .map_err(|_| error(format!("no response within {}", humantime::format_duration(self.timeout))))?
+            .map_err(|cause| error(chain(&cause)))?;
+        let status = response.status();
         if status.is_success() {
             return Ok(());
         }
         let hint = if status.is_redirection() { ", and redirects are not followed" } else { "" };
         Err(DeliveryError {
-            cause: format!("it answers {status}{hint}"),
-            retry_after: retry_after(answer.headers(), now),
+            cause: format!("the receiver answered {status}{hint}"),
+            retry_after: retry_after(response.headers(), now),
         })
     }
 }
 
-/// An error and what is behind it, in one line.
+/// Formats an error with its sources, in one line.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -133,7 +132,7 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// For how long a receiver asks to be left alone: in seconds, or until a date (RFC 9110 section 10.2.3).
+/// Parses the header `retry-after`: seconds or a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
     if let Ok(seconds) = text.parse() {
@@ -148,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_is_read_in_both_of_its_forms() {
+    fn retry_after_is_parsed_in_both_forms() {
         let now = Timestamp::from_secs(784_111_777);
         for (text, seconds) in [
             ("120", Some(120)),

@@ -64,15 +64,8 @@ const BANNED: [(&str, &[&str]); 8] = [
 const WITHOUT_CYCLES: [&str; 4] = ["crate", "crate::grpc", "crate::store::sql", "crate::cli"];
 
 /// Cycles that exist today, each with what has to move to end it. A cycle that grows or shrinks fails the test too.
-const KNOWN_CYCLES: [(&str, &[&str], &str); 3] = [
-    ("crate::cli", &["client", "tls"], "`Target` belongs to a module of its own"),
-    ("crate::store::sql", &["accounts", "import"], "the columns belong below both"),
-    (
-        "crate::store::sql",
-        &["client", "connect", "dialect", "pools", "session", "url"],
-        "`Purpose`, `Limits`, `Pools` and `Closable` belong below `client`",
-    ),
-];
+const KNOWN_CYCLES: [(&str, &[&str], &str); 1] =
+    [("crate::cli", &["client", "tls"], "`Target` belongs to a module of its own")];
 
 /// A path that a module of this crate names; paths inside the crate begin with `crate::`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -202,12 +195,13 @@ fn violations(references: &BTreeSet<Reference>) -> Vec<String> {
     found.map(|reference| format!("{} names {}", reference.from, reference.to)).collect()
 }
 
-/// Finds the groups of children of a module that depend on each other in a cycle.
+/// Finds the groups of children of a module that depend on each other in a cycle. Unit tests may name any sibling.
 fn cycles(references: &BTreeSet<Reference>, parent: &str) -> BTreeSet<BTreeSet<String>> {
     let modules: BTreeSet<_> =
         references.iter().filter_map(|reference| child(&reference.from, parent)).collect();
     let mut reachable: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for reference in references {
+    let is_test = |reference: &&Reference| reference.from.split("::").any(|name| name == "tests");
+    for reference in references.iter().filter(|reference| !is_test(reference)) {
         if let (Some(from), Some(to)) = (child(&reference.from, parent), child(&reference.to, parent))
             && from != to
             && modules.contains(to)

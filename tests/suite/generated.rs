@@ -1,4 +1,4 @@
-//! The generated code that is committed is what `build.rs` generates from `proto/`.
+//! The committed generated code equals what `build.rs` generates from `proto/`.
 
 #[test]
 fn the_committed_client_code_is_generated_from_the_protocol() {

@@ -1,8 +1,8 @@
-//! The container image: that what it is built from is enough. Whether it runs takes a container engine to tell.
+//! The files that the container image is built from form a complete package. Building it needs a container engine.
 
 use std::{fs, path::Path, process::Command};
 
-/// What the first stage of the Dockerfile copies.
+/// Returns the files that the first stage of the Dockerfile copies.
 fn copied(dockerfile: &str) -> Vec<&str> {
     let build = dockerfile.split("\nFROM ").nth(1).unwrap();
     let copies = build.lines().filter_map(|line| line.strip_prefix("COPY "));
@@ -22,7 +22,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn what_the_image_is_built_from_is_a_whole_package() {
+fn the_image_is_built_from_a_complete_package() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
     let (dockerfile, ignored) = (read("Dockerfile"), read(".dockerignore"));
@@ -33,7 +33,8 @@ fn what_the_image_is_built_from_is_a_whole_package() {
         assert!(ignored.lines().any(|line| line.strip_prefix('!') == Some(file)), "{file} is ignored");
         copy(&root.join(file), &context.path().join(file));
     }
-    // Reads the manifest as a build does: what it names has to be there. What else is fetched is here already.
+    // `cargo fetch` reads the manifest as a build does, so every file that it names must exist. The dependencies are
+    // already in the local registry.
     let about = Command::new(env!("CARGO")).arg("-vV").output().unwrap().stdout;
     let about = String::from_utf8(about).unwrap();
     let host = about.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();

@@ -1,16 +1,16 @@
-//! The tests against the real thing: real servers, real stores, the real binary.
+//! Integration tests with real servers, real stores and the real binary.
 //!
 //! | module | what it tests |
 //! |---|---|
-//! | `api` | every RPC, reason and status, on the server in this process and both stores, with a clock set by hand |
-//! | `stores` | one suite of behaviour for every store, and what networks do to a connection |
-//! | `gateways` | what gateways are told, and the samples in `deploy/` with the real programs |
+//! | `api` | every RPC, reason and status, on a server in this process with both stores and a clock that is set by hand |
+//! | `stores` | one conformance suite for every store, and failures of networks and disks |
+//! | `gateways` | the interfaces for gateways, and the samples in `deploy/` with real gateways |
 //! | `guard` | the guard of the Rust client, in front of tonic and axum servers |
 //! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the README |
 //! | `architecture` | the direction of dependencies |
 //! | `documents` | that documents link to what exists |
-//! | `generated` | that generated code which is committed is up to date |
-//! | `image` | what the container image is built from |
+//! | `generated` | that committed generated code is up to date |
+//! | `image` | that the container image is built from a complete package |
 //! | `clients` | the guards of `clients/` in front of real servers; run by `make test-clients` |
 
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "a test that panics has failed")]

@@ -123,5 +123,6 @@ fn parse_row(row: &[u8]) -> Option<StringRecord> {
         .buffer_capacity(row.len().max(1))
         .from_reader(row);
     let mut cells = StringRecord::new();
-    reader.read_record(&mut cells).ok()?.then_some(cells)
+    reader.read_record(&mut cells).ok()?;
+    Some(cells)
 }

@@ -1,11 +1,10 @@
-//! The audit trail in a file: one JSON object a line.
+//! Writes the audit trail to a file, one JSON object per line.
 //!
-//! A thread of its own writes, so that no request waits for the disk. If the disk does not keep up, or
-//! takes nothing more, entries wait in memory up to a bound. Entries beyond it are lost: they are counted, and the
-//! file and the log say how many.
+//! A thread of its own writes, so that no request waits for the disk. If the disk is slow or full, entries wait in
+//! memory up to a bound. Entries beyond it are lost; the file and the log report how many.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
     io::{self, Write},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -18,79 +17,76 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Line, time};
+use super::{Line, format_time};
 use crate::{
     domain::ports::Clock as _,
     isolation::{log_limiter::LogLimiter, panics},
     store::clock::SystemClock,
 };
 
-/// Entries that wait to be written, at most.
+/// The most entries that wait to be written.
 const QUEUE: usize = 65_536;
-/// How often the file is looked at, for whether somebody has moved it away.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long to wait after the file could not be written.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The interval of the checks whether the file was moved away.
+const ROTATION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause after a failed write.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-static LOST: LogLimiter = LogLimiter::new("an entry of the audit trail was lost", 1);
+static LOST: LogLimiter = LogLimiter::new("lost an audit entry", 1);
 
 enum Message {
     Line(String),
-    /// Everything before this is in the file.
+    /// Answered when all earlier messages have been written.
     Flush(SyncSender<()>),
 }
 
-/// A file that the audit trail is appended to. If it is moved away, as `logrotate` does, a new one is
-/// begun.
+/// A file to which the audit trail is appended. If it is moved away, as `logrotate` does, a new file is created.
 pub struct AuditFile {
-    writer: SyncSender<Message>,
+    messages: SyncSender<Message>,
     counts: Arc<Counts>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// Entries that wait to be written.
     waiting: AtomicU64,
-    /// Entries that were lost.
     lost: AtomicU64,
 }
 
 impl AuditFile {
-    /// Appends to the file at `path`, which is created readable to us only where there is none.
+    /// Opens or creates the file at `path`. A new file is only readable by the user that runs Latchkey.
     pub fn open(path: &Path) -> Result<Self, String> {
         let file = open(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         Self::start(path, file, QUEUE)
     }
 
     fn start(path: &Path, file: File, queue: usize) -> Result<Self, String> {
-        let (writer, messages) = sync_channel(queue);
+        let (messages, receiver) = sync_channel(queue);
         let counts = Arc::<Counts>::default();
-        let mut writing = Writing {
+        let mut writer = Writer {
             path: path.to_owned(),
             file: Some(file),
-            unfinished: Vec::new(),
+            pending: Vec::new(),
             counts: Arc::clone(&counts),
             reported: Reported::default(),
         };
         thread::Builder::new()
             .name("audit".into())
             .spawn(move || {
-                // A panic costs the entry at hand.
-                while let Err(panic) = panics::catch(|| writing.run(&messages)) {
-                    tracing::error!(error.message = %panic, "an entry of the audit trail could not be written");
-                    writing.counts.waiting.fetch_sub(1, Ordering::Relaxed);
-                    writing.counts.lost.fetch_add(1, Ordering::Relaxed);
+                // A panic loses the current entry only.
+                while let Err(panic) = panics::catch(|| writer.run(&receiver)) {
+                    tracing::error!(error.message = %panic, "failed to write an audit entry");
+                    writer.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+                    writer.counts.lost.fetch_add(1, Ordering::Relaxed);
                 }
             })
             .map_err(|error| format!("cannot start a thread: {error}"))?;
-        Ok(Self { writer, counts })
+        Ok(Self { messages, counts })
     }
 
     pub(super) fn write(&self, line: &Line<'_>) {
         let sent = serde_json::to_string(line).is_ok_and(|mut text| {
             text.push('\n');
             self.counts.waiting.fetch_add(1, Ordering::Relaxed);
-            let sent = self.writer.try_send(Message::Line(text)).is_ok();
+            let sent = self.messages.try_send(Message::Line(text)).is_ok();
             if !sent {
                 self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
             }
@@ -98,55 +94,50 @@ impl AuditFile {
         });
         if !sent {
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
-            // Here, because the thread that writes may be blocked.
+            // Logged here, because the writer may be blocked.
             if LOST.admits("") {
-                tracing::error!(
-                    "an entry of the audit trail was lost: too many wait to be written to audit.file"
-                );
+                tracing::error!("lost an audit entry: too many entries wait to be written to audit.file");
             }
         }
     }
 
-    /// Entries that were lost so far.
     pub(super) fn lost(&self) -> u64 {
         self.counts.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything is in the file, at most this long: how many entries are not.
-    pub(super) fn flush(&self, limit: Duration) -> u64 {
-        let (done, wait) = sync_channel(1);
-        if self.writer.try_send(Message::Flush(done)).is_ok() {
-            let _ = wait.recv_timeout(limit);
+    /// Waits until all entries are in the file, but not longer than `time_limit`. Returns how many are not.
+    pub(super) fn flush(&self, time_limit: Duration) -> u64 {
+        let (done, flushed) = sync_channel(1);
+        if self.messages.try_send(Message::Flush(done)).is_ok() {
+            let _ = flushed.recv_timeout(time_limit);
         }
         self.counts.waiting.load(Ordering::Relaxed)
     }
 }
 
-struct Writing {
+struct Writer {
     path: PathBuf,
     file: Option<File>,
-    /// What could not be written yet of an entry whose beginning is in the file.
-    unfinished: Vec<u8>,
+    /// The unwritten rest of the current line.
+    pending: Vec<u8>,
     counts: Arc<Counts>,
     reported: Reported,
 }
 
-/// What the log and the file tell of.
+/// What has been reported.
 #[derive(Debug, Default)]
 struct Reported {
-    /// The file cannot be written.
-    failing: bool,
-    /// Lost entries that the file tells of.
+    is_failing: bool,
     lost: u64,
 }
 
-impl Writing {
+impl Writer {
     fn run(&mut self, messages: &Receiver<Message>) {
-        let mut looked = Instant::now();
+        let mut last_check = Instant::now();
         loop {
-            match messages.recv_timeout(LOOK) {
+            match messages.recv_timeout(ROTATION_CHECK_INTERVAL) {
                 Ok(Message::Line(line)) => {
-                    self.put(line);
+                    self.write_line(line);
                     self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
                 }
                 Ok(Message::Flush(done)) => {
@@ -158,52 +149,52 @@ impl Writing {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if looked.elapsed() >= LOOK {
-                looked = Instant::now();
-                self.follow();
+            if last_check.elapsed() >= ROTATION_CHECK_INTERVAL {
+                last_check = Instant::now();
+                self.close_if_moved();
             }
-            self.tell_of_losses();
+            self.report_lost();
         }
     }
 
-    /// Writes a line, and does not go on before it is written.
-    fn put(&mut self, line: String) {
-        self.unfinished = line.into_bytes();
+    /// Writes a line; retries until it is written.
+    fn write_line(&mut self, line: String) {
+        self.pending = line.into_bytes();
         loop {
-            match self.try_put() {
+            match self.try_write() {
                 Ok(()) => {
-                    if std::mem::take(&mut self.reported.failing) {
-                        tracing::warn!(file.path = %self.path.display(), "the audit trail can be written again");
+                    if std::mem::take(&mut self.reported.is_failing) {
+                        tracing::warn!(file.path = %self.path.display(), "writing audit entries works again");
                     }
                     return;
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut self.reported.failing, true) {
+                    if !std::mem::replace(&mut self.reported.is_failing, true) {
                         tracing::error!(
                             error.message = %error,
                             file.path = %self.path.display(),
-                            "the audit trail cannot be written; entries wait in memory"
+                            "failed to write audit entries; they wait in memory"
                         );
                     }
-                    thread::sleep(PAUSE);
-                    self.follow();
+                    thread::sleep(RETRY_PAUSE);
+                    self.close_if_moved();
                 }
             }
         }
     }
 
-    /// Writes what is left of a line.
-    fn try_put(&mut self) -> io::Result<()> {
+    /// Writes the rest of the current line.
+    fn try_write(&mut self) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(open(&self.path)?),
         };
-        // One call: lines of several processes do not mix, and none is written by halves as long as there is room.
-        // Where there is no more, the rest follows once there is.
-        while !self.unfinished.is_empty() {
-            match file.write(&self.unfinished) {
+        // A line is usually written by one call, so that lines of several processes do not mix. If the disk is full,
+        // the rest follows later.
+        while !self.pending.is_empty() {
+            match file.write(&self.pending) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => drop(self.unfinished.drain(..written)),
+                Ok(written) => drop(self.pending.drain(..written)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -211,29 +202,26 @@ impl Writing {
         Ok(())
     }
 
-    /// Begins a new file where the old one was moved away.
-    fn follow(&mut self) {
-        let there = std::fs::metadata(&self.path).map(|there| (there.dev(), there.ino())).ok();
-        let ours =
-            self.file.as_ref().and_then(|file| file.metadata().ok()).map(|ours| (ours.dev(), ours.ino()));
-        if there != ours {
+    /// Closes the file if it was moved away, so that the next line creates a new one.
+    fn close_if_moved(&mut self) {
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let at_path = std::fs::metadata(&self.path).map(identity).ok();
+        let open = self.file.as_ref().and_then(|file| file.metadata().ok()).map(identity);
+        if at_path != open {
             self.file = None;
         }
     }
 
-    /// Says how many entries are missing, in the log and in the file.
-    fn tell_of_losses(&mut self) {
+    /// Reports the number of lost entries in the log and in the file.
+    fn report_lost(&mut self) {
         let lost = self.counts.lost.load(Ordering::Relaxed) - self.reported.lost;
         if lost > 0 {
             self.reported.lost += lost;
-            tracing::error!(
-                audit.lost = lost,
-                "entries of the audit trail were lost: the file could not be written in time"
-            );
-            let now = time(SystemClock.now());
+            tracing::error!(audit.lost = lost, "lost audit entries: audit.file was not written fast enough");
+            let now = format_time(SystemClock.now());
             let line =
                 serde_json::json!({ "time": now, "action": "audit.lost", "outcome": "failed", "lost": lost });
-            self.put(format!("{line}\n"));
+            self.write_line(format!("{line}\n"));
         }
     }
 }
@@ -254,7 +242,7 @@ mod tests {
     };
 
     #[test]
-    fn a_full_disk_holds_nobody_up_and_what_is_lost_is_counted_and_told() {
+    fn a_full_disk_blocks_nobody_and_lost_entries_are_reported() {
         let directory = tempfile::tempdir().unwrap();
         let (path, disk) = (directory.path().join("audit.jsonl"), directory.path().join("disk"));
         symlink("/dev/full", &path).unwrap();
@@ -264,29 +252,33 @@ mod tests {
         for _ in 0..100 {
             audit.write(&Line::of(&entry));
         }
-        // Four wait, and one is being tried.
+        // Four entries wait, and the writer has one.
         let lost = audit.lost();
         assert!((95..=96).contains(&lost), "{lost}");
-        assert_eq!(audit.flush(Duration::from_millis(10)), 100 - lost, "what waits is not taken for written");
+        assert_eq!(
+            audit.flush(Duration::from_millis(10)),
+            100 - lost,
+            "waiting entries do not count as written"
+        );
 
         File::create(&disk).unwrap();
         std::fs::remove_file(&path).unwrap();
         symlink(&disk, &path).unwrap();
-        let begun = Instant::now();
+        let start = Instant::now();
         let text = loop {
             let text = std::fs::read_to_string(&disk).unwrap();
             if text.contains("audit.lost") && text.matches("alice").count() as u64 == 100 - lost {
                 break text;
             }
-            assert!(begun.elapsed() < Duration::from_mins(1), "{text}");
+            assert!(start.elapsed() < Duration::from_mins(1), "{text}");
             thread::sleep(Duration::from_millis(10));
         };
-        let told: serde_json::Value = text
+        let report: serde_json::Value = text
             .lines()
             .find(|line| line.contains("audit.lost"))
             .map(|line| serde_json::from_str(line).unwrap())
             .unwrap();
-        assert_eq!(told["lost"], lost);
+        assert_eq!(report["lost"], lost);
         assert_eq!(audit.flush(Duration::from_mins(1)), 0);
     }
 }

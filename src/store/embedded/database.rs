@@ -21,17 +21,17 @@ use crate::domain::ports::StoreError;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 const READERS: u32 = 4;
 
-/// The rows and results that a connection buffers before it waits for the task that reads them: more than a transaction
-/// of the writer has.
+/// The rows and results that a connection buffers before it waits for the task that reads them: more than a
+/// transaction of the writer has.
 const ROW_BUFFER: usize = 1024;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/embedded/migrations");
 
 /// The embedded database.
 ///
-/// SQLite lets one connection write at a time. Others have to poll until the lock is free, and under load some of them
-/// starve. So all writes go through `writer`, a pool of one connection with a queue in front of it. Both pools replace a
-/// connection whose thread has died.
+/// SQLite lets one connection write at a time. Others have to poll until the lock is free, and under load some of
+/// them starve. So all writes go through `writer`, a pool of one connection with a queue in front of it. Both pools
+/// replace a connection whose thread has died.
 #[derive(Clone)]
 pub struct Database {
     /// The read-only connections.

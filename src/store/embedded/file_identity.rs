@@ -1,7 +1,7 @@
 //! Detects that the database file was deleted or replaced while it is open.
 //!
-//! A process still reads and writes such a file, and loses everything in it when it ends. So reads and commits fail from
-//! then on, and the log says what to do.
+//! A process still reads and writes such a file, and loses everything in it when it ends. So reads and commits fail
+//! from then on, and the log says what to do.
 
 use std::{
     fs, io,

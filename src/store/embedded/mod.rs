@@ -1,8 +1,8 @@
 //! The embedded store: one SQLite file in the data directory, for one process.
 //!
-//! With a write-ahead log and `synchronous = FULL`, acknowledged commits survive a crash of the process or the machine.
-//! One task writes and puts the commits that have arrived into one transaction, so that many logins share a sync of the
-//! disk (`make commits` measures it).
+//! With a write-ahead log and `synchronous = FULL`, acknowledged commits survive a crash of the process or the
+//! machine. One task writes and puts the commits that have arrived into one transaction, so that many logins share a
+//! sync of the disk (`make commits` measures it).
 
 mod database;
 mod file_identity;

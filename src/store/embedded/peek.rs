@@ -14,8 +14,8 @@ pub async fn has_accounts(path: &Path) -> Result<bool, StoreError> {
     }
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
-    // If there is a -wal file, a server is running or has crashed, and the contents of that file count, too. Otherwise
-    // nobody writes, and `immutable` keeps SQLite from creating files to coordinate with writers.
+    // If there is a -wal file, a server is running or has crashed, and the contents of that file count, too.
+    // Otherwise nobody writes, and `immutable` keeps SQLite from creating files to coordinate with writers.
     let options =
         SqliteConnectOptions::new().filename(path).read_only(true).immutable(!Path::new(&wal).exists());
     let failed = |error| store_error(NAME, &error);

@@ -41,8 +41,8 @@ impl EmbeddedRegisters {
         Self { database, writer, _sweeper: sweeper }
     }
 
-    /// Deletes a batch of expired registers and old events, which the sweeper also does by itself. Returns whether there
-    /// may be more.
+    /// Deletes a batch of expired registers and old events, which the sweeper also does by itself. Returns whether
+    /// there may be more.
     pub async fn sweep(&self, now: Timestamp) -> Result<bool, StoreError> {
         sweep::sweep(&self.database, now).await.map_err(|error| query_error(&error))
     }
@@ -78,8 +78,8 @@ impl Backend for EmbeddedRegisters {
             let next = newest.last().map_or(EventId::NONE, |event| event.id).to_cursor();
             return Ok(EncodedTail { events: Vec::new(), next, gap: false });
         };
-        // The log only ever loses its oldest events. So if the event that the cursor names still exists, all later ones
-        // do; otherwise events may be missing.
+        // The log only ever loses its oldest events. So if the event that the cursor names still exists, all later
+        // ones do; otherwise events may be missing.
         let id = EventId::parse(after).unwrap_or(EventId::NONE);
         let from = "SELECT * FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
         let mut events = self.events(from, id.seq, limit.saturating_add(1)).await?;

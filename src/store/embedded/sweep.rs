@@ -36,8 +36,8 @@ pub(super) async fn sweep(database: &Database, now: Timestamp) -> Result<bool, s
     .execute(&database.writer)
     .await?;
 
-    // Only the oldest events are deleted, whatever the clock did, because a cursor whose event still exists must mean that
-    // all later events do. The newest event stays, because cursors at the end of the log name it.
+    // Only the oldest events are deleted, whatever the clock did, because a cursor whose event still exists must mean
+    // that all later events do. The newest event stays, because cursors at the end of the log name it.
     let retention = u64::try_from(EVENT_RETENTION.as_micros()).unwrap_or(u64::MAX);
     let events = sqlx::query(
         "WITH newest AS (SELECT max(seq) AS seq FROM events),

@@ -1,8 +1,8 @@
 //! Finds damage in the write-ahead log of SQLite before SQLite opens it.
 //!
-//! SQLite ends its recovery silently at the first invalid frame. That is right after a crash, which can leave at most one
-//! transaction half written, but it loses acknowledged transactions if the log is damaged in the middle. So two or more
-//! complete transactions behind an invalid frame mean damage.
+//! SQLite ends its recovery silently at the first invalid frame. That is right after a crash, which can leave at most
+//! one transaction half written, but it loses acknowledged transactions if the log is damaged in the middle. So two
+//! or more complete transactions behind an invalid frame mean damage.
 //!
 //! The format is described at <https://www.sqlite.org/fileformat2.html#walformat>.
 

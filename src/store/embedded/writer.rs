@@ -1,7 +1,7 @@
 //! The task that writes.
 //!
-//! A commit costs a sync of the disk. So one task takes all commits that have arrived, writes them in one transaction,
-//! and answers them after it.
+//! A commit costs a sync of the disk. So one task takes all commits that have arrived, writes them in one
+//! transaction, and answers them after it.
 
 use std::sync::Arc;
 
@@ -109,8 +109,8 @@ async fn write(
 
 /// Writes a batch in one transaction. Returns whether each commit was written.
 ///
-/// The transaction is one message to the thread of the connection, because every message wakes that thread and then this
-/// task.
+/// The transaction is one message to the thread of the connection, because every message wakes that thread and then
+/// this task.
 async fn write_batch(
     database: &Database,
     batch: &[Request],

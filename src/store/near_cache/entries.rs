@@ -1,7 +1,7 @@
 //! The entries of the near-cache and the rules by which they are filled, invalidated and used.
 //!
-//! Taking a ticket, invalidating and filling each hold the lock of the key's shard, so that they are totally ordered for
-//! each key. The test tries all orders in which two reads, changes and a commit can meet.
+//! Taking a ticket, invalidating and filling each hold the lock of the key's shard, so that they are totally ordered
+//! for each key. The test tries all orders in which two reads, changes and a commit can meet.
 
 use std::{
     hash::BuildHasher as _,

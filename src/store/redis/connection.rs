@@ -1,13 +1,13 @@
 //! A supervised connection to Redis.
 //!
 //! The client library multiplexes well, but it recovers badly: a half-open connection only times out, and a time-out
-//! does not make the library reconnect. So one task owns the connection (`supervisor`). It connects, verifies that the
-//! server is a primary and stays one, and drops the connection at the first error that a new connection may solve.
-//! Meanwhile every request fails at once with `Unavailable`; nothing is queued.
+//! does not make the library reconnect. So one task owns the connection (`supervisor`). It connects, verifies that
+//! the server is a primary and stays one, and drops the connection at the first error that a new connection may
+//! solve. Meanwhile every request fails at once with `Unavailable`; nothing is queued.
 //!
-//! A connection for requests consists of two channels, one that reads and one that writes, because a server that holds
-//! up a write (`CLIENT PAUSE WRITE`, a blocked script) holds up everything behind it on the same TCP connection. Both
-//! are opened and replaced together, so that reads come from the server that takes the writes.
+//! A connection for requests consists of two channels, one that reads and one that writes, because a server that
+//! holds up a write (`CLIENT PAUSE WRITE`, a blocked script) holds up everything behind it on the same TCP
+//! connection. Both are opened and replaced together, so that reads come from the server that takes the writes.
 
 use std::sync::{
     Arc,
@@ -62,7 +62,8 @@ pub(super) struct Inner {
     pub(super) address: String,
     pub(super) state: ArcSwap<State>,
     pub(super) wake_supervisor: Notify,
-    /// The write channel no longer answers. The supervisor replaces both channels; until then the old ones serve reads.
+    /// The write channel no longer answers. The supervisor replaces both channels; until then the old ones serve
+    /// reads.
     pub(super) writes_stalled: AtomicBool,
     /// Set once the first attempt to connect has succeeded or failed.
     pub(super) first_attempt: SetOnce<()>,

@@ -8,7 +8,8 @@ use crate::domain::ports::Cursor;
 pub(super) struct StreamCursor(Vec<String>);
 
 impl StreamCursor {
-    /// Returns the cursor of a reader that has none yet: `tail.lua` answers the empty id with that of the newest entry.
+    /// Returns the cursor of a reader that has none yet: `tail.lua` answers the empty id with that of the newest
+    /// entry.
     pub(super) fn at_end() -> Self {
         Self(vec![String::new(); bucket_index(BUCKETS)])
     }

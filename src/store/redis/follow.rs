@@ -124,7 +124,8 @@ impl BlockingReader {
         let keys: Vec<_> = (0..BUCKETS).map(|bucket| streams.key(bucket)).collect();
         // Rounded up, because BLOCK 0 waits for ever.
         let millis = u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
-        // XREAD and MGET are the only commands with keys of more than one hash tag. A cluster needs one XREAD per node.
+        // XREAD and MGET are the only commands with keys of more than one hash tag. A cluster needs one XREAD per
+        // node.
         let mut command = redis::cmd("XREAD");
         command.arg("BLOCK").arg(millis).arg("COUNT").arg(1).arg("STREAMS").arg(&keys).arg(cursor.ids());
         let response: Option<StreamReadReply> =

@@ -1,16 +1,16 @@
 //! The Redis store: one value per user, one event stream per bucket of users.
 //!
-//! The key of a user and the stream of the user's bucket share a hash tag, so that `commit.lua`, which writes both, is
-//! legal on a cluster. Values hold session ids and deadlines, never a token.
+//! The key of a user and the stream of the user's bucket share a hash tag, so that `commit.lua`, which writes both,
+//! is legal on a cluster. Values hold session ids and deadlines, never a token.
 //!
 //! | key | value |
 //! |---|---|
 //! | `<prefix>:{<bucket>}:s:<user id>` | revision (8 bytes, big-endian), then the encoded state; expires by itself |
 //! | `<prefix>:{<bucket>}:events` | a stream with the field `e`, an encoded event; trimmed by length and by age |
 //!
-//! Requests share one supervised connection with a channel for reads and one for writes ([`connection`]); the follower
-//! of the event log has a connection of its own ([`follow`]). A connection is replaced at the first error that a new
-//! one may solve, and while there is none every request fails at once.
+//! Requests share one supervised connection with a channel for reads and one for writes (`connection`); the
+//! follower of the event log has a connection of its own (`follow`). A connection is replaced at the first error
+//! that a new one may solve, and while there is none every request fails at once.
 
 mod connect;
 mod connection;

@@ -40,13 +40,14 @@ impl SqlAccounts {
     }
 
     /// Opens another database. One that does not answer yet is prepared in the background. Returns an error if an
-    /// operator has to act first; it is a sentence without its subject, the name of the setting. Needs a Tokio runtime.
+    /// operator has to act first; it is a sentence without its subject, the name of the setting. Needs a Tokio
+    /// runtime.
     pub async fn open(settings: &Settings) -> Result<Self, String> {
         open(NAME, settings).await.map(Self)
     }
 
-    /// Whether another database has accounts of Latchkey. Creates no tables, and waits for the database only within the
-    /// time limit for connecting.
+    /// Whether another database has accounts of Latchkey. Creates no tables, and waits for the database only within
+    /// the time limit for connecting.
     pub async fn any(settings: &Settings) -> Result<bool, StoreError> {
         let invalid = |cause| StoreError::Corrupt { store: NAME, cause };
         let url = settings.parse_url().map_err(invalid)?;

@@ -1,7 +1,7 @@
 //! Opens a database on a server: connects when it can be reached, and prepares it before the first request.
 //!
-//! A server may start together with its database, so a database that does not answer yet does not end the start. Until
-//! it does, every request fails at once with `Unavailable`.
+//! A server may start together with its database, so a database that does not answer yet does not end the start.
+//! Until it does, every request fails at once with `Unavailable`.
 
 use std::{
     future::Future,
@@ -48,8 +48,8 @@ pub(super) trait Prepare: Send + Sync + 'static {
     fn prepare<'a>(&'a self, client: &'a SqlClient) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
-/// Prepares a database in the background and returns a client, which fails until then. Returns an error if an operator
-/// has to act first.
+/// Prepares a database in the background and returns a client, which fails until then. Returns an error if an
+/// operator has to act first.
 pub(super) async fn start(
     store: &'static str,
     address: String,

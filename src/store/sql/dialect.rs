@@ -18,8 +18,8 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
-    /// Translates a statement of Latchkey, which has `?` for a value and `@` before the name of a table. In a database
-    /// that may be shared with other programs, the names of the tables get a prefix.
+    /// Translates a statement of Latchkey, which has `?` for a value and `@` before the name of a table. In a
+    /// database that may be shared with other programs, the names of the tables get a prefix.
     pub(super) fn translate(self, statement: &str) -> String {
         let mut text = String::with_capacity(statement.len() + 64);
         let mut values = 0;

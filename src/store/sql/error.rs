@@ -82,7 +82,8 @@ pub(super) struct Retries {
 }
 
 impl Retries {
-    /// Waits before the next attempt after a conflict. Fails with any other error, or if there were too many attempts.
+    /// Waits before the next attempt after a conflict. Fails with any other error, or if there were too many
+    /// attempts.
     pub(super) async fn wait(&mut self, error: SqlError) -> Result<(), StoreError> {
         self.attempts += 1;
         match error {

@@ -53,8 +53,8 @@ struct Queries {
 }
 
 impl ExternalUsers {
-    /// Fails if the settings are invalid, as far as that shows without the database. The error begins with the name of
-    /// the setting.
+    /// Fails if the settings are invalid, as far as that shows without the database. The error begins with the name
+    /// of the setting.
     pub fn check(settings: &Settings, lookup: &Lookup) -> Result<(), String> {
         parse(settings, lookup).map(|_| ())
     }
@@ -63,8 +63,9 @@ impl ExternalUsers {
     /// background; its errors are then logged. Needs a Tokio runtime.
     pub async fn open(settings: &Settings, lookup: &Lookup) -> Result<Self, String> {
         let (url, queries) = parse(settings, lookup)?;
-        let writes = if lookup.update_hash.is_some() { WriteAccess::Separate } else { WriteAccess::None };
-        let pools = Pools::new(&url, settings, writes);
+        let write_access =
+            if lookup.update_hash.is_some() { WriteAccess::Separate } else { WriteAccess::None };
+        let pools = Pools::new(&url, settings, write_access);
         let queries = Arc::new(queries);
         let client = start(NAME, url.address(), pools, settings, Verification(Arc::clone(&queries))).await?;
         Ok(Self { client, queries, notices: Notices::default(), renewals: Renewals::default() })

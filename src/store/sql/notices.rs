@@ -122,8 +122,8 @@ pub(super) fn account(row: &Row, sought: Option<&Username>, notices: &Notices) -
     })
 }
 
-/// Returns the user's id. White space around it is trimmed only from numbers and UUIDs: trimming an id that a user may
-/// have chosen could merge two users into one. The padding of CHAR(n) columns is removed when the row is read.
+/// Returns the user's id. White space around it is trimmed only from numbers and UUIDs: trimming an id that a user
+/// may have chosen could merge two users into one. The padding of CHAR(n) columns is removed when the row is read.
 pub(super) fn user_id(row: &Row) -> Option<UserId> {
     let text = row.text_or_integer("user_id").ok()?;
     let trimmed = text.trim();

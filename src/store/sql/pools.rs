@@ -52,7 +52,7 @@ pub(super) enum WriteAccess {
 
 impl Pools {
     /// Does not connect yet; the pools connect when they are used.
-    pub(super) fn new(url: &DatabaseUrl, settings: &Settings, writes: WriteAccess) -> Self {
+    pub(super) fn new(url: &DatabaseUrl, settings: &Settings, write_access: WriteAccess) -> Self {
         let time_limit = settings.query_timeout;
         match url {
             DatabaseUrl::Sqlite(path) => {
@@ -63,7 +63,7 @@ impl Pools {
                         .connect_lazy_with(options)
                 };
                 let readers = pool(options.clone().pragma("query_only", "on"), settings.max_connections);
-                let writer = match writes {
+                let writer = match write_access {
                     WriteAccess::None => readers.clone(),
                     WriteAccess::Separate | WriteAccess::Shared => pool(options, 1),
                 };
@@ -83,8 +83,8 @@ impl Pools {
                         })
                         .connect_lazy_with((**options).clone())
                 };
-                let readers = pool(writes != WriteAccess::Shared);
-                let writer = match writes {
+                let readers = pool(write_access != WriteAccess::Shared);
+                let writer = match write_access {
                     WriteAccess::Separate => pool(false),
                     WriteAccess::Shared | WriteAccess::None => readers.clone(),
                 };

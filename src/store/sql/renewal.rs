@@ -1,7 +1,7 @@
 //! Renews password hashes in a foreign table without ever losing one.
 //!
-//! A column can truncate what is written to it, and a trigger can change it. The new hash is therefore read back before
-//! the commit, by the statement that will find it at the next login.
+//! A column can truncate what is written to it, and a trigger can change it. The new hash is therefore read back
+//! before the commit, by the statement that will find it at the next login.
 
 use std::{
     sync::{Mutex, PoisonError},

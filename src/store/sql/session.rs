@@ -66,8 +66,8 @@ pub(super) struct Timeouts {
 }
 
 impl Timeouts {
-    /// The wait for a response is longer than the time limit of the statement, because a connection whose statement the
-    /// server has cancelled can still be used.
+    /// The wait for a response is longer than the time limit of the statement, because a connection whose statement
+    /// the server has cancelled can still be used.
     pub(super) fn new(statement: Duration) -> Self {
         Self { statement, response: statement + statement / 4 }
     }
@@ -97,8 +97,8 @@ pub(super) enum Connection {
 
 /// A borrowed connection.
 ///
-/// It returns to the pool only if it is known to be idle. After a time-out or a cancelled request it is closed instead,
-/// and the database rolls back the transaction.
+/// It returns to the pool only if it is known to be idle. After a time-out or a cancelled request it is closed
+/// instead, and the database rolls back the transaction.
 pub(super) struct Session {
     connection: Option<Connection>,
     store: &'static str,
@@ -376,8 +376,7 @@ async fn return_to_pool<D: sqlx::Database>(mut connection: PoolConnection<D>, ti
 }
 
 /// Deallocates the statements that other clients of the same library have left on the server connection of a pooler:
-/// their names would collide. Poolers that support named statements rename them, so nobody can rely on
-/// these.
+/// their names would collide. Nobody can rely on these, because poolers that support named statements rename them.
 pub(super) async fn deallocate_statements(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let select = "SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\\_s\\_%'";
     for row in sqlx::query(select).persistent(false).fetch_all(&mut *connection).await? {

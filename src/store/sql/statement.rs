@@ -13,8 +13,8 @@ pub(super) struct Statement {
 impl Statement {
     /// Parses a statement. An error continues the sentence that the name of the setting begins.
     ///
-    /// A placeholder is `:name` outside of quotes and comments. The statement must have each of the `allowed` names and
-    /// no other.
+    /// A placeholder is `:name` outside of quotes and comments. The statement must have each of the `allowed` names
+    /// and no other.
     pub(super) fn parse(dialect: Dialect, statement: &str, allowed: &[&str]) -> Result<Self, String> {
         let mut lexer = Lexer { dialect, rest: statement.trim(), text: String::new() };
         let mut names: Vec<String> = Vec::new();

@@ -9,7 +9,8 @@ use sqlx::{
     sqlite::{SqliteArgumentsBuffer, SqliteTypeInfo},
 };
 
-/// A text for a placeholder. SQLite and MySQL convert it themselves; PostgreSQL only accepts the type of the placeholder.
+/// A text for a placeholder. SQLite and MySQL convert it themselves; PostgreSQL only accepts the type of the
+/// placeholder.
 #[derive(Clone, Copy)]
 pub(super) struct Typed<'a> {
     pub(super) text: &'a str,

@@ -1,7 +1,7 @@
 //! Parses `accounts.url`.
 //!
-//! The library has a parser of its own, which ignores unknown parameters. This one rejects them, because a typo in the
-//! TLS mode must not end in a connection without TLS.
+//! The library has a parser of its own, which ignores unknown parameters. This one rejects them, because a typo in
+//! the TLS mode must not end in a connection without TLS.
 
 use std::{
     fs::File,
@@ -249,14 +249,14 @@ impl UrlParts {
 
 /// The TLS parameters of the URL.
 ///
-/// There is no verify-ca, because the library adds the given root to the public ones: without a check of the host name,
-/// it would accept a certificate of anybody.
+/// There is no verify-ca, because the library adds the given root to the public ones: without a check of the host
+/// name, it would accept a certificate of anybody.
 #[derive(Default)]
 struct TlsParameters {
     verifies_identity: bool,
     has_root: bool,
-    has_client_certificate: bool,
-    has_client_key: bool,
+    /// Whether there is a client certificate, and whether there is a key for it.
+    has_client: (bool, bool),
 }
 
 impl TlsParameters {
@@ -266,12 +266,12 @@ impl TlsParameters {
     }
 
     fn certificate(&mut self, path: String) -> Result<String, String> {
-        self.has_client_certificate = true;
+        self.has_client.0 = true;
         check_readable(path)
     }
 
     fn key(&mut self, path: String) -> Result<String, String> {
-        self.has_client_key = true;
+        self.has_client.1 = true;
         check_readable(path)
     }
 
@@ -279,7 +279,7 @@ impl TlsParameters {
         if self.has_root && !self.verifies_identity {
             return Err(format!("has {root}, which is only used with {mode}: add {mode}"));
         }
-        if self.has_client_certificate != self.has_client_key {
+        if self.has_client.0 != self.has_client.1 {
             return Err("must name both a client certificate and its key, or neither".into());
         }
         Ok(())

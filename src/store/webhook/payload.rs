@@ -1,4 +1,4 @@
-//! What is sent, as JSON. Field names and meanings are those of `WatchSessions` in the protocol.
+//! Encodes a batch of events as JSON, with the names and meanings of the fields of `WatchSessions` in the protocol.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::domain::{ports::EventBatch, rejection::Rejection, types::Timestamp, watch_sessions::News};
 
-/// The last microsecond that has a form in RFC 3339: that of the year 9999.
-const LAST: u64 = 253_402_300_799_999_999;
+/// The latest time that RFC 3339 can represent, the last microsecond of the year 9999.
+const MAX_MICROS: u64 = 253_402_300_799_999_999;
 
 #[derive(Serialize)]
 struct Payload<'a> {
@@ -18,19 +18,27 @@ struct Payload<'a> {
 
 #[derive(Serialize)]
 struct Data<'a> {
-    events: Vec<Told<'a>>,
+    events: Vec<EventPayload<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Told<'a> {
-    Ended { user_id: &'a str, session_id: String, slot: &'a str, rejection: Why, expires_at: String },
-    Everyone { rejection: Why },
+enum EventPayload<'a> {
+    Ended {
+        user_id: &'a str,
+        session_id: String,
+        slot: &'a str,
+        rejection: RejectionPayload,
+        expires_at: String,
+    },
+    Everyone {
+        rejection: RejectionPayload,
+    },
     Resync {},
 }
 
 #[derive(Serialize)]
-struct Why {
+struct RejectionPayload {
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<String>,
@@ -39,43 +47,43 @@ struct Why {
     terminal: bool,
 }
 
-/// The body that tells of a batch.
-pub(super) fn of(batch: &EventBatch) -> Result<String, serde_json::Error> {
+/// Returns the body of the request for a batch.
+pub(super) fn encode(batch: &EventBatch) -> Result<String, serde_json::Error> {
     serde_json::to_string(&Payload {
         r#type: "sessions.ended",
-        timestamp: moment(batch.made_at),
-        data: Data { events: batch.news.iter().filter_map(told).collect() },
+        timestamp: format_time(batch.made_at),
+        data: Data { events: batch.news.iter().filter_map(event).collect() },
     })
 }
 
-fn told(news: &News) -> Option<Told<'_>> {
+fn event(news: &News) -> Option<EventPayload<'_>> {
     Some(match news {
-        News::Ended { user_id, ended } => Told::Ended {
+        News::Ended { user_id, ended } => EventPayload::Ended {
             user_id: user_id.as_str(),
             session_id: ended.session_id.to_string(),
             slot: ended.slot.as_str(),
-            rejection: why(&ended.rejection),
-            expires_at: moment(ended.expires_at),
+            rejection: rejection(&ended.rejection),
+            expires_at: format_time(ended.expires_at),
         },
-        News::Everyone(epoch) => Told::Everyone { rejection: why(&epoch.rejection()) },
-        News::Resync => Told::Resync {},
+        News::Everyone(epoch) => EventPayload::Everyone { rejection: rejection(&epoch.rejection()) },
+        News::Resync => EventPayload::Resync {},
         News::Heartbeat(_) => return None,
     })
 }
 
-fn why(rejection: &Rejection) -> Why {
-    Why {
+fn rejection(rejection: &Rejection) -> RejectionPayload {
+    RejectionPayload {
         reason: rejection.reason.name(),
-        at: rejection.at.map(moment),
+        at: rejection.at.map(format_time),
         by_device: rejection.by_device.as_ref().map(|device| device.as_str().to_owned()).unwrap_or_default(),
         message: rejection.message(),
         terminal: rejection.reason.is_terminal(),
     }
 }
 
-/// RFC 3339, in UTC, to the microsecond.
-fn moment(moment: Timestamp) -> String {
-    let since = Duration::from_micros(moment.as_micros().min(LAST));
+/// Formats a time as RFC 3339 in UTC with microseconds.
+fn format_time(time: Timestamp) -> String {
+    let since = Duration::from_micros(time.as_micros().min(MAX_MICROS));
     humantime::format_rfc3339_micros(UNIX_EPOCH + since).to_string()
 }
 
@@ -91,7 +99,7 @@ mod tests {
     };
 
     #[test]
-    fn every_kind_of_news_has_the_fields_of_the_protocol() {
+    fn every_kind_of_event_has_the_fields_of_the_protocol() {
         let at = Timestamp::from_micros(1_700_000_000_000_001);
         let ended = Ended {
             session_id: SessionId::from_bytes([0; 16]),
@@ -110,7 +118,7 @@ mod tests {
             News::Heartbeat(Some(at)),
             News::Everyone(epoch),
         ];
-        let body = of(&EventBatch { id: "msg_1".into(), made_at: at, news }).unwrap();
+        let body = encode(&EventBatch { id: "msg_1".into(), made_at: at, news }).unwrap();
         let expected = json!({
             "type": "sessions.ended",
             "timestamp": "2023-11-14T22:13:20.000001Z",

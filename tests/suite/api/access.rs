@@ -1,4 +1,4 @@
-//! Who may call what.
+//! Access: which methods need which caller role.
 
 use crate::support::server::{Server, Store};
 use latchkey::grpc::pb;
@@ -10,9 +10,7 @@ use super::parts;
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn accounts_are_for_those_who_have_the_admin_key(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn account_methods_need_the_admin_key(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -26,7 +24,7 @@ async fn accounts_are_for_those_who_have_the_admin_key(
     let wrong = client.accounts.clone().list_accounts(wrong).await.unwrap_err();
     assert_eq!(parts(&wrong), (Code::Unauthenticated, "CALLER_UNAUTHENTICATED".into(), vec![]));
 
-    // A user's token is no caller's key.
+    // The token of a user is no caller key.
     client.user("alice").await;
     let token = client.login("alice", "").await.token;
     let mut user = Request::new(message());
@@ -38,7 +36,7 @@ async fn accounts_are_for_those_who_have_the_admin_key(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_exist_is_unimplemented() {
+async fn unknown_methods_are_unimplemented() {
     use crate::support::server::{Server, Store};
     let server = Server::start(Store::Embedded).await;
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.app.grpc)).unwrap();
@@ -53,7 +51,7 @@ async fn what_does_not_exist_is_unimplemented() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_not_open_is_refused_to_those_without_a_key() {
+async fn every_method_with_a_role_needs_a_key() {
     use latchkey::grpc::access::{Rule, rule};
     use prost_reflect::DescriptorPool;
 
@@ -78,7 +76,7 @@ async fn whatever_is_not_open_is_refused_to_those_without_a_key() {
             if let Some(key) = key {
                 request.metadata_mut().insert("x-latchkey-key", key.parse().unwrap());
             }
-            // As a stream, of which some have no end: a refusal is the first answer.
+            // Some streams never end, so only the first answer counts.
             let outcome = grpc.server_streaming(request, path.parse().unwrap(), codec).await;
             let refused = outcome.err().is_some_and(|status| {
                 status.code() == Code::Unauthenticated && parts(&status).1 == "CALLER_UNAUTHENTICATED"
@@ -90,7 +88,7 @@ async fn whatever_is_not_open_is_refused_to_those_without_a_key() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_id_comes_back(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn a_request_id_is_returned(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let of = |answer: &MetadataMap| answer.get("x-request-id").map(|id| id.to_str().unwrap().to_owned());
@@ -107,7 +105,7 @@ async fn a_request_id_comes_back(#[values(Store::Embedded, Store::Redis)] store:
     let too_long = "x".repeat(65);
     assert_eq!(logout(Some(&too_long)).await.len(), 16, "what is not fit for a log is not taken over");
 
-    // A verdict needs none, unless somebody asks for it or something went wrong.
+    // A verdict carries no request id unless the client sent one or the call failed.
     let validate = async |token: &str, id: Option<&str>| {
         let mut request = Request::new(pb::ValidateRequest { token: token.into(), ..Default::default() });
         if let Some(id) = id {
@@ -126,7 +124,7 @@ async fn a_request_id_comes_back(#[values(Store::Embedded, Store::Redis)] store:
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_is_too_large_or_none_is_an_invalid_request(
+async fn a_message_that_is_too_large_or_malformed_is_an_invalid_request(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -135,7 +133,7 @@ async fn a_message_that_is_too_large_or_none_is_an_invalid_request(
     let status = server.client.auth.clone().validate(large).await.unwrap_err();
     assert_eq!(parts(&status), (Code::InvalidArgument, "INVALID_REQUEST".into(), vec![String::new()]));
 
-    // Another message: its first field is a number where the method has a string.
+    // The first field of this message is a number where the method expects a string.
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.app.grpc)).unwrap();
     let mut grpc = Grpc::new(endpoint.connect().await.unwrap());
     grpc.ready().await.unwrap();

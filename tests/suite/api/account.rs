@@ -1,4 +1,4 @@
-//! `AccountService`, and what its changes do to sessions.
+//! `AccountService`, and the effect of its changes on sessions.
 
 use crate::support::server::Store;
 use rstest::rstest;
@@ -77,7 +77,7 @@ async fn a_name_is_taken_in_every_spelling(#[values(Store::Embedded, Store::Redi
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_not_there_is_not_found(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn an_unknown_account_is_not_found(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -123,7 +123,7 @@ async fn accounts_are_listed_in_pages_in_the_order_of_their_names(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn disabling_ends_every_session_at_once_and_bars_the_door(
+async fn disabling_ends_every_session_at_once_and_prevents_logins(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -147,7 +147,7 @@ async fn disabling_ends_every_session_at_once_and_bars_the_door(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_account_disabled_until_a_moment_enables_itself(
+async fn an_account_disabled_until_a_time_is_enabled_again_at_that_time(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -216,7 +216,7 @@ async fn a_deleted_account_is_gone_with_its_sessions_and_its_name_is_free(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_with_an_account_is_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn every_violation_of_an_account_is_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -255,7 +255,7 @@ async fn a_session_debt_that_was_left_behind_is_settled(
     leave_a_debt(&server).await;
 }
 
-/// As if the process had died, or the session store been away, between the two databases.
+/// Leaves a debt, as a crash or an outage between the two databases does.
 async fn leave_a_debt(server: &Server) {
     use latchkey::domain::{
         ports::{AccountChange, Clock as _, DebtCause, Disabled},
@@ -272,7 +272,7 @@ async fn leave_a_debt(server: &Server) {
     engine.settle_debts().await.unwrap();
     assert!(is_live(&client.validate(&token).await), "a young debt belongs to the request that made it");
     server.clock.advance(Duration::from_secs(16));
-    // From here on it is the server's own task that finds it.
+    // The background task of the server settles it from here on.
     let begun = std::time::Instant::now();
     while is_live(&client.validate(&token).await) {
         assert!(begun.elapsed() < Duration::from_secs(20), "nobody settles the debt");

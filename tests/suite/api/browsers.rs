@@ -1,4 +1,4 @@
-//! gRPC-Web and CORS: what browsers need, for the web sites that the settings name.
+//! gRPC-Web and CORS, for the page origins in the settings.
 
 use std::{
     net::SocketAddr,
@@ -47,7 +47,7 @@ pub fn web(address: SocketAddr, http2: bool) -> Web {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_works_by_grpc_web_over_both_versions_of_http() {
+async fn every_kind_of_call_works_with_grpc_web_over_http_1_and_http_2() {
     let server = server().await;
     server.client.user("alice").await;
     for http2 in [false, true] {
@@ -57,7 +57,7 @@ async fn everything_works_by_grpc_web_over_both_versions_of_http() {
         let verdict = web.validate(validate.clone()).await.unwrap().into_inner().verdict.unwrap();
         assert!(matches!(verdict, Verdict::Session(session) if session.device == "Firefox"));
 
-        // A stream says first that it is live and at the end why it no longer is.
+        // A watch begins with the session and ends with the rejection.
         let watch = pb::WatchSessionRequest { token: login.token };
         let mut stream = web.watch_session(watch).await.unwrap().into_inner();
         assert!(matches!(stream.message().await.unwrap().unwrap().verdict, Some(Watched::Session(_))));
@@ -69,14 +69,14 @@ async fn everything_works_by_grpc_web_over_both_versions_of_http() {
 
         let verdict = web.validate(validate).await.unwrap().into_inner().verdict.unwrap();
         assert!(matches!(verdict, Verdict::Rejection(rejection) if rejection.terminal));
-        // A status with its details.
+        // The details of a status arrive too.
         let wrong = pb::LoginRequest { password: "wrong".into(), ..login_request("alice", "") };
         let status = web.login(wrong).await.unwrap_err();
         assert_eq!(parts(&status), (Code::Unauthenticated, "INVALID_CREDENTIALS".into(), vec![]));
     }
 }
 
-/// A preflight, or a call of `GetJwks`, from the page of a site.
+/// Sends a preflight or a call of `GetJwks` from a page origin.
 async fn from_site(address: SocketAddr, preflight: bool, origins: &[&str]) -> Answer {
     let mut headers: Vec<_> = origins.iter().map(|origin| ("origin", origin.as_bytes())).collect();
     if preflight {
@@ -89,7 +89,7 @@ async fn from_site(address: SocketAddr, preflight: bool, origins: &[&str]) -> An
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_sites_that_are_named_may_call() {
+async fn only_configured_origins_may_call() {
     let server = server().await;
     let address = server.app.grpc;
     for site in [SITE, "http://localhost:5173"] {
@@ -127,18 +127,18 @@ async fn only_sites_that_are_named_may_call() {
             assert!(answer.headers.iter().all(|(name, _)| !name.starts_with("access-control")), "{answer:?}");
         }
     }
-    // No page of a site, such as a server that speaks gRPC-Web.
+    // A request without an origin comes from no page, such as from a server that uses gRPC-Web.
     assert_eq!(from_site(address, false, &[]).await.status, 200);
     assert_eq!(from_site(address, true, &[]).await.status, 400);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_no_site_is_named_there_is_neither_grpc_web_nor_http_1() {
+async fn without_configured_origins_there_is_neither_grpc_web_nor_http_1() {
     let server = Server::start(Store::Embedded).await;
     let headers: [(&str, &[u8]); 1] = [("content-type", b"application/grpc-web+proto")];
     let line = "POST /latchkey.v1.AuthService/GetJwks";
     assert!(exchange(server.app.grpc, line, &headers, &[0; 5]).await.is_none());
-    // A preflight is none, and no site is told that it may call.
+    // A preflight fails, and no origin is allowed.
     let client = HttpClient::builder(TokioExecutor::new()).http2_only(true).build_http();
     let preflight =
         http::Request::options(format!("http://{}/latchkey.v1.AuthService/GetJwks", server.app.grpc))
@@ -151,7 +151,7 @@ async fn where_no_site_is_named_there_is_neither_grpc_web_nor_http_1() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http_1_there_is_nothing_but_grpc_web_and_the_same_rules_hold() {
+async fn http_1_serves_only_grpc_web_under_the_same_rules() {
     let server = server().await;
     let address = server.app.grpc;
     let path = "/latchkey.v1.AuthService/GetJwks";
@@ -166,7 +166,7 @@ async fn over_http_1_there_is_nothing_but_grpc_web_and_the_same_rules_hold() {
     let long = vec![b'x'; 20 * 1024];
     assert_eq!(status(&format!("POST {path}"), &[web, ("x-long", &long)]).await, 431);
 
-    // Who may call what, and how large a message may be.
+    // Caller roles and the message limit apply.
     let accounts = "POST /latchkey.v1.AccountService/ListAccounts";
     let answer = exchange(address, accounts, &[web], &[0; 5]).await.unwrap();
     assert_eq!(answer.header("grpc-status"), Some("16"), "{answer:?}");
@@ -177,7 +177,7 @@ async fn over_http_1_there_is_nothing_but_grpc_web_and_the_same_rules_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http_1_nobody_keeps_a_connection_by_saying_nothing() {
+async fn silent_http_1_connections_are_closed() {
     let server = server().await;
     let quiet = async |begun: &[u8]| {
         let mut socket = TcpStream::connect(server.app.grpc).await.unwrap();
@@ -191,9 +191,9 @@ async fn over_http_1_nobody_keeps_a_connection_by_saying_nothing() {
         quiet(b"P"),
         quiet(b"PRI * HTTP/2.0\r\n\r\n"),
         quiet(b"POST /latchkey.v1.AuthService/GetJwks HTTP/1.1\r\nhost: x\r\n"),
-        // After an answer, too.
+        // The time-out also applies after an answer.
         quiet(b"OPTIONS / HTTP/1.1\r\nhost: x\r\n\r\n"),
     );
-    // Those who say something are served beside them, and within the deadline of any call.
+    // Active clients are served meanwhile, within the usual deadline.
     web(server.app.grpc, false).get_jwks(pb::GetJwksRequest {}).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! `CallerService`, and what the keys it hands out are good for.
+//! `CallerService`, and the rights of the keys that it creates.
 
 use rstest::rstest;
 use std::{sync::Arc, time::Duration};
@@ -21,7 +21,7 @@ async fn try_create(client: &Client, name: &str, roles: &[&str]) -> Result<pb::C
     client.callers.clone().create_caller(client.admin(message)).await.map(tonic::Response::into_inner)
 }
 
-/// The key of a new caller.
+/// Creates a caller and returns its key.
 async fn create(client: &Client, name: &str, roles: &[&str]) -> String {
     try_create(client, name, roles).await.unwrap().key
 }
@@ -44,14 +44,14 @@ fn with_key<T>(message: T, keys: &[&str]) -> Request<T> {
     request
 }
 
-/// What a method for admins answers to these keys.
+/// Calls a method for admins with these keys.
 async fn administers(client: &Client, keys: &[&str]) -> Result<(), (Code, String)> {
     let request = with_key(pb::ListAccountsRequest::default(), keys);
     let answer = client.accounts.clone().list_accounts(request).await;
     answer.map(drop).map_err(|status| (parts(&status).0, parts(&status).1))
 }
 
-/// What Validate answers to these keys.
+/// Calls Validate with these keys.
 async fn validates(client: &Client, keys: &[&str]) -> Result<(), (Code, String)> {
     let request = with_key(pb::ValidateRequest { token: "x".into(), ..Default::default() }, keys);
     let answer = client.auth.clone().validate(request).await;
@@ -70,7 +70,7 @@ const BY_CALLERS: &[(&str, &str)] = &[("ACCESS__VALIDATE", "caller")];
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_is_made_used_listed_and_revoked(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn a_caller_is_created_used_listed_and_revoked(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -97,7 +97,7 @@ async fn a_caller_is_made_used_listed_and_revoked(#[values(Store::Embedded, Stor
     assert_eq!(list(client).await.len(), 1);
     let again = revoke(client, "ops/console").await.unwrap_err();
     assert_eq!(parts(&again), (Code::NotFound, "CALLER_NOT_FOUND".into(), vec![]));
-    // The name is free again, with another key.
+    // The name is free again, and the new key differs.
     let second = create(client, "ops/console", &["admin"]).await;
     assert_ne!(second, key);
     assert_eq!(administers(client, &[&key]).await, unauthenticated());
@@ -106,9 +106,7 @@ async fn a_caller_is_made_used_listed_and_revoked(#[values(Store::Embedded, Stor
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_caller_may_be_called_and_do_is_checked(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn names_and_roles_of_callers_are_checked(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -127,9 +125,7 @@ async fn what_a_caller_may_be_called_and_do_is_checked(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_role_opens_its_own_methods_and_admin_all(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn each_role_may_call_its_methods_and_admin_all(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::with(store, BY_CALLERS).await;
 
     let client = &server.client;
@@ -154,7 +150,7 @@ async fn each_role_opens_its_own_methods_and_admin_all(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exactly_one_key_that_is_known_counts(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn exactly_one_known_key_is_accepted(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -183,9 +179,7 @@ async fn exactly_one_key_that_is_known_counts(#[values(Store::Embedded, Store::R
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_no_key_is_needed_a_bad_one_does_no_harm(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn a_bad_key_is_ignored_where_no_key_is_needed(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -197,7 +191,7 @@ async fn where_no_key_is_needed_a_bad_one_does_no_harm(
     }
 }
 
-/// Two servers under one clock, on one Redis and one database of accounts.
+/// Two servers with one clock, one Redis and one database of accounts.
 struct Replicas {
     apps: [App; 2],
     clients: [Client; 2],
@@ -226,7 +220,7 @@ impl Replicas {
         Self { apps: [first, second], clients, clock, data, _redis: redis }
     }
 
-    /// Asks the database itself.
+    /// Queries the database directly.
     async fn sql(&self, statement: &'static str) {
         use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
         let path = self.data.path().join("latchkey.db");
@@ -250,7 +244,7 @@ async fn a_second_server_follows_within_the_promised_time() {
     replicas.clock.advance(Duration::from_secs(5));
     assert_eq!(validates(there, &[&key]).await, unauthenticated(), "within five seconds elsewhere");
 
-    // Use here is seen there, once it is recorded.
+    // The last use is seen on the other server once it is recorded.
     let key = create(here, "web", &["validator"]).await;
     assert_eq!(validates(here, &[&key]).await, Ok(()));
     let [first, _] = replicas.apps;
@@ -259,7 +253,7 @@ async fn a_second_server_follows_within_the_promised_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_callers_cannot_be_read_those_known_go_on_and_no_key_is_called_bad() {
+async fn during_an_outage_of_the_callers_known_keys_work_and_no_key_is_rejected() {
     let replicas = Replicas::start().await;
     let [client, _] = &replicas.clients;
     let key = create(client, "web", &["validator"]).await;
@@ -286,7 +280,7 @@ async fn while_the_callers_cannot_be_read_those_known_go_on_and_no_key_is_called
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_of_a_newer_version_allows_nothing_here() {
+async fn a_role_of_a_newer_version_allows_nothing() {
     let replicas = Replicas::start().await;
     let [client, there] = &replicas.clients;
     let key = create(client, "web", &["validator"]).await;
@@ -300,7 +294,7 @@ async fn a_role_of_a_newer_version_allows_nothing_here() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_asked_of_the_store_for_those_who_need_no_key() {
+async fn calls_without_a_key_do_not_query_the_store() {
     let server = Server::start(Store::Embedded).await;
     assert_eq!(validates(&server.client, &[&format!("lkc_{}", "A".repeat(43))]).await, Ok(()));
     assert!(list(&server.client).await.is_empty());

@@ -73,7 +73,7 @@ async fn a_wrong_current_password_changes_nothing_and_counts_as_a_failure(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_is_dead_changes_no_password(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn a_dead_token_changes_no_password(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -91,7 +91,7 @@ async fn a_token_that_is_dead_changes_no_password(#[values(Store::Embedded, Stor
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_missing_or_too_short_is_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn missing_and_short_fields_are_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -128,7 +128,7 @@ async fn a_password_that_was_reset_meanwhile_is_not_overwritten(
     }
     let message = pb::SetPasswordRequest { user_id, password: NEW.into() };
     client.accounts.clone().set_password(client.admin(message)).await.unwrap();
-    // Either the thief was faster, and then the reset came after; or the thief was refused.
+    // Either the reset came after the change of the thief, or the change was refused.
     let _ = thief.await.unwrap();
     client.try_login(login_with("alice", NEW)).await.unwrap();
     let status = client.try_login(login_with("alice", "the thief's own new password")).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Requests that are compressed with gzip, as most gRPC clients do where they are told to.
+//! Requests compressed with gzip.
 
 use futures_util::{StreamExt as _, stream};
 use latchkey::grpc::{
@@ -15,7 +15,7 @@ use tonic_reflection::pb::v1alpha::{
 
 use super::parts;
 use crate::{
-    gateways::question,
+    gateways::check_request,
     support::{
         client::{Client, login_request},
         http::exchange_http2,
@@ -26,7 +26,7 @@ use crate::{
 /// The limit of a message.
 const LIMIT: usize = 64 * 1024;
 
-/// A client that compresses what it sends, and takes compressed answers.
+/// A client that compresses requests and accepts compressed answers.
 struct Compressing {
     client: Client,
     check: AuthorizationClient<Channel>,
@@ -52,7 +52,7 @@ impl Compressing {
         self.check.check(question).await.map(|answer| answer.into_inner().status.unwrap().code)
     }
 
-    /// Whether the reflection service answers a question about this symbol.
+    /// Whether the reflection service knows a symbol.
     async fn reflects(&mut self, symbol: String) -> bool {
         let question = MessageRequest::FileContainingSymbol(symbol);
         let question = ServerReflectionRequest { message_request: Some(question), ..Default::default() };
@@ -67,7 +67,7 @@ fn is_plain<T>(answer: &Response<T>) -> bool {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_method_takes_gzip_and_no_answer_is_compressed(
+async fn every_method_accepts_gzip_and_no_answer_is_compressed(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -100,16 +100,16 @@ async fn every_method_takes_gzip_and_no_answer_is_compressed(
     client.callers.clone().list_callers(callers).await.unwrap();
     client.serving("").await;
     let bearer = format!("Bearer {token}");
-    assert_eq!(compressing.check(question(&[("authorization", &bearer)], &[])).await.unwrap(), 0);
+    assert_eq!(compressing.check(check_request(&[("authorization", &bearer)], &[])).await.unwrap(), 0);
     assert!(compressing.reflects("latchkey.v1.AuthService".into()).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_decompresses_to_more_than_the_limit_is_refused_as_a_large_one_is() {
+async fn a_message_that_decompresses_beyond_the_limit_fails_as_a_large_one_does() {
     let server = Server::start(Store::Embedded).await;
     let mut compressing = Compressing::of(&server).await;
     let client = compressing.client.clone();
-    // A thousandth of it travels, so that the limit of what travels is far.
+    // The compressed message is a thousandth of this and far below the limit.
     let bomb = || "x".repeat(4 << 20);
     let refused = |status: Status| {
         assert_eq!(parts(&status), (Code::InvalidArgument, "INVALID_REQUEST".into(), vec![String::new()]));
@@ -134,9 +134,9 @@ async fn a_message_that_decompresses_to_more_than_the_limit_is_refused_as_a_larg
     );
     let health = HealthCheckRequest { service: bomb() };
     refused(client.health.clone().check(health).await.unwrap_err());
-    refused(compressing.check(question(&[("authorization", &bomb())], &[])).await.unwrap_err());
+    refused(compressing.check(check_request(&[("authorization", &bomb())], &[])).await.unwrap_err());
 
-    // Streams end with it.
+    // The error ends a stream.
     let questions =
         [pb::ValidateRequest::default(), pb::ValidateRequest { token: bomb(), ..Default::default() }];
     let answers = client.auth.clone().validate_stream(stream::iter(questions)).await.unwrap().into_inner();
@@ -149,13 +149,13 @@ async fn a_message_that_decompresses_to_more_than_the_limit_is_refused_as_a_larg
     refused(client.accounts.clone().import_accounts(import).await.unwrap_err());
     assert!(!compressing.reflects(bomb()).await);
 
-    // To the byte: a key of one byte and a length of three stand before the token.
+    // The test is exact to the byte: one byte of tag and three of length precede the token.
     let status = client.try_validate(&"x".repeat(LIMIT - 3)).await.unwrap_err();
     refused(status);
     let Verdict::Rejection(_) = client.try_validate(&"x".repeat(LIMIT - 4)).await.unwrap() else { panic!() };
 }
 
-/// The status of a call of `Validate` with this message, which says that it is compressed.
+/// Calls `Validate` with a message that is marked as compressed and returns the status.
 async fn compressed(server: &Server, encoding: &str, message: &[u8]) -> Status {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     let body = [&[1], &length[..], message].concat();
@@ -167,7 +167,7 @@ async fn compressed(server: &Server, encoding: &str, message: &[u8]) -> Status {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_gzip_is_refused_and_other_encodings_are_told_which_one_is_known() {
+async fn invalid_gzip_fails_and_other_encodings_are_answered_with_the_supported_one() {
     let server = Server::start(Store::Embedded).await;
     for (encoding, message) in [("gzip", &b"rubbish"[..]), ("gzip", b""), ("identity", b"rubbish")] {
         let status = compressed(&server, encoding, message).await;
@@ -181,6 +181,6 @@ async fn what_is_no_gzip_is_refused_and_other_encodings_are_told_which_one_is_kn
     let status = compressed(&server, "zstd", b"rubbish").await;
     assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
     assert_eq!(status.metadata().get("grpc-accept-encoding").unwrap(), "gzip,identity");
-    // The connection serves others.
+    // The connection still serves other calls.
     server.client.health.clone().check(Request::new(HealthCheckRequest::default())).await.unwrap();
 }

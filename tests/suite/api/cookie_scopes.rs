@@ -1,5 +1,5 @@
-//! Cookies of one name that a browser holds for several scopes, such as for one host and for its domain: those of an
-//! older configuration or of another program stay, and are sent beside the new one.
+//! Cookies with the same name in several scopes, such as a host and its domain: a browser keeps those of an older
+//! configuration or another program and sends them beside the new one.
 
 use latchkey::grpc::pb::{
     self, LogoutScope, RejectionReason, auth_service_client::AuthServiceClient, validate_response::Verdict,
@@ -35,7 +35,7 @@ async fn page(server: &Server) -> AuthServiceClient<Channel> {
     AuthServiceClient::connect(format!("http://{}", server.app.grpc)).await.unwrap()
 }
 
-/// A `cookie` with these tokens, all under the same name.
+/// Returns a `cookie` header with these tokens under one name.
 fn cookies(tokens: &[&str]) -> String {
     let pairs = tokens.iter().map(|token| format!("{NAME}={token}"));
     format!("theme=dark; {}", pairs.collect::<Vec<_>>().join("; "))
@@ -43,9 +43,7 @@ fn cookies(tokens: &[&str]) -> String {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_of_several_cookies_that_is_a_live_session_counts(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn any_live_cookie_among_several_is_accepted(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::with(store, &DOMAIN).await;
 
     server.client.user("alice").await;
@@ -70,7 +68,7 @@ async fn any_of_several_cookies_that_is_a_live_session_counts(
         };
         page.change_password(with(change, &metadata)).await.unwrap();
     }
-    // In two lines, as HTTP/2 may split them.
+    // HTTP/2 may split the cookies into two header lines.
     let (one, two) = (cookies(&[&stale]), cookies(&[&live]));
     let metadata = [("origin", SITE), ("cookie", &*one), ("cookie", &*two)];
     let verdict = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap();
@@ -79,7 +77,7 @@ async fn any_of_several_cookies_that_is_a_live_session_counts(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_no_cookie_is_live_the_page_is_told_what_keeps_it_from_logging_in_by_itself(
+async fn without_a_live_cookie_a_terminal_rejection_takes_precedence(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::with(store, &DOMAIN).await;
@@ -132,13 +130,13 @@ async fn a_login_and_a_logout_clear_the_cookie_of_the_other_scope(
     let metadata = [("origin", SITE), ("cookie", &*sent)];
     let login = page.login(with(login_request("alice", "Firefox"), &metadata)).await.unwrap();
     let given = set_cookies(&login);
-    // The new one last, for clients that take both for the same cookie.
+    // The new cookie comes last, for clients that treat both as the same.
     assert_eq!((given.len(), given[0].as_str()), (2, HOST_CLEARED), "{given:?}");
     assert!(given[1].ends_with("; SameSite=Lax; Domain=example.com"), "{given:?}");
     let live = pair(&given[1]).strip_prefix("__Secure-latchkey=").unwrap();
     server.client.session(live).await;
 
-    // As a browser sends it that has not forgotten the other one.
+    // A browser may still have the other cookie.
     let sent = cookies(&[&stale, live]);
     let metadata = [("origin", SITE), ("cookie", &*sent)];
     let others = pb::LogoutRequest { scope: LogoutScope::Others.into(), ..Default::default() };
@@ -147,13 +145,13 @@ async fn a_login_and_a_logout_clear_the_cookie_of_the_other_scope(
     let logout = page.logout(with(pb::LogoutRequest::default(), &metadata)).await.unwrap();
     assert_eq!(set_cookies(&logout), [HOST_CLEARED, DOMAIN_CLEARED]);
     assert_eq!(logout.into_inner().ended, 1);
-    // Again, with what is dead by now.
+    // The same again with a dead token.
     let logout = page.logout(with(pb::LogoutRequest::default(), &metadata)).await.unwrap();
     assert_eq!(set_cookies(&logout), [HOST_CLEARED, DOMAIN_CLEARED]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_the_cookie_is_for_one_host_those_of_its_domains_are_cleared_once_they_are_seen() {
+async fn a_host_cookie_clears_domain_cookies_once_they_are_seen() {
     let settings =
         [("BROWSER__ORIGINS", SITE), ("BROWSER__SET_COOKIE", "true"), ("GATEWAY__COOKIE", "token")];
     let server = Server::with(Store::Embedded, &settings).await;
@@ -182,7 +180,9 @@ async fn where_the_cookie_is_for_one_host_those_of_its_domains_are_cleared_once_
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_authorization_is_as_none(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn an_empty_authorization_header_counts_as_absent(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
     let server = Server::with(store, &DOMAIN).await;
 
     server.client.user("alice").await;

@@ -1,4 +1,4 @@
-//! The token in a cookie: what a page gets by it, and what nobody else does.
+//! The token in a cookie, for pages that never see it.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn server(more: &[(&str, &str)]) -> Server {
     Server::with(Store::Embedded, &settings).await
 }
 
-/// A request with this metadata.
+/// Makes a request with metadata.
 pub fn with<T>(message: T, metadata: &[(&'static str, &str)]) -> Request<T> {
     let mut request = Request::new(message);
     for (name, value) in metadata {
@@ -49,12 +49,12 @@ pub fn set_cookies<T>(answer: &Response<T>) -> Vec<String> {
     values.map(|value| value.to_str().unwrap().to_owned()).collect()
 }
 
-/// `name=value` of what was set.
+/// Returns `name=value` of a cookie that was set.
 pub fn pair(set: &str) -> &str {
     set.split(';').next().unwrap()
 }
 
-/// A page in a browser: it holds what it was given in cookies, and nothing else.
+/// A page in a browser that holds cookies and no token.
 struct Page {
     web: Web,
     cookie: Option<String>,
@@ -110,7 +110,7 @@ async fn a_page_logs_in_and_out_and_never_sees_the_token() {
     let message = answer.into_inner();
     assert_eq!((message.token.as_str(), message.session.unwrap().device.as_str()), ("", "Firefox"));
 
-    // All that takes a token takes this one, and a gateway does, too.
+    // Every method with a token accepts the cookie, and gateways do too.
     assert!(
         matches!(page.verdict().await.unwrap(), Verdict::Session(session) if session.device == "Firefox")
     );
@@ -138,7 +138,7 @@ async fn a_page_logs_in_and_out_and_never_sees_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stale_cookie_is_told_what_became_of_it_and_goes() {
+async fn a_stale_cookie_gets_its_rejection_and_is_cleared() {
     let server = server(&[]).await;
     server.client.user("alice").await;
     let mut page = Page::of(&server);
@@ -167,7 +167,7 @@ async fn only_a_logout_of_the_session_in_the_cookie_clears_it() {
     let (message, set) = page.logout(LogoutScope::Others).await;
     assert_eq!((message.ended, set), (1, None), "this one goes on");
 
-    // Another token, live or dead, says nothing of the one in the cookie.
+    // A logout with another token leaves the cookie.
     for token in [other, server.client.login("alice", "tablet").await.token, "nonsense".into()] {
         let message = pb::LogoutRequest { token: token.clone(), ..Default::default() };
         assert_eq!(set_cookie(&page.web.logout(page.request(message)).await.unwrap()), None, "{token}");
@@ -201,13 +201,13 @@ async fn the_cookie_lives_as_long_as_the_token() {
     assert_eq!((status.code(), status.metadata().get("set-cookie")), (Code::Unauthenticated, None));
 }
 
-/// As a gateway sends it that makes native gRPC of what a browser sent.
+/// Makes a request as a gateway does that translates browser requests to gRPC.
 async fn by_gateway(server: &Server) -> AuthServiceClient<tonic::transport::Channel> {
     AuthServiceClient::connect(format!("http://{}", server.app.grpc)).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cookie_counts_only_where_no_other_site_can_have_sent_it() {
+async fn a_cookie_counts_only_if_no_other_site_can_have_sent_it() {
     let server = server(&[]).await;
     server.client.user("alice").await;
     let mut client = by_gateway(&server).await;
@@ -245,7 +245,7 @@ async fn a_cookie_counts_only_where_no_other_site_can_have_sent_it() {
     for (metadata, is_page) in [(&[page][..], true), (&[page, asked], true), (&[asked], false)] {
         let login = client.login(with(login_request("alice", ""), metadata)).await.unwrap();
         let set = set_cookie(&login).unwrap();
-        // A server that speaks for a browser may need the token itself.
+        // A server that acts for a browser may need the token.
         assert_eq!(login.into_inner().token.is_empty(), is_page, "{metadata:?}");
         let all = [metadata, &[("cookie", pair(&set))]].concat();
         let verdict = client.validate(with(pb::ValidateRequest::default(), &all)).await.unwrap();
@@ -261,7 +261,7 @@ async fn a_cookie_counts_only_where_no_other_site_can_have_sent_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_is_sent_otherwise_comes_before_the_cookie() {
+async fn an_explicit_token_takes_precedence_over_the_cookie() {
     let server = server(&[("SESSION__LIMIT", "3")]).await;
     server.client.user("alice").await;
     let mut client = by_gateway(&server).await;
@@ -318,7 +318,7 @@ async fn a_service_that_issues_sessions_can_ask_for_the_cookie() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn browsers_are_told_that_cookies_may_be_sent_and_others_are_not() {
+async fn only_configured_origins_may_send_credentials() {
     let server = server(&[]).await;
     for (origin, allowed) in [(SITE, true), ("https://evil.example", false)] {
         let headers: [(&str, &[u8]); 3] = [
@@ -338,7 +338,7 @@ async fn browsers_are_told_that_cookies_may_be_sent_and_others_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_no_cookie_is_set_none_is_read_here() {
+async fn cookies_are_ignored_unless_the_server_sets_them() {
     let server =
         Server::with(Store::Embedded, &[("BROWSER__ORIGINS", SITE), ("GATEWAY__COOKIE", NAME)]).await;
     server.client.user("alice").await;

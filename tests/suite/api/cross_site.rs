@@ -1,5 +1,5 @@
-//! What a web page of another site can make a browser send: it reaches no method of the gRPC port, and no answer of the
-//! HTTP port may be read by it.
+//! Requests that a page of another site can make a browser send: they reach no method of the gRPC port, and the page
+//! cannot read answers of the HTTP port.
 
 use latchkey::grpc::pb;
 use prost_reflect::DescriptorPool;
@@ -12,7 +12,7 @@ use crate::support::{
     server::{Server, Store},
 };
 
-/// What a form or a script can send without a preflight, and nothing.
+/// Content types that a form or a script can send without a preflight, and none.
 const SAFELISTED: [&str; 6] = [
     "text/plain",
     "text/plain;charset=UTF-8",
@@ -23,13 +23,13 @@ const SAFELISTED: [&str; 6] = [
 ];
 const BROWSERS: [&[(&str, &str)]; 2] = [&[], &[("BROWSER__ORIGINS", SITE)]];
 
-/// A message as gRPC frames it.
+/// Adds the gRPC frame header to a message.
 fn framed(message: &impl prost::Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat()
 }
 
-/// The full path of every method.
+/// Returns the full path of every method.
 fn methods() -> Vec<String> {
     let mut pool = DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
     for more in [tonic_health::pb::FILE_DESCRIPTOR_SET, v1::FILE_DESCRIPTOR_SET, v1alpha::FILE_DESCRIPTOR_SET]
@@ -41,7 +41,7 @@ fn methods() -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_method_is_reached_by_a_content_type_that_pages_may_send_without_asking() {
+async fn no_method_accepts_a_content_type_that_needs_no_preflight() {
     for settings in BROWSERS {
         let server = Server::with(Store::Embedded, settings).await;
         server.client.user("alice").await;
@@ -84,7 +84,7 @@ async fn a_page_of_another_site_reaches_no_method_whatever_it_sends() {
             }
         }
         assert_eq!(server.client.session(&token).await.device, "phone", "nobody has logged in");
-        // Its own site may call, where it is named.
+        // A configured origin may call.
         let headers: [(&str, &[u8]); 2] =
             [("content-type", b"application/grpc"), ("origin", SITE.as_bytes())];
         let line = "POST /latchkey.v1.AuthService/GetJwks";
@@ -94,7 +94,7 @@ async fn a_page_of_another_site_reaches_no_method_whatever_it_sends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http_1_the_same_is_refused() {
+async fn the_same_requests_fail_over_http_1() {
     let server = Server::with(Store::Embedded, BROWSERS[1]).await;
     let line = "POST /latchkey.v1.AuthService/GetJwks";
     for kind in SAFELISTED.into_iter().filter(|kind| !kind.is_empty()) {
@@ -111,7 +111,7 @@ async fn over_http_1_the_same_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_answer_of_the_http_port_may_be_read_by_pages() {
+async fn pages_cannot_read_answers_of_the_http_port() {
     for settings in BROWSERS {
         let server = Server::with(Store::Embedded, settings).await;
         for path in ["/livez", "/readyz", "/metrics", "/.well-known/jwks.json", "/forward-auth", "/"] {

@@ -1,4 +1,4 @@
-//! The whole server on accounts in a database of others.
+//! The server with accounts in PostgreSQL and MariaDB, its own and those of other applications.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tonic::Code;
 
 use super::{disable, parts};
 use crate::{
-    stores::tables::execute,
+    stores::test_accounts::execute,
     support::{
         client::{PASSWORD, login_request},
         mysql::MariaDb,
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Created on one server, logged in on the other, disabled on the first.
+/// Checks that an account created on one server logs in on the other and is disabled on the first.
 async fn share(accounts: &str) {
     let keys = tempfile::tempdir().unwrap();
     let first = Server::with(Store::Redis, &[("ACCOUNTS__URL", accounts)]).await;
@@ -65,7 +65,7 @@ async fn two_servers_share_accounts_through_a_pooler_and_sessions_in_redis() {
     share(&pooler.url(&database)).await;
 }
 
-/// A name that the table cannot spell is one that nobody has, and costs what every other costs.
+/// Checks that a name outside the character set is unknown and costs a hash like any other.
 async fn nobody_is_called(url: &str, names: &[&str]) {
     let table = "CREATE TABLE users (id INT, name VARCHAR(50), hash VARCHAR(200)); INSERT INTO users VALUES (1, 'alice', '!')";
     execute(url, table).await;
@@ -85,7 +85,7 @@ async fn nobody_is_called(url: &str, names: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_a_table_cannot_spell_is_told_what_an_unknown_one_is() {
+async fn a_name_outside_the_character_set_gets_the_answer_of_an_unknown_one() {
     let names = ["nobody", "日本語", "a😀"];
     let mariadb = MariaDb::shared().database().await;
     execute(&mariadb, "ALTER DATABASE CHARACTER SET latin1").await;
@@ -94,7 +94,7 @@ async fn a_name_that_a_table_cannot_spell_is_told_what_an_unknown_one_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_users_of_a_table_of_yours_log_in_and_are_only_read() {
+async fn external_users_log_in_and_are_not_modified() {
     let url = Postgres::shared().database().await;
     let cheap = Argon2Params { memory_kib: 8, iterations: 1, parallelism: 1 };
     let passwords = Passwords::new(cheap, 1, 1).unwrap();
@@ -147,13 +147,13 @@ async fn the_users_of_a_table_of_yours_log_in_and_are_only_read() {
     let list = accounts.list_accounts(client.admin(pb::ListAccountsRequest::default())).await;
     read_only(list.unwrap_err(), "list them there");
 
-    // Without lookup_by_id.
+    // The lookup has no statement by id.
     let server = Server::with(Store::Embedded, &settings[..2]).await;
     assert_eq!(get(&server.client, Key::Username("alice".into())).await.unwrap(), "7");
     read_only(get(&server.client, Key::UserId("7".into())).await.unwrap_err(), "accounts.lookup_by_id");
 }
 
-/// A table of users, each with the usual password.
+/// Creates a table of users with the usual password.
 async fn users(url: &str, columns: &str, rows: &[&str]) {
     let cheap = Argon2Params { memory_kib: 8, iterations: 1, parallelism: 1 };
     let passwords = Passwords::new(cheap, 1, 1).unwrap();
@@ -166,21 +166,21 @@ async fn users(url: &str, columns: &str, rows: &[&str]) {
     execute(url, &table).await;
 }
 
-/// Why a login is refused, if it is.
+/// Logs in and returns the reason of the error, if any.
 async fn outcome(server: &Server, username: &str, password: &str) -> String {
     let message = pb::LoginRequest { password: password.into(), ..login_request(username, "phone") };
     server.client.try_login(message).await.map_or_else(|status| parts(&status).1, |_| "OK".into())
 }
 
-/// Tries wrong passwords under many names: how many were checked as those of one account can be, if any was. Whatever
-/// is told must be the same for names that find an account and for those that do not.
+/// Tries wrong passwords under many names. Each account must be limited as a whole, and answers must be the same for
+/// names with and without an account.
 async fn spell(server: &Server, spellings: &[String], strangers: &[String]) {
     for (spelling, stranger) in spellings.iter().zip(strangers) {
         let (theirs, nobodys) =
             (outcome(server, spelling, "wrong").await, outcome(server, stranger, "wrong").await);
         assert_eq!((theirs.as_str(), nobodys.as_str()), ("INVALID_CREDENTIALS", "INVALID_CREDENTIALS"));
     }
-    // The account has a wait by now, although none of its names has.
+    // The account is throttled now, although none of its names is.
     let (last, stranger) = (spellings.last().unwrap(), strangers.last().unwrap());
     assert_eq!(
         outcome(server, last, PASSWORD).await,
@@ -194,7 +194,7 @@ async fn spell(server: &Server, spellings: &[String], strangers: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn however_mariadb_compares_names_the_limit_is_one_for_each_account() {
+async fn names_that_mariadb_considers_equal_share_one_limit() {
     for collation in ["utf8mb4_general_ci", "utf8mb4_unicode_ci", "utf8mb4_unicode_520_ci"] {
         let url = MariaDb::shared().database().await;
         let columns = format!("id INT, name VARCHAR(50) COLLATE {collation}");
@@ -215,7 +215,7 @@ async fn however_mariadb_compares_names_the_limit_is_one_for_each_account() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_and_an_address_of_one_account_have_one_limit() {
+async fn the_username_and_email_address_of_one_account_share_one_limit() {
     let url = Postgres::shared().database().await;
     let columns = "id INT, name VARCHAR(50), mail VARCHAR(50)";
     users(&url, columns, &["1, 'alice', 'alice@example.com'", "2, 'bob', 'bob@example.com'"]).await;
@@ -227,7 +227,7 @@ async fn a_name_and_an_address_of_one_account_have_one_limit() {
     let strangers = ["carol", "carol@example.com", "carol", "carol@example.com", "carol"].map(str::to_owned);
     spell(&server, &names, &strangers).await;
 
-    // An operator sees it, and ends it.
+    // An operator sees the throttle and lifts it.
     for _ in 0..5 {
         assert_eq!(outcome(&server, "bob@example.com", "wrong").await, "INVALID_CREDENTIALS");
     }

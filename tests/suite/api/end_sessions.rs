@@ -1,4 +1,4 @@
-//! Operators see the sessions of users, and end them.
+//! `ListSessions` and `EndSessions`: operators see the sessions of users and end them.
 
 use crate::support::server::{Server, Store};
 use rstest::rstest;
@@ -95,7 +95,9 @@ async fn one_session_one_slot_or_all_can_be_ended(#[values(Store::Embedded, Stor
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_store_has_forgotten_is_ended_too(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn sessions_that_the_store_has_forgotten_are_ended_too(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -109,7 +111,7 @@ async fn what_the_store_has_forgotten_is_ended_too(#[values(Store::Embedded, Sto
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_clear_is_refused() {
+async fn ambiguous_requests_are_violations() {
     use crate::support::server::{Server, Store};
     let server = Server::start(Store::Embedded).await;
     let client = &server.client;

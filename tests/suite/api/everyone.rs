@@ -1,7 +1,7 @@
-//! All sessions of all users, ended at once.
+//! The end of all sessions of all users by a new epoch.
 
 use crate::support::server::{Server, Store};
-use latchkey::grpc::pb::{self, RejectionReason, watch_sessions_response::Event as Told};
+use latchkey::grpc::pb::{self, RejectionReason, watch_sessions_response::Event as FeedEvent};
 use rstest::rstest;
 
 use super::watch_session::Replicas;
@@ -12,7 +12,7 @@ fn everyone(message: &str) -> pb::EndSessionsRequest {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everybodys_sessions_are_ended_and_everybody_can_log_in_again(
+async fn all_sessions_end_and_all_users_can_log_in_again(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -32,7 +32,7 @@ async fn everybodys_sessions_are_ended_and_everybody_can_log_in_again(
     );
     assert_eq!(watch.end().await, rejection);
     assert_eq!(client.list_sessions(&user_id).await, []);
-    let Told::Everyone(told) = feed.next().await else { panic!("not told") };
+    let FeedEvent::Everyone(told) = feed.next().await else { panic!("not told") };
     assert_eq!(told.rejection, Some(rejection));
 
     let again = client.login("alice", "again").await;
@@ -43,7 +43,7 @@ async fn everybodys_sessions_are_ended_and_everybody_can_log_in_again(
         RejectionReason::Kicked
     );
 
-    // A second time, on what came after the first.
+    // A second epoch ends the sessions of the first.
     client.end_sessions(everyone("")).await;
     let rejection = client.rejection(&again.token).await;
     assert_eq!(rejection.message, "The session was ended by an operator.");
@@ -51,23 +51,23 @@ async fn everybodys_sessions_are_ended_and_everybody_can_log_in_again(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn once_it_is_answered_no_replica_judges_otherwise() {
+async fn after_the_answer_no_replica_accepts_an_old_session() {
     let replicas = Replicas::start().await;
     let [here, there] = &replicas.servers;
     for _ in 0..3 {
-        // On the other one, whose knowledge of the fence is as old as it can be.
+        // The other replica has the oldest possible reading of the epoch.
         let token = there.client.login("alice", "").await.token;
         let watch = there.client.watch(&token).await;
         here.client.end_sessions(everyone("")).await;
         assert_eq!(there.client.rejection(&token).await.reason(), RejectionReason::Kicked);
         assert_eq!(watch.end().await.reason(), RejectionReason::Kicked);
-        // Also where the clock that opened it is ahead.
+        // The next round has a clock that is a minute ahead.
         there.clock.advance(std::time::Duration::from_mins(1));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_fence_outlives_a_restart() {
+async fn the_epoch_survives_a_restart() {
     use crate::support::{client::PASSWORD, process::Process};
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);

@@ -1,4 +1,4 @@
-//! Health: each service by what it needs of the stores.
+//! Health: the status of each service follows the stores that it needs.
 
 use rstest::rstest;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::{
     http,
     postgres::Postgres,
     process::Process,
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     server::{Server, Store},
 };
 
@@ -26,10 +26,10 @@ const CALLERS: &str = "latchkey.v1.CallerService";
 
 const ALL: [&str; 7] = ["", VALIDATE, ENVOY, LOGIN, SESSIONS, ACCOUNTS, CALLERS];
 
-/// More than a probe and its time-out take on a busy machine.
+/// Longer than a probe and its time-out take on a busy machine.
 const NOTICED: Duration = Duration::from_secs(15);
 
-/// Waits until these services are NOT_SERVING; all others must be SERVING. /readyz agrees about each.
+/// Waits until exactly these services are NOT_SERVING and /readyz agrees.
 async fn only_down(server: &Server, down: &[&str]) {
     let client = &server.client;
     for service in ALL {
@@ -45,7 +45,7 @@ async fn only_down(server: &Server, down: &[&str]) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_service_has_a_health(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn every_service_has_a_health_status(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     only_down(&server, &[]).await;
@@ -76,19 +76,19 @@ async fn without_the_accounts_validate_serves_and_logins_do_not() {
     let server = Server::with(Store::Redis, &[("ACCOUNTS__URL", &url)]).await;
     server.client.user("alice").await;
     let token = server.client.login("alice", "").await.token;
-    for mood in [Mood::HangsUp, Mood::Silent] {
+    for mood in [ProxyMode::Disconnect, ProxyMode::Stall] {
         proxy.set(mood);
         only_down(&server, &[LOGIN, ACCOUNTS, CALLERS]).await;
         server.client.session(&token).await;
         let status = server.client.try_login(login_request("alice", "")).await.unwrap_err();
         assert_eq!(super::parts(&status).1, "STORE_UNAVAILABLE");
-        proxy.set(Mood::Carries);
+        proxy.set(ProxyMode::Forward);
         only_down(&server, &[]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_may_not_be_read_or_written_is_noticed_although_it_answers() {
+async fn a_redis_that_denies_reads_or_writes_is_not_serving() {
     let server = Server::start(Store::Redis).await;
     let redis = server.redis.as_ref().unwrap();
     let allow = |rules: &[&str]| {
@@ -106,21 +106,21 @@ async fn a_redis_that_may_not_be_read_or_written_is_noticed_although_it_answers(
     allow(&["+@all"]);
     only_down(&server, &[]).await;
 
-    // Out of memory, with noeviction: it reads as before.
+    // With noeviction and no free memory Redis still serves reads.
     let () = redis.query(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1"));
     only_down(&server, &[LOGIN, SESSIONS]).await;
     server.client.session(&token).await;
     let () = redis.query(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0"));
     only_down(&server, &[]).await;
 
-    // Replicas that are missing.
+    // Redis accepts no writes without enough replicas.
     let () = redis.query(redis::cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg("1"));
     only_down(&server, &[LOGIN, SESSIONS]).await;
     let () = redis.query(redis::cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg("0"));
     only_down(&server, &[]).await;
 }
 
-/// Whether files can grow is a matter of the process.
+/// The limit of file sizes belongs to a process, so the test needs a separate one.
 fn limit_files(process: &Process, bytes: &str) {
     let limit = format!("--fsize={bytes}");
     let mut command = std::process::Command::new("prlimit");
@@ -128,10 +128,10 @@ fn limit_files(process: &Process, bytes: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_takes_nothing_is_noticed_and_ends_logins_alone() {
+async fn a_full_disk_is_noticed_and_stops_only_logins() {
     let data = tempfile::tempdir().unwrap();
     let serve = crate::support::process::command(data.path(), &[("LOG__LEVEL", "info")]);
-    // A write beyond the limit is an error and not a signal.
+    // SIGXFSZ is ignored, so a write beyond the limit is an error.
     let mut shell = std::process::Command::new("sh");
     shell.arg("-c").arg(format!("trap '' XFSZ; exec '{}' serve", crate::support::process::LATCHKEY));
     for (name, value) in serve.get_envs() {
@@ -162,7 +162,7 @@ async fn a_disk_that_takes_nothing_is_noticed_and_ends_logins_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_whose_data_directory_is_deleted_acknowledges_nothing_and_says_so_once() {
+async fn a_server_whose_data_directory_is_deleted_acknowledges_nothing_and_logs_it_once() {
     let parent = tempfile::tempdir().unwrap();
     let data = parent.path().join("data");
     let process = Process::start(&data, &[]);

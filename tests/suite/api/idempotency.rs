@@ -1,4 +1,4 @@
-//! A login that is repeated because its answer was lost.
+//! Idempotency keys: a login that is repeated because its answer was lost.
 
 use crate::support::server::{Server, Store};
 use rstest::rstest;
@@ -18,7 +18,7 @@ const SLOTS: &[(&str, &str)] = &[("SESSION__SLOTS", "web,mobile")];
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeated_login_answers_with_the_same_session_and_displaces_nobody(
+async fn a_repeated_login_returns_the_same_session_and_displaces_none(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::with(store, SLOTS).await;
@@ -39,7 +39,7 @@ async fn a_repeated_login_answers_with_the_same_session_and_displaces_nobody(
 
     let other = client.try_login(keyed("k2", "tablet")).await.unwrap();
     assert_eq!(other.displaced.len(), 1);
-    // What it would repeat has ended: it neither comes back, nor takes the place of what came after.
+    // The repeated session has ended: it is neither revived nor displaces its successor.
     let status = client.try_login(keyed("k1", "phone")).await.unwrap_err();
     assert_eq!(parts(&status), (Code::Unauthenticated, "REPLACED".into(), vec![]));
     client.session(&other.token).await;
@@ -69,7 +69,7 @@ async fn the_same_key_of_another_user_is_another_login(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_at_once_with_one_key_all_get_the_same_session(
+async fn concurrent_logins_with_one_key_get_the_same_session(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;

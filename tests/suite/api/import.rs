@@ -1,4 +1,4 @@
-//! `AccountService.ImportAccounts`: what is added, what is refused, and what a broken stream leaves behind.
+//! `AccountService.ImportAccounts`: added and refused accounts, and interrupted streams.
 
 use rstest::rstest;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::support::{
     server::{Server, Store},
 };
 
-/// The hash of the usual password.
+/// A hash of the usual password.
 async fn usual_hash(server: &Server) -> String {
     let password = Password::presented(PASSWORD.into()).unwrap();
     server.app.engine.passwords().hasher().hash(password).await.unwrap().as_str().to_owned()
@@ -50,7 +50,7 @@ async fn import(client: &Client, accounts: Vec<ImportedAccount>) -> ImportAccoun
     send(client, stream::iter([message(accounts)])).await.unwrap()
 }
 
-/// Added, present, refused.
+/// Returns the numbers of added, present and refused accounts.
 fn counts(answer: &ImportAccountsResponse) -> (u64, u64, u64) {
     (answer.added, answer.present, answer.refused)
 }
@@ -60,7 +60,7 @@ async fn all(client: &Client) -> Vec<pb::Account> {
     client.accounts.clone().list_accounts(request).await.unwrap().into_inner().accounts
 }
 
-/// Waits until there are so many accounts.
+/// Waits until there is this number of accounts.
 async fn until_there_are(client: &Client, count: usize) {
     let begun = Instant::now();
     while all(client).await.len() < count {
@@ -71,9 +71,7 @@ async fn until_there_are(client: &Client, count: usize) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn imported_users_log_in_with_the_passwords_they_have(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn imported_users_log_in_with_their_passwords(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -110,7 +108,7 @@ async fn imported_users_log_in_with_the_passwords_they_have(
     client.login("ours", "").await;
     let disabled = client.try_login(login_request("gone", "")).await.unwrap_err();
     assert_eq!(parts(&disabled).1, "ACCOUNT_DISABLED");
-    // There is no password that it could be.
+    // No password matches this hash.
     for password in [PASSWORD, "!", ""] {
         let request = pb::LoginRequest { password: password.into(), ..login_request("sso", "") };
         client.try_login(request).await.unwrap_err();
@@ -126,7 +124,7 @@ async fn importing_again_changes_nothing() {
     assert_eq!(counts(&import(client, accounts()).await), (2, 0, 0));
     let before = all(client).await;
 
-    // Who has a new password by now keeps it.
+    // A user who has changed the password keeps the new one.
     let changed = pb::SetPasswordRequest { user_id: "1".into(), password: "a newer password".into() };
     client.accounts.clone().set_password(client.admin(changed)).await.unwrap();
     assert_eq!(counts(&import(client, accounts()).await), (0, 2, 0));
@@ -138,7 +136,7 @@ async fn importing_again_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_with_one_account_refuses_that_one_and_says_why() {
+async fn a_violation_refuses_only_its_account() {
     let server = Server::start(Store::Embedded).await;
     let client = &server.client;
     let hash = usual_hash(&server).await;
@@ -171,7 +169,7 @@ async fn what_is_wrong_with_one_account_refuses_that_one_and_says_why() {
         ),
         (ImportedAccount { user_id: "1".into(), ..good() }, "user_id", "another username"),
     ];
-    // Each has good neighbours.
+    // Each is imported between valid accounts.
     let mut sent = Vec::new();
     for (number, (account, _, _)) in (1..).zip(&bad) {
         sent.push(ImportedAccount { line: number * 10, ..account.clone() });
@@ -197,7 +195,7 @@ async fn the_second_of_two_with_one_name_is_refused() {
         account(5, "", "Jürgen", &hash),
         account(6, "", "JÜRGEN", &hash),
         account(7, "9", "ju\u{308}rgen", &hash),
-        // Refused for what it is itself, so that it takes no name from anybody.
+        // A refused account reserves no name.
         account(8, "", "bob", "no hash"),
         account(9, "", "bob", &hash),
     ];
@@ -208,7 +206,7 @@ async fn the_second_of_two_with_one_name_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn validate_only_says_what_would_become_of_them_and_adds_none() {
+async fn validate_only_reports_the_outcome_and_adds_no_account() {
     let server = Server::start(Store::Embedded).await;
     let client = &server.client;
     let hash = usual_hash(&server).await;
@@ -247,7 +245,7 @@ async fn a_message_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_import_is_for_those_who_have_the_admin_key() {
+async fn an_import_needs_the_admin_key() {
     let server = Server::start(Store::Embedded).await;
     let messages = stream::iter([message(vec![account(1, "", "alice", "!")])]);
     let status = server.client.accounts.clone().import_accounts(Request::new(messages)).await.unwrap_err();
@@ -255,7 +253,7 @@ async fn an_import_is_for_those_who_have_the_admin_key() {
     assert_eq!(all(&server.client).await.len(), 0);
 }
 
-/// A stream that is fed by hand, and the call that it belongs to.
+/// A call whose requests the test sends one by one.
 fn open(
     client: &Client,
 ) -> (mpsc::Sender<ImportAccountsRequest>, tokio::task::JoinHandle<Result<ImportAccountsResponse, Status>>) {
@@ -270,7 +268,7 @@ fn ten(from: u64) -> ImportAccountsRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broken_stream_leaves_whole_messages_and_can_be_sent_again() {
+async fn a_broken_stream_leaves_whole_messages_and_can_be_repeated() {
     let server = Server::start(Store::Embedded).await;
     let client = &server.client;
     let (messages, call) = open(client);
@@ -297,7 +295,7 @@ async fn a_broken_stream_leaves_whole_messages_and_can_be_sent_again() {
         tokio::time::sleep(Duration::from_millis(round * 3)).await;
         call.abort();
         sending.await.unwrap();
-        // The one that is being added may still come.
+        // The message in progress may still be added.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let count = all(client).await.len();
         assert_eq!(count % 10, 0, "{count} accounts after round {round}");
@@ -305,7 +303,7 @@ async fn a_broken_stream_leaves_whole_messages_and_can_be_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_may_take_its_time_but_not_between_two_messages() {
+async fn a_stream_may_be_long_but_not_idle_between_messages() {
     let server = Server::with(Store::Embedded, &[("SERVER__REQUEST_TIMEOUT", "1s")]).await;
     let client = &server.client;
     let begun = Instant::now();
@@ -324,7 +322,7 @@ async fn a_stream_may_take_its_time_but_not_between_two_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_open_stream_does_not_hold_up_the_end_of_the_server() {
+async fn an_open_stream_does_not_delay_the_stop_of_the_server() {
     let server = Server::start(Store::Embedded).await;
     let (messages, call) = open(&server.client);
     messages.send(ten(0)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Sessions for users whom a trusted service has authenticated itself.
+//! `IssueSession`: sessions for users whom a trusted service has authenticated.
 
 use crate::support::server::{Server, Store};
 use latchkey::grpc::pb::{self, RejectionReason};
@@ -46,7 +46,7 @@ async fn an_issued_session_is_a_session_like_any_other(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_is_let_in_who_could_not_log_in(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn users_who_cannot_log_in_get_no_session(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -65,7 +65,7 @@ async fn nobody_is_let_in_who_could_not_log_in(#[values(Store::Embedded, Store::
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_method_asks_for_its_role() {
+async fn each_method_needs_its_role() {
     use crate::support::server::{Server, Store};
     let server = Server::start(Store::Embedded).await;
     let client = &server.client;

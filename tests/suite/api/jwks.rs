@@ -1,4 +1,4 @@
-//! The public keys: over gRPC and over HTTP.
+//! The public keys over gRPC and HTTP.
 
 use crate::support::server::{Server, Store};
 use latchkey::grpc::pb;
@@ -44,7 +44,7 @@ async fn the_http_port_answers_probes(#[values(Store::Embedded, Store::Redis)] s
     assert_eq!(get(server.app.http, "/").await.0, 404);
 }
 
-/// The status and the body of a GET.
+/// Sends a GET request and returns the status and the body.
 async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");

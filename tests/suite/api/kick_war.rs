@@ -1,4 +1,4 @@
-//! Two clients that log each other out again and again.
+//! Kick wars: two clients that displace each other in a loop.
 
 use crate::support::server::{Server, Store};
 use rstest::rstest;
@@ -13,7 +13,7 @@ use crate::support::client::{Client, login_request};
 
 const DEFAULT: &[(&str, &str)] = &[("SESSION__KICK_WAR_CHANGES", "6")];
 
-/// A login from an address, as a proxy passes it on.
+/// Logs in from a client address, as a proxy forwards it.
 async fn login_from(client: &Client, device: &str, from: &str) -> Result<pb::LoginResponse, Status> {
     let mut request = Request::new(login_request("alice", device));
     request.metadata_mut().insert("x-forwarded-for", from.parse().unwrap());
@@ -22,7 +22,7 @@ async fn login_from(client: &Client, device: &str, from: &str) -> Result<pb::Log
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slot_that_two_clients_fight_over_stays_with_its_holder_for_a_while(
+async fn a_kick_war_is_ended_in_favour_of_the_current_holder(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::with(store, DEFAULT).await;
@@ -44,10 +44,10 @@ async fn a_slot_that_two_clients_fight_over_stays_with_its_holder_for_a_while(
         assert!((49..=50).contains(&retry.as_secs()), "{retry:?}");
     }
     client.session(&holder).await;
-    // A right password is no failure.
+    // The denied logins had the right password and count as no failure.
     server.until_settled("alice").await;
 
-    // Nobody is displaced by a login into an empty slot.
+    // A login into an empty slot displaces no session.
     client.logout(&holder, pb::LogoutScope::This).await;
     let back = client.login("alice", laptop).await.token;
     client.try_login(login_request("alice", phone)).await.unwrap_err();
@@ -65,7 +65,7 @@ async fn a_slot_that_two_clients_fight_over_stays_with_its_holder_for_a_while(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thief_who_logs_in_again_and_again_does_not_close_the_slot_for_the_owner(
+async fn repeated_logins_of_a_thief_do_not_lock_out_the_owner(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::with(store, DEFAULT).await;
@@ -74,7 +74,7 @@ async fn a_thief_who_logs_in_again_and_again_does_not_close_the_slot_for_the_own
     client.user("alice").await;
     let (owner, thief) = ("203.0.113.1", "198.51.100.1");
     login_from(client, "phone", owner).await.unwrap();
-    // In a row; under ever new names; as two who log each other out.
+    // The thief logs in repeatedly, under new device names, and as two clients that displace each other.
     let pretended =
         ["x"; 8].into_iter().chain(["1", "2", "3", "4", "5", "6", "7", "8"]).chain(["x", "y"].repeat(3));
     let mut last = String::new();
@@ -82,7 +82,7 @@ async fn a_thief_who_logs_in_again_and_again_does_not_close_the_slot_for_the_own
         last = login_from(client, device, thief).await.unwrap().token;
     }
     login_from(client, "x", thief).await.unwrap_err();
-    // The owner gets in.
+    // The owner can log in.
     let back = login_from(client, "phone", owner).await.unwrap();
     client.rejection(&last).await;
     client.session(&back.token).await;
@@ -91,7 +91,7 @@ async fn a_thief_who_logs_in_again_and_again_does_not_close_the_slot_for_the_own
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logins_that_take_their_time_are_no_war(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn slow_displacements_are_no_kick_war(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::with(store, DEFAULT).await;
 
     let client = &server.client;
@@ -103,7 +103,7 @@ async fn logins_that_take_their_time_are_no_war(#[values(Store::Embedded, Store:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_war_is_one_entry_of_the_audit_trail() {
+async fn a_kick_war_is_one_entry_of_the_audit_trail() {
     use crate::support::server::{Server, Store};
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("audit.jsonl");

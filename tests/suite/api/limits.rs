@@ -1,4 +1,4 @@
-//! Slots of their own rules, full slots, and who has to go.
+//! Session limits: rules for each slot, full slots, and victims.
 
 use crate::support::server::{Server, Store};
 use rstest::rstest;
@@ -55,7 +55,7 @@ const LEAST_RECENTLY_USED: &[(&str, &str)] =
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_the_least_recently_used_has_to_go_use_counts_and_not_age(
+async fn the_least_recently_used_session_is_evicted_and_not_the_oldest(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::with(store, LEAST_RECENTLY_USED).await;
@@ -89,7 +89,7 @@ async fn an_exclusive_login_ends_the_sessions_in_all_slots(
     assert_eq!(mobile.displaced[0].slot, "web");
     let rejection = client.rejection(&web).await;
     assert_eq!((rejection.reason(), rejection.by_device.as_str()), (RejectionReason::Replaced, "phone"));
-    // Also when the tombstone has made room for others.
+    // This holds even after the tombstone was pruned.
     let mut last = mobile.token;
     for number in 0..20 {
         last = token(client, ["web", "tv"][number % 2], "again").await;
@@ -103,7 +103,7 @@ const DENY: &[(&str, &str)] = &[("SESSION__ON_LIMIT", "deny")];
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_logins_are_denied_the_holder_is_named_and_a_takeover_gets_in(
+async fn a_denied_login_names_the_holder_and_a_takeover_succeeds(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::with(store, DENY).await;
@@ -123,7 +123,7 @@ async fn where_logins_are_denied_the_holder_is_named_and_a_takeover_gets_in(
     assert_eq!(metadata["issued_at_unix"], issued.to_string());
     client.session(&first.token).await;
 
-    // Only for the right password, and never as a failure of it.
+    // Only the right password gets this answer, and it counts as no failure.
     let wrong = pb::LoginRequest { password: "wrong".into(), ..login_request("alice", "iPhone") };
     assert_eq!(parts(&client.try_login(wrong).await.unwrap_err()).1, "INVALID_CREDENTIALS");
     for _ in 0..10 {
@@ -142,7 +142,7 @@ async fn where_logins_are_denied_the_holder_is_named_and_a_takeover_gets_in(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_holder_whose_time_is_up_denies_nobody(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn a_lapsed_holder_denies_no_login(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::with(store, DENY).await;
 
     let client = &server.client;

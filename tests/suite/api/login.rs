@@ -1,4 +1,4 @@
-//! Login, and promise P1: the latest wins.
+//! Login, and promise P1: the latest login wins.
 
 use crate::support::server::{Server, Store};
 use latchkey::grpc::pb::{self, RejectionReason};
@@ -10,7 +10,7 @@ use crate::support::client::{PASSWORD, is_live, login_request};
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_login_replaces_the_old_one_and_says_so_to_both(
+async fn a_new_login_replaces_the_old_one_and_both_learn_of_it(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -37,7 +37,7 @@ async fn a_new_login_replaces_the_old_one_and_says_so_to_both(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_token_and_the_session_say_the_same(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn the_token_and_the_session_agree(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -84,7 +84,7 @@ async fn the_token_and_the_session_say_the_same(#[values(Store::Embedded, Store:
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_user_and_a_wrong_password_are_told_the_same(
+async fn an_unknown_user_and_a_wrong_password_get_the_same_error(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -142,7 +142,7 @@ async fn a_failed_login_displaces_nobody(#[values(Store::Embedded, Store::Redis)
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_with_a_login_is_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn every_violation_of_a_login_is_named(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;

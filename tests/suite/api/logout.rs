@@ -1,4 +1,4 @@
-//! Logout, and promise P3: a stale token harms nobody.
+//! Logout, and promise P3: a stale token ends no other session.
 
 use crate::support::server::{Server, Store};
 use latchkey::grpc::pb::{self, LogoutScope, RejectionReason};

@@ -1,4 +1,4 @@
-//! Every RPC, reason and status, on the server in this process and on both stores.
+//! Every RPC, reason and status, on a server in this process and on both stores.
 
 mod access;
 mod account;
@@ -38,7 +38,7 @@ use latchkey::grpc::pb;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-/// The code, the reason of the `ErrorInfo` and the fields of the `BadRequest` of a status.
+/// Returns the code, the reason of the `ErrorInfo` and the fields of the `BadRequest` of a status.
 fn parts(status: &Status) -> (Code, String, Vec<String>) {
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
@@ -58,13 +58,13 @@ fn assert_invalid(status: &Status, field: &str) {
     assert!(status.message().starts_with(field), "the message names the field: {}", status.message());
 }
 
-/// The `n`th part of a token, as JSON.
+/// Decodes the `n`th part of a token as JSON.
 fn part(token: &str, n: usize) -> serde_json::Value {
     let part = token.split('.').nth(n).unwrap();
     serde_json::from_slice(&data_encoding::BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).unwrap()
 }
 
-/// A moment in seconds, for comparing.
+/// Converts a timestamp to seconds.
 fn seconds(timestamp: Option<prost_types::Timestamp>) -> i64 {
     timestamp.unwrap().seconds
 }

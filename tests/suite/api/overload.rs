@@ -1,4 +1,4 @@
-//! More logins than the threads can hash.
+//! More logins than the hashing threads can process.
 
 use std::{
     sync::{
@@ -19,13 +19,13 @@ use crate::support::{
     server::{Server, Store},
 };
 
-/// One thread, and hashes as dear as those of the defaults.
+/// One thread, and hashes of the default cost.
 const ONE_THREAD: [(&str, &str); 5] = [
     ("PASSWORD__THREADS", "1"),
     ("PASSWORD__MEMORY_KIB", "19456"),
     ("PASSWORD__ITERATIONS", "2"),
     ("PASSWORD__QUEUE", "256"),
-    // On a machine that is busy with something else, making the users takes long.
+    // Creating the users takes long on a busy machine.
     ("SERVER__REQUEST_TIMEOUT", "5m"),
 ];
 
@@ -53,7 +53,7 @@ async fn login(
     client.auth.clone().login(request).await.map(drop)
 }
 
-/// Logins a second that the threads can do, by two clients that wait for each answer.
+/// Measures the logins per second that the threads can process, with two clients that wait for each answer.
 async fn capacity(server: &Server) -> f64 {
     let begun = Instant::now();
     let mut clients = JoinSet::new();
@@ -69,20 +69,20 @@ async fn capacity(server: &Server) -> f64 {
     30.0 / begun.elapsed().as_secs_f64()
 }
 
-/// What became of a flood of logins.
+/// The outcome of a flood of logins.
 struct Flood {
-    /// Logins a second that the threads can do.
+    /// The logins per second that the threads can process.
     capacity: f64,
     sent: usize,
     done: u32,
     shed: u32,
-    /// Hashes that were computed for it.
+    /// The number of hashes that were computed.
     hashes: u32,
     took: Duration,
 }
 
 impl Flood {
-    /// This many, as a part of what the threads can do in that time.
+    /// Relates a number to what the threads can process in that time.
     fn of_capacity(&self, count: u32) -> f64 {
         f64::from(count) / (self.capacity * self.took.as_secs_f64())
     }
@@ -94,8 +94,8 @@ impl Flood {
     }
 }
 
-/// So many times more logins than can be done, for a few seconds, each with a deadline of as long as this many hashes
-/// take.
+/// Sends a multiple of the logins that can be processed for a few seconds, each with a deadline that equals the time
+/// of a number of hashes.
 #[expect(clippy::print_stdout, reason = "the figures are of interest")]
 async fn flood(server: &Server, times: f64, hashes: f64, from: impl Fn(usize) -> Option<String>) -> Flood {
     let capacity = capacity(server).await;
@@ -121,7 +121,7 @@ async fn flood(server: &Server, times: f64, hashes: f64, from: impl Fn(usize) ->
                 );
                 shed += 1;
             }
-            // Its own deadline, or the server's answer to it.
+            // The deadline may end the call in the client or on the server.
             Err(status) => {
                 let late = [Code::DeadlineExceeded, Code::Cancelled];
                 assert!(late.contains(&status.code()), "{status:?}");
@@ -144,7 +144,7 @@ async fn flood(server: &Server, times: f64, hashes: f64, from: impl Fn(usize) ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_overload_the_hashes_are_for_those_who_still_wait() {
+async fn under_overload_hashes_are_computed_only_for_waiting_clients() {
     let server = server(&[]).await;
     // A second, on a machine that is not busy; and less than half of it.
     for hashes in [40.0, 15.0] {
@@ -153,17 +153,17 @@ async fn under_overload_the_hashes_are_for_those_who_still_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_overload_from_many_addresses_the_hashes_are_for_those_who_still_wait() {
+async fn under_overload_from_many_addresses_hashes_are_computed_only_for_waiting_clients() {
     let server = server(&[]).await;
     let each = |number| Some(format!("198.51.{}.{}", 100 + number / 250, number % 250));
     flood(&server, 3.0, 40.0, each).await.check();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_address_that_floods_leaves_the_others_their_share() {
+async fn a_flood_from_one_address_leaves_other_addresses_their_share() {
     let server = server(&[]).await;
     let stop = Arc::new(AtomicBool::new(false));
-    // A fraction of what the queue holds.
+    // This is a fraction of the queue.
     let deadline = Duration::from_secs_f64(40.0 / capacity(&server).await);
     let others = tokio::spawn({
         let (client, stop) = (server.client.clone(), Arc::clone(&stop));
@@ -177,7 +177,7 @@ async fn one_address_that_floods_leaves_the_others_their_share() {
             (done, sent)
         }
     });
-    // No proxy says who this is: all of it is one address.
+    // Without a trusted proxy all logins come from one address.
     flood(&server, 3.0, 300.0, |_| None).await;
     stop.store(true, Ordering::Relaxed);
     let (done, sent) = others.await.unwrap();
@@ -186,7 +186,7 @@ async fn one_address_that_floods_leaves_the_others_their_share() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logins_that_wait_leave_streams_to_validates_on_the_same_connection() {
+async fn waiting_logins_leave_streams_for_validate_on_the_same_connection() {
     let slow = [("PASSWORD__ITERATIONS", "10"), ("SERVER__MAX_STREAMS", "32")];
     let server = server(&slow).await;
     let token = server.client.login("user0", "").await.token;
@@ -224,7 +224,7 @@ async fn logins_that_wait_leave_streams_to_validates_on_the_same_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadline_that_cannot_be_met_costs_no_hash_and_no_attempt() {
     let server = server(&[("PASSWORD__ITERATIONS", "20")]).await;
-    // The first check shows how long one takes.
+    // The server learns the duration of a hash from the first login.
     server.client.login("user1", "").await;
     let before = server.app.engine.passwords().hasher().hashes();
     let message = pb::LoginRequest { password: "wrong".into(), ..login_request("user0", "") };
@@ -241,7 +241,7 @@ async fn a_deadline_that_cannot_be_met_costs_no_hash_and_no_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_hangs_up_before_its_hash_begins_has_not_tried() {
+async fn a_client_that_disconnects_before_its_hash_begins_makes_no_attempt() {
     let server = server(&[("PASSWORD__ITERATIONS", "30")]).await;
     let passwords = server.app.engine.passwords().hasher();
     let before = passwords.hashes();
@@ -266,7 +266,7 @@ async fn a_client_that_hangs_up_before_its_hash_begins_has_not_tried() {
     for outcome in busy.join_all().await {
         outcome.unwrap();
     }
-    // Neither a failure nor an attempt is left of them.
+    // These logins count neither as failures nor as attempts.
     server.until_settled("user0").await;
     assert_eq!(passwords.hashes() - before, 3);
     server.client.login("user0", "").await;

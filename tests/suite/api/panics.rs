@@ -1,4 +1,4 @@
-//! A panic costs the request or the run of a task that it occurs in, and nothing else.
+//! A panic ends the request or the run of a background task in which it occurs, and nothing else.
 
 use std::{
     sync::{
@@ -27,7 +27,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{client::Client, clock::ManualClock, server::usual_settings};
 
-/// A clock that panics for whoever asks, while it is told to.
+/// A clock that panics on every reading while it is armed.
 struct PanickingClock {
     clock: ManualClock,
     panics: AtomicBool,
@@ -41,7 +41,7 @@ impl Clock for PanickingClock {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_costs_its_request_alone_and_tasks_are_started_again() {
+async fn a_panic_ends_only_its_request_and_tasks_are_restarted() {
     let data = tempfile::tempdir().unwrap();
     let settings = usual_settings(data.path());
     let settings = settings.into_iter().map(|(name, value)| (format!("LATCHKEY_{name}"), value));
@@ -53,7 +53,7 @@ async fn a_panic_costs_its_request_alone_and_tasks_are_started_again() {
     client.until_serving().await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
-    // Open on the same connection as what is to panic.
+    // These streams share the connection with the calls that will panic.
     let (_, watch) = client.try_watch(&token).await.unwrap();
     let (questions, asked) = mpsc::channel(1);
     let mut verdicts =

@@ -1,4 +1,4 @@
-//! What a login does to stored hashes, and what a login storm does to the server.
+//! Renewal of stored hashes at login, password policy, and login bursts.
 
 use rstest::rstest;
 use std::time::Duration;
@@ -21,7 +21,7 @@ async fn stored(server: &Server, user_id: &str) -> PasswordHash {
     server.app.engine.accounts().get(&id).await.unwrap().unwrap().password
 }
 
-/// Puts another hash in the place of the one that is stored.
+/// Replaces the stored hash.
 async fn store_hash(server: &Server, user_id: &str, hash: &str) {
     let id = UserId::parse(user_id).unwrap();
     let accounts = server.app.engine.accounts();
@@ -30,7 +30,7 @@ async fn store_hash(server: &Server, user_id: &str, hash: &str) {
     accounts.rehash(&current.username, &id, &current.password, &new).await.unwrap();
 }
 
-/// Waits until the hash is another; the login does not.
+/// Waits until the hash has changed, which happens after the answer to the login.
 async fn renewed(server: &Server, user_id: &str, old: &str) -> PasswordHash {
     let mut waited = 0;
     loop {
@@ -44,7 +44,7 @@ async fn renewed(server: &Server, user_id: &str, old: &str) -> PasswordHash {
     }
 }
 
-/// Hashes of the usual password, as others store it, and what comes in their place.
+/// Hashes of the usual password in other formats, and the format that replaces each.
 const OTHERS: &[(&str, &str)] = &[
     (
         "pbkdf2_sha256$1000$rmaik8GP3v2AyiMgfu4ZAc$S0Nj3cnTf10J7UxslGFLveOZoHdEXqtqWsNx3t+7Lcs=",
@@ -103,7 +103,7 @@ const OTHERS: &[(&str, &str)] = &[
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn users_log_in_with_the_hashes_they_have_and_get_better_ones(
+async fn users_log_in_with_old_hashes_and_get_renewed_ones(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -123,19 +123,19 @@ async fn users_log_in_with_the_hashes_they_have_and_get_better_ones(
         assert_eq!(passwords.renewals() - before.1, 1, "{old}");
         client.login("alice", "").await;
     }
-    // What is as it should be stays.
+    // A current hash stays.
     let current = stored(&server, &user_id).await;
     let before = passwords.renewals();
     client.login("alice", "").await;
     assert_eq!((passwords.renewals() - before, stored(&server, &user_id).await), (0, current));
 }
 
-/// bcrypt of `long password, ` twelve times, made by bcrypt 4.0.1: of 180 bytes it saw 72.
+/// bcrypt of `long password, ` twelve times, made by bcrypt 4.0.1, which uses 72 of the 180 bytes.
 const LONG: &str = "$2b$04$wYRvbydJmtQNke4gV71sWut6h5VWQfJ9TCweGVVCun8JqJsS8chx6";
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hash_that_saw_only_a_part_of_the_password_stays_so_that_nobody_has_another_one(
+async fn a_hash_of_a_truncated_password_is_not_renewed(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -155,7 +155,7 @@ async fn a_hash_that_saw_only_a_part_of_the_password_stays_so_that_nobody_has_an
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_login_that_fails_costs_one_hash_and_looks_the_same(
+async fn every_failed_login_computes_one_hash_and_returns_the_same_error(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::with(store, &[("THROTTLE__FREE_ATTEMPTS", "100")]).await;
@@ -201,10 +201,9 @@ async fn every_login_that_fails_costs_one_hash_and_looks_the_same(
     assert_eq!(passwords.renewals(), 0);
 }
 
-/// There is room for exactly these logins. Each of them also calls for a renewal, which must not take the
-/// place of any.
+/// The queue has room for exactly these logins. Each also needs a renewal, which must not displace a login.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn renewals_cost_no_login_its_place() {
+async fn renewals_do_not_displace_logins_from_the_queue() {
     let settings = [("PASSWORD__THREADS", "1"), ("PASSWORD__QUEUE", "7")];
     let server = Server::with(Store::Embedded, &settings).await;
     let mut users = Vec::new();
@@ -215,7 +214,7 @@ async fn renewals_cost_no_login_its_place() {
         users.push((name, user_id));
     }
     let mut rounds = 0;
-    // Who found the thread at work is renewed at a later login.
+    // A login that found the thread busy leaves the renewal to a later login.
     loop {
         let logins = users.iter().map(|(name, _)| server.client.try_login(login_request(name, "")));
         for login in futures_util::future::join_all(logins).await {
@@ -296,7 +295,7 @@ async fn the_policy_is_that_of_the_settings() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_storm_is_shed_and_validate_goes_on() {
+async fn a_login_burst_is_shed_and_validate_goes_on() {
     let settings = [
         ("PASSWORD__THREADS", "1"),
         ("PASSWORD__QUEUE", "2"),

@@ -38,7 +38,7 @@ async fn of_many_concurrent_logins_exactly_one_survives(
     assert_eq!(live, 1);
 }
 
-/// Slow enough that a login is still hashing when the account changes.
+/// Hashes slow enough that a login is still hashing when the account changes.
 const SLOW: &[(&str, &str)] = &[("PASSWORD__MEMORY_KIB", "8192"), ("PASSWORD__ITERATIONS", "8")];
 
 #[rstest]
@@ -131,7 +131,7 @@ async fn a_validate_that_races_a_logout_never_revives_the_session(
     client.user("alice").await;
     for round in 0..20_u64 {
         let token = client.login("alice", "").await.token;
-        // Due, so that every one of these wants to write.
+        // A touch is due, so each of these calls writes.
         server.clock.advance(std::time::Duration::from_mins(2));
         let uses: Vec<_> = (0..10)
             .map(|_| {

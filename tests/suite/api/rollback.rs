@@ -1,4 +1,4 @@
-//! A store that has lost what it had acknowledged, as replicated Redis can in a failover.
+//! A store that has lost acknowledged commits, as replicated Redis can in a failover.
 
 use latchkey::{
     domain::types::UserId,
@@ -12,13 +12,13 @@ use crate::support::{
     server::{Server, Store},
 };
 
-/// Everything that Redis knows of sessions.
+/// Takes a snapshot of all sessions in Redis.
 fn snapshot(redis: &RedisServer) -> Vec<(String, Vec<u8>)> {
     let keys: Vec<String> = redis.query(redis::cmd("KEYS").arg("*:s:*"));
     keys.into_iter().map(|key| (key.clone(), redis.query(redis::cmd("DUMP").arg(&key)))).collect()
 }
 
-/// As it was at the snapshot, as far as sessions go.
+/// Restores the sessions of a snapshot.
 fn roll_back(redis: &RedisServer, snapshot: &[(String, Vec<u8>)]) {
     for (key, value) in snapshot {
         let command = redis::cmd("RESTORE").arg(key).arg(0).arg(value).arg("REPLACE").to_owned();
@@ -36,13 +36,13 @@ async fn sessions_that_a_lost_login_brings_back_are_ended() {
     let mut feed = client.feed("").await;
     let lost = client.login("alice", "new").await.token;
     assert_eq!(client.rejection(&displaced).await.reason(), RejectionReason::Replaced);
-    // Told before it is undone: only the registers are rolled back here.
+    // The event was read before the rollback, which affects only the registers.
     feed.ended().await;
 
     roll_back(redis, &before);
     client.session(&displaced).await;
     let watch = client.watch(&displaced).await;
-    // The twin: without the token that proves it, nobody can know.
+    // Counter-check: without a newer token the rollback cannot be detected.
     assert_eq!(server.app.engine.metrics().rollbacks.get(), 0);
 
     assert_eq!(client.rejection(&lost).await.reason(), RejectionReason::UnknownSession);
@@ -61,7 +61,7 @@ async fn sessions_that_a_lost_login_brings_back_are_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_login_is_found_by_whatever_looks_at_its_token() {
+async fn every_call_with_the_token_of_a_lost_login_detects_the_rollback() {
     let server = Server::start(Store::Redis).await;
     let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
     for (number, name) in ["alice", "bob"].into_iter().enumerate() {
@@ -83,7 +83,7 @@ async fn a_lost_login_is_found_by_whatever_looks_at_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_was_wiped_knows_nobody_and_goes_on() {
+async fn a_wiped_store_knows_no_session_and_goes_on() {
     let server = Server::start(Store::Redis).await;
     let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
     let user_id = client.user("alice").await;
@@ -91,7 +91,7 @@ async fn a_store_that_was_wiped_knows_nobody_and_goes_on() {
     redis.query::<String>(&redis::cmd("FLUSHALL"));
     assert_eq!(client.rejection(&token).await.reason(), RejectionReason::UnknownSession);
     client.session(&client.login("alice", "").await.token).await;
-    // Nothing of the lost time comes back with a backup, either.
+    // A restored backup revives no session of the lost time.
     let read = server.app.engine.sessions().load(&UserId::parse(&user_id).unwrap()).await.unwrap();
     assert!(read.state.fence.is_some());
 }

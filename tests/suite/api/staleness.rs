@@ -1,4 +1,4 @@
-//! How old a verdict may be, and what may come from memory.
+//! Staleness: the bounds on the age of verdicts, and answers from the near-cache.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ async fn verdict(client: &Client, message: pb::ValidateRequest) -> Verdict {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How often the register of this user is read while `act` is done.
+/// Counts the reads of the register of this user during `act`.
 async fn reads<F: Future<Output = ()>>(redis: &RedisServer, user_id: &str, act: F) -> usize {
     let mut monitor = redis.monitor();
     act.await;
@@ -40,9 +40,9 @@ async fn on_redis_a_request_that_allows_it_is_answered_from_memory_and_others_ar
     let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
     let user_id = client.user("alice").await;
     let token = client.login("alice", "").await.token;
-    // From when on the server follows the log.
+    // The server follows the log from here on.
     client.feed("").await;
-    // The first finds nothing in memory.
+    // The first call finds nothing in the near-cache.
     verdict(client, within(&token, 5 * SECOND)).await;
     let asked = reads(redis, &user_id, async {
         for _ in 0..100 {
@@ -65,7 +65,7 @@ async fn on_redis_a_request_that_allows_it_is_answered_from_memory_and_others_ar
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_another_replica_ends_is_in_memory_no_longer_than_the_log_takes() {
+async fn an_end_on_another_replica_reaches_memory_with_the_log() {
     let replicas = Replicas::start().await;
     let [here, there] = &replicas.servers;
     for number in 0..20 {
@@ -82,21 +82,21 @@ async fn what_another_replica_ends_is_in_memory_no_longer_than_the_log_takes() {
                 Verdict::Session(_) => assert!(ended.elapsed() < SECOND, "it is told within milliseconds"),
             }
         }
-        // P7: zero reads the primary store, whatever is in memory.
+        // P7: a bound of zero always reads the store.
         assert!(!is_live(&verdict(&here.client, within(&token, Duration::ZERO)).await));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_no_for_want_of_knowledge_is_asked_again() {
+async fn an_unknown_session_in_memory_is_checked_in_the_store() {
     let replicas = Replicas::start().await;
     let [here, there] = &replicas.servers;
-    // In memory here: alice without the session that is opened there.
+    // The near-cache here has the state of alice before the login on the other replica.
     let old = here.client.login("alice", "").await.token;
     assert!(is_live(&verdict(&here.client, within(&old, 5 * SECOND)).await));
     let new = there.client.login("alice", "").await.token;
     assert!(is_live(&verdict(&here.client, within(&new, 5 * SECOND)).await));
-    // Used there, and timed out by what is in memory here.
+    // The session is used on the other replica and timed out by the near-cache here.
     for replica in &replicas.servers {
         replica.clock.advance(Duration::from_mins(50));
     }
@@ -109,7 +109,7 @@ async fn a_no_for_want_of_knowledge_is_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_roles_are_told_too() {
+async fn new_roles_reach_the_near_cache() {
     let replicas = Replicas::start().await;
     let [here, there] = &replicas.servers;
     let login = here.client.login("alice", "").await;
@@ -130,16 +130,16 @@ async fn new_roles_are_told_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_log_is_silent_for_longer_than_allowed_the_store_is_asked() {
+async fn the_store_is_read_while_the_log_is_silent_beyond_the_bound() {
     let mut server = Server::start(Store::Redis).await;
     let client = server.client.clone();
     client.user("alice").await;
     let token = client.login("alice", "").await.token;
-    // From when on the server follows the log.
+    // The server follows the log from here on.
     client.feed("").await;
     verdict(&client, within(&token, 5 * SECOND)).await;
     server.redis.as_mut().unwrap().kill();
-    // As of the last that was seen of the log, then no longer: an outage is an error, and never a verdict.
+    // Memory counts as of the last read of the log, and then no longer: an outage is an error and never a verdict.
     let outage = Instant::now();
     let told = loop {
         match client.auth.clone().validate(within(&token, 3 * SECOND)).await {
@@ -150,7 +150,7 @@ async fn while_the_log_is_silent_for_longer_than_allowed_the_store_is_asked() {
     };
     assert_eq!(super::parts(&told).1, "STORE_UNAVAILABLE");
     server.redis.as_mut().unwrap().restart();
-    // It has come back empty. What was seen of the log before may still count, for as long as is allowed.
+    // Redis is back without data. The earlier read of the log may still count within the bound.
     loop {
         if let Ok(answer) = client.auth.clone().validate(within(&token, 5 * SECOND)).await {
             if !is_live(&answer.into_inner().verdict.unwrap()) {
@@ -178,12 +178,12 @@ async fn a_register_that_is_gone_without_an_event_is_in_memory_for_no_longer_tha
         assert!(since.elapsed() < 7 * SECOND, "it is still in memory");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // And it stays gone: what was found is not forgotten in favour of what was known before.
+    // The session stays unknown: the earlier state does not come back.
     assert!(!is_live(&verdict(client, within(&token, 5 * SECOND)).await));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_who_is_often_asked_about_is_answered_from_memory_mostly() {
+async fn verdicts_on_a_busy_user_come_mostly_from_memory() {
     let server = Server::start(Store::Redis).await;
     let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
     let user_id = client.user("alice").await;
@@ -204,7 +204,7 @@ async fn a_user_who_is_often_asked_about_is_answered_from_memory_mostly() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_the_embedded_store_what_is_in_memory_is_never_old() {
+async fn memory_is_never_stale_on_the_embedded_store() {
     let server = Server::start(Store::Embedded).await;
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -222,9 +222,9 @@ async fn on_the_embedded_store_what_is_in_memory_is_never_old() {
     client.try_login(login_request("alice", "")).await.unwrap_err();
 }
 
-/// On one thread, so that nothing of the server goes on while it is held up.
+/// The runtime has one thread, so the whole server stalls when it is blocked.
 #[tokio::test]
-async fn after_the_process_was_held_up_a_batch_needs_the_epoch_and_not_the_store() {
+async fn after_a_stall_of_the_process_a_batch_reads_the_epoch_and_no_registers() {
     let server = Server::start(Store::Embedded).await;
     let mut tokens = Vec::new();
     for name in ["alice", "bob", "carol"] {
@@ -241,7 +241,7 @@ async fn after_the_process_was_held_up_a_batch_needs_the_epoch_and_not_the_store
     let forgotten = forget.execute(&database.writer).await.unwrap().rows_affected();
     assert_eq!(forgotten, 3);
     let engine = &server.app.engine;
-    // For longer than what is known of the epoch counts.
+    // This is longer than a reading of the epoch counts.
     std::thread::sleep(Duration::from_millis(1100));
     let pending = tokens.iter().map(|token| match engine.validate_from_memory(token, false, None) {
         Lookup::Miss(pending) => pending,

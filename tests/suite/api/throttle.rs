@@ -1,4 +1,4 @@
-//! Who guesses passwords waits, and in the end stops.
+//! Throttling of password guesses: waits, locks, and limits for addresses.
 
 use rstest::rstest;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::{
     server::{Server, Store},
 };
 
-/// A login with a wrong password, from a client's address as a proxy passes it on.
+/// Makes a login with a wrong password from a client address, as a proxy forwards it.
 fn guess(username: &str, from: &str) -> Request<pb::LoginRequest> {
     let message = pb::LoginRequest { password: "not this one".into(), ..login_request(username, "") };
     let mut request = Request::new(message);
@@ -52,7 +52,7 @@ async fn standing(client: &Client, username: &str) -> pb::LoginThrottle {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_five_wrong_passwords_one_waits_and_no_hash_is_computed_for_it(
+async fn after_five_wrong_passwords_logins_wait_without_a_hash(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -110,7 +110,9 @@ async fn an_unknown_name_is_throttled_exactly_as_a_known_one(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_a_hundred_failures_only_an_operator_helps(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn a_hundred_failures_lock_the_username_until_an_operator_unlocks_it(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
     let server = Server::with(store, &[("THROTTLE__ADDRESS_FAILURES", "0")]).await;
 
     let client = &server.client;
@@ -137,7 +139,7 @@ async fn at_a_hundred_failures_only_an_operator_helps(#[values(Store::Embedded, 
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_locked_users_sessions_go_on_and_a_new_password_unlocks(
+async fn a_lock_keeps_sessions_alive_and_a_new_password_unlocks(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server =
@@ -159,7 +161,7 @@ async fn a_locked_users_sessions_go_on_and_a_new_password_unlocks(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_address_cannot_go_through_the_names(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn one_address_cannot_try_many_usernames(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::with(store, &[("THROTTLE__ADDRESS_FAILURES", "20")]).await;
 
     let client = &server.client;
@@ -184,7 +186,7 @@ async fn one_address_cannot_go_through_the_names(#[values(Store::Embedded, Store
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_that_logs_in_at_once_with_the_right_password_gets_in(
+async fn concurrent_logins_with_the_right_password_succeed(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -231,7 +233,7 @@ async fn of_101_parallel_guesses_from_50_addresses_over_two_replicas_at_most_100
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_keeps_asking_for_a_throttled_name_is_refused_by_address(
+async fn repeated_logins_to_a_throttled_username_throttle_the_address(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::with(store, &[("THROTTLE__ADDRESS_FAILURES", "20")]).await;
@@ -244,7 +246,7 @@ async fn whoever_keeps_asking_for_a_throttled_name_is_refused_by_address(
         refused(client, guess("alice", attacker)).await;
     }
     assert_eq!(standing(client, "alice").await.failures, 5, "the others were refused");
-    // The wait of the name is over, and the attacker cannot use the next attempt up.
+    // The wait of the username is over, and the attacker cannot use up the next attempt.
     server.clock.advance(Duration::from_secs(1));
     assert_eq!(reason(&refused(client, guess("alice", attacker)).await), "THROTTLED");
     assert_eq!(reason(&refused(client, guess("bob", attacker)).await), "THROTTLED");
@@ -260,9 +262,7 @@ const LONG_SESSIONS: &[(&str, &str)] = &[
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_attacker_does_not_lock_out_a_client_from_where_the_user_has_logged_in(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn an_attacker_does_not_lock_out_a_known_client(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::with(store, LONG_SESSIONS).await;
 
     let client = &server.client;
@@ -278,7 +278,7 @@ async fn an_attacker_does_not_lock_out_a_client_from_where_the_user_has_logged_i
         assert_eq!(reason(&refused(client, guess("alice", "198.51.100.1")).await), "INVALID_CREDENTIALS");
         server.clock.advance(Duration::from_mins(15));
     }
-    // The last of a hundred are left to clients that are known; nothing of that shows.
+    // The last attempts of a hundred are reserved for known clients, which no answer reveals.
     assert_eq!(reason(&login(elsewhere).await.unwrap_err()), "INVALID_CREDENTIALS");
     for _ in 0..9 {
         server.clock.advance(Duration::from_mins(15));
@@ -287,7 +287,7 @@ async fn an_attacker_does_not_lock_out_a_client_from_where_the_user_has_logged_i
     assert!(standing(client, "alice").await.locked);
     assert_eq!(reason(&login(elsewhere).await.unwrap_err()), "THROTTLED");
 
-    // Wrong passwords from there have a count of their own, and waits.
+    // Wrong passwords of a known client have their own count and waits.
     for _ in 0..5 {
         assert_eq!(reason(&refused(client, guess("alice", home)).await), "INVALID_CREDENTIALS");
     }
@@ -295,13 +295,13 @@ async fn an_attacker_does_not_lock_out_a_client_from_where_the_user_has_logged_i
     server.clock.advance(Duration::from_secs(1));
     login(home).await.unwrap();
     server.until_settled("alice").await;
-    // A right password clears the count.
+    // A right password resets the count.
     login(elsewhere).await.unwrap();
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_who_are_known_are_as_all_others_when_their_own_attempts_are_used_up(
+async fn a_known_client_without_attempts_left_is_throttled_like_any_other(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::with(store, LONG_SESSIONS).await;
@@ -324,14 +324,12 @@ async fn those_who_are_known_are_as_all_others_when_their_own_attempts_are_used_
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_networks_of_one_site_have_a_limit_together(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn the_networks_of_one_site_share_a_limit(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::with(store, &[("THROTTLE__ADDRESS_FAILURES", "2")]).await;
 
     let client = &server.client;
     let try_from = async |number: u32| {
-        // Two from each /64, 256 of these in a /56.
+        // Each /64 makes two attempts, and a /56 has 256 of them.
         let from = format!("2001:db8:1:{:x}::1", number / 2);
         reason(&refused(client, guess(&format!("user{number}"), &from)).await)
     };
@@ -349,7 +347,7 @@ async fn many_networks_of_one_site_have_a_limit_together(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_audit_trail_tells_a_wait_from_a_lock() {
+async fn the_audit_trail_distinguishes_a_wait_from_a_lock() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("audit.jsonl");
     let settings = [("AUDIT__FILE", file.to_str().unwrap()), ("THROTTLE__MAX_FAILURES", "7")];
@@ -389,7 +387,7 @@ async fn the_audit_trail_tells_a_wait_from_a_lock() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_was_a_day_fast_makes_nobody_wait_for_a_day(
+async fn a_clock_that_was_a_day_fast_causes_no_wait_of_a_day(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;

@@ -1,4 +1,4 @@
-//! The touch: a use of a session is recorded after its answer, once an interval, and not lost.
+//! Touches: a use is recorded after its answer, once per touch interval, and never lost.
 
 use rstest::rstest;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::{
 const IDLE: Duration = Duration::from_hours(1);
 const TOUCH: Duration = Duration::from_mins(1);
 
-/// Seconds from the login to the latest recorded use.
+/// Returns the seconds from the login to the latest recorded use.
 async fn recorded(server: &Server, user_id: &str) -> i64 {
     let sessions = server.client.list_sessions(user_id).await;
     seconds(sessions[0].last_seen_at) - seconds(sessions[0].issued_at)
@@ -47,17 +47,17 @@ async fn a_use_in_the_last_interval_is_recorded_before_its_answer(
     let user_id = client.user("alice").await;
     let token = client.login("alice", "").await.token;
     server.clock.advance(IDLE + TOUCH / 2);
-    // Nothing is taken any more: what is recorded now is recorded before the answer.
+    // The write-behind queue is closed, so the use is recorded before the answer.
     server.app.engine.uses().close();
     client.session(&token).await;
     assert!((recorded(&server, &user_id).await - 3630).abs() <= 1);
-    // It lapses an interval after a full idle timeout from that use, and not before.
+    // The session lapses a touch interval after a full idle timeout from that use.
     server.clock.advance(IDLE + TOUCH / 2);
     assert!(is_live(&client.validate(&token).await));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uses_at_the_same_time_are_one_write() {
+async fn concurrent_uses_are_one_write() {
     let server = Server::start(Store::Redis).await;
     let client = &server.client;
     let user_id = client.user("alice").await;
@@ -78,7 +78,7 @@ async fn uses_at_the_same_time_are_one_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_end_of_the_server_is_not_the_end_of_what_it_has_confirmed() {
+async fn a_stopping_server_records_confirmed_uses() {
     let server = Server::start(Store::Redis).await;
     let tokens: Vec<_> = {
         let mut tokens = Vec::new();
@@ -101,9 +101,7 @@ async fn the_end_of_the_server_is_not_the_end_of_what_it_has_confirmed() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peek_and_a_session_that_was_ended_leave_no_use(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn peeks_and_ended_sessions_record_no_use(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -114,7 +112,7 @@ async fn a_peek_and_a_session_that_was_ended_leave_no_use(
     client.auth.clone().validate(peek).await.unwrap();
     server.until_recorded().await;
     assert_eq!(recorded(&server, &user_id).await, 0);
-    // The use and the end meet: whichever comes first, the session is dead.
+    // Use and end are concurrent, and the session is dead in either order.
     for _ in 0..20 {
         let token = client.login("alice", "").await.token;
         server.clock.advance(TOUCH);
@@ -125,14 +123,14 @@ async fn a_peek_and_a_session_that_was_ended_leave_no_use(
     }
 }
 
-/// What a verdict promises, in seconds after the login.
+/// Returns the idle deadline of a verdict, in seconds after the login.
 async fn promised(server: &Server, token: &str) -> i64 {
     let session = server.client.session(token).await;
     seconds(session.idle_expires_at) - seconds(session.issued_at)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_uses_cannot_be_recorded_nothing_is_promised_that_is_not_kept() {
+async fn during_an_outage_verdicts_promise_only_recorded_uses() {
     let server = Server::start(Store::Redis).await;
     let redis = server.redis.as_ref().unwrap();
     let memory = |limit: &str| {
@@ -141,16 +139,16 @@ async fn while_uses_cannot_be_recorded_nothing_is_promised_that_is_not_kept() {
     server.client.user("alice").await;
     let token = server.client.login("alice", "").await.token;
     memory("1");
-    // Answered before anybody knows that it cannot be recorded.
+    // This answer precedes the failed recording.
     server.clock.advance(TOUCH * 3 / 2);
     assert!((promised(&server, &token).await - 3690).abs() <= 1);
-    // Once that is known, no more is promised than what is recorded.
+    // Later answers promise no more than what is recorded.
     let begun = std::time::Instant::now();
     while promised(&server, &token).await > 3601 {
         assert!(begun.elapsed() < Duration::from_secs(10), "the answers go on promising");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // In the last interval, and beyond it: neither live nor dead.
+    // In the last interval and beyond it there is an error and no verdict.
     for advance in [IDLE.saturating_sub(TOUCH), TOUCH * 3 / 4] {
         server.clock.advance(advance);
         let status = server.client.try_validate(&token).await.unwrap_err();
@@ -160,7 +158,7 @@ async fn while_uses_cannot_be_recorded_nothing_is_promised_that_is_not_kept() {
         let told = peeked.map(|answer| is_live(&answer.into_inner().verdict.unwrap()));
         assert_ne!(told.ok(), Some(false), "it is not told to have timed out");
     }
-    // What was promised at first is kept.
+    // The promise of the first answer is kept.
     memory("0");
     assert!(is_live(&server.client.validate(&token).await));
     server.until_recorded().await;
@@ -171,7 +169,7 @@ async fn while_uses_cannot_be_recorded_nothing_is_promised_that_is_not_kept() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_time_out_that_was_told_stays_told_when_the_clock_steps_back(
+async fn a_reported_timeout_stays_when_the_clock_steps_back(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;

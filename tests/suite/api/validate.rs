@@ -1,4 +1,4 @@
-//! Validate: every reason, promise P4 (two clocks) and promise P5 (deny is data).
+//! Validate: every reason, promise P4 (two timeouts) and promise P5 (a rejection is data).
 
 use rstest::rstest;
 use std::time::Duration;
@@ -19,9 +19,7 @@ const MICROSECOND: Duration = Duration::from_micros(1);
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_is_none_is_a_verdict_not_an_error(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn a_malformed_token_is_a_verdict_and_no_error(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -54,7 +52,7 @@ async fn a_token_that_is_missing_is_an_error(#[values(Store::Embedded, Store::Re
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_token_is_taken_from_the_metadata_where_the_field_is_empty(
+async fn an_empty_field_takes_the_token_from_the_metadata(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -89,7 +87,7 @@ async fn an_unused_session_times_out_never_early_and_at_most_one_interval_late(
     let token = client.login("alice", "").await.token;
     server.clock.advance(IDLE);
     let session = client.session(&token).await;
-    // That was a use: a full idle timeout again, and a touch interval on top.
+    // That use starts a full idle timeout again, plus a touch interval.
     server.clock.advance(IDLE);
     assert!(peek(&server, &token).await, "still live after {:?}", session.idle_expires_at);
     server.clock.advance(TOUCH);
@@ -172,9 +170,7 @@ async fn a_token_from_a_clock_ahead_of_ours_is_not_yet_valid(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn roles_are_those_of_now_not_those_of_the_token(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn roles_are_current_and_not_those_in_the_token(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -189,9 +185,7 @@ async fn roles_are_those_of_now_not_those_of_the_token(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_bound_on_staleness_that_makes_sense_is_kept(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn every_valid_bound_on_staleness_is_kept(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -228,10 +222,10 @@ async fn on_redis_a_verdict_is_one_get_and_a_login_three_scripts() {
     let server = Server::start(Store::Redis).await;
     let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
     client.user("alice").await;
-    // The first script of a server has to be loaded.
+    // The first call loads the script into Redis.
     client.login("alice", "").await;
     server.until_settled("alice").await;
-    // The server asks for its own reasons, too: only what names this user counts.
+    // Background tasks send commands too, so only commands for this user count.
     let mut monitor = redis.monitor();
     let mut commands = || {
         let theirs = |command: &str| command.contains(":s:");
@@ -265,7 +259,7 @@ async fn an_outage_is_an_error_and_never_a_verdict() {
     assert_eq!(parts(&status), (Code::Unavailable, "STORE_UNAVAILABLE".into(), vec![]));
     let retry = tonic_types::StatusExt::get_details_retry_info(&status).unwrap().retry_delay.unwrap();
     assert!(retry > Duration::ZERO && retry <= Duration::from_mins(1));
-    // What needs no store is still judged: a forgery stays a forgery.
+    // A forged token needs no store and is still rejected.
     assert_eq!(client.rejection("a.b.c").await.reason(), RejectionReason::Malformed);
 }
 

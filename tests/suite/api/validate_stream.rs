@@ -1,4 +1,4 @@
-//! Many verdicts over one stream.
+//! `ValidateStream`: many verdicts over one stream.
 
 use rstest::rstest;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn of(token: &str) -> pb::ValidateRequest {
     pb::ValidateRequest { token: token.into(), ..Default::default() }
 }
 
-/// The answers to these requests, sent all at once.
+/// Sends all requests at once and returns the answers.
 async fn ask(client: &Client, requests: Vec<pb::ValidateRequest>) -> Vec<pb::ValidateResponse> {
     let answers = client.auth.clone().validate_stream(stream::iter(requests)).await.unwrap().into_inner();
     answers.map(Result::unwrap).collect().await
@@ -118,12 +118,12 @@ async fn an_outage_is_a_failure_of_each_request_and_the_stream_goes_on_after_it(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_does_not_read_answers_is_not_asked_for_more_requests() {
+async fn a_client_that_does_not_read_answers_is_not_read_from() {
     let server = Server::start(Store::Embedded).await;
     let (send, requests) = mpsc::channel(1);
     let answers = server.client.auth.clone().validate_stream(ReceiverStream::new(requests)).await.unwrap();
     let answers: Streaming<pb::ValidateResponse> = answers.into_inner();
-    // Far more than the windows of HTTP/2 and what is in flight can hold.
+    // The HTTP/2 windows and the requests in flight hold far less than this.
     let large = "x".repeat(4000);
     let mut count = 0;
     while tokio::time::timeout(Duration::from_millis(500), send.send(of(&large))).await.is_ok() {

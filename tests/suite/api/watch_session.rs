@@ -1,4 +1,4 @@
-//! The holder of a token is told of the end of its session.
+//! `WatchSession`: the holder of a token learns of the end of its session.
 
 use rstest::rstest;
 use std::{sync::Arc, time::Duration};
@@ -13,7 +13,7 @@ use crate::support::{
     server::{Server, Store},
 };
 
-/// Two servers on one Redis that share accounts and keys, and a user `alice`.
+/// Two servers with one Redis, shared accounts and keys, and a user `alice`.
 pub struct Replicas {
     pub servers: [Server; 2],
     _accounts: tempfile::TempDir,
@@ -34,7 +34,9 @@ impl Replicas {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_comes_the_session_and_last_its_end(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn a_watch_begins_with_the_session_and_ends_with_its_end(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -52,7 +54,7 @@ async fn first_comes_the_session_and_last_its_end(#[values(Store::Embedded, Stor
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_cause_is_told(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn every_reason_is_reported(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -85,7 +87,7 @@ async fn every_cause_is_told(#[values(Store::Embedded, Store::Redis)] store: Sto
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_clocks_are_told_and_a_use_elsewhere_counts(
+async fn both_timeouts_are_reported_and_uses_elsewhere_count(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -116,7 +118,7 @@ async fn both_clocks_are_told_and_a_use_elsewhere_counts(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watching_is_no_use(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn a_watch_is_no_use(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -149,7 +151,7 @@ async fn a_dead_token_is_not_watched(#[values(Store::Embedded, Store::Redis)] st
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_ends_the_session_as_the_stream_begins_is_told(
+async fn an_end_during_the_start_of_the_stream_is_reported(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -174,7 +176,7 @@ const FEW: &[(&str, &str)] = &[("SERVER__MAX_WATCHES", "2")];
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn there_are_only_so_many_streams(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn the_number_of_streams_is_limited(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::with(store, FEW).await;
 
     let client = &server.client;
@@ -199,7 +201,9 @@ const FEW_EACH: &[(&str, &str)] = &[
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_session_and_no_user_takes_all_streams(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn streams_are_limited_for_each_session_and_user(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
     let server = Server::with(store, FEW_EACH).await;
 
     let client = &server.client;
@@ -226,7 +230,7 @@ async fn no_session_and_no_user_takes_all_streams(#[values(Store::Embedded, Stor
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_ends_with_the_server_and_says_when_to_come_again(
+async fn a_stream_ends_with_the_server_and_carries_a_retry_delay(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -242,7 +246,7 @@ async fn a_stream_ends_with_the_server_and_says_when_to_come_again(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_displacement_is_told_on_whichever_replica_either_side_is() {
+async fn a_displacement_is_reported_on_any_replica() {
     let replicas = Replicas::start().await;
     let [here, there] = &replicas.servers;
     let mut holder = here;

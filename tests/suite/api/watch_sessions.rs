@@ -4,12 +4,12 @@ use crate::support::server::{Server, Store};
 use rstest::rstest;
 use std::time::Duration;
 
-use latchkey::grpc::pb::{self, LogoutScope, RejectionReason, watch_sessions_response::Event as Told};
+use latchkey::grpc::pb::{self, LogoutScope, RejectionReason, watch_sessions_response::Event as FeedEvent};
 
 use super::watch_session::Replicas;
 use crate::support::client::{Client, Feed, login_request};
 
-/// Logs a user in so often, each time displacing the one before: the sessions that ended.
+/// Logs a user in repeatedly and returns the displaced sessions.
 async fn displace(client: &Client, username: &str, times: usize) -> Vec<String> {
     let mut ended = Vec::new();
     for _ in 0..times {
@@ -19,7 +19,7 @@ async fn displace(client: &Client, username: &str, times: usize) -> Vec<String> 
     ended
 }
 
-/// The next so many sessions that ended.
+/// Reads this number of ended sessions.
 async fn told(feed: &mut Feed, count: usize) -> Vec<String> {
     let mut told = Vec::new();
     for _ in 0..count {
@@ -30,7 +30,7 @@ async fn told(feed: &mut Feed, count: usize) -> Vec<String> {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_session_that_ends_is_told_with_all_that_is_known(
+async fn every_ended_session_is_reported_with_all_fields(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -49,7 +49,7 @@ async fn every_session_that_ends_is_told_with_all_that_is_known(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_comes_back_with_a_cursor_is_told_everything_since(
+async fn a_reader_that_resumes_with_a_cursor_misses_nothing(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -72,7 +72,7 @@ async fn whoever_comes_back_with_a_cursor_is_told_everything_since(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_falls_between_what_was_and_what_comes(
+async fn no_event_is_lost_between_past_and_live_events(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -93,7 +93,7 @@ async fn nothing_falls_between_what_was_and_what_comes(
     let ended = displacing.await.unwrap();
     for feed in &mut feeds {
         let told = told(feed, 300).await;
-        // Not as lists: an event that comes twice would fill the screen with ids.
+        // Lengths first: a failed comparison of the lists would print every id.
         let first_wrong = told.iter().zip(&ended).position(|(told, ended)| told != ended);
         assert_eq!(first_wrong, None);
     }
@@ -128,14 +128,14 @@ async fn a_filter_lets_through_what_it_names(#[values(Store::Embedded, Store::Re
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_nothing_happens_there_are_heartbeats(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn an_idle_feed_sends_heartbeats(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
     let mut feed = client.feed("").await;
-    let Told::Heartbeat(heartbeat) = feed.next().await else { panic!("not a heartbeat") };
+    let FeedEvent::Heartbeat(heartbeat) = feed.next().await else { panic!("not a heartbeat") };
     assert!(heartbeat.as_of.unwrap().seconds > 1_700_000_000);
-    // One can go on from there.
+    // The cursor of the heartbeat is valid.
     client.user("alice").await;
     let ended = displace(client, "alice", 2).await;
     assert_eq!(told(&mut client.feed(&feed.cursor).await, 1).await, ended);
@@ -143,21 +143,19 @@ async fn while_nothing_happens_there_are_heartbeats(#[values(Store::Embedded, St
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cursor_that_the_log_does_not_know_is_answered_with_a_resync(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn an_unknown_cursor_gets_a_resync(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
     client.user("alice").await;
     let mut feed = client.feed("nonsense").await;
-    assert!(matches!(feed.next().await, Told::Resync(_)));
+    assert!(matches!(feed.next().await, FeedEvent::Resync(_)));
     let ended = displace(client, "alice", 2).await;
     assert_eq!(told(&mut feed, 1).await, ended);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_replica_tells_what_ends_on_any_and_a_cursor_is_good_on_all() {
+async fn every_replica_reports_the_ends_on_all_and_cursors_are_valid_everywhere() {
     let replicas = Replicas::start().await;
     let [here, there] = &replicas.servers;
     let mut feeds = [here.client.feed("").await, there.client.feed("").await];

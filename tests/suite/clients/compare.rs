@@ -1,4 +1,4 @@
-//! What a guarded server has answered against what it should, and against what Latchkey itself says.
+//! Comparison of the answers of a guarded server with the expected ones and with the verdict of Latchkey.
 
 use latchkey::grpc::pb;
 use tonic::{Code, Status};
@@ -9,7 +9,7 @@ use super::{
     scenario::Expect,
 };
 
-/// Every answer has the session as the caller's identity.
+/// Checks that every answer has the identity of the session.
 pub fn identified(answers: &[GreetResponse], session: &pb::Session, context: &str) {
     let expected = Identity {
         user_id: session.user_id.clone(),
@@ -28,7 +28,7 @@ pub fn identified(answers: &[GreetResponse], session: &pb::Session, context: &st
     }
 }
 
-/// The status is what the scenario expects.
+/// Checks a status against the scenario.
 pub fn refused(status: &Status, expect: &Expect, context: &str) {
     let code = match expect.code.as_str() {
         "UNAUTHENTICATED" => Code::Unauthenticated,
@@ -51,7 +51,7 @@ pub fn refused(status: &Status, expect: &Expect, context: &str) {
     }
 }
 
-/// The status says of the token what Latchkey itself says.
+/// Checks a status against the verdict of Latchkey.
 pub fn agrees(status: &Status, rejection: &pb::Rejection, context: &str) {
     let details = status.get_error_details();
     let info = details.error_info().unwrap();

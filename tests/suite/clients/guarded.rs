@@ -1,4 +1,4 @@
-//! A guarded server, as `clients/sample` describes it, and calls of its methods.
+//! A guarded server, as `clients/sample` describes it, and calls to it.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -21,13 +21,13 @@ use tonic_prost::ProstCodec;
 use crate::guard::messages::{BegunRequest, BegunResponse};
 pub use crate::guard::messages::{GreetRequest, GreetResponse, Identity};
 
-/// What does not come within this does not come.
+/// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Methods of the four kinds, and how many answers each gives to what we send.
+/// A method of each kind, and the number of its answers.
 const KINDS: [(&str, usize); 4] = [("Greet", 1), ("GreetAll", 1), ("GreetOften", 3), ("Chat", 2)];
 
-/// What every answer of a call said, or its status.
+/// The answers of a call, or its status.
 pub type Outcome = Result<Vec<GreetResponse>, Status>;
 
 pub struct Guarded {
@@ -37,10 +37,10 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Starts the server of this command, which asks Latchkey at `latchkey` with `key`, with more of its settings.
+    /// Starts the server of this command, which calls Latchkey at `latchkey` with `key`, with further settings.
     pub async fn start(command: &str, latchkey: SocketAddr, key: &str, settings: &[(&str, &str)]) -> Self {
         let mut shell = Command::new("sh");
-        // `exec`: what is ended is the server, and not the shell.
+        // With `exec` the signal ends the server and not the shell.
         shell.args(["-c", &format!("exec {command}")]).stdin(Stdio::null());
         shell.stdout(Stdio::piped()).stderr(Stdio::piped());
         shell.env("LATCHKEY_ADDRESS", latchkey.to_string()).env("LATCHKEY_CALLER_KEY", key);
@@ -56,15 +56,15 @@ impl Guarded {
             reader.join().unwrap();
             panic!("{command} does not listen: {:#?}", log.lock().unwrap());
         };
-        // Nobody may wait at a full pipe.
+        // The output is read so that the server cannot block on a full pipe.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let address = line.strip_prefix("listens on ").unwrap_or_else(|| panic!("not an address: {line}"));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         Self { channel, server, log }
     }
 
-    /// Calls a method of each kind, all at once. Who expects to be refused has nothing to say and does not hang
-    /// up: a refusal must not wait for that.
+    /// Calls a method of each kind at the same time. A call that expects a denial sends nothing and stays open,
+    /// because a denial must not wait for messages.
     pub async fn call(&self, authorization: &[String], refused: bool) -> Vec<(&'static str, Outcome)> {
         let calls = KINDS.map(|(method, answers)| async move {
             let says = tokio_stream::iter(["Hello", "Good day"].map(greet));
@@ -85,7 +85,7 @@ impl Guarded {
         vec![a, b, c, d]
     }
 
-    /// Calls again and again until it is let in; there may be no verdict for a while, and nothing worse.
+    /// Calls until the guard lets the call through. Until then only UNAVAILABLE is allowed.
     pub async fn until_let_in(&self, authorization: &[String], limit: Duration) {
         let begun = Instant::now();
         let send = || self.send("Greet", tokio_stream::once(greet("Hello")), authorization);
@@ -96,12 +96,12 @@ impl Guarded {
         }
     }
 
-    /// How many calls have reached a handler.
+    /// Returns the number of calls that have reached a handler.
     pub async fn begun(&self) -> u32 {
         self.handlers().await.count
     }
 
-    /// Waits until so many handlers of streams run.
+    /// Waits until this number of stream handlers runs.
     pub async fn until_running(&self, wanted: u32) {
         let begun = Instant::now();
         loop {

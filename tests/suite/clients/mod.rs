@@ -1,8 +1,7 @@
-//! The guards of `clients/`, each in front of a real server in its language, against the real Latchkey.
+//! The guards of `clients/`, each in front of a server in its language, against Latchkey.
 //!
-//! One file of scenarios is for all of them (`clients/scenarios.json`), and this is what plays it, so that no
-//! language has a reading of its own. `make test-clients` builds the samples and names one of them in
-//! `LATCHKEY_TEST_GUARD`; without it there is nothing to test here, and the test is not run.
+//! One file of scenarios, `clients/scenarios.json`, and one player serve all languages. `make test-clients` builds the
+//! samples and names one of them in `LATCHKEY_TEST_GUARD`; without it the test is ignored.
 
 mod compare;
 mod guarded;
@@ -37,7 +36,7 @@ async fn the_guard_gives_every_verdict_of_the_scenarios() {
     }
 }
 
-/// The expectations of the steps in which calls are refused, or streams end.
+/// Returns the reasons in the steps in which calls are denied or streams end.
 fn reasons(of: impl Fn(&Step) -> Option<&Expect>) -> BTreeSet<String> {
     let steps = scenarios().all.into_iter().flat_map(|scenario| scenario.steps);
     steps.filter_map(|step| of(&step).and_then(|expect| expect.reason.clone())).collect()
@@ -49,14 +48,14 @@ fn the_scenarios_have_every_reason() {
         Step::Call { expect, .. } => Some(expect),
         _ => None,
     });
-    // And those that only gateways and guards have, as they call them.
+    // Gateways and guards have reasons of their own.
     let guards = [ErrorReason::TokenRequired, ErrorReason::SlotRequired, ErrorReason::RoleRequired];
     let guards = guards.map(|reason| reason.as_str_name().trim_start_matches("ERROR_REASON_"));
     let mut wanted = Reason::ALL.map(Reason::name).into_iter().chain(guards);
     assert_eq!(wanted.find(|reason| !found.contains(*reason)), None, "no scenario has it");
 }
 
-/// A session can end while a stream runs for these; for the others the token was never good.
+/// A session can end for these reasons during a stream; with the others the token was never accepted.
 #[test]
 fn the_scenarios_end_streams_for_every_reason_for_which_a_session_ends_soon() {
     let found = reasons(|step| match step {
@@ -76,7 +75,7 @@ fn the_scenarios_end_streams_for_every_reason_for_which_a_session_ends_soon() {
     assert_eq!(missing, None, "no scenario has it");
 }
 
-/// The lines that the page shows are those of the sample, which the scenarios run.
+/// The documentation must show the lines of the samples that the scenarios test.
 #[test]
 fn the_pages_show_the_guards_that_are_tested() {
     const BEGIN: &str = "guarded from here";
@@ -104,7 +103,7 @@ fn the_pages_show_the_guards_that_are_tested() {
     }
 }
 
-/// Each of them is packaged by itself.
+/// Each client is packaged separately.
 #[test]
 fn every_client_carries_the_licence() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

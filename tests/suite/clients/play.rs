@@ -1,4 +1,4 @@
-//! Plays scenarios: prepares the tokens at Latchkey, calls the guarded server, and compares.
+//! The player of scenarios: it prepares tokens, calls the guarded server, and compares the answers.
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +20,10 @@ use crate::support::{
     server::{Server, Store},
 };
 
-/// What has not happened within this does not happen.
+/// How long an event may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Latchkey, the guarded servers, and what a scenario has gathered so far.
+/// Latchkey, the guarded servers, and the state of a scenario.
 pub struct Play {
     latchkey: Process,
     client: Client,
@@ -79,7 +79,7 @@ impl Play {
         for step in &scenario.steps {
             self.step(step).await;
         }
-        // Who hangs up leaves no handler behind.
+        // A disconnected client leaves no handler behind.
         self.streams.clear();
         self.guarded[&Guard::Usual].until_running(0).await;
     }
@@ -195,7 +195,7 @@ impl Play {
         }
     }
 
-    /// What Latchkey itself says of a token, which does not use the session.
+    /// Returns the verdict of Latchkey on a token, as a peek.
     async fn verdict(&self, token: &str) -> Verdict {
         let message = pb::ValidateRequest { token: token.into(), peek: true, ..Default::default() };
         let answer = self.client.auth.clone().validate(self.client.admin(message)).await;
@@ -268,7 +268,7 @@ impl Play {
         self.handlers_run().await;
     }
 
-    /// As many handlers run as there are streams open.
+    /// Checks that a handler runs for each open stream.
     async fn handlers_run(&self) {
         let open = self.streams.len() * streams::KINDS.len();
         self.guarded[&Guard::Usual].until_running(open.try_into().unwrap()).await;
@@ -278,7 +278,7 @@ impl Play {
         self.client.health.clone().check(tonic_health::pb::HealthCheckRequest::default()).await.is_ok()
     }
 
-    /// `Bearer {one}` with the token that was stored as `one`.
+    /// Replaces `{one}` by the token that was stored as `one`.
     fn filled_in(&self, value: &str) -> String {
         self.tokens
             .iter()
@@ -297,7 +297,7 @@ fn bearer(header: &str) -> Option<&str> {
     token.filter(|_| scheme.eq_ignore_ascii_case("bearer"))
 }
 
-/// The token with one letter in the middle of its signature replaced.
+/// Replaces a letter in the middle of the signature of a token.
 fn tampered(token: &str) -> String {
     let at = token.len() - 20;
     let other = if token.as_bytes()[at] == b'A' { "B" } else { "A" };

@@ -1,4 +1,4 @@
-//! The file of scenarios. What it does not know is an error, so that nothing is left out by a slip of the pen.
+//! The format of the scenarios. Unknown keys are errors, so that no misspelt step is ignored.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenarios {
-    /// For readers.
+    /// A description for readers.
     #[serde(rename = "about")]
     _about: Vec<String>,
     /// Settings of Latchkey besides the usual ones of tests.
@@ -16,7 +16,7 @@ pub struct Scenarios {
     pub all: Vec<Scenario>,
 }
 
-/// A story of one user, and of others where a step names them.
+/// The steps of one user, and of others that a step names.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
@@ -37,13 +37,13 @@ pub enum Step {
         /// Another user than the scenario's.
         user: Option<String>,
     },
-    /// The same at another Latchkey, which has the same keys, a store of its own, and a clock that is off.
+    /// Logs in at another Latchkey with the same keys, its own store and a wrong clock.
     LoginElsewhere {
         #[serde(rename = "as")]
         name: String,
         clock_hours: i64,
     },
-    /// Stores a token that is none.
+    /// Stores a malformed token.
     Store {
         #[serde(rename = "as")]
         name: String,
@@ -66,57 +66,57 @@ pub enum Step {
     Disable,
     /// Waits until Latchkey itself rejects the token, without using it.
     WaitUntil { token: String, reason: String },
-    /// What becomes of Latchkey.
+    /// Changes the state of Latchkey.
     Latchkey {
         #[serde(rename = "is")]
         state: State,
     },
-    /// Calls the guarded server, with so many headers.
+    /// Calls the guarded server with these headers.
     Call {
         #[serde(default)]
         guard: Guard,
         authorization: Vec<String>,
         expect: Expect,
     },
-    /// Opens a stream of each kind that there is, and leaves them open.
+    /// Opens a stream of each kind and leaves it open.
     OpenStreams {
         #[serde(rename = "as")]
         name: String,
         token: String,
     },
-    /// Each of them ends by itself.
+    /// Every open stream ends.
     StreamsEnd { streams: String, within_ms: u64, expect: Expect },
-    /// None of them has ended.
+    /// No open stream has ended.
     StreamsGoOn { streams: String },
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It does not answer, and holds its connections.
+    /// Latchkey keeps its connections and does not answer.
     Stopped,
     Continued,
     Killed,
-    /// At the same address, with the same store.
+    /// Latchkey starts again at the same address with the same store.
     Started,
 }
 
-/// Which server is called.
+/// The server that is called.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Guard {
-    /// One whose guard may ask Latchkey.
+    /// A server whose guard has a valid key.
     #[default]
     Usual,
-    /// One whose guard has a key that Latchkey does not know.
+    /// A server whose guard has an unknown key.
     WrongKey,
-    /// One whose guard requires the role `admin`, which no user here has.
+    /// A server whose guard requires the role `admin`, which no user here has.
     NeedsAdmin,
-    /// One whose guard requires a session in the slot `pair`.
+    /// A server whose guard requires a session in the slot `pair`.
     NeedsPair,
 }
 
-/// What the server has to answer.
+/// The expected answer.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
@@ -126,13 +126,13 @@ pub struct Expect {
     pub terminal: Option<bool>,
     pub by_device: Option<String>,
     pub message: Option<String>,
-    /// What a live session lacks.
+    /// The requirement that a live session does not meet.
     pub role: Option<String>,
     /// The same.
     pub slot: Option<String>,
-    /// The answer comes within this.
+    /// The time in which the answer must arrive.
     pub within_ms: Option<u64>,
-    /// The answer may be UNAVAILABLE for a while: the guard connects again.
+    /// Whether the answer may be UNAVAILABLE for a while, because the guard reconnects.
     #[serde(default)]
     pub eventually: bool,
 }

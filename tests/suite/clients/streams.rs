@@ -1,4 +1,4 @@
-//! Streams that are left open: one of each kind.
+//! Open streams, one of each kind.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use tonic::Status;
 
 use super::guarded::{GreetRequest, GreetResponse, Guarded, greet};
 
-/// The methods, and whether they answer each request, go on by themselves, or are silent until the end.
+/// The methods, and whether they answer each request, send by themselves, or are silent until the end.
 pub const KINDS: [(&str, Way); 3] =
     [("GreetOn", Way::GoesOn), ("GreetAll", Way::IsSilent), ("Chat", Way::Answers)];
 
-/// What comes of a stream that runs is there within this.
+/// How long a message of a running stream may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ pub enum Way {
     Answers,
 }
 
-/// One stream of each kind.
+/// One open stream of each kind.
 pub struct Streams(Vec<Open>);
 
 struct Open {
@@ -52,7 +52,7 @@ impl Streams {
             let outcome = tokio::spawn(async move {
                 let mut stream = call.await?;
                 while let Some(answer) = stream.next().await {
-                    // Nobody listens any more who waits for the end.
+                    // The receiver is gone once the test waits for the end.
                     let _ = heard.send(answer?);
                 }
                 Ok(())
@@ -64,10 +64,10 @@ impl Streams {
         Self(all)
     }
 
-    /// They have to have gone on.
+    /// Checks that the streams still run.
     pub async fn go_on(&mut self) {
         for open in &mut self.0 {
-            // What is there already may have been said before.
+            // Messages that are already buffered may be old.
             while open.answers.try_recv().is_ok() {}
             if let (Way::Answers, Some(says)) = (open.way, &open.says) {
                 says.send(greet("Are you there?")).unwrap();
@@ -76,7 +76,7 @@ impl Streams {
         }
     }
 
-    /// What each of them ends with.
+    /// Waits for the status of each stream.
     pub async fn end(self, within: Duration) -> Vec<(&'static str, Status)> {
         let all = self.0.into_iter().map(|mut open| async move {
             let method = open.method;
@@ -91,7 +91,7 @@ impl Streams {
 }
 
 impl Open {
-    /// Waits for one more answer, where one is to come.
+    /// Waits for one more answer if the method sends one.
     async fn hear(&mut self) {
         let method = self.method;
         match self.way {
@@ -109,7 +109,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // The call is cancelled.
+        // Dropping the stream cancels the call.
         self.outcome.abort();
     }
 }

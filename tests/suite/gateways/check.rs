@@ -1,4 +1,4 @@
-//! Envoy's `Check`: what it reads, what it sets, what it removes, and when it gives no answer.
+//! `Check` of Envoy: the headers that it reads, sets and removes, and its errors.
 
 use rstest::rstest;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use prost_types::value::Kind;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
-use super::{allowed, bearer, check, denied, question, raw_question, set, value_of};
+use super::{allowed, bearer, check, check_request, denied, raw_check_request, set, value_of};
 use crate::support::{
     client::{PASSWORD, login_request},
     server::{Server, Store},
@@ -24,14 +24,15 @@ const OURS: [&str; 5] = [
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_it_is_goes_on_in_headers_and_metadata(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn the_identity_is_in_headers_and_metadata(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
     let user_id = client.user_with_roles("Jürgen, 100%", &["staff", "admin"]).await;
     let login = client.login("Jürgen, 100%", "phone").await;
-    let answer =
-        check(server.app.grpc, question(&[("authorization", &bearer(&login.token))], &[])).await.unwrap();
+    let answer = check(server.app.grpc, check_request(&[("authorization", &bearer(&login.token))], &[]))
+        .await
+        .unwrap();
     let ok = allowed(&answer);
     let set = set(&ok.headers);
     let session_id = login.session.unwrap().session_id;
@@ -59,7 +60,7 @@ async fn who_it_is_goes_on_in_headers_and_metadata(#[values(Store::Embedded, Sto
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_client_says_of_itself_is_removed_in_every_spelling(
+async fn forged_identity_headers_are_removed_in_every_spelling(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -76,13 +77,13 @@ async fn what_the_client_says_of_itself_is_removed_in_every_spelling(
     ];
     let headers: Vec<_> = spoofed.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let raw: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-    for question in [question(&headers, &[]), raw_question(&raw)] {
-        let answer = check(server.app.grpc, question).await.unwrap();
-        // Alice has no roles, so nothing takes the place of those.
+    for request in [check_request(&headers, &[]), raw_check_request(&raw)] {
+        let answer = check(server.app.grpc, request).await.unwrap();
+        // Alice has no roles, so the header is removed and not replaced.
         let expected = ["x-latchkey-roles", "x-latchkey_Roles", "x_latchkey_user_id"];
         assert_eq!(allowed(&answer).headers_to_remove, expected);
     }
-    let nobody = question(&headers[1..], &[("optional", "true")]);
+    let nobody = check_request(&headers[1..], &[("optional", "true")]);
     let answer = check(server.app.grpc, nobody).await.unwrap();
     let removed = &allowed(&answer).headers_to_remove;
     assert!(allowed(&answer).headers.is_empty() && answer.dynamic_metadata.is_none());
@@ -91,7 +92,7 @@ async fn what_the_client_says_of_itself_is_removed_in_every_spelling(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_names_and_the_cookie_can_be_chosen() {
+async fn header_names_and_the_cookie_are_configurable() {
     let settings = [
         ("GATEWAY__COOKIE", "__Host-token"),
         ("GATEWAY__USER_ID_HEADER", "x-user"),
@@ -103,27 +104,29 @@ async fn the_names_and_the_cookie_can_be_chosen() {
     let token = client.login("alice", "").await.token;
     let cookie = format!("theme=dark; __Host-token={token}; lang=de");
     let headers = [("cookie", cookie.as_str()), ("x_user", "root"), ("x-latchkey-roles", "own business")];
-    let answer = check(server.app.grpc, question(&headers, &[])).await.unwrap();
+    let answer = check(server.app.grpc, check_request(&headers, &[])).await.unwrap();
     let ok = allowed(&answer);
     let set = set(&ok.headers);
     assert_eq!(value_of(&set, "x-user"), Some(&*user_id));
     assert!(value_of(&set, "x-latchkey-roles").is_none() && value_of(&set, "x-latchkey-user-id").is_none());
     assert_eq!(ok.headers_to_remove, ["x_user"]);
 
-    // A header that is no use does not make a cookie count.
+    // An unusable header does not fall back to the cookie.
     let basic = [("cookie", cookie.as_str()), ("authorization", "Basic YTpi")];
-    let answer = check(server.app.grpc, question(&basic, &[])).await.unwrap();
+    let answer = check(server.app.grpc, check_request(&basic, &[])).await.unwrap();
     assert_eq!(denied(&answer).0, 401);
-    // Where no cookie is named, none counts.
+    // Without a configured cookie none is read.
     let other = Server::start(Store::Embedded).await;
-    let answer = check(other.app.grpc, question(&[("cookie", &cookie)], &[])).await.unwrap();
+    let answer = check(other.app.grpc, check_request(&[("cookie", &cookie)], &[])).await.unwrap();
     let (_, denied) = denied(&answer);
     assert!(denied.body.contains("TOKEN_REQUIRED"), "{}", denied.body);
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_not_exactly_one_token_is_denied(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn a_request_without_exactly_one_token_is_denied(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -136,7 +139,7 @@ async fn whatever_is_not_exactly_one_token_is_denied(#[values(Store::Embedded, S
     for value in joined {
         for optional in [&[][..], &[("optional", "true")]] {
             let answer =
-                check(server.app.grpc, question(&[("authorization", value)], optional)).await.unwrap();
+                check(server.app.grpc, check_request(&[("authorization", value)], optional)).await.unwrap();
             let (status, denied) = denied(&answer);
             assert_eq!(status, 401, "{value}");
             assert!(denied.body.contains("\"MALFORMED\""), "{value}: {}", denied.body);
@@ -150,34 +153,34 @@ async fn whatever_is_not_exactly_one_token_is_denied(#[values(Store::Embedded, S
         &[broken.as_bytes()],
     ] {
         let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
-        let answer = check(server.app.grpc, raw_question(&headers)).await.unwrap();
+        let answer = check(server.app.grpc, raw_check_request(&headers)).await.unwrap();
         assert_eq!(denied(&answer).0, 401, "{values:?}");
     }
-    // The same way, one good token is found.
-    allowed(&check(server.app.grpc, raw_question(&[("authorization", good.as_bytes())])).await.unwrap());
-    allowed(&check(server.app.grpc, raw_question(&[("Authorization", good.as_bytes())])).await.unwrap());
+    // The same kind of request with one good token passes.
+    allowed(&check(server.app.grpc, raw_check_request(&[("authorization", good.as_bytes())])).await.unwrap());
+    allowed(&check(server.app.grpc, raw_check_request(&[("Authorization", good.as_bytes())])).await.unwrap());
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_token_one_is_asked_for_unless_the_route_needs_none(
+async fn a_missing_token_is_denied_unless_the_route_is_optional(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
 
-    let answer = check(server.app.grpc, question(&[], &[])).await.unwrap();
+    let answer = check(server.app.grpc, check_request(&[], &[])).await.unwrap();
     let (status, refused) = denied(&answer);
     assert_eq!(status, 401);
     let set = set(&refused.headers);
     assert_eq!(value_of(&set, "www-authenticate"), Some("Bearer realm=\"latchkey\""));
     assert!(refused.body.contains("TOKEN_REQUIRED"), "{}", refused.body);
-    allowed(&check(server.app.grpc, question(&[], &[("optional", "true")])).await.unwrap());
-    let bad = question(&[("authorization", "Bearer nonsense")], &[("optional", "true")]);
+    allowed(&check(server.app.grpc, check_request(&[], &[("optional", "true")])).await.unwrap());
+    let bad = check_request(&[("authorization", "Bearer nonsense")], &[("optional", "true")]);
     assert_eq!(denied(&check(server.app.grpc, bad).await.unwrap()).0, 401);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_can_need_a_slot_or_a_role() {
+async fn a_route_can_require_a_slot_or_a_role() {
     let server = Server::with(Store::Embedded, &[("SESSION__SLOTS", "web,mobile")]).await;
     let client = &server.client;
     client.user_with_roles("alice", &["staff"]).await;
@@ -189,8 +192,9 @@ async fn a_route_can_need_a_slot_or_a_role() {
         (&mobile, [("required_slot", "web"), ("required_role", "staff")], Some("SLOT_REQUIRED")),
         (&token, [("required_slot", "web"), ("required_role", "admin")], Some("ROLE_REQUIRED")),
     ] {
-        let answer =
-            check(server.app.grpc, question(&[("authorization", &bearer(token))], &needs)).await.unwrap();
+        let answer = check(server.app.grpc, check_request(&[("authorization", &bearer(token))], &needs))
+            .await
+            .unwrap();
         let Some(reason) = reason else {
             allowed(&answer);
             continue;
@@ -216,7 +220,7 @@ async fn a_peek_does_not_slide_and_a_check_does(#[values(Store::Embedded, Store:
         server.clock.advance(Duration::from_mins(25));
         for (token, extensions) in [(&peeked, &[("peek", "true")][..]), (&used, &[])] {
             let answer =
-                check(server.app.grpc, question(&[("authorization", &bearer(token))], extensions)).await;
+                check(server.app.grpc, check_request(&[("authorization", &bearer(token))], extensions)).await;
             let live = answer.unwrap().status.unwrap().code == 0;
             assert!(live || token == &peeked);
         }
@@ -228,7 +232,7 @@ async fn a_peek_does_not_slide_and_a_check_does(#[values(Store::Embedded, Store:
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn settings_of_the_gateway_that_cannot_be_are_an_error_that_names_them(
+async fn invalid_gateway_settings_are_errors_that_name_them(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::start(store).await;
@@ -243,13 +247,13 @@ async fn settings_of_the_gateway_that_cannot_be_are_an_error_that_names_them(
         ("optional", "1"),
         ("peek", ""),
     ] {
-        let question = question(&[("authorization", &token)], &[(key, value)]);
-        let status = check(server.app.grpc, question).await.unwrap_err();
+        let request = check_request(&[("authorization", &token)], &[(key, value)]);
+        let status = check(server.app.grpc, request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{key}");
         assert!(status.message().contains(key), "{}", status.message());
         assert_eq!(status.get_details_error_info().unwrap().reason, "INVALID_REQUEST");
     }
-    // What the network filter sends.
+    // The network filter sends this.
     for attributes in [None, Some(AttributeContext::default())] {
         let status = check(server.app.grpc, CheckRequest { attributes }).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
@@ -258,41 +262,41 @@ async fn settings_of_the_gateway_that_cannot_be_are_an_error_that_names_them(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_is_no_answer() {
+async fn an_outage_is_an_error_and_no_denial() {
     let mut server = Server::start(Store::Redis).await;
     let client = server.client.clone();
     client.user("alice").await;
     let token = bearer(&client.login("alice", "").await.token);
     server.redis.as_mut().unwrap().kill();
     for extensions in [&[][..], &[("optional", "true")]] {
-        let question = question(&[("authorization", &token)], extensions);
-        let status = check(server.app.grpc, question).await.unwrap_err();
+        let request = check_request(&[("authorization", &token)], extensions);
+        let status = check(server.app.grpc, request).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
         assert_eq!(status.get_details_error_info().unwrap().reason, "STORE_UNAVAILABLE");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_may_ask_is_who_may_call_validate() {
+async fn the_caller_needs_the_role_of_validate() {
     let server = Server::with(Store::Embedded, &[("ACCESS__VALIDATE", "caller")]).await;
-    let status = check(server.app.grpc, question(&[], &[])).await.unwrap_err();
+    let status = check(server.app.grpc, check_request(&[], &[])).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
     assert_eq!(status.get_details_error_info().unwrap().reason, "CALLER_UNAUTHENTICATED");
     let mut client =
         super::AuthorizationClient::connect(format!("http://{}", server.app.grpc)).await.unwrap();
-    let question: Request<_> = server.client.admin(question(&[], &[]));
-    let answer = client.check(question).await.unwrap().into_inner();
+    let request: Request<_> = server.client.admin(check_request(&[], &[]));
+    let answer = client.check(request).await.unwrap().into_inner();
     assert_eq!(denied(&answer).0, 401, "asked, and answered: {PASSWORD} is not a token");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_question_with_as_many_headers_as_envoy_lets_through_is_answered() {
+async fn a_request_with_the_most_headers_that_envoy_accepts_is_answered() {
     let server = Server::start(Store::Embedded).await;
     let long = "x".repeat(60 * 1024);
     let headers = [("x-long", long.as_str()), ("authorization", "Bearer nonsense")];
-    let answer = check(server.app.grpc, question(&headers, &[])).await.unwrap();
+    let answer = check(server.app.grpc, check_request(&headers, &[])).await.unwrap();
     assert_eq!(denied(&answer).0, 401);
     let longer = "x".repeat(300 * 1024);
-    let status = check(server.app.grpc, question(&[("x-long", &longer)], &[])).await.unwrap_err();
+    let status = check(server.app.grpc, check_request(&[("x-long", &longer)], &[])).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
 }

@@ -1,6 +1,6 @@
-//! Cookies of one name that a browser holds for several scopes, as gateways pass them on.
+//! Cookies with the same name in several scopes, as gateways forward them.
 
-use super::{bearer, check, denied, question, raw_question, set, value_of};
+use super::{bearer, check, check_request, denied, raw_check_request, set, value_of};
 use crate::support::{
     http::get,
     server::{Server, Store},
@@ -9,13 +9,13 @@ use rstest::rstest;
 
 const COOKIE: [(&str, &str); 1] = [("GATEWAY__COOKIE", "token")];
 
-/// The reason why `cookies` do not pass, at each of the surfaces; `None` where they pass as `user_id`.
+/// Returns the reason of the denial of `cookies` on each surface, or `None` if they pass as `user_id`.
 async fn reasons(server: &Server, user_id: &str, cookies: &[&str]) -> [Option<String>; 3] {
     let lines: Vec<_> = cookies.iter().map(|cookie| ("cookie", cookie.as_bytes())).collect();
     let joined = cookies.join("; ");
     let mut told = Vec::new();
-    for question in [question(&[("cookie", &joined)], &[]), raw_question(&lines)] {
-        let answer = check(server.app.grpc, question).await.unwrap();
+    for request in [check_request(&[("cookie", &joined)], &[]), raw_check_request(&lines)] {
+        let answer = check(server.app.grpc, request).await.unwrap();
         told.push(if answer.status.as_ref().unwrap().code == 0 {
             let passes = super::allowed(&answer);
             assert_eq!(value_of(&set(&passes.headers), "x-latchkey-user-id"), Some(user_id));
@@ -37,9 +37,7 @@ async fn reasons(server: &Server, user_id: &str, cookies: &[&str]) -> [Option<St
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_of_several_cookies_that_is_a_live_session_passes(
-    #[values(Store::Embedded, Store::Redis)] store: Store,
-) {
+async fn any_live_cookie_among_several_passes(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::with(store, &COOKIE).await;
 
     let client = &server.client;
@@ -56,7 +54,7 @@ async fn any_of_several_cookies_that_is_a_live_session_passes(
     ] {
         assert_eq!(reasons(&server, &user_id, cookies).await, [None, None, None], "{cookies:?}");
     }
-    // What is terminal is told, whatever stands before it; and no more than four are tried.
+    // A terminal rejection takes precedence, and only four cookies are tried.
     let replaced = Some("REPLACED".to_owned());
     for cookies in [&[&*stale, "token=x"][..], &["token=x", "token=a.b.c", &stale]] {
         assert_eq!(reasons(&server, &user_id, cookies).await, [(); 3].map(|()| replaced.clone()));
@@ -68,7 +66,7 @@ async fn any_of_several_cookies_that_is_a_live_session_passes(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_doubled_authorization_is_denied_although_a_cookie_is_live(
+async fn a_repeated_authorization_header_is_denied_despite_a_live_cookie(
     #[values(Store::Embedded, Store::Redis)] store: Store,
 ) {
     let server = Server::with(store, &COOKIE).await;
@@ -82,7 +80,7 @@ async fn a_doubled_authorization_is_denied_although_a_cookie_is_live(
         ("authorization", bearer.as_bytes()),
         ("cookie", cookie.as_bytes()),
     ];
-    let answer = check(server.app.grpc, raw_question(&headers)).await.unwrap();
+    let answer = check(server.app.grpc, raw_check_request(&headers)).await.unwrap();
     assert!(denied(&answer).1.body.contains("\"MALFORMED\""));
     let answer = get(server.app.http, "/forward-auth", &headers).await;
     assert_eq!((answer.status, answer.header("x-latchkey-reason")), (401, Some("MALFORMED")));
@@ -97,6 +95,6 @@ async fn an_outage_is_never_the_denial_of_another_cookie() {
     let cookie = format!("token=rubbish; token={token}");
     let answer = get(server.app.http, "/forward-auth", &[("cookie", cookie.as_bytes())]).await;
     assert_eq!((answer.status, answer.header("x-latchkey-reason")), (503, None), "{answer:?}");
-    let status = check(server.app.grpc, question(&[("cookie", &cookie)], &[])).await.unwrap_err();
+    let status = check(server.app.grpc, check_request(&[("cookie", &cookie)], &[])).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);
 }

@@ -1,4 +1,4 @@
-//! The real Envoy, on `deploy/envoy/envoy.yaml`.
+//! Envoy with `deploy/envoy/envoy.yaml`.
 
 use std::{
     net::SocketAddr,
@@ -13,12 +13,12 @@ use super::{SPOOFED, asks, bearer, identity, passes_identity, programs::envoy};
 use crate::support::{
     address::unused_address,
     http::Echo,
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     server::{Server, Store},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
+async fn only_a_live_session_passes_with_its_identity() {
     let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
     let Some(envoy) = envoy(server.app.grpc, echo.address, &[]).await else { return };
     let client = &server.client;
@@ -28,7 +28,7 @@ async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
         assert!([401, 307].contains(&answer.status), "{path}: {answer:?}");
     }
 
-    // The newer login wins, and the older one is told why.
+    // The newer login wins, and the older one gets the reason.
     let newer = client.login("Jürgen", "iPhone").await.token;
     assert_eq!(asks(envoy.address, "/", Some(&newer), &[]).await.status, 200);
     for path in ["/", "/home/", "/admin/", "/poll/"] {
@@ -42,23 +42,23 @@ async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
         assert_eq!((body["reason"].as_str(), body["by_device"].as_str()), (Some("REPLACED"), Some("iPhone")));
         assert_eq!(body["terminal"], true);
     }
-    // Two tokens are none.
+    // Two tokens are denied.
     let second = bearer(&newer);
     let twice = asks(envoy.address, "/", Some(&newer), &[("Authorization", second.as_bytes())]).await;
     assert_eq!((twice.status, twice.json()["reason"].as_str()), (401, Some("MALFORMED")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_envoy_that_minds_no_headers_itself_is_told_which_to_remove() {
+async fn latchkey_removes_forged_headers_that_envoy_forwards() {
     let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
     let careless = [
         ("headers_with_underscores_action: DROP_HEADER", "headers_with_underscores_action: ALLOW"),
         ("- remove: x-latchkey-", "- remove: x-others-"),
-        // Latchkey sees what the client has sent.
+        // Envoy forwards the headers of the client to Latchkey.
         ("exact: content-type", "prefix: x"),
     ];
     let Some(envoy) = envoy(server.app.grpc, echo.address, &careless).await else { return };
-    // Without roles, so that nothing takes the place of those that are spoofed.
+    // The user has no roles, so no header replaces the forged one.
     server.client.user("alice").await;
     let token = server.client.login("alice", "").await.token;
     let expected = identity(&asks(envoy.address, "/", Some(&token), &[]).await);
@@ -68,7 +68,7 @@ async fn an_envoy_that_minds_no_headers_itself_is_told_which_to_remove() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn raw_headers_are_read_as_well_and_a_cookie_where_one_is_named() {
+async fn raw_headers_and_a_configured_cookie_are_accepted() {
     let server = Server::with(Store::Embedded, &[("GATEWAY__COOKIE", "token")]).await;
     let echo = Echo::start().await;
     let raw = [("clear_route_cache: false", "encode_raw_headers: true")];
@@ -95,12 +95,12 @@ async fn raw_headers_are_read_as_well_and_a_cookie_where_one_is_named() {
     }
 }
 
-/// What a gRPC call through the gateway is refused with.
+/// Makes a gRPC call through the gateway and returns its error.
 async fn call(gateway: SocketAddr, token: Option<&str>) -> Status {
     try_call(gateway, token).await.unwrap_err()
 }
 
-/// A gRPC call through the gateway, which the service behind it answers if it is Latchkey, too.
+/// Makes a gRPC call through the gateway to Latchkey as the service behind it.
 async fn try_call(gateway: SocketAddr, token: Option<&str>) -> Result<String, Status> {
     let mut client = AuthServiceClient::connect(format!("http://{gateway}")).await.unwrap();
     let mut request = tonic::Request::new(pb::GetJwksRequest {});
@@ -111,7 +111,7 @@ async fn try_call(gateway: SocketAddr, token: Option<&str>) -> Result<String, St
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_grpc_client_is_told_the_reason_as_a_status() {
+async fn a_grpc_client_gets_the_reason_in_the_status() {
     let server = Server::start(Store::Embedded).await;
     let Some(envoy) = envoy(server.app.grpc, server.app.grpc, &[]).await else { return };
     let client = &server.client;
@@ -141,8 +141,8 @@ async fn a_grpc_client_is_told_the_reason_as_a_status() {
     assert_eq!(status.get_details_error_info().unwrap().reason, "ACCOUNT_DISABLED");
 }
 
-/// What Envoy does while Latchkey cannot answer, closed and open.
-async fn while_nobody_answers(latchkey: SocketAddr, token: &str, break_it: impl AsyncFnOnce()) {
+/// Checks Envoy while Latchkey cannot answer: it denies, or with `failure_mode_allow` passes without an identity.
+async fn behaves_during_outage(latchkey: SocketAddr, token: &str, break_it: impl AsyncFnOnce()) {
     let echo = Echo::start().await;
     let open = [("failure_mode_allow: false", "failure_mode_allow: true")];
     let Some(closed) = envoy(latchkey, echo.address, &[]).await else { return };
@@ -154,7 +154,7 @@ async fn while_nobody_answers(latchkey: SocketAddr, token: &str, break_it: impl 
         assert_eq!(answer.status, 503, "{path}: {answer:?}");
         assert_eq!(answer.header("www-authenticate"), None, "it is not the token's fault");
         assert!(begun.elapsed() < Duration::from_secs(4), "took {:?}", begun.elapsed());
-        // Whoever chose this lets everybody pass; but as nobody.
+        // With `failure_mode_allow` every request passes without an identity.
         let answer = asks(open.address, path, Some(token), &SPOOFED).await;
         assert!(identity(&answer).is_empty(), "{path}: {answer:?}");
     }
@@ -164,30 +164,30 @@ async fn while_nobody_answers(latchkey: SocketAddr, token: &str, break_it: impl 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_latchkey_is_down_nobody_passes_unless_envoy_is_told_otherwise() {
-    while_nobody_answers(unused_address(), "nonsense", async || {}).await;
+async fn requests_are_denied_while_latchkey_is_down_unless_configured_otherwise() {
+    behaves_during_outage(unused_address(), "nonsense", async || {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_latchkey_hangs_nobody_passes_unless_envoy_is_told_otherwise() {
+async fn requests_are_denied_while_latchkey_hangs_unless_configured_otherwise() {
     let server = Server::start(Store::Embedded).await;
     server.client.user("alice").await;
     let token = server.client.login("alice", "").await.token;
     let proxy = Proxy::to(server.app.grpc.port()).await;
-    while_nobody_answers(proxy.address, &token, async || proxy.set(Mood::Silent)).await;
+    behaves_during_outage(proxy.address, &token, async || proxy.set(ProxyMode::Stall)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_store_is_down_nobody_passes_unless_envoy_is_told_otherwise() {
+async fn requests_are_denied_while_the_store_is_down_unless_configured_otherwise() {
     let mut server = Server::start(Store::Redis).await;
     server.client.user("alice").await;
     let token = server.client.login("alice", "").await.token;
     let grpc = server.app.grpc;
-    while_nobody_answers(grpc, &token, async || server.redis.as_mut().unwrap().kill()).await;
+    behaves_during_outage(grpc, &token, async || server.redis.as_mut().unwrap().kill()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_that_asks_for_what_is_not_known_lets_nobody_pass() {
+async fn a_route_with_an_unknown_key_denies_every_request() {
     let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
     let misspelt = [("required_role: admin", "require_role: admin")];
     let Some(envoy) = envoy(server.app.grpc, echo.address, &misspelt).await else { return };

@@ -1,6 +1,6 @@
-//! `/forward-auth`: what it reads, what it says, and what it says where there is no verdict.
+//! `/forward-auth`: its inputs, its answers, and its errors.
 
-use super::{allowed, bearer, check, denied, question};
+use super::{allowed, bearer, check, check_request, denied};
 use crate::support::{
     http::get,
     process::Process,
@@ -10,7 +10,7 @@ use rstest::rstest;
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_it_is_goes_on_in_headers(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn the_identity_is_in_headers(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -29,7 +29,7 @@ async fn who_it_is_goes_on_in_headers(#[values(Store::Embedded, Store::Redis)] s
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_says_what_it_needs_in_the_query(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn a_route_names_its_requirements_in_the_query(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -41,7 +41,7 @@ async fn a_route_says_what_it_needs_in_the_query(#[values(Store::Embedded, Store
         ("?required_role=staff&required_slot=default&peek=true", 200, 401, 401),
         ("?required_role=admin", 403, 401, 401),
         ("?optional=true", 200, 200, 401),
-        // Nobody passes where the settings of the gateway are wrong.
+        // Wrong settings of the gateway deny every request.
         ("?required-role=admin", 500, 500, 500),
         ("?required_role=%61dmin%20x", 500, 500, 500),
         ("?required_slot=tv", 500, 500, 500),
@@ -66,7 +66,7 @@ async fn a_route_says_what_it_needs_in_the_query(#[values(Store::Embedded, Store
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_says_what_is_wrong_with_a_gateway_and_says_it_once() {
+async fn a_misconfigured_gateway_is_logged_once() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
     for _ in 0..3 {
@@ -80,7 +80,9 @@ async fn the_log_says_what_is_wrong_with_a_gateway_and_says_it_once() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_not_exactly_one_token_is_denied(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn a_request_without_exactly_one_token_is_denied(
+    #[values(Store::Embedded, Store::Redis)] store: Store,
+) {
     let server = Server::start(store).await;
 
     let client = &server.client;
@@ -105,7 +107,7 @@ async fn whatever_is_not_exactly_one_token_is_denied(#[values(Store::Embedded, S
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_token_is_none(#[values(Store::Embedded, Store::Redis)] store: Store) {
+async fn an_empty_token_counts_as_absent(#[values(Store::Embedded, Store::Redis)] store: Store) {
     let server = Server::with(store, &[("GATEWAY__COOKIE", "token")]).await;
 
     let client = &server.client;
@@ -121,10 +123,10 @@ async fn an_empty_token_is_none(#[values(Store::Embedded, Store::Redis)] store: 
         let with_cookie = [empty, ("cookie", cookie.as_bytes())];
         assert_eq!(get(server.app.http, "/forward-auth", &with_cookie).await.status, 200, "{value:?}");
 
-        let asked = question(&[("authorization", value)], &[]);
+        let asked = check_request(&[("authorization", value)], &[]);
         let answer = check(server.app.grpc, asked).await.unwrap();
         assert!(denied(&answer).1.body.contains("\"TOKEN_REQUIRED\""), "{value:?}: {answer:?}");
-        let asked = question(&[("authorization", value), ("cookie", &cookie)], &[]);
+        let asked = check_request(&[("authorization", value), ("cookie", &cookie)], &[]);
         allowed(&check(server.app.grpc, asked).await.unwrap());
     }
 }
@@ -143,7 +145,7 @@ async fn an_outage_is_never_a_denial() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_may_ask_is_who_may_call_validate() {
+async fn the_caller_needs_the_role_of_validate() {
     let server = Server::with(Store::Embedded, &[("ACCESS__VALIDATE", "caller")]).await;
     let client = &server.client;
     client.user("alice").await;
@@ -156,7 +158,7 @@ async fn who_may_ask_is_who_may_call_validate() {
     let key = client.admin_key.as_str();
     for keys in [&[][..], &["lka_wrong"], &[key, key]] {
         let answer = ask(keys).await;
-        // No 401, which would be the user's fault.
+        // A 401 would blame the user.
         assert_eq!(answer.status, 500, "{keys:?}: {answer:?}");
         assert_eq!(answer.json()["reason"], "CALLER_UNAUTHENTICATED");
         assert_eq!(answer.header("x-latchkey-user-id"), None);

@@ -1,4 +1,4 @@
-//! What gateways are told; and the samples in `deploy/`, run by the real programs.
+//! The interfaces for gateways, and the samples in `deploy/` with real gateways.
 
 mod check;
 mod cookies;
@@ -31,16 +31,16 @@ use crate::support::{
 
 pub use self::reasons::{REASONS, rejected};
 
-/// A question as Envoy asks it: with joined headers, and what its route says besides.
-pub fn question(headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
+/// Makes a request of Envoy, with joined headers and the extensions of its route.
+pub fn check_request(headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
     let pairs = |pairs: &[(&str, &str)]| {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     };
     ask_about(HttpRequest { headers: pairs(headers), header_map: None }, pairs(extensions))
 }
 
-/// A question as Envoy asks it with `encode_raw_headers`.
-fn raw_question(headers: &[(&str, &[u8])]) -> CheckRequest {
+/// Makes a request of Envoy with `encode_raw_headers`.
+fn raw_check_request(headers: &[(&str, &[u8])]) -> CheckRequest {
     let headers = headers.iter().map(|(name, value)| HeaderValue {
         key: (*name).to_owned(),
         value: String::new(),
@@ -59,12 +59,12 @@ fn ask_about(http: HttpRequest, extensions: std::collections::HashMap<String, St
     }
 }
 
-async fn check(address: SocketAddr, question: CheckRequest) -> Result<CheckResponse, Status> {
+async fn check(address: SocketAddr, request: CheckRequest) -> Result<CheckResponse, Status> {
     let mut client = AuthorizationClient::connect(format!("http://{address}")).await.unwrap();
-    client.check(question).await.map(tonic::Response::into_inner)
+    client.check(request).await.map(tonic::Response::into_inner)
 }
 
-/// The answer of a request that must pass.
+/// Returns the answer to a request that must be allowed.
 fn allowed(answer: &CheckResponse) -> &OkHttpResponse {
     assert_eq!(answer.status.as_ref().unwrap().code, 0, "{answer:?}");
     match answer.http_response.as_ref().unwrap() {
@@ -73,7 +73,7 @@ fn allowed(answer: &CheckResponse) -> &OkHttpResponse {
     }
 }
 
-/// The answer of a request that must not, with its HTTP status.
+/// Returns the HTTP status and the answer to a request that must be denied.
 fn denied(answer: &CheckResponse) -> (i32, &DeniedHttpResponse) {
     assert_ne!(answer.status.as_ref().unwrap().code, 0, "{answer:?}");
     match answer.http_response.as_ref().unwrap() {
@@ -82,7 +82,7 @@ fn denied(answer: &CheckResponse) -> (i32, &DeniedHttpResponse) {
     }
 }
 
-/// The headers of an answer, all of which take the place of those that are there.
+/// Returns the headers of an answer, which must all replace existing ones.
 fn set(headers: &[HeaderValueOption]) -> Vec<(&str, &str)> {
     let pair = |option: &'_ HeaderValueOption| {
         assert_eq!(option.append_action(), HeaderAppendAction::OverwriteIfExistsOrAdd);
@@ -93,7 +93,7 @@ fn set(headers: &[HeaderValueOption]) -> Vec<(&str, &str)> {
     headers.map(|header| (header.key.as_str(), header.value.as_str())).collect()
 }
 
-/// The value of one of these.
+/// Returns the value of a header.
 fn value_of<'a>(headers: &[(&'a str, &'a str)], name: &str) -> Option<&'a str> {
     headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
 }
@@ -102,7 +102,7 @@ fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
-/// What a request looks like that claims to be somebody, in every way there is.
+/// Identity headers that a client could forge, in every spelling.
 const SPOOFED: [(&str, &[u8]); 9] = [
     ("x-latchkey-user-id", b"root"),
     ("X-Latchkey-User-Id", b"root"),
@@ -115,7 +115,7 @@ const SPOOFED: [(&str, &[u8]); 9] = [
     ("x-latchkey-slot", b"web"),
 ];
 
-/// The headers that arrived and that a service could take for identity.
+/// Returns the headers that reached the service and that it could take for an identity.
 fn identity(answer: &Answer) -> Vec<(String, String)> {
     let mut found = arrived(answer);
     found.retain(|(name, _)| name.replace('_', "-").starts_with("x-latchkey-"));

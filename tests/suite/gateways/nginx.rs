@@ -1,4 +1,4 @@
-//! The real nginx, on `deploy/nginx/latchkey.conf`.
+//! nginx with `deploy/nginx/latchkey.conf`.
 
 use std::{
     net::SocketAddr,
@@ -9,12 +9,12 @@ use super::{SPOOFED, asks, bearer, passes_identity, programs::nginx};
 use crate::support::{
     address::unused_address,
     http::{Echo, get},
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     server::{Server, Store},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
+async fn only_a_live_session_passes_with_its_identity() {
     let (server, echo) = (Server::start(Store::Embedded).await, Echo::start().await);
     let Some(nginx) = nginx(server.app.http, echo.address, &[]).await else { return };
     let client = &server.client;
@@ -24,7 +24,7 @@ async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
         assert!([401, 404].contains(&answer.status), "{path}: {answer:?}");
     }
 
-    // The newer login wins, and the older one is told why: what Latchkey said, in its words.
+    // The newer login wins, and the older one gets the answer of Latchkey unchanged.
     let newer = client.login("Jürgen", "Jürgens \"iPhone\"").await.token;
     assert_eq!(asks(nginx.address, "/", Some(&newer), &[]).await.status, 200);
     let original = asks(server.app.http, "/forward-auth", Some(token), &[]).await;
@@ -37,14 +37,14 @@ async fn a_live_session_passes_as_who_it_is_and_nobody_else_does() {
         assert_eq!(answer.json(), original.json());
         assert_eq!(answer.json()["by_device"], "Jürgens \"iPhone\"");
     }
-    // Two tokens are none.
+    // Two tokens are denied.
     let second = bearer(&newer);
     let twice = asks(nginx.address, "/", Some(&newer), &[("Authorization", second.as_bytes())]).await;
     assert!([400, 401].contains(&twice.status), "{twice:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cookie_counts_where_one_is_named() {
+async fn a_configured_cookie_is_accepted() {
     let server = Server::with(Store::Embedded, &[("GATEWAY__COOKIE", "token")]).await;
     let echo = Echo::start().await;
     let Some(nginx) = nginx(server.app.http, echo.address, &[]).await else { return };
@@ -56,7 +56,7 @@ async fn a_cookie_counts_where_one_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_caller_key_is_that_of_nginx_and_never_the_clients() {
+async fn the_caller_key_comes_from_nginx_and_never_from_the_client() {
     let server = Server::with(Store::Embedded, &[("ACCESS__VALIDATE", "caller")]).await;
     let echo = Echo::start().await;
     server.client.user("alice").await;
@@ -74,8 +74,8 @@ async fn the_caller_key_is_that_of_nginx_and_never_the_clients() {
     );
 }
 
-/// What nginx does while Latchkey cannot answer.
-async fn while_nobody_answers(latchkey: SocketAddr, token: &str, break_it: impl AsyncFnOnce()) {
+/// Checks that nginx denies requests while Latchkey cannot answer.
+async fn denies_during_outage(latchkey: SocketAddr, token: &str, break_it: impl AsyncFnOnce()) {
     let echo = Echo::start().await;
     let Some(nginx) = nginx(latchkey, echo.address, &[]).await else { return };
     break_it().await;
@@ -91,24 +91,24 @@ async fn while_nobody_answers(latchkey: SocketAddr, token: &str, break_it: impl 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_latchkey_is_down_nobody_passes() {
-    while_nobody_answers(unused_address(), "nonsense", async || {}).await;
+async fn requests_are_denied_while_latchkey_is_down() {
+    denies_during_outage(unused_address(), "nonsense", async || {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_latchkey_hangs_nobody_passes() {
+async fn requests_are_denied_while_latchkey_hangs() {
     let server = Server::start(Store::Embedded).await;
     server.client.user("alice").await;
     let token = server.client.login("alice", "").await.token;
     let proxy = Proxy::to(server.app.http.port()).await;
-    while_nobody_answers(proxy.address, &token, async || proxy.set(Mood::Silent)).await;
+    denies_during_outage(proxy.address, &token, async || proxy.set(ProxyMode::Stall)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_store_is_down_nobody_passes() {
+async fn requests_are_denied_while_the_store_is_down() {
     let mut server = Server::start(Store::Redis).await;
     server.client.user("alice").await;
     let token = server.client.login("alice", "").await.token;
     let http = server.app.http;
-    while_nobody_answers(http, &token, async || server.redis.as_mut().unwrap().kill()).await;
+    denies_during_outage(http, &token, async || server.redis.as_mut().unwrap().kill()).await;
 }

@@ -1,5 +1,4 @@
-//! Which path leads where: the samples, run by the real programs, over paths that proxies and services read in
-//! different ways.
+//! Paths that proxies and services may read in different ways, with the samples and real gateways.
 
 use std::net::SocketAddr;
 
@@ -14,38 +13,38 @@ use crate::support::{
     server::{Server, Store},
 };
 
-/// What becomes of a request for a path.
+/// The outcome of a request for a path.
 #[derive(Debug, PartialEq, Eq)]
-enum ImportOutcome {
-    /// It needs the role, and then the service sees this path.
+enum PathOutcome {
+    /// The path needs the role, and the service sees this path.
     Role(String),
-    /// It needs a token, and then the service sees this path.
+    /// The path needs a token, and the service sees this path.
     Token(String),
-    /// Everybody may, and the service sees this path.
+    /// The path is open, and the service sees this path.
     Open(String),
-    /// Nobody may: it is no path to decide on.
+    /// The path is denied for every request.
     Refused,
-    /// Everybody is sent to this path.
+    /// The request is redirected to this path.
     Elsewhere(String),
 }
 
-fn role(path: &str) -> ImportOutcome {
-    ImportOutcome::Role(path.into())
+fn role(path: &str) -> PathOutcome {
+    PathOutcome::Role(path.into())
 }
 
-fn token(path: &str) -> ImportOutcome {
-    ImportOutcome::Token(path.into())
+fn token(path: &str) -> PathOutcome {
+    PathOutcome::Token(path.into())
 }
 
-fn open(path: &str) -> ImportOutcome {
-    ImportOutcome::Open(path.into())
+fn open(path: &str) -> PathOutcome {
+    PathOutcome::Open(path.into())
 }
 
-fn elsewhere(path: &str) -> ImportOutcome {
-    ImportOutcome::Elsewhere(path.into())
+fn elsewhere(path: &str) -> PathOutcome {
+    PathOutcome::Elsewhere(path.into())
 }
 
-/// A user with the role, and one without.
+/// The tokens of a user with the role and of one without.
 struct Users {
     admin: String,
     user: String,
@@ -61,25 +60,25 @@ impl Users {
         }
     }
 
-    async fn fate(&self, gateway: SocketAddr, path: &str) -> ImportOutcome {
+    async fn fate(&self, gateway: SocketAddr, path: &str) -> PathOutcome {
         let (nobody, user, admin) = tokio::join!(
             asks(gateway, path, None, &[]),
             asks(gateway, path, Some(&self.user), &[]),
             asks(gateway, path, Some(&self.admin), &[]),
         );
         match (nobody.status, user.status, admin.status) {
-            (200, 200, 200) => ImportOutcome::Open(seen(&nobody)),
-            (401, 200, 200) => ImportOutcome::Token(seen(&user)),
-            (401, 403, 200) => ImportOutcome::Role(seen(&admin)),
-            (400, 400, 400) => ImportOutcome::Refused,
-            (307, 307, 307) => ImportOutcome::Elsewhere(nobody.header("location").unwrap().to_owned()),
+            (200, 200, 200) => PathOutcome::Open(seen(&nobody)),
+            (401, 200, 200) => PathOutcome::Token(seen(&user)),
+            (401, 403, 200) => PathOutcome::Role(seen(&admin)),
+            (400, 400, 400) => PathOutcome::Refused,
+            (307, 307, 307) => PathOutcome::Elsewhere(nobody.header("location").unwrap().to_owned()),
             other => panic!("{path}: {other:?}"),
         }
     }
 
-    /// Compares what becomes of each path with what should.
-    async fn all(&self, gateway: SocketAddr, table: &[(&str, ImportOutcome)]) {
-        // Several at a time: Envoy takes a second to close a connection that it answers by itself.
+    /// Compares the outcome for each path with the expected one.
+    async fn all(&self, gateway: SocketAddr, table: &[(&str, PathOutcome)]) {
+        // Requests run concurrently, because Envoy takes a second to close a connection that it answers itself.
         for some in table.chunks(16) {
             let fates = join_all(some.iter().map(|(path, _)| self.fate(gateway, path))).await;
             for ((path, expected), fate) in some.iter().zip(fates) {
@@ -89,13 +88,13 @@ impl Users {
     }
 }
 
-/// The path that reached the service.
+/// Returns the path that reached the service.
 fn seen(answer: &Answer) -> String {
     arrived(answer).into_iter().find(|(name, _)| name == ":path").unwrap().1
 }
 
-/// What both samples do with a path.
-fn common() -> Vec<(&'static str, ImportOutcome)> {
+/// The expected outcomes for both samples.
+fn common() -> Vec<(&'static str, PathOutcome)> {
     vec![
         ("/", token("/")),
         ("/adminx", token("/adminx")),
@@ -103,7 +102,7 @@ fn common() -> Vec<(&'static str, ImportOutcome)> {
         ("/poll/", token("/poll/")),
         ("/public", open("/public")),
         ("/public/a%20b?x=a;b", open("/public/a%20b?x=a;b")),
-        // A letter is the same, however it is written.
+        // An escaped letter equals the letter.
         ("/%70ublic/x", open("/public/x")),
         ("/admin", role("/admin")),
         ("/admin/", role("/admin/")),
@@ -122,23 +121,23 @@ fn common() -> Vec<(&'static str, ImportOutcome)> {
         ("/ADMIN", role("/ADMIN")),
         ("/Admin/x", role("/Admin/x")),
         ("/PUBLIC/", token("/PUBLIC/")),
-        // What some services cut off.
-        ("/admin;x", ImportOutcome::Refused),
-        ("/admin;x/y", ImportOutcome::Refused),
-        ("/admin%3bx", ImportOutcome::Refused),
-        ("/public/..%3b/admin/x", ImportOutcome::Refused),
-        ("/public/..%3B/admin/x", ImportOutcome::Refused),
-        ("/public/%2e%2e;/admin/x", ImportOutcome::Refused),
-        ("/public/...;/admin", ImportOutcome::Refused),
+        // Some services cut these parts off.
+        ("/admin;x", PathOutcome::Refused),
+        ("/admin;x/y", PathOutcome::Refused),
+        ("/admin%3bx", PathOutcome::Refused),
+        ("/public/..%3b/admin/x", PathOutcome::Refused),
+        ("/public/..%3B/admin/x", PathOutcome::Refused),
+        ("/public/%2e%2e;/admin/x", PathOutcome::Refused),
+        ("/public/...;/admin", PathOutcome::Refused),
         // What is escaped twice, or never in a path.
-        ("/%2561dmin", ImportOutcome::Refused),
-        ("/public/%252e%252e/admin", ImportOutcome::Refused),
-        ("/public/..%252fadmin", ImportOutcome::Refused),
-        ("/public/..%253b/admin", ImportOutcome::Refused),
-        ("/public/..%255cadmin", ImportOutcome::Refused),
-        ("/public/%00", ImportOutcome::Refused),
-        ("/public/x%0d%0aX-Latchkey-Roles:%20admin", ImportOutcome::Refused),
-        ("/public/x%0Ay", ImportOutcome::Refused),
+        ("/%2561dmin", PathOutcome::Refused),
+        ("/public/%252e%252e/admin", PathOutcome::Refused),
+        ("/public/..%252fadmin", PathOutcome::Refused),
+        ("/public/..%253b/admin", PathOutcome::Refused),
+        ("/public/..%255cadmin", PathOutcome::Refused),
+        ("/public/%00", PathOutcome::Refused),
+        ("/public/x%0d%0aX-Latchkey-Roles:%20admin", PathOutcome::Refused),
+        ("/public/x%0Ay", PathOutcome::Refused),
     ]
 }
 
@@ -161,8 +160,8 @@ async fn envoy_decides_on_the_path_that_the_service_sees() {
     for path in ["/public/..;/admin/x", "/.;/admin", "/home/..;/admin"] {
         let fate = users.fate(envoy.address, path).await;
         let is_right = match &fate {
-            ImportOutcome::Role(seen) => seen.starts_with("/admin"),
-            ImportOutcome::Refused => true,
+            PathOutcome::Role(seen) => seen.starts_with("/admin"),
+            PathOutcome::Refused => true,
             _ => false,
         };
         assert!(is_right, "{path}: {fate:?}");
@@ -182,11 +181,11 @@ async fn nginx_decides_on_the_path_that_the_service_sees() {
         ("/public%2f..%2fadmin", role("/admin")),
         ("/public/%2e%2e%2fadmin", role("/admin")),
         ("/public//../admin", role("/admin")),
-        ("/public/..;/admin/x", ImportOutcome::Refused),
-        ("/.;/admin", ImportOutcome::Refused),
-        ("/home/..;/admin", ImportOutcome::Refused),
-        ("/public/..%5cadmin", ImportOutcome::Refused),
-        ("/public/..\\admin", ImportOutcome::Refused),
+        ("/public/..;/admin/x", PathOutcome::Refused),
+        ("/.;/admin", PathOutcome::Refused),
+        ("/home/..;/admin", PathOutcome::Refused),
+        ("/public/..%5cadmin", PathOutcome::Refused),
+        ("/public/..\\admin", PathOutcome::Refused),
     ];
     users.all(nginx.address, &own).await;
 }

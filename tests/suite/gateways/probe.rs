@@ -1,4 +1,4 @@
-//! The real grpc-health-probe, with which orchestrators and their like ask whether a server serves.
+//! grpc-health-probe, which orchestrators use to check a server.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -9,9 +9,9 @@ use crate::support::{
     skip::find_program,
 };
 
-/// What it exits with: that all is well, that nobody answers, that the call failed, and that it serves nobody.
+/// Exit codes of the probe.
 const SERVING: i32 = 0;
-const NOBODY: i32 = 2;
+const UNREACHABLE: i32 = 2;
 const FAILED: i32 = 3;
 const NOT_SERVING: i32 = 4;
 
@@ -19,7 +19,7 @@ async fn probe(program: &Path, address: &str, service: &str) -> i32 {
     probe_within("10s", program, address, service).await
 }
 
-/// The same, which waits no longer for a connection.
+/// Runs the probe with a time-out for the connection.
 async fn probe_within(patience: &str, program: &Path, address: &str, service: &str) -> i32 {
     let mut command = Command::new(program);
     command.args([
@@ -37,7 +37,7 @@ async fn probe_within(patience: &str, program: &Path, address: &str, service: &s
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_probe_tells_a_server_that_serves_from_one_whose_store_is_down_and_from_none() {
+async fn the_probe_distinguishes_serving_not_serving_and_unreachable() {
     let program = find_program("grpc-health-probe", "LATCHKEY_TEST_GRPC_HEALTH_PROBE");
     let Some(program) = program else { return };
     let mut server = Server::start(Store::Redis).await;
@@ -56,5 +56,5 @@ async fn a_probe_tells_a_server_that_serves_from_one_whose_store_is_down_and_fro
     server.client.until(ServingStatus::Serving, Duration::from_secs(5)).await;
     assert_eq!(probe(&program, &address, "").await, SERVING);
     assert!(server.app.stop().await);
-    assert_eq!(probe_within("1s", &program, &address, "").await, NOBODY);
+    assert_eq!(probe_within("1s", &program, &address, "").await, UNREACHABLE);
 }

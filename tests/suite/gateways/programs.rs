@@ -1,4 +1,4 @@
-//! Envoy and nginx, run on the samples in `deploy/` with nothing changed but ports and what a test names.
+//! Envoy and nginx with the samples in `deploy/`, in which tests change only ports and what they name.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::support::{address::unused_address, child_server::ChildServer, http, s
 /// How long a gateway may take to start.
 const STARTED: Duration = Duration::from_secs(20);
 
-/// A file of `deploy/`, with these changes, each of which must find something to change.
+/// Reads a file of `deploy/` and applies changes, each of which must match.
 fn sample(path: &str, changes: &[(&str, &str)]) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path);
     let mut text = fs::read_to_string(&path).unwrap();
@@ -26,19 +26,18 @@ fn sample(path: &str, changes: &[(&str, &str)]) -> String {
     text
 }
 
-/// A gateway that runs.
 pub struct Gateway {
     pub address: SocketAddr,
     _process: ChildServer,
     _dir: TempDir,
 }
 
-/// Envoy on its sample, before Latchkey at `latchkey` (its gRPC port) and a service at `app`.
+/// Starts Envoy with its sample, for the gRPC port `latchkey` and a service at `app`.
 pub async fn envoy(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str)]) -> Option<Gateway> {
     envoy_on("envoy/envoy.yaml", latchkey, app, changes).await
 }
 
-/// The same on the sample for web pages.
+/// Starts Envoy with the sample for web pages.
 pub async fn envoy_for_pages(
     latchkey: SocketAddr,
     app: SocketAddr,
@@ -64,7 +63,7 @@ async fn envoy_on(
     let dir = tempfile::tempdir().unwrap();
     let (latchkey, app) = (format!("port_value: {}", latchkey.port()), format!("port_value: {}", app.port()));
     let mut all = vec![
-        // Any that is free.
+        // Port 0 is any free port.
         ("port_value: 8080", "port_value: 0"),
         ("port_value: 9901", "port_value: 0"),
         ("port_value: 50051", &*latchkey),
@@ -81,7 +80,7 @@ async fn envoy_on(
     let begun = Instant::now();
     loop {
         let said = || fs::read_to_string(&log).unwrap_or_default();
-        assert!(!process.has_ended() && begun.elapsed() < STARTED, "Envoy does not start: {}", said());
+        assert!(!process.has_ended() && begun.elapsed() < STARTED, "Envoy did not start: {}", said());
         let admin = fs::read_to_string(&admin).ok().and_then(|text| text.trim().parse().ok());
         if let Some(address) = listener(admin).await {
             return Some(Gateway { address, _process: process, _dir: dir });
@@ -90,23 +89,23 @@ async fn envoy_on(
     }
 }
 
-/// Where Envoy listens, once it serves.
+/// Returns the address of the listener once Envoy serves.
 async fn listener(admin: Option<SocketAddr>) -> Option<SocketAddr> {
     let admin = admin?;
     if http::try_get(admin, "/ready", &[]).await?.status != 200 {
         return None;
     }
     let listeners = http::try_get(admin, "/listeners", &[]).await?;
-    // `public::127.0.0.1:1`
+    // The line is `public::127.0.0.1:1`.
     let line = listeners.body.lines().find_map(|line| line.trim().strip_prefix("public::"))?;
     line.parse().ok()
 }
 
-/// nginx on its sample, before Latchkey at `latchkey` (its HTTP port) and a service at `app`.
+/// Starts nginx with its sample, for the HTTP port `latchkey` and a service at `app`.
 pub async fn nginx(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str)]) -> Option<Gateway> {
     let program = find_program("nginx", "LATCHKEY_TEST_NGINX")?;
     let dir = tempfile::tempdir().unwrap();
-    // Between finding a free port and using it somebody else may take it: then another one.
+    // Another process may take the port first, so several ports are tried.
     for _ in 0..10 {
         let address = unused_address();
         let (latchkey, app) = (format!("server {latchkey}"), format!("server {app}"));
@@ -119,7 +118,7 @@ pub async fn nginx(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str
         all.extend_from_slice(changes);
         let conf = dir.path().join("latchkey.conf");
         fs::write(&conf, sample("nginx/latchkey.conf", &all)).unwrap();
-        // Around the sample, what nginx.conf has.
+        // The sample is a part of nginx.conf.
         let temp = dir.path().display();
         let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|of| format!("{of}_temp_path {temp}/{of};"));
@@ -141,5 +140,5 @@ pub async fn nginx(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-    panic!("nginx does not start: {}", fs::read_to_string(dir.path().join("log")).unwrap_or_default());
+    panic!("nginx did not start: {}", fs::read_to_string(dir.path().join("log")).unwrap_or_default());
 }

@@ -1,4 +1,4 @@
-//! Every reason is the same through Validate, Check and forward-auth.
+//! Every reason is the same in Validate, Check and forward-auth.
 
 use std::{
     collections::HashMap,
@@ -11,14 +11,14 @@ use latchkey::grpc::{
 };
 use tonic_types::{ErrorInfo, StatusExt as _};
 
-use super::{bearer, check, denied, question, set, value_of};
+use super::{bearer, check, check_request, denied, set, value_of};
 use crate::support::{
     client::login_request,
     http,
     server::{Server, Store},
 };
 
-/// All of them. What needs the clock or the store's memory comes last.
+/// All reasons. Those that move the clock or clear the store come last.
 pub const REASONS: [RejectionReason; 12] = [
     RejectionReason::Malformed,
     RejectionReason::BadSignature,
@@ -46,7 +46,7 @@ async fn every_reason_is_the_same_through_validate_check_and_forward_auth() {
     assert!(all.into_iter().all(|reason| REASONS.contains(&reason)), "a reason is missing here");
 }
 
-/// A token that is rejected for this reason.
+/// Makes a token that is rejected for this reason.
 pub async fn rejected(server: &Server, reason: RejectionReason) -> String {
     let client = &server.client;
     let name = reason.as_str_name().to_ascii_lowercase();
@@ -94,7 +94,7 @@ pub async fn rejected(server: &Server, reason: RejectionReason) -> String {
         }
         RejectionReason::UnknownSession => {
             let () = server.redis.as_ref().unwrap().query(&redis::cmd("FLUSHALL"));
-            // The first to see it writes down that it has ended, and when.
+            // The first call records the end of the session and its time.
             client.rejection(&token).await;
         }
     }
@@ -110,12 +110,12 @@ async fn same_everywhere(server: &Server, reason: RejectionReason, token: &str) 
 
     let bearer = bearer(token);
     let headers = [("authorization", bearer.as_str())];
-    let check_answer = check(server.app.grpc, question(&headers, &[])).await.unwrap();
+    let check_answer = check(server.app.grpc, check_request(&headers, &[])).await.unwrap();
     let (check_status, check_denied) = denied(&check_answer);
     let raw = [("authorization", bearer.as_bytes())];
     let http_answer = http::get(server.app.http, "/forward-auth", &raw).await;
 
-    // The same on both, to the letter.
+    // Both bodies are equal to the byte.
     assert_eq!((check_status, http_answer.status), (status, u16::try_from(status).unwrap()), "{name}");
     assert_eq!(check_denied.body, http_answer.body, "{name}");
     let set = set(&check_denied.headers);
@@ -127,7 +127,7 @@ async fn same_everywhere(server: &Server, reason: RejectionReason, token: &str) 
     assert_eq!(challenge.is_none(), forbidden, "{challenge:?}");
     assert!(challenge.is_none_or(|challenge| challenge.contains("error=\"invalid_token\"")), "{challenge:?}");
 
-    // And the same as the native answer.
+    // The bodies agree with the gRPC answer.
     let body = http_answer.json();
     assert_eq!(body["reason"], name);
     assert_eq!(body["message"], native.message.as_str());
@@ -138,9 +138,9 @@ async fn same_everywhere(server: &Server, reason: RejectionReason, token: &str) 
     let native_at = native.at.map(|at| Duration::new(at.seconds.unsigned_abs(), at.nanos.unsigned_abs()));
     assert_eq!(at, native_at, "{name}");
 
-    // What a gRPC client behind Envoy is told.
+    // A gRPC client behind Envoy gets the same reason.
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/grpc")];
-    let answer = check(server.app.grpc, question(&headers, &[])).await.unwrap();
+    let answer = check(server.app.grpc, check_request(&headers, &[])).await.unwrap();
     let (_, denied) = denied(&answer);
     assert_eq!(value_of(&super::set(&denied.headers), "content-type"), None, "Envoy's own must stand");
     let told = told(&answer);
@@ -174,12 +174,12 @@ fn told(answer: &CheckResponse) -> Told {
     Told { code: rpc.code, message: rpc.message.clone(), info }
 }
 
-/// `authorization`, what the route requires, and the code, the reason and the message of the refusal.
+/// The `authorization` header, the requirement of the route, and the code, reason and message of the denial.
 type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], i32, &'a str, &'a str);
 
-/// The clients in `clients/` answer the same; `clients/scenarios.json` has the same words.
+/// The clients in `clients/` give the same answers; `clients/scenarios.json` has the same texts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_route_misses_is_told_with_its_reason_and_that_it_is_not_terminal() {
+async fn an_unmet_requirement_of_a_route_has_a_reason_that_is_not_terminal() {
     let server = Server::with(Store::Embedded, &[("SESSION__SLOTS", "default,pair")]).await;
     server.client.user("alice").await;
     let bearer = bearer(&server.client.login("alice", "phone").await.token);
@@ -206,7 +206,7 @@ async fn what_a_route_misses_is_told_with_its_reason_and_that_it_is_not_terminal
     for (authorization, route, code, reason, message) in cases {
         let mut headers = vec![("content-type", "application/grpc")];
         headers.extend(authorization.map(|value| ("authorization", value)));
-        let told = told(&check(server.app.grpc, question(&headers, route)).await.unwrap());
+        let told = told(&check(server.app.grpc, check_request(&headers, route)).await.unwrap());
         assert_eq!((told.code, told.message.as_str(), told.info.reason.as_str()), (code, message, reason));
         let mut expected = HashMap::from([("terminal".to_owned(), "false".to_owned())]);
         for (key, value) in route {

@@ -1,4 +1,4 @@
-//! JSON over HTTP, and pages that hold nothing but a cookie: the real Envoy, on `deploy/envoy/pages.yaml`.
+//! JSON over HTTP, and pages that hold only a cookie, through Envoy with `deploy/envoy/pages.yaml`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -34,7 +34,7 @@ fn login(username: &str, password: &str, device: &str) -> Value {
     json!({ "username": username, "password": password, "device": device })
 }
 
-/// A browser on a page of a site: it sends `origin` and the cookie it holds, and keeps those it is given.
+/// A browser on a page: it sends `origin` and its cookie, and keeps the cookies it receives.
 struct Browser {
     gateway: SocketAddr,
     cookie: String,
@@ -65,7 +65,7 @@ impl Browser {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_logs_in_passes_and_logs_out_with_nothing_but_a_cookie() {
+async fn a_page_logs_in_passes_and_logs_out_with_only_a_cookie() {
     let (server, echo) = (server(Store::Embedded).await, Echo::start().await);
     let Some(envoy) = envoy_for_pages(server.app.grpc, echo.address, &[]).await else { return };
     let user_id = server.client.user("alice").await;
@@ -88,21 +88,21 @@ async fn a_page_logs_in_passes_and_logs_out_with_nothing_but_a_cookie() {
     assert_eq!((answer.status, answer.json()["ended"].as_u64()), (200, Some(1)), "{answer:?}");
     assert_eq!(browser.cookie, "");
     assert_eq!(browser.open().await.json()["reason"], "TOKEN_REQUIRED");
-    // Whoever has kept it is turned away.
+    // An old cookie is denied.
     browser.cookie = held;
     let answer = browser.open().await;
     assert_eq!((answer.status, answer.json()["reason"].as_str()), (401, Some("LOGGED_OUT")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_whose_session_was_replaced_is_told_by_whom() {
+async fn a_page_with_a_replaced_session_learns_the_newer_device() {
     let (server, echo) = (server(Store::Embedded).await, Echo::start().await);
     let Some(envoy) = envoy_for_pages(server.app.grpc, echo.address, &[]).await else { return };
     server.client.user("alice").await;
     let mut browser = Browser { gateway: envoy.address, cookie: String::new() };
     browser.post("/v1/login", &login("alice", PASSWORD, "Firefox")).await;
 
-    // A line of JSON now, and one when it ends.
+    // The watch sends a line of JSON at the start and one at the end.
     let mut watch = TcpStream::connect(envoy.address).await.unwrap();
     let head = format!(
         "POST /v1/watch HTTP/1.1\r\nhost: app.test\r\nconnection: close\r\norigin: {SITE}\r\ncookie: {}\r\ncontent-length: 2\r\n\r\n{{}}",
@@ -139,7 +139,7 @@ async fn a_client_without_cookies_sends_its_token() {
     let gateway = envoy.address;
     let evil: (&str, &[u8]) = ("origin", b"https://evil.example");
     let forged: (&str, &[u8]) = ("x-latchkey-cookie", b"true");
-    // A page of another site, which needs no leave to send this.
+    // A page of another site can send this without a preflight.
     for headers in [&[evil][..], &[evil, ("content-type", b"text/plain")], &[evil, forged]] {
         for path in ["/v1/login", "/v1/validate", "/v1/logout", "/v1/watch"] {
             let body = login("alice", PASSWORD, "curl");
@@ -170,7 +170,7 @@ async fn a_client_without_cookies_sends_its_token() {
     }
 }
 
-/// The HTTP status of an error, its gRPC code, its reason and its other details.
+/// Returns the HTTP status of an error, its gRPC code, its reason and its other details.
 fn error(answer: &Answer) -> (u16, u64, String, Vec<Value>) {
     let body = answer.json();
     let details = body["details"].as_array().unwrap_or_else(|| panic!("no details: {answer:?}"));
@@ -225,7 +225,7 @@ fn issue(username: &str) -> latchkey::grpc::pb::IssueSessionRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_method_can_be_called_with_json_by_whoever_may() {
+async fn every_method_can_be_called_with_json() {
     let (server, echo) = (server(Store::Embedded).await, Echo::start().await);
     let everything = [
         (

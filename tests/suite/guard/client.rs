@@ -5,7 +5,7 @@ use latchkey_client::{DEFAULT_TIMEOUT, Login, Reason, Scope, ValidateOptions, er
 use super::asks;
 use crate::support::{
     client::PASSWORD,
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     server::{Server, Store},
 };
 
@@ -61,12 +61,12 @@ async fn an_outage_is_no_verdict() {
     let client = asks(proxy.address, "");
     let ask = async || client.validate(&token, ValidateOptions::default()).await;
     assert!(ask().await.unwrap().is_live());
-    for mood in [Mood::Silent, Mood::HangsUp] {
+    for mood in [ProxyMode::Stall, ProxyMode::Disconnect] {
         proxy.set(mood);
         let begun = std::time::Instant::now();
         assert!(ask().await.is_err(), "{mood:?}");
         assert!(begun.elapsed() < DEFAULT_TIMEOUT * 2, "{mood:?} took {:?}", begun.elapsed());
     }
-    proxy.set(Mood::Carries);
+    proxy.set(ProxyMode::Forward);
     assert!(ask().await.unwrap().is_live());
 }

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::{Guarded, OPEN, PATIENCE, agrees, asks, guard, relay::Relay, told};
 use crate::support::{
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     server::{Server, Store},
 };
 
@@ -125,13 +125,13 @@ async fn what_ends_while_the_feed_is_lost_is_not_let_in_after_it() {
         Guarded::start(guard(proxy.address, &server.client).revocation_feed().max_staleness(age)).await;
     let token = server.client.login("anna", "phone").await.token;
     until_remembered(&guarded, &relay, &token).await;
-    proxy.set(Mood::HangsUp);
+    proxy.set(ProxyMode::Disconnect);
     server.client.login("anna", "tablet").await;
     // From the moment on at which the guard sees that the feed is gone, which is before anything comes back.
     while guarded.greet(&token).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    proxy.set(Mood::Carries);
+    proxy.set(ProxyMode::Forward);
     let begun = Instant::now();
     loop {
         let status = guarded.greet(&token).await.unwrap_err();

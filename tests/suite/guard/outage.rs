@@ -7,7 +7,7 @@ use tonic::Code;
 use super::{Guarded, PATIENCE, guard, told};
 use crate::support::{
     process::Process,
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     server::{Server, Store},
 };
 
@@ -44,7 +44,7 @@ async fn an_outage_and_a_hang_let_nobody_in_and_are_over_when_they_are_over() {
     for guard in [guard(proxy.address, &server.client), remembers] {
         let guarded = Guarded::start(guard).await;
         guarded.greet(&token).await.unwrap();
-        for mood in [Mood::HangsUp, Mood::Silent, Mood::SwallowsAnswers] {
+        for mood in [ProxyMode::Disconnect, ProxyMode::Stall, ProxyMode::DropResponses] {
             proxy.set(mood);
             // What was in flight in the feed's connection may be told yet.
             let begun = Instant::now();
@@ -58,10 +58,10 @@ async fn an_outage_and_a_hang_let_nobody_in_and_are_over_when_they_are_over() {
             let status = guarded.greet_with(&[]).await.unwrap_err();
             assert_eq!(told(&status), (Code::Unauthenticated, "TOKEN_REQUIRED".into()), "{mood:?}");
             // What was swallowed is lost, and with it the connection.
-            if mood == Mood::SwallowsAnswers {
-                proxy.set(Mood::HangsUp);
+            if mood == ProxyMode::DropResponses {
+                proxy.set(ProxyMode::Disconnect);
             }
-            proxy.set(Mood::Carries);
+            proxy.set(ProxyMode::Forward);
             until_let_in(&guarded, &token).await;
         }
     }

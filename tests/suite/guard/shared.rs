@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::{Guarded, PATIENCE, guard, relay::Relay, told};
 use crate::support::{
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     server::{Server, Store},
 };
 
@@ -36,7 +36,7 @@ async fn requests_that_come_together_with_one_token_share_a_question() {
     guarded.greet(&token).await.unwrap();
     assert_eq!(relay.asked(), 1);
 
-    proxy.set(Mood::HoldsAnswers);
+    proxy.set(ProxyMode::HoldResponses);
     let first = guarded.greet(&token);
     let others = async {
         until_asked(&relay, 2).await;
@@ -44,7 +44,7 @@ async fn requests_that_come_together_with_one_token_share_a_question() {
         let release = async {
             // So that they have all come.
             tokio::time::sleep(Duration::from_millis(200)).await;
-            proxy.set(Mood::Carries);
+            proxy.set(ProxyMode::Forward);
         };
         tokio::join!(others, release).0
     };
@@ -64,7 +64,7 @@ async fn who_comes_after_a_displacement_is_not_let_in_by_an_answer_from_before()
     let (guarded, proxy, relay) = stand(&server).await;
     guarded.greet(&token).await.unwrap();
 
-    proxy.set(Mood::HoldsAnswers);
+    proxy.set(ProxyMode::HoldResponses);
     let before = guarded.greet(&token);
     let after = async {
         until_asked(&relay, 2).await;
@@ -74,7 +74,7 @@ async fn who_comes_after_a_displacement_is_not_let_in_by_an_answer_from_before()
         let after = guarded.greet(&token);
         let release = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            proxy.set(Mood::Carries);
+            proxy.set(ProxyMode::Forward);
         };
         tokio::join!(after, release).0
     };

@@ -10,7 +10,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::{Guarded, PATIENCE, agrees, asks, greeting, guard, messages, told};
 use crate::support::{
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     server::{Server, Store},
 };
 
@@ -172,7 +172,7 @@ async fn streams_outlive_an_outage_but_not_for_ever() {
     let mut lasting = Streams::open(&patient, &token).await;
     let mut brief = Streams::open(&impatient, &token).await;
     brief.go_on(Duration::from_millis(600)).await;
-    proxy.set(Mood::HangsUp);
+    proxy.set(ProxyMode::Disconnect);
     let begun = Instant::now();
     brief.go_on(Duration::from_millis(300)).await;
     for status in brief.end().await {
@@ -180,7 +180,7 @@ async fn streams_outlive_an_outage_but_not_for_ever() {
     }
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     lasting.go_on(Duration::from_millis(500)).await;
-    proxy.set(Mood::Carries);
+    proxy.set(ProxyMode::Forward);
     lasting.go_on(Duration::from_millis(500)).await;
     server.client.login("anna", "tablet").await;
     for status in lasting.end().await {

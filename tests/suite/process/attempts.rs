@@ -1,4 +1,4 @@
-//! Attempts to log in that a server leaves behind when it is killed.
+//! Login attempts of a server that is killed.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use crate::support::{client::login_request, process::Process, redis::RedisServer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_killed_while_it_checks_passwords_locks_nobody_out() {
+async fn a_kill_during_password_checks_locks_no_user_out() {
     let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
     let url = redis.url();
     let settings = [

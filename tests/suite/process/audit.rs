@@ -1,4 +1,4 @@
-//! The audit trail of the real binary.
+//! The audit trail of the binary.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Waits until the file has so many lines.
+/// Waits until the file has this number of lines.
 fn until(path: &Path, count: usize) -> Vec<Value> {
     let begun = Instant::now();
     loop {
@@ -37,7 +37,7 @@ fn until(path: &Path, count: usize) -> Vec<Value> {
     }
 }
 
-/// Action, outcome and reason, username, and how many ended.
+/// Returns the action, outcome, reason, username and number of ended sessions.
 fn gist(line: &Value) -> String {
     let text = |field: &str| line[field].as_str().unwrap_or("-").to_owned();
     format!(
@@ -51,7 +51,7 @@ fn gist(line: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_that_happens_to_an_account_is_in_the_trail_once() {
+async fn every_action_on_an_account_is_in_the_audit_trail_once() {
     let data = tempfile::tempdir().unwrap();
     let path = data.path().join("audit.jsonl");
     let process = Process::start(data.path(), &[("AUDIT__FILE", path.to_str().unwrap())]);
@@ -114,7 +114,7 @@ async fn everything_that_happens_to_an_account_is_in_the_trail_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_moved_away_is_begun_anew_and_a_stop_loses_nothing() {
+async fn a_moved_file_is_created_again_and_a_stop_loses_no_entry() {
     let data = tempfile::tempdir().unwrap();
     let path = data.path().join("audit.jsonl");
     let settings = [("AUDIT__FILE", path.to_str().unwrap()), ("AUDIT__LOG", "false")];
@@ -142,10 +142,10 @@ async fn a_file_that_is_moved_away_is_begun_anew_and_a_stop_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_refusals_leaves_a_few_entries_in_the_audit_trail_and_a_count() {
+async fn a_flood_of_refused_logins_is_aggregated_in_the_audit_trail() {
     let data = tempfile::tempdir().unwrap();
     let path = data.path().join("audit.jsonl");
-    // Loopback is no trusted proxy, so that its address is that of a client.
+    // Loopback is no trusted proxy here, so its address counts as that of a client.
     let settings = [("THROTTLE__TRUSTED_PROXIES", "192.0.2.0/24"), ("AUDIT__FILE", path.to_str().unwrap())];
     let process = Process::start(data.path(), &settings);
     let client = process.serving_client().await;
@@ -164,7 +164,7 @@ async fn a_flood_of_refusals_leaves_a_few_entries_in_the_audit_trail_and_a_count
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_refused_at_the_start() {
+fn a_file_that_cannot_be_written_ends_the_start() {
     let data = tempfile::tempdir().unwrap();
     let path = data.path().join("missing/audit.jsonl");
     let mut command =

@@ -1,4 +1,4 @@
-//! Callers on the command line, and what becomes of the calls of those who are none.
+//! Callers on the command line, and the audit trail of calls with bad keys.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
@@ -8,7 +8,7 @@ use tonic::Request;
 
 use crate::support::process::{Process, command, run};
 
-/// `latchkey` with these words: its exit code, standard output and standard error.
+/// Runs `latchkey` and returns the exit code, standard output and standard error.
 fn says(process: &Process, data: &Path, settings: &[(&str, &str)], words: &str) -> (i32, String, String) {
     let server = process.grpc.to_string();
     let mut command = command(data, &[&[("SERVER", server.as_str())], settings].concat());
@@ -38,7 +38,7 @@ fn callers_are_managed_in_text_and_in_json() {
     let (_, list, _) = says(&[], "caller list");
     assert_eq!(list, "web  issuer,validator  never used\n");
 
-    // From a file, as with the admin key, and never from an argument.
+    // The key comes from a file, as the admin key does, and never from an argument.
     let file = data.path().join("web.key");
     fs::write(&file, format!("{key}\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -89,7 +89,7 @@ fn callers_are_managed_in_text_and_in_json() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_bad_keys_is_in_the_audit_trail_and_does_not_flood_it() {
+async fn a_flood_of_bad_keys_is_aggregated_in_the_audit_trail() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
     let client = process.serving_client().await;
@@ -110,7 +110,7 @@ async fn a_flood_of_bad_keys_is_in_the_audit_trail_and_does_not_flood_it() {
     let told = entries("CALLER_UNAUTHENTICATED");
     assert!((1..=20).contains(&told), "{told} entries");
 
-    // Nor does it hide what somebody did who is known.
+    // The flood does not hide the actions of a known caller.
     let message = pb::CreateCallerRequest { name: "web".into(), roles: vec!["validator".into()] };
     let key = client.callers.clone().create_caller(client.admin(message)).await.unwrap().into_inner().key;
     refused(&key).await;

@@ -1,4 +1,4 @@
-//! The command line: what it prints, as text and as JSON, and its exit codes.
+//! The command line: its output as text and as JSON, and its exit codes.
 
 use std::{
     process::{Command, Output},
@@ -16,13 +16,13 @@ use crate::support::{
     process::{Process, command, run},
 };
 
-/// A server, and commands that talk to it.
+/// A server and the commands against it.
 pub(super) struct Shell {
     pub(super) data: TempDir,
     pub(super) process: Process,
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) code: i32,
@@ -35,14 +35,14 @@ impl From<Output> for Done {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         let done =
             Self { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) };
-        // Nothing here is a terminal.
+        // No stream is a terminal here.
         assert!(!done.out.contains('\u{1b}') && !done.err.contains('\u{1b}'), "colours: {done:?}");
         done
     }
 }
 
 impl Done {
-    /// It succeeded: what it printed.
+    /// Checks that the command succeeded and returns its output.
     pub(super) fn text(self) -> String {
         assert_eq!(self.code, 0, "{self:?}");
         self.out
@@ -54,7 +54,7 @@ impl Done {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// It failed with this code and a sentence that says this.
+    /// Checks that the command failed with this exit code and a message that contains this text.
     #[track_caller]
     pub(super) fn fails(self, code: i32, said: &str) {
         assert_eq!(self.code, code, "{self:?}");
@@ -67,19 +67,19 @@ impl Shell {
         Self::with(&[("TOKEN__RELOAD_INTERVAL", "100ms")])
     }
 
-    /// With settings of the server.
+    /// Starts a server with settings.
     pub(super) fn with(settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let process = Process::start(data.path(), settings);
         Self { data, process }
     }
 
-    /// `latchkey` with these words.
+    /// Runs `latchkey` with these arguments.
     pub(super) fn says(&self, words: &str, input: &str) -> Done {
         run(self.command(words, &[]), input).into()
     }
 
-    /// `latchkey` with these words and these variables, not run yet.
+    /// Prepares `latchkey` with these arguments and variables.
     pub(super) fn command(&self, words: &str, settings: &[(&str, &str)]) -> Command {
         let server = self.process.grpc.to_string();
         let mut command = command(self.data.path(), &[&[("SERVER", server.as_str())], settings].concat());
@@ -169,7 +169,7 @@ fn accounts_are_managed_in_json() {
 }
 
 #[test]
-fn sessions_come_and_go() {
+fn sessions_are_opened_validated_and_ended() {
     let shell = Shell::start();
     shell.add("alice");
     let first = shell.says("login alice --device Android", PASSWORD);
@@ -190,7 +190,7 @@ fn sessions_come_and_go() {
     assert_eq!((&rejection["reason"], &rejection["terminal"]), (&"REPLACED".into(), &true.into()));
     assert_eq!(rejection["by_device"], "iPhone");
 
-    // A stale token ends nothing, and says why.
+    // A stale token ends no session and prints its reason.
     assert!(shell.says("logout", &first).text().starts_with("nothing to end: REPLACED: "));
     assert_eq!(shell.says("logout --scope others", token).text(), "0 ended\n");
     let out = shell.says_json("logout", token);
@@ -199,7 +199,7 @@ fn sessions_come_and_go() {
     assert_eq!((&again["ended"], &again["rejection"]["reason"]), (&0.into(), &"LOGGED_OUT".into()));
     shell.says("validate", token).fails(1, "LOGGED_OUT");
 
-    // The token of the environment counts, too.
+    // The token may come from the environment.
     let token = shell.login("alice");
     let server = shell.process.grpc.to_string();
     let mut validate = command(shell.data.path(), &[("SERVER", &server), ("TOKEN", &token)]);
@@ -208,7 +208,7 @@ fn sessions_come_and_go() {
 }
 
 #[test]
-fn exit_codes_tell_refused_from_wrong_usage_from_unavailable() {
+fn exit_codes_distinguish_refused_wrong_usage_and_unavailable() {
     let shell = Shell::start();
     shell.add("alice");
     shell.says("account add alice", PASSWORD).fails(1, "");
@@ -239,7 +239,7 @@ fn exit_codes_tell_refused_from_wrong_usage_from_unavailable() {
 }
 
 #[test]
-fn passwords_come_from_standard_input_and_nowhere_else() {
+fn passwords_come_only_from_standard_input() {
     let shell = Shell::start();
     for words in ["account add alice --password x", "account add alice x", "login alice x", "validate x"] {
         shell.says(words, PASSWORD).fails(2, "unexpected argument");
@@ -252,7 +252,7 @@ fn passwords_come_from_standard_input_and_nowhere_else() {
     shell.says("login alice", "  blanks around  \n").text();
 }
 
-/// The subcommands that a help text lists.
+/// Returns the subcommands in a help text.
 fn subcommands(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     lines

@@ -1,4 +1,4 @@
-//! Promise P6 on the embedded store: nothing acknowledged is lost, through kill -9.
+//! Promise P6 on the embedded store: a kill loses nothing acknowledged.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use crate::support::{
 
 const KILLS: u32 = 5;
 const USERS: usize = 4;
-/// Clients that log in and out for each user at the same time.
+/// The number of clients that log in and out for each user.
 const CLIENTS: usize = 3;
 
-/// What the clients of one user know.
+/// What the clients of one user have recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct History {
-    /// Logins that were answered.
+    /// The answered logins.
     logins: Vec<Login>,
-    /// The rounds in which a login was not: it may have taken place just before the kill, or not at all.
+    /// The rounds with an unanswered login, which may have taken effect before the kill or not.
     lost: Vec<u32>,
 }
 
@@ -42,41 +42,41 @@ enum Logout {
     Acknowledged,
 }
 
-/// What Validate says of a token after the crash.
+/// The verdict of Validate on a token after the crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ImportOutcome {
+enum TokenState {
     Live,
     Ended(RejectionReason),
 }
 
 impl History {
-    /// What was acknowledged and does not hold: nothing, if the store is sound.
-    fn broken(&self, fates: &[ImportOutcome]) -> Vec<String> {
+    /// Returns the acknowledged facts that do not hold, of which a correct store has none.
+    fn broken(&self, fates: &[TokenState]) -> Vec<String> {
         let pairs = self.logins.iter().zip(fates);
         pairs
             .filter_map(|(login, fate)| self.complaint(login, *fate).map(|what| format!("{what}: {login:?}")))
             .collect()
     }
 
-    fn complaint(&self, login: &Login, fate: ImportOutcome) -> Option<&'static str> {
+    fn complaint(&self, login: &Login, fate: TokenState) -> Option<&'static str> {
         let displaced = self.logins.iter().any(|other| other.generation > login.generation);
         let perhaps_displaced = self.lost.iter().any(|round| *round >= login.round);
         match fate {
-            ImportOutcome::Live if login.logout == Logout::Acknowledged => Some("logged out, and live again"),
-            ImportOutcome::Live if displaced => Some("displaced, and live again"),
-            ImportOutcome::Live => None,
-            ImportOutcome::Ended(RejectionReason::LoggedOut) => {
+            TokenState::Live if login.logout == Logout::Acknowledged => Some("logged out, and live again"),
+            TokenState::Live if displaced => Some("displaced, and live again"),
+            TokenState::Live => None,
+            TokenState::Ended(RejectionReason::LoggedOut) => {
                 (login.logout == Logout::NotAsked).then_some("logged out by nobody")
             }
-            ImportOutcome::Ended(RejectionReason::Replaced) => {
+            TokenState::Ended(RejectionReason::Replaced) => {
                 (!displaced && !perhaps_displaced).then_some("replaced by nobody")
             }
-            ImportOutcome::Ended(_) => Some("lost"),
+            TokenState::Ended(_) => Some("lost"),
         }
     }
 }
 
-/// Logs in, and out every other time, until the server is gone.
+/// Logs in, and out every other time, until the server is killed.
 async fn work(client: Client, username: String, round: u32) -> History {
     let mut history = History::default();
     loop {
@@ -102,10 +102,10 @@ async fn work(client: Client, username: String, round: u32) -> History {
     }
 }
 
-async fn fates(client: &Client, history: &History) -> Vec<ImportOutcome> {
+async fn fates(client: &Client, history: &History) -> Vec<TokenState> {
     let verdicts = history.logins.iter().map(async |login| match client.validate(&login.token).await {
-        Verdict::Session(_) => ImportOutcome::Live,
-        Verdict::Rejection(rejection) => ImportOutcome::Ended(rejection.reason()),
+        Verdict::Session(_) => TokenState::Live,
+        Verdict::Rejection(rejection) => TokenState::Ended(rejection.reason()),
     });
     stream::iter(verdicts).buffered(32).collect().await
 }
@@ -137,7 +137,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
             histories[user].lost.extend(history.lost);
         }
 
-        // Answers at once, without waiting for anything.
+        // This call is answered without waiting for anything.
         process = Process::start(data.path(), SETTINGS);
         client = process.client().await;
         for (user, history) in histories.iter().enumerate() {
@@ -162,27 +162,27 @@ mod the_checker {
         Login { round, generation, token: String::new(), logout }
     }
 
-    fn broken(logins: Vec<Login>, lost: Vec<u32>, fates: &[ImportOutcome]) -> usize {
+    fn broken(logins: Vec<Login>, lost: Vec<u32>, fates: &[TokenState]) -> usize {
         History { logins, lost }.broken(fates).len()
     }
 
-    const REPLACED: ImportOutcome = ImportOutcome::Ended(RejectionReason::Replaced);
-    const LOGGED_OUT: ImportOutcome = ImportOutcome::Ended(RejectionReason::LoggedOut);
-    const UNKNOWN: ImportOutcome = ImportOutcome::Ended(RejectionReason::UnknownSession);
+    const REPLACED: TokenState = TokenState::Ended(RejectionReason::Replaced);
+    const LOGGED_OUT: TokenState = TokenState::Ended(RejectionReason::LoggedOut);
+    const UNKNOWN: TokenState = TokenState::Ended(RejectionReason::UnknownSession);
 
     #[test]
-    fn accepts_what_a_sound_store_does() {
+    fn the_check_accepts_a_correct_store() {
         let logins = vec![
             login(0, 1, Logout::NotAsked),
             login(0, 2, Logout::Acknowledged),
             login(0, 3, Logout::Lost),
             login(1, 4, Logout::NotAsked),
         ];
-        assert_eq!(broken(logins, vec![], &[REPLACED, LOGGED_OUT, LOGGED_OUT, ImportOutcome::Live]), 0);
+        assert_eq!(broken(logins, vec![], &[REPLACED, LOGGED_OUT, LOGGED_OUT, TokenState::Live]), 0);
     }
 
     #[test]
-    fn notices_a_lost_login() {
+    fn the_check_notices_a_lost_login() {
         let logins = || vec![login(1, 1, Logout::NotAsked)];
         assert_eq!(broken(logins(), vec![], &[UNKNOWN]), 1);
         assert_eq!(broken(logins(), vec![1], &[UNKNOWN]), 1);
@@ -192,15 +192,15 @@ mod the_checker {
     }
 
     #[test]
-    fn notices_a_revived_logout() {
-        assert_eq!(broken(vec![login(0, 1, Logout::Acknowledged)], vec![0], &[ImportOutcome::Live]), 1);
-        assert_eq!(broken(vec![login(0, 1, Logout::Lost)], vec![], &[ImportOutcome::Live]), 0);
+    fn the_check_notices_a_revived_logout() {
+        assert_eq!(broken(vec![login(0, 1, Logout::Acknowledged)], vec![0], &[TokenState::Live]), 1);
+        assert_eq!(broken(vec![login(0, 1, Logout::Lost)], vec![], &[TokenState::Live]), 0);
         assert_eq!(broken(vec![login(0, 1, Logout::NotAsked)], vec![], &[LOGGED_OUT]), 1);
     }
 
     #[test]
-    fn notices_a_rollback_to_an_older_login() {
+    fn the_check_notices_a_rollback_to_an_older_login() {
         let logins = vec![login(0, 1, Logout::NotAsked), login(0, 2, Logout::NotAsked)];
-        assert_eq!(broken(logins, vec![], &[ImportOutcome::Live, UNKNOWN]), 2);
+        assert_eq!(broken(logins, vec![], &[TokenState::Live, UNKNOWN]), 2);
     }
 }

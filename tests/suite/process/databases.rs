@@ -1,4 +1,4 @@
-//! Accounts in a database that is late, or that the settings describe wrongly.
+//! Accounts in a database that starts late, has unusable values, or is configured wrongly.
 
 use std::{
     path::Path,
@@ -9,7 +9,7 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
 
 use crate::{
-    stores::tables::execute,
+    stores::test_accounts::execute,
     support::{
         client::{LOGIN, login_request},
         mysql::MariaDb,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_starts_before_its_database_serves_once_that_is_there() {
+async fn a_server_that_starts_before_its_database_serves_once_it_is_up() {
     let mut database = Postgres::start();
     let url = database.database().await;
     database.stop();
@@ -49,7 +49,7 @@ async fn a_server_that_starts_before_its_database_serves_once_that_is_there() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_of_a_row_that_cannot_be_represented_or_stored_are_logged_once_for_each_user() {
-    // bcrypt of the usual password, and what cuts off every hash that is written.
+    // The hash is bcrypt of the usual password, and a trigger truncates every hash that is written.
     let tables = "CREATE TABLE users (id INT, name TEXT, hash TEXT, roles TEXT);
          INSERT INTO users SELECT column1, column2, '$2b$04$g36hvT.mjwzpk2aBd5tGMOWdkBs6nCE2UUl48hpT1vNxWA475KHdC', column3
              FROM (VALUES (7, 'alice', 'R&D,staff'), (8, 'bob', 'Geschäftsführung'));
@@ -88,7 +88,7 @@ async fn values_of_a_row_that_cannot_be_represented_or_stored_are_logged_once_fo
     }
 }
 
-/// What `serve` says that does not start, with and without `--check`.
+/// Returns the error of `serve`, with and without `--check`.
 fn refusal(data: &Path, settings: &[(&str, &str)]) -> String {
     let said = |arguments: &[&str]| {
         let mut serve = command(data, settings);
@@ -103,7 +103,7 @@ fn refusal(data: &Path, settings: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_without_keys_makes_none_beside_the_accounts_of_a_shared_database() {
+async fn a_server_without_keys_makes_none_for_existing_accounts_in_a_shared_database() {
     let mut postgres = Postgres::start();
     let mariadb = MariaDb::shared().database().await;
     let first = tempfile::tempdir().unwrap();
@@ -112,7 +112,7 @@ async fn a_server_without_keys_makes_none_beside_the_accounts_of_a_shared_databa
         let settings = [("ACCOUNTS__URL", url.as_str()), ("ACCOUNTS__CONNECT_TIMEOUT", "1s")];
         let [data, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let process = Process::start(data.path(), &settings);
-        // Without accounts, any number of servers may begin.
+        // Without accounts any number of servers may make keys.
         drop(Process::start(other.path(), &settings));
         process.client().await.user("alice").await;
         let fresh = tempfile::tempdir().unwrap();
@@ -144,7 +144,7 @@ async fn a_server_without_keys_makes_none_beside_the_accounts_of_a_shared_databa
 }
 
 #[test]
-fn settings_that_cannot_work_are_refused_without_the_password() {
+fn errors_about_database_settings_do_not_contain_the_password() {
     let url = "postgres://app:swordfish@db/app";
     let wrong_mode = format!("{url}?sslmode=verify");
     let secret = tempfile::NamedTempFile::new().unwrap();

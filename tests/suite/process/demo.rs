@@ -1,4 +1,4 @@
-//! The demonstration: the example `watch` of latchkey-client as it is, against a real server.
+//! The example `watch` of latchkey-client against a real server.
 
 use std::{
     path::{Path, PathBuf},
@@ -53,12 +53,12 @@ async fn a_laptop_learns_at_once_that_a_phone_has_logged_in() {
     let (code, lines, error) = demo.end();
     assert_eq!(code, 0, "{error}");
     assert_eq!(lines, ["log in again by itself? an app must not: show a button"]);
-    // It has not fought back.
+    // The laptop does not log in again.
     assert_eq!(client.session(&phone).await.device, "Android");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_says_what_else_can_happen_and_outlives_a_restart_of_the_server() {
+async fn the_example_reports_other_ends_and_survives_a_restart_of_the_server() {
     let data = tempfile::tempdir().unwrap();
     let mut process = Process::start(data.path(), &[]);
     let client = process.client().await;
@@ -78,7 +78,7 @@ async fn it_says_what_else_can_happen_and_outlives_a_restart_of_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_that_fails_ends_it_with_a_sentence() {
+async fn a_failed_login_ends_the_example_with_an_error_message() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
     let mut command = Command::new(example());

@@ -1,4 +1,4 @@
-//! The users of a real Django, as docs/integration.md tells it.
+//! Users of Django, by the steps in docs/integration.md.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,16 +20,16 @@ use crate::support::{
 
 const DOCS: &str = include_str!("../../../docs/integration.md");
 
-/// The code of the documentation that is marked with this name.
+/// Returns the code block of the documentation with this name.
 fn documented(name: &str) -> String {
     let marked = format!("<!-- tested: {name} -->\n```");
     let (_, after) = DOCS.split_once(&marked).unwrap_or_else(|| panic!("{name} is not in the documentation"));
-    // After the name of the language.
+    // The first line is the name of the language.
     let (_, code) = after.split_once('\n').unwrap();
     code.split_once("```").unwrap().0.to_owned()
 }
 
-/// A real Django, in `python`, on a database of its own.
+/// Django in the interpreter `python`, on a new database.
 struct Django {
     python: PathBuf,
     database: String,
@@ -57,7 +57,7 @@ impl Django {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Username, password and activity of every user, as they are in the table.
+    /// Returns the username, password and activity of every user in the table.
     fn rows(&self) -> Value {
         serde_json::from_str(&self.run(&["rows"])).unwrap()
     }
@@ -73,7 +73,7 @@ impl Django {
     }
 }
 
-/// Django's hashers, each with a user of its name, and Jürgen with the first of them.
+/// A user for each hasher of Django, and Jürgen with the first hasher.
 const USERS: [&str; 7] =
     ["pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "bcrypt", "scrypt", "Jürgen"];
 
@@ -99,7 +99,7 @@ async fn serve(data: &Path, url: &str, more: &[(&str, &str)]) -> (Process, Clien
     (process, client)
 }
 
-/// What is the same on every database.
+/// Checks what is the same on every database.
 async fn users_are_who_they_are_in_django(client: &Client, django: &Django) {
     for username in USERS {
         client.login(username, "").await;
@@ -122,7 +122,7 @@ async fn users_are_who_they_are_in_django(client: &Client, django: &Django) {
     ] {
         assert_eq!(refusal(client, username, password).await.1, "INVALID_CREDENTIALS", "{username}");
     }
-    // Two users, for Django.
+    // Django considers these two users.
     for username in ["anna", "Anna"] {
         let login = with(username, &format!("{PASSWORD} of {username}"));
         let session = client.try_login(login).await.unwrap().session.unwrap();
@@ -134,7 +134,7 @@ async fn users_are_who_they_are_in_django(client: &Client, django: &Django) {
     let rejection = client.rejection(&old).await;
     assert_eq!((rejection.reason(), rejection.by_device.as_str()), (pb::RejectionReason::Replaced, "iPhone"));
 
-    // Django goes on managing its users.
+    // Django still manages its users.
     let live = client.login("scrypt", "").await.token;
     django.run(&["set_password", "scrypt", "an entirely different one"]);
     assert_eq!(refusal(client, "scrypt", PASSWORD).await.1, "INVALID_CREDENTIALS");
@@ -157,7 +157,7 @@ async fn users_are_who_they_are_in_django(client: &Client, django: &Django) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_users_of_django_on_postgres_log_in_with_the_passwords_they_have() {
+async fn the_users_of_django_on_postgres_log_in_with_their_passwords() {
     let superuser = Postgres::shared().database().await;
     let Some(django) = Django::on(&superuser) else { return };
     // A role belongs to all databases of a server, and tests share one.
@@ -182,7 +182,7 @@ async fn the_users_of_django_on_postgres_log_in_with_the_passwords_they_have() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_users_of_django_on_sqlite_log_in_with_the_passwords_they_have() {
+async fn the_users_of_django_on_sqlite_log_in_with_their_passwords() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("db.sqlite3").display());
     let Some(django) = Django::on(&url) else { return };
@@ -192,7 +192,7 @@ async fn the_users_of_django_on_sqlite_log_in_with_the_passwords_they_have() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_and_passwords_that_django_takes_are_taken_here() {
+async fn names_and_passwords_that_django_accepts_are_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("db.sqlite3").display());
     let Some(django) = Django::on(&url) else { return };
@@ -215,7 +215,7 @@ async fn names_and_passwords_that_django_takes_are_taken_here() {
         django.run(&["create", username, password, hasher]);
         assert_eq!(django.run(&["form", username, password]).trim(), "True", "{username}");
         client.try_login(with(username, password)).await.unwrap();
-        // Its last character counts.
+        // The last character counts.
         let mut shorter: String = password.into();
         shorter.pop();
         assert_eq!(refusal(&client, username, &shorter).await.1, "INVALID_CREDENTIALS", "{username}");
@@ -236,7 +236,7 @@ async fn names_and_passwords_that_django_takes_are_taken_here() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hashes_that_are_renewed_are_still_read_by_django() {
+async fn django_reads_renewed_hashes() {
     let url = Postgres::shared().database().await;
     let Some(django) = Django::on(&url) else { return };
     let data = tempfile::tempdir().unwrap();
@@ -247,7 +247,7 @@ async fn hashes_that_are_renewed_are_still_read_by_django() {
         let begun = Instant::now();
         while !django.hash(username).starts_with("argon2$argon2id$v=19$m=8,t=1,p=1$") {
             assert!(begun.elapsed() < Duration::from_secs(10), "{username}: {}", django.hash(username));
-            // Where no thread was idle it is left to the next login.
+            // Without an idle thread the renewal is left to the next login.
             client.login(username, "").await;
         }
         assert!(django.accepts(username, PASSWORD), "{username}");
@@ -257,7 +257,7 @@ async fn hashes_that_are_renewed_are_still_read_by_django() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_view_takes_tokens_and_cookies_and_sessions_of_django_and_no_stale_token() {
+async fn a_view_accepts_tokens_cookies_and_django_sessions_and_no_stale_token() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("db.sqlite3").display());
     let Some(django) = Django::on(&url) else { return };
@@ -299,7 +299,7 @@ async fn a_view_takes_tokens_and_cookies_and_sessions_of_django_and_no_stale_tok
     let (requests, expected): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
     assert_eq!(view(&requests.into()), Value::from(expected));
 
-    // An outage lets nobody in who shows a token, and says so.
+    // During an outage a token is neither accepted nor rejected.
     process.terminate();
     process.wait(Duration::from_secs(15));
     let answers = view(&json!([{ "cookies": cookie(&token) }, { "session": "root" }]));
@@ -308,7 +308,7 @@ async fn a_view_takes_tokens_and_cookies_and_sessions_of_django_and_no_stale_tok
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn users_can_be_taken_over_from_django() {
+async fn users_can_be_imported_from_django() {
     let dir = tempfile::tempdir().unwrap();
     let Some(django) = Django::on(&format!("sqlite:{}", dir.path().join("db.sqlite3").display())) else {
         return;

@@ -1,4 +1,4 @@
-//! Floods by a client without credentials: what they cost, and that all others are served meanwhile.
+//! Floods by a client without credentials: their cost, and the service of other clients meanwhile.
 
 use std::{
     net::SocketAddr,
@@ -16,10 +16,10 @@ use super::{
 };
 use crate::support::client::Client;
 
-/// Loopback is no trusted proxy, so that each of its addresses is a client.
+/// Without loopback as a trusted proxy, each loopback address is a client.
 const CLIENTS: (&str, &str) = ("THROTTLE__TRUSTED_PROXIES", "192.0.2.0/24");
 
-/// Calls that must all be served, one after the other.
+/// Makes calls one after the other, which must all be served.
 async fn serves_all(client: &Client, token: &str, calls: usize) -> Duration {
     let begun = Instant::now();
     for number in 0..calls {
@@ -32,7 +32,7 @@ async fn serves_all(client: &Client, token: &str, calls: usize) -> Duration {
     begun.elapsed()
 }
 
-/// Connections on each of which so many calls of a method have begun, followed by `more`; the client reads nothing.
+/// Opens connections and starts a number of calls on each, followed by `more`. The client reads nothing.
 async fn crowd(
     connections: usize,
     calls: u32,
@@ -57,13 +57,13 @@ async fn crowd(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_whose_messages_never_come_take_no_place_from_others() {
+async fn requests_without_messages_do_not_use_up_the_request_limit() {
     let patient = [("SERVER__BODY_TIMEOUT", "5m"), ("SERVER__REQUEST_TIMEOUT", "5m")];
     let (process, client, _data) = serve(&patient).await;
     client.user("alice").await;
     let token = client.login("alice", "").await.token;
     let connect = async || TcpStream::connect(process.grpc).await.unwrap();
-    // More than server.max_requests.
+    // These are more than server.max_requests.
     let crowd = crowd(42, 256, connect, &request(&[]), &[]).await;
     let begun = Instant::now();
     while process.metric("latchkey_open_exchanges").await < 42 * 256 {
@@ -77,13 +77,13 @@ async fn requests_whose_messages_never_come_take_no_place_from_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_nobody_reads_are_few_and_hold_little() {
+async fn unread_streams_are_limited_in_number_and_memory() {
     let (process, client, _data) = serve(&[]).await;
     client.user("alice").await;
     let token = client.login("alice", "").await.token;
     let before = process.resident();
     let connect = async || TcpStream::connect(process.grpc).await.unwrap();
-    // What defines AuthService, the largest answer there is.
+    // The largest answer is the definition of AuthService.
     let symbol = b"latchkey.v1.AuthService";
     let length = u8::try_from(symbol.len()).unwrap();
     let ask = [&[0, 0, 0, 0, length + 2, 0x22, length][..], symbol].concat();
@@ -91,7 +91,7 @@ async fn streams_that_nobody_reads_are_few_and_hold_little() {
     let asking = crowd(60, 250, connect, &reflection, &ask).await;
     let health = request_to("/grpc.health.v1.Health/Watch", &[]);
     let watching = crowd(60, 250, connect, &health, &[0; 5]).await;
-    // All refused streams have their answers.
+    // Every refused stream was answered.
     let shed = async |resource: &str| {
         let name =
             |scope| format!(r#"latchkey_requests_shed_total{{resource="{resource}",scope="{scope}"}}"#);
@@ -109,7 +109,7 @@ async fn streams_that_nobody_reads_are_few_and_hold_little() {
     drop((asking, watching));
 }
 
-/// Opens idle connections from an address, as many as there can be.
+/// Opens as many idle connections from an address as possible.
 async fn idle(source: &str, to: SocketAddr, count: usize) -> Vec<TcpStream> {
     let mut idle = Vec::new();
     for _ in 0..count {
@@ -121,7 +121,7 @@ async fn idle(source: &str, to: SocketAddr, count: usize) -> Vec<TcpStream> {
     idle
 }
 
-/// How many of these have been hung up on.
+/// Counts the connections that the server has closed.
 async fn closed(connections: &mut [TcpStream]) -> usize {
     let mut closed = 0;
     for connection in connections {
@@ -132,12 +132,12 @@ async fn closed(connections: &mut [TcpStream]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_address_does_not_take_all_connections() {
+async fn one_address_cannot_use_all_connections() {
     let settings = [CLIENTS, ("SERVER__MAX_CONNECTIONS", "200")];
     let (process, client, _data) = serve(&settings).await;
     let mut crowd = idle("127.0.0.9", process.grpc, 300).await;
     let mut web = idle("127.0.0.9", process.http, 300).await;
-    // It has a quarter of the places, and the rest of it was hung up on.
+    // The address keeps a quarter of all connections and the others were closed.
     let begun = Instant::now();
     while closed(&mut crowd).await < 250 || closed(&mut web).await < 250 {
         assert!(begun.elapsed() < Duration::from_mins(1), "they are still there");
@@ -151,8 +151,8 @@ async fn one_address_does_not_take_all_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_connections_make_room_on_both_ports_when_there_is_none() {
-    // Loopback is a trusted proxy here, and may take all.
+async fn idle_connections_are_evicted_on_both_ports_when_all_are_used() {
+    // Loopback is a trusted proxy here and may use all connections.
     let (process, client, _data) = serve(&[("SERVER__MAX_CONNECTIONS", "50")]).await;
     let crowd = idle("127.0.0.9", process.grpc, 120).await;
     let web = idle("127.0.0.9", process.http, 120).await;
@@ -162,7 +162,7 @@ async fn idle_connections_make_room_on_both_ports_when_there_is_none() {
     let live = timeout(Duration::from_mins(1), process.get("/livez")).await.expect("there is room");
     assert_eq!(live.0, 200);
     assert!(process.metric("latchkey_connections_evicted_total").await > 0);
-    // One that asks keeps its place.
+    // An active connection stays open.
     assert_eq!(client.rejection("not a token").await.reason(), RejectionReason::Malformed);
     let log = process.output_until("a limit is reached");
     assert!(log.matches("a limit is reached").count() <= 2, "{log}");
@@ -170,7 +170,7 @@ async fn idle_connections_make_room_on_both_ports_when_there_is_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_is_closed_for_good_some_time_after_its_age_and_its_streams_say_so() {
+async fn a_connection_is_closed_after_its_maximum_age_and_its_streams_say_so() {
     let settings = [("SERVER__CONNECTION_AGE", "500ms"), ("SERVER__CONNECTION_AGE_GRACE", "500ms")];
     let (process, client, _data) = serve(&settings).await;
     client.user("alice").await;

@@ -1,5 +1,5 @@
-//! Promises P1 and P2 as one: whatever clients on two servers are told, through lost answers and broken
-//! connections, could have been told by one slot that is asked one thing after the other.
+//! Promises P1 and P2 together: the answers of two servers are linearizable, even with lost answers and broken
+//! connections.
 
 mod checker;
 
@@ -15,41 +15,41 @@ use latchkey::grpc::pb::{self, LogoutScope, RejectionReason, validate_response::
 use tokio::{task::JoinSet, time::timeout};
 use tonic::Status;
 
-use self::checker::{Answer, Ask, Call, ImportOutcome, Number, check};
+use self::checker::{Answer, Ask, Call, Number, SessionState, check};
 use super::{claims, generation};
 use crate::support::{
     client::{Client, login_request},
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     redis::RedisServer,
     replicas::Replicas,
 };
 
-/// Users at a time, and how often others take their place.
+/// The number of concurrent users, and of rounds with new ones.
 const USERS: usize = 40;
 const ROUNDS: usize = 6;
-/// Clients of one user.
+/// The number of clients of each user.
 const CLIENTS: usize = 3;
-/// Calls of each client.
+/// The number of calls of each client.
 const CALLS: usize = 20;
 /// Logins of one user: so many ended sessions are remembered one by one, each with its reason.
 const LOGINS: u8 = 16;
 /// Calls of one user whose effect is not known, about: each doubles what the checker has to think of.
 const UNKNOWN: usize = 8;
 
-/// Where clients find the servers.
+/// The connections to the servers.
 struct Ways {
-    /// To both.
+    /// Direct connections to both servers.
     straight: Vec<Client>,
-    /// To both, through proxies that fall silent, swallow answers and hang up.
+    /// Connections to both servers through proxies that stall, drop responses and disconnect.
     troubled: Vec<Client>,
 }
 
-/// One user, and what the clients were told.
+/// One user and the history of its clients.
 struct User {
     name: String,
     id: String,
     calls: Mutex<Vec<Call>>,
-    /// Every token that was given out, the newest last.
+    /// All tokens of the user, the newest last.
     tokens: Mutex<Vec<(Number, String)>>,
     logins: AtomicU8,
     unknown: AtomicUsize,
@@ -67,14 +67,14 @@ impl User {
         }
     }
 
-    /// Now the newest, now any other.
+    /// Chooses the newest token or any other.
     fn token(&self) -> Option<(Number, String)> {
         let tokens = self.tokens.lock().unwrap();
         let back = if rand::random() { 0 } else { rand::random_range(0..tokens.len().max(1)) };
         tokens.iter().nth_back(back).cloned()
     }
 
-    /// Does what clients do, now here and now there.
+    /// Makes random calls on both servers.
     async fn work(&self, ways: &Ways, start: Instant) {
         for _ in 0..CALLS {
             let (ask, token) = match (rand::random_range(0..20), self.token()) {
@@ -104,7 +104,7 @@ impl User {
             let answered = start.elapsed();
             let answer = match told {
                 Ok(Ok(answer)) => Some((nanos(answered), answer)),
-                // Not even a refusal says that nothing happened.
+                // Even an error does not prove that the call had no effect.
                 Ok(Err(_)) | Err(_) => None,
             };
             if answer.is_some() || !matches!(ask, Ask::Validate(_)) {
@@ -112,7 +112,7 @@ impl User {
             }
             if answer.is_none() {
                 self.unknown.fetch_add(1, Ordering::Relaxed);
-                // Until the trouble is over, or it would be the same again.
+                // The next call waits until the failure is over.
                 tokio::time::sleep(Duration::from_millis(rand::random_range(0..100))).await;
             }
         }
@@ -130,19 +130,17 @@ impl User {
                 opened
             }
             Ask::Validate(_) => Answer::Stood(match client.try_validate(token).await? {
-                Verdict::Session(session) if claims(token)["jti"] == session.session_id => {
-                    ImportOutcome::Live
-                }
-                Verdict::Session(_) => ImportOutcome::Other,
+                Verdict::Session(session) if claims(token)["jti"] == session.session_id => SessionState::Live,
+                Verdict::Session(_) => SessionState::Other,
                 Verdict::Rejection(rejection) => fate(&rejection),
             }),
             Ask::Logout(_) => {
                 let message = pb::LogoutRequest { token: token.into(), scope: LogoutScope::This.into() };
                 let answer = client.auth.clone().logout(message).await?.into_inner();
                 Answer::Stood(match (answer.ended, &answer.rejection) {
-                    (1, None) => ImportOutcome::Live,
+                    (1, None) => SessionState::Live,
                     (0, Some(rejection)) => fate(rejection),
-                    _ => ImportOutcome::Other,
+                    _ => SessionState::Other,
                 })
             }
             Ask::EndSessions => {
@@ -153,7 +151,7 @@ impl User {
     }
 }
 
-/// A login is known by the name of its device.
+/// The name of the device identifies a login.
 fn displaced(sessions: &[pb::DisplacedSession]) -> Option<Number> {
     match sessions {
         [] => None,
@@ -162,14 +160,14 @@ fn displaced(sessions: &[pb::DisplacedSession]) -> Option<Number> {
     }
 }
 
-fn fate(rejection: &pb::Rejection) -> ImportOutcome {
+fn fate(rejection: &pb::Rejection) -> SessionState {
     match rejection.reason() {
         RejectionReason::Replaced => {
-            rejection.by_device.parse().map_or(ImportOutcome::Other, |by| ImportOutcome::Replaced { by })
+            rejection.by_device.parse().map_or(SessionState::Other, |by| SessionState::Replaced { by })
         }
-        RejectionReason::LoggedOut => ImportOutcome::LoggedOut,
-        RejectionReason::Kicked => ImportOutcome::Kicked,
-        _ => ImportOutcome::Other,
+        RejectionReason::LoggedOut => SessionState::LoggedOut,
+        RejectionReason::Kicked => SessionState::Kicked,
+        _ => SessionState::Other,
     }
 }
 
@@ -177,7 +175,7 @@ fn nanos(since: Duration) -> u64 {
     u64::try_from(since.as_nanos()).unwrap()
 }
 
-/// Makes trouble on one of the ways until nobody works any more.
+/// Injects failures into a proxy until all clients have finished.
 async fn trouble(proxies: &[Proxy], over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         let proxy = &proxies[rand::random_range(0..proxies.len())];
@@ -186,21 +184,21 @@ async fn trouble(proxies: &[Proxy], over: &AtomicBool) {
         };
         match rand::random_range(0..4) {
             0 => {
-                // What was asked happens, and nobody is told.
-                proxy.set(Mood::SwallowsAnswers);
+                // The call takes effect and its answer is lost.
+                proxy.set(ProxyMode::DropResponses);
                 pause(5..40).await;
-                proxy.set(Mood::HangsUp);
+                proxy.set(ProxyMode::Disconnect);
             }
-            1 => proxy.set(Mood::HangsUp),
-            _ => proxy.set(Mood::Silent),
+            1 => proxy.set(ProxyMode::Disconnect),
+            _ => proxy.set(ProxyMode::Stall),
         }
         pause(1..40).await;
-        proxy.set(Mood::Carries);
+        proxy.set(ProxyMode::Forward);
         pause(50..250).await;
     }
 }
 
-/// Logins that nobody was told of, and of which later answers speak all the same.
+/// Finds logins without an answer that later answers mention.
 fn came_true(calls: &[Call]) -> usize {
     let lost = calls.iter().filter(|call| call.answer.is_none());
     let numbers = lost.filter_map(|call| match call.ask {
@@ -210,7 +208,7 @@ fn came_true(calls: &[Call]) -> usize {
     let speaks_of = |number| {
         calls.iter().filter_map(|call| call.answer).any(|(_, answer)| match answer {
             Answer::Opened { displaced, .. } => displaced == Some(number),
-            Answer::Stood(fate) => fate == ImportOutcome::Replaced { by: number },
+            Answer::Stood(fate) => fate == SessionState::Replaced { by: number },
             Answer::Ended(_) => false,
         })
     };
@@ -218,7 +216,7 @@ fn came_true(calls: &[Call]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_two_servers_answer_could_be_that_of_one_slot_asked_one_call_after_the_other() {
+async fn the_answers_of_two_servers_are_linearizable() {
     let redis = RedisServer::start();
     let to_redis = Proxy::to(redis.port).await;
     let urls = [redis.url(), format!("redis://{}", to_redis.address)];

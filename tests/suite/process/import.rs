@@ -1,4 +1,4 @@
-//! `latchkey account import`: every format, the report, and what a crash in the middle leaves to be done.
+//! `latchkey account import`: formats, report, and recovery after a crash.
 
 use std::{
     fs,
@@ -20,14 +20,14 @@ use crate::support::{
 
 const DUMPS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/django/");
 
-/// A server, and files to import into it.
+/// A server and the files to import.
 struct Shop {
     data: TempDir,
     files: TempDir,
     server: Process,
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 struct Done {
     code: i32,
@@ -81,7 +81,7 @@ impl Shop {
         (done.code, serde_json::from_str(&done.out).unwrap())
     }
 
-    /// Every account: `id username state roles`.
+    /// Returns every account as `id username state roles`.
     fn accounts(&self) -> Vec<String> {
         let done = self.latchkey(&["account", "list"], "");
         assert_eq!(done.code, 0, "{done:?}");
@@ -101,7 +101,7 @@ fn hash() -> String {
     hasher.hash_password(PASSWORD.as_bytes()).unwrap().to_string()
 }
 
-/// So many accounts as JSON lines.
+/// Makes this number of accounts as JSON lines.
 fn many(count: usize) -> String {
     let line = |number| {
         let (id, name) = (format!("{number}"), format!("user{number:06}"));
@@ -111,7 +111,7 @@ fn many(count: usize) -> String {
 }
 
 #[test]
-fn json_lines_are_imported_once_and_only_once() {
+fn json_lines_are_imported_exactly_once() {
     let shop = Shop::open();
     let text = format!(
         "{}\n\n{}\n",
@@ -143,7 +143,7 @@ fn json_lines_are_imported_once_and_only_once() {
 fn csv_is_imported_from_standard_input() {
     let shop = Shop::open();
     let hash = hash();
-    // With what Excel puts before it and ends lines with; a hash has commas in it.
+    // Excel writes a byte order mark and CRLF, and hashes contain commas.
     let text = format!(
         "\u{feff}username,password_hash,roles,email,disabled\r\n\"O'Brien, \"\"Bob\"\"\",\"{hash}\",a b,x@y,\r\n\r\n\
          bob,\"{hash}\",,,yes\r\ncarol,{hash},,,\r\n"
@@ -232,7 +232,7 @@ fn the_report_names_the_line_the_user_and_the_reason() {
 }
 
 #[test]
-fn a_dry_run_says_what_would_be_and_does_nothing() {
+fn a_dry_run_reports_the_outcome_and_changes_nothing() {
     let shop = Shop::open();
     let file = shop.file("users.jsonl", many(1500) + &many(1));
     let dry = shop.import(&file, &["--dry-run"]);
@@ -245,7 +245,7 @@ fn a_dry_run_says_what_would_be_and_does_nothing() {
 }
 
 #[test]
-fn wrong_usage_is_told_from_a_file_that_is_broken() {
+fn wrong_usage_and_invalid_files_have_different_exit_codes() {
     let shop = Shop::open();
     let fails = |file: &Path, code: i32, said: &str| {
         let done = shop.import(file, &[]);
@@ -262,7 +262,7 @@ fn wrong_usage_is_told_from_a_file_that_is_broken() {
     assert_eq!(shop.accounts(), ["1 alice enabled"]);
 }
 
-/// Starts an import of a file in the background.
+/// Starts an import in the background.
 fn begin(shop: &Shop, file: &Path, options: &[&str]) -> Child {
     let mut command = shop.command(&[&["account", "import", file.to_str().unwrap()], options].concat());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -272,8 +272,8 @@ fn end(import: Child) -> Done {
     import.wait_with_output().unwrap().into()
 }
 
-/// Waits until an import is under way.
-fn until_it_has_begun(shop: &Shop) {
+/// Waits until an import has begun.
+fn until_importing(shop: &Shop) {
     let begun = Instant::now();
     let has_begun =
         || fs::read(shop.data.path().join("latchkey.db-wal")).is_ok_and(|log| log.len() > 500_000);
@@ -286,11 +286,11 @@ fn until_it_has_begun(shop: &Shop) {
 const MANY: usize = 20_000;
 
 #[test]
-fn after_a_crash_the_same_command_goes_on() {
+fn the_same_command_continues_after_a_crash() {
     let mut shop = Shop::open();
     let file = shop.file("users.jsonl", many(MANY));
     let import = begin(&shop, &file, &["--retry-for", "0s"]);
-    until_it_has_begun(&shop);
+    until_importing(&shop);
     shop.server.kill();
     let broken = end(import);
     assert_eq!(broken.code, 3, "{broken:?}");
@@ -302,19 +302,19 @@ fn after_a_crash_the_same_command_goes_on() {
     let (added, present) = (report["added"].as_u64().unwrap(), report["present"].as_u64().unwrap());
     assert_eq!((code, added + present, report["complete"].as_bool()), (0, MANY as u64, Some(true)));
     assert!(added > 0 && present > 0, "it did not break in the middle: {report}");
-    // What was said to be added was.
+    // Every account that was reported as added exists.
     let said: u64 = broken.out.split([' ', ',']).nth(1).unwrap().parse().unwrap();
     assert!(said <= present, "{said} were said to be there, {present} are");
     assert_eq!(shop.accounts().len(), MANY);
 }
 
 #[test]
-fn a_server_that_comes_back_is_waited_for() {
+fn an_import_waits_for_a_restart_of_the_server() {
     let mut shop = Shop::open();
     let address = shop.server.grpc.to_string();
     let file = shop.file("users.jsonl", many(MANY));
     let import = begin(&shop, &file, &["--output", "json"]);
-    until_it_has_begun(&shop);
+    until_importing(&shop);
     shop.server.kill();
     shop.server = Process::start(shop.data.path(), &[("LISTEN__GRPC", &address)]);
     let done = end(import);
@@ -327,7 +327,7 @@ fn a_server_that_comes_back_is_waited_for() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_not_waited_for() {
+fn an_import_without_a_server_fails_at_once() {
     let shop = Shop::open();
     let nobody = unused_address();
     let file = shop.file("users.jsonl", many(1));
@@ -337,7 +337,7 @@ fn a_server_that_is_not_there_is_not_waited_for() {
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
-/// The most memory that a process has had so far, in KiB.
+/// Returns the peak memory of a process in KiB.
 #[cfg(target_os = "linux")]
 fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -345,7 +345,7 @@ fn peak(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// What an import of so many accounts takes at most: the client's memory and the server's, in KiB.
+/// Imports this number of accounts and returns the peak memory of the client and the server in KiB.
 #[cfg(target_os = "linux")]
 fn memory(count: usize) -> (u64, u64) {
     let shop = Shop::open();

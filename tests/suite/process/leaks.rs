@@ -24,10 +24,10 @@ use crate::support::{
     redis::RedisServer,
 };
 
-/// An id of our own for a request.
+/// The request id that the test sends.
 const REQUEST_ID: &str = "the-request-of-the-leak-test";
 
-/// The secrets of a run, by what they are.
+/// The secrets of a run with their descriptions.
 #[derive(Default)]
 struct Secrets(BTreeMap<String, String>);
 
@@ -38,21 +38,21 @@ impl Secrets {
         self.0.insert(what.into(), secret);
     }
 
-    /// A token, as a whole and in its parts: whoever has those can put it together.
+    /// Adds a token, as a whole and in parts, which could be joined.
     fn add_token(&mut self, what: &str, token: &str) {
         let parts: Vec<_> = token.split('.').collect();
         self.add(format!("{what}: its claims"), parts[1]);
         self.add(format!("{what}: its signature"), parts[2]);
     }
 
-    /// A hash in PHC format: the salt and the hash.
+    /// Adds a hash in PHC format: the salt and the hash.
     fn add_hash(&mut self, what: &str, phc: &str) {
         for (number, part) in phc.rsplit('$').take(2).enumerate() {
             self.add(format!("{what}: part {number}"), part);
         }
     }
 
-    /// An Ed25519 key in PEM: its body and the key itself, in the usual spellings.
+    /// Adds an Ed25519 key in PEM: its body and the key itself, in the usual encodings.
     fn add_key(&mut self, what: &str, text: &str) {
         let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();
         let der = BASE64.decode(body.as_bytes()).unwrap();
@@ -66,14 +66,14 @@ impl Secrets {
         self.add(format!("{what}: as a list"), format!("{key:?}").replace(['[', ']'], ""));
     }
 
-    /// What of them is in there.
+    /// Returns the secrets that a text contains.
     fn found_in(&self, bytes: &[u8]) -> Vec<&str> {
         let holds = |secret: &str| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
         self.0.iter().filter(|(_, secret)| holds(secret)).map(|(what, _)| what.as_str()).collect()
     }
 }
 
-/// Does everything that handles a secret; the secrets.
+/// Uses every feature that handles a secret and returns the secrets.
 async fn use_everything(client: &Client, data: &Path) -> Secrets {
     let mut secrets = Secrets::default();
     let password = |what: &str| format!("{what} {:016x}", rand::random::<u64>());
@@ -94,7 +94,7 @@ async fn use_everything(client: &Client, data: &Path) -> Secrets {
         .account
         .unwrap()
         .user_id;
-    // Refused, in four ways.
+    // Four logins fail in different ways.
     let (twice, short) = (password("twice"), "shortpw".to_owned() + "\u{1F511}");
     accounts.create_account(create("alice", &twice)).await.unwrap_err();
     accounts.create_account(create("nobody at all\n", &short)).await.unwrap_err();
@@ -128,7 +128,7 @@ async fn use_everything(client: &Client, data: &Path) -> Secrets {
     use_caller_keys(client, &first, &mut secrets).await;
     use_sessions(client, &user_id, &login(&chosen), &mut secrets).await;
 
-    // A rotation, which must be in use before this goes on.
+    // The new key must be in use before the test continues.
     assert!(
         run(
             {
@@ -171,7 +171,7 @@ async fn use_everything(client: &Client, data: &Path) -> Secrets {
     secrets
 }
 
-/// Sessions that are issued, repeated, watched and ended.
+/// Issues, repeats, watches and ends sessions.
 async fn use_sessions(client: &Client, user_id: &str, login: &pb::LoginRequest, secrets: &mut Secrets) {
     let key = format!("idempotency-{:016x}", rand::random::<u64>());
     let keyed = pb::LoginRequest { idempotency_key: key.clone(), ..login.clone() };
@@ -189,7 +189,7 @@ async fn use_sessions(client: &Client, user_id: &str, login: &pb::LoginRequest, 
     secrets.add_token("the issued token", &issued);
 }
 
-/// A caller, known and then no longer, and one that never was.
+/// Uses the keys of a caller before and after its revocation, and an unknown one.
 async fn use_caller_keys(client: &Client, token: &str, secrets: &mut Secrets) {
     let create = pb::CreateCallerRequest { name: "web".into(), roles: vec!["validator".into()] };
     let mut callers = client.callers.clone();
@@ -213,7 +213,7 @@ async fn use_caller_keys(client: &Client, token: &str, secrets: &mut Secrets) {
     }
 }
 
-/// Tokens that come through gateways and from browsers, good and bad.
+/// Sends good and bad tokens through gateways and from browsers.
 async fn use_gateways(process: &Process, client: &Client, secrets: &mut Secrets) {
     let user_id = client.user("gina").await;
     let issue = || pb::IssueSessionRequest { user_id: user_id.clone(), ..Default::default() };
@@ -245,7 +245,7 @@ async fn use_gateways(process: &Process, client: &Client, secrets: &mut Secrets)
         let line = "POST /latchkey.v1.AuthService/Validate";
         assert_eq!(http::exchange(process.grpc, line, &web, &[0; 5]).await.unwrap().status, 200);
     }
-    // In a cookie, as a server asks for it that speaks for a browser.
+    // A server that acts for a browser asks for a cookie.
     let mut login = Request::new(login_request("gina", "Firefox"));
     login.metadata_mut().insert("x-latchkey-cookie", "true".parse().unwrap());
     let answer = client.auth.clone().login(login).await.unwrap();
@@ -273,7 +273,7 @@ async fn stored_hash(data: &Path) -> String {
     row.fetch_one(&mut database).await.unwrap().get(0)
 }
 
-/// Everything that Redis holds, keys and values.
+/// Reads all keys and values from Redis.
 fn contents(redis: &RedisServer) -> Vec<u8> {
     let mut contents = Vec::new();
     let mut cursor = 0_u64;
@@ -321,7 +321,7 @@ async fn no_secret_is_printed(settings: &[(&str, &str)], redis: Option<&RedisSer
     let mut secrets = use_everything(&client, data.path()).await;
     use_gateways(&process, &client, &mut secrets).await;
 
-    // In clear nothing is stored but hashes, and those only with the accounts.
+    // Only hashes are stored in clear, and only with the accounts.
     let mut tokens_and_passwords = Secrets::default();
     let stored = secrets.0.iter().filter(|(what, _)| !what.contains(" hash"));
     tokens_and_passwords.0.extend(stored.map(|(what, secret)| (what.clone(), secret.clone())));
@@ -340,7 +340,7 @@ async fn no_secret_is_printed(settings: &[(&str, &str)], redis: Option<&RedisSer
     assert!(output.contains("/latchkey.v1.AuthService/Validate"), "no line of a request: {output}");
     assert_eq!(secrets.found_in(output.as_bytes()), [""; 0]);
 
-    // The same eyes see what is there.
+    // The search finds what is there.
     for (what, secret) in &secrets.0 {
         let planted = format!("{output} {{\"message\":\"{secret}\"}}");
         assert!(secrets.found_in(planted.as_bytes()).contains(&what.as_str()));

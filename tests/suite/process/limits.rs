@@ -1,4 +1,4 @@
-//! Limits: what one client, or many, can ask of the server, and what becomes of those who ask for more.
+//! Limits: requests, messages, memory and connections beyond the limits of the server.
 
 mod frames;
 
@@ -20,14 +20,14 @@ use crate::support::{
     process::{LATCHKEY, Process, command},
 };
 
-/// Asks for something that always works.
+/// Makes a call that always succeeds.
 async fn works(client: &Client) {
     assert_eq!(client.rejection("not a token").await.reason(), RejectionReason::Malformed);
 }
 
 #[tokio::test]
-async fn more_requests_at_a_time_than_allowed_are_shed_and_probes_are_not() {
-    // Logins that take long: two are worked on.
+async fn requests_beyond_the_limit_are_shed_and_probes_are_not() {
+    // Two slow logins occupy all requests.
     let settings = [
         ("SERVER__MAX_REQUESTS", "2"),
         ("SERVER__CLIENT_SHARE_PERCENT", "100"),
@@ -52,7 +52,7 @@ async fn more_requests_at_a_time_than_allowed_are_shed_and_probes_are_not() {
     assert_eq!(shed.get_details_error_info().unwrap().reason, "OVERLOADED");
     assert!(shed.get_details_retry_info().unwrap().retry_delay.is_some());
     assert_eq!(client.serving("").await, Serving);
-    // Both ports have the same places; what is answered from memory needs none.
+    // Both ports share the limit; answers from memory do not count.
     let (status, body) = process.get("/forward-auth").await;
     assert!(status == 503 && body.contains("OVERLOADED"), "{status} {body}");
     works(&client).await;
@@ -69,20 +69,23 @@ async fn more_requests_at_a_time_than_allowed_are_shed_and_probes_are_not() {
 }
 
 #[tokio::test]
-async fn a_message_that_does_not_come_is_not_waited_for_long() {
+async fn a_missing_message_times_out() {
     let (process, client, _data) = serve(&[("SERVER__BODY_TIMEOUT", "200ms")]).await;
     let mut wire = Wire::connect(process.grpc).await;
     for method in ["Validate", "Login", "ValidateStream"] {
         let mut call = wire.open(method).await;
-        // Of a stream a part must have come: it may be silent for long.
+        // The time-out of a stream begins with a partial message, as a stream may be silent for long.
         call.announce(100);
-        let answer = timeout(Duration::from_secs(3), call.outcome()).await.expect("it is ended");
+        let answer = timeout(Duration::from_secs(3), call.outcome()).await.expect("the call ends");
         assert_eq!(answer.code(), Code::DeadlineExceeded, "{method}: {answer:?}");
         assert_eq!(answer.get_details_error_info().unwrap().reason, "DEADLINE_EXCEEDED");
         assert!(answer.message().contains("server.body_timeout"), "{answer:?}");
     }
     let call = wire.open("ValidateStream").await;
-    assert!(timeout(Duration::from_millis(600), call.outcome()).await.is_err(), "it has begun no message");
+    assert!(
+        timeout(Duration::from_millis(600), call.outcome()).await.is_err(),
+        "the stream has begun no message"
+    );
     works(&client).await;
 }
 
@@ -90,7 +93,7 @@ async fn a_message_that_does_not_come_is_not_waited_for_long() {
 async fn unfinished_messages_hold_no_more_memory_than_they_may() {
     let (process, client, _data) = serve(&[("SERVER__MAX_UNFINISHED_MIB", "1")]).await;
     let mut wire = Wire::connect(process.grpc).await;
-    // A connection may fill a sixteenth of it: one message of these fits.
+    // A connection may use a sixteenth of the limit, which is one of these messages.
     let mut calls = Vec::new();
     for _ in 0..4 {
         let mut call = wire.open("Validate").await;
@@ -112,10 +115,10 @@ async fn unfinished_messages_hold_no_more_memory_than_they_may() {
 #[tokio::test]
 async fn a_call_that_takes_too_long_is_ended() {
     let (process, client, _data) = serve(&[("SERVER__REQUEST_TIMEOUT", "200ms")]).await;
-    // Its message never comes.
+    // The message is never sent.
     let mut wire = Wire::connect(process.grpc).await;
     let call = wire.open("Validate").await;
-    let answer = timeout(Duration::from_secs(3), call.answer()).await.expect("it is ended");
+    let answer = timeout(Duration::from_secs(3), call.answer()).await.expect("the call ends");
     assert_eq!(answer.code(), Code::DeadlineExceeded, "{answer:?}");
     assert_eq!(answer.get_details_error_info().unwrap().reason, "DEADLINE_EXCEEDED");
     works(&client).await;
@@ -126,7 +129,7 @@ async fn a_message_over_64_kib_is_refused_before_it_has_arrived() {
     let (process, client, _data) = serve(&[]).await;
     let status = client.try_validate(&"x".repeat(65 * 1024)).await.unwrap_err();
     assert_ne!(status.code(), Code::Ok);
-    // The length alone is enough: the message itself never comes.
+    // The length alone is an error; the message itself is never sent.
     let mut wire = Wire::connect(process.grpc).await;
     let mut call = wire.open("Validate").await;
     call.announce(64 * 1024 + 1);
@@ -136,7 +139,7 @@ async fn a_message_over_64_kib_is_refused_before_it_has_arrived() {
     call.announce(64 * 1024);
     assert!(timeout(Duration::from_millis(200), call.answer()).await.is_err(), "this one may come");
 
-    // As large as it may be, and then a verdict.
+    // The largest allowed message gets a verdict.
     let mut message = ValidateRequest { token: String::new(), ..Default::default() };
     message.token = "x".repeat(64 * 1024 - 4);
     assert_eq!(prost::Message::encoded_len(&message), 64 * 1024);
@@ -180,26 +183,26 @@ async fn http_connections_beyond_the_limit_wait_until_one_leaves() {
     let mut third = connect().await;
     let early = timeout(Duration::from_millis(300), answer(&mut third)).await;
     assert!(early.is_err(), "the third was served while there were two");
-    // Each port has places of its own.
+    // Each port has a limit of its own.
     works(&client).await;
     drop(first);
     timeout(Duration::from_secs(3), answer(&mut third)).await.expect("its turn has come");
 }
 
-/// Seconds of processor time that a process has used.
+/// Returns the processor time of a process in seconds.
 fn processor_time(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // After the name, which is in parentheses: utime and stime, in hundredths.
+    // utime and stime, in hundredths of a second, follow the name in parentheses.
     let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11..=12].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
 }
 
 #[tokio::test]
-async fn out_of_file_descriptors_it_does_not_spin_and_recovers() {
+async fn without_file_descriptors_the_server_does_not_spin_and_recovers() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
     process.serving_client().await;
-    // Only now: what is known at the start is provided for.
+    // The limit is lowered after the start, because the server adapts to the one at the start.
     let limit = ["--pid", &process.pid().to_string(), "--nofile=60:60"];
     assert!(Command::new("prlimit").args(limit).status().unwrap().success());
 
@@ -214,7 +217,7 @@ async fn out_of_file_descriptors_it_does_not_spin_and_recovers() {
         }
     })
     .await
-    .expect("it runs out of descriptors");
+    .expect("the server runs out of descriptors");
     let (used, lines) = (processor_time(process.pid()), process.output().lines().count());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let used = processor_time(process.pid()) - used;
@@ -223,15 +226,16 @@ async fn out_of_file_descriptors_it_does_not_spin_and_recovers() {
     assert!(lines < 40, "{lines} lines of log in one second");
 
     drop(crowd);
-    let newcomer = timeout(Duration::from_secs(3), process.client()).await.expect("it lets clients in again");
-    timeout(Duration::from_secs(3), newcomer.until_serving()).await.expect("it serves again");
+    let newcomer =
+        timeout(Duration::from_secs(3), process.client()).await.expect("the server accepts clients again");
+    timeout(Duration::from_secs(3), newcomer.until_serving()).await.expect("the server serves again");
     newcomer.user("alice").await;
     newcomer.try_login(login_request("alice", "phone")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logins_whose_clients_disconnect_at_once_leave_no_place_taken_and_no_memory() {
-    // One at a time, each slow enough that its client is gone by then, and few places to lose.
+async fn logins_of_disconnected_clients_free_their_place_and_memory() {
+    // One slow hash at a time outlasts its client, and a short queue would soon be full.
     let settings = [
         ("PASSWORD__THREADS", "1"),
         ("PASSWORD__QUEUE", "16"),
@@ -251,7 +255,7 @@ async fn logins_whose_clients_disconnect_at_once_leave_no_place_taken_and_no_mem
         tokio::time::sleep(Duration::from_millis(1)).await;
         login.abort();
     }
-    // Every place is free again: as many as there are get in at once.
+    // The whole queue is free again for as many logins.
     let begun = std::time::Instant::now();
     loop {
         let logins = (0..17).map(|_| client.try_login(login_request("alice", "")));
@@ -266,7 +270,7 @@ async fn logins_whose_clients_disconnect_at_once_leave_no_place_taken_and_no_mem
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn few_file_descriptors_are_used_up_to_the_limit_and_leave_room_for_the_stores() {
+async fn a_low_descriptor_limit_is_raised_and_bounds_connections() {
     let data = tempfile::tempdir().unwrap();
     let mut limited = Command::new("sh");
     limited.args(["-c", "ulimit -Sn 100; ulimit -Hn 400; exec \"$0\" serve", LATCHKEY]);

@@ -1,4 +1,4 @@
-//! A log that nobody can write or read harms no request, and what every request would say is said once.
+//! A log that cannot be written delays no request, and repeated messages are logged once.
 
 use std::{
     fs::OpenOptions,
@@ -13,15 +13,15 @@ use tonic::Code;
 
 use crate::support::{client::is_live, process::Process, redis::RedisServer};
 
-/// What does not come within this does not come.
+/// How long an event may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits off the threads of the test for the end.
+/// Waits for the end of the process on a blocking thread.
 async fn end(process: Process, limit: Duration) -> Option<i32> {
     tokio::task::spawn_blocking(move || process.wait(limit)).await.unwrap().0
 }
 
-/// The disk is full, or whoever was reading has gone.
+/// Checks that a server serves while its output cannot be written.
 fn broken() -> [Stdio; 2] {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     [full.into(), pipe().unwrap().1.into()]
@@ -29,7 +29,7 @@ fn broken() -> [Stdio; 2] {
 
 async fn serves_without(stdout: Stdio, stderr: Stdio, logs: bool) {
     let data = tempfile::tempdir().unwrap();
-    let process = Process::start_unheard(data.path(), &[("LOG__LEVEL", "debug")], stdout, stderr);
+    let process = Process::start_redirected(data.path(), &[("LOG__LEVEL", "debug")], stdout, stderr);
     let client = process.serving_client().await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
@@ -45,23 +45,23 @@ async fn serves_without(stdout: Stdio, stderr: Stdio, logs: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_cannot_be_written_from_the_start_harms_nobody() {
+async fn a_log_that_cannot_be_written_affects_no_request() {
     for stderr in broken() {
         serves_without(Stdio::null(), stderr, true).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_greeting_that_cannot_be_written_harms_nobody() {
+async fn a_startup_message_that_cannot_be_written_affects_no_request() {
     for stdout in broken() {
         serves_without(stdout, Stdio::null(), false).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_greeting_that_nobody_reads_holds_nothing_up() {
+async fn an_unread_startup_message_delays_nothing() {
     let (_reader, writer) = pipe().unwrap();
-    // Until no more fits into the pipe.
+    // This fills the pipe.
     let filler = writer.try_clone().unwrap();
     let filling = std::thread::spawn(move || std::io::copy(&mut std::io::repeat(b'x'), &mut { filler }));
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -70,11 +70,11 @@ async fn a_greeting_that_nobody_reads_holds_nothing_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_stalls_holds_up_neither_requests_nor_the_end() {
+async fn a_stalled_log_reader_delays_neither_requests_nor_the_stop() {
     let data = tempfile::tempdir().unwrap();
     let (mut reader, writer) = pipe().unwrap();
     let process =
-        Process::start_unheard(data.path(), &[("LOG__LEVEL", "debug")], Stdio::null(), writer.into());
+        Process::start_redirected(data.path(), &[("LOG__LEVEL", "debug")], Stdio::null(), writer.into());
     let client = process.serving_client().await;
     // A pipe holds 64 KiB.
     for _ in 0..20 {
@@ -92,7 +92,7 @@ async fn a_reader_that_stalls_holds_up_neither_requests_nor_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_that_every_request_meets_is_logged_once() {
+async fn an_outage_is_logged_once_and_not_for_every_request() {
     let mut redis = RedisServer::start();
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("SESSIONS__URL", &redis.url())]);

@@ -1,11 +1,11 @@
-//! What a monitoring system scrapes.
+//! Metrics in the OpenMetrics format.
 
 use std::time::Duration;
 
 use crate::support::process::Process;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_has_happened_is_counted_in_the_format_of_openmetrics() {
+async fn metrics_count_what_happened_in_the_openmetrics_format() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("SESSION__KICK_WAR_CHANGES", "2")]);
     let client = process.serving_client().await;

@@ -47,18 +47,18 @@ async fn serve(settings: &[(&str, &str)]) -> (Process, Client, TempDir) {
     (process, client, data)
 }
 
-/// What a token says, unverified.
+/// Decodes the claims of a token without verifying it.
 fn claims(token: &str) -> Value {
     let payload = token.split('.').nth(1).unwrap();
     serde_json::from_slice(&BASE64URL_NOPAD.decode(payload.as_bytes()).unwrap()).unwrap()
 }
 
-/// What orders the logins of a user.
+/// Reads the generation from a token.
 fn generation(token: &str) -> u64 {
     claims(token)["gen"].as_u64().unwrap()
 }
 
-/// The key that signed a token.
+/// Reads the id of the signing key from a token.
 fn kid(token: &str) -> String {
     let header = BASE64URL_NOPAD.decode(token.split('.').next().unwrap().as_bytes()).unwrap();
     serde_json::from_slice::<Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()

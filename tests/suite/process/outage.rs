@@ -1,4 +1,4 @@
-//! Promise P5 while Redis is away: fail closed, fail fast, fail distinctly, and come back by itself.
+//! Promise P5 during an outage of Redis: fail closed, fast and distinctly, and recover without a restart.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +10,18 @@ use tonic_types::StatusExt as _;
 use crate::support::{
     client::{Client, login_request},
     process::Process,
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     redis::{Flavour, RedisServer},
 };
 
-/// How long an answer may take while the store is away.
+/// How long an answer may take during an outage of the store.
 const FAST: Duration = Duration::from_secs(1);
-/// How long health may take to follow.
+/// How long the health status may take to follow.
 const NOTICED: Duration = Duration::from_millis(1500);
-/// How long after the store is back everything must work again.
+/// How long the recovery may take after the store is back.
 const RECOVERED: Duration = Duration::from_secs(2);
 
-/// The error of a call that must fail, and fast.
+/// Returns the error of a call that must fail fast.
 async fn fails_fast<T: std::fmt::Debug>(call: impl Future<Output = Result<T, Status>>) {
     let begun = Instant::now();
     let status = call.await.unwrap_err();
@@ -32,19 +32,19 @@ async fn fails_fast<T: std::fmt::Debug>(call: impl Future<Output = Result<T, Sta
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
 }
 
-/// Everything that needs sessions fails fast; what does not goes on.
+/// Checks that calls that need sessions fail fast and all others go on.
 async fn nothing_is_taken_for_a_verdict(client: &Client, token: &str) {
     fails_fast(client.try_validate(token)).await;
     fails_fast(client.try_login(login_request("alice", "phone"))).await;
     fails_fast(client.auth.clone().logout(pb::LogoutRequest { token: token.into(), scope: 0 })).await;
-    // What an outage of the store does not hide: the signature, and the keys.
+    // Signatures and public keys need no store.
     assert_eq!(client.rejection("not a token").await.reason(), RejectionReason::Malformed);
     let jwks = client.auth.clone().get_jwks(pb::GetJwksRequest {}).await.unwrap().into_inner().jwks;
     assert!(jwks.contains("Ed25519"), "{jwks}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_redis_is_away_calls_fail_fast_and_recover_without_a_restart() {
+async fn during_an_outage_of_redis_calls_fail_fast_and_recover_without_a_restart() {
     let mut redis = RedisServer::start();
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("SESSIONS__URL", &redis.url())]);
@@ -66,7 +66,7 @@ async fn while_redis_is_away_calls_fail_fast_and_recover_without_a_restart() {
     redis.restart();
     let begun = Instant::now();
     client.until(Serving, RECOVERED).await;
-    // This Redis keeps nothing on its disk: the session is gone with it, and the answer says which.
+    // This Redis has no persistence, so the session is unknown after the restart.
     assert_eq!(client.rejection(&token).await.reason(), RejectionReason::UnknownSession);
     let new = client.login("alice", "phone").await.token;
     client.session(&new).await;
@@ -93,7 +93,7 @@ async fn sessions_outlive_a_crash_of_a_redis_that_keeps_them_on_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_falls_silent_holds_nobody_up() {
+async fn calls_fail_in_time_while_redis_stalls() {
     let redis = RedisServer::start();
     let proxy = Proxy::to(redis.port).await;
     let data = tempfile::tempdir().unwrap();
@@ -102,11 +102,11 @@ async fn a_redis_that_falls_silent_holds_nobody_up() {
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
 
-    proxy.set(Mood::Silent);
+    proxy.set(ProxyMode::Stall);
     nothing_is_taken_for_a_verdict(&client, &token).await;
     client.until(NotServing, NOTICED).await;
 
-    proxy.set(Mood::Carries);
+    proxy.set(ProxyMode::Forward);
     let begun = Instant::now();
     while client.try_validate(&token).await.is_err() {
         assert!(begun.elapsed() < RECOVERED, "nothing works after {RECOVERED:?}");
@@ -117,7 +117,7 @@ async fn a_redis_that_falls_silent_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_starts_before_redis_does() {
+async fn the_server_may_start_before_redis() {
     let mut redis = RedisServer::start();
     redis.kill();
     let data = tempfile::tempdir().unwrap();

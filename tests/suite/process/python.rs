@@ -1,4 +1,4 @@
-//! The official Python client, which asks for reflection in its first version (`v1alpha`) and compresses with gzip.
+//! The official Python client, which uses reflection `v1alpha` and gzip.
 
 use std::{path::Path, process::Command};
 

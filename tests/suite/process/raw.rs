@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, to do what a well-behaved client cannot (RFC 9113).
+//! An HTTP/2 client that sends single frames, also those that no correct client sends (RFC 9113).
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -41,7 +41,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A header without indexing: `name` is its number in the static table.
+/// Encodes a header without indexing; `name` is its number in the static table.
 pub fn header(name: u8, value: &str) -> Vec<u8> {
     let name = if name < 15 { vec![name] } else { vec![15, name - 15] };
     [&name[..], &[u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
@@ -86,7 +86,7 @@ impl Socket {
         Self::over(TcpStream::connect(address).await.unwrap(), &[]).await
     }
 
-    /// With these settings, over a connection that is there.
+    /// Opens an HTTP/2 connection with these settings over a TCP connection.
     pub async fn over(connection: TcpStream, settings: &[(u16, u32)]) -> Self {
         let mut socket = Self(connection);
         socket.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
@@ -96,11 +96,11 @@ impl Socket {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
-        // The server may have hung up.
+        // The server may have closed the connection.
         let _ = self.0.write_all(bytes).await;
     }
 
-    /// The next frame; none where the server has hung up.
+    /// Reads the next frame, or `None` at the end of the connection.
     pub async fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).await.ok()?;
@@ -111,7 +111,7 @@ impl Socket {
         Some(Frame { kind: head[3], stream, payload })
     }
 
-    /// The first frame that is of one of these kinds.
+    /// Reads frames up to the first of one of these kinds.
     pub async fn first(&mut self, kinds: &[u8]) -> Frame {
         let found = async {
             loop {
@@ -125,7 +125,7 @@ impl Socket {
     }
 }
 
-/// A connection from another address of this machine.
+/// Connects from another address of this machine.
 pub async fn connect_from(source: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{source}:0").parse().unwrap()).unwrap();

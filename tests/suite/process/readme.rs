@@ -1,8 +1,7 @@
-//! README.md tells the truth: its commands are run, and what it says they print is what they print.
+//! The commands in README.md work and print what it says.
 //!
-//! A block that follows `<!-- tested: quick-start -->` is run in one shell together with the others,
-//! against a real server. In the text only the addresses are replaced, because the usual ports may be taken,
-//! and `make run`, because the test starts the server itself.
+//! All blocks after `<!-- tested: quick-start -->` run in one shell against a real server. Only the addresses are
+//! replaced, because the usual ports may be in use, and `make run`, because the test starts the server itself.
 
 use std::{
     fs,
@@ -15,11 +14,11 @@ use tempfile::TempDir;
 use crate::support::process::{LATCHKEY, Process, run};
 
 const MARKER: &str = "<!-- tested: quick-start -->";
-/// The addresses that the text names.
+/// The addresses in the text.
 const GRPC: &str = "127.0.0.1:50051";
 const HTTP: &str = "127.0.0.1:8081";
 
-/// A command and what the text says it prints.
+/// A command and its expected output.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Step {
     command: String,
@@ -62,7 +61,7 @@ fn steps(text: &str) -> Result<Vec<Step>, String> {
     Ok(steps)
 }
 
-/// A line without what differs from run to run.
+/// Removes what differs between runs from a line.
 fn normal(line: &str) -> String {
     let inside = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     let mut normal = String::new();
@@ -95,7 +94,7 @@ fn placeholder(word: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether an actual line is as the text has it, where `...` stands for anything.
+/// Whether a line matches the text, in which `...` stands for anything.
 fn matches(told: &str, actual: &str) -> bool {
     let (told, actual) = (normal(told), normal(actual));
     let parts: Vec<_> = told.split("...").collect();
@@ -108,7 +107,7 @@ fn matches(told: &str, actual: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// Which line of the text the actual lines lack, in this order.
+/// Finds the first line of the text that is missing in the output.
 fn missing<'a>(told: &'a [String], actual: &[&str]) -> Option<&'a str> {
     let mut actual = actual.iter();
     told.iter()
@@ -117,7 +116,7 @@ fn missing<'a>(told: &'a [String], actual: &[&str]) -> Option<&'a str> {
         .map(String::as_str)
 }
 
-/// The programs that the text calls, in a folder of their own.
+/// Makes a folder with the programs that the text calls.
 fn programs(folder: &Path) -> PathBuf {
     let bin = folder.join("bin");
     fs::create_dir(&bin).unwrap();
@@ -128,7 +127,7 @@ fn programs(folder: &Path) -> PathBuf {
     bin
 }
 
-/// Runs the commands of a text and compares.
+/// Runs the commands of a text and compares their output.
 fn check(text: &str) -> Result<(), String> {
     let steps = steps(text)?;
     let folder = TempDir::new().unwrap();
@@ -183,7 +182,7 @@ fn check(text: &str) -> Result<(), String> {
 }
 
 #[test]
-fn the_readme_tells_the_truth() {
+fn the_commands_in_the_readme_work() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     check(&text).unwrap();
@@ -228,7 +227,7 @@ $ false
 "#;
 
     #[test]
-    fn accepts_the_truth_and_notices_a_lie() {
+    fn a_wrong_output_in_the_text_is_noticed() {
         check(SAMPLE).unwrap();
         let lie = SAMPLE.replace("error: REPLACED", "error: KICKED");
         let notice = check(&lie).unwrap_err();
@@ -238,7 +237,7 @@ $ false
     }
 
     #[test]
-    fn reads_marked_blocks_only() {
+    fn only_marked_blocks_are_run() {
         let steps = steps(SAMPLE).unwrap();
         assert_eq!(steps.len(), 6);
         assert!(steps[0].starts_the_server());
@@ -248,14 +247,14 @@ $ false
     }
 
     #[test]
-    fn refuses_a_text_with_too_little_to_run() {
+    fn a_text_without_commands_is_an_error() {
         assert!(steps("# Latchkey").is_err());
         assert!(steps(&SAMPLE.replacen(MARKER, "", 2)).is_err());
         assert!(steps(&SAMPLE.replacen("$ echo", "  echo", 3)).is_err());
     }
 
     #[test]
-    fn ignores_only_what_varies() {
+    fn only_varying_parts_are_ignored() {
         let token = "\"token\": \"eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl\",";
         assert!(matches("\"token\": \"eyJ...\",", token));
         assert!(matches("at 2026-11-23T23:22:01.5Z", "at  2027-01-01T00:00:00.000001Z"));

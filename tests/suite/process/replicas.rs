@@ -15,13 +15,13 @@ use tokio::task::JoinSet;
 use super::generation;
 use crate::support::{client::Client, replicas::Replicas};
 
-/// Logins of one user at a time.
+/// The number of concurrent logins of one user.
 const LOGINS: usize = 1000;
-/// Validates in the race.
+/// The number of Validate calls in the race.
 const RACES: u64 = 100_000;
-/// Users in the race.
+/// The number of users in the race.
 const USERS: usize = 10;
-/// Validates under way on each connection.
+/// The number of concurrent Validate calls on each connection.
 const VALIDATORS: usize = 100;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,7 +58,7 @@ async fn of_a_thousand_concurrent_logins_exactly_one_survives_and_both_replicas_
 /// A token, and whether the call that ended its session has been answered.
 type Handle = (String, Arc<AtomicBool>);
 
-/// One user: the latest tokens, the newest last.
+/// The latest tokens of one user, the newest last.
 #[derive(Default)]
 struct User {
     name: String,
@@ -66,7 +66,7 @@ struct User {
 }
 
 impl User {
-    /// A new token; the others are displaced by it.
+    /// Adds a token that displaces the others.
     fn took_over(&self, token: String) {
         let mut handles = self.handles.lock().unwrap();
         for (_, ended) in handles.iter() {
@@ -81,14 +81,14 @@ impl User {
         self.handles.lock().unwrap().last().cloned()
     }
 
-    /// Now the newest, now an older one.
+    /// Chooses the newest token or an older one.
     fn any(&self) -> Option<Handle> {
         let handles = self.handles.lock().unwrap();
         let back = rand::random_range(0..4_usize).saturating_sub(1);
         handles.iter().nth_back(back).or(handles.last()).cloned()
     }
 
-    /// Logs in and out, again and again, now here and now there.
+    /// Logs in and out repeatedly on both servers.
     async fn come_and_go(&self, clients: &[Client], race: &Race) {
         let anywhere = || &clients[rand::random_range(0..clients.len())];
         while !race.is_over() {
@@ -104,7 +104,7 @@ impl User {
                 1 => self.took_over(login().await),
                 _ => {
                     let (token, ()) = tokio::join!(login(), logout());
-                    // P3: a logout that loses the race leaves the winner alone.
+                    // P3: a logout that loses the race does not end the session of the winner.
                     if let Verdict::Rejection(rejection) = anywhere().validate(&token).await {
                         race.wrong.lock().unwrap().push(format!("the winner was rejected: {rejection:?}"));
                     }
@@ -116,13 +116,13 @@ impl User {
     }
 }
 
-/// What has happened so far.
+/// Counters of the race.
 #[derive(Default)]
 struct Race {
     left: AtomicU64,
-    /// Validates of sessions that had been ended before.
+    /// Validate calls for sessions that had ended before.
     dead: AtomicU64,
-    /// Validates that were answered with a session.
+    /// Validate calls that returned a session.
     live: AtomicU64,
     wrong: Mutex<Vec<String>>,
 }
@@ -142,7 +142,7 @@ impl Race {
                 tokio::task::yield_now().await;
                 continue;
             };
-            // Before the call begins.
+            // The state is read before the call begins.
             let had_ended = ended.load(Ordering::SeqCst);
             let verdict = clients[number % clients.len()].validate(&token).await;
             self.dead.fetch_add(u64::from(had_ended), Ordering::Relaxed);
@@ -168,7 +168,7 @@ fn wrong(had_ended: bool, verdict: &Verdict) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn validate_racing_login_and_logout_never_revives_an_ended_session() {
-    // A short idle timeout, so that many of the Validates write: they could write back what has ended.
+    // With a short idle timeout many Validate calls write, and could write back an ended session.
     let replicas = Replicas::start(&[("SESSION__IDLE_TIMEOUT", "2s")]).await;
     let clients: Arc<[Client]> = replicas.clients(1).await.into();
     let users: Arc<[User]> =

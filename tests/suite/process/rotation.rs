@@ -1,4 +1,4 @@
-//! Rotation of signing keys, on two servers that share them: nobody is told `BAD_SIGNATURE` because of it.
+//! Rotation of signing keys on two servers that share them: it never causes `BAD_SIGNATURE`.
 
 use std::{
     collections::HashSet,
@@ -22,10 +22,10 @@ use crate::support::{
     replicas::Replicas,
 };
 
-/// What does not happen within this does not happen.
+/// How long an event may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Users who come back again and again.
+/// The number of users.
 const USERS: usize = 8;
 
 fn issue(username: &str) -> pb::IssueSessionRequest {
@@ -47,7 +47,7 @@ async fn kids_of(process: &Process) -> Vec<String> {
     jwks["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Opens sessions here and validates them there, until it is told to stop.
+/// Opens sessions on one server and validates them on the other until it is stopped.
 async fn come_and_go(name: String, here: Client, there: Client, seen: Arc<Seen>) {
     while !seen.over.load(Ordering::SeqCst) {
         let token = here.try_issue(issue(&name)).await.unwrap().token;
@@ -69,7 +69,7 @@ struct Seen {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_that_are_made_under_load_are_published_first_and_never_a_bad_signature() {
+async fn new_keys_are_published_before_they_sign() {
     // On a busy machine, too, both are asked often enough to see that it is published first.
     let settings = [("TOKEN__RELOAD_INTERVAL", "500ms"), ("TOKEN__ACTIVATION_DELAY", "3s")];
     let replicas = Replicas::start(&settings).await;
@@ -117,7 +117,7 @@ async fn early_and_late() -> (RedisServer, tempfile::TempDir, [Process; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_key_is_looked_for_before_it_is_a_bad_signature() {
+async fn an_unknown_key_id_reloads_the_keys_before_a_rejection() {
     let (_redis, data, processes) = early_and_late().await;
     let (early, late) = (processes[0].client().await, processes[1].client().await);
     early.user("alice").await;
@@ -133,11 +133,11 @@ async fn an_unknown_key_is_looked_for_before_it_is_a_bad_signature() {
         assert!(begun.elapsed() < PATIENCE, "it never signs");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    // On all paths: Validate, a stream of them, and Logout.
+    // Validate, ValidateStream and Logout all find the key.
     let calls = (0..20).map(|_| late.session(&token));
     futures_util::future::join_all(calls).await;
     assert!(kids_of(&processes[1]).await.contains(&new));
-    // What is nobody's key is a bad signature at once.
+    // An unknown key is a bad signature at once.
     let parts: Vec<_> = token.split('.').collect();
     let header = data_encoding::BASE64URL_NOPAD.encode(br#"{"typ":"at+jwt","alg":"EdDSA","kid":"nobody's"}"#);
     let foreign = format!("{header}.{}.{}", parts[1], parts[2]);
@@ -154,7 +154,7 @@ fn key_files(data: &std::path::Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_is_removed_too_early_is_missed_in_the_log_and_one_wrong_file_changes_nothing() {
+async fn a_key_removed_too_early_is_logged_and_a_wrong_file_changes_nothing() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("TOKEN__RELOAD_INTERVAL", "100ms")]);
     let client = process.serving_client().await;

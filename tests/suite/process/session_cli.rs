@@ -1,4 +1,4 @@
-//! Sessions on the command line: listed, ended, watched, issued, taken over.
+//! Sessions on the command line: list, end, watch, issue and takeover.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -20,21 +20,21 @@ impl Shell {
         shown["account"]["user_id"].as_str().unwrap().to_owned()
     }
 
-    /// Logs in: the token and the id of the session.
+    /// Logs in and returns the token and the id of the session.
     fn open(&self, words: &str) -> (String, String) {
         let opened = self.says_json(&format!("login {words}"), PASSWORD);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         (text(&opened["token"]), text(&opened["session"]["session_id"]))
     }
 
-    /// The rejection of a token.
+    /// Returns the rejection of a token.
     fn rejection(&self, token: &str) -> Value {
         let answer = self.says("validate --output json", token);
         assert_eq!(answer.code, 1, "{answer:?}");
         serde_json::from_str::<Value>(&answer.out).unwrap()["rejection"].clone()
     }
 
-    /// Makes a caller with a role: the path of its key.
+    /// Creates a caller with a role and returns the path of its key.
     fn caller(&self, role: &str) -> String {
         let key = self.says(&format!("caller create the-{role} --role {role}"), "").text();
         let file = self.data.path().join(format!("{role}.key"));
@@ -47,7 +47,7 @@ impl Shell {
         Running::start(self.command(words, &[]), input)
     }
 
-    /// The server, gone and back on the same address and data.
+    /// Restarts the server on the same address and data.
     fn restart(&mut self, between: impl FnOnce()) {
         let address = self.process.grpc.to_string();
         self.process.kill();
@@ -84,7 +84,7 @@ fn the_sessions_of_a_user_are_listed_and_ended_by_slot_by_id_and_altogether() {
     }
     assert!(first["token"].is_null() && !listed.to_string().contains("eyJ"), "never a token: {listed}");
 
-    // The words of the operator are those that the user is told.
+    // The user sees the notice of the operator.
     let mut end = shell.command("session end alice --slot web --message", &[]);
     end.arg("Please call the help desk");
     assert_eq!(Done::from(run(end, "")).text(), "sessions   1 ended\n");
@@ -106,7 +106,7 @@ fn the_sessions_of_a_user_are_listed_and_ended_by_slot_by_id_and_altogether() {
 }
 
 #[test]
-fn everyone_is_meant_only_where_somebody_says_so() {
+fn all_users_are_affected_only_with_the_explicit_flag() {
     let shell = Shell::with(&[SLOTS]);
     shell.add("alice");
     shell.add("bob");
@@ -139,7 +139,7 @@ fn everyone_is_meant_only_where_somebody_says_so() {
 }
 
 #[test]
-fn an_operator_names_users_by_their_ids_and_is_told_so() {
+fn an_operator_without_account_rights_names_users_by_id() {
     let shell = Shell::with(&[]);
     shell.add("alice");
     let user_id = shell.user_id("alice");
@@ -163,7 +163,7 @@ fn an_operator_names_users_by_their_ids_and_is_told_so() {
 }
 
 #[test]
-fn exit_codes_of_the_session_commands_are_those_of_the_others() {
+fn session_commands_have_the_common_exit_codes() {
     let shell = Shell::with(&[]);
     shell.says("session list nobody", "").fails(1, "no such account");
     shell.says("session end nobody", "").fails(1, "no such account");
@@ -185,7 +185,7 @@ fn exit_codes_of_the_session_commands_are_those_of_the_others() {
 }
 
 #[test]
-fn the_feed_is_printed_a_line_an_event_and_ends_with_ctrl_c() {
+fn the_feed_prints_a_line_for_each_event_and_ends_at_ctrl_c() {
     let shell = Shell::with(&[SLOTS]);
     shell.add("alice");
     shell.add("bob");
@@ -228,7 +228,7 @@ fn the_feed_is_printed_a_line_an_event_and_ends_with_ctrl_c() {
     assert_eq!((code, lines.len()), (0, 0), "heartbeats are no events: {lines:?}");
     let after = error.trim().strip_prefix("to go on from here: --after ").unwrap();
 
-    // What happens meanwhile is told afterwards.
+    // Events during the restart are reported afterwards.
     let (_, second) = shell.open("alice --slot mobile");
     shell.says("session end --everyone --yes", "").text();
     let mut later = shell.starts(&format!("session watch --after {after}"), "");
@@ -239,17 +239,17 @@ fn the_feed_is_printed_a_line_an_event_and_ends_with_ctrl_c() {
 }
 
 #[test]
-fn a_feed_that_nobody_reads_any_more_ends() {
+fn a_feed_ends_when_its_output_is_closed() {
     let shell = Shell::with(&[]);
     let mut feed = shell.starts("session watch --output json", "");
     feed.line();
-    feed.deafen();
+    feed.close_output();
     // With a heartbeat or two.
     assert_eq!(feed.end().0, 0);
 }
 
 #[test]
-fn the_feed_goes_on_by_itself_after_the_server_was_away() {
+fn the_feed_resumes_after_a_restart_of_the_server() {
     let mut shell = Shell::with(&[]);
     shell.add("alice");
     let (_, first) = shell.open("alice --device Laptop");
@@ -269,7 +269,7 @@ fn the_feed_goes_on_by_itself_after_the_server_was_away() {
 }
 
 #[test]
-fn who_waits_for_the_end_of_a_session_is_told_it_and_nothing_in_between() {
+fn a_watch_prints_only_the_end_of_the_session() {
     let mut shell = Shell::with(&[]);
     shell.add("alice");
     let token = shell.open("alice --device Laptop").0;
@@ -301,7 +301,7 @@ fn who_waits_for_the_end_of_a_session_is_told_it_and_nothing_in_between() {
 }
 
 #[test]
-fn who_waits_for_a_server_that_stays_away_gives_up_in_the_end() {
+fn a_watch_ends_with_an_error_if_the_server_stays_away() {
     let mut shell = Shell::with(&[]);
     shell.add("alice");
     let token = shell.login("alice");
@@ -319,7 +319,7 @@ fn who_waits_for_a_server_that_stays_away_gives_up_in_the_end() {
 }
 
 #[test]
-fn a_full_slot_says_who_holds_it_and_is_taken_over_on_request() {
+fn a_full_slot_names_its_holder_and_can_be_taken_over() {
     let shell = Shell::with(&[("SESSION__ON_LIMIT", "deny")]);
     shell.add("alice");
     let (first, first_id) = shell.open("alice --device Android");
@@ -339,7 +339,7 @@ fn a_full_slot_says_who_holds_it_and_is_taken_over_on_request() {
 }
 
 #[test]
-fn a_login_that_is_repeated_with_its_key_displaces_nobody() {
+fn a_login_repeated_with_its_key_displaces_no_session() {
     let shell = Shell::with(&[]);
     shell.add("alice");
     let first = shell.says_json("login alice --idempotency-key k1", PASSWORD);

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT drain: what is under way finishes, nobody new comes in, and the process ends with 0.
+//! Signals: SIGTERM and SIGINT drain calls and end the process with 0, SIGHUP reloads keys.
 
 use std::{
     net::SocketAddr,
@@ -20,10 +20,10 @@ use crate::support::{
     process::{Process, command, run},
 };
 
-/// A hash that takes a second or more.
+/// Settings for hashes that take a second or more.
 const EXPENSIVE: [(&str, &str); 2] = [("PASSWORD__MEMORY_KIB", "131072"), ("PASSWORD__ITERATIONS", "6")];
 
-/// How long the end may take where nothing is under way.
+/// How long the stop may take without calls in progress.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 async fn watch(client: &Client) -> Streaming<HealthCheckResponse> {
@@ -31,7 +31,7 @@ async fn watch(client: &Client) -> Streaming<HealthCheckResponse> {
     client.health.clone().watch(request).await.unwrap().into_inner()
 }
 
-/// Nobody new comes in.
+/// Checks that no new connection is accepted.
 async fn refuses(address: SocketAddr) {
     let begun = Instant::now();
     while TcpStream::connect(address).await.is_ok() {
@@ -40,13 +40,13 @@ async fn refuses(address: SocketAddr) {
     }
 }
 
-/// Waits off the threads of the test for the end.
+/// Waits for the end of the process on a blocking thread.
 async fn end(process: Process, limit: Duration) -> (Option<i32>, String) {
     tokio::task::spawn_blocking(move || process.wait(limit)).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_under_way_finishes_before_the_server_ends() {
+async fn a_call_in_progress_finishes_before_the_server_ends() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &EXPENSIVE);
     let client = process.serving_client().await;
@@ -70,14 +70,14 @@ async fn a_call_under_way_finishes_before_the_server_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_does_not_finish_within_the_grace_is_given_up() {
+async fn a_call_that_exceeds_the_shutdown_grace_is_cancelled() {
     let data = tempfile::tempdir().unwrap();
     let mut settings = vec![("SERVER__SHUTDOWN_GRACE", "300ms")];
     settings.extend(EXPENSIVE);
     let process = Process::start(data.path(), &settings);
     let client = process.serving_client().await;
 
-    // An unknown user costs as much.
+    // A login of an unknown user costs the same hash.
     let login = tokio::spawn({
         let client = client.clone();
         async move { client.try_login(login_request("nobody", "phone")).await }
@@ -91,12 +91,12 @@ async fn a_call_that_does_not_finish_within_the_grace_is_given_up() {
     assert!(took >= Duration::from_millis(250), "it did not wait for the call: {took:?}");
     assert!(took < Duration::from_millis(1300), "{took:?}");
     assert!(output.contains("did not finish within server.shutdown_grace"), "{output}");
-    // An error of the connection, not an answer that might be taken for one of ours.
+    // The client sees a connection error and no answer of the server.
     let status = login.await.unwrap().unwrap_err();
     assert!(status.get_details_error_info().is_none(), "{status:?}");
 }
 
-/// Nothing is under way; but there are connections, and streams that never end by themselves.
+/// Checks that idle connections and endless streams do not delay the stop.
 async fn nothing_idle_holds_up_the_end(signal: &str) {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
@@ -128,17 +128,17 @@ async fn nothing_idle_holds_up_the_end(signal: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_sigterm_idle_connections_and_open_streams_hold_nothing_up() {
+async fn idle_connections_and_open_streams_do_not_delay_the_stop_at_sigterm() {
     nothing_idle_holds_up_the_end("TERM").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_sigint_it_is_the_same() {
+async fn idle_connections_and_open_streams_do_not_delay_the_stop_at_sigint() {
     nothing_idle_holds_up_the_end("INT").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_sighup_keys_are_read_again_and_nothing_ends() {
+async fn sighup_reloads_keys_and_ends_nothing() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[("TOKEN__RELOAD_INTERVAL", "1h")]);
     let client = process.serving_client().await;
@@ -161,7 +161,7 @@ async fn at_sighup_keys_are_read_again_and_nothing_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_before_the_end_is_there_after_it() {
+async fn acknowledged_changes_survive_a_stop() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
     let client = process.client().await;

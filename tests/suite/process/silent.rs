@@ -1,4 +1,4 @@
-//! Clients that say nothing, or do not read, do not hold up the end of the server.
+//! Clients that send or read nothing do not delay the stop of the server.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use tokio::{
 use super::raw::{DATA, END_HEADERS, HEADERS, Socket, frame, request_to};
 use crate::support::{process::Process, tls::Authority};
 
-/// A message as it is sent.
+/// Encodes a message with its prefix.
 fn message(message: &impl prost::Message) -> Vec<u8> {
     let length = u32::try_from(message.encoded_len()).unwrap().to_be_bytes();
     [&[0][..], &length, &message.encode_to_vec()].concat()
 }
 
-/// A call on a connection whose client takes no answers.
+/// Starts a call on a connection whose client reads no answers.
 async fn call(process: &Process, path: &str, message: &[u8], ends: bool) -> Socket {
     let connection = TcpStream::connect(process.grpc).await.unwrap();
     let mut socket = Socket::over(connection, &[(4, 0)]).await;
@@ -38,13 +38,13 @@ async fn ends_soon(process: Process) {
     let wait = move || process.wait(Duration::from_mins(1));
     let (code, output) = tokio::task::spawn_blocking(wait).await.unwrap();
     assert_eq!(code, Some(0), "{output}");
-    // The shortest time-out of a client, that for the head of a request, is ten seconds.
+    // The shortest time-out for clients is ten seconds, for the head of a request.
     assert!(begun.elapsed() < Duration::from_secs(9), "took {:?}: {output}", begun.elapsed());
     assert!(!output.contains("did not finish within server.shutdown_grace"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_are_silent_or_do_not_read_do_not_hold_up_the_end() {
+async fn silent_and_stalled_clients_do_not_delay_the_stop() {
     let data = tempfile::tempdir().unwrap();
     let settings = [
         ("BROWSER__ORIGINS", "https://app.example.com"),
@@ -74,7 +74,7 @@ async fn clients_that_are_silent_or_do_not_read_do_not_hold_up_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_handshakes_under_way_do_not_hold_up_the_end() {
+async fn unfinished_tls_handshakes_do_not_delay_the_stop() {
     let data = tempfile::tempdir().unwrap();
     let (certificate, key) = Authority::new("test").server().write(data.path(), "server");
     let settings = [

@@ -1,4 +1,4 @@
-//! Starting: what is refused, with one sentence and before anything is made; and what the first start makes.
+//! The start: invalid settings end it with one sentence before any file is made, and the files of the first start.
 
 use std::{
     fs,
@@ -12,22 +12,22 @@ use tempfile::TempDir;
 
 use crate::support::process::{Process, command, run};
 
-/// A place with nothing in it yet.
-struct Place {
+/// An empty directory for a server.
+struct Directory {
     root: TempDir,
 }
 
-impl Place {
+impl Directory {
     fn new() -> Self {
         Self { root: tempfile::tempdir().unwrap() }
     }
 
-    /// The data directory; not there yet.
+    /// The data directory, which does not exist yet.
     fn data(&self) -> PathBuf {
         self.root.path().join("data")
     }
 
-    /// A file with a mode.
+    /// Writes a file with a mode.
     fn file(&self, name: &str, contents: &str, mode: u32) -> String {
         let path = self.root.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -46,7 +46,8 @@ impl Place {
         run(command, "")
     }
 
-    /// It must end with 1 and one sentence that says this, with and without `--check`, and leave nothing.
+    /// Checks that the start ends with exit code 1 and one sentence that contains this text, with and without
+    /// `--check`, and makes no file.
     fn refuses(&self, settings: &[(&str, &str)], arguments: &[&str], said: &str) {
         let before = everything(self.root.path());
         for check in [&["--check"][..], &[]] {
@@ -54,21 +55,21 @@ impl Place {
             assert_eq!(output.status.code(), Some(1), "{settings:?} {arguments:?} {check:?}");
             let sentence = refusal(&output);
             assert!(sentence.contains(said), "{settings:?} {arguments:?} {check:?}: {sentence}");
-            assert_eq!(everything(self.root.path()), before, "it made something: {settings:?} {check:?}");
+            assert_eq!(everything(self.root.path()), before, "a file was made: {settings:?} {check:?}");
         }
     }
 }
 
-/// The one sentence on standard error.
+/// Returns the one sentence on standard error.
 fn refusal(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
-    assert_eq!(text.lines().count(), 1, "more than a sentence: {text}");
+    assert_eq!(text.lines().count(), 1, "more than one line: {text}");
     text.strip_prefix("error: ").unwrap_or_else(|| panic!("{text}")).trim_end().to_owned()
 }
 
-/// The paths of all that is there.
+/// Returns the paths of all files and directories.
 fn everything(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -87,16 +88,16 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn settings_that_are_wrong_are_refused() {
-    let place = Place::new();
-    let file = |contents: &str| place.file("latchkey.toml", contents, 0o644);
+fn invalid_settings_end_the_start() {
+    let directory = Directory::new();
+    let file = |contents: &str| directory.file("latchkey.toml", contents, 0o644);
     let config = file("[session]\nidle = '1h'\n");
-    place.refuses(&[], &["--config", &config], "session.idle is not a setting");
+    directory.refuses(&[], &["--config", &config], "session.idle is not a setting");
     let config = file("[session\n");
-    place.refuses(&[], &["--config", &config], "is not TOML");
-    place.refuses(&[], &["--config", &place.path("nowhere.toml")], "nowhere.toml");
-    let folder = place.path("");
-    place.refuses(&[], &["--config", &folder], "cannot read");
+    directory.refuses(&[], &["--config", &config], "is not TOML");
+    directory.refuses(&[], &["--config", &directory.path("nowhere.toml")], "nowhere.toml");
+    let folder = directory.path("");
+    directory.refuses(&[], &["--config", &folder], "cannot read");
     for (name, value, said) in [
         ("SESSION__IDLE", "1h", "LATCHKEY_SESSION__IDLE is not a setting"),
         ("SESSION__IDLE_TIMEOUT", "25h", "session.idle_timeout is longer than session.absolute_timeout"),
@@ -111,16 +112,16 @@ fn settings_that_are_wrong_are_refused() {
     ] {
         let redis = [("SESSIONS__URL", "redis://127.0.0.1:1")];
         let with_redis = if name == "SESSIONS__PASSWORD_FILE" { &redis[..] } else { &[] };
-        place.refuses(&[with_redis, &[(name, value)]].concat(), &[], said);
+        directory.refuses(&[with_redis, &[(name, value)]].concat(), &[], said);
     }
 }
 
 #[test]
-fn weak_and_unprotected_keys_are_refused() {
-    let place = Place::new();
+fn weak_and_unprotected_keys_end_the_start() {
+    let directory = Directory::new();
     let in_folder = |folder: &str, name: &str, contents: &str, mode: u32, said: &str| {
-        place.file(&format!("{folder}/{name}"), contents, mode);
-        place.refuses(&[("TOKEN__KEYS_DIR", &place.path(folder))], &[], said);
+        directory.file(&format!("{folder}/{name}"), contents, mode);
+        directory.refuses(&[("TOKEN__KEYS_DIR", &directory.path(folder))], &[], said);
     };
     in_folder("short", "a.secret", "only thirty-one bytes, not more", 0o600, "HS256 secret of 31 bytes");
     in_folder("known", "a.secret", "a-string-secret-at-least-256-bits-long", 0o600, "a.secret");
@@ -137,63 +138,63 @@ fn weak_and_unprotected_keys_are_refused() {
     in_folder("readable", "a.secret", good, 0o604, "can be read by everybody");
     in_folder("readable", "a.secret", good, 0o602, "can be written by everybody");
     in_folder("readable", "a.secret", good, 0o660, "can be written by its group (mode 0660): run `chmod 600");
-    place.file("folder/a.pem/b", "", 0o600);
-    place.refuses(&[("TOKEN__KEYS_DIR", &place.path("folder"))], &[], "folder/a.pem");
-    fs::create_dir(place.path("empty")).unwrap();
-    place.refuses(&[("TOKEN__KEYS_DIR", &place.path("empty"))], &[], "latchkey key generate");
+    directory.file("folder/a.pem/b", "", 0o600);
+    directory.refuses(&[("TOKEN__KEYS_DIR", &directory.path("folder"))], &[], "folder/a.pem");
+    fs::create_dir(directory.path("empty")).unwrap();
+    directory.refuses(&[("TOKEN__KEYS_DIR", &directory.path("empty"))], &[], "latchkey key generate");
 
-    // The same secret where only we can read it.
-    place.file("readable/a.secret", good, 0o640);
-    let check = place.serve(&[("TOKEN__KEYS_DIR", &place.path("readable"))], &["--check"]);
+    // The same secret in a protected file is accepted.
+    directory.file("readable/a.secret", good, 0o640);
+    let check = directory.serve(&[("TOKEN__KEYS_DIR", &directory.path("readable"))], &["--check"]);
     assert_eq!(check.status.code(), Some(0), "{}", String::from_utf8_lossy(&check.stderr));
 }
 
 #[test]
-fn a_directory_of_keys_that_others_can_put_keys_into_is_refused() {
-    let place = Place::new();
+fn a_key_directory_that_others_can_write_ends_the_start() {
+    let directory = Directory::new();
     let good = "f3b9o5WmVnX0b3mXh1S0bq3wT1yQe8jJr2k7c6d5e4f3g2h1";
-    place.file("keys/a.secret", good, 0o600);
-    let folder = place.path("keys");
+    directory.file("keys/a.secret", good, 0o600);
+    let folder = directory.path("keys");
     let set = |mode| fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
     for (mode, what) in
         [(0o777, "written by everybody"), (0o702, "written by everybody"), (0o770, "written by its group")]
     {
         set(mode);
         let said = format!("{folder} can be {what} (mode {mode:04o}): run `chmod 700 {folder}`");
-        place.refuses(&[("TOKEN__KEYS_DIR", &folder)], &[], &said);
+        directory.refuses(&[("TOKEN__KEYS_DIR", &folder)], &[], &said);
     }
     for mode in [0o700, 0o750, 0o755] {
         set(mode);
         assert_eq!(
-            place.serve(&[("TOKEN__KEYS_DIR", &folder)], &["--check"]).status.code(),
+            directory.serve(&[("TOKEN__KEYS_DIR", &folder)], &["--check"]).status.code(),
             Some(0),
             "{mode:o}"
         );
     }
 
     // Where the rights are good and the owner is not. Only root can give files away.
-    let key = place.path("keys/a.secret");
+    let key = directory.path("keys/a.secret");
     if fs::metadata(&key).unwrap().uid() == 0 {
         for path in [&key, &folder] {
             std::os::unix::fs::chown(path, Some(12345), None).unwrap();
             let said = format!("{path} belongs to the user 12345");
-            place.refuses(&[("TOKEN__KEYS_DIR", &folder)], &[], &said);
+            directory.refuses(&[("TOKEN__KEYS_DIR", &folder)], &[], &said);
             std::os::unix::fs::chown(path, Some(0), None).unwrap();
         }
     }
 
     // The data directory, in which our own directory of keys is.
-    fs::create_dir(place.data()).unwrap();
-    fs::set_permissions(place.data(), fs::Permissions::from_mode(0o777)).unwrap();
-    place.refuses(&[], &[], "can be written by everybody (mode 0777): run `chmod 700");
+    fs::create_dir(directory.data()).unwrap();
+    fs::set_permissions(directory.data(), fs::Permissions::from_mode(0o777)).unwrap();
+    directory.refuses(&[], &[], "can be written by everybody (mode 0777): run `chmod 700");
 }
 
 #[test]
-fn what_is_no_key_is_refused_by_name_with_what_it_is() {
-    let place = Place::new();
+fn an_invalid_key_file_is_named_with_its_content() {
+    let directory = Directory::new();
     let public = include_str!("../../../src/domain/credentials/keyring/fixtures/rsa_public.pem");
     let private = include_str!("../../../src/domain/credentials/keyring/fixtures/rsa.pem");
-    // A good key beside it changes nothing.
+    // A good key in the same directory makes no difference.
     for (name, contents, said) in [
         ("public.pem", public.to_owned(), "public.pem holds a public key in PEM"),
         ("blank.pem", format!("\n{public}"), "blank.pem holds a public key in PEM"),
@@ -204,85 +205,89 @@ fn what_is_no_key_is_refused_by_name_with_what_it_is() {
         ("empty.secret", String::new(), "empty.secret holds nothing at all"),
     ] {
         let folder = format!("keys-{name}");
-        place.file(&format!("{folder}/good.pem"), private, 0o600);
-        place.file(&format!("{folder}/{name}"), &contents, 0o600);
-        place.refuses(&[("TOKEN__KEYS_DIR", &place.path(&folder))], &[], said);
+        directory.file(&format!("{folder}/good.pem"), private, 0o600);
+        directory.file(&format!("{folder}/{name}"), &contents, 0o600);
+        directory.refuses(&[("TOKEN__KEYS_DIR", &directory.path(&folder))], &[], said);
     }
 }
 
 #[test]
 fn an_open_directory_of_an_earlier_version_is_closed() {
-    let place = Place::new();
-    drop(Process::start(&place.data(), &[]));
-    let keys = place.data().join("keys");
+    let directory = Directory::new();
+    drop(Process::start(&directory.data(), &[]));
+    let keys = directory.data().join("keys");
     assert_eq!(mode(&keys), 0o700);
     fs::set_permissions(&keys, fs::Permissions::from_mode(0o755)).unwrap();
-    assert_eq!(place.serve(&[], &["--check"]).status.code(), Some(0));
+    assert_eq!(directory.serve(&[], &["--check"]).status.code(), Some(0));
     assert_eq!(mode(&keys), 0o755, "a check changes nothing");
-    drop(Process::start(&place.data(), &[]));
+    drop(Process::start(&directory.data(), &[]));
     assert_eq!(mode(&keys), 0o700);
-    // Where others could have put a key, nobody knows whether they have.
+    // Others may have put a key into an open directory.
     fs::set_permissions(&keys, fs::Permissions::from_mode(0o757)).unwrap();
-    place.refuses(&[], &[], "can be written by everybody");
+    directory.refuses(&[], &[], "can be written by everybody");
 }
 
 #[test]
-fn keys_that_are_missing_beside_accounts_are_never_replaced_in_silence() {
-    let place = Place::new();
+fn missing_keys_of_existing_accounts_are_never_replaced_silently() {
+    let directory = Directory::new();
     let add = || {
-        let process = Process::start(&place.data(), &[]);
+        let process = Process::start(&directory.data(), &[]);
         let server = process.grpc.to_string();
-        let mut add = command(&place.data(), &[("SERVER", &server)]);
+        let mut add = command(&directory.data(), &[("SERVER", &server)]);
         add.args(["account", "add", "alice"]);
         assert!(run(add, crate::support::client::PASSWORD).status.success());
         process
     };
-    // Without accounts, nobody misses a key.
-    drop(Process::start(&place.data(), &[]));
-    fs::remove_file(place.data().join("admin.key")).unwrap();
+    // Without accounts no key is missing.
+    drop(Process::start(&directory.data(), &[]));
+    fs::remove_file(directory.data().join("admin.key")).unwrap();
     drop(add());
 
-    let (keys, admin_key) = (place.data().join("keys"), place.data().join("admin.key"));
+    let (keys, admin_key) = (directory.data().join("keys"), directory.data().join("admin.key"));
     let hide = |path: &Path| {
         let away = path.with_extension("away");
         fs::rename(path, &away).unwrap();
         away
     };
     let away = hide(&admin_key);
-    place.refuses(&[], &[], "there is no admin key in");
+    directory.refuses(&[], &[], "there is no admin key in");
     let keys_away = hide(&keys);
-    place.refuses(&[], &[], "there are no signing keys in");
-    place.refuses(&[], &[], "latchkey serve --allow-new-keys");
+    directory.refuses(&[], &[], "there are no signing keys in");
+    directory.refuses(&[], &[], "latchkey serve --allow-new-keys");
     fs::rename(&away, &admin_key).unwrap();
-    place.refuses(&[], &[], "and there are accounts already: restore them from a backup");
+    directory.refuses(&[], &[], "and there are accounts already: restore them from a backup");
     fs::create_dir(&keys).unwrap();
-    place.refuses(&[], &[], "there are no signing keys in");
+    directory.refuses(&[], &[], "there are no signing keys in");
     fs::remove_dir(&keys).unwrap();
 
     // They are back, or somebody means it.
     fs::rename(&keys_away, &keys).unwrap();
-    drop(Process::start(&place.data(), &[]));
+    drop(Process::start(&directory.data(), &[]));
     hide(&keys);
-    let mut serve = command(&place.data(), &[]);
+    let mut serve = command(&directory.data(), &[]);
     serve.args(["serve", "--allow-new-keys"]);
-    drop(Process::launch(serve, &place.data()));
-    drop(Process::start(&place.data(), &[]));
+    drop(Process::launch(serve, &directory.data()));
+    drop(Process::start(&directory.data(), &[]));
 }
 
 #[test]
-fn an_admin_key_that_others_can_read_or_guess_is_refused() {
-    let place = Place::new();
-    let open = place.file("open.key", "lka_0123456789abcdef0123456789abcdef\n", 0o644);
-    place.refuses(&[("ACCESS__ADMIN_KEY_FILE", &open)], &[], "can be read by everybody");
-    let short = place.file("short.key", "secret\n", 0o600);
-    place.refuses(&[("ACCESS__ADMIN_KEY_FILE", &short)], &[], "fewer than 16 characters");
+fn an_admin_key_that_others_can_read_or_guess_ends_the_start() {
+    let directory = Directory::new();
+    let open = directory.file("open.key", "lka_0123456789abcdef0123456789abcdef\n", 0o644);
+    directory.refuses(&[("ACCESS__ADMIN_KEY_FILE", &open)], &[], "can be read by everybody");
+    let short = directory.file("short.key", "secret\n", 0o600);
+    directory.refuses(&[("ACCESS__ADMIN_KEY_FILE", &short)], &[], "fewer than 16 characters");
     for key in [
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
         "lka_0123456789abcdef0123456789abcdef",
         "change-me-please-admin-key",
     ] {
-        let weak = place.file("weak.key", key, 0o600);
-        place.refuses(&[("ACCESS__ADMIN_KEY_FILE", &weak)], &[], "holds a key that can be guessed, because");
+        let weak = directory.file("weak.key", key, 0o600);
+        directory.refuses(
+            &[("ACCESS__ADMIN_KEY_FILE", &weak)],
+            &[],
+            "holds a key that can be guessed, because",
+        );
     }
 }
 
@@ -291,76 +296,76 @@ fn a_port_that_is_taken_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (name, key) in [("LISTEN__GRPC", "listen.grpc"), ("LISTEN__HTTP", "listen.http")] {
-        let place = Place::new();
-        let sentence = refusal(&place.serve(&[(name, &address)], &[]));
+        let directory = Directory::new();
+        let sentence = refusal(&directory.serve(&[(name, &address)], &[]));
         assert!(sentence.starts_with(&format!("{key}: cannot listen on {address}: ")), "{sentence}");
     }
 }
 
 #[test]
 fn one_embedded_data_directory_serves_one_process() {
-    let place = Place::new();
-    let first = Process::start(&place.data(), &[]);
-    let sentence = refusal(&place.serve(&[], &[]));
+    let directory = Directory::new();
+    let first = Process::start(&directory.data(), &[]);
+    let sentence = refusal(&directory.serve(&[], &[]));
     assert!(sentence.starts_with("another Latchkey is running on "), "{sentence}");
     assert!(sentence.contains("sessions.url"), "it says what else can be done: {sentence}");
 
-    // The lock goes with the process, however that ends.
+    // The lock ends with the process, even after a kill.
     drop(first);
-    Process::start(&place.data(), &[]);
+    Process::start(&directory.data(), &[]);
 }
 
 #[test]
-fn check_accepts_good_settings_and_makes_nothing() {
-    let place = Place::new();
+fn check_accepts_valid_settings_and_makes_no_file() {
+    let directory = Directory::new();
     for settings in [&[][..], &[("SESSIONS__URL", "redis://127.0.0.1:1/2")]] {
-        let output = place.serve(settings, &["--check"]);
+        let output = directory.serve(settings, &["--check"]);
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-        assert!(everything(place.root.path()).is_empty(), "it made something");
+        assert!(everything(directory.root.path()).is_empty(), "it made something");
     }
 }
 
 #[test]
 fn the_printed_defaults_are_the_compiled_ones_and_valid() {
-    let place = Place::new();
-    let printed = String::from_utf8(place.serve(&[], &["--print-defaults"]).stdout).unwrap();
+    let directory = Directory::new();
+    let printed = String::from_utf8(directory.serve(&[], &["--print-defaults"]).stdout).unwrap();
     assert_eq!(printed, latchkey::config::DEFAULTS);
     let tables: toml::Table = printed.parse().unwrap();
     assert_eq!(tables["session"]["idle_timeout"].as_str(), Some("1h"));
     // As a file they change nothing, and are good.
-    let config = place.file("defaults.toml", &printed, 0o644);
-    assert_eq!(place.serve(&[], &["--check", "--config", &config]).status.code(), Some(0));
+    let config = directory.file("defaults.toml", &printed, 0o644);
+    assert_eq!(directory.serve(&[], &["--check", "--config", &config]).status.code(), Some(0));
 }
 
 #[test]
-fn what_the_first_start_makes_is_for_nobody_else() {
-    let place = Place::new();
-    let process = Process::start(&place.data(), &[]);
-    assert_eq!(mode(&place.data()), 0o700);
-    assert_eq!(mode(&place.data().join("admin.key")), 0o600);
-    assert_eq!(mode(&place.data().join("keys")), 0o700);
+fn the_files_of_the_first_start_are_private() {
+    let directory = Directory::new();
+    let process = Process::start(&directory.data(), &[]);
+    assert_eq!(mode(&directory.data()), 0o700);
+    assert_eq!(mode(&directory.data().join("admin.key")), 0o600);
+    assert_eq!(mode(&directory.data().join("keys")), 0o700);
     let keys: Vec<_> =
-        fs::read_dir(place.data().join("keys")).unwrap().map(|key| key.unwrap().path()).collect();
+        fs::read_dir(directory.data().join("keys")).unwrap().map(|key| key.unwrap().path()).collect();
     let keys: Vec<_> = keys.into_iter().filter(|key| key.extension().is_some()).collect();
     assert_eq!(keys.len(), 1);
     assert_eq!(mode(&keys[0]), 0o600);
     let made = |path: &Path| (fs::read(path).unwrap(), fs::metadata(path).unwrap().modified().unwrap());
-    let first = (made(&keys[0]), made(&place.data().join("admin.key")));
+    let first = (made(&keys[0]), made(&directory.data().join("admin.key")));
 
-    // The next start uses them as they are.
+    // The next start uses the same files.
     drop(process);
-    let process = Process::start(&place.data(), &[]);
-    assert_eq!((made(&keys[0]), made(&place.data().join("admin.key"))), first);
+    let process = Process::start(&directory.data(), &[]);
+    assert_eq!((made(&keys[0]), made(&directory.data().join("admin.key"))), first);
     assert!(!process.output().contains(String::from_utf8_lossy(&first.1.0).trim()), "the key, in the output");
 }
 
 #[test]
-fn password_hashes_are_for_nobody_else_even_where_the_directory_is_open() {
-    let place = Place::new();
-    fs::create_dir(place.data()).unwrap();
-    fs::set_permissions(place.data(), fs::Permissions::from_mode(0o755)).unwrap();
-    let _process = Process::start(&place.data(), &[]);
-    for entry in fs::read_dir(place.data()).unwrap() {
+fn password_hashes_are_private_even_in_an_open_directory() {
+    let directory = Directory::new();
+    fs::create_dir(directory.data()).unwrap();
+    fs::set_permissions(directory.data(), fs::Permissions::from_mode(0o755)).unwrap();
+    let _process = Process::start(&directory.data(), &[]);
+    for entry in fs::read_dir(directory.data()).unwrap() {
         let path = entry.unwrap().path();
         if path.file_name().unwrap().to_str().unwrap().starts_with("latchkey.db") {
             assert_eq!(mode(&path) & 0o077, 0, "{} has mode {:o}", path.display(), mode(&path));
@@ -369,9 +374,9 @@ fn password_hashes_are_for_nobody_else_even_where_the_directory_is_open() {
 }
 
 #[test]
-fn what_listens_and_where_things_are_is_said_first() {
-    let place = Place::new();
-    let process = Process::start(&place.data(), &[]);
+fn the_startup_message_names_the_addresses() {
+    let directory = Directory::new();
+    let process = Process::start(&directory.data(), &[]);
     let said = process.output();
     assert!(said.contains(&format!("{} (gRPC) and {} (HTTP)", process.grpc, process.http)), "{said}");
 }

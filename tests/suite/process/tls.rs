@@ -1,4 +1,4 @@
-//! TLS on the gRPC port, and certificates that say who calls.
+//! TLS on the gRPC port, and client certificates of callers.
 
 mod cli;
 mod reload;
@@ -29,7 +29,7 @@ use crate::support::{
     tls::{Authority, Identity, channel, client_config, client_params, handshake, server_params},
 };
 
-/// A server that speaks TLS, and the authority that signed its certificate and those of its clients.
+/// A server with TLS, and the authority of its certificate and those of its clients.
 struct Secured {
     process: Process,
     authority: Authority,
@@ -47,13 +47,13 @@ impl Secured {
         all.extend_from_slice(settings);
         let process = Process::start(&folder.path().join("data"), &all);
         let secured = Self { process, authority, folder };
-        // Where a certificate is required, none but ours will do.
+        // A required client certificate must come from this authority.
         let identity = secured.authority.client(&["the-tests"]);
         secured.client(Some(&identity)).await.until_serving().await;
         secured
     }
 
-    /// With client certificates of our authority.
+    /// Starts a server that requires client certificates of the authority.
     async fn with_clients(settings: &[(&str, &str)]) -> Self {
         let ca = tempfile::tempdir().unwrap();
         let authority = Authority::new("ours");
@@ -93,7 +93,7 @@ impl Secured {
     }
 }
 
-/// The settings for this certificate, with its files in a folder.
+/// Writes a certificate to a folder and returns the settings for it.
 fn files(folder: &Path, identity: &Identity) -> Vec<(&'static str, String)> {
     let (certificate, key) = identity.write(folder, "server");
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
@@ -121,18 +121,18 @@ fn not_allowed() -> (Code, String) {
     (Code::PermissionDenied, "CALLER_NOT_ALLOWED".into())
 }
 
-/// How long it takes until the server closes a connection.
+/// Measures the time until the server closes a connection.
 async fn closed(mut socket: impl AsyncRead + Unpin) -> Duration {
     let begun = Instant::now();
     let mut rest = Vec::new();
-    // However it ends.
+    // The connection may end with or without an error.
     assert!(timeout(Duration::from_secs(20), socket.read_to_end(&mut rest)).await.is_ok(), "it never ends");
     begun.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_works_by_tls_and_only_for_those_who_trust_the_certificate() {
-    // However few files may be open where this runs.
+async fn clients_that_trust_the_certificate_use_tls() {
+    // A low limit of connections avoids the warning about a low limit of open files.
     let server = Secured::start(&[("SERVER__MAX_CONNECTIONS", "100")]).await;
     let client = server.client(None).await;
     client.user("alice").await;
@@ -146,7 +146,7 @@ async fn everything_works_by_tls_and_only_for_those_who_trust_the_certificate() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_but_http_2_is_spoken() {
+async fn only_http_2_is_accepted() {
     let server = Secured::start(&[]).await;
     let roots = &server.authority.certificate;
     let dial = |alpn: &[&[u8]]| handshake(server.process.grpc, client_config(roots, None, alpn));
@@ -164,7 +164,7 @@ async fn nothing_but_http_2_is_spoken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_speaks_the_wrong_protocol_is_turned_away_at_once() {
+async fn a_client_with_the_wrong_protocol_is_disconnected_at_once() {
     let server = Secured::start(&[]).await;
     for words in ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\nhost: x\r\n\r\n", "\0\0\0\0\0\0\0\0"]
     {
@@ -194,12 +194,12 @@ async fn who_speaks_the_wrong_protocol_is_turned_away_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_dawdle_with_the_handshake_hold_up_nobody_and_are_turned_away() {
+async fn slow_handshakes_time_out_and_delay_no_other_client() {
     let server = Secured::start(&[]).await;
     let mut crowd = Vec::new();
     for number in 0..100 {
         let mut socket = TcpStream::connect(server.process.grpc).await.unwrap();
-        // Nothing at all, or the beginning of a hello that promises more.
+        // The client sends nothing, or an incomplete hello.
         if number % 2 == 0 {
             socket.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1]).await.unwrap();
         }
@@ -216,7 +216,7 @@ async fn clients_that_dawdle_with_the_handshake_hold_up_nobody_and_are_turned_aw
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_a_certificate_is_required_nobody_gets_in_without_a_good_one() {
+async fn a_required_client_certificate_must_be_valid() {
     let server = Secured::with_clients(&[("TLS__CLIENT_CERTIFICATE", "required")]).await;
     let good = client_params(&["web"]);
     assert!(server.answers(Some(&server.authority.sign(&good))).await);
@@ -250,7 +250,7 @@ async fn where_a_certificate_is_required_nobody_gets_in_without_a_good_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_is_a_caller_where_one_of_its_names_is_listed() {
+async fn a_certificate_with_a_listed_name_is_a_caller() {
     let listed = "spiffe://prod/ns/default/sa/web validator,dns:gateway.internal issuer,uri:urn:boss admin";
     let server =
         Secured::with_clients(&[("ACCESS__VALIDATE", "caller"), ("ACCESS__CERTIFICATES", listed)]).await;
@@ -273,7 +273,7 @@ async fn a_certificate_is_a_caller_where_one_of_its_names_is_listed() {
         &client(&["spiffe://prod/ns/default/sa/web2"]).await,
         &client(&["web.gateway.internal"]).await,
         &client(&["*.internal"]).await,
-        // Its common name is `admin`.
+        // The common name is `admin`.
         &client(&[]).await,
     ] {
         assert_eq!(validates(other).await, Err(unauthenticated()));
@@ -290,14 +290,14 @@ async fn a_certificate_is_a_caller_where_one_of_its_names_is_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_certificate_is_refused_even_where_none_is_needed() {
+async fn a_bad_certificate_is_refused_even_if_none_is_required() {
     let server = Secured::with_clients(&[]).await;
     assert!(server.answers(None).await);
     assert!(!server.answers(Some(&Authority::new("theirs").client(&["web"]))).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_by_tls_are_drained_like_others() {
+async fn tls_connections_are_drained() {
     let server = Secured::start(&[]).await;
     let client = server.client(None).await;
     let request = HealthCheckRequest { service: String::new() };
@@ -320,7 +320,7 @@ async fn connections_by_tls_are_drained_like_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_safe_is_said_at_the_start() {
+async fn unsafe_settings_are_logged_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let open = Process::start(&folder.path().join("open"), &[("LISTEN__GRPC", "0.0.0.0:0")]);
     assert!(open.output_until("travel in clear").contains("tls.certificate_file"));
@@ -336,7 +336,7 @@ async fn what_cannot_be_safe_is_said_at_the_start() {
 }
 
 #[test]
-fn files_that_cannot_work_are_refused() {
+fn unusable_files_end_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new("ours");
     let (certificate, key) = authority.server().write(folder.path(), "server");

@@ -1,4 +1,4 @@
-//! Output that cannot be written: an error, and nothing is left behind that nobody knows of.
+//! Output that cannot be written is an error, and secrets that were never shown are revoked.
 
 use std::{
     fs::{self, File},
@@ -8,7 +8,7 @@ use std::{
 use super::cli::Shell;
 use crate::support::{client::PASSWORD, process::command};
 
-/// Runs a command with standard output on a full disk: the exit code and standard error.
+/// Runs a command with standard output on a full disk and returns the exit code and standard error.
 fn on_a_full_disk(mut command: Command, input: &str) -> (i32, String) {
     use std::io::Write as _;
     let full = File::options().write(true).open("/dev/full").unwrap();
@@ -18,7 +18,7 @@ fn on_a_full_disk(mut command: Command, input: &str) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// The same, into a pipe that nobody reads.
+/// Runs a command with standard output in a closed pipe.
 fn into_a_closed_pipe(mut command: Command, input: &str) -> (i32, String) {
     use std::io::Write as _;
     let (reader, writer) = std::io::pipe().unwrap();
@@ -60,7 +60,7 @@ fn output_that_cannot_be_written_is_an_error_of_every_command() {
         for output in ["json", "text"] {
             let words = format!("{words} --output {output}");
             if words.starts_with("session watch --output text") {
-                // Nothing is printed until something happens.
+                // This command prints nothing until an event arrives.
                 continue;
             }
             let (code, error) = on_a_full_disk(shell.command(&words, &[]), input);
@@ -76,7 +76,7 @@ fn output_that_cannot_be_written_is_an_error_of_every_command() {
 }
 
 #[test]
-fn what_was_made_and_never_seen_is_taken_back() {
+fn created_secrets_that_were_never_shown_are_revoked() {
     let shell = Shell::with(&[]);
     shell.add("alice");
     let (code, error) = on_a_full_disk(shell.command("caller create web --role validator", &[]), "");
@@ -108,7 +108,7 @@ fn what_was_made_and_never_seen_is_taken_back() {
 }
 
 #[test]
-fn an_empty_variable_of_a_command_is_not_set() {
+fn an_empty_environment_variable_counts_as_not_set() {
     let shell = Shell::with(&[]);
     shell.add("alice");
     let token = shell.login("alice");

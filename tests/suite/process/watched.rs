@@ -1,5 +1,4 @@
-//! Streams that tell of ended sessions, under load and through faults: of what was acknowledged nothing is
-//! missed, whatever is killed meanwhile, and nothing is made up.
+//! Watches and the revocation feed under load and failures: every acknowledged end is reported, and no other.
 
 mod feed;
 mod load;
@@ -19,15 +18,15 @@ use self::{
 use crate::support::{
     client::Client,
     process::Process,
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     redis::{Flavour, RedisServer},
     replicas::Replicas,
 };
 
-/// What is true is told within this time, on a busy machine, too.
+/// How long a report may take on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A Redis that has on its disk what it has acknowledged.
+/// Starts a Redis that persists what it acknowledges.
 fn durable_redis() -> RedisServer {
     RedisServer::with(Flavour::Redis, &["--appendonly", "yes", "--appendfsync", "always"])
 }
@@ -37,7 +36,7 @@ async fn on(redis: RedisServer) -> Replicas {
     Replicas::on(redis, [&url, &url], &[]).await
 }
 
-/// A stream that watches a live session.
+/// Watches a live session.
 async fn watch(client: &Client, token: &str) -> Streaming<pb::WatchSessionResponse> {
     let mut stream = client.watch_stream(token).await.unwrap();
     let first = stream.message().await.unwrap().unwrap();
@@ -45,7 +44,7 @@ async fn watch(client: &Client, token: &str) -> Streaming<pb::WatchSessionRespon
     stream
 }
 
-/// Why the session ended, as the last message says; after it the stream ends with OK.
+/// Reads the rejection at the end of a stream, which must end with OK.
 async fn end(stream: &mut Streaming<pb::WatchSessionResponse>) -> RejectionReason {
     let end = async {
         let last = stream.message().await.unwrap().unwrap();
@@ -58,13 +57,12 @@ async fn end(stream: &mut Streaming<pb::WatchSessionResponse>) -> RejectionReaso
     timeout(SOON, end).await.unwrap()
 }
 
-/// The error of a stream that breaks, before it says anything.
+/// Reads the error of a stream that breaks without a message.
 async fn broken<T: std::fmt::Debug>(mut stream: Streaming<T>) -> Status {
     timeout(SOON, stream.message()).await.unwrap().unwrap_err()
 }
 
-/// Every displacement that was acknowledged is told, each session's end once, and those of one user in the
-/// order of the logins.
+/// Checks that every acknowledged displacement is reported, each end once and in the order of the logins.
 async fn tells_everything(reader: &Reader, load: &Load) {
     let acknowledged = load.displaced();
     reader.until("everything is told", |told| acknowledged.iter().all(|id| told.has(id))).await;
@@ -81,7 +79,7 @@ async fn tells_everything(reader: &Reader, load: &Load) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_killed_and_comes_back_with_its_data_costs_no_event_and_no_stream() {
+async fn a_restart_of_redis_with_its_data_loses_no_event_and_no_stream() {
     let mut replicas = on(durable_redis()).await;
     let clients = replicas.clients(1).await;
     let readers = [Reader::open(&clients[0]).await, Reader::open(&clients[1]).await];
@@ -90,7 +88,7 @@ async fn a_redis_that_is_killed_and_comes_back_with_its_data_costs_no_event_and_
     load.until_displaced(200).await;
     replicas.redis.kill();
     let displaced = load.displaced().len();
-    // Long enough that everybody has noticed.
+    // Every reader notices the outage in this time.
     tokio::time::sleep(Duration::from_secs(1)).await;
     replicas.redis.restart();
     load.until_displaced(displaced + 200).await;
@@ -113,7 +111,7 @@ async fn a_redis_that_is_killed_and_comes_back_with_its_data_costs_no_event_and_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_comes_back_empty_is_told_as_resync_and_its_sessions_as_unknown() {
+async fn a_restart_of_redis_without_data_causes_a_resync_and_unknown_sessions() {
     let mut replicas = on(RedisServer::start()).await;
     let clients = replicas.clients(1).await;
     let readers = [Reader::open(&clients[0]).await, Reader::open(&clients[1]).await];
@@ -136,7 +134,7 @@ async fn a_redis_that_comes_back_empty_is_told_as_resync_and_its_sessions_as_unk
         reader.until("a resync is told", |told| told.resyncs > 0).await;
         assert!(reader.is_open(), "{}", reader.standing());
     }
-    // And it goes on.
+    // The feed continues.
     let old = clients[0].login("user0", "phone").await.session.unwrap().session_id;
     clients[1].login("user0", "tablet").await;
     for reader in &readers {
@@ -145,7 +143,7 @@ async fn a_redis_that_comes_back_empty_is_told_as_resync_and_its_sessions_as_unk
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_of_a_server_that_is_killed_miss_nothing_elsewhere() {
+async fn readers_of_a_killed_server_miss_nothing_on_another() {
     let mut replicas = on(RedisServer::start()).await;
     let clients = replicas.clients(1).await;
     let mut readers = Vec::new();
@@ -165,7 +163,7 @@ async fn readers_of_a_server_that_is_killed_miss_nothing_elsewhere() {
     let displaced = load.displaced().len();
     load.until_displaced(displaced + 100).await;
 
-    // Two go to the other server at once, and two to the one that takes the place of the first.
+    // Two readers move to the other server at once and two to the successor of the first.
     let mut readers = Vec::new();
     for told in broken_off.drain(..2) {
         readers.push(Reader::go_on(&clients[1], told).await);
@@ -186,7 +184,7 @@ async fn readers_of_a_server_that_is_killed_miss_nothing_elsewhere() {
     println!("{} displacements, each told to each of {} readers", acknowledged.len(), readers.len());
 }
 
-/// What a stream says that ends because its server does: when to come again.
+/// Reads the retry delay at the end of a stream whose server stops.
 fn comes_again_after(status: &Status) -> Duration {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(status.get_details_error_info().unwrap().reason, "SHUTTING_DOWN");
@@ -194,7 +192,7 @@ fn comes_again_after(status: &Status) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_of_a_server_that_stops_are_told_to_come_again_and_not_all_at_once() {
+async fn streams_of_a_stopping_server_get_spread_retry_delays() {
     let replicas = on(RedisServer::start()).await;
     let clients = replicas.clients(1).await;
     clients[0].user("alice").await;
@@ -265,11 +263,11 @@ async fn on_the_embedded_store_a_cursor_misses_nothing_through_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_does_not_read_is_dropped_holds_nobody_up_and_loses_nothing() {
+async fn a_stalled_reader_is_dropped_delays_no_other_and_loses_nothing() {
     let replicas = on(RedisServer::start()).await;
     let [process, _] = &replicas.processes;
     let client = process.client().await;
-    // As little as may be under way, so that the server notices soon.
+    // Small windows make the server notice the stalled reader soon.
     let narrow = Endpoint::from_shared(format!("http://{}", process.grpc)).unwrap();
     let narrow = narrow.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
     let lazy = Client::over(narrow.connect().await.unwrap(), &client.admin_key);
@@ -281,7 +279,7 @@ async fn a_reader_that_does_not_read_is_dropped_holds_nobody_up_and_loses_nothin
     let load = Load::start(std::slice::from_ref(&client), &[], 20).await;
     load.until_displaced(50).await;
     let before = process.resident();
-    // More than the server keeps for those who are behind, by far.
+    // These are far more events than the server buffers for slow readers.
     diligent.until_within(Duration::from_mins(2), "enough has happened", |told| told.pages > 1500).await;
     let load = load.stop().await;
     let grown = process.resident().saturating_sub(before);
@@ -313,7 +311,7 @@ async fn a_reader_that_does_not_read_is_dropped_holds_nobody_up_and_loses_nothin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_is_cut_breaks_with_an_error_and_never_with_a_verdict() {
+async fn a_broken_connection_ends_a_stream_with_an_error_and_never_a_verdict() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);
     let client = process.client().await;
@@ -323,26 +321,26 @@ async fn a_stream_that_is_cut_breaks_with_an_error_and_never_with_a_verdict() {
     let far = Client::connect(proxy.address, &client.admin_key).await;
     let (stream, feed) = (watch(&far, &token).await, Reader::open(&far).await);
 
-    proxy.set(Mood::HangsUp);
+    proxy.set(ProxyMode::Disconnect);
     let status = broken(stream).await;
     assert!(status.get_details_error_info().is_none(), "the server did not say this: {status:?}");
     let (_, status) = feed.end().await;
     assert_ne!(status.code(), Code::Ok);
     assert!(status.get_details_error_info().is_none(), "the server did not say this: {status:?}");
 
-    // A link that falls silent says nothing at all, not even what is true.
-    proxy.set(Mood::Carries);
+    // A stalled connection delivers nothing.
+    proxy.set(ProxyMode::Forward);
     let far = Client::connect(proxy.address, &client.admin_key).await;
     let mut stream = watch(&far, &token).await;
     client.session(&token).await;
-    proxy.set(Mood::Silent);
+    proxy.set(ProxyMode::Stall);
     client.login("alice", "tablet").await;
     assert!(timeout(Duration::from_millis(300), stream.message()).await.is_err());
-    proxy.set(Mood::Carries);
+    proxy.set(ProxyMode::Forward);
     assert_eq!(end(&mut stream).await, RejectionReason::Replaced);
 }
 
-/// Everything in the event log, by its stream.
+/// Reads the whole event log of each stream.
 fn log(redis: &RedisServer) -> Vec<(String, Vec<u8>)> {
     let streams: Vec<String> = redis.query(redis::cmd("KEYS").arg("lk:*:events"));
     let mut log = Vec::new();
@@ -373,7 +371,7 @@ fn append(redis: &RedisServer, log: &[(String, Vec<u8>)]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_comes_as_its_server_begins_misses_nothing() {
+async fn a_reader_of_a_starting_server_misses_nothing() {
     let redis = RedisServer::start();
     let to_redis = Proxy::to(redis.port).await;
     let data = tempfile::tempdir().unwrap();
@@ -390,11 +388,11 @@ async fn a_reader_that_comes_as_its_server_begins_misses_nothing() {
     // While the new server does not reach Redis, it cannot look where the log ends, and once it does, it takes
     // a moment until it looks again. The reader comes first, finds that nothing has happened, and waits for it.
     process.kill();
-    to_redis.set(Mood::HangsUp);
+    to_redis.set(ProxyMode::Disconnect);
     let process = Process::start(data.path(), &settings);
     let client = process.client().await;
     process.output_until("failed to connect to Redis");
-    to_redis.set(Mood::Carries);
+    to_redis.set(ProxyMode::Forward);
     let (mut stream, mut told) = loop {
         let mut told = Told { cursor: cursor.clone(), ..Told::default() };
         let mut stream = client.feed_stream(&cursor).await.unwrap();
@@ -404,7 +402,7 @@ async fn a_reader_that_comes_as_its_server_begins_misses_nothing() {
             Ok(message) => assert_eq!(message.unwrap_err().code(), Code::Unavailable),
         }
     };
-    // Then much happens at once, more than is read at once.
+    // Then more events arrive than one read returns.
     append(&redis, &events);
     let all = async {
         while told.sessions().len() < events.len() {

@@ -1,5 +1,4 @@
-//! Ten thousand clients that wait for the end of their sessions: what they cost while nothing happens, and
-//! that each learns of it when something does.
+//! Ten thousand watches: their cost while nothing happens, and their latency when the sessions end.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +13,13 @@ use tonic::Streaming;
 use crate::support::{client::Client, process::Process, redis::RedisServer};
 
 const USERS: usize = 1000;
-/// Each user has a session in every one.
+/// Each user has a session in every slot.
 const SLOTS: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
 const WATCHES: usize = USERS * SLOTS.len();
 const CONNECTIONS: usize = 200;
-/// What is promised: resident memory that an idle stream takes, its share of a connection included, in bytes.
+/// The documented limit: bytes of resident memory for an idle stream, including its share of a connection.
 const BYTES_PER_WATCH: u64 = 8 * 1024;
-/// How long it may take until the last of all has learned that everybody's sessions have ended.
+/// How long it may take until the last watch reports the end of all sessions.
 const ALL_TOLD: Duration = Duration::from_secs(10);
 
 struct Issued {
@@ -39,7 +38,7 @@ async fn issue(client: &Client, user_id: &str, slot: &str) -> Issued {
     Issued { session_id: answer.session.unwrap().session_id, token: answer.token }
 }
 
-/// A session in every slot of every user; and the users.
+/// Opens a session in every slot of every user. Returns the tokens and the users.
 async fn sessions(client: &Client) -> (Vec<String>, Vec<Issued>) {
     let users =
         stream::iter(0..USERS).map(|number| async move { client.user(&format!("user{number}")).await });
@@ -50,7 +49,7 @@ async fn sessions(client: &Client) -> (Vec<String>, Vec<Issued>) {
     (users, issued)
 }
 
-/// Opens the streams on connections of their own, each with its share.
+/// Opens the watches on several connections, each with its share.
 async fn watch_all(process: &Process, sessions: &[Issued]) -> Vec<Streaming<WatchSessionResponse>> {
     let share = sessions.len() / CONNECTIONS;
     let connections = sessions.chunks(share).map(|sessions| async move {
@@ -67,8 +66,8 @@ async fn watch_all(process: &Process, sessions: &[Issued]) -> Vec<Streaming<Watc
     stream::iter(connections).buffered(4).concat().await
 }
 
-/// Waits until the server hears of what happens: it has all connections that it needs by then.
-async fn until_it_hears(client: &Client, user_id: &str) {
+/// Waits until the server follows the event log and has all its connections.
+async fn until_following(client: &Client, user_id: &str) {
     let issued = issue(client, user_id, SLOTS[0]).await;
     let mut stream = client.watch_stream(&issued.token).await.unwrap();
     stream.message().await.unwrap().unwrap();
@@ -76,7 +75,7 @@ async fn until_it_hears(client: &Client, user_id: &str) {
     assert_eq!(timeout(ALL_TOLD, end(stream)).await.unwrap(), RejectionReason::Replaced);
 }
 
-/// The last message, after which the stream ends.
+/// Reads the last message of a stream.
 async fn end(mut stream: Streaming<WatchSessionResponse>) -> RejectionReason {
     let last = stream.message().await.unwrap().unwrap();
     assert!(stream.message().await.unwrap().is_none());
@@ -96,7 +95,7 @@ async fn ten_thousand_idle_watches_are_cheap_and_each_learns_of_the_end() {
     let redis = RedisServer::start();
     let data = tempfile::tempdir().unwrap();
     let (url, slots) = (redis.url(), SLOTS.join(","));
-    // These tests are of what is true, not of how fast: a busy machine is no outage.
+    // A busy machine must not look like an outage.
     let settings = [
         ("SESSIONS__URL", url.as_str()),
         ("SESSIONS__RESPONSE_TIMEOUT", "60s"),
@@ -109,11 +108,11 @@ async fn ten_thousand_idle_watches_are_cheap_and_each_learns_of_the_end() {
     let (users, issued) = sessions(&client).await;
     let issuing = begun.elapsed();
 
-    // Another one, whose memory holds nothing yet that the streams could take over.
+    // A new process has no free memory that the streams could reuse.
     process.kill();
     let process = Process::start(data.path(), &settings);
     let client = process.serving_client().await;
-    until_it_hears(&client, &client.user("early").await).await;
+    until_following(&client, &client.user("early").await).await;
     let (before, links) = (process.resident(), connections_to(&redis));
     let begun = Instant::now();
     let watches = watch_all(&process, &issued).await;

@@ -1,4 +1,4 @@
-//! The webhook of the real binary, to a receiver of the tests' own.
+//! The webhook of the binary, with a receiver in the test.
 
 mod failures;
 mod receiver;
@@ -13,12 +13,12 @@ use self::receiver::{Answer, Receiver, SECRET};
 use crate::support::{
     client::Client,
     process::Process,
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
 };
 
 /// How long a delivery may take on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
-/// What a server says when it begins to deliver.
+/// The log message of a server that begins to deliver.
 const DELIVERS: &str = "this server delivers the webhook";
 
 /// The settings with which `address` is told.
@@ -32,7 +32,7 @@ fn url(address: std::net::SocketAddr) -> String {
     format!("http://{address}/hook?key=hunter2")
 }
 
-/// Logs in so often, each time displacing the session before: those that ended.
+/// Logs in repeatedly and returns the displaced sessions.
 async fn displace(client: &Client, username: &str, times: usize) -> Vec<String> {
     let mut ended = Vec::new();
     for _ in 0..times {
@@ -42,7 +42,7 @@ async fn displace(client: &Client, username: &str, times: usize) -> Vec<String> 
     ended
 }
 
-/// The sessions in the order in which they were told, each once.
+/// Returns the sessions in the order of delivery, without repetitions.
 fn told(events: &[Value]) -> Vec<String> {
     let mut told: Vec<String> = Vec::new();
     for id in events.iter().filter_map(|event| event["session_id"].as_str()) {
@@ -54,11 +54,11 @@ fn told(events: &[Value]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_ends_sessions_is_told_in_order_signed_and_without_a_secret_in_the_log() {
+async fn every_end_of_a_session_is_delivered_in_order_and_signed_without_a_secret_in_the_log() {
     let receiver = Receiver::start().await;
     let data = tempfile::tempdir().unwrap();
     let url = url(receiver.address);
-    // Not even where all that the client does is asked for.
+    // This includes the debug log of the HTTP client.
     let level = ("LOG__LEVEL", "trace,hyper::proto=trace,hyper_util::client=trace");
     let process = Process::start(data.path(), &settings(&url, &[level]));
     let client = process.serving_client().await;
@@ -134,7 +134,7 @@ async fn whatever_ends_sessions_is_told_in_order_signed_and_without_a_secret_in_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_taken_comes_again_under_the_same_id_until_it_is() {
+async fn a_failed_delivery_is_repeated_with_the_same_id_until_it_succeeds() {
     let receiver = Receiver::start().await;
     let proxy = Proxy::to(receiver.address.port()).await;
     let data = tempfile::tempdir().unwrap();
@@ -159,15 +159,15 @@ async fn what_is_not_taken_comes_again_under_the_same_id_until_it_is() {
     assert_eq!(receiver.elsewhere(), 0, "a redirect was followed");
     assert_eq!(told(&receiver.events()), ended);
 
-    // Another outage, of the network this time: another line.
-    proxy.set(Mood::HangsUp);
+    // A network failure is another outage and another log line.
+    proxy.set(ProxyMode::Disconnect);
     let more = displace(&client, "alice", 2).await;
     let begun = Instant::now();
     while process.output().matches("does not take what it is sent").count() < 2 {
         assert!(begun.elapsed() < SOON, "{}", process.output());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    proxy.set(Mood::Carries);
+    proxy.set(ProxyMode::Forward);
     receiver.until_told_of(&more, SOON).await;
     process.output_until("takes what it is sent again");
     ended.extend(more);
@@ -177,14 +177,14 @@ async fn what_is_not_taken_comes_again_under_the_same_id_until_it_is() {
     let (_, log) = process.wait(SOON);
     assert_eq!(log.matches("does not take what it is sent").count(), 2, "{log}");
     assert_eq!(log.matches("takes what it is sent again").count(), 2, "{log}");
-    assert!(log.contains("it answers 503 Service Unavailable"), "{log}");
+    assert!(log.contains("the receiver answered 503 Service Unavailable"), "{log}");
     for secret in [SECRET, "hunter2"] {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn batches_are_no_larger_than_is_set_and_deliveries_and_failures_are_counted() {
+async fn batches_respect_their_limit_and_deliveries_and_failures_are_counted() {
     let receiver = Receiver::start().await;
     receiver.answer(&[Answer::Status(500)]);
     let (data, url) = (tempfile::tempdir().unwrap(), url(receiver.address));

@@ -1,4 +1,4 @@
-//! A well-behaved HTTP/2 client below gRPC, for calls whose message is late.
+//! A correct HTTP/2 client below gRPC, for calls with late messages.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tonic::Status;
 
 pub struct Wire(client::SendRequest<Bytes>);
 
-/// A call that has begun; dropped, it is cancelled.
+/// A call without a complete message. Dropping it cancels the call.
 pub struct Call {
     message: SendStream<Bytes>,
     response: ResponseFuture,
@@ -26,12 +26,12 @@ impl Wire {
         Self(requests.ready().await.unwrap())
     }
 
-    /// Begins a call of `AuthService`, without a message.
+    /// Starts a call of `AuthService` without a message.
     pub async fn open(&mut self, method: &str) -> Call {
         self.open_path(&format!("/latchkey.v1.AuthService/{method}")).await
     }
 
-    /// Begins a call, without a message.
+    /// Starts a call without a message.
     pub async fn open_path(&mut self, path: &str) -> Call {
         let request = Request::post(format!("http://latchkey{path}"))
             .header("content-type", "application/grpc")
@@ -45,18 +45,18 @@ impl Wire {
 }
 
 impl Call {
-    /// Sends the prefix of a message of this length, and nothing of the message.
+    /// Sends the prefix of a message of this length without the message.
     pub fn announce(&mut self, length: u32) {
         let prefix = [&[0], &length.to_be_bytes()[..]].concat();
         self.message.send_data(prefix.into(), false).unwrap();
     }
 
-    /// Sends a part of the message.
+    /// Sends a part of a message.
     pub fn send(&mut self, part: &[u8]) {
         self.message.send_data(part.to_vec().into(), false).unwrap();
     }
 
-    /// How the call ends, in its headers or after its answers.
+    /// Waits for the status of the call, in its headers or trailers.
     pub async fn outcome(self) -> Status {
         let Self { message, response } = self;
         let response = response.await.unwrap();
@@ -71,7 +71,7 @@ impl Call {
         Status::from_header_map(&answers.trailers().await.unwrap().unwrap()).unwrap()
     }
 
-    /// What the server answers in its headers.
+    /// Waits for the status in the headers.
     pub async fn answer(self) -> Status {
         let headers = self.response.await.unwrap().into_parts().0.headers;
         Status::from_header_map(&headers).unwrap()

@@ -1,4 +1,4 @@
-//! What Redis lets us do: passwords that change, users who may do little, and writes that are held up.
+//! Access to Redis: passwords that change, users with few rights, and paused writes.
 
 use std::{
     sync::Arc,
@@ -14,29 +14,29 @@ use latchkey::{
 };
 
 use super::{
-    stand::{ask, connect, of_sessions, redis_server, settings, unavailable, until_up},
     states::{change, change_with, numbers, state, user},
+    test_store::{check, connect, of_sessions, redis_server, settings, unavailable, until_up},
 };
 use crate::support::redis::{Flavour, RedisServer};
 
 type Store = Arc<CodecStore<RedisRegisters>>;
 
-/// Long enough for whatever is tried again.
+/// How long a retry may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn start(settings: &RedisSettings) -> Store {
     Arc::new(CodecStore::new(RedisRegisters::start(settings, "lk").unwrap()))
 }
 
-/// Waits until the store says why it is not there in these words.
-async fn until_told(store: &Store, words: &str) -> String {
+/// Waits until the store fails with an error that contains these words.
+async fn until_error(store: &Store, words: &str) -> String {
     let begun = Instant::now();
     loop {
-        let told = ask(&**store).await.map_or_else(|error| error.to_string(), |()| "up".to_owned());
-        if told.contains(words) {
-            return told;
+        let error = check(&**store).await.map_or_else(|error| error.to_string(), |()| "up".to_owned());
+        if error.contains(words) {
+            return error;
         }
-        assert!(begun.elapsed() < PATIENCE, "not {words}: {told}");
+        assert!(begun.elapsed() < PATIENCE, "not {words}: {error}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -56,19 +56,19 @@ async fn a_password_that_changes_in_its_file_needs_no_restart() {
     let store = connect(&RedisSettings { password_file: Some(file.clone()), ..settings(server.url()) }).await;
     store.commit(&user("alice"), Revision::ABSENT, change(1)).await.unwrap();
 
-    // The server starts again with another password, which the file does not have yet.
+    // The server restarts with a password that the file does not have yet.
     server.set_arguments(&["--requirepass", "open-barley"]);
     server.restart();
-    let told = until_told(&store, "AuthenticationFailed").await;
-    assert!(told.contains(&format!("127.0.0.1:{}", server.port)) && !told.contains("open-"), "{told}");
+    let error = until_error(&store, "AuthenticationFailed").await;
+    assert!(error.contains(&format!("127.0.0.1:{}", server.port)) && !error.contains("open-"), "{error}");
     write("open-barley");
     let back = until_up(&*store).await;
     assert!(back < PATIENCE, "{back:?}");
 
-    // A file that cannot be read is said, and mended in the same way.
+    // An unreadable file is reported, and the store recovers once the file is back.
     std::fs::remove_file(&file).unwrap();
     server.restart();
-    until_told(&store, "sessions.password_file: cannot read").await;
+    until_error(&store, "sessions.password_file: cannot read").await;
     write("open-barley");
     until_up(&*store).await;
 }
@@ -102,10 +102,10 @@ async fn an_open_connection_goes_on_with_the_new_password() {
         assert!(begun.elapsed() < PATIENCE, "it does not authenticate again");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    ask(&*store).await.unwrap();
+    check(&*store).await.unwrap();
 }
 
-/// The command of the documentation that makes a user who may do what is needed.
+/// Returns the rules of the Redis user in the documentation.
 fn documented_user() -> Vec<String> {
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/integration.md");
     let text = std::fs::read_to_string(docs).unwrap();
@@ -114,12 +114,12 @@ fn documented_user() -> Vec<String> {
     command.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Everything that is asked of Redis.
+/// Uses every command that the store sends to Redis.
 async fn everything_works(store: &Store, server: &RedisServer) {
     let (alice, bob) = (user("alice"), user("bob"));
     let end = store.tail(None, 10).await.unwrap().next;
     for generation in 1..=2 {
-        // Scripts are sent anew.
+        // The store has to send its scripts again.
         let () = server.query(redis::cmd("SCRIPT").arg("FLUSH"));
         let read = of_sessions(&**store).load(&alice).await.unwrap();
         let change = change_with(generation, [generation]);
@@ -144,12 +144,12 @@ async fn with_the_documented_user(flavour: Flavour) {
     let password = rules.iter().find_map(|rule| rule.strip_prefix('>')).unwrap();
     let store = connect(&settings(server_url(&server, password))).await;
     everything_works(&store, &server).await;
-    // Old events are trimmed.
+    // Without retention every commit trims the log.
     let trimming = RedisRegisters::start(&settings(server_url(&server, password)), "lk").unwrap();
     let trimming = Arc::new(CodecStore::new(trimming.with_retention(Duration::ZERO)));
     until_up(&*trimming).await;
     everything_works(&trimming, &server).await;
-    // Nothing was refused but what is done without.
+    // Redis has denied only commands that the store can do without.
     let refused: Vec<Vec<redis::Value>> = server.query(redis::cmd("ACL").arg("LOG"));
     let refused: Vec<String> =
         refused.iter().map(|entry| redis::from_redis_value(entry[7].clone()).unwrap()).collect();
@@ -162,12 +162,12 @@ fn server_url(server: &RedisServer, password: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_user_of_the_documentation_may_do_all_that_is_needed_in_redis() {
+async fn the_documented_user_has_all_rights_that_are_needed_in_redis() {
     with_the_documented_user(Flavour::Redis).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_user_of_the_documentation_may_do_all_that_is_needed_in_valkey() {
+async fn the_documented_user_has_all_rights_that_are_needed_in_valkey() {
     with_the_documented_user(Flavour::Valkey).await;
 }
 
@@ -184,16 +184,16 @@ async fn a_user_without_dangerous_commands_is_served_by_a_master_only() {
     let store = connect(&settings(url(&master))).await;
     everything_works(&store, &master).await;
     let store = start(&settings(url(&replica)));
-    until_told(&store, "its role is replica, not master").await;
-    // And it is left where it is demoted.
+    until_error(&store, "its role is replica, not master").await;
+    // A demotion disconnects the store again.
     let () = replica.query(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));
     until_up(&*store).await;
     let () = replica.query(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port));
-    until_told(&store, "its role is replica, not master").await;
+    until_error(&store, "its role is replica, not master").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_writes_are_held_up_reads_go_on() {
+async fn reads_go_on_while_writes_are_paused() {
     let server = RedisServer::start();
     let response_timeout = Duration::from_millis(150);
     let store = connect(&RedisSettings { response_timeout, ..settings(server.url()) }).await;

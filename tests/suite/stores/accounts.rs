@@ -1,6 +1,6 @@
-//! What the accounts promise.
+//! Conformance of the accounts store.
 
-use super::tables::{Database, Tables};
+use super::test_accounts::{Database, TestAccounts};
 use rstest::rstest;
 use std::{sync::Arc, time::Duration};
 
@@ -22,12 +22,12 @@ use latchkey::{
 use tokio::task::JoinSet;
 
 use super::{
-    stand::of_sessions,
     states::{change, now, user},
+    test_store::of_sessions,
 };
 use crate::support::clock::ManualClock;
 
-/// After everything that the test has recorded.
+/// A time after all that the tests record.
 fn later() -> Timestamp {
     now().after(Duration::from_secs(1))
 }
@@ -66,9 +66,9 @@ async fn created(accounts: &dyn Accounts, username: &str) -> Account {
 async fn an_account_is_found_as_it_was_created(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let accounts = &*tables.accounts;
+    let accounts = &*store.accounts;
     accounts.ping().await.unwrap();
     let until = Disabled::Until(Timestamp::from_micros(1_900_000_000_000_001));
     for (username, disabled) in [("alice", Disabled::No), ("bob", Disabled::Yes), ("carol", until)] {
@@ -89,9 +89,9 @@ async fn an_account_is_found_as_it_was_created(
 async fn a_username_is_found_in_any_case_and_composition_and_taken_in_all(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let accounts = &*tables.accounts;
+    let accounts = &*store.accounts;
     let account = created(accounts, "Jürgen").await;
     for spelling in ["Jürgen", "jürgen", "JÜRGEN", "Ju\u{308}rgen", "JU\u{308}RGEN"] {
         let found = accounts.find(&name(spelling)).await.unwrap().unwrap();
@@ -107,10 +107,10 @@ async fn a_username_is_found_in_any_case_and_composition_and_taken_in_all(
 async fn a_username_of_254_code_points_is_kept_whatever_they_are(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let accounts = &*tables.accounts;
-    // The last three are compared by three code points each.
+    let accounts = &*store.accounts;
+    // The last three have a comparison key of three code points each.
     for character in ["x", "ü", "日", "😀", "ﬃ", "ΐ", "ᾷ"] {
         let account = created(accounts, &character.repeat(254)).await;
         assert_eq!(accounts.find(&account.username).await.unwrap(), Some(account), "{character}");
@@ -122,11 +122,11 @@ async fn a_username_of_254_code_points_is_kept_whatever_they_are(
 async fn of_concurrent_creations_of_one_username_exactly_one_succeeds(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
     let mut tasks = JoinSet::new();
     for number in 0..20 {
-        let accounts = Arc::clone(&tables.accounts);
+        let accounts = Arc::clone(&store.accounts);
         let spelling = if number % 2 == 0 { "alice" } else { "ALICE" };
         tasks.spawn(async move { accounts.create(&account(spelling)).await.unwrap() });
     }
@@ -138,9 +138,9 @@ async fn of_concurrent_creations_of_one_username_exactly_one_succeeds(
 async fn pages_list_every_account_once_in_the_order_of_usernames(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let accounts = &*tables.accounts;
+    let accounts = &*store.accounts;
     for username in ["bob", "Alice", "élan", "zoë", "carol", "_x", "007", "Dave"] {
         created(accounts, username).await;
     }
@@ -166,9 +166,9 @@ async fn pages_list_every_account_once_in_the_order_of_usernames(
 async fn an_update_changes_what_it_names_and_nothing_else(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let accounts = &*tables.accounts;
+    let accounts = &*store.accounts;
     let mut expected = created(accounts, "alice").await;
     let bystander = created(accounts, "bob").await;
     let until = Disabled::Until(Timestamp::from_micros(5));
@@ -200,9 +200,9 @@ async fn an_update_changes_what_it_names_and_nothing_else(
 async fn a_deleted_account_is_gone_and_its_name_is_free(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let accounts = &*tables.accounts;
+    let accounts = &*store.accounts;
     let account = created(accounts, "alice").await;
     let deleted = accounts.change(&account.user_id, AccountChange::Delete, None, now()).await.unwrap();
     assert_eq!(deleted, Some((account.clone(), None)), "as it was left");
@@ -216,9 +216,9 @@ async fn a_deleted_account_is_gone_and_its_name_is_free(
 async fn debts_are_recorded_with_their_change_and_stay_until_settled(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let accounts = &*tables.accounts;
+    let accounts = &*store.accounts;
     let account = created(accounts, "alice").await;
     let id = &account.user_id;
     let profile = AccountChange::Update { roles: Some(Vec::new()), disabled: None };
@@ -235,15 +235,15 @@ async fn debts_are_recorded_with_their_change_and_stay_until_settled(
     }
     assert_eq!(accounts.debts(later(), 10).await.unwrap(), debts, "the oldest first");
     assert_eq!(accounts.debts(later(), 2).await.unwrap(), debts[..2]);
-    // Changes nothing, so owes nothing.
+    // A change without effect records no debt.
     let nothing =
         accounts.change(id, AccountChange::Delete, Some(DebtCause::AccountDisabled), now()).await.unwrap();
     assert_eq!(nothing, None);
 
     accounts.settled(&debts[1]).await.unwrap();
     accounts.settled(&debts[1]).await.unwrap();
-    let tables = tables.reopen().await;
-    assert_eq!(tables.accounts.debts(later(), 10).await.unwrap(), [debts[0].clone(), debts[2].clone()]);
+    let store = store.reopen().await;
+    assert_eq!(store.accounts.debts(later(), 10).await.unwrap(), [debts[0].clone(), debts[2].clone()]);
 }
 
 #[rstest]
@@ -251,11 +251,11 @@ async fn debts_are_recorded_with_their_change_and_stay_until_settled(
 async fn a_change_whose_debt_cannot_be_recorded_does_not_happen(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let accounts = &*tables.accounts;
+    let accounts = &*store.accounts;
     let account = created(accounts, "alice").await;
-    tables.execute("DROP TABLE @session_debts").await;
+    store.execute("DROP TABLE @session_debts").await;
     let cause = Some(DebtCause::AccountDisabled);
     accounts.change(&account.user_id, AccountChange::Delete, cause, now()).await.unwrap_err();
     assert_eq!(accounts.get(&account.user_id).await.unwrap(), Some(account));
@@ -266,14 +266,14 @@ async fn a_change_whose_debt_cannot_be_recorded_does_not_happen(
 async fn a_rehash_replaces_only_the_hash_it_was_made_from(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let accounts = &*tables.accounts;
+    let accounts = &*store.accounts;
     let account = created(accounts, "alice").await;
     let id = &account.user_id;
     accounts.rehash(&account.username, id, &hash("$old"), &hash("$better")).await.unwrap();
     assert_eq!(accounts.get(id).await.unwrap().unwrap().password, hash("$better"));
-    // The password has been changed since: the slow one must not bring the old one back.
+    // A late rehash must not overwrite a password that has changed meanwhile.
     accounts.rehash(&account.username, id, &hash("$old"), &hash("$stale")).await.unwrap();
     assert_eq!(accounts.get(id).await.unwrap().unwrap().password, hash("$better"));
     accounts.rehash(&name("nobody"), &user("nobody"), &hash("$old"), &hash("$better")).await.unwrap();
@@ -284,11 +284,11 @@ async fn a_rehash_replaces_only_the_hash_it_was_made_from(
 async fn an_import_says_of_each_account_what_became_of_it(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
     use Imported::{Added, IdTaken, Present, UsernameTaken};
 
-    let accounts = &*tables.accounts;
+    let accounts = &*store.accounts;
     let alice = created(accounts, "alice").await;
     let bob = account("Bob");
     let batch = [
@@ -297,7 +297,7 @@ async fn an_import_says_of_each_account_what_became_of_it(
         account("ALICE"),
         Account { username: name("eve"), ..alice.clone() },
         Account { disabled: Disabled::Until(later()), ..account("carol") },
-        // Twice in one batch, in each way.
+        // Duplicates in one batch, by id and by name.
         bob.clone(),
         account("BOB"),
         Account { username: name("robert"), ..bob.clone() },
@@ -324,12 +324,12 @@ async fn an_import_says_of_each_account_what_became_of_it(
 async fn thousands_of_accounts_are_imported_at_once(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
     let batch: Vec<_> = (0..3001).map(|number| account(&format!("user{number:04}"))).collect();
-    assert_eq!(tables.accounts.import(&batch).await.unwrap(), vec![Imported::Added; 3001]);
-    assert_eq!(tables.accounts.import(&batch).await.unwrap(), vec![Imported::Present; 3001]);
-    assert_eq!(tables.accounts.list(None, 5000).await.unwrap(), batch);
+    assert_eq!(store.accounts.import(&batch).await.unwrap(), vec![Imported::Added; 3001]);
+    assert_eq!(store.accounts.import(&batch).await.unwrap(), vec![Imported::Present; 3001]);
+    assert_eq!(store.accounts.list(None, 5000).await.unwrap(), batch);
 }
 
 #[rstest]
@@ -337,20 +337,20 @@ async fn thousands_of_accounts_are_imported_at_once(
 async fn concurrent_imports_of_the_same_accounts_add_each_once(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
     let batch: Arc<Vec<_>> = Arc::new((0..50).map(|number| account(&format!("user{number}"))).collect());
     let mut tasks = JoinSet::new();
     for number in 0..6 {
-        let (accounts, mut batch) = (Arc::clone(&tables.accounts), batch.to_vec());
-        // In different orders, so that they get into each other's way.
+        let (accounts, mut batch) = (Arc::clone(&store.accounts), batch.to_vec());
+        // Different orders make the imports collide.
         batch.rotate_left(number * 7);
         tasks.spawn(async move { accounts.import(&batch).await.unwrap() });
     }
     let outcomes = tasks.join_all().await.concat();
     let count = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();
     assert_eq!((count(Imported::Added), count(Imported::Present)), (50, 250));
-    assert_eq!(tables.accounts.list(None, 100).await.unwrap().len(), 50);
+    assert_eq!(store.accounts.list(None, 100).await.unwrap().len(), 50);
 }
 
 #[rstest]
@@ -358,12 +358,12 @@ async fn concurrent_imports_of_the_same_accounts_add_each_once(
 async fn concurrent_changes_of_one_account_are_made_one_after_the_other(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let account = created(&*tables.accounts, "alice").await;
+    let account = created(&*store.accounts, "alice").await;
     let mut tasks = JoinSet::new();
     for number in 0..12 {
-        let (accounts, id) = (Arc::clone(&tables.accounts), account.user_id.clone());
+        let (accounts, id) = (Arc::clone(&store.accounts), account.user_id.clone());
         tasks.spawn(async move {
             let role = Some(roles(&[&format!("role{number}")]));
             let disabled = (number % 2 == 0).then_some(Disabled::Yes);
@@ -372,10 +372,10 @@ async fn concurrent_changes_of_one_account_are_made_one_after_the_other(
         });
     }
     let left = tasks.join_all().await;
-    let stands = tables.accounts.get(&account.user_id).await.unwrap().unwrap();
+    let stands = store.accounts.get(&account.user_id).await.unwrap().unwrap();
     assert!(left.iter().any(|(account, _)| *account == stands));
     assert_eq!(stands.disabled, Disabled::Yes, "no change undid another");
-    assert_eq!(tables.accounts.debts(later(), 100).await.unwrap().len(), 12);
+    assert_eq!(store.accounts.debts(later(), 100).await.unwrap().len(), 12);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
-//! A value that belongs to another register is never taken for the register's own.
+//! The binding of a value to its register: a value of another register is corrupt.
 
-use super::stand::{Stand, StoreKind};
+use super::test_store::{StoreKind, TestStore};
 use rstest::rstest;
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use latchkey::{
 };
 
 use super::{
-    stand::{Backend, connect, corrupt, of_sessions, settings, unavailable, until_up},
     states::{change, now, state, user},
+    test_store::{Backend, connect, corrupt, of_sessions, settings, unavailable, until_up},
 };
 use crate::support::{
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     redis::RedisServer,
 };
 
-/// Puts what the register of one user holds into that of another.
-async fn copy(store: &Stand, from: &str, to: &str) {
+/// Copies the value of one register to that of another user.
+async fn copy(store: &TestStore, from: &str, to: &str) {
     match &store.backend {
         Backend::Embedded { database, .. } => {
             let copied = sqlx::query(
@@ -47,10 +47,10 @@ async fn copy(store: &Stand, from: &str, to: &str) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_value_that_was_copied_from_another_register_is_corrupt_for_its_user_alone(
+async fn a_value_copied_from_another_register_is_corrupt_for_that_user_only(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
     for user in [&alice, &bob, &carol] {
@@ -68,14 +68,14 @@ async fn a_value_that_was_copied_from_another_register_is_corrupt_for_its_user_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_value_from_before_values_were_bound_is_read_and_bound_by_the_next_commit() {
+async fn a_value_of_the_format_without_binding_is_read_and_bound_by_the_next_commit() {
     let server = RedisServer::start();
     let store = connect(&settings(server.url())).await;
     let alice = user("alice");
     store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
     let keys: Vec<String> = server.query(redis::cmd("KEYS").arg("*:s:alice"));
     let bound: Vec<u8> = server.query(redis::cmd("GET").arg(&keys[0]));
-    // The revision, the format, and what binds it.
+    // The revision and the format take 9 bytes, the binding takes 5.
     let unbound = [&bound[..9], &bound[14..]].concat();
     let () = server.query(redis::cmd("SET").arg(&keys[0]).arg(&unbound));
     let read = of_sessions(&*store).load(&alice).await.unwrap();
@@ -87,7 +87,7 @@ async fn a_value_from_before_values_were_bound_is_read_and_bound_by_the_next_com
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_a_connection_that_is_out_of_step_nothing_is_believed() {
+async fn answers_to_other_commands_are_never_accepted() {
     let server = RedisServer::start();
     let proxy = Proxy::to(server.port).await;
     let url = format!("redis://{}", proxy.address);
@@ -106,12 +106,12 @@ async fn over_a_connection_that_is_out_of_step_nothing_is_believed() {
     epochs.commit(&EpochKey, Revision::ABSENT, begin).await.unwrap();
 
     for round in 0..10 {
-        // The answer that comes first is that of another question.
+        // The proxy answers the next command with the answer to this one.
         match round % 2 {
             0 => drop(of_sessions(&*store).load(&bob).await.unwrap()),
             _ => drop(of_sessions(&*store).load(&nobody).await.unwrap()),
         }
-        proxy.set(Mood::LagsBehind);
+        proxy.set(ProxyMode::ShiftResponses);
         let cause = match round {
             0 | 1 => unavailable(of_sessions(&*store).load(&alice).await),
             2 | 3 => unavailable(of_sessions(&*store).load_many(&[&alice, &nobody]).await.remove(0)),
@@ -120,7 +120,7 @@ async fn over_a_connection_that_is_out_of_step_nothing_is_believed() {
             _ => unavailable(store.commit(&bob, revision, change(9)).await),
         };
         assert!(cause.contains("belong"), "round {round}: {cause}");
-        proxy.set(Mood::Carries);
+        proxy.set(ProxyMode::Forward);
         until_up(&*store).await;
         assert_eq!(*of_sessions(&*store).load(&alice).await.unwrap().state, state(1));
         assert_eq!(*epochs.load(&EpochKey).await.unwrap().state, epoch);

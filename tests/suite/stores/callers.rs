@@ -1,6 +1,6 @@
-//! What the store of callers promises.
+//! Conformance of the callers store.
 
-use super::tables::{Database, Tables};
+use super::test_accounts::{Database, TestAccounts};
 use rstest::rstest;
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ async fn created(callers: &dyn Callers, name: &str, key: u8) -> Caller {
     caller
 }
 
-/// The one with this key.
+/// Finds the caller with this key.
 async fn with_key(callers: &dyn Callers, key: &CallerKeyHash) -> Option<Caller> {
     callers.list().await.unwrap().into_iter().find(|caller| caller.key == *key)
 }
@@ -35,17 +35,17 @@ async fn with_key(callers: &dyn Callers, key: &CallerKeyHash) -> Option<Caller> 
 async fn a_caller_is_found_by_its_key_as_it_was_created(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let callers = &*tables.callers;
+    let callers = &*store.callers;
     let shop = created(callers, "shop", 0).await;
     let used = Caller { last_used_at: Some(now()), roles: Vec::new(), ..caller("Bücher & mehr", 255) };
     assert!(callers.create(&used).await.unwrap());
     assert_eq!(with_key(callers, &shop.key).await.as_ref(), Some(&shop));
     assert_eq!(with_key(callers, &used.key).await.as_ref(), Some(&used));
     assert_eq!(with_key(callers, &CallerKeyHash([1; 32])).await, None);
-    let tables = tables.reopen().await;
-    assert_eq!(tables.callers.list().await.unwrap(), [used, shop]);
+    let store = store.reopen().await;
+    assert_eq!(store.callers.list().await.unwrap(), [used, shop]);
 }
 
 #[rstest]
@@ -53,9 +53,9 @@ async fn a_caller_is_found_by_its_key_as_it_was_created(
 async fn names_are_unique_to_the_letter_and_listed_in_order(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let callers = &*tables.callers;
+    let callers = &*store.callers;
     for (key, name) in (0..).zip(["b", "a", "B", "é", "e", "z"]) {
         created(callers, name, key).await;
     }
@@ -70,11 +70,11 @@ async fn names_are_unique_to_the_letter_and_listed_in_order(
 async fn a_key_belongs_to_one_caller(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let shop = created(&*tables.callers, "shop", 1).await;
-    tables.callers.create(&caller("other", 1)).await.unwrap_err();
-    assert_eq!(tables.callers.list().await.unwrap(), [shop]);
+    let shop = created(&*store.callers, "shop", 1).await;
+    store.callers.create(&caller("other", 1)).await.unwrap_err();
+    assert_eq!(store.callers.list().await.unwrap(), [shop]);
 }
 
 #[rstest]
@@ -82,9 +82,9 @@ async fn a_key_belongs_to_one_caller(
 async fn a_revoked_caller_is_gone_and_its_name_is_free(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let callers = &*tables.callers;
+    let callers = &*store.callers;
     let shop = created(callers, "shop", 1).await;
     let other = created(callers, "other", 2).await;
     assert!(!callers.revoke("Shop").await.unwrap());
@@ -100,9 +100,9 @@ async fn a_revoked_caller_is_gone_and_its_name_is_free(
 async fn the_last_use_never_moves_back(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
-    let callers = &*tables.callers;
+    let callers = &*store.callers;
     let shop = created(callers, "shop", 1).await;
     created(callers, "other", 2).await;
     let now = now();
@@ -121,13 +121,13 @@ async fn the_last_use_never_moves_back(
 async fn of_concurrent_creations_of_one_name_exactly_one_succeeds(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let tables = Tables::on(database).await;
+    let store = TestAccounts::on(database).await;
 
     let mut tasks = JoinSet::new();
     for key in 0..12 {
-        let callers = Arc::clone(&tables.callers);
+        let callers = Arc::clone(&store.callers);
         tasks.spawn(async move { callers.create(&caller("shop", key)).await.unwrap() });
     }
     assert_eq!(tasks.join_all().await.into_iter().filter(|created| *created).count(), 1);
-    assert_eq!(tables.callers.list().await.unwrap().len(), 1);
+    assert_eq!(store.callers.list().await.unwrap().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! How a state becomes bytes, which other versions of Latchkey must be able to read.
+//! The stored format, which other versions of Latchkey must be able to read.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use prost::Message as _;
 
 use super::states::{epochs, events, user, user_ids, user_sessions};
 
-/// A state that has some of everything.
+/// A state with every field set.
 fn full_state() -> UserSessions {
     let slot = |name| Slot::parse(name).unwrap();
     let device = |name| Device::parse(name).unwrap();
@@ -81,7 +81,7 @@ fn full_event() -> Ended {
     }
 }
 
-/// The same with what was added later.
+/// The state with fields that were added later.
 fn fuller_state() -> UserSessions {
     let mut state = full_state();
     let notice = Notice::parse("maintenance").unwrap();
@@ -144,8 +144,8 @@ fn hex(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(bytes)
 }
 
-/// If one of these fails, what is in the stores of those who upgrade can no longer be read, or older
-/// replicas cannot read what newer ones write: raise FORMAT, or find another way.
+/// If one of these tests fails, a new version cannot read the stores of an old one, or an old replica cannot read
+/// what a new one writes: raise FORMAT, or find another way.
 #[test]
 fn the_bytes_of_a_state_never_change() {
     assert_eq!(hex(&encode_sessions(&full_state())), STATE);
@@ -160,7 +160,7 @@ fn the_bytes_of_an_event_never_change() {
 }
 
 #[test]
-fn the_bytes_of_what_was_added_later_never_change() {
+fn the_bytes_of_fields_added_later_never_change() {
     assert_eq!(hex(&encode_sessions(&fuller_state())), FULLER_STATE);
     assert_eq!(decode_sessions(&unhex(FULLER_STATE)).unwrap(), fuller_state());
 }
@@ -210,12 +210,12 @@ fn the_bytes_of_a_delivery_never_change() {
 }
 
 #[test]
-fn the_bytes_of_nothing_are_one_byte() {
+fn the_empty_state_is_one_byte() {
     assert_eq!(encode_sessions(&UserSessions::default())[..], [1]);
     assert_eq!(decode_sessions(&[1]).unwrap(), UserSessions::default());
 }
 
-/// What a newer version might add to a state, and to a session in it.
+/// Fields that a newer version might add to a state and to a session.
 #[derive(prost::Message)]
 struct NewerState {
     #[prost(uint64, tag = "1")]
@@ -263,7 +263,7 @@ fn a_newer_format_is_refused_in_words_that_help() {
 }
 
 #[test]
-fn what_is_not_ours_is_damaged() {
+fn foreign_bytes_are_corrupt() {
     let good = encode_sessions(&full_state());
     let reason_13 = [&[1][..], &[0x32, 2, 0x10, 13]].concat();
     let short_id = [&[1][..], &[0x22, 3, 0x0a, 1, 0xff]].concat();
@@ -309,7 +309,7 @@ proptest! {
     }
 
     #[test]
-    fn no_garbage_makes_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+    fn decoding_garbage_does_not_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
         let _ = (decode_sessions(&bytes), decode_event(&bytes));
         if let Some(format) = bytes.first_mut() {
             *format = 1;
@@ -318,7 +318,7 @@ proptest! {
     }
 
     #[test]
-    fn no_damage_makes_it_panic(state in user_sessions(), at in any::<usize>(), byte in any::<u8>()) {
+    fn decoding_damaged_bytes_does_not_panic(state in user_sessions(), at in any::<usize>(), byte in any::<u8>()) {
         let mut bytes = encode_sessions(&state).to_vec();
         let at = at % bytes.len();
         bytes[at] = byte;

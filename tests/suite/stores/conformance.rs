@@ -1,6 +1,6 @@
-//! What every store promises of its registers.
+//! Conformance of registers, for every store.
 
-use super::stand::{Stand, StoreKind};
+use super::test_store::{StoreKind, TestStore};
 use rstest::rstest;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,20 +18,20 @@ use super::states::{
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_register_that_holds_nothing_is_the_default_state_at_revision_absent(
+async fn an_empty_register_has_the_default_state_at_revision_absent(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     assert_eq!(store.load(&user("alice")).await, (Revision::ABSENT, UserSessions::default()));
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_committed_is_what_is_loaded(
+async fn a_load_returns_the_committed_state(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let states = samples(64, &(user_ids(), user_sessions()));
     let mut latest = BTreeMap::new();
@@ -50,7 +50,7 @@ async fn what_is_committed_is_what_is_loaded(
 async fn many_registers_are_read_in_the_order_of_their_keys(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let users: Vec<_> = (0..600).map(|number| user(&format!("user{number}"))).collect();
     for (number, user) in (0..).zip(&users).step_by(3) {
@@ -72,7 +72,7 @@ async fn many_registers_are_read_in_the_order_of_their_keys(
 async fn a_throttle_is_kept_in_a_register_of_its_own(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let key = ThrottleKey::account(&Username::parse("alice").unwrap());
     let now = now();
@@ -102,10 +102,10 @@ async fn a_throttle_is_kept_in_a_register_of_its_own(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_come_out_as_they_went_in(
+async fn events_are_read_as_they_were_committed(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
     let end = store.end_of_log().await;
@@ -122,7 +122,7 @@ async fn events_come_out_as_they_went_in(
 async fn the_revision_grows_with_every_commit_whatever_the_generation_does(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
     let mut revision = Revision::ABSENT;
@@ -135,10 +135,10 @@ async fn the_revision_grows_with_every_commit_whatever_the_generation_does(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_what_stands(
+async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_the_current_value(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
     let end = store.end_of_log().await;
@@ -156,10 +156,10 @@ async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_what_stands(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_expects_nothing_conflicts_with_what_is_there(
+async fn a_commit_that_expects_no_value_conflicts_with_a_value(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
     let current = store.commit(&user, Revision::ABSENT, change(1)).await;
@@ -171,10 +171,10 @@ async fn a_commit_that_expects_nothing_conflicts_with_what_is_there(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_expects_something_conflicts_with_nothing(
+async fn a_commit_that_expects_a_value_conflicts_with_none(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
     let Commit::Conflict(stands) = store.try_commit(&user, Revision(1), change_with(2, [2])).await else {
@@ -189,7 +189,7 @@ async fn a_commit_that_expects_something_conflicts_with_nothing(
 async fn a_repeated_commit_succeeds_and_appends_its_events_once(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
     let end = store.end_of_log().await;
@@ -208,7 +208,7 @@ async fn a_repeated_commit_succeeds_and_appends_its_events_once(
 async fn of_concurrent_commits_at_one_revision_exactly_one_wins(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
     let end = store.end_of_log().await;
@@ -241,7 +241,7 @@ async fn of_concurrent_commits_at_one_revision_exactly_one_wins(
 async fn no_increment_is_lost_under_contention(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     const TASKS: u64 = 16;
     const EACH: u64 = 20;
@@ -255,7 +255,7 @@ async fn no_increment_is_lost_under_contention(
             while done < EACH {
                 let mut next = (*read.state).clone();
                 next.generation.0 += 1;
-                // Whose it was, so that no two are the same commit.
+                // The username tells the tasks apart, so that no two make the same commit.
                 next.profile.username = format!("{task}.{done}").into();
                 let change = Change { state: next, ..change(0) };
                 match registers.commit(&user, read.revision, change).await.unwrap() {
@@ -277,7 +277,7 @@ async fn no_increment_is_lost_under_contention(
 async fn users_never_see_each_others_registers_whatever_their_ids(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let longest = ["x", "{", "}", "%"].map(|character| character.repeat(128));
     let odd = [
@@ -332,10 +332,10 @@ async fn users_never_see_each_others_registers_whatever_their_ids(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_register_is_kept_for_as_long_as_it_was_asked_to(
+async fn a_register_is_kept_as_long_as_its_commit_demands(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
     let mut revision = Revision::ABSENT;
@@ -350,10 +350,10 @@ async fn a_register_is_kept_for_as_long_as_it_was_asked_to(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_register_that_may_be_forgotten_is(
+async fn a_register_is_deleted_once_it_may_be(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let (short, long) = (user("short"), user("long"));
     let kept = Change { keep_until: now().after(Duration::from_hours(1)), ..change(1) };
@@ -365,7 +365,7 @@ async fn a_register_that_may_be_forgotten_is(
     store.pass(Duration::from_millis(400)).await;
     assert_eq!(store.load(&short).await, (Revision::ABSENT, UserSessions::default()));
     assert_eq!(store.load(&long).await.1, state(1));
-    // Who still holds the old revision learns that it is gone.
+    // A commit at the old revision conflicts.
     let Commit::Conflict(stands) = store.try_commit(&short, old, change(6)).await else {
         panic!("a commit to a register that is gone");
     };
@@ -375,10 +375,10 @@ async fn a_register_that_may_be_forgotten_is(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_register_to_be_kept_until_the_past_is_forgotten_soon(
+async fn a_register_to_be_kept_until_a_past_time_is_deleted_soon(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
     for past in [now(), latchkey::domain::types::Timestamp::from_micros(0)] {

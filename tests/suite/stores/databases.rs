@@ -1,4 +1,4 @@
-//! What networks, restarts and other users of a database do to accounts in it.
+//! Accounts under network failures, restarts, and other users of the database.
 
 use rstest::rstest;
 use std::{
@@ -15,16 +15,16 @@ use tokio::task::JoinSet;
 
 use super::{
     accounts::account,
-    stand::{corrupt, unavailable},
-    tables::{execute, settings},
+    test_accounts::{execute, settings},
+    test_store::{corrupt, unavailable},
 };
 use crate::support::{
     mysql::MariaDb,
     postgres::Postgres,
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
 };
 
-/// Impatient ones.
+/// Settings with short time-outs.
 fn quick(url: &str) -> Settings {
     let (connect_timeout, query_timeout) = (Duration::from_secs(1), Duration::from_millis(500));
     Settings { connect_timeout, query_timeout, ..settings(url) }
@@ -38,8 +38,8 @@ async fn refusal(url: &str) -> String {
     SqlAccounts::open(&settings(url)).await.err().unwrap()
 }
 
-/// Asks until it answers; it must, within a minute.
-async fn until_it_answers(accounts: &dyn Accounts) {
+/// Pings the accounts until they answer, for a minute at most.
+async fn until_available(accounts: &dyn Accounts) {
     let start = Instant::now();
     while let Err(error) = accounts.ping().await {
         assert!(start.elapsed() < Duration::from_mins(1), "{error}");
@@ -47,14 +47,13 @@ async fn until_it_answers(accounts: &dyn Accounts) {
     }
 }
 
-/// How long a question took that must have found the store unavailable.
+/// Returns how long a call took that must have failed with `Unavailable`.
 async fn time_to_give_up(accounts: &dyn Accounts) -> Duration {
     let start = Instant::now();
     unavailable(accounts.find(&account("alice").username).await);
     start.elapsed()
 }
 
-/// A server that the tests share.
 #[derive(Debug, Clone, Copy)]
 enum DatabaseServer {
     Postgres,
@@ -62,7 +61,7 @@ enum DatabaseServer {
 }
 
 impl DatabaseServer {
-    /// The URL of a new database on it.
+    /// Creates a database and returns its URL.
     async fn database(self) -> String {
         match self {
             Self::Postgres => Postgres::shared().database().await,
@@ -78,7 +77,7 @@ async fn replicas_that_start_at_once_on_an_empty_database_make_its_tables_once(
 ) {
     let url: &str = &server.database().await;
 
-    // Of somebody else in the same database.
+    // Another application has a table in the same database.
     execute(url, "CREATE TABLE accounts (x INT); CREATE TABLE _sqlx_migrations (x INT)").await;
     let mut replicas = JoinSet::new();
     for number in 0..6 {
@@ -126,7 +125,7 @@ async fn a_table_that_is_gone_is_told_from_an_outage_and_by_a_ping(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_questions_than_connections_wait_for_each_other(
+async fn more_calls_than_connections_wait_for_each_other(
     #[values(DatabaseServer::Postgres, DatabaseServer::MariaDb)] server: DatabaseServer,
 ) {
     let url: &str = &server.database().await;
@@ -143,7 +142,7 @@ async fn more_questions_than_connections_wait_for_each_other(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_question_whose_caller_went_away_leaves_no_connection_behind(
+async fn a_cancelled_call_returns_its_connection(
     #[values(DatabaseServer::Postgres, DatabaseServer::MariaDb)] server: DatabaseServer,
 ) {
     let url: &str = &server.database().await;
@@ -159,7 +158,7 @@ async fn a_question_whose_caller_went_away_leaves_no_connection_behind(
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_make_tables_is_told_so() {
+async fn a_missing_right_to_create_tables_is_an_error_that_says_so() {
     let url = Postgres::shared().database().await;
     execute(&url, "REVOKE CREATE ON SCHEMA public FROM public").await;
     execute(&url, "DO $$ BEGIN CREATE ROLE guest LOGIN; EXCEPTION WHEN OTHERS THEN NULL; END $$").await;
@@ -185,7 +184,7 @@ async fn a_wrong_password_is_an_outage_that_does_not_tell_the_password() {
 }
 
 #[tokio::test]
-async fn what_a_server_refuses_is_told_with_its_address() {
+async fn an_error_of_the_server_names_its_address() {
     let server = Postgres::shared().port();
     let url = Postgres::shared().url("nobody:swordfish", "nowhere");
     let accounts = SqlAccounts::open(&settings(&url)).await.unwrap();
@@ -194,7 +193,7 @@ async fn what_a_server_refuses_is_told_with_its_address() {
     assert!(told.contains("nobody") && !told.contains("swordfish"), "{told}");
 }
 
-/// Down at the start, up, down, and up again.
+/// Checks a server that is down at the start, comes up, goes down, and comes up again.
 async fn outlive_outages(url: &str, mut server: impl FnMut(bool)) {
     server(false);
     let start = Instant::now();
@@ -205,7 +204,7 @@ async fn outlive_outages(url: &str, mut server: impl FnMut(bool)) {
     assert!(start.elapsed() < Duration::from_millis(100), "known to be down, told at once");
 
     server(true);
-    until_it_answers(&accounts).await;
+    until_available(&accounts).await;
     let alice = account("alice");
     assert!(accounts.create(&alice).await.unwrap(), "the tables were made meanwhile");
 
@@ -213,56 +212,59 @@ async fn outlive_outages(url: &str, mut server: impl FnMut(bool)) {
     let took = time_to_give_up(&accounts).await;
     assert!(took < Duration::from_secs(3), "{took:?}");
     server(true);
-    until_it_answers(&accounts).await;
+    until_available(&accounts).await;
     assert_eq!(accounts.find(&alice.username).await.unwrap(), Some(alice));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_may_come_late_and_go_and_come_back() {
+async fn postgres_may_start_later_and_restart() {
     let mut server = Postgres::start();
     let url = server.database().await;
     outlive_outages(&url, |up| if up { server.start_again() } else { server.stop() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_may_come_late_and_go_and_come_back() {
+async fn mariadb_may_start_later_and_restart() {
     let mut server = MariaDb::start();
     let url = server.database().await;
     outlive_outages(&url, |up| if up { server.start_again() } else { server.stop() }).await;
 }
 
-/// A link that falls silent, and a server that freezes, hold nobody up for long, and are got over.
+/// Checks that calls fail in time while a connection stalls or a server is frozen, and recover afterwards.
 async fn outlive_silence(accounts: &SqlAccounts, silence: impl Fn(bool)) {
     let alice = account("alice");
     assert!(accounts.create(&alice).await.unwrap());
     silence(true);
-    // More than there are connections.
+    // The calls are more than the connections.
     for _ in 0..12 {
         let took = time_to_give_up(accounts).await;
         assert!(took < Duration::from_secs(3), "{took:?}");
     }
     silence(false);
-    until_it_answers(accounts).await;
+    until_available(accounts).await;
     assert_eq!(accounts.find(&alice.username).await.unwrap(), Some(alice));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_link_to_postgres_holds_nobody_up() {
+async fn calls_over_a_stalled_connection_to_postgres_fail_in_time() {
     let url = Postgres::shared().database().await;
     let proxy = Proxy::to(Postgres::shared().port()).await;
     let url = url.replace(&Postgres::shared().port().to_string(), &proxy.address.port().to_string());
     let accounts = SqlAccounts::open(&quick(&url)).await.unwrap();
-    outlive_silence(&accounts, |silent| proxy.set(if silent { Mood::Silent } else { Mood::Carries })).await;
+    outlive_silence(&accounts, |silent| {
+        proxy.set(if silent { ProxyMode::Stall } else { ProxyMode::Forward })
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_mariadb_holds_nobody_up() {
+async fn calls_to_a_frozen_mariadb_fail_in_time() {
     let server = MariaDb::start();
     let accounts = SqlAccounts::open(&quick(&server.database().await)).await.unwrap();
     outlive_silence(&accounts, |frozen| server.signal(if frozen { "STOP" } else { "CONT" })).await;
 }
 
-/// A certificate authority, and a certificate of it for 127.0.0.1 with its key: in PEM.
+/// Returns a certificate authority, and a certificate for 127.0.0.1 with its key, in PEM.
 fn certificates() -> (String, String, String) {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -274,7 +276,7 @@ fn certificates() -> (String, String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_server_with_a_certificate_of_the_right_authority_is_believed() {
+async fn a_server_needs_a_certificate_of_the_right_authority() {
     let (authority, certificate, key) = certificates();
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, contents: &str| {

@@ -1,4 +1,4 @@
-//! What is special to the embedded store: batches, the file, and what can be wrong with it.
+//! The embedded store: batches of commits, the database file, and its damage.
 
 use std::{
     fs,
@@ -19,8 +19,8 @@ use latchkey::{
 use tokio::task::JoinSet;
 
 use super::{
-    stand::{corrupt, of_sessions, unavailable},
     states::{change, change_with, now, numbers, state, user},
+    test_store::{corrupt, of_sessions, unavailable},
 };
 use crate::support::clock::ManualClock;
 
@@ -69,10 +69,10 @@ async fn a_thousand_commits_at_once_over_a_hundred_users_all_take_effect() {
 }
 
 #[tokio::test]
-async fn more_commits_than_can_wait_are_refused_and_the_others_succeed() {
+async fn commits_beyond_the_queue_fail_and_the_others_succeed() {
     let dir = tempfile::tempdir().unwrap();
     let (store, database) = open(dir.path()).await.unwrap();
-    // Nobody writes until this ends.
+    // This transaction holds the write lock.
     let busy = database.writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let mut tasks = JoinSet::new();
     for number in 0..5000 {
@@ -97,7 +97,7 @@ async fn more_commits_than_can_wait_are_refused_and_the_others_succeed() {
 }
 
 #[tokio::test]
-async fn what_was_committed_is_there_when_the_file_is_opened_again() {
+async fn commits_are_there_when_the_file_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let (store, database) = open(dir.path()).await.unwrap();
     let beginning = store.tail(None, 1).await.unwrap().next;
@@ -124,7 +124,7 @@ async fn what_was_committed_is_there_when_the_file_is_opened_again() {
 }
 
 #[tokio::test]
-async fn a_backup_that_was_restored_is_a_gap() {
+async fn a_restored_backup_is_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let (store, database) = open(dir.path()).await.unwrap();
     store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1])).await.unwrap();
@@ -139,19 +139,19 @@ async fn a_backup_that_was_restored_is_a_gap() {
     tokio::time::sleep(Duration::from_millis(5)).await;
     let (store, _) = open(dir.path()).await.unwrap();
     assert!(store.tail(Some(&cursor), 10).await.unwrap().gap);
-    // Also once the numbers have caught up.
+    // The gap is found even after the numbers have caught up.
     store.commit(&user("carol"), Revision::ABSENT, change_with(1, [3, 4])).await.unwrap();
     assert!(store.tail(Some(&cursor), 10).await.unwrap().gap);
 }
 
 #[tokio::test]
-async fn sweeping_takes_everything_that_is_due_and_only_that() {
+async fn a_sweep_deletes_exactly_the_expired_registers() {
     let dir = tempfile::tempdir().unwrap();
     let (store, database) = open(dir.path()).await.unwrap();
     let mut commits = JoinSet::new();
     for number in 0..2500 {
         let store = Arc::clone(&store);
-        // A fifth of them stays.
+        // A fifth of the registers stays.
         let minutes = if number % 5 == 0 { 60 } else { 1 };
         commits.spawn(async move {
             let keep_until = now().after(Duration::from_mins(minutes));
@@ -198,7 +198,7 @@ async fn a_damaged_file_is_refused_in_words_that_help() {
     }
     drop(store);
     database.close().await;
-    // All but the header.
+    // Everything after the header is damaged.
     let path = dir.path().join("latchkey.db");
     let length = usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
     let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -223,7 +223,7 @@ async fn damage_that_shows_later_is_corrupt_and_never_an_empty_state() {
 }
 
 #[tokio::test]
-async fn damage_concerns_those_whose_registers_it_has_hit() {
+async fn damage_affects_only_the_registers_it_hits() {
     let dir = tempfile::tempdir().unwrap();
     let (store, database) = open(dir.path()).await.unwrap();
     let users: Vec<_> = (100..600).map(|number| user(&format!("user{number}"))).collect();
@@ -271,7 +271,7 @@ async fn a_database_of_a_newer_version_is_refused_in_words_that_help() {
 }
 
 #[tokio::test]
-async fn a_place_that_cannot_be_written_is_unavailable() {
+async fn a_directory_that_cannot_be_written_is_unavailable() {
     let dir = tempfile::tempdir().unwrap();
     unavailable(open(&dir.path().join("missing")).await);
     fs::create_dir(dir.path().join("latchkey.db")).unwrap();
@@ -315,7 +315,7 @@ async fn commits_that_share_a_transaction_are_told_apart() {
     let end = store.tail(None, 1).await.unwrap().next;
     store.commit(&user("bob"), Revision::ABSENT, change(1)).await.unwrap();
     let bob = of_sessions(&*store).load(&user("bob")).await.unwrap().revision;
-    // All of them wait before the writer has its turn.
+    // All commits are queued before the writer runs.
     let commits = [
         ("alice", Revision::ABSENT, vec![1, 2]),
         ("bob", Revision::ABSENT, vec![3, 4, 5]),
@@ -341,7 +341,7 @@ async fn commits_that_share_a_transaction_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_commit_that_fails_half_way_leaves_nothing_and_is_in_nobodys_way() {
+async fn a_commit_that_fails_half_way_is_rolled_back_and_blocks_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let (store, database) = open(dir.path()).await.unwrap();
     let execute = async |sql: &'static str| sqlx::query(sql).execute(&database.writer).await.unwrap();
@@ -378,7 +378,7 @@ async fn readers_cannot_write() {
     }
 }
 
-/// Writes to a database that is then left as a crash leaves it: the latest commits are in its log.
+/// Writes a database as a crash leaves it, with the latest commits in its write-ahead log.
 async fn crashed(dir: &Path, commits: u64) {
     let inner = tempfile::tempdir().unwrap();
     Database::open(&inner.path().join("latchkey.db")).await.unwrap().close().await;
@@ -408,13 +408,13 @@ async fn a_log_that_is_damaged_is_refused_in_words_that_help() {
     };
     damage(|_| 0).await;
     damage(|_| 20).await;
-    // The header of a frame, and a page.
+    // A frame is a header and a page.
     damage(|length| 32 + (length - 32) / (24 + 4096) / 2 * (24 + 4096)).await;
     damage(|length| 32 + (length - 32) / (24 + 4096) / 2 * (24 + 4096) + 100).await;
 }
 
 #[tokio::test]
-async fn a_log_that_a_crash_has_left_is_taken_wherever_it_ends() {
+async fn a_log_after_a_crash_is_read_wherever_it_ends() {
     let dir = tempfile::tempdir().unwrap();
     crashed(dir.path(), 5).await;
     let log = fs::read(dir.path().join("latchkey.db-wal")).unwrap();
@@ -426,7 +426,7 @@ async fn a_log_that_a_crash_has_left_is_taken_wherever_it_ends() {
         fs::write(dir.path().join("latchkey.db"), &database).unwrap();
         fs::write(dir.path().join("latchkey.db-wal"), &log[..end]).unwrap();
         open(dir.path()).await.map(drop).unwrap();
-        // Half of the last frame was not written.
+        // The second half of the last frame is missing.
         let mut torn = log[..end].to_vec();
         let half = torn.len().saturating_sub(2000).max(torn.len().min(32));
         torn[half..].fill(0);
@@ -437,7 +437,7 @@ async fn a_log_that_a_crash_has_left_is_taken_wherever_it_ends() {
 }
 
 #[tokio::test]
-async fn nothing_is_acknowledged_once_the_file_is_gone_or_another_one() {
+async fn nothing_is_acknowledged_once_the_file_is_deleted_or_replaced() {
     for what in ["deleted", "replaced", "separated"] {
         let dir = tempfile::tempdir().unwrap();
         let (store, _database) = open(dir.path()).await.unwrap();
@@ -454,7 +454,7 @@ async fn nothing_is_acknowledged_once_the_file_is_gone_or_another_one() {
             }
             _ => fs::remove_file(dir.path().join("latchkey.db-wal")).unwrap(),
         }
-        // It is looked at ten times a second.
+        // The file is checked ten times a second.
         tokio::time::sleep(Duration::from_millis(150)).await;
         for _ in 0..2 {
             let cause = unavailable(store.commit(&alice, read.revision, change(2)).await);

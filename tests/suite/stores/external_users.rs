@@ -1,4 +1,4 @@
-//! Accounts in a table that is not ours: of any shape, on any database, and left as it is.
+//! External users: tables of any shape, on any database, which Latchkey does not alter.
 
 use latchkey::{
     domain::{
@@ -13,13 +13,13 @@ use tempfile::TempDir;
 
 use super::{
     accounts::{hash, name, roles},
-    stand::corrupt,
     states::user,
-    tables::{execute, settings},
+    test_accounts::{execute, settings},
+    test_store::corrupt,
 };
 use crate::support::{mysql::MariaDb, postgres::Postgres};
 
-/// A database of somebody else.
+/// A database of another application.
 pub struct Shop {
     pub url: String,
     _dir: Option<TempDir>,
@@ -47,7 +47,7 @@ impl Shop {
         shop
     }
 
-    /// In a database that is there.
+    /// Creates tables in an existing database.
     pub async fn at(url: String, tables: &str) -> Self {
         execute(&url, tables).await;
         Self { url, _dir: None }
@@ -61,7 +61,7 @@ impl Shop {
         ExternalUsers::open(&settings(&self.url), lookup).await.err().unwrap()
     }
 
-    /// The tables that there are.
+    /// Returns the names of all tables.
     async fn tables(&self) -> Vec<String> {
         if self.url.starts_with("sqlite") {
             let mut connection = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
@@ -85,7 +85,7 @@ pub fn lookup(by_name: &str) -> Lookup {
     Lookup { by_name: by_name.into(), by_id: None, update_hash: None }
 }
 
-/// As Django's migrations make it, as far as it matters here.
+/// The table of Django's users, as its migrations create it.
 fn django(kind: Kind) -> String {
     let (id, boolean) = match kind {
         Kind::Sqlite => ("integer NOT NULL PRIMARY KEY AUTOINCREMENT", "bool"),
@@ -142,13 +142,13 @@ async fn the_users_of_django_are_found_and_their_hashes_renewed(
     for nobody in ["6", "7x", "07", "x", "7.0", "99999999999999999999"] {
         assert_eq!(accounts.get(&user(nobody)).await.unwrap(), None, "{nobody}");
     }
-    // A name that we would not have taken.
+    // Latchkey itself would not accept this name.
     assert_eq!(accounts.get(&user("9")).await.unwrap(), Some(found("9", "with space", "x")));
 
     accounts.rehash(&name("Jürgen"), &user("7"), &juergen.password, &hash("$argon2id$new")).await.unwrap();
     let renewed = found("7", "Jürgen", "argon2$argon2id$new");
     assert_eq!(accounts.find(&name("Jürgen")).await.unwrap(), Some(renewed.clone()));
-    // It has been changed since.
+    // The hash has changed meanwhile.
     accounts.rehash(&name("Jürgen"), &user("7"), &juergen.password, &hash("$argon2id$stale")).await.unwrap();
     accounts.rehash(&name("Jürgen"), &user("x"), &juergen.password, &hash("$argon2id$stale")).await.unwrap();
     assert_eq!(accounts.find(&name("Jürgen")).await.unwrap(), Some(renewed));
@@ -203,7 +203,7 @@ async fn connections_for_reading_cannot_write(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_statement_that_cannot_work_is_refused_at_the_start(
+async fn a_statement_that_cannot_work_is_an_error_at_the_start(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
     let shop = Shop::new(kind, "CREATE TABLE users (id INT, name VARCHAR(50), at TIMESTAMP)").await;
@@ -307,7 +307,7 @@ async fn other_types_of_sqlite_are_read_too() {
 }
 
 #[tokio::test]
-async fn the_right_to_read_is_enough_and_needed() {
+async fn the_right_to_read_is_sufficient_and_necessary() {
     let shop = Shop::new(Kind::Postgres, &django(Kind::Postgres)).await;
     let roles = "DO $$ BEGIN CREATE ROLE reader LOGIN; EXCEPTION WHEN OTHERS THEN NULL; END $$";
     execute(&shop.url, roles).await;
@@ -332,7 +332,7 @@ async fn the_right_to_read_is_enough_and_needed() {
 }
 
 #[tokio::test]
-async fn a_table_that_changes_is_read_anew() {
+async fn a_statement_is_prepared_again_after_a_change_of_its_table() {
     let shop = Shop::new(Kind::Postgres, &django(Kind::Postgres)).await;
     let one = latchkey::store::sql::Settings { max_connections: 1, ..settings(&shop.url) };
     let select =
@@ -368,7 +368,7 @@ async fn the_server_ends_a_statement_that_takes_too_long() {
         };
         let select = format!("SELECT 'x' AS user_id, 'x' AS username, 'x' AS password_hash {slow}");
         let accounts = ExternalUsers::open(&settings, &lookup(&select)).await.unwrap();
-        let error = super::stand::unavailable(accounts.find(&name("slow")).await);
+        let error = super::test_store::unavailable(accounts.find(&name("slow")).await);
         assert!(error.contains(told), "{error}");
         assert_eq!(accounts.find(&name("fast")).await.unwrap(), None);
     }

@@ -1,4 +1,4 @@
-//! The connection to Redis, and everything that a network, an operator or a failover does to it.
+//! The connection to Redis under network failures, restarts and failovers.
 
 use std::{
     sync::Arc,
@@ -15,16 +15,16 @@ use latchkey::{
 };
 
 use super::{
-    stand::{ask, connect, corrupt, of_sessions, settings, unavailable, until_up},
     states::{change, change_with, numbers, state, user},
+    test_store::{check, connect, corrupt, of_sessions, settings, unavailable, until_up},
 };
 use crate::support::{
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     redis::{Flavour, RedisServer},
 };
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
-/// More than answering at once takes on a busy machine, and less than a time-out.
+/// Longer than an immediate answer takes on a busy machine, and shorter than a time-out.
 const AT_ONCE: Duration = Duration::from_millis(150);
 
 type Store = Arc<CodecStore<RedisRegisters>>;
@@ -33,7 +33,7 @@ fn impatient(url: String) -> RedisSettings {
     RedisSettings { response_timeout: RESPONSE_TIMEOUT, ..settings(url) }
 }
 
-/// A store that reaches its server through a proxy.
+/// Starts a store that reaches its server through a proxy.
 async fn through_proxy() -> (Store, Proxy, RedisServer) {
     let server = RedisServer::start();
     let proxy = Proxy::to(server.port).await;
@@ -41,7 +41,7 @@ async fn through_proxy() -> (Store, Proxy, RedisServer) {
     (store, proxy, server)
 }
 
-/// How long a call takes that must find the store unavailable; and why it is.
+/// Returns the duration and the cause of a call that must fail with `Unavailable`.
 async fn time_to_fail(store: &Store) -> (Duration, String) {
     let begun = Instant::now();
     let cause = unavailable(of_sessions(store.as_ref()).load(&user("alice")).await);
@@ -49,12 +49,12 @@ async fn time_to_fail(store: &Store) -> (Duration, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_link_that_falls_silent_times_out_then_fails_at_once_and_comes_back_by_itself() {
+async fn a_stalled_connection_times_out_then_fails_at_once_and_recovers() {
     let (store, proxy, _server) = through_proxy().await;
     let alice = user("alice");
     store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
 
-    proxy.set(Mood::Silent);
+    proxy.set(ProxyMode::Stall);
     let (first, cause) = time_to_fail(&store).await;
     assert!((RESPONSE_TIMEOUT..RESPONSE_TIMEOUT * 3).contains(&first), "{first:?}: {cause}");
     for call in 2.. {
@@ -65,22 +65,22 @@ async fn a_link_that_falls_silent_times_out_then_fails_at_once_and_comes_back_by
         }
         assert!(call < 6, "call {call} still waits {took:?}: {cause}");
     }
-    // And so does everybody else, for as long as it lasts.
+    // Every further call fails at once during the outage.
     for _ in 0..100 {
         let (took, _) = time_to_fail(&store).await;
         assert!(took < AT_ONCE, "{took:?}");
     }
 
-    proxy.set(Mood::Carries);
+    proxy.set(ProxyMode::Forward);
     let back = until_up(&*store).await;
     assert!(back < Duration::from_secs(2), "{back:?}");
     assert_eq!(*of_sessions(&*store).load(&alice).await.unwrap().state, state(1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_link_is_noticed_although_nobody_asks() {
+async fn a_stalled_connection_is_noticed_without_calls() {
     let (store, proxy, _server) = through_proxy().await;
-    proxy.set(Mood::Silent);
+    proxy.set(ProxyMode::Stall);
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (took, cause) = time_to_fail(&store).await;
     assert!(took < AT_ONCE, "{took:?}: {cause}");
@@ -96,28 +96,28 @@ async fn a_single_slow_answer_does_not_cost_the_connection() {
     };
     let before = connections();
     for _ in 0..4 {
-        proxy.set(Mood::Silent);
+        proxy.set(ProxyMode::Stall);
         time_to_fail(&store).await;
-        proxy.set(Mood::Carries);
+        proxy.set(ProxyMode::Forward);
         until_up(&*store).await;
     }
     assert_eq!(connections(), before + 1, "only the one that asks");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_whose_answer_was_lost_can_be_repeated_and_tells_its_events_once() {
+async fn a_commit_whose_answer_was_lost_can_be_repeated_and_appends_its_events_once() {
     let (store, proxy, _server) = through_proxy().await;
     let alice = user("alice");
     let end = store.tail(None, 10).await.unwrap().next;
     store.commit(&alice, Revision::ABSENT, change(1)).await.unwrap();
     let read = of_sessions(&*store).load(&alice).await.unwrap();
 
-    proxy.set(Mood::SwallowsAnswers);
+    proxy.set(ProxyMode::DropResponses);
     let change = change_with(2, [2]);
     unavailable(store.commit(&alice, read.revision, change.clone()).await);
-    proxy.set(Mood::HangsUp);
+    proxy.set(ProxyMode::Disconnect);
     tokio::time::sleep(Duration::from_millis(20)).await;
-    proxy.set(Mood::Carries);
+    proxy.set(ProxyMode::Forward);
     until_up(&*store).await;
 
     assert_eq!(
@@ -137,19 +137,19 @@ async fn a_commit_whose_answer_was_lost_can_be_repeated_and_tells_its_events_onc
 async fn a_connection_that_is_closed_is_replaced() {
     let (store, proxy, _server) = through_proxy().await;
     for _ in 0..3 {
-        proxy.set(Mood::HangsUp);
+        proxy.set(ProxyMode::Disconnect);
         let (took, _) = time_to_fail(&store).await;
         assert!(took < RESPONSE_TIMEOUT, "{took:?}");
         let (took, _) = time_to_fail(&store).await;
         assert!(took < AT_ONCE, "{took:?}");
-        proxy.set(Mood::Carries);
+        proxy.set(ProxyMode::Forward);
         let back = until_up(&*store).await;
         assert!(back < Duration::from_secs(2), "{back:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_starts_later_or_again_is_found() {
+async fn a_server_that_starts_later_or_restarts_is_used() {
     let mut server = RedisServer::start();
     server.kill();
     let store = Arc::new(CodecStore::new(RedisRegisters::start(&impatient(server.url()), "lk").unwrap()));
@@ -158,7 +158,7 @@ async fn a_server_that_starts_later_or_again_is_found() {
         server.restart();
         let back = until_up(&*store).await;
         assert!(back < Duration::from_secs(2), "{back:?}");
-        // Without the script, which the server has forgotten.
+        // The server has no script after its restart.
         store.commit(&user("alice"), Revision::ABSENT, change(1)).await.unwrap();
         server.kill();
         time_to_fail(&store).await;
@@ -168,7 +168,7 @@ async fn a_server_that_starts_later_or_again_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_is_refused_until_it_is_promoted() {
+async fn a_replica_is_unavailable_until_it_is_promoted() {
     let master = RedisServer::start();
     let port = master.port.to_string();
     let replica = RedisServer::with(Flavour::Redis, &["--replicaof", "127.0.0.1", &port]);
@@ -188,7 +188,7 @@ async fn a_replica_is_refused_until_it_is_promoted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_is_demoted_is_left_at_the_first_write_and_found_again() {
+async fn a_demoted_master_is_left_at_the_first_write_and_used_again_after_promotion() {
     let (master, server) = (RedisServer::start(), RedisServer::start());
     let store = connect(&impatient(server.url())).await;
     let (alice, bob) = (user("alice"), user("bob"));
@@ -207,7 +207,7 @@ async fn a_master_that_is_demoted_is_left_at_the_first_write_and_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_is_demoted_is_left_although_nobody_writes() {
+async fn a_demoted_master_is_left_without_a_write() {
     let (master, server) = (RedisServer::start(), RedisServer::start());
     let store = connect(&impatient(server.url())).await;
     let () = server.query(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port));
@@ -237,7 +237,7 @@ async fn scripts_that_the_server_forgets_are_sent_again() {
     }
 }
 
-/// The key of the only register, and that of its bucket's stream.
+/// Returns the keys of the only register and of the stream of its bucket.
 fn keys(server: &RedisServer) -> (String, String) {
     let keys: Vec<String> = server.query(redis::cmd("KEYS").arg("lk:*:s:*"));
     let [register] = &keys[..] else { panic!("{keys:?}") };
@@ -246,7 +246,7 @@ fn keys(server: &RedisServer) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_ours_is_corrupt_and_never_an_empty_state_or_overwritten() {
+async fn foreign_values_are_corrupt_and_never_overwritten() {
     let server = RedisServer::start();
     let store = connect(&settings(server.url())).await;
     let alice = user("alice");
@@ -267,7 +267,7 @@ async fn what_is_not_ours_is_corrupt_and_never_an_empty_state_or_overwritten() {
     let _: u64 = server.query(redis::cmd("LPUSH").arg(&key).arg("a list"));
     assert!(corrupt(of_sessions(&*store).load(&alice).await).contains("WRONGTYPE"));
     assert!(corrupt(store.commit(&alice, Revision::ABSENT, change(2)).await).contains("WRONGTYPE"));
-    // Others are not concerned, and the connection is as good as it was.
+    // Other registers and the connection are not affected.
     store.commit(&user("bob"), Revision::ABSENT, change(1)).await.unwrap();
 }
 
@@ -287,7 +287,7 @@ async fn a_commit_whose_events_cannot_be_appended_does_not_happen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_password_of_the_settings_is_used_and_a_wrong_one_is_not_shown() {
+async fn the_configured_password_is_used_and_a_wrong_one_is_not_printed() {
     let server = RedisServer::with(Flavour::Redis, &["--requirepass", "open-sesame"]);
     let with = |password: Option<&str>| RedisSettings {
         password: password.map(str::to_owned),
@@ -306,7 +306,7 @@ async fn the_password_of_the_settings_is_used_and_a_wrong_one_is_not_shown() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_refused_without_the_password_in_it() {
+async fn an_invalid_url_is_an_error_without_its_password() {
     for url in ["redis://:hunter2@", "redis://:hunter2@host:port", "http://:hunter2@host", "nonsense", ""] {
         let error = settings(url.to_owned()).check().unwrap_err();
         assert!(!error.contains("hunter2"), "{error}");
@@ -344,7 +344,7 @@ async fn a_server_that_is_out_of_memory_is_unavailable_for_writing_and_still_rea
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_loading_its_data_is_unavailable_until_it_has() {
     let server = RedisServer::with(Flavour::Redis, &["--enable-debug-command", "yes"]);
-    // Enough keys for a load that can be watched, at a pace that makes it last.
+    // Loading this many keys slowly takes long enough to observe.
     let fill = "for i = 1, 5000 do redis.call('SET', 'filler' .. i, i) end";
     let () = server.query(redis::cmd("EVAL").arg(fill).arg(0));
     let store = connect(&impatient(server.url())).await;
@@ -363,7 +363,7 @@ async fn a_server_that_is_loading_its_data_is_unavailable_until_it_has() {
     let begun = Instant::now();
     let mut causes = Vec::new();
     while causes.is_empty() && begun.elapsed() < Duration::from_secs(5) {
-        if let Err(error) = ask(&*store).await {
+        if let Err(error) = check(&*store).await {
             causes.push(error.to_string());
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

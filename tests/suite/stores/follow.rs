@@ -1,6 +1,6 @@
-//! What every store promises to who follows its event log: to hear of everything, soon, and of every gap.
+//! Conformance of following the event log: every event and every gap arrives soon.
 
-use super::stand::{Stand, StoreKind};
+use super::test_store::{StoreKind, TestStore};
 use rstest::rstest;
 use std::{
     sync::Arc,
@@ -21,24 +21,24 @@ use tokio::{
 
 use super::{
     log::{assert_complete, commit_events},
-    stand::{connect, of_sessions, settings, unavailable, until_up},
     states::{change, change_with, numbers, user},
+    test_store::{connect, of_sessions, settings, unavailable, until_up},
 };
 use crate::support::{
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     redis::{Flavour, RedisServer},
 };
 
-/// Longer than any test takes: who waits for this has not been woken.
+/// Longer than any test takes: a reader that waits this long was not woken.
 const LONG: Duration = Duration::from_mins(1);
-/// What is noticed although nobody is woken for it is noticed after this.
+/// How long it takes to notice what wakes no reader.
 const PATIENCE: Duration = Duration::from_millis(700);
-/// More than being woken takes on a busy machine.
+/// Longer than waking a reader takes on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
-/// For a call to come to where it waits. Too short a time makes a test easier to pass, never harder.
+/// Lets a call reach the point where it waits. A shorter time can only make a test pass more easily.
 const SETTLED: Duration = Duration::from_millis(100);
 
-/// Follows until so many events have come.
+/// Follows until this number of events has arrived.
 async fn follow_for(log: &dyn EventLog, mut after: Cursor, count: usize) -> Vec<Event> {
     let mut seen = Vec::new();
     while seen.len() < count {
@@ -50,7 +50,7 @@ async fn follow_for(log: &dyn EventLog, mut after: Cursor, count: usize) -> Vec<
 }
 
 /// Commits events 1 to 50 for each of 8 users, all users at once, with a pause after each.
-fn commit_at_once(store: &Arc<Stand>, pause: Duration) -> JoinSet<()> {
+fn commit_at_once(store: &Arc<TestStore>, pause: Duration) -> JoinSet<()> {
     let mut writers = JoinSet::new();
     for name in 0..8 {
         let store = Arc::clone(store);
@@ -67,10 +67,10 @@ fn commit_at_once(store: &Arc<Stand>, pause: Duration) -> JoinSet<()> {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_follows_is_told_at_once_what_is_there_already(
+async fn following_returns_existing_events_at_once(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let end = store.end_of_log().await;
     commit_events(&store, 20, 3).await;
@@ -81,10 +81,10 @@ async fn who_follows_is_told_at_once_what_is_there_already(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_follows_is_woken_by_every_commit_with_events(
+async fn every_commit_with_events_wakes_a_follower(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let alice = user("alice");
     let (mut end, mut revision) = (store.end_of_log().await, Revision::ABSENT);
@@ -105,10 +105,10 @@ async fn who_follows_is_woken_by_every_commit_with_events(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_nothing_happens_who_follows_is_told_so_after_a_while(
+async fn following_without_events_returns_after_the_given_time(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 3, 2).await;
     let end = store.end_of_log().await;
@@ -128,7 +128,7 @@ async fn where_nothing_happens_who_follows_is_told_so_after_a_while(
 async fn following_shows_what_many_commit_at_once_completely_and_in_order(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let (end, store) = (store.end_of_log().await, Arc::new(store));
     let writers = commit_at_once(&store, Duration::ZERO);
@@ -139,13 +139,13 @@ async fn following_shows_what_many_commit_at_once_completely_and_in_order(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn following_that_is_given_up_in_the_middle_skips_nothing(
+async fn a_cancelled_follow_skips_nothing(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let (end, store) = (store.end_of_log().await, Arc::new(store));
-    // Where all is read in a first call, that is done before it can be given up.
+    // A call that reads everything at once ends before it can be cancelled.
     let mut after = store.follow(&end, 100, SETTLED).await.next;
     let writers = commit_at_once(&store, Duration::from_millis(2));
     let (mut seen, mut given_up) = (Vec::new(), 0);
@@ -169,10 +169,10 @@ async fn following_that_is_given_up_in_the_middle_skips_nothing(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_follows_from_a_place_that_was_trimmed_away_is_told_of_the_gap_at_once(
+async fn following_from_a_trimmed_cursor_reports_a_gap_at_once(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let beginning = store.end_of_log().await;
     commit_events(&store, 10, 5).await;
@@ -185,10 +185,10 @@ async fn who_follows_from_a_place_that_was_trimmed_away_is_told_of_the_gap_at_on
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cursor_that_is_not_ours_cannot_be_followed_but_for_a_gap(
+async fn following_from_a_foreign_cursor_reports_a_gap(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let tail = store.follow(&Cursor("nonsense".into()), 100, LONG).await;
     assert!(tail.gap);
@@ -196,14 +196,14 @@ async fn a_cursor_that_is_not_ours_cannot_be_followed_but_for_a_gap(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_is_lost_is_a_gap_to_who_waits_although_nobody_is_woken(
+async fn a_lost_log_is_a_gap_for_a_waiting_follower(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 10, 5).await;
     let end = store.end_of_log().await;
-    // So that the loss comes in the middle, not before the first look.
+    // The loss must come after the first read.
     store.follow(&end, 100, PATIENCE).await;
     let log = Arc::clone(&store.log);
     let following = tokio::spawn({
@@ -219,10 +219,10 @@ async fn a_log_that_is_lost_is_a_gap_to_who_waits_although_nobody_is_woken(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_stream_is_a_gap_also_while_others_are_busy() {
-    let store = Arc::new(Stand::redis(Flavour::Redis).await.unwrap());
-    let super::stand::Backend::Redis(server) = &store.backend else { panic!("not Redis") };
-    // Users of two buckets.
+async fn a_lost_stream_is_a_gap_while_other_streams_are_busy() {
+    let store = Arc::new(TestStore::redis(Flavour::Redis).await.unwrap());
+    let super::test_store::Backend::Redis(server) = &store.backend else { panic!("not Redis") };
+    // The users are in two buckets.
     let streams = || -> Vec<String> { server.query(redis::cmd("KEYS").arg("*:events")) };
     store.commit(&user("quiet"), Revision::ABSENT, change_with(1, [1])).await;
     let quiet = streams();
@@ -245,13 +245,13 @@ async fn a_lost_stream_is_a_gap_also_while_others_are_busy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_waits_behind_who_follows() {
-    let store = Stand::redis(Flavour::Redis).await.unwrap();
+async fn no_call_waits_behind_a_follower() {
+    let store = TestStore::redis(Flavour::Redis).await.unwrap();
     let end = store.end_of_log().await;
     let log = Arc::clone(&store.log);
     let following = tokio::spawn(async move { log.follow(&end, 100, LONG).await.unwrap() });
     sleep(SETTLED).await;
-    // Asked at any time, they would meet the one who waits, were they behind it.
+    // These calls would time out if they waited behind the follower.
     let begun = Instant::now();
     for generation in 1..=50 {
         let (alice, asked) = (user("alice"), Instant::now());
@@ -265,7 +265,7 @@ async fn nobody_waits_behind_who_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_follows_can_wait_for_longer_than_an_answer_may_take() {
+async fn following_may_wait_longer_than_the_response_timeout() {
     let server = RedisServer::start();
     let settings = RedisSettings { response_timeout: Duration::from_millis(150), ..settings(server.url()) };
     let store = connect(&settings).await;
@@ -277,14 +277,14 @@ async fn who_follows_can_wait_for_longer_than_an_answer_may_take() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_follow_holds_two_connections_and_who_does_holds_three() {
-    let store = Stand::redis(Flavour::Redis).await.unwrap();
-    let super::stand::Backend::Redis(server) = &store.backend else { panic!("not Redis") };
+async fn a_store_holds_two_connections_and_a_third_while_it_follows() {
+    let store = TestStore::redis(Flavour::Redis).await.unwrap();
+    let super::test_store::Backend::Redis(server) = &store.backend else { panic!("not Redis") };
     let connections = async |expected: usize| {
         let begun = Instant::now();
         loop {
             let clients: String = server.query(redis::cmd("CLIENT").arg("LIST"));
-            // But for the one that asks. One that has asked before may not have gone yet.
+            // Ignores the connection of the test itself. Its previous one may still be open.
             let found = clients.lines().count() - 1;
             if found == expected {
                 return;
@@ -303,11 +303,11 @@ async fn who_does_not_follow_holds_two_connections_and_who_does_holds_three() {
 
 type Store = Arc<CodecStore<RedisRegisters>>;
 
-/// Events a user that are committed while the server starts again.
+/// The number of events for each user that are committed while the server restarts.
 const EACH: u64 = 100;
 
-/// Follows for good, through every error that trying again helps against, until so many events have come:
-/// these, and how many errors there were.
+/// Follows and retries after errors until this number of events has arrived. Returns the events and the number of
+/// errors.
 fn follow_through_errors(store: &Store, mut after: Cursor, count: usize) -> JoinHandle<(Vec<Event>, usize)> {
     let store = Arc::clone(store);
     tokio::spawn(async move {
@@ -329,7 +329,7 @@ fn follow_through_errors(store: &Store, mut after: Cursor, count: usize) -> Join
     })
 }
 
-/// The answer, once there is one.
+/// Calls until there is an answer.
 async fn until_ok<T, F: Future<Output = Result<T, StoreError>>>(ask: impl Fn() -> F) -> T {
     loop {
         match ask().await {
@@ -339,7 +339,7 @@ async fn until_ok<T, F: Future<Output = Result<T, StoreError>>>(ask: impl Fn() -
     }
 }
 
-/// Commits events for each of 8 users, each until it is known to be committed.
+/// Commits events for each of 8 users and repeats each commit until it is acknowledged.
 fn commit_through_errors(store: &Store) -> JoinSet<()> {
     let mut writers = JoinSet::new();
     for name in 0..8 {
@@ -348,7 +348,7 @@ fn commit_through_errors(store: &Store) -> JoinSet<()> {
             let name = user(&format!("user{name}"));
             for number in 1..=EACH {
                 let read = until_ok(|| of_sessions(&*store).load(&name)).await;
-                // Safe to repeat.
+                // Commits are safe to repeat.
                 let change = change_with(number, [number]);
                 let outcome = until_ok(|| store.commit(&name, read.revision, change.clone())).await;
                 assert!(matches!(outcome, Commit::Committed(_)), "{outcome:?}");
@@ -360,8 +360,8 @@ fn commit_through_errors(store: &Store) -> JoinSet<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_starts_again_with_its_data_costs_who_follows_no_event() {
-    // Always: one that syncs every second may be killed with acknowledged commits yet to be written.
+async fn a_follower_misses_no_event_when_the_server_restarts_with_its_data() {
+    // With `everysec` a killed server could lose acknowledged commits.
     let arguments = ["--appendonly", "yes", "--appendfsync", "always"];
     let mut server = RedisServer::with(Flavour::Redis, &arguments);
     let store = connect(&settings(server.url())).await;
@@ -380,7 +380,7 @@ async fn a_server_that_starts_again_with_its_data_costs_who_follows_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_starts_again_without_its_data_is_a_gap() {
+async fn a_server_that_restarts_without_its_data_is_a_gap() {
     let mut server = RedisServer::start();
     let store = connect(&settings(server.url())).await;
     store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1])).await.unwrap();
@@ -394,7 +394,7 @@ async fn a_server_that_starts_again_without_its_data_is_a_gap() {
     server.restart();
 
     unavailable(timeout(SOON, following).await.unwrap().unwrap());
-    // At once: what has come back may be another server.
+    // The gap comes at once, because a restarted server may be another one.
     let tail = timeout(SOON, until_ok(|| store.follow(&end, 100, LONG))).await.unwrap();
     assert_eq!((tail.events.len(), tail.gap), (0, true));
     until_up(&*store).await;
@@ -403,7 +403,7 @@ async fn a_server_that_starts_again_without_its_data_is_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_is_demoted_is_left_by_who_follows() {
+async fn a_follower_leaves_a_demoted_master() {
     let (master, server) = (RedisServer::start(), RedisServer::start());
     let store = connect(&settings(server.url())).await;
     let end = store.tail(None, 100).await.unwrap().next;
@@ -414,7 +414,7 @@ async fn a_master_that_is_demoted_is_left_by_who_follows() {
     sleep(SETTLED).await;
     let () = server.query(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port));
     unavailable(timeout(SOON, following).await.unwrap().unwrap());
-    // And is not taken for one again.
+    // The store does not take the replica for a master again.
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         unavailable(store.follow(&end, 100, PATIENCE).await);
@@ -429,16 +429,16 @@ async fn a_master_that_is_demoted_is_left_by_who_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_falls_silent_is_told_to_who_follows() {
+async fn following_over_a_stalled_connection_fails() {
     let server = RedisServer::start();
     let proxy = Proxy::to(server.port).await;
     let store = connect(&settings(format!("redis://{}", proxy.address))).await;
     let end = store.tail(None, 100).await.unwrap().next;
     store.follow(&end, 100, SETTLED).await.unwrap();
-    proxy.set(Mood::Silent);
+    proxy.set(ProxyMode::Stall);
     unavailable(timeout(SOON, store.follow(&end, 100, LONG)).await.unwrap());
 
-    proxy.set(Mood::Carries);
+    proxy.set(ProxyMode::Forward);
     until_up(&*store).await;
     store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1])).await.unwrap();
     let tail = timeout(SOON, until_ok(|| store.follow(&end, 100, LONG))).await.unwrap();

@@ -1,6 +1,6 @@
-//! What every store promises of its event log: in order, resumable, and no gap that is not told.
+//! Conformance of the event log: ordered, resumable, and without unreported gaps.
 
-use super::stand::{Backend, Stand, StoreKind};
+use super::test_store::{Backend, StoreKind, TestStore};
 use rstest::rstest;
 use std::{
     collections::BTreeMap,
@@ -18,13 +18,13 @@ use latchkey::{
 use tokio::task::JoinSet;
 
 use super::{
-    stand::{settings, until_up},
     states::{change, change_with, numbers, user},
+    test_store::{settings, until_up},
 };
 use crate::support::redis::{Flavour, RedisServer};
 
-/// Commits event after event for each of many users, in turns.
-pub async fn commit_events(store: &super::stand::Stand, users: u64, each: u64) {
+/// Commits events for each of many users in turn.
+pub async fn commit_events(store: &super::test_store::TestStore, users: u64, each: u64) {
     let mut revisions = BTreeMap::new();
     for number in 1..=each {
         for name in 0..users {
@@ -35,7 +35,7 @@ pub async fn commit_events(store: &super::stand::Stand, users: u64, each: u64) {
     }
 }
 
-/// Every event of [`commit_events`], once and in order a user.
+/// Checks that every event of [`commit_events`] is there once and in order for each user.
 pub fn assert_complete(seen: &[(&str, u64)], users: u64, each: u64) {
     let mut by_user = BTreeMap::<_, Vec<_>>::new();
     for (user, number) in seen {
@@ -52,7 +52,7 @@ pub fn assert_complete(seen: &[(&str, u64)], users: u64, each: u64) {
 async fn without_a_cursor_the_log_is_at_its_end(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 20, 2).await;
     let tail = store.tail(None, 100).await;
@@ -65,7 +65,7 @@ async fn without_a_cursor_the_log_is_at_its_end(
 async fn events_appear_with_their_commit_in_its_order(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
     let end = store.end_of_log().await;
@@ -85,7 +85,7 @@ async fn events_appear_with_their_commit_in_its_order(
 async fn a_reader_misses_nothing_whatever_its_limit(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let end = store.end_of_log().await;
     commit_events(&store, 40, 3).await;
@@ -100,7 +100,7 @@ async fn a_reader_misses_nothing_whatever_its_limit(
 async fn a_busy_user_does_not_hold_up_the_others(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let end = store.end_of_log().await;
     store.commit(&user("busy"), Revision::ABSENT, change_with(1, 1..=1000)).await;
@@ -116,7 +116,7 @@ async fn a_busy_user_does_not_hold_up_the_others(
 async fn a_reader_keeps_up_with_commits_that_go_on(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let end = store.end_of_log().await;
     let store = Arc::new(store);
@@ -152,10 +152,10 @@ async fn a_reader_keeps_up_with_commits_that_go_on(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cursor_that_is_not_ours_is_a_gap(
+async fn a_foreign_cursor_is_a_gap(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 3, 1).await;
     let ours = store.end_of_log().await.0;
@@ -164,7 +164,7 @@ async fn a_cursor_that_is_not_ours_is_a_gap(
     for foreign in odd.map(str::to_owned).into_iter().chain(bent) {
         let tail = store.tail(Some(&Cursor(foreign.clone())), 100).await;
         assert!(tail.gap, "{foreign:?} was taken for a cursor");
-        // From there on it is one like any other.
+        // The next cursor is an ordinary one.
         store.drain(tail.next, 100).await;
     }
 }
@@ -174,13 +174,13 @@ async fn a_cursor_that_is_not_ours_is_a_gap(
 async fn a_cursor_of_another_store_is_a_gap(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let other = match &store.backend {
-        Backend::Embedded { .. } => Stand::embedded().await,
-        Backend::Redis(_) => Stand::redis(Flavour::Redis).await.unwrap(),
+        Backend::Embedded { .. } => TestStore::embedded().await,
+        Backend::Redis(_) => TestStore::redis(Flavour::Redis).await.unwrap(),
     };
-    // The same numbers on both sides.
+    // Both stores have events with the same numbers.
     commit_events(&other, 3, 1).await;
     let foreign = other.end_of_log().await;
     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -193,7 +193,7 @@ async fn a_cursor_of_another_store_is_a_gap(
 async fn a_log_that_was_trimmed_past_the_cursor_is_a_gap(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let beginning = store.end_of_log().await;
     commit_events(&store, 10, 5).await;
@@ -213,7 +213,7 @@ async fn a_log_that_was_trimmed_past_the_cursor_is_a_gap(
 async fn a_log_that_was_lost_is_a_gap_and_goes_on(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 10, 5).await;
     let end = store.end_of_log().await;
@@ -229,16 +229,16 @@ async fn a_log_that_was_lost_is_a_gap_and_goes_on(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_that_were_lost_before_anybody_saw_them_are_a_gap(
+async fn events_lost_before_they_were_read_are_a_gap(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let empty = store.end_of_log().await;
     store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1, 2])).await;
     store.lose_log().await;
     tokio::time::sleep(Duration::from_millis(5)).await;
-    // As many as before, so that counting them shows nothing.
+    // The number of events is the same as before, so a count cannot show the loss.
     store.commit(&user("bob"), Revision::ABSENT, change_with(1, [1, 2])).await;
     assert!(store.tail(Some(&empty), 100).await.gap);
 }
@@ -248,7 +248,7 @@ async fn events_that_were_lost_before_anybody_saw_them_are_a_gap(
 async fn a_lost_log_that_has_grown_again_past_the_cursor_is_a_gap(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 3, 2).await;
     let end = store.end_of_log().await;
@@ -261,7 +261,7 @@ async fn a_lost_log_that_has_grown_again_past_the_cursor_is_a_gap(
     for limit in [1, 5, 1000] {
         let mut after = end.clone();
         let mut gap = false;
-        // Told at the latest when the reader has come to the end.
+        // The gap is reported at the end of the log at the latest.
         loop {
             let tail = store.tail(Some(&after), limit).await;
             gap |= tail.gap;
@@ -275,8 +275,8 @@ async fn a_lost_log_that_has_grown_again_past_the_cursor_is_a_gap(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_trims_its_streams_by_itself_and_says_so() {
-    let store = super::stand::Stand::redis(crate::support::redis::Flavour::Redis).await.unwrap();
+async fn a_trimmed_redis_stream_is_a_gap() {
+    let store = super::test_store::TestStore::redis(crate::support::redis::Flavour::Redis).await.unwrap();
     let beginning = store.end_of_log().await;
     let revision = store.commit(&user("alice"), Revision::ABSENT, change_with(1, 1..=3000)).await;
     assert_eq!(store.drain(beginning.clone(), 1000).await.0.len(), 3000);
@@ -288,15 +288,14 @@ async fn redis_trims_its_streams_by_itself_and_says_so() {
     assert_eq!(numbers(&tail.events).last(), Some(&("alice", 6000)));
 }
 
-/// The length of the longest stream: where there is one user, the others only have the entry that they
-/// begin with.
+/// Returns the length of the longest stream. With one user, all other streams hold only their first entry.
 fn stream_length(server: &RedisServer) -> usize {
     let streams: Vec<String> = server.query(redis::cmd("KEYS").arg("*:events"));
     streams.iter().map(|stream| server.query(redis::cmd("XLEN").arg(stream))).max().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_forgets_old_events_with_the_next_commit_but_not_the_place_of_who_has_seen_them() {
+async fn redis_trims_old_events_with_the_next_commit_and_keeps_cursors_valid() {
     const RETENTION: Duration = Duration::from_millis(200);
     let server = RedisServer::start();
     let registers = RedisRegisters::start(&settings(server.url()), "lk").unwrap().with_retention(RETENTION);
@@ -309,10 +308,10 @@ async fn redis_forgets_old_events_with_the_next_commit_but_not_the_place_of_who_
     tokio::time::sleep(RETENTION + Duration::from_millis(1)).await;
     assert!(stream_length(&server) > 1000, "nobody has appended to it");
 
-    let read = super::stand::of_sessions(&store).load(&alice).await.unwrap();
+    let read = super::test_store::of_sessions(&store).load(&alice).await.unwrap();
     store.commit(&alice, read.revision, change_with(2, [1001])).await.unwrap();
     let left = stream_length(&server);
-    // A stream forgets whole nodes of up to a hundred entries.
+    // Redis trims whole nodes of up to a hundred entries.
     assert!((2..=102).contains(&left), "{left} are left");
     assert!(store.tail(Some(&beginning), 10_000).await.unwrap().gap);
     let tail = store.tail(Some(&end), 10).await.unwrap();
@@ -327,10 +326,10 @@ async fn a_reader_at_the_end_misses_nothing_however_old_the_end_is() {
     until_up(&store).await;
     let (alice, mut revision) = (user("alice"), Revision::ABSENT);
     let mut end = store.tail(None, 10).await.unwrap().next;
-    // Enough to begin a new node of the stream more than once.
+    // This number of entries fills several nodes of the stream.
     for number in 1..=250 {
         store.commit(&alice, revision, change_with(number, [number])).await.unwrap();
-        revision = super::stand::of_sessions(&store).load(&alice).await.unwrap().revision;
+        revision = super::test_store::of_sessions(&store).load(&alice).await.unwrap().revision;
         let tail = store.tail(Some(&end), 10).await.unwrap();
         assert_eq!((numbers(&tail.events), tail.gap), (vec![("alice", number)], false));
         end = tail.next;

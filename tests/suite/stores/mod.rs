@@ -1,7 +1,7 @@
-//! One suite of behaviour for every store, and what is special to each.
+//! One conformance suite for every store, and tests of single backends.
 
-mod stand;
-pub mod tables;
+pub mod test_accounts;
+mod test_store;
 
 mod access;
 mod accounts;

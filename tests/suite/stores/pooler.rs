@@ -1,4 +1,4 @@
-//! Accounts through a pooler that gives every transaction another connection to the server.
+//! Accounts through a pooler that runs each transaction on another connection to the server.
 
 use std::{str::FromStr as _, sync::Arc};
 
@@ -15,18 +15,18 @@ use tokio::task::JoinSet;
 use super::{
     accounts::{account, hash, name},
     states::{now, user},
-    tables::{execute, settings},
+    test_accounts::{execute, settings},
 };
 use crate::support::{pgbouncer::PgBouncer, postgres::Postgres};
 
-/// Connections of the pooler to the server.
+/// The number of connections from the pooler to the server.
 const CONNECTIONS: usize = 3;
 
-/// Another application on the same connections, which uses the simple protocol.
+/// Another application that shares the connections and uses the simple protocol.
 struct Application(PgConnection);
 
 impl Application {
-    /// Does the same on each of the connections to the server, all of which a transaction holds meanwhile.
+    /// Runs statements on every connection to the server at the same time.
     async fn on_all(url: &str, statements: &str) {
         let mut clients = Vec::new();
         for _ in 0..CONNECTIONS {
@@ -50,8 +50,7 @@ impl Application {
         sqlx::raw_sql(statement).fetch_all(&mut self.0).await.unwrap()
     }
 
-    /// What a SELECT of one value finds on each of the connections to the server, all of which a transaction holds
-    /// meanwhile.
+    /// Selects one value on every connection to the server at the same time.
     async fn on_each(url: &str, select: &str) -> Vec<String> {
         let mut clients = Vec::new();
         let mut found = Vec::new();
@@ -59,7 +58,7 @@ impl Application {
             let mut client = Self::connect(url).await;
             client.run("BEGIN").await;
             let rows = client.run(&format!("SELECT ({select})::text")).await;
-            // The simple protocol answers in text.
+            // The simple protocol returns text.
             found.push(rows[0].get_unchecked::<Option<String>, _>(0).unwrap_or_default());
             clients.push(client);
         }
@@ -69,8 +68,8 @@ impl Application {
         found
     }
 
-    /// It sees its own settings, no statements and locks of others, and can write.
-    async fn is_left_alone(url: &str) {
+    /// Checks that the connections have default settings, no prepared statements or locks, and can write.
+    async fn is_unaffected(url: &str) {
         for (select, expected) in [
             ("current_setting('default_transaction_read_only')", "off"),
             ("current_setting('transaction_read_only')", "off"),
@@ -91,30 +90,30 @@ impl Application {
     }
 }
 
-/// As `settings`, with several connections: what one has prepared is not there for the other.
-fn many(url: &str) -> Settings {
+/// Settings with several connections, which do not share prepared statements.
+fn pooled(url: &str) -> Settings {
     Settings { max_connections: 8, ..settings(url) }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tables_of_ours_are_made_and_used_through_a_pooler_and_its_connections_stay_as_they_are() {
+async fn accounts_work_through_a_pooler_and_leave_its_connections_unchanged() {
     let direct = Postgres::shared().database().await;
     let Some(pooler) = PgBouncer::before(Postgres::shared(), CONNECTIONS) else { return };
     let url = pooler.url(&direct);
     Application::on_all(&url, "SELECT 1").await;
 
-    // At once, and then again on tables that are there.
+    // Several replicas create the tables at once, then others open them.
     for _ in 0..2 {
         let mut replicas = JoinSet::new();
         for _ in 0..4 {
             let url = url.clone();
             replicas
-                .spawn(async move { SqlAccounts::open(&many(&url)).await.unwrap().ping().await.unwrap() });
+                .spawn(async move { SqlAccounts::open(&pooled(&url)).await.unwrap().ping().await.unwrap() });
         }
         replicas.join_all().await;
     }
 
-    let accounts = Arc::new(SqlAccounts::open(&many(&url)).await.unwrap());
+    let accounts = Arc::new(SqlAccounts::open(&pooled(&url)).await.unwrap());
     let mut users = JoinSet::new();
     for number in 0..40 {
         let accounts = Arc::clone(&accounts);
@@ -132,11 +131,11 @@ async fn tables_of_ours_are_made_and_used_through_a_pooler_and_its_connections_s
     users.join_all().await;
     assert_eq!(accounts.list(None, 100).await.unwrap().len(), 40);
     assert_eq!(accounts.callers().list().await.unwrap(), []);
-    Application::is_left_alone(&url).await;
+    Application::is_unaffected(&url).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_of_yours_is_read_through_a_pooler_and_its_connections_stay_as_they_are() {
+async fn external_users_work_through_a_pooler_and_leave_its_connections_unchanged() {
     let direct = Postgres::shared().database().await;
     let Some(pooler) = PgBouncer::before(Postgres::shared(), CONNECTIONS) else { return };
     let url = pooler.url(&direct);
@@ -154,7 +153,7 @@ async fn a_table_of_yours_is_read_through_a_pooler_and_its_connections_stay_as_t
     };
     Application::on_all(&url, "SELECT 1").await;
     for _ in 0..3 {
-        let accounts = Arc::new(ExternalUsers::open(&many(&url), &lookup).await.unwrap());
+        let accounts = Arc::new(ExternalUsers::open(&pooled(&url), &lookup).await.unwrap());
         let mut users = JoinSet::new();
         for number in 1..=40 {
             let accounts = Arc::clone(&accounts);
@@ -168,12 +167,12 @@ async fn a_table_of_yours_is_read_through_a_pooler_and_its_connections_stay_as_t
             });
         }
         users.join_all().await;
-        Application::is_left_alone(&url).await;
+        Application::is_unaffected(&url).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn statements_that_others_left_on_the_connections_of_a_pooler_do_no_harm() {
+async fn prepared_statements_of_other_applications_do_not_conflict() {
     let direct = Postgres::shared().database().await;
     let Some(pooler) = PgBouncer::before(Postgres::shared(), CONNECTIONS) else { return };
     let url = pooler.url(&direct);
@@ -182,12 +181,12 @@ async fn statements_that_others_left_on_the_connections_of_a_pooler_do_no_harm()
     let left = Application::on_each(&url, "SELECT count(*) FROM pg_prepared_statements").await;
     assert!(left.iter().all(|left| left == "9"), "{left:?}");
 
-    let accounts = SqlAccounts::open(&many(&url)).await.unwrap();
+    let accounts = SqlAccounts::open(&pooled(&url)).await.unwrap();
     assert!(accounts.create(&account("alice")).await.unwrap());
     let select = "SELECT user_id, username, password_hash FROM latchkey_accounts WHERE username = :username";
     let lookup = Lookup { by_name: select.into(), by_id: None, update_hash: None };
     for _ in 0..2 * CONNECTIONS {
-        let accounts = ExternalUsers::open(&many(&url), &lookup).await.unwrap();
+        let accounts = ExternalUsers::open(&pooled(&url), &lookup).await.unwrap();
         assert!(accounts.find(&name("alice")).await.unwrap().is_some());
     }
 }

@@ -1,6 +1,6 @@
-//! Loads that come together: on Redis they share commands, and nobody notices.
+//! Batching: concurrent loads share commands to Redis and stay correct.
 
-use super::stand::{Stand, StoreKind};
+use super::test_store::{StoreKind, TestStore};
 use rstest::rstest;
 use std::{
     collections::BTreeMap,
@@ -23,11 +23,11 @@ use latchkey::{
 use tokio::{sync::Barrier, task::JoinSet, time::timeout};
 
 use super::{
-    stand::{connect, corrupt, settings, unavailable, until_up},
     states::{change, state, user},
+    test_store::{connect, corrupt, settings, unavailable, until_up},
 };
 use crate::support::{
-    proxy::{Mood, Proxy},
+    proxy::{Proxy, ProxyMode},
     redis::{Monitor, RedisServer},
 };
 
@@ -42,7 +42,7 @@ async fn gathered(settings: &RedisSettings) -> Store {
     Arc::new(BatchingSessions::new(connect(settings).await))
 }
 
-/// A server, and a store on it that holds `state(n)` for the `n`th of so many users.
+/// Starts a server and a store that holds `state(n)` for the `n`th of this number of users.
 async fn filled(users: u64) -> (Store, Vec<UserId>, RedisServer) {
     let server = RedisServer::start();
     let store = gathered(&settings(server.url())).await;
@@ -53,7 +53,7 @@ async fn filled(users: u64) -> (Store, Vec<UserId>, RedisServer) {
     (store, users, server)
 }
 
-/// Another store on that server, behind a proxy.
+/// Starts another store on the same server, behind a proxy.
 async fn behind_proxy(server: &RedisServer, response_timeout: Duration) -> (Store, Proxy) {
     let proxy = Proxy::to(server.port).await;
     let url = format!("redis://{}", proxy.address);
@@ -64,7 +64,7 @@ async fn load(store: &Store, user: &UserId) -> Loaded {
     store.load(user).await
 }
 
-/// Loads all of them in one task, so that nothing comes between.
+/// Loads all users in one task, so that the loads start together.
 async fn load_at_once(store: &Store, users: impl IntoIterator<Item = &UserId>) -> Vec<Loaded> {
     join_all(users.into_iter().map(|user| load(store, user))).await
 }
@@ -77,7 +77,7 @@ fn generation(loaded: Loaded) -> u64 {
     loaded.unwrap().state.generation.0
 }
 
-/// What was asked of registers since the last look: the command, and how many it names.
+/// Returns the commands for registers since the last call, with their numbers of keys.
 fn asked(monitor: &mut Monitor<'_>) -> Vec<(String, usize)> {
     let commands = monitor.commands();
     let of_registers = commands.iter().filter(|command| command.contains(":s:"));
@@ -89,8 +89,8 @@ fn asked(monitor: &mut Monitor<'_>) -> Vec<(String, usize)> {
         .collect()
 }
 
-/// Waits until a server has been asked for registers so often.
-async fn until_asked(monitor: &mut Monitor<'_>, times: usize) {
+/// Waits until the server has received this number of commands for registers.
+async fn until_commands(monitor: &mut Monitor<'_>, times: usize) {
     let begun = Instant::now();
     let mut seen = Vec::new();
     while seen.len() < times {
@@ -116,7 +116,7 @@ async fn a_load_alone_is_a_get_and_two_hundred_at_once_are_one_command() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_loads_of_many_tasks_are_far_fewer_commands() {
+async fn the_loads_of_many_tasks_need_far_fewer_commands() {
     let (store, users, server) = filled(200).await;
     let mut monitor = server.monitor();
     let mut loads = JoinSet::new();
@@ -135,7 +135,7 @@ async fn the_loads_of_many_tasks_are_far_fewer_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_register_that_many_load_at_once_is_asked_for_once() {
+async fn a_register_that_many_load_at_once_is_requested_once() {
     let (store, users, server) = filled(2).await;
     let mut monitor = server.monitor();
     let loaded = load_at_once(&store, [&users[1]; 50]).await;
@@ -157,7 +157,7 @@ async fn a_register_that_many_load_at_once_is_asked_for_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_command_asks_for_more_than_its_share() {
+async fn no_command_exceeds_the_batch_limit() {
     let (store, users, server) = filled(1100).await;
     let mut monitor = server.monitor();
     for loaded in [load_at_once(&store, &users).await, load_many(&store, &users).await] {
@@ -189,20 +189,20 @@ async fn each_load_gets_the_answer_of_its_own_register_whatever_the_others_hold(
         for short in [short, short_too] {
             assert!(corrupt(short).contains("has no revision"));
         }
-        // To MGET alone it would hold nothing, and that is what a user who may log in has.
+        // MGET returns nil for a key of another type, as for a user without sessions.
         assert!(corrupt(list).contains("WRONGTYPE"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_load_that_is_given_up_before_its_batch_is_sent_strands_nobody() {
+async fn a_load_cancelled_before_its_batch_is_sent_does_not_affect_others() {
     let (store, users, server) = filled(3).await;
     let mut monitor = server.monitor();
     let [mut first, mut second, mut third] =
         [0, 1, 2].map(|number: usize| Box::pin(load(&store, &users[number])));
     assert!([&mut first, &mut second, &mut third].into_iter().all(|load| load.now_or_never().is_none()));
     drop(second);
-    // It is the one that would have sent.
+    // This load would have sent the batch.
     drop(first);
     assert_eq!(generation(timeout(LONG, third).await.unwrap()), 2);
     assert_eq!(asked(&mut monitor), [("get".to_owned(), 1)], "nobody wants to know the others");
@@ -215,23 +215,23 @@ async fn a_load_that_is_given_up_before_its_batch_is_sent_strands_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_load_that_is_given_up_while_its_batch_is_under_way_strands_nobody() {
+async fn a_load_cancelled_after_its_batch_was_sent_does_not_affect_others() {
     let (_, users, server) = filled(20).await;
     let (store, proxy) = behind_proxy(&server, LONG).await;
     let mut monitor = server.monitor();
-    proxy.set(Mood::HoldsAnswers);
+    proxy.set(ProxyMode::HoldResponses);
     let mut loads: Vec<_> = users.iter().map(|user| Box::pin(load(&store, user))).collect();
     let patience = Duration::from_millis(200);
     assert!(timeout(patience, join_all(&mut loads)).await.is_err(), "there is no answer yet");
     assert_eq!(asked(&mut monitor), [("mget".to_owned(), 20)]);
     drop(loads.remove(0));
-    proxy.set(Mood::Carries);
+    proxy.set(ProxyMode::Forward);
     let loaded = timeout(LONG, join_all(loads)).await.unwrap();
     assert_eq!(loaded.into_iter().map(generation).collect::<Vec<_>>(), (1..20).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_is_told_to_everybody_who_waits_and_its_end_serves_everybody() {
+async fn an_outage_fails_every_waiting_load_and_its_end_serves_all() {
     let (store, users, mut server) = filled(50).await;
     server.kill();
     for _ in 0..3 {
@@ -252,15 +252,15 @@ async fn an_outage_is_told_to_everybody_who_waits_and_its_end_serves_everybody()
 async fn loads_that_time_out_together_are_one_slow_answer_and_do_not_cost_the_connection() {
     let (_, users, server) = filled(50).await;
     let (store, proxy) = behind_proxy(&server, RESPONSE_TIMEOUT).await;
-    proxy.set(Mood::Silent);
+    proxy.set(ProxyMode::Stall);
     let begun = Instant::now();
     for loaded in load_at_once(&store, &users).await {
         unavailable(loaded);
     }
     let took = begun.elapsed();
     assert!((RESPONSE_TIMEOUT..RESPONSE_TIMEOUT * 3).contains(&took), "{took:?}");
-    proxy.set(Mood::Carries);
-    // At once: a new connection would have to be waited for.
+    proxy.set(ProxyMode::Forward);
+    // An immediate answer proves that the connection was kept.
     for (number, loaded) in (0..).zip(load_at_once(&store, &users).await) {
         assert_eq!(generation(loaded), number);
     }
@@ -277,16 +277,16 @@ async fn a_load_is_never_answered_by_a_command_that_was_sent_before_it_began() {
             load_at_once(&store, &users).await.into_iter().map(generation).collect::<Vec<_>>()
         })
     };
-    proxy.set(Mood::HoldsAnswers);
+    proxy.set(ProxyMode::HoldResponses);
     let early = spawn_loads();
-    until_asked(&mut monitor, 1).await;
+    until_commands(&mut monitor, 1).await;
     let stands = load(&direct, &users[1]).await.unwrap().revision;
     direct.commit(&users[1], stands, change(7)).await.unwrap();
     asked(&mut monitor);
-    // Does not wait for the answer to the others, and does not share it either.
+    // This load neither waits for the earlier command nor shares its answer.
     let late = spawn_loads();
-    until_asked(&mut monitor, 1).await;
-    proxy.set(Mood::Carries);
+    until_commands(&mut monitor, 1).await;
+    proxy.set(ProxyMode::Forward);
     assert_eq!(early.await.unwrap(), [0, 1]);
     assert_eq!(late.await.unwrap(), [0, 7]);
 }
@@ -296,7 +296,7 @@ async fn a_load_is_never_answered_by_a_command_that_was_sent_before_it_began() {
 async fn a_load_sees_every_commit_that_was_answered_before_it_began_whatever_else_is_loaded(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = Stand::start(kind).await else { return };
+    let Some(store) = TestStore::start(kind).await else { return };
 
     let store = Arc::new(store);
     let answered: Arc<BTreeMap<_, _>> =

@@ -1,4 +1,4 @@
-//! Hashes in a table that is not ours are renewed, or stay as they are.
+//! Renewal of hashes in tables of external users.
 
 use latchkey::{
     domain::ports::Accounts as _,
@@ -10,7 +10,7 @@ use super::{
     accounts::{hash, name},
     external_users::{Kind, Shop},
     states::user,
-    tables::execute,
+    test_accounts::execute,
 };
 use crate::support::{mysql::MariaDb, postgres::Postgres};
 
@@ -21,7 +21,7 @@ const SELECT: &str =
     "SELECT id AS user_id, name AS username, hash AS password_hash FROM users WHERE name = :username";
 const UPDATE: &str = "UPDATE users SET hash = :new_hash WHERE id = :user_id AND hash = :old_hash";
 
-/// A table with one user, whose hash is in a column of this type.
+/// Returns a table with one user and a hash column of this type.
 fn users(column: &str) -> String {
     format!(
         "CREATE TABLE users (id INT, name VARCHAR(50), hash {column});
@@ -29,7 +29,7 @@ fn users(column: &str) -> String {
     )
 }
 
-/// What cuts off every hash that is written to the table.
+/// Returns a trigger that truncates every hash that is written to the table.
 fn trigger(kind: Kind) -> &'static str {
     match kind {
         Kind::Sqlite => {
@@ -52,7 +52,7 @@ async fn open(shop: &Shop, update: &str) -> ExternalUsers {
     shop.open(&Lookup { by_name: SELECT.into(), by_id: None, update_hash: Some(update.into()) }).await
 }
 
-/// Renews the hash of alice: what is there then.
+/// Renews the hash of alice and returns the stored one.
 async fn renewed(accounts: &ExternalUsers) -> String {
     let alice = accounts.find(&name("alice")).await.unwrap().unwrap();
     accounts.rehash(&name("alice"), &user("1"), &alice.password, &hash(NEW)).await.unwrap();
@@ -68,7 +68,7 @@ async fn is_kept(accounts: &ExternalUsers) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hash_that_a_trigger_would_cut_off_stays_as_it_was(
+async fn a_hash_that_a_trigger_would_truncate_is_not_renewed(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
     let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
@@ -78,7 +78,7 @@ async fn a_hash_that_a_trigger_would_cut_off_stays_as_it_was(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hash_that_the_statement_would_cut_off_stays_as_it_was(
+async fn a_hash_that_the_statement_would_truncate_is_not_renewed(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
     let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
@@ -87,7 +87,7 @@ async fn a_hash_that_the_statement_would_cut_off_stays_as_it_was(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renewal_that_would_change_other_users_changes_nobody(
+async fn a_renewal_that_would_change_other_users_is_rolled_back(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
     let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
@@ -117,7 +117,7 @@ async fn a_column_that_is_too_short_for_a_new_hash_keeps_the_old_one() {
         let shop = Shop::new(kind, &users("VARCHAR(60)")).await;
         is_kept(&open(&shop, UPDATE).await).await;
     }
-    // Where the server cuts off without a word.
+    // Without strict mode the server truncates silently.
     let server = MariaDb::start();
     let shop = Shop::at(server.database().await, &users("VARCHAR(60)")).await;
     execute(&shop.url, "SET GLOBAL sql_mode = ''").await;

@@ -1,4 +1,4 @@
-//! Rows and names that a table of somebody else's has by its own rules, and not by ours.
+//! Rows and names of external users that follow other rules than those of Latchkey.
 
 use rstest::rstest;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::{
     accounts::{account, name, roles},
     external_users::{Kind, Shop, lookup},
     states::user,
-    tables::settings,
+    test_accounts::settings,
 };
 use crate::support::{mysql::MariaDb, postgres::Postgres};
 
@@ -20,7 +20,7 @@ const SELECT: &str = "SELECT id AS user_id, name AS username, hash AS password_h
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn roles_that_cannot_be_are_left_out_and_the_user_logs_in_with_the_others(
+async fn invalid_roles_are_left_out_and_the_others_count(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
     let many: Vec<_> = (0..40).map(|number| format!("role{number:02}")).collect();
@@ -42,7 +42,7 @@ async fn roles_that_cannot_be_are_left_out_and_the_user_logs_in_with_the_others(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_names_that_the_statement_takes_for_one_each_is_the_one_that_was_typed(
+async fn of_two_names_that_the_statement_does_not_tell_apart_the_typed_one_logs_in(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
     let tables = "CREATE TABLE users (id INT, name VARCHAR(50), hash VARCHAR(50));
@@ -58,7 +58,7 @@ async fn of_two_names_that_the_statement_takes_for_one_each_is_the_one_that_was_
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_of_which_nobody_can_be_logged_in_are_no_accounts(
+async fn rows_without_a_usable_login_are_no_accounts(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
     let tables = "CREATE TABLE users (id VARCHAR(50), name VARCHAR(50), hash VARCHAR(50), mail VARCHAR(50));
@@ -66,7 +66,7 @@ async fn rows_of_which_nobody_can_be_logged_in_are_no_accounts(
                           ('ü', 'umlaut', 'x', ''), ('5', NULL, 'x', 'nameless@x')";
     let shop = Shop::new(kind, tables).await;
     let accounts = shop.open(&lookup(&format!("{SELECT} WHERE name = :username OR mail = :username"))).await;
-    // Without a password; nobody can log in with one.
+    // An account without a password cannot log in.
     assert_eq!(accounts.find(&name("good")).await.unwrap().unwrap().password.as_str(), "");
     for nobody in ["empty", "null", "umlaut"] {
         assert_eq!(accounts.find(&name(nobody)).await.unwrap(), None, "{nobody}");
@@ -77,7 +77,7 @@ async fn rows_of_which_nobody_can_be_logged_in_are_no_accounts(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn padding_is_taken_off_an_id_where_it_cannot_make_one_of_two(
+async fn padding_is_removed_from_an_id_if_that_cannot_merge_two_ids(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
     let tables = "CREATE TABLE users (id VARCHAR(50), name VARCHAR(50), hash VARCHAR(50));
@@ -131,7 +131,7 @@ async fn columns_that_are_padded_by_their_type_are_read_without_it() {
     }
 }
 
-/// Names that a character set does not have, beside one that every one has.
+/// Names with characters that a character set lacks, and one name in ASCII.
 async fn has_only(shop: &Shop, select: &str, missing: &[&str]) {
     let accounts = shop.open(&lookup(select)).await;
     for missing in missing {
@@ -141,7 +141,7 @@ async fn has_only(shop: &Shop, select: &str, missing: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_the_characters_of_a_table_cannot_spell_is_nobodys_on_mariadb() {
+async fn a_name_outside_the_character_set_of_a_mariadb_table_is_unknown() {
     for (characters, missing) in [
         ("latin1", &["日本語", "Łukasz", "a😀"][..]),
         ("ascii", &["Jürgen", "日本語", "a😀"]),
@@ -161,7 +161,7 @@ async fn a_name_that_the_characters_of_a_table_cannot_spell_is_nobodys_on_mariad
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_the_characters_of_a_database_cannot_spell_is_nobodys_on_postgres() {
+async fn a_name_outside_the_encoding_of_a_postgres_database_is_unknown() {
     for (encoding, missing) in
         [("LATIN1", &["日本語", "Łukasz", "a😀"][..]), ("SQL_ASCII", &["日本語", "Jürgen"])]
     {
@@ -171,7 +171,7 @@ async fn a_name_that_the_characters_of_a_database_cannot_spell_is_nobodys_on_pos
         let shop = Shop::at(url.clone(), tables).await;
         has_only(&shop, &format!("{SELECT} WHERE name = :username"), missing).await;
 
-        // Ours, too.
+        // The own accounts of Latchkey behave the same.
         let accounts = SqlAccounts::open(&settings(&url)).await.unwrap();
         assert!(accounts.create(&account("alice")).await.unwrap());
         for missing in missing {
@@ -182,7 +182,7 @@ async fn a_name_that_the_characters_of_a_database_cannot_spell_is_nobodys_on_pos
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_whose_characters_cannot_be_told_is_no_outage() {
+async fn a_row_with_undecodable_characters_is_no_outage() {
     let url = Postgres::shared().database_in("SQL_ASCII").await;
     let tables = "CREATE TABLE users (id INT, name VARCHAR(50), hash BYTEA);
                   INSERT INTO users VALUES (1, 'alice', 'x'), (2, 'bob', '\\xfc')";

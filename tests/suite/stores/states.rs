@@ -1,4 +1,4 @@
-//! States and events: arbitrary ones, and plain ones that tell apart what was committed.
+//! States and events for tests: arbitrary ones, and simple ones that are easy to tell apart.
 
 use std::time::Duration;
 
@@ -23,17 +23,17 @@ pub fn now() -> Timestamp {
     ManualClock::new().now()
 }
 
-/// A state that is told apart from others by its generation.
+/// A state that its generation identifies.
 pub fn state(generation: u64) -> UserSessions {
     UserSessions { generation: Generation(generation), ..UserSessions::default() }
 }
 
-/// A change to that state, without events, that stays for a day.
+/// A change to that state, without events, that is kept for a day.
 pub fn change(generation: u64) -> Change<UserSessions> {
     Change { state: state(generation), keep_until: now().after(Duration::from_hours(24)), events: Vec::new() }
 }
 
-/// An event that is told apart from others by its number.
+/// An event that its number identifies.
 pub fn ended(number: u64) -> Ended {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&number.to_be_bytes());
@@ -45,13 +45,13 @@ pub fn ended(number: u64) -> Ended {
     }
 }
 
-/// The change to a state, with these events.
+/// A change to a state, with these events.
 pub fn change_with(generation: u64, events: impl IntoIterator<Item = u64>) -> Change<UserSessions> {
     let events = events.into_iter().map(|number| SessionEvent::Ended(ended(number)));
     Change { events: events.collect(), ..change(generation) }
 }
 
-/// Whose events these are, and their numbers.
+/// Returns the user and the number of each event.
 pub fn numbers(events: &[Event]) -> Vec<(&str, u64)> {
     fn parts(event: &Event) -> (&str, u64) {
         match event {
@@ -62,7 +62,7 @@ pub fn numbers(events: &[Event]) -> Vec<(&str, u64)> {
     events.iter().map(parts).collect()
 }
 
-/// One value of each of `count` samples.
+/// Draws `count` samples.
 pub fn samples<S: Strategy>(count: usize, strategy: &S) -> Vec<S::Value> {
     let mut runner = TestRunner::default();
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
@@ -127,7 +127,7 @@ fn sessions() -> impl Strategy<Value = Session> {
             slot,
             device,
             issued_at: moments.0,
-            // Sessions end on whole seconds, as their tokens do.
+            // Sessions end on whole seconds because tokens do.
             expires_at: moments.1.ceil_to_second(),
             last_seen: moments.2,
             idle_timeout: Duration::from_micros(idle),
@@ -188,7 +188,7 @@ fn clients() -> impl Strategy<Value = Option<ClientMark>> {
     option::of(any::<std::num::NonZeroU64>().prop_map(ClientMark))
 }
 
-/// None, and anything that `Notice` takes.
+/// No notice, or any valid one.
 fn notices() -> impl Strategy<Value = Option<Notice>> {
     prop_oneof![Just(String::new()), "\\PC{1,200}"]
         .prop_filter_map("control characters", |notice| Notice::parse(&notice).ok())
@@ -202,19 +202,19 @@ fn reasons() -> impl Strategy<Value = Reason> {
     select(&Reason::ALL[..])
 }
 
-/// The usual slot, the shortest, the longest, and any.
+/// The default slot, the shortest, the longest, and any.
 fn slots() -> impl Strategy<Value = Slot> {
     prop_oneof![Just("default".to_owned()), Just("0".to_owned()), "[a-z0-9][a-z0-9_-]{0,31}"]
         .prop_map(|slot| Slot::parse(&slot).unwrap())
 }
 
-/// Anything that `Device` takes: none, the usual, the longest, every script.
+/// Any valid device: none, a common one, the longest, every script.
 fn devices() -> impl Strategy<Value = Device> {
     prop_oneof![Just(String::new()), Just("Firefox on Linux".to_owned()), "\\PC{1,128}", "[Ж😀]{128}"]
         .prop_filter_map("control characters", |device| Device::parse(&device).ok())
 }
 
-/// Around now, at the beginning of time, and far away.
+/// Times around now, at the epoch, and in the far future.
 fn generations() -> impl Strategy<Value = Generation> {
     moments().prop_map(|moment| Generation(moment.as_micros()))
 }

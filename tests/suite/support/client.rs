@@ -1,4 +1,4 @@
-//! A gRPC client with the words that tests use.
+//! A gRPC client with short methods for the calls that tests make.
 
 use std::{
     net::SocketAddr,
@@ -9,7 +9,7 @@ use latchkey::grpc::pb::{
     self, account_service_client::AccountServiceClient, auth_service_client::AuthServiceClient,
     caller_service_client::CallerServiceClient, session_service_client::SessionServiceClient,
     validate_response::Verdict, watch_session_response::Verdict as Watched,
-    watch_sessions_response::Event as Told,
+    watch_sessions_response::Event as FeedEvent,
 };
 use tokio::time::timeout;
 use tonic::{Request, Status, Streaming, transport::Channel, transport::Endpoint};
@@ -20,7 +20,7 @@ use tonic_health::pb::{
 /// The password of every test user.
 pub const PASSWORD: &str = "correct horse battery staple";
 
-/// What health calls logins.
+/// The name of logins in the health service.
 pub const LOGIN: &str = "latchkey.v1.AuthService/Login";
 
 #[derive(Clone)]
@@ -39,7 +39,7 @@ impl Client {
         Self::over(endpoint.connect().await.unwrap(), admin_key)
     }
 
-    /// Over a connection that is there.
+    /// Uses an open connection.
     pub fn over(channel: Channel, admin_key: &str) -> Self {
         Self {
             auth: AuthServiceClient::new(channel.clone()),
@@ -51,14 +51,14 @@ impl Client {
         }
     }
 
-    /// The request with the admin key.
+    /// Makes a request with the admin key.
     pub fn admin<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("x-latchkey-key", self.admin_key.parse().unwrap());
         request
     }
 
-    /// Creates a user with the usual password: the id.
+    /// Creates a user with the usual password and returns the id.
     pub async fn user(&self, username: &str) -> String {
         self.user_with_roles(username, &[]).await
     }
@@ -80,7 +80,7 @@ impl Client {
         self.try_login(login_request(username, device)).await.unwrap()
     }
 
-    /// Opens a session as a trusted service does, which costs no hash.
+    /// Opens a session as a trusted service does, without hashing a password.
     pub async fn try_issue(
         &self,
         message: pb::IssueSessionRequest,
@@ -89,7 +89,7 @@ impl Client {
         answer.map(tonic::Response::into_inner)
     }
 
-    /// Ends sessions: how many.
+    /// Ends sessions and returns their number.
     pub async fn try_end(&self, message: pb::EndSessionsRequest) -> Result<u32, Status> {
         let answer = self.sessions.clone().end_sessions(self.admin(message)).await;
         answer.map(|answer| answer.into_inner().ended)
@@ -101,7 +101,7 @@ impl Client {
         self.auth.clone().watch_session(message).await.map(tonic::Response::into_inner)
     }
 
-    /// The feed after a cursor, or from now on where it is empty.
+    /// Opens the feed after a cursor, or from now on if the cursor is empty.
     pub async fn feed_stream(&self, after: &str) -> Result<Streaming<pb::WatchSessionsResponse>, Status> {
         let message = pb::WatchSessionsRequest { after: after.into(), ..Default::default() };
         let answer = self.sessions.clone().watch_sessions(self.admin(message)).await;
@@ -117,7 +117,7 @@ impl Client {
         self.try_validate(token).await.unwrap()
     }
 
-    /// The session of a token that must be good.
+    /// Returns the session of a token that must be accepted.
     pub async fn session(&self, token: &str) -> pb::Session {
         match self.validate(token).await {
             Verdict::Session(session) => session,
@@ -125,7 +125,7 @@ impl Client {
         }
     }
 
-    /// The rejection of a token that must be bad.
+    /// Returns the rejection of a token that must be rejected.
     pub async fn rejection(&self, token: &str) -> pb::Rejection {
         match self.validate(token).await {
             Verdict::Session(session) => panic!("accepted: {session:?}"),
@@ -133,21 +133,21 @@ impl Client {
         }
     }
 
-    /// Opens the stream of a token: what it says at once, and what says the rest.
+    /// Watches the session of a token. Returns the session and the rest of the stream.
     pub async fn try_watch(&self, token: &str) -> Result<(pb::Session, Watch), Status> {
         let mut stream = self.watch_stream(token).await?;
         match stream.message().await?.unwrap().verdict.unwrap() {
             Watched::Session(session) => Ok((session, Watch(stream))),
-            Watched::Rejection(rejection) => panic!("it begins with {rejection:?}"),
+            Watched::Rejection(rejection) => panic!("the watch begins with {rejection:?}"),
         }
     }
 
-    /// Opens the stream of a token that must be good.
+    /// Watches the session of a token that must be accepted.
     pub async fn watch(&self, token: &str) -> Watch {
         self.try_watch(token).await.unwrap().1
     }
 
-    /// Opens the feed, after a cursor or from now on; its first heartbeat is read.
+    /// Opens the feed as `feed_stream` does and reads its first heartbeat.
     pub async fn feed(&self, after: &str) -> Feed {
         self.feed_of(pb::WatchSessionsRequest { after: after.into(), ..Default::default() }).await
     }
@@ -155,7 +155,7 @@ impl Client {
     pub async fn feed_of(&self, message: pb::WatchSessionsRequest) -> Feed {
         let stream = self.sessions.clone().watch_sessions(self.admin(message)).await.unwrap().into_inner();
         let mut feed = Feed { stream, cursor: String::new() };
-        assert!(matches!(feed.next().await, Told::Heartbeat(pb::Heartbeat { as_of: None })));
+        assert!(matches!(feed.next().await, FeedEvent::Heartbeat(pb::Heartbeat { as_of: None })));
         feed
     }
 
@@ -163,7 +163,6 @@ impl Client {
         self.try_end(message).await.unwrap()
     }
 
-    /// The live sessions of a user.
     pub async fn list_sessions(&self, user_id: &str) -> Vec<pb::Session> {
         let message = pb::ListSessionsRequest { user_id: user_id.into() };
         self.sessions.clone().list_sessions(self.admin(message)).await.unwrap().into_inner().sessions
@@ -178,25 +177,25 @@ impl Client {
         self.accounts.clone().update_account(self.admin(message)).await.unwrap().into_inner()
     }
 
-    /// What the health service says of a service.
+    /// Returns the status that the health service reports.
     pub async fn serving(&self, service: &str) -> ServingStatus {
         let message = HealthCheckRequest { service: service.into() };
         self.health.clone().check(message).await.unwrap().into_inner().status()
     }
 
-    /// Waits until the server says that it serves, logins too.
+    /// Waits until the server serves, including logins.
     pub async fn until_serving(&self) {
         for service in ["", LOGIN] {
             self.until_of(service, ServingStatus::Serving, Duration::from_secs(10)).await;
         }
     }
 
-    /// Waits until the server says this of itself; how long it took.
+    /// Waits until the server has this status and returns how long that took.
     pub async fn until(&self, status: ServingStatus, limit: Duration) -> Duration {
         self.until_of("", status, limit).await
     }
 
-    /// Waits until the server says this of a service; how long it took.
+    /// Waits until a service has this status and returns how long that took.
     pub async fn until_of(&self, service: &str, status: ServingStatus, limit: Duration) -> Duration {
         let begun = Instant::now();
         while self.serving(service).await != status {
@@ -207,23 +206,22 @@ impl Client {
     }
 }
 
-/// How long to wait for what must come.
+/// How long a message of a stream may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What must come before long.
-async fn in_time<T>(coming: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, coming).await.unwrap_or_else(|_| panic!("nothing comes within {PATIENCE:?}"))
+async fn in_time<T>(message: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, message).await.unwrap_or_else(|_| panic!("nothing arrived within {PATIENCE:?}"))
 }
 
 /// A stream that waits for the end of one session.
 pub struct Watch(Streaming<pb::WatchSessionResponse>);
 
 impl Watch {
-    /// Why the session has ended. Nothing comes after it.
+    /// Waits for the end of the session and of the stream.
     pub async fn end(mut self) -> pb::Rejection {
         let end = async {
             let last = self.0.message().await.unwrap().unwrap().verdict;
-            assert!(self.0.message().await.unwrap().is_none(), "there is something after {last:?}");
+            assert!(self.0.message().await.unwrap().is_none(), "a message follows {last:?}");
             last
         };
         match in_time(end).await {
@@ -232,12 +230,12 @@ impl Watch {
         }
     }
 
-    /// With what the stream breaks off.
+    /// Waits for the error that ends the stream.
     pub async fn error(mut self) -> Status {
         in_time(self.0.message()).await.unwrap_err()
     }
 
-    /// Whether there is nothing to tell yet.
+    /// Whether no message arrives for a short time.
     pub async fn is_quiet(&mut self) -> bool {
         timeout(Duration::from_millis(50), self.0.message()).await.is_err()
     }
@@ -246,12 +244,12 @@ impl Watch {
 /// A reader of the revocation feed.
 pub struct Feed {
     stream: Streaming<pb::WatchSessionsResponse>,
-    /// Of the last message.
+    /// The cursor of the last message.
     pub cursor: String,
 }
 
 impl Feed {
-    pub async fn try_next(&mut self) -> Result<Told, Status> {
+    pub async fn try_next(&mut self) -> Result<FeedEvent, Status> {
         let message = in_time(self.stream.message()).await?;
         let message = message.unwrap();
         assert!(!message.cursor.is_empty());
@@ -259,16 +257,16 @@ impl Feed {
         Ok(message.event.unwrap())
     }
 
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> FeedEvent {
         self.try_next().await.unwrap()
     }
 
-    /// The next session that has ended; heartbeats do not count.
+    /// Returns the next session that has ended and ignores heartbeats.
     pub async fn ended(&mut self) -> pb::EndedSession {
         loop {
             match self.next().await {
-                Told::Ended(ended) => return ended,
-                Told::Heartbeat(_) => {}
+                FeedEvent::Ended(ended) => return ended,
+                FeedEvent::Heartbeat(_) => {}
                 other => panic!("not an end: {other:?}"),
             }
         }
@@ -284,7 +282,6 @@ pub fn login_request(username: &str, device: &str) -> pb::LoginRequest {
     }
 }
 
-/// Whether a verdict accepts.
 pub fn is_live(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Session(_))
 }

@@ -7,12 +7,12 @@ use std::{
 
 use latchkey::domain::{ports::Clock, types::Timestamp};
 
-/// Begins at the present, because Redis forgets by its own clock.
+/// Begins at the present, because Redis expires keys by its own clock.
 pub struct ManualClock(AtomicU64);
 
 impl ManualClock {
     pub fn new() -> Self {
-        #[expect(clippy::disallowed_methods, reason = "where the clock begins")]
+        #[expect(clippy::disallowed_methods, reason = "the clock begins at the present")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         Self(AtomicU64::new(u64::try_from(now.as_micros()).unwrap()))
     }
@@ -28,7 +28,7 @@ impl ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        // A microsecond a look, as real time would.
+        // Each reading moves the clock a microsecond on, as real time would.
         Timestamp::from_micros(self.0.fetch_add(1, Ordering::SeqCst))
     }
 }

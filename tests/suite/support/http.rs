@@ -1,4 +1,4 @@
-//! HTTP/1.1 byte by byte, as no well-behaved client would write it; and a service that tells what reached it.
+//! An HTTP/1.1 client that sends headers unchanged, also invalid ones, and a service that echoes what reaches it.
 
 use std::{convert::Infallible, future::ready, net::SocketAddr, time::Duration};
 
@@ -18,7 +18,6 @@ use tokio::{
     time::timeout,
 };
 
-/// An answer over HTTP.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -27,10 +26,10 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The value of a header that is there once at the most; the name in lower case.
+    /// Returns the value of a header that must not be repeated. The name is in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found: Vec<_> = self.headers.iter().filter(|(key, _)| key == name).collect();
-        assert!(found.len() <= 1, "{name} is there more than once: {found:?}");
+        assert!(found.len() <= 1, "{name} is repeated: {found:?}");
         found.first().map(|(_, value)| value.as_str())
     }
 
@@ -39,17 +38,17 @@ impl Answer {
     }
 }
 
-/// GETs a path with these headers.
+/// Sends a GET request with these headers.
 pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &[u8])]) -> Answer {
     try_get(address, path, headers).await.unwrap_or_else(|| panic!("no answer"))
 }
 
-/// The same, where there may be no answer.
+/// Sends a GET request that may get no answer.
 pub async fn try_get(address: SocketAddr, path: &str, headers: &[(&str, &[u8])]) -> Option<Answer> {
     exchange(address, &format!("GET {path}"), headers, b"").await
 }
 
-/// Sends a request, such as `GET /`, with these headers and this body.
+/// Sends a request, such as `GET /`, with headers and a body.
 pub async fn exchange(
     address: SocketAddr,
     line: &str,
@@ -82,7 +81,7 @@ pub async fn exchange(
     Some(Answer { status, headers: headers.collect(), body: body.to_owned() })
 }
 
-/// The same over HTTP/2 without TLS, where the answer says all in its headers.
+/// Sends a request over HTTP/2 without TLS and returns the status and headers.
 pub async fn exchange_http2(
     address: SocketAddr,
     line: &str,
@@ -102,7 +101,7 @@ pub async fn exchange_http2(
     (parts.status, parts.headers)
 }
 
-/// A service that answers with the headers that reached it, and with the path as `:path`, as a list of pairs in JSON.
+/// A service that answers with the headers of the request, and its path as `:path`, as a JSON list of pairs.
 pub struct Echo {
     pub address: SocketAddr,
     accepting: JoinHandle<()>,
@@ -117,7 +116,7 @@ impl Echo {
                 let (socket, _) = listener.accept().await.unwrap();
                 tokio::spawn(async move {
                     let service = service_fn(|request| ready(Ok::<_, Infallible>(echo(&request))));
-                    // HTTP/1.1 and, as gRPC has it, HTTP/2 without TLS.
+                    // HTTP/1.1, and HTTP/2 without TLS as for gRPC.
                     let builder = Builder::new(TokioExecutor::new());
                     let _ = builder.serve_connection(TokioIo::new(socket), service).await;
                 });
@@ -142,7 +141,7 @@ fn echo(request: &Request<Incoming>) -> Response<Body> {
     Response::new(Body::from(path.chain(pairs).collect::<Value>().to_string()))
 }
 
-/// The headers, and the path, that reached the service, from its answer.
+/// Reads the headers and the path that reached the echo service from its answer.
 pub fn arrived(answer: &Answer) -> Vec<(String, String)> {
     assert_eq!(answer.status, 200, "{answer:?}");
     serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {answer:?}"))

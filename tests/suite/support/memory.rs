@@ -1,4 +1,4 @@
-//! How much memory a user costs Redis.
+//! Measures the memory of Redis for each user.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -20,10 +20,10 @@ use latchkey::{
 
 use super::redis::RedisServer;
 
-/// What is promised: bytes of Redis memory a user with one session, key and overhead included.
+/// The documented limit: bytes of Redis memory for a user with one session, including key and overhead.
 pub const MAX_BYTES_PER_USER: f64 = 300.0;
 
-/// Logs in so many users, one session each, on a server of its own: bytes of its memory a user.
+/// Logs in this number of users on a new Redis server and returns the bytes of its memory for each.
 pub async fn bytes_per_user(users: u32) -> f64 {
     let server = RedisServer::start();
     let settings = RedisSettings {
@@ -52,7 +52,7 @@ pub async fn bytes_per_user(users: u32) -> f64 {
     f64::from(used_memory(&server) - before) / f64::from(users)
 }
 
-/// What a login does to the store: an id of 26 characters, a username of 12, and no roles. Whose it is.
+/// Commits a login: an id of 26 characters, a username of 12, and no roles. Returns the user.
 pub async fn log_in(registers: &CodecStore<RedisRegisters>, number: u32) -> UserId {
     let now = SystemClock.now();
     let user_id = UserId::random();

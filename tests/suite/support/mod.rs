@@ -1,4 +1,4 @@
-//! What the tests stand on: servers of our own on free ports, a clock that is set by hand, a client.
+//! Helpers of the tests: servers on free ports, a clock that is set by hand, and clients.
 
 pub mod address;
 pub mod child_server;

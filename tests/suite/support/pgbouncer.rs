@@ -1,5 +1,4 @@
-//! A pgbouncer in transaction mode before a PostgreSQL server: each transaction runs on whichever connection to
-//! the server is free.
+//! pgbouncer in transaction mode before a PostgreSQL server: each transaction uses any free connection to the server.
 
 use std::net::TcpStream;
 
@@ -50,7 +49,7 @@ impl PgBouncer {
     }
 
     fn settings(&self, server: u16, connections: usize) -> String {
-        // Connections to the server are taken in turn, so that hardly two transactions in a row have the same.
+        // Connections to the server are used in turn, so that successive transactions rarely share one.
         format!(
             "[databases]\n\
              * = host=127.0.0.1 port={server} user=postgres\n\
@@ -71,7 +70,7 @@ impl PgBouncer {
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
-        // Before its directory.
+        // The process must end before its directory is deleted.
         self.process = None;
     }
 }

@@ -1,4 +1,4 @@
-//! The real binary, as a process of its own.
+//! The binary as a separate process.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -20,7 +20,7 @@ use super::{client::Client, server::usual_settings};
 /// The binary under test.
 pub const LATCHKEY: &str = env!("CARGO_BIN_EXE_latchkey");
 
-/// A command that runs for longer hangs.
+/// How long a command may run.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running `latchkey serve`.
@@ -34,14 +34,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts on `data` with these settings besides the usual ones, and waits until it listens.
+    /// Starts on `data` with these settings besides the usual ones, and waits until the process listens.
     pub fn start(data: &Path, settings: &[(&str, &str)]) -> Self {
         let mut command = command(data, settings);
         command.arg("serve");
         Self::launch(command, data)
     }
 
-    /// Starts it with a command line of the test's own, which must serve on `data`.
+    /// Starts with another command line, which must serve on `data`.
     pub fn launch(mut command: Command, data: &Path) -> Self {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -60,7 +60,7 @@ impl Process {
         let Some((grpc, http)) = addresses(&line) else {
             child.wait().unwrap();
             errors.join().unwrap();
-            panic!("it does not listen: {line}{}", output.lock().unwrap());
+            panic!("the server does not listen: {line}{}", output.lock().unwrap());
         };
         output.lock().unwrap().push_str(&line);
         let rest = Arc::clone(&output);
@@ -72,8 +72,8 @@ impl Process {
         Self { child, grpc, http, data: data.to_owned(), output, readers: vec![errors, lines] }
     }
 
-    /// Starts with its output somewhere else, and so on ports that are chosen before.
-    pub fn start_unheard(data: &Path, settings: &[(&str, &str)], stdout: Stdio, stderr: Stdio) -> Self {
+    /// Starts with its output redirected, and therefore on ports that are chosen in advance.
+    pub fn start_redirected(data: &Path, settings: &[(&str, &str)], stdout: Stdio, stderr: Stdio) -> Self {
         let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let ports = (free(), free());
         let (grpc, http) = (ports.0.local_addr().unwrap(), ports.1.local_addr().unwrap());
@@ -84,14 +84,14 @@ impl Process {
             command.arg("serve").stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
         let deadline = Instant::now() + PATIENCE;
         while std::net::TcpStream::connect(http).is_err() {
-            assert!(child.try_wait().unwrap().is_none(), "it has ended");
-            assert!(Instant::now() < deadline, "it does not listen");
+            assert!(child.try_wait().unwrap().is_none(), "the server has ended");
+            assert!(Instant::now() < deadline, "the server does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
         Self { child, grpc, http, data: data.to_owned(), output: Arc::default(), readers: Vec::new() }
     }
 
-    /// The value of a metric.
+    /// Reads the value of a metric.
     pub async fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.get("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
@@ -110,12 +110,12 @@ impl Process {
         client
     }
 
-    /// Everything it has printed so far.
+    /// Returns the output so far.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
     }
 
-    /// Everything it has printed, once this is among it.
+    /// Waits until the output contains the text and returns all of it.
     pub fn output_until(&self, text: &str) -> String {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -123,23 +123,23 @@ impl Process {
             if output.contains(text) {
                 return output;
             }
-            assert!(Instant::now() < deadline, "it does not say {text}: {output}");
+            assert!(Instant::now() < deadline, "{text} is not in the output: {output}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// kill -9
+    /// Sends SIGKILL and waits for the end.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM, without waiting.
+    /// Sends SIGTERM without waiting.
     pub fn terminate(&self) {
         self.signal("TERM");
     }
 
-    /// A signal by its name, without waiting.
+    /// Sends a signal by its name without waiting.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
         assert!(status.unwrap().success());
@@ -149,14 +149,14 @@ impl Process {
         self.child.id()
     }
 
-    /// Its resident memory, in KiB.
+    /// Returns the resident memory in KiB.
     pub fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// What the HTTP port answers: the status and the body.
+    /// Sends a GET request to the HTTP port and returns the status and the body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(self.http).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http);
@@ -167,7 +167,7 @@ impl Process {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    /// Waits for its end: the exit code and everything it printed.
+    /// Waits for the end of the process and returns the exit code and the output.
     pub fn wait(mut self, limit: Duration) -> (Option<i32>, String) {
         let deadline = Instant::now() + limit;
         let status = loop {
@@ -191,13 +191,13 @@ impl Drop for Process {
     }
 }
 
-/// `Latchkey 0.1.0 listens on 127.0.0.1:1 (gRPC) and 127.0.0.1:2 (HTTP)`
+/// Parses the addresses in `Latchkey 0.1.0 listens on 127.0.0.1:1 (gRPC) and 127.0.0.1:2 (HTTP)`
 fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let mut found = line.split_whitespace().filter_map(|word| word.parse().ok());
     Some((found.next()?, found.next()?))
 }
 
-/// The binary with settings in its environment, and none of ours.
+/// Returns the binary with these settings in its environment, and none from the environment of the tests.
 pub fn command(data: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(LATCHKEY);
     for (name, _) in std::env::vars_os() {
@@ -214,12 +214,12 @@ pub fn command(data: &Path, settings: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Runs a command line to its end, with `input` on standard input.
+/// Runs a command to its end with `input` on standard input.
 pub fn run(mut command: Command, input: &str) -> Output {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = child.id().to_string();
-    // It may end without reading.
+    // The command may end without reading.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let (ended, end) = mpsc::channel();
     std::thread::spawn(move || ended.send(child.wait_with_output()));

@@ -1,4 +1,4 @@
-//! A TCP proxy that can fall silent, hang up and come back: what a network does to a connection.
+//! A TCP proxy that can stall, drop, hold or shift responses, and disconnect: what a network does to a connection.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -9,61 +9,61 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What the proxy does with what it carries.
+/// What the proxy does with connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
-    /// Passes everything on.
-    Carries,
-    /// Keeps connections open and passes nothing on, in either direction: a half-open link.
-    Silent,
-    /// Passes requests on and swallows the answers.
-    SwallowsAnswers,
-    /// Passes requests on and keeps the answers until the mood is another one.
-    HoldsAnswers,
-    /// Passes requests on, and answers each with the answer to the one before.
-    LagsBehind,
-    /// Closes every connection, and new ones at once.
-    HangsUp,
+pub enum ProxyMode {
+    /// Forwards everything.
+    Forward,
+    /// Keeps connections open and forwards nothing in either direction, as a half-open connection.
+    Stall,
+    /// Forwards requests and drops the responses.
+    DropResponses,
+    /// Forwards requests and holds the responses back until the mode changes.
+    HoldResponses,
+    /// Forwards requests, and answers each with the response to the previous one.
+    ShiftResponses,
+    /// Closes every connection, and each new one at once.
+    Disconnect,
 }
 
 pub struct Proxy {
     pub address: SocketAddr,
-    mood: Arc<watch::Sender<Mood>>,
+    mode: Arc<watch::Sender<ProxyMode>>,
     accepting: JoinHandle<()>,
 }
 
 impl Proxy {
-    /// Carries connections to the port `target` on this machine.
+    /// Starts a proxy for the port `target` on this machine.
     pub async fn to(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mood = Arc::new(watch::Sender::new(Mood::Carries));
+        let mode = Arc::new(watch::Sender::new(ProxyMode::Forward));
         let accepting = tokio::spawn({
-            let mood = Arc::clone(&mood);
+            let mode = Arc::clone(&mode);
             async move {
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
-                    tokio::spawn(carry(client, target, mood.subscribe()));
+                    tokio::spawn(forward(client, target, mode.subscribe()));
                 }
             }
         });
-        Self { address, mood, accepting }
+        Self { address, mode, accepting }
     }
 
-    pub fn set(&self, mood: Mood) {
-        self.mood.send_replace(mood);
+    pub fn set(&self, mode: ProxyMode) {
+        self.mode.send_replace(mode);
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
-        self.mood.send_replace(Mood::HangsUp);
+        self.mode.send_replace(ProxyMode::Disconnect);
     }
 }
 
-async fn carry(client: TcpStream, target: u16, mut mood: watch::Receiver<Mood>) {
-    if *mood.borrow() == Mood::HangsUp {
+async fn forward(client: TcpStream, target: u16, mut mode: watch::Receiver<ProxyMode>) {
+    if *mode.borrow() == ProxyMode::Disconnect {
         return;
     }
     let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { return };
@@ -71,42 +71,42 @@ async fn carry(client: TcpStream, target: u16, mut mood: watch::Receiver<Mood>) 
     server.set_nodelay(true).unwrap();
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let requests = copy(from_client, to_server, mood.clone(), false);
-    let answers = copy(from_server, to_client, mood.clone(), true);
+    let requests = copy(from_client, to_server, mode.clone(), false);
+    let responses = copy(from_server, to_client, mode.clone(), true);
     tokio::select! {
         () = requests => {}
-        () = answers => {}
-        _ = mood.wait_for(|mood| *mood == Mood::HangsUp) => {}
+        () = responses => {}
+        _ = mode.wait_for(|mode| *mode == ProxyMode::Disconnect) => {}
     }
 }
 
 async fn copy(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut mood: watch::Receiver<Mood>,
-    answers: bool,
+    mut mode: watch::Receiver<ProxyMode>,
+    is_response: bool,
 ) {
     let mut buffer = vec![0; 16 * 1024];
-    let mut before = Vec::new();
+    let mut previous = Vec::new();
     loop {
         let Ok(mut count @ 1..) = from.read(&mut buffer).await else { return };
-        let passes = |mood: &Mood| match mood {
-            Mood::Carries | Mood::LagsBehind => true,
-            Mood::SwallowsAnswers | Mood::HoldsAnswers => !answers,
-            Mood::Silent | Mood::HangsUp => false,
+        let passes = |mode: &ProxyMode| match mode {
+            ProxyMode::Forward | ProxyMode::ShiftResponses => true,
+            ProxyMode::DropResponses | ProxyMode::HoldResponses => !is_response,
+            ProxyMode::Stall | ProxyMode::Disconnect => false,
         };
-        if answers && *mood.borrow() == Mood::SwallowsAnswers {
+        if is_response && *mode.borrow() == ProxyMode::DropResponses {
             continue;
         }
-        if answers {
-            let last = std::mem::replace(&mut before, buffer[..count].to_vec());
-            if *mood.borrow() == Mood::LagsBehind {
+        if is_response {
+            let last = std::mem::replace(&mut previous, buffer[..count].to_vec());
+            if *mode.borrow() == ProxyMode::ShiftResponses {
                 count = last.len();
                 buffer[..count].copy_from_slice(&last);
             }
         }
-        // Silent: what was read waits, as in the buffers of a network that will come back or not.
-        if mood.wait_for(passes).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
+        // In the other modes the bytes wait, as in the buffers of a network that may come back.
+        if mode.wait_for(passes).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! A Redis or Valkey server of our own, on a free port, gone with the test.
+//! A Redis or Valkey server on a free port, which ends with the test.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -9,7 +9,6 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Which program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
     Redis,
@@ -26,7 +25,6 @@ impl Flavour {
     }
 }
 
-/// A running server.
 pub struct RedisServer {
     flavour: Flavour,
     pub port: u16,
@@ -40,26 +38,26 @@ impl RedisServer {
         Self::with(Flavour::Redis, &[])
     }
 
-    /// Started with these arguments besides the usual ones.
+    /// Starts with these arguments besides the usual ones.
     pub fn with(flavour: Flavour, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let dir = tempfile::tempdir().unwrap();
         let mut server = Self { flavour, port: 0, dir, child: None, arguments };
-        // Between finding a free port and using it somebody else may take it: then another one.
+        // Another process may take the port first, so several ports are tried.
         for _ in 0..10 {
             server.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             if server.launch() {
                 return server;
             }
         }
-        panic!("{flavour:?} does not start: is it installed? `make test` installs what the tests need");
+        panic!("{flavour:?} did not start; `make test` installs what the tests need");
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Ends at once, like a machine that loses power.
+    /// Ends the server at once, as a power failure would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -67,27 +65,27 @@ impl RedisServer {
         }
     }
 
-    /// Starts again on the same port with the same directory.
+    /// Restarts the server on the same port with the same directory.
     pub fn restart(&mut self) {
         self.kill();
-        assert!(self.launch(), "the server does not start again on port {}", self.port);
+        assert!(self.launch(), "the server did not start again on port {}", self.port);
     }
 
-    /// Arguments besides the usual ones, from the next start on.
+    /// Sets the arguments besides the usual ones for the next start.
     pub fn set_arguments(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     }
 
-    /// What the server is asked from now on.
+    /// Records the commands that the server receives from now on.
     pub fn monitor(&self) -> Monitor<'_> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         socket.write_all(b"MONITOR\r\n").unwrap();
         let mut lines = BufReader::new(socket);
         lines.read_line(&mut String::new()).unwrap();
-        Monitor { server: self, lines, looks: 0 }
+        Monitor { server: self, lines, reads: 0 }
     }
 
-    /// The answer to a command, over a connection of its own.
+    /// Sends a command over a new connection and returns the answer.
     pub fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
         let client = redis::Client::open(self.url()).unwrap();
         command.query(&mut client.get_connection().unwrap()).unwrap()
@@ -131,18 +129,18 @@ impl Drop for RedisServer {
     }
 }
 
-/// DirectoryReads on as a server is asked.
+/// Reads the commands that a server receives.
 pub struct Monitor<'a> {
     server: &'a RedisServer,
     lines: BufReader<TcpStream>,
-    looks: u32,
+    reads: u32,
 }
 
 impl Monitor<'_> {
-    /// What it was asked since the last look, but for what scripts have asked.
+    /// Returns the commands since the last call, without those of scripts.
     pub fn commands(&mut self) -> Vec<String> {
-        self.looks += 1;
-        let end = format!("until look {}", self.looks);
+        self.reads += 1;
+        let end = format!("end of read {}", self.reads);
         let _: String = self.server.query(redis::cmd("ECHO").arg(&end));
         let mut commands = Vec::new();
         loop {

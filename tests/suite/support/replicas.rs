@@ -1,4 +1,4 @@
-//! Two servers that share Redis, accounts and keys.
+//! Two processes of Latchkey that share Redis, accounts and keys.
 
 use tempfile::TempDir;
 
@@ -17,10 +17,10 @@ impl Replicas {
         Self::on(redis, [&url, &url], settings).await
     }
 
-    /// On this Redis, which the servers find under these URLs.
+    /// Starts one process for each URL of the same Redis.
     pub async fn on(redis: RedisServer, urls: [&str; 2], settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
-        // One after the other: the first makes the keys.
+        // The first process makes the keys, so the second starts after it.
         let processes = urls.map(|url| Process::start(data.path(), &all_settings(url, settings)));
         for process in &processes {
             process.serving_client().await;
@@ -28,14 +28,14 @@ impl Replicas {
         Self { processes, redis, data }
     }
 
-    /// One more server on the same Redis, accounts and keys.
+    /// Starts one more process on the same Redis, accounts and keys.
     pub async fn one_more(&self, settings: &[(&str, &str)]) -> Process {
         let process = Process::start(self.data.path(), &all_settings(&self.redis.url(), settings));
         process.serving_client().await;
         process
     }
 
-    /// So many connections to each.
+    /// Opens this number of connections to each process.
     pub async fn clients(&self, each: usize) -> Vec<Client> {
         let mut clients = Vec::new();
         for _ in 0..each {
@@ -48,7 +48,7 @@ impl Replicas {
 }
 
 fn all_settings<'a>(url: &'a str, settings: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    // These tests are of what is true, not of how fast: a busy machine is no outage.
+    // A busy machine must not look like an outage.
     let mut all = vec![
         ("SESSIONS__URL", url),
         ("SESSIONS__RESPONSE_TIMEOUT", "60s"),

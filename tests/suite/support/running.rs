@@ -1,4 +1,4 @@
-//! A program that goes on until something happens, and what it prints meanwhile.
+//! A program that runs in the background, and its output line by line.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -8,10 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What does not come within this does not come.
+/// How long a line or the end of the program may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A program that is running.
 pub struct Running {
     child: Child,
     out: Receiver<String>,
@@ -19,14 +18,14 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts it, with `input` on standard input.
+    /// Starts a program with `input` on standard input.
     pub fn start(mut command: Command, input: &str) -> Self {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let (lines, out) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        // It ends with the receiver, and closes the pipe: then nobody reads any more.
+        // The thread ends with the receiver and closes the pipe.
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
                 if lines.send(line).is_err() {
@@ -43,23 +42,23 @@ impl Running {
         Self { child, out, err }
     }
 
-    /// The next line on standard output.
+    /// Returns the next line of standard output.
     #[track_caller]
     pub fn line(&mut self) -> String {
         match self.out.recv_timeout(PATIENCE) {
             Ok(line) => line,
-            Err(RecvTimeoutError::Timeout) => panic!("no line comes"),
-            Err(RecvTimeoutError::Disconnected) => panic!("it has ended: {:?}", self.child.wait()),
+            Err(RecvTimeoutError::Timeout) => panic!("no line within {PATIENCE:?}"),
+            Err(RecvTimeoutError::Disconnected) => panic!("the program has ended: {:?}", self.child.wait()),
         }
     }
 
-    /// The next line on standard output that has this in it.
+    /// Returns the next line of standard output that contains the text.
     #[track_caller]
     pub fn line_with(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         let mut passed = Vec::new();
         loop {
-            assert!(Instant::now() < deadline, "no line has {text}: {passed:?}");
+            assert!(Instant::now() < deadline, "no line contains {text}: {passed:?}");
             let line = self.line();
             if line.contains(text) {
                 return line;
@@ -68,8 +67,8 @@ impl Running {
         }
     }
 
-    /// Nobody reads its standard output any more.
-    pub fn deafen(&mut self) {
+    /// Closes the reading end of standard output.
+    pub fn close_output(&mut self) {
         self.out = mpsc::channel().1;
     }
 
@@ -79,7 +78,7 @@ impl Running {
         assert!(status.unwrap().success());
     }
 
-    /// Waits for its end: the exit code, the lines that were left, and standard error.
+    /// Waits for the end of the program. Returns the exit code, the unread lines, and standard error.
     #[track_caller]
     pub fn end(mut self) -> (i32, Vec<String>, String) {
         let deadline = Instant::now() + PATIENCE;

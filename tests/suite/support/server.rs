@@ -36,14 +36,14 @@ impl Server {
         Self::with(store, &[]).await
     }
 
-    /// With settings as environment variables: `("SESSION__LIMIT", "2")`.
+    /// Starts with settings as environment variables: `("SESSION__LIMIT", "2")`.
     pub async fn with(store: Store, settings: &[(&str, &str)]) -> Self {
         let redis = (store == Store::Redis).then(RedisServer::start);
         let url = redis.as_ref().map(RedisServer::url);
         Self { redis, ..Self::on(url, settings).await }
     }
 
-    /// Another one on the same Redis, with accounts of its own.
+    /// Starts another server on the same Redis, with accounts of its own.
     pub async fn beside(other: &Self, settings: &[(&str, &str)]) -> Self {
         Self::on(other.redis.as_ref().map(RedisServer::url), settings).await
     }
@@ -52,7 +52,7 @@ impl Server {
         let data = tempfile::tempdir().unwrap();
         let mut all = usual_settings(data.path());
         all.extend(redis.map(|url| ("SESSIONS__URL".into(), url)));
-        // Only a file can say that a text is empty: an empty variable is not set.
+        // An empty variable counts as not set, so empty values go into a file.
         let (empty, settings): (Vec<_>, Vec<_>) = settings.iter().partition(|(_, value)| value.is_empty());
         all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let environment = all.into_iter().map(|(name, value)| (format!("LATCHKEY_{name}"), value));
@@ -68,14 +68,14 @@ impl Server {
         Self { app, clock, client, redis: None, data }
     }
 
-    /// Puts a hash there that nobody can read.
+    /// Replaces the hash of an account by one of an unknown format.
     pub async fn break_hash(&self, user_id: &str) {
         let (user_id, now) = (UserId::parse(user_id).unwrap(), self.clock.now());
         let change = AccountChange::Password(PasswordHash::new("$unknown$v=1$rubbish".into()));
         self.app.engine.accounts().change(&user_id, change, None, now).await.unwrap().unwrap();
     }
 
-    /// Waits until the uses of sessions that were answered are recorded.
+    /// Waits until the uses of sessions are recorded.
     pub async fn until_recorded(&self) {
         let begun = std::time::Instant::now();
         while !self.app.engine.uses().is_idle() {
@@ -84,8 +84,8 @@ impl Server {
         }
     }
 
-    /// Waits until no login of this name is under way and its failures are forgotten: a login that
-    /// succeeds is answered before that is written down.
+    /// Waits until no login of this name is under way and its failures are reset, which happens after the answer to
+    /// a successful login.
     pub async fn until_settled(&self, username: &str) {
         let username = Username::parse(username).unwrap();
         let begun = std::time::Instant::now();
@@ -100,7 +100,7 @@ impl Server {
     }
 }
 
-/// Free ports, hashes that cost nothing, no kick wars, and everything in one directory.
+/// The settings of every test: free ports, cheap hashes, no kick wars, and one directory for everything.
 pub fn usual_settings(data: &std::path::Path) -> Vec<(String, String)> {
     [
         ("DATA_DIR", data.to_str().unwrap()),
@@ -110,7 +110,7 @@ pub fn usual_settings(data: &std::path::Path) -> Vec<(String, String)> {
         ("PASSWORD__MEMORY_KIB", "8"),
         ("PASSWORD__ITERATIONS", "1"),
         ("PASSWORD__QUEUE", "10000"),
-        // Most tests log one user in again and again.
+        // Most tests log one user in many times.
         ("SESSION__KICK_WAR_CHANGES", "0"),
         ("LOG__LEVEL", "info"),
     ]

@@ -1,4 +1,4 @@
-//! Certificates of our own making, and clients that speak TLS with them.
+//! Test certificates, and TLS clients that use them.
 
 use std::{
     fs, io,
@@ -36,7 +36,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The files `<name>.pem` and `<name>.key` in a folder.
+    /// Writes `<name>.pem` and `<name>.key` to a folder.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let (certificate, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
         fs::write(&certificate, &self.certificate).unwrap();
@@ -46,7 +46,7 @@ impl Identity {
     }
 }
 
-/// Signs certificates.
+/// A certificate authority.
 pub struct Authority {
     pub certificate: String,
     issuer: Issuer<'static, KeyPair>,
@@ -62,12 +62,12 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    /// For a server on this machine.
+    /// Signs a certificate for a server on this machine.
     pub fn server(&self) -> Identity {
         self.sign(&server_params())
     }
 
-    /// For a client with these names: URIs where there is a `:` in them, DNS names otherwise.
+    /// Signs a certificate for a client with these names: URIs if they contain a `:`, DNS names otherwise.
     pub fn client(&self, names: &[&str]) -> Identity {
         self.sign(&client_params(names))
     }
@@ -78,7 +78,7 @@ impl Authority {
         Identity { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// Written to a file in a folder: its path.
+    /// Writes the certificate to a folder and returns the path.
     pub fn write(&self, folder: &Path) -> PathBuf {
         let path = folder.join("ca.pem");
         fs::write(&path, &self.certificate).unwrap();
@@ -102,12 +102,12 @@ pub fn client_params(names: &[&str]) -> CertificateParams {
         })
         .collect();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    // Which counts for nothing.
+    // The common name must count for nothing.
     params.distinguished_name.push(DnType::CommonName, "admin");
     params
 }
 
-/// TLS as a client speaks it who trusts these roots.
+/// Returns the configuration of a client that trusts these roots.
 pub fn client_config(roots: &str, identity: Option<&Identity>, alpn: &[&[u8]]) -> Arc<ClientConfig> {
     let mut store = RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
@@ -129,7 +129,7 @@ pub fn client_config(roots: &str, identity: Option<&Identity>, alpn: &[&[u8]]) -
     Arc::new(config)
 }
 
-/// A connection to a server on this machine.
+/// Opens a gRPC channel to a server on this machine.
 pub async fn channel(
     address: SocketAddr,
     roots: &str,
@@ -140,7 +140,7 @@ pub async fn channel(
     endpoint.connect_with_connector(connector).await
 }
 
-/// A handshake with a server on this machine.
+/// Makes a TLS connection to a server on this machine.
 pub async fn handshake(address: SocketAddr, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
     let socket = TcpStream::connect(address).await?;
     let name = ServerName::try_from("localhost").unwrap();

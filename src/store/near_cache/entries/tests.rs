@@ -39,11 +39,11 @@ enum Step {
 
 /// Returns every order of the steps of two readers, `changes` changes with their events, and perhaps a writer.
 fn orders(changes: usize, writer: bool) -> Vec<Vec<Step>> {
-    fn extend(changes: usize, writer: bool, steps: &mut Vec<Step>, orders: &mut Vec<Vec<Step>>) {
+    fn extend(total: usize, writer: bool, steps: &mut Vec<Step>, orders: &mut Vec<Vec<Step>>) {
         let count = |step: Step| steps.iter().filter(|taken| **taken == step).count();
         let (changed, reported) = (count(Step::Change), count(Step::Event));
         let mut possible = Vec::new();
-        possible.extend((changed < changes).then_some(Step::Change));
+        possible.extend((changed < total).then_some(Step::Change));
         possible.extend((reported < changed).then_some(Step::Event));
         let readers = (0..2).map(|reader| [Step::Begin(reader), Step::Read(reader), Step::Fill(reader)]);
         let writers = writer.then_some([Step::BeginWrite, Step::Write, Step::EndWrite]);
@@ -55,7 +55,7 @@ fn orders(changes: usize, writer: bool) -> Vec<Vec<Step>> {
         }
         for step in possible {
             steps.push(step);
-            extend(changes, writer, steps, orders);
+            extend(total, writer, steps, orders);
             steps.pop();
         }
     }

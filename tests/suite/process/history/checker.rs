@@ -1,33 +1,32 @@
-//! Judges what the clients of one user have seen: could it have been, one call after the other?
+//! A linearizability checker for the calls of the clients of one user.
 //!
-//! A history is sound if its calls have an order in which each took effect at one moment between its beginning
-//! and its answer, and in which one slot with room for one session would have given exactly these answers
-//! (linearizability). A call without an answer may have taken effect at any moment after its beginning, or
-//! never. The search is that of Wing and Gong, with the memory of Lowe: a state that was reached with the same
-//! calls before leads nowhere new.
+//! A history is linearizable if its calls have an order in which each takes effect between its start and its
+//! answer, and in which one slot with room for one session gives exactly these answers. A call without an answer
+//! may take effect at any time after its start, or never. The search is that of Wing and Gong with the memoization
+//! of Lowe: a state that was reached with the same calls before is not searched again.
 
 use std::collections::{BTreeMap, HashSet};
 
-/// States that are looked at before the search is given up: bounded in time, whatever the history.
+/// The number of states after which the search ends without a result.
 const PATIENCE: usize = 100_000;
 
-/// Names a login among those of its user, and is its device: also where nobody was told of its session.
+/// Identifies a login by its device, also if its answer was lost.
 pub type Number = u8;
 
-/// How a session stands, or how it ended.
+/// The state of a session or the reason of its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ImportOutcome {
+pub enum SessionState {
     Live,
     Replaced {
         by: Number,
     },
     LoggedOut,
     Kicked,
-    /// A reason that nobody gave cause for.
+    /// A reason without a cause in the history.
     Other,
 }
 
-/// What was asked.
+/// A call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
     Login(Number),
@@ -36,14 +35,14 @@ pub enum Ask {
     EndSessions,
 }
 
-/// What was answered.
+/// The answer to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// To Login.
+    /// The answer to Login.
     Opened { generation: u64, displaced: Option<Number> },
-    /// To Validate; to Logout how the session stood before it, so that `Live` means: it was ended by this.
-    Stood(ImportOutcome),
-    /// To `EndSessions`.
+    /// The answer to Validate, or for Logout the state before it: `Live` means that the logout ended the session.
+    Stood(SessionState),
+    /// The answer to `EndSessions`.
     Ended(u32),
 }
 
@@ -51,18 +50,18 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
     pub ask: Ask,
-    /// In any unit, on one clock.
+    /// The start, in any unit of one clock.
     pub begun: u64,
-    /// When, and what. `None`: it may have taken effect, or not.
+    /// The time and the answer. A call with `None` may have taken effect or not.
     pub answer: Option<(u64, Answer)>,
 }
 
-/// What is wrong with a history.
+/// Why a history is not accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Complaint {
-    /// No order explains these answers. Of the orders that explain most: what it explains, and what follows.
+    /// No order explains the answers. Holds the longest explained order and the calls that could follow.
     Unsound { explained: Vec<Call>, slot: Slot, unexplained: Vec<Call> },
-    /// The search was given up: nothing is known.
+    /// The search ended without a result.
     TooHard,
 }
 
@@ -70,29 +69,29 @@ pub enum Complaint {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Slot {
     live: Option<Number>,
-    /// How sessions ended, as far as that matters to somebody.
-    ended: BTreeMap<Number, ImportOutcome>,
-    /// The latest generation that anybody was told of.
+    /// The ends of sessions that the history mentions.
+    ended: BTreeMap<Number, SessionState>,
+    /// The latest generation in an answer.
     generation: u64,
 }
 
 impl Slot {
-    fn fate(&self, number: Number) -> Option<ImportOutcome> {
-        if self.live == Some(number) { Some(ImportOutcome::Live) } else { self.ended.get(&number).copied() }
+    fn fate(&self, number: Number) -> Option<SessionState> {
+        if self.live == Some(number) { Some(SessionState::Live) } else { self.ended.get(&number).copied() }
     }
 
-    fn end(&mut self, fate: ImportOutcome) -> Option<Number> {
+    fn end(&mut self, fate: SessionState) -> Option<Number> {
         let live = self.live.take()?;
         self.ended.insert(live, fate);
         Some(live)
     }
 
-    /// The slot after a call, if it would have given the answer that was given.
+    /// Applies a call and returns the next state if the slot gives the recorded answer.
     fn after(&self, call: &Call) -> Option<Self> {
         let mut next = self.clone();
         let answer = match call.ask {
             Ask::Login(number) => {
-                let displaced = next.end(ImportOutcome::Replaced { by: number });
+                let displaced = next.end(SessionState::Replaced { by: number });
                 next.live = Some(number);
                 if let Some((_, Answer::Opened { generation, .. })) = call.answer {
                     next.generation = generation;
@@ -107,18 +106,18 @@ impl Slot {
             Ask::Validate(number) => Answer::Stood(self.fate(number)?),
             Ask::Logout(number) => {
                 let stood = self.fate(number)?;
-                if stood == ImportOutcome::Live {
-                    next.end(ImportOutcome::LoggedOut);
+                if stood == SessionState::Live {
+                    next.end(SessionState::LoggedOut);
                 }
                 Answer::Stood(stood)
             }
-            Ask::EndSessions => Answer::Ended(next.end(ImportOutcome::Kicked).map_or(0, |_| 1)),
+            Ask::EndSessions => Answer::Ended(next.end(SessionState::Kicked).map_or(0, |_| 1)),
         };
         call.answer.is_none_or(|(_, given)| given == answer).then_some(next)
     }
 }
 
-/// DirectoryReads for an order that explains a history of at most 128 calls: how many states that took.
+/// Searches for an order that explains a history of at most 128 calls. Returns the number of visited states.
 pub fn check(calls: &[Call]) -> Result<usize, Complaint> {
     check_within(PATIENCE, calls)
 }
@@ -126,7 +125,7 @@ pub fn check(calls: &[Call]) -> Result<usize, Complaint> {
 fn check_within(patience: usize, calls: &[Call]) -> Result<usize, Complaint> {
     assert!(calls.len() <= 128, "longer than the set of calls has bits");
     let mut calls = calls.to_vec();
-    // The most likely order first; at the end what was not answered, as it began.
+    // The most likely order is tried first: by answer, and calls without one at the end, by start.
     calls.sort_by_key(|call| (call.answer.map_or(u64::MAX, |(at, _)| at), call.begun));
     let mut search = Search {
         calls: &calls,
@@ -148,22 +147,22 @@ fn check_within(patience: usize, calls: &[Call]) -> Result<usize, Complaint> {
     Err(Complaint::Unsound { explained: named(explained), slot, unexplained: named(unexplained) })
 }
 
-/// The ends of sessions that answers tell of. A session ends once: to let it end otherwise leads nowhere.
-fn told(calls: &[Call]) -> BTreeMap<Number, ImportOutcome> {
+/// Collects the ends of sessions in the answers. Other ends of the same sessions need no search.
+fn told(calls: &[Call]) -> BTreeMap<Number, SessionState> {
     let ends = calls.iter().filter_map(|call| match (call.ask, call.answer?.1) {
         (Ask::Validate(number) | Ask::Logout(number), Answer::Stood(fate)) => Some((number, fate)),
         (Ask::Login(by), Answer::Opened { displaced, .. }) => {
-            Some((displaced?, ImportOutcome::Replaced { by }))
+            Some((displaced?, SessionState::Replaced { by }))
         }
         _ => None,
     });
-    ends.filter(|(_, fate)| *fate != ImportOutcome::Live).collect()
+    ends.filter(|(_, fate)| *fate != SessionState::Live).collect()
 }
 
 struct Search<'a> {
     calls: &'a [Call],
-    told: BTreeMap<Number, ImportOutcome>,
-    /// Which calls were explained, and where that led.
+    told: BTreeMap<Number, SessionState>,
+    /// The explained calls with the resulting state.
     seen: HashSet<(u128, Slot)>,
     furthest: (u128, Slot),
     patience: usize,
@@ -178,7 +177,7 @@ impl Search<'_> {
         }
         let calls = self.calls;
         let left = || calls.iter().enumerate().filter(|(index, _)| done & (1 << index) == 0);
-        // What begins after another call was answered comes after it.
+        // A call that starts after the answer to another follows it.
         let Some(first_answer) = left().filter_map(|(_, call)| call.answer.map(|(at, _)| at)).min() else {
             return true;
         };
@@ -197,7 +196,7 @@ impl Search<'_> {
                     changes.push((done, next));
                 }
             } else if call.answer.is_some() {
-                // It may come now and changes nothing: no order is lost if it does.
+                // A call without effect on the state can be taken now without losing an order.
                 return self.explain(done, slot);
             }
         }
@@ -213,11 +212,10 @@ impl Search<'_> {
         false
     }
 
-    /// Two calls without an answer that could stand in for each other: it is enough to try the one that began
-    /// earlier.
+    /// Of two interchangeable calls without answers only the earlier one has to be tried.
     fn are_alike(&self, one: &Call, other: &Call) -> bool {
         let nobody_speaks_of = |number: Number| {
-            let by = ImportOutcome::Replaced { by: number };
+            let by = SessionState::Replaced { by: number };
             let asks = |call: &Call| matches!(call.ask, Ask::Validate(of) | Ask::Logout(of) if of == number);
             !self.told.contains_key(&number)
                 && self.told.values().all(|fate| *fate != by)
@@ -231,7 +229,7 @@ impl Search<'_> {
     }
 }
 
-/// What the checker lets pass, the test above it lets pass.
+/// Tests of the checker, because the test that uses it accepts whatever it accepts.
 mod tests {
     use proptest::{collection::vec, prelude::*};
 
@@ -241,17 +239,17 @@ mod tests {
         Call { ask, begun, answer: Some((answered, answer)) }
     }
 
-    /// A login whose generation is its number, counted from 1.
+    /// Makes a login whose generation is its number, counted from 1.
     fn login(begun: u64, answered: u64, number: Number, displaced: Option<Number>) -> Call {
         let opened = Answer::Opened { generation: u64::from(number) + 1, displaced };
         call(begun, answered, Ask::Login(number), opened)
     }
 
-    fn validate(begun: u64, answered: u64, number: Number, fate: ImportOutcome) -> Call {
+    fn validate(begun: u64, answered: u64, number: Number, fate: SessionState) -> Call {
         call(begun, answered, Ask::Validate(number), Answer::Stood(fate))
     }
 
-    fn logout(begun: u64, answered: u64, number: Number, stood: ImportOutcome) -> Call {
+    fn logout(begun: u64, answered: u64, number: Number, stood: SessionState) -> Call {
         call(begun, answered, Ask::Logout(number), Answer::Stood(stood))
     }
 
@@ -271,15 +269,15 @@ mod tests {
         assert!(matches!(check(calls), Err(Complaint::Unsound { .. })), "{:?}", check(calls));
     }
 
-    const LIVE: ImportOutcome = ImportOutcome::Live;
-    const BY_1: ImportOutcome = ImportOutcome::Replaced { by: 1 };
+    const LIVE: SessionState = SessionState::Live;
+    const BY_1: SessionState = SessionState::Replaced { by: 1 };
 
     #[test]
     fn a_session_that_lives_on_after_the_answer_to_the_next_login_is_refused() {
         let (first, second) = (login(0, 10, 0, None), login(20, 30, 1, Some(0)));
         refuses(&[first, second, validate(31, 40, 0, LIVE)]);
         accepts(&[first, second, validate(31, 40, 0, BY_1)]);
-        // While the login is under way both are true, but not first the one and then the other.
+        // During the login both answers are possible, but not in the opposite order.
         accepts(&[first, second, validate(25, 40, 0, LIVE)]);
         accepts(&[first, second, validate(21, 22, 0, LIVE), validate(23, 24, 0, BY_1)]);
         refuses(&[first, second, validate(21, 22, 0, BY_1), validate(23, 24, 0, LIVE)]);
@@ -297,11 +295,11 @@ mod tests {
     fn a_session_that_revives_after_its_logout_is_refused() {
         let ended = [login(0, 10, 0, None), logout(20, 30, 0, LIVE)];
         refuses(&[&ended[..], &[validate(40, 50, 0, LIVE)]].concat());
-        accepts(&[&ended[..], &[validate(40, 50, 0, ImportOutcome::LoggedOut)]].concat());
-        // Nor by a logout that says that there was something to end.
+        accepts(&[&ended[..], &[validate(40, 50, 0, SessionState::LoggedOut)]].concat());
+        // A logout that claims to have ended the session does not explain it either.
         refuses(&[&ended[..], &[logout(40, 50, 0, LIVE)]].concat());
-        accepts(&[&ended[..], &[logout(40, 50, 0, ImportOutcome::LoggedOut)]].concat());
-        // Nor by a login, as one that it displaces.
+        accepts(&[&ended[..], &[logout(40, 50, 0, SessionState::LoggedOut)]].concat());
+        // A login that claims to displace the session does not explain it either.
         refuses(&[&ended[..], &[login(40, 50, 1, Some(0))]].concat());
         accepts(&[&ended[..], &[login(40, 50, 1, None)]].concat());
     }
@@ -310,7 +308,7 @@ mod tests {
     fn a_session_that_revives_after_a_kick_is_refused() {
         let ended = [login(0, 10, 0, None), kick(20, 30, 1)];
         refuses(&[&ended[..], &[validate(40, 50, 0, LIVE)]].concat());
-        accepts(&[&ended[..], &[validate(40, 50, 0, ImportOutcome::Kicked)]].concat());
+        accepts(&[&ended[..], &[validate(40, 50, 0, SessionState::Kicked)]].concat());
         refuses(&[&ended[..], &[kick(40, 50, 1)]].concat());
         accepts(&[&ended[..], &[kick(40, 50, 0)]].concat());
     }
@@ -318,28 +316,28 @@ mod tests {
     #[test]
     fn an_acknowledged_login_that_is_lost_is_refused() {
         let opened = login(0, 10, 0, None);
-        refuses(&[opened, validate(20, 30, 0, ImportOutcome::Other)]);
+        refuses(&[opened, validate(20, 30, 0, SessionState::Other)]);
         refuses(&[opened, kick(20, 30, 0)]);
         refuses(&[opened, login(20, 30, 1, None)]);
         refuses(&[opened, validate(20, 30, 0, BY_1)]);
-        refuses(&[opened, validate(20, 30, 0, ImportOutcome::LoggedOut)]);
+        refuses(&[opened, validate(20, 30, 0, SessionState::LoggedOut)]);
     }
 
     #[test]
     fn a_wrong_reason_is_refused() {
         let replaced = [login(0, 10, 0, None), login(20, 30, 1, Some(0))];
         for fate in [
-            ImportOutcome::LoggedOut,
-            ImportOutcome::Kicked,
-            ImportOutcome::Other,
-            ImportOutcome::Replaced { by: 2 },
+            SessionState::LoggedOut,
+            SessionState::Kicked,
+            SessionState::Other,
+            SessionState::Replaced { by: 2 },
         ] {
             refuses(&[&replaced[..], &[validate(40, 50, 0, fate)]].concat());
         }
-        // A stale logout harms nobody, and a stale token keeps its reason.
+        // A stale logout ends no session, and a stale token keeps its reason.
         let late = [logout(40, 50, 0, BY_1), kick(60, 70, 1)];
         accepts(&[&replaced[..], &late[..], &[validate(80, 90, 0, BY_1)]].concat());
-        refuses(&[&replaced[..], &late[..], &[validate(80, 90, 0, ImportOutcome::Kicked)]].concat());
+        refuses(&[&replaced[..], &late[..], &[validate(80, 90, 0, SessionState::Kicked)]].concat());
         refuses(&[&replaced[..], &[logout(40, 50, 0, LIVE)]].concat());
     }
 
@@ -351,7 +349,7 @@ mod tests {
         refuses(&[opened(0, 10, 0, 7, None), opened(20, 30, 1, 7, Some(0))]);
         refuses(&[opened(0, 10, 0, 7, None), opened(20, 30, 1, 6, Some(0))]);
         refuses(&[opened(0, 10, 0, 7, None), kick(11, 12, 1), opened(20, 30, 1, 6, None)]);
-        // At the same time, the generation says which came first.
+        // Of concurrent logins the generation decides the order.
         accepts(&[opened(0, 30, 0, 7, Some(1)), opened(0, 30, 1, 6, None)]);
         refuses(&[opened(0, 30, 0, 7, None), opened(0, 30, 1, 6, Some(0))]);
     }
@@ -362,10 +360,10 @@ mod tests {
         let lost = unanswered(20, Ask::Login(1));
         accepts(&[opened, lost, validate(30, 40, 0, LIVE)]);
         accepts(&[opened, lost, validate(30, 40, 0, BY_1)]);
-        // Late, too.
+        // The effect may also come late.
         accepts(&[opened, lost, validate(30, 40, 0, LIVE), validate(50, 60, 0, BY_1)]);
         accepts(&[opened, lost, validate(30, 40, 0, LIVE), login(50, 60, 2, Some(1))]);
-        // But once, and not before it began.
+        // The effect comes only once and not before the start.
         refuses(&[opened, lost, validate(30, 40, 0, BY_1), validate(50, 60, 0, LIVE)]);
         refuses(&[opened, lost, validate(12, 15, 0, BY_1)]);
         refuses(&[opened, lost, login(30, 40, 2, Some(1)), login(50, 60, 3, Some(1))]);
@@ -375,7 +373,7 @@ mod tests {
     fn a_logout_or_a_kick_without_an_answer_may_have_taken_effect_or_not() {
         let opened = login(0, 10, 0, None);
         for (ask, fate) in
-            [(Ask::Logout(0), ImportOutcome::LoggedOut), (Ask::EndSessions, ImportOutcome::Kicked)]
+            [(Ask::Logout(0), SessionState::LoggedOut), (Ask::EndSessions, SessionState::Kicked)]
         {
             let lost = unanswered(20, ask);
             accepts(&[opened, lost, validate(30, 40, 0, LIVE)]);
@@ -384,24 +382,19 @@ mod tests {
             refuses(&[opened, lost, validate(30, 40, 0, fate), validate(50, 60, 0, LIVE)]);
             refuses(&[opened, lost, validate(12, 15, 0, fate)]);
         }
-        // A logout does not end the session of another login; a kick does, whichever lives by then.
+        // A logout ends only its own session; a kick ends the one that is live by then.
         let next = login(30, 40, 1, Some(0));
         refuses(&[
             opened,
             unanswered(20, Ask::Logout(0)),
             next,
-            validate(50, 60, 1, ImportOutcome::LoggedOut),
+            validate(50, 60, 1, SessionState::LoggedOut),
         ]);
-        accepts(&[
-            opened,
-            unanswered(20, Ask::EndSessions),
-            next,
-            validate(50, 60, 1, ImportOutcome::Kicked),
-        ]);
+        accepts(&[opened, unanswered(20, Ask::EndSessions), next, validate(50, 60, 1, SessionState::Kicked)]);
     }
 
     #[test]
-    fn what_cannot_be_decided_in_time_is_neither_accepted_nor_refused() {
+    fn a_search_that_takes_too_long_has_no_result() {
         let calls = [login(0, 10, 0, None), login(20, 30, 1, Some(0)), validate(40, 50, 0, BY_1)];
         assert_eq!(check_within(2, &calls), Ok(2));
         assert_eq!(check_within(1, &calls), Err(Complaint::TooHard));
@@ -415,7 +408,7 @@ mod tests {
         vec((0..5_u8, 0..10_u8, 0..25_u64, 0..25_u64, 0..10_u8), 1..=most)
     }
 
-    /// What a sound slot answers, one effect in a hundred units of time.
+    /// Records the answers of a correct slot, with one effect in a hundred units of time.
     fn sound(steps: &[Step]) -> Vec<Call> {
         let (mut slot, mut logins, mut calls) = (Slot::default(), 0, Vec::new());
         for (at, (which, what, before, after, answer)) in (3..).map(|at| 100 * at).zip(steps) {
@@ -446,7 +439,7 @@ mod tests {
         calls
     }
 
-    /// All orders, one by one.
+    /// Tries all orders.
     fn some_order_explains(left: &[Call], slot: &Slot) -> bool {
         if left.iter().all(|call| call.answer.is_none()) {
             return true;
@@ -464,12 +457,12 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
-        fn what_a_sound_slot_answers_is_accepted(steps in steps(60)) {
+        fn the_answers_of_a_correct_slot_are_accepted(steps in steps(60)) {
             prop_assert_eq!(check(&sound(&steps)).err(), None);
         }
 
         #[test]
-        fn with_one_wrong_answer_it_is_refused_unless_some_order_explains_it(
+        fn a_history_with_one_wrong_answer_is_refused_unless_some_order_explains_it(
             steps in steps(6),
             broken in any::<prop::sample::Index>(),
             (fate, count) in (0..5_usize, 0..2_u32),
@@ -477,7 +470,7 @@ mod tests {
             let mut calls = sound(&steps);
             let index = broken.index(calls.len().max(1));
             if let Some((_, answer)) = calls.get_mut(index).and_then(|call| call.answer.as_mut()) {
-                let fates = [LIVE, ImportOutcome::Replaced { by: 2 }, BY_1, ImportOutcome::LoggedOut, ImportOutcome::Kicked];
+                let fates = [LIVE, SessionState::Replaced { by: 2 }, BY_1, SessionState::LoggedOut, SessionState::Kicked];
                 match answer {
                     Answer::Stood(stood) => *stood = fates[fate],
                     Answer::Ended(ended) => *ended = count,

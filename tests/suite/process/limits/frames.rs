@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, to do what a well-behaved client cannot (RFC 9113).
+//! HTTP/2 frames that no correct client sends (RFC 9113).
 
 use super::{
     super::raw::{
@@ -14,7 +14,7 @@ async fn still_serves(client: &Client) {
 }
 
 #[tokio::test]
-async fn the_limits_are_announced_and_streams_beyond_them_are_refused() {
+async fn streams_beyond_the_announced_limits_are_refused() {
     let (process, client, _data) = serve(&[("SERVER__MAX_STREAMS", "5")]).await;
     let mut socket = Socket::connect(process.grpc).await;
     let settings = socket.first(&[SETTINGS]).await.payload;
@@ -57,7 +57,7 @@ async fn a_flood_of_streams_that_are_opened_and_reset_is_cut_off() {
 async fn calls_that_exceed_their_deadlines_while_the_server_pauses_do_not_end_the_connection() {
     let (process, client, _data) = serve(&[]).await;
     let mut socket = Socket::connect(process.grpc).await;
-    // Everything that there may be at a time is asked, given up and asked again.
+    // The client fills all streams, resets them and fills them again.
     process.signal("STOP");
     let mut number = 0;
     for _ in 0..4 {
@@ -95,7 +95,7 @@ async fn a_flood_of_streams_that_the_server_must_reset_is_cut_off() {
     let mut flood = Vec::new();
     for number in 0..2000 {
         flood.extend(frame(HEADERS, END_HEADERS, 2 * number + 1, &request(&[])));
-        // A window that large is an error of the stream.
+        // A window of that size is a stream error.
         flood.extend(frame(WINDOW_UPDATE, 0, 2 * number + 1, &[0x7f, 0xff, 0xff, 0xff]));
     }
     socket.send(&flood).await;

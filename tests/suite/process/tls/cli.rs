@@ -1,11 +1,11 @@
-//! The command line, and grpcurl, as clients of a server that speaks TLS.
+//! The command line and grpcurl as clients of a server with TLS.
 
 use std::process::Command;
 
 use super::*;
 use crate::support::skip::named_program;
 
-/// `latchkey` with these words on this server's machine: its exit code and all it printed.
+/// Runs `latchkey` on the machine of the server and returns the exit code and the output.
 fn says(server: &Secured, settings: &[(&str, &str)], words: &str) -> (i32, String) {
     let mut command = command(&server.folder.path().join("data"), settings);
     command.args(words.split(' '));
@@ -15,7 +15,7 @@ fn says(server: &Secured, settings: &[(&str, &str)], words: &str) -> (i32, Strin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_the_same_machine_the_settings_are_enough() {
+async fn on_the_same_machine_the_settings_suffice() {
     let server = Secured::start(&[]).await;
     server.client(None).await.user("alice").await;
     let address = server.process.grpc.to_string();
@@ -31,7 +31,7 @@ async fn on_the_same_machine_the_settings_are_enough() {
     let (code, said) = says(&server, &local, &format!("account list --server {address}"));
     assert!(code == 0 && said.contains("alice"), "{said}");
 
-    // Exactly that certificate and no other of the same authority.
+    // Only the configured certificate is trusted, and no other of the same authority.
     let (other, _) = server.authority.server().write(server.folder.path(), "other");
     let mut another = local;
     another[1].1 = other.to_str().unwrap();
@@ -40,7 +40,7 @@ async fn on_the_same_machine_the_settings_are_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn elsewhere_the_server_is_named_by_https_and_trusted_by_its_roots() {
+async fn a_remote_server_needs_https_and_a_trusted_root() {
     let server = Secured::start(&[]).await;
     server.client(None).await.user("alice").await;
     let there = localhost(server.process.grpc);
@@ -55,7 +55,7 @@ async fn elsewhere_the_server_is_named_by_https_and_trusted_by_its_roots() {
     let (code, said) = says(&server, &[], &format!("account list --server {bare} --ca-file {ca}"));
     assert!(code == 0 && said.contains("alice"), "{said}");
 
-    // Its name is not in the certificate.
+    // The name of the server is not in the certificate.
     let elsewhere = there.replace("localhost", "127.0.0.1");
     let (code, said) = says(&server, &[], &format!("account list --server {elsewhere} --ca-file {ca}"));
     assert!(code == 1 && said.contains("not trusted"), "{code} {said}");
@@ -75,7 +75,7 @@ async fn elsewhere_the_server_is_named_by_https_and_trusted_by_its_roots() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_of_the_client_is_shown_where_one_is_required() {
+async fn a_client_certificate_is_sent_if_required() {
     let server = Secured::with_clients(&[
         ("TLS__CLIENT_CERTIFICATE", "required"),
         ("ACCESS__VALIDATE", "caller"),
@@ -101,7 +101,7 @@ async fn a_certificate_of_the_client_is_shown_where_one_is_required() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn grpcurl_speaks_tls_with_it() {
+async fn grpcurl_connects_with_tls() {
     let Some(grpcurl) = named_program("grpcurl", "LATCHKEY_TEST_GRPCURL") else { return };
     let server = Secured::with_clients(&[("ACCESS__CERTIFICATES", "dns:boss admin")]).await;
     let (certificate, key) = server.authority.client(&["boss"]).write(server.folder.path(), "client");

@@ -1,4 +1,4 @@
-//! Certificates are replaced while the server runs.
+//! Replacement of certificates while the server runs.
 
 use super::*;
 
@@ -24,18 +24,18 @@ async fn a_new_certificate_is_used_for_new_connections_and_open_ones_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn broken_files_leave_the_old_certificate_in_use_and_are_told_of_once() {
+async fn broken_files_leave_the_old_certificate_in_use_and_are_logged_once() {
     let server = Secured::start(&[]).await;
     let path = server.folder.path().join("server.pem");
     std::fs::write(&path, "broken").unwrap();
     let output = server.process.output_until("the TLS files cannot be used");
     assert!(output.contains("server.pem"), "{output}");
-    // Many looks later.
+    // Many reload intervals pass.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(server.answers(None).await);
     assert_eq!(server.process.output().matches("the TLS files cannot be used").count(), 1);
 
-    // A certificate without its key is no better.
+    // A certificate with the wrong key is ignored too.
     let next = Authority::new("next");
     std::fs::write(&path, next.server().certificate).unwrap();
     server.process.output_until("do not fit together");
@@ -45,7 +45,7 @@ async fn broken_files_leave_the_old_certificate_in_use_and_are_told_of_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_roots_of_clients_count_from_the_next_connection_on() {
+async fn new_client_roots_apply_to_new_connections() {
     let server =
         Secured::with_clients(&[("TLS__CLIENT_CERTIFICATE", "required"), ("TLS__RELOAD_INTERVAL", "50ms")])
             .await;

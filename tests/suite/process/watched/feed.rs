@@ -1,4 +1,4 @@
-//! A reader of the feed that remembers all it is told.
+//! A reader of the feed that records all messages.
 
 use std::{
     collections::HashSet,
@@ -13,16 +13,16 @@ use tonic::Status;
 use super::SOON;
 use crate::support::client::Client;
 
-/// All that a reader was told, over however many streams.
+/// All messages that a reader has received, over any number of streams.
 #[derive(Debug, Default)]
 pub struct Told {
     pub ended: Vec<Ended>,
     pub resyncs: usize,
-    /// How the latest stream ended, if it has by itself.
+    /// How the latest stream ended, unless the reader closed it.
     pub end: Option<Status>,
-    /// How often the cursor moved on.
+    /// How often the cursor advanced.
     pub pages: usize,
-    /// Where to go on.
+    /// The cursor to resume from.
     pub cursor: String,
 }
 
@@ -64,12 +64,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads from now on.
+    /// Starts a reader from now on.
     pub async fn open(client: &Client) -> Self {
         Self::go_on(client, Told::default()).await
     }
 
-    /// Reads on after what was told before.
+    /// Resumes after the recorded messages.
     pub async fn go_on(client: &Client, mut told: Told) -> Self {
         let mut stream = client.feed_stream(&told.cursor).await.unwrap();
         let first = stream.message().await.unwrap().unwrap();
@@ -112,7 +112,7 @@ impl Reader {
         }
     }
 
-    /// For whoever has to find out what went wrong.
+    /// Describes the state for failure messages.
     pub fn standing(&self) -> String {
         let told = self.told();
         format!(
@@ -123,7 +123,7 @@ impl Reader {
         )
     }
 
-    /// What it was told until the stream ended by itself, and how that was.
+    /// Waits for the end of the stream and returns the messages and the status.
     pub async fn end(self) -> (Told, Status) {
         timeout(SOON, self.reading).await.unwrap().unwrap();
         let mut told = Arc::into_inner(self.told).unwrap().into_inner().unwrap();
@@ -131,7 +131,7 @@ impl Reader {
         (told, end)
     }
 
-    /// What it was told until it goes away.
+    /// Closes the stream and returns the messages.
     pub async fn leave(self) -> Told {
         assert!(self.is_open());
         self.reading.abort();

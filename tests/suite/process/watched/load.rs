@@ -1,4 +1,4 @@
-//! Users who log in again and again, each login displacing the one before.
+//! Load of users who log in repeatedly, each login displacing the previous one.
 
 use std::{
     collections::HashSet,
@@ -22,24 +22,24 @@ use tonic_types::StatusExt as _;
 use super::{SOON, feed::Told};
 use crate::support::client::Client;
 
-/// What a stream told after its first message: the ends of the session, or how it broke.
+/// What a watch reported after its first message: ends of the session, or an error.
 type Ends = Result<Vec<RejectionReason>, Status>;
 
 /// How long a user stays logged in, at most. The log keeps about 4,096 events of a user: so many are more than
 /// a test takes, and a gap would be none of the faults that are looked for.
 const STAY: Duration = Duration::from_millis(50);
 
-/// All that the users know.
+/// All that the users have recorded.
 #[derive(Default)]
 struct Known {
     over: AtomicBool,
-    /// Sessions that a login has displaced, by its answer, and when that came.
+    /// The displaced sessions in the answers to logins, with the time of the answer.
     displaced: Mutex<Vec<(String, Instant)>>,
-    /// How logins failed, which may have taken place.
+    /// The errors of logins, which may have taken effect.
     unanswered: Mutex<Vec<Status>>,
-    /// Streams that were opened, and what they told.
+    /// The watches with their reports.
     watches: Mutex<Vec<(String, JoinHandle<Ends>)>>,
-    /// The sessions of each user, in the order of their logins, but for the last, which lives.
+    /// The sessions of each user in the order of their logins, without the live one.
     logins: Mutex<Vec<Vec<String>>>,
 }
 
@@ -65,7 +65,7 @@ impl Load {
         Self { known, users: working }
     }
 
-    /// Waits until so many displacements were acknowledged.
+    /// Waits until this number of displacements was acknowledged.
     pub async fn until_displaced(&self, count: usize) {
         let begun = Instant::now();
         while self.known.displaced.lock().unwrap().len() < count {
@@ -85,12 +85,12 @@ impl Load {
         self
     }
 
-    /// The sessions whose displacement was acknowledged.
+    /// Returns the sessions whose displacement was acknowledged.
     pub fn displaced(&self) -> HashSet<String> {
         self.known.displaced.lock().unwrap().iter().map(|(id, _)| id.clone()).collect()
     }
 
-    /// The sessions of each user, in the order of their logins.
+    /// Returns the sessions of each user in the order of their logins.
     pub fn logins(&self) -> Vec<Vec<String>> {
         self.known.logins.lock().unwrap().clone()
     }
@@ -99,7 +99,7 @@ impl Load {
         self.known.unanswered.lock().unwrap().len()
     }
 
-    /// What the streams told of sessions that have been displaced since, once all have ended.
+    /// Returns the reports of the watches of displaced sessions, once all have ended.
     pub async fn watched(&self) -> Vec<(String, Ends)> {
         let watches = std::mem::take(&mut *self.known.watches.lock().unwrap());
         let mut told = Vec::new();
@@ -110,7 +110,7 @@ impl Load {
         told
     }
 
-    /// How long after the answer a displacement was told, at the longest.
+    /// Returns the longest time between the answer to a login and the report of its displacement.
     pub fn lag(&self, told: &Told) -> Duration {
         let displaced = self.known.displaced.lock().unwrap();
         let lags = displaced.iter().map(|(id, answered)| {
@@ -134,7 +134,7 @@ impl User {
         loop {
             let last = self.known.over.load(Ordering::Relaxed);
             match self.log_in().await {
-                // Lives on.
+                // This session is still live.
                 Ok(_) if last => break,
                 Ok(answer) => {
                     let session_id = answer.session.unwrap().session_id;
@@ -163,7 +163,7 @@ impl User {
         Ok(answer)
     }
 
-    /// Watches a session, unless that cannot begin.
+    /// Watches a session unless the watch cannot start.
     async fn watch(&self, client: &Client, session_id: &str, token: &str) {
         let begun = async {
             let mut stream = client.watch_stream(token).await?;

@@ -1,4 +1,4 @@
-//! Servers that stop, crash or freeze, and stores that forget.
+//! Deliveries while servers stop, crash or freeze, and stores lose data.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::support::{
     redis::{Flavour, RedisServer},
 };
 
-/// How long another server may take to go on after a crash: the lease, and the look after it.
+/// How long another server may take to continue after a crash: the lease and its poll interval.
 const TAKEN_OVER: Duration = Duration::from_secs(20);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_when_the_server_is_killed_before_the_receiver_has_taken_it() {
+async fn a_killed_server_loses_no_undelivered_event() {
     let receiver = Receiver::start().await;
     let data = tempfile::tempdir().unwrap();
     let url = url(receiver.address);
@@ -29,7 +29,7 @@ async fn nothing_is_lost_when_the_server_is_killed_before_the_receiver_has_taken
     let mut ended = displace(&client, "alice", 3).await;
     receiver.until_told_of(&ended, SOON).await;
 
-    // In the middle of a POST, and of what is yet to be sent.
+    // The kill interrupts a POST while more events are waiting.
     receiver.always(Some(Answer::Never));
     let before = receiver.posts().len();
     ended.extend(displace(&client, "alice", 20).await);
@@ -53,7 +53,7 @@ async fn nothing_is_lost_when_the_server_is_killed_before_the_receiver_has_taken
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stops_lets_what_is_under_way_be_taken_waits_for_no_retry_and_gives_the_lease_up() {
+async fn a_stopping_server_finishes_its_delivery_without_retries_and_releases_the_lease() {
     let receiver = Receiver::start().await;
     let data = tempfile::tempdir().unwrap();
     let url = url(receiver.address);
@@ -91,7 +91,7 @@ async fn a_server_that_stops_lets_what_is_under_way_be_taken_waits_for_no_retry_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() {
+async fn one_of_two_replicas_delivers_and_the_other_takes_over_when_it_is_killed() {
     let receiver = Receiver::start().await;
     let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
     let (url, store) = (url(receiver.address), redis.url());
@@ -125,7 +125,7 @@ async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() 
     second.output_until(DELIVERS);
     assert_eq!(told(&receiver.events())[alice.len()..], bob);
 
-    // And one that stops in good order is not waited for.
+    // A server that stops releases its lease, so the other continues at once.
     let third = Process::start(data.path(), &settings);
     let client = third.serving_client().await;
     second.terminate();
@@ -142,7 +142,7 @@ async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_was_frozen_sends_nothing_once_another_has_taken_over() {
+async fn a_frozen_server_sends_nothing_after_another_has_taken_over() {
     let receiver = Receiver::start().await;
     let (redis, data) = (RedisServer::start(), tempfile::tempdir().unwrap());
     let (url, store) = (url(receiver.address), redis.url());
@@ -175,7 +175,7 @@ async fn a_server_that_was_frozen_sends_nothing_once_another_has_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_store_has_lost_is_told_as_a_resync_and_what_it_has_kept_is_not() {
+async fn only_a_store_that_lost_events_causes_a_resync() {
     for (arguments, resyncs) in [(&["--appendonly", "yes", "--appendfsync", "always"][..], 1), (&[], 2)] {
         let receiver = Receiver::start().await;
         let mut redis = RedisServer::with(Flavour::Redis, arguments);

@@ -1,4 +1,4 @@
-//! A receiver of webhooks, of the tests' own.
+//! A receiver of webhooks for tests.
 
 use std::{
     collections::VecDeque,
@@ -33,19 +33,18 @@ use crate::support::tls::Identity;
 
 pub const SECRET: &str = "whsec_bm90aGluZyBidXQgYSBzZWNyZXQgb2YgdGhlIHRlc3Rz";
 
-/// What it does with a POST.
+/// How the receiver answers a POST.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     Status(u16),
-    /// A status, and for how many seconds to stay away.
+    /// A status and the seconds of `retry-after`.
     Later(u16, u64),
-    /// It is taken, and that is said after so many milliseconds.
+    /// Accepts the POST and answers after this number of milliseconds.
     Slowly(u64),
-    /// None, for longer than anybody waits.
+    /// No answer within any time-out.
     Never,
 }
 
-/// A POST as it came.
 #[derive(Debug, Clone)]
 pub struct Post {
     pub id: String,
@@ -60,7 +59,7 @@ impl Post {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name}: {:?}", self.headers)).to_str().unwrap()
     }
 
-    /// The events in it.
+    /// Parses the events in the body.
     pub fn events(&self) -> Vec<Value> {
         let body: Value = serde_json::from_str(&self.body).unwrap();
         assert_eq!(body["type"], "sessions.ended");
@@ -68,7 +67,7 @@ impl Post {
         body["data"]["events"].as_array().unwrap().clone()
     }
 
-    /// Whether it was signed with the secret, by a computation of the tests' own.
+    /// Whether the signature is right, by an independent computation.
     pub fn is_signed(&self) -> bool {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &BASE64.decode(&SECRET.as_bytes()[6..]).unwrap());
         let signed = [self.id.as_bytes(), self.header("webhook-timestamp").as_bytes(), self.body.as_bytes()];
@@ -80,9 +79,9 @@ impl Post {
 #[derive(Default)]
 struct Shared {
     posts: Vec<Post>,
-    /// What to do with the next ones.
+    /// The answers to the next POSTs.
     answers: VecDeque<Answer>,
-    /// And with those after them; `None` is to take them.
+    /// The answer to all later POSTs; `None` accepts them.
     otherwise: Option<Answer>,
     under_way: usize,
     most_under_way: usize,
@@ -102,7 +101,7 @@ impl Receiver {
         Self::serve(listener, address)
     }
 
-    /// One that speaks TLS with this certificate.
+    /// Starts a receiver with TLS and this certificate.
     pub async fn with_tls(identity: &Identity) -> Self {
         let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).map(Result::unwrap);
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
@@ -127,37 +126,37 @@ impl Receiver {
         Self { address, shared, serving }
     }
 
-    /// What it does with the next POSTs. Those after them it takes.
+    /// Sets the answers to the next POSTs. Later ones are accepted.
     pub fn answer(&self, answers: &[Answer]) {
         self.shared.lock().unwrap().answers.extend(answers);
     }
 
-    /// What it does with all POSTs from now on; `None` is to take them.
+    /// Sets the answer to all POSTs from now on; `None` accepts them.
     pub fn always(&self, answer: Option<Answer>) {
         self.shared.lock().unwrap().otherwise = answer;
     }
 
-    /// Everything that has come.
+    /// Returns all POSTs so far.
     pub fn posts(&self) -> Vec<Post> {
         self.shared.lock().unwrap().posts.clone()
     }
 
-    /// The events in what was taken, in order.
+    /// Returns the events of accepted POSTs in order.
     pub fn events(&self) -> Vec<Value> {
         self.posts().iter().filter(|post| post.taken).flat_map(Post::events).collect()
     }
 
-    /// How many POSTs were under way at once, at the most.
+    /// Returns the highest number of concurrent POSTs.
     pub fn most_under_way(&self) -> usize {
         self.shared.lock().unwrap().most_under_way
     }
 
-    /// How often it was asked where it had redirected to.
+    /// Returns how often the target of a redirect was requested.
     pub fn elsewhere(&self) -> usize {
         self.shared.lock().unwrap().elsewhere
     }
 
-    /// Waits until this is true of what has come.
+    /// Waits until a condition holds.
     pub async fn until(&self, limit: Duration, what: &str, is_true: impl Fn(&Self) -> bool) {
         let begun = Instant::now();
         while !is_true(self) {
@@ -166,7 +165,7 @@ impl Receiver {
         }
     }
 
-    /// Waits until these sessions are among those that it knows to have ended.
+    /// Waits until the ends of these sessions have been delivered.
     pub async fn until_told_of(&self, sessions: &[String], limit: Duration) {
         self.until(limit, &format!("told of {sessions:?}"), |receiver| {
             let told = receiver.events();
@@ -195,7 +194,7 @@ async fn take(State(shared): State<Arc<Mutex<Shared>>>, headers: HeaderMap, body
         answer
     };
     let _leaving = Leaving(Arc::clone(&shared));
-    // So long that two who deliver at a time would be seen.
+    // The delay makes concurrent deliveries visible.
     tokio::time::sleep(Duration::from_millis(2)).await;
     match answer {
         Answer::Never => std::future::pending().await,
@@ -212,7 +211,7 @@ async fn take(State(shared): State<Arc<Mutex<Shared>>>, headers: HeaderMap, body
     }
 }
 
-/// Also where the sender hangs up.
+/// Counts a POST as finished, also if the sender disconnects.
 struct Leaving(Arc<Mutex<Shared>>);
 
 impl Drop for Leaving {
@@ -235,7 +234,7 @@ impl Listener for TlsListener {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             let (socket, address) = self.0.accept().await.unwrap();
-            // Who does not trust the certificate hangs up.
+            // A client that does not trust the certificate disconnects.
             if let Ok(stream) = self.1.accept(socket).await {
                 return (stream, address);
             }

@@ -1,4 +1,4 @@
-//! What the receiver and we know each other by.
+//! Authentication of webhooks: the certificate of the receiver and the shared secret.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
@@ -18,7 +18,7 @@ use crate::support::{
 const DOCS: &str = include_str!("../../../../docs/webhook.md");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receiver_with_tls_must_have_a_certificate_of_a_root_that_is_trusted() {
+async fn a_receiver_with_tls_needs_a_trusted_certificate() {
     let (ours, others) = (Authority::new("ours"), Authority::new("others"));
     let folder = tempfile::tempdir().unwrap();
     let roots = ours.write(folder.path());
@@ -40,7 +40,7 @@ async fn a_receiver_with_tls_must_have_a_certificate_of_a_root_that_is_trusted()
 }
 
 #[test]
-fn a_secret_that_others_can_read_or_that_is_none_is_refused_at_the_start() {
+fn an_invalid_or_unprotected_secret_is_an_error_at_the_start() {
     let data = tempfile::tempdir().unwrap();
     let path = data.path().join("secret");
     for (contents, mode, said) in [
@@ -62,7 +62,7 @@ fn a_secret_that_others_can_read_or_that_is_none_is_refused_at_the_start() {
             assert!(!said_so.contains("hunter2") && !said_so.contains(SECRET), "{said_so}");
         }
     }
-    // With a line end, as most editors and `echo` leave one.
+    // Most editors and `echo` end the file with a line break.
     fs::write(&path, format!("{SECRET}\n")).unwrap();
     let file = [("WEBHOOK__URL", "http://127.0.0.1:1/"), ("WEBHOOK__SECRET_FILE", path.to_str().unwrap())];
     let mut command = command(data.path(), &file);
@@ -71,7 +71,7 @@ fn a_secret_that_others_can_read_or_that_is_none_is_refused_at_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_python_of_the_documentation_verifies_what_is_sent_and_nothing_else() {
+async fn the_documented_python_code_accepts_only_signed_deliveries() {
     let Some(python) = find_program("python3", "LATCHKEY_TEST_DJANGO") else { return };
     let (_, after) = DOCS.split_once("<!-- tested: verify -->\n```python\n").unwrap();
     let snippet = after.split_once("```").unwrap().0;
@@ -98,7 +98,7 @@ async fn the_python_of_the_documentation_verifies_what_is_sent_and_nothing_else(
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &settings(&url, &[]));
     let client = process.serving_client().await;
-    // What happened before it began is only hinted at, by the resync that it begins with.
+    // The first delivery is a resync for all earlier events.
     receiver.until(SOON, "begun", |receiver| receiver.events().len() == 1).await;
     client.user("zoë").await;
     client.login("zoë", "Zoë’s phone").await;

@@ -1,4 +1,4 @@
-//! Tables of accounts and callers of its own for every test of the suite, whichever database they are in.
+//! Accounts and callers in a new database for each test.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::{mysql::MariaDb, postgres::Postgres};
 
-/// The databases that Latchkey keeps accounts of its own in.
+/// The databases that the conformance tests of accounts and callers run on.
 #[derive(Debug, Clone, Copy)]
 pub enum Database {
     Embedded,
@@ -22,19 +22,19 @@ pub enum Database {
     MariaDb,
 }
 
-pub struct Tables {
+pub struct TestAccounts {
     pub accounts: Arc<dyn Accounts>,
     pub callers: Arc<dyn Callers>,
-    home: Home,
+    direct: Direct,
 }
 
-/// What the tests must do behind the store's back.
-enum Home {
+/// Access to the database past the store.
+enum Direct {
     Embedded { database: embedded::Database, dir: TempDir },
     Server { url: String },
 }
 
-impl Tables {
+impl TestAccounts {
     pub async fn on(database: Database) -> Self {
         match database {
             Database::Embedded => Self::embedded().await,
@@ -48,11 +48,11 @@ impl Tables {
         Self::open_embedded(dir).await
     }
 
-    /// Tables of ours in the database with this URL.
+    /// Opens the tables in the database with this URL.
     pub async fn open(url: String) -> Self {
         let accounts = SqlAccounts::open(&settings(&url)).await.unwrap();
         let callers = Arc::new(accounts.callers());
-        Self { accounts: Arc::new(accounts), callers, home: Home::Server { url } }
+        Self { accounts: Arc::new(accounts), callers, direct: Direct::Server { url } }
     }
 
     async fn open_embedded(dir: TempDir) -> Self {
@@ -60,34 +60,34 @@ impl Tables {
         Self {
             accounts: Arc::new(SqlAccounts::embedded(&database)),
             callers: Arc::new(SqlCallers::embedded(&database)),
-            home: Home::Embedded { database, dir },
+            direct: Direct::Embedded { database, dir },
         }
     }
 
     /// Closes the connections and opens the same tables again.
     pub async fn reopen(self) -> Self {
-        match self.home {
-            Home::Embedded { database, dir } => {
+        match self.direct {
+            Direct::Embedded { database, dir } => {
                 database.close().await;
                 Self::open_embedded(dir).await
             }
-            Home::Server { url } => Self::open(url).await,
+            Direct::Server { url } => Self::open(url).await,
         }
     }
 
-    /// Executes a statement behind the store's back. Tables are written with `@` before their names.
+    /// Executes a statement past the store. `@` stands for the prefix of table names.
     pub async fn execute(&self, statement: &str) {
-        match &self.home {
-            Home::Embedded { database, .. } => {
+        match &self.direct {
+            Direct::Embedded { database, .. } => {
                 let statement = sqlx::AssertSqlSafe(statement.replace('@', ""));
                 sqlx::query(statement).execute(&database.writer).await.unwrap();
             }
-            Home::Server { url } => execute(url, &statement.replace('@', "latchkey_")).await,
+            Direct::Server { url } => execute(url, &statement.replace('@', "latchkey_")).await,
         }
     }
 }
 
-/// Patient ones: these tests are of what is true, not of how fast.
+/// Settings with long time-outs, because these tests do not measure speed.
 pub fn settings(url: &str) -> Settings {
     Settings {
         url: url.to_owned(),
@@ -98,7 +98,7 @@ pub fn settings(url: &str) -> Settings {
     }
 }
 
-/// Executes statements, over a connection of their own.
+/// Executes statements over a new connection.
 pub async fn execute(url: &str, statements: &str) {
     let statements = sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned()));
     if url.starts_with("postgres") {

@@ -1,4 +1,4 @@
-//! A store of its own for every test of the suite, whichever backend it stands on.
+//! A new store for each test, on any backend.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,25 +33,25 @@ pub enum StoreKind {
     Valkey,
 }
 
-pub struct Stand {
+pub struct TestStore {
     pub registers: Arc<dyn Registers<UserSessions>>,
     pub throttles: Arc<dyn Registers<Throttle>>,
     pub log: Arc<dyn EventLog>,
     pub backend: Backend,
 }
 
-/// A store as far as it holds sessions: it holds other registers, too.
+/// Selects the registers of sessions of a store that has other registers too.
 pub fn of_sessions(store: &impl Registers<UserSessions>) -> &dyn Registers<UserSessions> {
     store
 }
 
-/// What the tests must do behind the store's back.
+/// Access to the data past the store.
 pub enum Backend {
     Embedded { database: Database, store: Arc<CodecStore<EmbeddedRegisters>>, _dir: TempDir },
     Redis(RedisServer),
 }
 
-impl Stand {
+impl TestStore {
     /// Starts a store of this kind, or skips the test if its program is missing.
     pub async fn start(kind: StoreKind) -> Option<Self> {
         match kind {
@@ -92,10 +92,10 @@ impl Stand {
         self.registers.commit(user, expected, change).await.unwrap()
     }
 
-    /// A commit that must succeed: the revision it leads to.
+    /// Makes a commit that must succeed and returns the new revision.
     pub async fn commit(&self, user: &UserId, expected: Revision, change: Change<UserSessions>) -> Revision {
         let Commit::Committed(revision) = self.try_commit(user, expected, change).await else {
-            panic!("something else stands there");
+            panic!("the commit conflicts");
         };
         assert_eq!(self.load(user).await.0, revision);
         revision
@@ -115,12 +115,12 @@ impl Stand {
         tail.next
     }
 
-    /// Everything after the cursor, in steps of `limit`; there must be no gap.
+    /// Reads everything after the cursor in steps of `limit`. There must be no gap.
     pub async fn drain(&self, mut after: Cursor, limit: usize) -> (Vec<Event>, Cursor) {
         let mut events = Vec::new();
         loop {
             let tail = self.tail(Some(&after), limit).await;
-            assert!(!tail.gap, "a gap after {after:?}");
+            assert!(!tail.gap, "gap after {after:?}");
             assert!(tail.events.len() <= limit, "{} events are more than {limit}", tail.events.len());
             if tail.next == after {
                 assert!(tail.events.is_empty(), "the cursor does not move past {:?}", tail.events);
@@ -131,7 +131,7 @@ impl Stand {
         }
     }
 
-    /// How long the store will keep a register.
+    /// Returns how long the store will keep a register.
     pub async fn time_left(&self, user: &UserId) -> Duration {
         match &self.backend {
             Backend::Embedded { database, .. } => {
@@ -150,7 +150,7 @@ impl Stand {
         }
     }
 
-    /// Lets `time` pass for what forgets.
+    /// Lets `time` pass for the expiry of registers and events.
     pub async fn pass(&self, time: Duration) {
         match &self.backend {
             Backend::Embedded { store, .. } => while store.backend.sweep(now().after(time)).await.unwrap() {},
@@ -158,7 +158,7 @@ impl Stand {
         }
     }
 
-    /// Has the log forget its beginning, but not its newest event, as it does by itself in the long run.
+    /// Trims the log to its newest event, as the store does after its retention.
     pub async fn trim_log(&self) {
         match &self.backend {
             Backend::Embedded { .. } => self.pass(Duration::from_hours(25)).await,
@@ -171,7 +171,7 @@ impl Stand {
         }
     }
 
-    /// The log loses everything, as if it had never been.
+    /// Deletes the log.
     pub async fn lose_log(&self) {
         match &self.backend {
             Backend::Embedded { database, .. } => {
@@ -193,7 +193,7 @@ pub fn redis_server(flavour: Flavour) -> Option<RedisServer> {
     Some(RedisServer::with(flavour, &[]))
 }
 
-/// Settings as in production, but less patient.
+/// Settings as in production, but with shorter time-outs.
 pub fn settings(url: String) -> RedisSettings {
     RedisSettings {
         url,
@@ -204,15 +204,15 @@ pub fn settings(url: String) -> RedisSettings {
     }
 }
 
-/// A store on Redis that has connected.
+/// Starts a store on Redis and waits until it has connected.
 pub async fn connect(settings: &RedisSettings) -> Arc<CodecStore<RedisRegisters>> {
     let store = Arc::new(CodecStore::new(RedisRegisters::start(settings, "lk").unwrap()));
     until_up(&*store).await;
     store
 }
 
-/// What a store says that is asked to read, and to write what it must not.
-pub async fn ask(store: &dyn Registers<UserSessions>) -> Result<(), StoreError> {
+/// Checks that a store reads and writes, by a load and a commit that conflicts.
+pub async fn check(store: &dyn Registers<UserSessions>) -> Result<(), StoreError> {
     let nobody = user("nobody");
     store.load(&nobody).await?;
     let conflict = store.commit(&nobody, Revision(1), change(1)).await?;
@@ -220,17 +220,17 @@ pub async fn ask(store: &dyn Registers<UserSessions>) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// Waits until the store answers; how long that took.
+/// Waits until the store answers and returns how long that took.
 pub async fn until_up(store: &dyn Registers<UserSessions>) -> Duration {
     let begun = std::time::Instant::now();
-    while let Err(error) = ask(store).await {
+    while let Err(error) = check(store).await {
         assert!(begun.elapsed() < Duration::from_secs(10), "still down: {error}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     begun.elapsed()
 }
 
-/// Why the store must say that it is not there.
+/// Returns the cause of an answer that must be `Unavailable`.
 pub fn unavailable<T>(answer: Result<T, StoreError>) -> String {
     match answer {
         Err(StoreError::Unavailable { cause, .. }) => cause,
@@ -239,7 +239,7 @@ pub fn unavailable<T>(answer: Result<T, StoreError>) -> String {
     }
 }
 
-/// What the store must have found unreadable.
+/// Returns the cause of an answer that must be `Corrupt`.
 pub fn corrupt<T>(answer: Result<T, StoreError>) -> String {
     match answer {
         Err(StoreError::Corrupt { cause, .. }) => cause,
