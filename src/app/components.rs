@@ -7,7 +7,7 @@ mod webhook;
 use std::{
     fs::{DirBuilder, File, TryLockError},
     os::unix::fs::DirBuilderExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -38,7 +38,7 @@ use crate::{
         embedded::{Database, EmbeddedRegisters},
         key_files::{self, KeyFileDirectory},
         near_cache,
-        redis::{RedisRegisters, RedisSettings},
+        redis::{RedisRegisters, RedisSettings, RedisTlsFiles},
         secret_file,
     },
 };
@@ -227,20 +227,38 @@ fn is_embedded(config: &Config) -> bool {
 
 fn redis_settings(config: &Config) -> Result<RedisSettings, String> {
     let url = config.sessions.url.clone();
-    if scheme(&url) != "redis" {
-        let other = scheme(&url);
-        return Err(format!("sessions.url: {other} is not supported; use embedded: or redis://host:port/db"));
+    if !["redis", "rediss", "unix"].contains(&scheme(&url)) {
+        return Err(format!(
+            "sessions.url: {} is not supported: use embedded:, redis://host:port/db, rediss://host:port/db or unix:///path",
+            scheme(&url)
+        ));
     }
+    let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
+    let sessions = &config.sessions;
+    if sessions.tls_certificate_file.is_empty() != sessions.tls_key_file.is_empty() {
+        return Err(
+            "sessions.tls_certificate_file and sessions.tls_key_file go together: set both or neither"
+                .to_owned(),
+        );
+    }
+    if scheme(&url) != "rediss" && !(sessions.tls_ca_file.is_empty() && sessions.tls_key_file.is_empty()) {
+        return Err(
+            "sessions.tls_ca_file, tls_certificate_file and tls_key_file need sessions.url = \"rediss://...\""
+                .to_owned(),
+        );
+    }
+    let identity = file(&sessions.tls_certificate_file).zip(file(&sessions.tls_key_file));
     let settings = RedisSettings {
         url,
         password: Some(config.sessions.password.clone()).filter(|password| !password.is_empty()),
         password_file: Some(config.sessions.password_file.as_str())
             .filter(|file| !file.is_empty())
             .map(|file| Path::new(file).to_owned()),
-        connect_timeout: config.sessions.connect_timeout,
-        response_timeout: config.sessions.response_timeout,
+        tls: RedisTlsFiles { ca: file(&sessions.tls_ca_file), identity },
+        connect_timeout: sessions.connect_timeout,
+        response_timeout: sessions.response_timeout,
     };
-    settings.check().map_err(|error| format!("sessions.url: {error}"))?;
+    settings.check()?;
     // Read for each connection; what is wrong with it from the beginning is said at the start.
     password("sessions", "", &config.sessions.password_file)?;
     Ok(settings)

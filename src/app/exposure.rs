@@ -42,7 +42,7 @@ fn exposures(config: &Config, grpc: SocketAddr, http: SocketAddr) -> Vec<Exposur
         (
             "sessions.url",
             redis_in_clear(&config.sessions.url),
-            "session ids, usernames and the password of Redis travel in clear: keep Redis on this machine or in a network of its own",
+            "session ids, usernames and the password of Redis travel in clear: use rediss://, or keep Redis on this machine or in a network of its own",
         ),
         (
             "accounts.url",

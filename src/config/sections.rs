@@ -19,6 +19,9 @@ pub struct Sessions {
     pub url: String,
     pub password: String,
     pub password_file: String,
+    pub tls_ca_file: String,
+    pub tls_certificate_file: String,
+    pub tls_key_file: String,
     pub key_prefix: String,
     #[serde(deserialize_with = "duration")]
     pub connect_timeout: Duration,

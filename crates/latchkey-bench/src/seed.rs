@@ -47,13 +47,7 @@ pub async fn embedded(data: &Path) -> Result<(CodecStore<EmbeddedRegisters>, Dat
 
 /// The registers of a server with this Redis.
 pub async fn redis(url: String) -> Result<CodecStore<RedisRegisters>> {
-    let settings = RedisSettings {
-        url,
-        password: None,
-        password_file: None,
-        connect_timeout: CONNECT_TIMEOUT,
-        response_timeout: CONNECT_TIMEOUT,
-    };
+    let settings = RedisSettings::new(url, CONNECT_TIMEOUT, CONNECT_TIMEOUT);
     let registers = CodecStore::new(RedisRegisters::start(&settings, "lk")?);
     let begun = std::time::Instant::now();
     while let Err(error) = Registers::<UserSessions>::load(&registers, &UserId::random()).await {

@@ -1,10 +1,15 @@
 //! Opens connections to Redis and verifies that the server is a primary that answers.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo as _, RedisError, RedisResult,
-    ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo as _,
+    RedisError, RedisResult, ServerErrorKind, TlsCertificates, Value,
     aio::MultiplexedConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
@@ -15,16 +20,53 @@ use crate::store::secret_file;
 /// The address and credentials of Redis.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://[user:password@]host[:port][/db]`.
+    /// `redis://[user:password@]host[:port][/db]`, the same with `rediss` for TLS, or `unix:///path`.
     pub url: String,
     /// The password if the URL has none.
     pub password: Option<String>,
     /// The file with the password if neither the URL nor `password` has one. It is read for each connection.
     pub password_file: Option<PathBuf>,
+    /// The files for TLS. They are read for each connection.
+    pub tls: RedisTlsFiles,
     /// The time limit for connecting.
     pub connect_timeout: Duration,
     /// The time limit for a response.
     pub response_timeout: Duration,
+}
+
+/// PEM files for TLS to Redis.
+#[derive(Debug, Clone, Default)]
+pub struct RedisTlsFiles {
+    /// Root certificates to trust instead of those of the system (`sessions.tls_ca_file`).
+    pub ca: Option<PathBuf>,
+    /// The client's certificate (`sessions.tls_certificate_file`) and private key (`sessions.tls_key_file`).
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl RedisTlsFiles {
+    /// Reads the files. Fails with the key of the one that cannot be read.
+    fn read(&self) -> Result<TlsCertificates, String> {
+        let read = |key: &str, path: &Path| {
+            fs::read(path).map_err(|error| format!("sessions.{key}: {}: {error}", path.display()))
+        };
+        let root_cert = self.ca.as_deref().map(|path| read("tls_ca_file", path)).transpose()?;
+        let client_tls = match &self.identity {
+            None => None,
+            Some((certificate, key)) => Some(ClientTlsConfig {
+                client_cert: read("tls_certificate_file", certificate)?,
+                client_key: secret_file::read(key)
+                    .map_err(|error| format!("sessions.tls_key_file: {error}"))?
+                    .to_vec(),
+            }),
+        };
+        Ok(TlsCertificates { client_tls, root_cert })
+    }
+
+    /// The current versions of the files.
+    pub(super) fn version(&self) -> Vec<Option<FileVersion>> {
+        let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        self.ca.iter().chain(identity).map(|path| FileVersion::of(path)).collect()
+    }
 }
 
 /// Identifies a version of a file by its modification time, inode and length.
@@ -35,10 +77,23 @@ pub(super) struct FileVersion {
     length: u64,
 }
 
+impl FileVersion {
+    fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self { modified: (file.mtime(), file.mtime_nsec()), inode: file.ino(), length: file.len() })
+    }
+}
+
 impl RedisSettings {
-    /// Fails if the URL is invalid; the error does not repeat the password.
+    /// Settings without a password and with the system's root certificates.
+    pub fn new(url: String, connect_timeout: Duration, response_timeout: Duration) -> Self {
+        let tls = RedisTlsFiles::default();
+        Self { url, password: None, password_file: None, tls, connect_timeout, response_timeout }
+    }
+
+    /// Fails with one sentence if the URL or a file for TLS is invalid; it does not repeat the password.
     pub fn check(&self) -> Result<(), String> {
-        self.client().map(|_| ()).map_err(|error| error.to_string())
+        self.client().map(|_| ())
     }
 
     /// Returns `host:port`, for messages.
@@ -49,14 +104,12 @@ impl RedisSettings {
 
     /// Returns the current version of the password file.
     pub(super) fn password_version(&self) -> Option<FileVersion> {
-        let file = fs::metadata(self.password_file.as_ref()?).ok()?;
-        let modified = (file.mtime(), file.mtime_nsec());
-        Some(FileVersion { modified, inode: file.ino(), length: file.len() })
+        FileVersion::of(self.password_file.as_ref()?)
     }
 
     /// Returns the command that authenticates an open connection with the current password.
     pub(super) fn auth_command(&self) -> Result<Option<redis::Cmd>, String> {
-        let client = self.with_current_password()?.client().map_err(|error| error.to_string())?;
+        let client = self.with_current_password()?.client()?;
         let redis = client.get_connection_info().redis_settings();
         Ok(redis.password().map(|password| {
             let mut command = redis::cmd("AUTH");
@@ -77,8 +130,9 @@ impl RedisSettings {
         Ok(Self { password: Some(text.trim_end().to_owned()), ..self.clone() })
     }
 
-    fn client(&self) -> RedisResult<Client> {
-        let info = self.url.as_str().into_connection_info()?;
+    fn client(&self) -> Result<Client, String> {
+        let invalid = |error: RedisError| format!("sessions.url: {error}");
+        let info = self.url.as_str().into_connection_info().map_err(invalid)?;
         let mut redis = info.redis_settings().clone();
         if let (None, Some(password)) = (redis.password(), &self.password) {
             redis = redis.set_password(password);
@@ -92,7 +146,19 @@ impl RedisSettings {
             .set_nodelay(true)
             .set_keepalive(keepalive)
             .set_user_timeout(Duration::from_secs(5));
-        Client::open(info.set_redis_settings(redis).set_tcp_settings(tcp))
+        let info = info.set_redis_settings(redis).set_tcp_settings(tcp);
+        match info.addr() {
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                Err("sessions.url: #insecure would not verify the server: remove it, and name its root certificate \
+                     in sessions.tls_ca_file"
+                    .to_owned())
+            }
+            ConnectionAddr::TcpTls { .. } => {
+                let build = Client::build_with_tls(info, self.tls.read()?);
+                build.map_err(|error| format!("the certificates for TLS to Redis are not valid PEM: {error}"))
+            }
+            _ => Client::open(info).map_err(invalid),
+        }
     }
 }
 
@@ -102,8 +168,7 @@ pub(super) async fn connect(settings: &RedisSettings, kind: ConnectionKind) -> R
     let client = settings
         .with_current_password()
         .map_err(|error| format!("sessions.password_file: {error}"))?
-        .client()
-        .map_err(|error| error.to_string())?;
+        .client()?;
     let mut read = open(&client, settings).await?;
     let role_check = RoleCheck::detect(&mut read).await?;
     // A server that is still loading its data answers ROLE, but not PING.

@@ -35,7 +35,7 @@ use super::backend::{Backend, EVENT_RETENTION, EncodedChange, EncodedCommit, Enc
 use super::binding;
 use crate::domain::ports::{Cursor, StoreError};
 
-pub use connect::RedisSettings;
+pub use connect::{RedisSettings, RedisTlsFiles};
 
 /// The name of the store in messages.
 const NAME: &str = "redis";

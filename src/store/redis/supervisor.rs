@@ -64,6 +64,7 @@ async fn monitor(
     settings: &RedisSettings,
     mut password_version: Option<FileVersion>,
 ) {
+    let mut tls_version = settings.tls.version();
     loop {
         let Some(connection) = connection.upgrade().map(SupervisedConnection) else { return };
         if matches!(*connection.state(), State::Disconnected(_)) {
@@ -82,6 +83,11 @@ async fn monitor(
                 if current.is_some() && current != password_version {
                     password_version = current;
                     connection.reauthenticate(settings).await;
+                }
+                let current = settings.tls.version();
+                if current != tls_version {
+                    tls_version = current;
+                    connection.replace_channels(settings).await;
                 }
             }
         }

@@ -105,13 +105,18 @@ fn invalid_settings_end_the_start() {
         ("PASSWORD__ALLOW_WEAK", "false", "password.allow_weak"),
         ("SESSIONS__URL", "mongodb://localhost", "sessions.url: mongodb is not supported"),
         ("SESSIONS__URL", "redis://[", "sessions.url"),
+        ("SESSIONS__URL", "redis+sentinel://127.0.0.1:1/main", "redis+sentinel is not supported"),
+        ("SESSIONS__URL", "rediss://127.0.0.1:1/#insecure", "sessions.tls_ca_file"),
+        ("SESSIONS__TLS_CA_FILE", "/ca.pem", "need sessions.url = \"rediss://...\""),
+        ("SESSIONS__TLS_KEY_FILE", "/key.pem", "sessions.tls_certificate_file and sessions.tls_key_file"),
         ("SESSIONS__PASSWORD_FILE", "/nowhere", "/nowhere"),
         ("TOKEN__SIGNING_KEY", "nowhere.pem", "token.signing_key: there is no nowhere.pem"),
         ("LOG__LEVEL", "latchkey=loud", "log.level"),
         ("LISTEN__GRPC", "50051", "listen.grpc"),
     ] {
         let redis = [("SESSIONS__URL", "redis://127.0.0.1:1")];
-        let with_redis = if name == "SESSIONS__PASSWORD_FILE" { &redis[..] } else { &[] };
+        let needs_redis = ["SESSIONS__PASSWORD_FILE", "SESSIONS__TLS_CA_FILE", "SESSIONS__TLS_KEY_FILE"];
+        let with_redis = if needs_redis.contains(&name) { &redis[..] } else { &[] };
         directory.refuses(&[with_redis, &[(name, value)]].concat(), &[], said);
     }
 }

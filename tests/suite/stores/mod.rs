@@ -21,3 +21,4 @@ mod reads;
 mod renewal;
 mod rows;
 mod states;
+mod tls;

@@ -195,13 +195,7 @@ pub fn redis_server(flavour: Flavour) -> Option<RedisServer> {
 
 /// Settings as in production, but with shorter time-outs.
 pub fn settings(url: String) -> RedisSettings {
-    RedisSettings {
-        url,
-        password: None,
-        password_file: None,
-        connect_timeout: Duration::from_secs(1),
-        response_timeout: Duration::from_millis(500),
-    }
+    RedisSettings::new(url, Duration::from_secs(1), Duration::from_millis(500))
 }
 
 /// Starts a store on Redis and waits until it has connected.

@@ -26,13 +26,7 @@ pub const MAX_BYTES_PER_USER: f64 = 300.0;
 /// Logs in this number of users on a new Redis server and returns the bytes of its memory for each.
 pub async fn bytes_per_user(users: u32) -> f64 {
     let server = RedisServer::start();
-    let settings = RedisSettings {
-        url: server.url(),
-        password: None,
-        password_file: None,
-        connect_timeout: Duration::from_secs(5),
-        response_timeout: Duration::from_secs(5),
-    };
+    let settings = RedisSettings::new(server.url(), Duration::from_secs(5), Duration::from_secs(5));
     let registers = Arc::new(CodecStore::new(RedisRegisters::start(&settings, "lk").unwrap()));
     let nobody = UserId::random();
     while Registers::<UserSessions>::load(&*registers, &nobody).await.is_err() {
