@@ -1,11 +1,11 @@
-//! Admission control: how much of each resource clients may use at a time, in total, by client address and by
-//! connection.
+//! Admission control: limits how much of each resource clients use at a time, in total, per client address and per connection.
 //!
 //! A client is an IPv4 address or an IPv6 /64. An IPv6 client counts towards its /56 and its /48, too, which may use
 //! more. Peers in the networks of trusted proxies speak for many clients: only the limits per connection and the
 //! totals hold for them.
 //!
-//! Counters are atomics that a connection holds, so that the path of a request takes no lock.
+//! A connection looks up the counters of its client once, under a lock. A request changes atomics only. A request counts when its
+//! message is complete, so one that never arrives holds only its stream.
 
 mod connection;
 mod connection_limiter;
@@ -39,11 +39,11 @@ pub enum Resource {
     Requests,
     /// Streaming calls that are open.
     Streams,
-    /// Watches of the health that are open.
+    /// Health watches that are open.
     HealthStreams,
-    /// Streams of reflection that are open.
+    /// Reflection streams that are open.
     ReflectionStreams,
-    /// HTTP exchanges that are open, in whatever state: from the head of a request to the last byte of its answer.
+    /// HTTP exchanges that are open, from the head of a request to the last byte of its response.
     Exchanges,
     /// Bytes of request messages that are not complete.
     BodyBytes,
@@ -76,7 +76,7 @@ impl Resource {
         }
     }
 
-    /// The setting that bounds it.
+    /// The configuration keys of the limit.
     const fn setting(self) -> &'static str {
         match self {
             Self::GrpcConnections | Self::HttpConnections | Self::HealthStreams => "server.max_connections",
@@ -89,14 +89,14 @@ impl Resource {
     }
 }
 
-/// Which limit was reached.
+/// The scope of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// That of all clients together.
+    /// All clients together.
     Total,
-    /// That of one client address.
+    /// One client address.
     Client,
-    /// That of one connection.
+    /// One connection.
     Connection,
 }
 
@@ -126,7 +126,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// A limit of which one client may use this part, in percent, but at least one.
+    /// A limit of which one client may use `percent`, but at least one.
     #[must_use]
     pub fn shared(total: usize, percent: usize, connection: usize) -> Self {
         let client = (total / 100 * percent + (total % 100 * percent).div_ceil(100)).max(1);
@@ -164,25 +164,25 @@ impl Usage {
     }
 }
 
-/// The limits, and what is in use of them. One serves a whole process.
+/// The limits and the usage of a process.
 pub struct Admission {
     limits: [Limit; RESOURCES],
     used: Usage,
     trusted: Vec<IpNet>,
     clients: Mutex<HashMap<IpNet, Client>>,
-    pressure: UsageReport,
-    /// Seconds since the start, as the monitor counts them: reading it costs no call of the clock.
+    report: UsageReport,
+    /// Seconds since the start, counted by [`Self::watch`]: reading them needs no system call.
     seconds: AtomicU64,
 }
 
-/// A client that has connections.
+/// A client with at least one connection.
 struct Client {
     usage: Arc<Usage>,
     connections: usize,
 }
 
 impl Admission {
-    /// No limits but these. Peers in the networks `trusted` have no limit per client.
+    /// Peers in the networks `trusted` have no limit per client. A resource that is not listed has no limit.
     #[must_use]
     pub fn new(limits: &[(Resource, Limit)], trusted: Vec<IpNet>) -> Arc<Self> {
         let mut all = [Limit::NONE; RESOURCES];
@@ -194,7 +194,7 @@ impl Admission {
             used: Usage::default(),
             trusted,
             clients: Mutex::default(),
-            pressure: UsageReport::default(),
+            report: UsageReport::default(),
             seconds: AtomicU64::new(0),
         })
     }
@@ -204,31 +204,31 @@ impl Admission {
         self.used.get(resource)
     }
 
-    /// How often a resource was refused because of this limit, since the start.
+    /// The number of times that this limit denied a resource since the start.
     pub fn refused(&self, resource: Resource, scope: Scope) -> u64 {
-        self.pressure.refused(resource, scope)
+        self.report.refused(resource, scope)
     }
 
-    /// How many idle connections made room for others, since the start.
+    /// The number of idle connections evicted since the start.
     pub fn evicted(&self) -> u64 {
-        self.pressure.evicted()
+        self.report.evicted()
     }
 
-    /// How many connections were closed because their clients reset too many streams, since the start.
+    /// The number of connections closed since the start because their clients reset too many streams.
     pub fn reset_floods(&self) -> u64 {
-        self.pressure.reset_floods()
+        self.report.reset_floods()
     }
 
-    /// Watches for limits that are reached: logs when that begins and when it ends. Ends never.
+    /// Logs when a limit begins to be reached and when it is no longer reached. Never returns.
     pub async fn watch(&self) {
         loop {
             tokio::time::sleep(report::TICK).await;
             self.seconds.fetch_add(report::TICK.as_secs(), Ordering::Relaxed);
-            self.pressure.look(|resource| self.limits[resource as usize]);
+            self.report.log_changes(|resource| self.limits[resource as usize]);
         }
     }
 
-    /// The connection of a client, for tests and for what is not limited.
+    /// Creates a connection that the connection limits do not count.
     #[must_use]
     pub fn connection(self: &Arc<Self>, address: IpAddr) -> Arc<Connection> {
         Arc::new(Connection::new(Arc::clone(self), address))
@@ -246,7 +246,7 @@ impl Admission {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a connection from this address counts towards.
+    /// The networks that a connection from this address counts towards.
     fn join(&self, address: IpAddr) -> Vec<Group> {
         if self.trusted.iter().any(|network| network.contains(&address)) {
             return Vec::new();

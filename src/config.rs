@@ -1,5 +1,5 @@
-//! Settings: defaults, then a file, then the environment. What is wrong with them is one sentence that
-//! names the key and the remedy.
+//! The configuration: defaults, overlaid by a file and then by the environment. An error is one line that names the key, the
+//! value and the remedy.
 
 mod check;
 mod layers;
@@ -31,15 +31,15 @@ pub use self::sections::{
     ValidateAccess, Victim, Webhook,
 };
 
-/// Every setting with its default and its meaning.
+/// Every configuration key with its default and its meaning, as TOML.
 pub const DEFAULTS: &str = include_str!("config.default.toml");
 
-/// What is wrong with the settings.
+/// An error in the configuration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
-/// The settings. `config.default.toml` documents them.
+/// The configuration. `config.default.toml` documents the keys.
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Config {
@@ -61,24 +61,24 @@ pub struct Config {
     pub webhook: Webhook,
     pub server: Server,
     pub log: Log,
-    /// Make keys that are missing although there are accounts. Of the command line alone: it is for one start.
+    /// Create missing keys although there are accounts. Only an option of `latchkey serve`, because it is for one start.
     #[serde(skip)]
     pub allow_new_keys: bool,
 }
 
 impl Config {
-    /// The settings from the defaults, a file, and environment variables (`name=value` pairs).
+    /// Loads the configuration from the defaults, a file, and environment variables (pairs of name and value).
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
         let defaults: Table =
-            toml::from_str(DEFAULTS).map_err(|error| ConfigError(format!("the defaults: {error}")))?;
+            toml::from_str(DEFAULTS).map_err(|error| ConfigError(format!("invalid defaults: {error}")))?;
         let mut settings = defaults.clone();
         if let Some(path) = file {
             let text = fs::read_to_string(path)
                 .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))?;
-            let overlay: Table = toml::from_str(&text).map_err(|error| not_toml(path, &error))?;
+            let overlay: Table = toml::from_str(&text).map_err(|error| syntax_error(path, &error))?;
             merge(&mut settings, &defaults, overlay, "")
                 .map_err(|error| ConfigError(format!("{error} (in {})", path.display())))?;
         }
@@ -86,14 +86,14 @@ impl Config {
             overlay_variable(&mut settings, &defaults, &name, &value)?;
         }
         let config: Self = Value::Table(settings).try_into().map_err(|error: toml::de::Error| {
-            // "message\nin `section.key`\n", to be read in one line.
+            // The message has two lines: "message\nin `section.key`\n".
             ConfigError(error.to_string().trim().replace('\n', " "))
         })?;
         check::check(&config)?;
         Ok(config)
     }
 
-    /// The slots and their rules; the first is that of logins that name none.
+    /// The slots and their rules. The first slot is the default of a login.
     pub fn slot_policies(&self) -> Result<Vec<(Slot, SlotPolicy)>, ConfigError> {
         let slots = self.slots()?;
         Ok(slots.into_iter().map(|slot| (slot.clone(), self.slot_policy(slot.as_str()))).collect())
@@ -120,7 +120,6 @@ impl Config {
         }
     }
 
-    /// The slots.
     fn slots(&self) -> Result<Vec<Slot>, ConfigError> {
         let slots = self.session.slots.iter().map(|slot| {
             Slot::parse(slot)
@@ -129,7 +128,7 @@ impl Config {
         slots.collect()
     }
 
-    /// The networks of the proxies whose word on their clients' addresses counts.
+    /// The networks of the proxies whose `x-forwarded-for` is believed.
     pub fn trusted_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
         let networks = self.throttle.trusted_proxies.iter().map(|text| {
             let address = || text.parse::<IpAddr>().map(IpNet::from);
@@ -142,46 +141,46 @@ impl Config {
         networks.collect()
     }
 
-    /// Where the signing keys are.
+    /// The directory of the signing keys.
     pub fn keys_dir(&self) -> PathBuf {
         self.path_or(&self.token.keys_dir, "keys")
     }
 
-    /// The file in the key directory that signs; the last by name where none is named.
+    /// The name of the key file that signs, if it is configured.
     pub fn signing_key(&self) -> Option<&str> {
         Some(self.token.signing_key.as_str()).filter(|name| !name.is_empty())
     }
 
-    /// Where the admin key is.
+    /// The file of the admin key.
     pub fn admin_key_file(&self) -> PathBuf {
         self.path_or(&self.access.admin_key_file, "admin.key")
     }
 
-    /// The certificates that are callers.
+    /// The client certificates that authenticate callers.
     pub fn certificates(&self) -> Result<Certificates, ConfigError> {
         Certificates::parse(&self.access.certificates)
             .map_err(|error| ConfigError(format!("access.certificates: {error}")))
     }
 
-    /// Who is told of sessions that ended, if anybody is.
+    /// The receiver of the webhook, if one is configured.
     pub fn webhook_url(&self) -> Result<Option<Url>, ConfigError> {
-        let refuse = |sentence: &str| Err(ConfigError(format!("webhook.url {sentence}")));
+        let invalid = |message: &str| Err(ConfigError(format!("webhook.url {message}")));
         let text = self.webhook.url.0.as_str();
         if text.is_empty() {
             return Ok(None);
         }
-        // What is wrong is not quoted: it may hold a secret.
+        // The value is not quoted, because it may contain a secret.
         let Ok(url) = Url::parse(text) else {
-            return refuse("is not a URL such as https://example.com/latchkey");
+            return invalid("is not a URL such as https://example.com/latchkey");
         };
         if !matches!(url.scheme(), "https" | "http") {
-            return refuse("must begin with https://, or with http:// where nobody can listen in");
+            return invalid("must begin with https://, or with http:// on a private network");
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return refuse("must hold no user and password: the receiver knows us by the signature");
+            return invalid("must contain no user and password: the signature authenticates the server");
         }
         if url.fragment().is_some() {
-            return refuse("must not hold a `#`: what follows it would not be sent");
+            return invalid("must not contain a `#`, because the part after it is not sent");
         }
         Ok(Some(url))
     }
@@ -191,12 +190,12 @@ impl Config {
     }
 }
 
-/// The library draws a picture of the line; its first line says where, and the message what.
-fn not_toml(path: &Path, error: &toml::de::Error) -> ConfigError {
-    let picture = error.to_string();
-    let place = picture.lines().next().unwrap_or_default();
-    let what = error.message().replace('\n', ", ");
-    ConfigError(format!("{} is not TOML: {place}: {what}", path.display()))
+/// Makes one line of the error. The first line of its text has the position.
+fn syntax_error(path: &Path, error: &toml::de::Error) -> ConfigError {
+    let text = error.to_string();
+    let position = text.lines().next().unwrap_or_default();
+    let message = error.message().replace('\n', ", ");
+    ConfigError(format!("{} is not TOML: {position}: {message}", path.display()))
 }
 
 #[cfg(test)]

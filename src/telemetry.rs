@@ -1,5 +1,4 @@
-//! Logs: text on a terminal, JSON otherwise, on standard error, written so that nobody ever waits for whoever reads
-//! them.
+//! Logs on standard error: text on a terminal, JSON otherwise. Logging never waits for the reader of standard error.
 
 mod writer;
 
@@ -22,12 +21,11 @@ use crate::{
     store::clock::SystemClock,
 };
 
-/// What is being logged to.
 static WRITER: OnceLock<Arc<LogWriter>> = OnceLock::new();
 
-/// Whatever level is asked for, these stay below it: at `trace` they would print headers and frames, and
-/// with them tokens and keys.
-const QUIET: [&str; 9] = [
+/// Directives that limit the libraries whatever `log.level` is: at `trace` they would log headers and frames, and with them
+/// tokens and keys.
+const LIBRARY_LEVELS: [&str; 9] = [
     "h2=info",
     "hyper=info",
     "hyper_util=info",
@@ -39,47 +37,48 @@ const QUIET: [&str; 9] = [
     "rustls=info",
 ];
 
-/// Starts logging, panics included. An error is one sentence that names the key.
+/// Starts logging, including panics. An error is one line that names the configuration key.
 pub fn start(log: &Log) -> Result<(), String> {
     let filter = filter(log)?;
-    let terminal = stderr().is_terminal();
-    let text = match log.format {
-        LogFormat::Auto => terminal,
+    let is_terminal = stderr().is_terminal();
+    let as_text = match log.format {
+        LogFormat::Auto => is_terminal,
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let report = Box::new(move |lost| report(lost, text));
-    let writer = LogWriter::start(output(), report).map_err(|error| format!("cannot log: {error}"))?;
+    let report = Box::new(move |lost| report(lost, as_text));
+    let writer =
+        LogWriter::start(output(), report).map_err(|error| format!("failed to start logging: {error}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(Arc::clone(&writer))
         .with_target(true)
-        // It would print on standard error, which can block or panic.
+        // Internal errors are printed on standard error, which can block or panic.
         .log_internal_errors(false);
-    let started = if text {
-        builder.with_ansi(terminal).try_init()
+    let started = if as_text {
+        builder.with_ansi(is_terminal).try_init()
     } else {
         builder.json().flatten_event(true).try_init()
     };
-    started.map_err(|error| format!("cannot log: {error}"))?;
+    started.map_err(|error| format!("failed to start logging: {error}"))?;
     WRITER.get_or_init(|| writer);
     panics::install_hook();
     Ok(())
 }
 
-/// Waits until everything that was logged is written, at most this long.
+/// Waits until all log lines are written, at most this long.
 pub fn flush(limit: Duration) {
     if let Some(writer) = WRITER.get() {
         writer.flush(limit);
     }
 }
 
-/// Log lines that could not be written, since the process began.
+/// The number of log lines that were lost since the start of the process.
 pub fn lines_lost() -> u64 {
     WRITER.get().map_or(0, |writer| writer.lost())
 }
 
-/// Standard error, without the lock that everybody else who prints there would wait for.
+/// Standard error without its lock, for which everybody who prints there would wait.
 fn output() -> Box<dyn Write + Send> {
     match stderr().as_fd().try_clone_to_owned() {
         Ok(descriptor) => Box::new(File::from(descriptor)),
@@ -87,12 +86,12 @@ fn output() -> Box<dyn Write + Send> {
     }
 }
 
-/// The line that reports lost lines. Made here and not by the subscriber, whose lines can be lost.
-fn report(lost: u64, text: bool) -> Vec<u8> {
+/// Formats the line that reports lost lines. The subscriber cannot log it, because its lines can be lost.
+fn report(lost: u64, as_text: bool) -> Vec<u8> {
     let now = Duration::from_micros(SystemClock.now().as_micros());
     let now = humantime::format_rfc3339_micros(UNIX_EPOCH + now);
-    let message = "log lines were lost: writing them failed, or whoever reads them was too slow";
-    let line = if text {
+    let message = "log lines were lost: writing them failed, or the reader of standard error was too slow";
+    let line = if as_text {
         format!("{now} ERROR {}: {message} log.lines_lost={lost}\n", module_path!())
     } else {
         let fields = json!({
@@ -107,19 +106,23 @@ fn report(lost: u64, text: bool) -> Vec<u8> {
     line.into_bytes()
 }
 
-/// Whether [`start`] would accept the settings.
+/// Checks the configuration without starting to log.
 pub fn check(log: &Log) -> Result<(), String> {
     filter(log).map(|_| ())
 }
 
 fn filter(log: &Log) -> Result<EnvFilter, String> {
-    // A single word that is no level would be taken for the name of a module, and nothing else be logged.
+    // tracing takes a single unknown word for the name of a module, and would log nothing else.
     if !log.level.contains(['=', ',']) && log.level.parse::<LevelFilter>().is_err() {
-        return Err(format!("log.level: {} is not one of off, error, warn, info, debug, trace", log.level));
+        return Err(format!(
+            "log.level: \"{}\" is not one of off, error, warn, info, debug, trace",
+            log.level
+        ));
     }
-    let mut filter = EnvFilter::try_new(&log.level)
-        .map_err(|error| format!("log.level: {error}; use error, warn, info, debug or trace"))?;
-    for directive in QUIET {
+    let mut filter = EnvFilter::try_new(&log.level).map_err(|error| {
+        format!("log.level: \"{}\" is invalid: {error}; use error, warn, info, debug or trace", log.level)
+    })?;
+    for directive in LIBRARY_LEVELS {
         filter = filter.add_directive(directive.parse().map_err(|error| format!("log.level: {error}"))?);
     }
     Ok(filter)

@@ -1,4 +1,4 @@
-//! A connection: what it uses, what its client uses, and when it was last of use.
+//! The usage of a connection and of its client, and the time of its last request.
 
 use std::{
     net::IpAddr,
@@ -19,7 +19,7 @@ use super::{Admission, Resource, Scope, Usage};
 pub(super) struct Group {
     pub(super) network: IpNet,
     pub(super) usage: Arc<Usage>,
-    /// How many times as much as one client it may use.
+    /// Its limit as a multiple of that of one client.
     pub(super) times: usize,
 }
 
@@ -29,9 +29,9 @@ pub struct Connection {
     address: IpAddr,
     usage: Usage,
     groups: Vec<Group>,
-    /// When it last had a request, in seconds since the start.
+    /// The time of the last request, in seconds since the start.
     last_request: AtomicU64,
-    has_asked: AtomicBool,
+    had_request: AtomicBool,
     exchanges: AtomicUsize,
     evicted: CancellationToken,
     closing: CancellationToken,
@@ -44,7 +44,7 @@ impl Connection {
             usage: Usage::default(),
             groups: admission.join(address),
             last_request: AtomicU64::new(admission.seconds()),
-            has_asked: AtomicBool::new(false),
+            had_request: AtomicBool::new(false),
             exchanges: AtomicUsize::new(0),
             evicted: CancellationToken::new(),
             closing: CancellationToken::new(),
@@ -53,16 +53,16 @@ impl Connection {
         }
     }
 
-    /// Takes this much of a resource, until it is given back.
+    /// Takes this much of a resource until it is released.
     ///
     /// # Errors
     ///
-    /// The limit that stands against it.
+    /// The scope of the limit that is reached.
     pub fn take(&self, resource: Resource, amount: usize) -> Result<(), Scope> {
-        self.try_take(resource, amount).inspect_err(|scope| self.count_refused(resource, *scope))
+        self.try_take(resource, amount).inspect_err(|scope| self.count_denied(resource, *scope))
     }
 
-    /// The same, where that is tried again and not to be counted each time.
+    /// [`Self::take`] without counting a denial, for a caller that tries again.
     fn try_take(&self, resource: Resource, amount: usize) -> Result<(), Scope> {
         let limit = self.admission.limit(resource);
         if !self.usage.add(resource, amount, limit.connection) {
@@ -83,15 +83,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Gives back what was taken.
-    pub fn give_back(&self, resource: Resource, amount: usize) {
+    /// Releases what was taken.
+    pub fn release(&self, resource: Resource, amount: usize) {
         self.usage.subtract(resource, amount);
         self.groups.iter().for_each(|group| group.usage.subtract(resource, amount));
         self.admission.used.subtract(resource, amount);
     }
 
-    pub(super) fn count_refused(&self, resource: Resource, scope: Scope) {
-        self.admission.pressure.count(resource, scope, self.address);
+    pub(super) fn count_denied(&self, resource: Resource, scope: Scope) {
+        self.admission.report.count(resource, scope, self.address);
     }
 
     /// Returns the amount of a resource that this connection uses.
@@ -99,23 +99,23 @@ impl Connection {
         self.usage.get(resource)
     }
 
-    /// Notes that requests have come, and how many exchanges are open now.
+    /// Records that requests have arrived, and the number of open exchanges.
     pub fn note_requests(&self, open: usize) {
         self.last_request.store(self.admission.seconds(), Ordering::Relaxed);
-        self.has_asked.store(true, Ordering::Relaxed);
+        self.had_request.store(true, Ordering::Relaxed);
         self.note_open(open);
     }
 
-    /// Notes how many exchanges are open now.
+    /// Records the number of open exchanges.
     pub fn note_open(&self, open: usize) {
         self.exchanges.store(open, Ordering::Relaxed);
     }
 
-    /// For how many seconds nothing has been asked, and whether anything ever was; `None` while an exchange is open.
+    /// Returns the seconds since the last request, and whether there ever was one; `None` while an exchange is open.
     pub(super) fn idle(&self) -> Option<(u64, bool)> {
         let idle = self.admission.seconds().saturating_sub(self.last_request.load(Ordering::Relaxed));
         let busy = self.exchanges.load(Ordering::Relaxed) + self.used(Resource::Streams);
-        (busy == 0).then(|| (idle, self.has_asked.load(Ordering::Relaxed)))
+        (busy == 0).then(|| (idle, self.had_request.load(Ordering::Relaxed)))
     }
 
     pub(super) fn evict(&self) {
@@ -126,24 +126,24 @@ impl Connection {
         self.evicted.is_cancelled()
     }
 
-    /// Waits until it has to make room for others.
+    /// Waits until the connection is evicted.
     pub async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
-    /// Ends its streams.
+    /// Ends the streams of the connection.
     pub fn close(&self) {
         self.closing.cancel();
     }
 
-    /// Cancelled once the connection is about to be closed and its streams have to end.
+    /// Cancelled when the connection is about to be closed and its streams have to end.
     pub fn closing(&self) -> &CancellationToken {
         &self.closing
     }
 
-    /// Notes that it is closed because its client resets too many streams.
+    /// Records that the connection is closed because its client resets too many streams.
     pub fn note_reset_flood(&self) {
-        self.admission.pressure.count_reset_flood();
+        self.admission.report.count_reset_flood();
         tracing::debug!(client.address = %self.address, "closing a connection: its client resets too many streams");
     }
 }
@@ -154,7 +154,7 @@ impl Drop for Connection {
     }
 }
 
-/// What was taken of a resource, given back when it is dropped.
+/// An amount of a resource, which is released on drop.
 pub struct Permit<C: Deref<Target = Connection>> {
     connection: C,
     resource: Resource,
@@ -162,23 +162,23 @@ pub struct Permit<C: Deref<Target = Connection>> {
 }
 
 impl<C: Deref<Target = Connection>> Permit<C> {
-    /// Takes one of a resource.
+    /// Takes one unit of a resource.
     ///
     /// # Errors
     ///
-    /// The limit that stands against it.
+    /// The scope of the limit that is reached.
     pub fn take(connection: C, resource: Resource) -> Result<Self, Scope> {
         connection.take(resource, 1)?;
         Ok(Self { connection, resource, amount: 1 })
     }
 
-    /// The same, without counting that it was refused.
+    /// [`Self::take`] without counting a denial.
     pub(super) fn try_take(connection: C, resource: Resource) -> Result<Self, Scope> {
         connection.try_take(resource, 1)?;
         Ok(Self { connection, resource, amount: 1 })
     }
 
-    /// None of a resource yet.
+    /// A permit for nothing yet.
     pub const fn empty(connection: C, resource: Resource) -> Self {
         Self { connection, resource, amount: 0 }
     }
@@ -188,16 +188,16 @@ impl<C: Deref<Target = Connection>> Permit<C> {
         self.amount
     }
 
-    /// Takes more or gives back, so that it is this much.
+    /// Takes or releases the difference to this amount.
     ///
     /// # Errors
     ///
-    /// The limit that stands against it; then it stays as it was.
+    /// The scope of the limit that is reached. The amount then stays as it was.
     pub fn set(&mut self, amount: usize) -> Result<(), Scope> {
         if amount > self.amount {
             self.connection.take(self.resource, amount - self.amount)?;
         } else if amount < self.amount {
-            self.connection.give_back(self.resource, self.amount - amount);
+            self.connection.release(self.resource, self.amount - amount);
         }
         self.amount = amount;
         Ok(())
@@ -207,7 +207,7 @@ impl<C: Deref<Target = Connection>> Permit<C> {
 impl<C: Deref<Target = Connection>> Drop for Permit<C> {
     fn drop(&mut self) {
         if self.amount > 0 {
-            self.connection.give_back(self.resource, self.amount);
+            self.connection.release(self.resource, self.amount);
         }
     }
 }

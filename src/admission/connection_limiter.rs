@@ -1,4 +1,4 @@
-//! The connections of one port: so many at a time. When there are too many, idle ones make room.
+//! Limits the connections of a port, and evicts idle ones when there are too many.
 
 use std::{
     net::IpAddr,
@@ -8,14 +8,14 @@ use std::{
 
 use super::{Admission, Connection, Permit, Resource, Scope};
 
-/// A connection that has asked nothing for so many seconds makes room for others.
-const IDLE: u64 = 30;
-/// The same for one that has never asked anything.
-const SILENT: u64 = 3;
-/// How many make room at once: finding them takes a look at all.
-const BATCH: usize = 16;
-/// How often to look again for connections that can make room.
-const PAUSE: Duration = Duration::from_millis(50);
+/// A connection without a request for this many seconds may be evicted.
+const IDLE_SECS: u64 = 30;
+/// A connection that has never had a request may be evicted after this many seconds.
+const SILENT_SECS: u64 = 3;
+/// The number of connections evicted at once, because finding them scans all.
+const EVICTION_BATCH: usize = 16;
+/// The interval of attempts to evict connections.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Admits the connections of a port.
 pub struct ConnectionLimiter {
@@ -26,72 +26,72 @@ pub struct ConnectionLimiter {
 
 /// A connection that was admitted.
 pub struct Admitted {
-    /// The connection that is accounted for.
+    /// The connection with its usage.
     pub connection: Arc<Connection>,
     _permit: Permit<Arc<Connection>>,
 }
 
 impl ConnectionLimiter {
-    /// A port whose connections are this resource.
+    /// The limiter of a port, whose connections count as `resource`.
     #[must_use]
     pub const fn new(admission: Arc<Admission>, resource: Resource) -> Self {
         Self { admission, resource, open: Mutex::new(Vec::new()) }
     }
 
-    /// Admits a connection from this address, once there is room. `None` where its client has too many.
+    /// Admits a connection from this address once there is room. Returns `None` if its client has too many connections.
     pub async fn admit(&self, address: IpAddr) -> Option<Admitted> {
         let connection = self.admission.connection(address);
-        let mut waits = false;
+        let mut is_counted = false;
         loop {
-            let taken = Permit::try_take(Arc::clone(&connection), self.resource);
-            if let Err(scope) = &taken
-                && !std::mem::replace(&mut waits, true)
+            let permit = Permit::try_take(Arc::clone(&connection), self.resource);
+            if let Err(scope) = &permit
+                && !std::mem::replace(&mut is_counted, true)
             {
-                connection.count_refused(self.resource, *scope);
+                connection.count_denied(self.resource, *scope);
             }
-            match taken {
+            match permit {
                 Ok(permit) => {
-                    self.remember(&connection);
+                    self.track(&connection);
                     return Some(Admitted { connection, _permit: permit });
                 }
                 Err(Scope::Client | Scope::Connection) => return None,
                 Err(Scope::Total) => {
-                    self.make_room();
-                    tokio::time::sleep(PAUSE).await;
+                    self.evict_idle();
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
             }
         }
     }
 
-    fn remember(&self, connection: &Arc<Connection>) {
+    fn track(&self, connection: &Arc<Connection>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        // Now and then those that have gone are removed, so that each costs little.
+        // Closed connections are removed only when the list is full, so the cost per connection is constant.
         if open.len() == open.capacity() {
             open.retain(|connection| connection.strong_count() > 0);
         }
         open.push(Arc::downgrade(connection));
     }
 
-    /// Closes those that have been idle for longest.
-    fn make_room(&self) {
+    /// Evicts the connections that have been idle for longest.
+    fn evict_idle(&self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|connection| connection.strong_count() > 0);
         let open: Vec<_> = open.iter().filter_map(Weak::upgrade).collect();
-        let leaving = open.iter().filter(|connection| connection.is_evicted()).count();
+        let evicted = open.iter().filter(|connection| connection.is_evicted()).count();
         let mut idle: Vec<_> = open
             .into_iter()
             .filter(|connection| !connection.is_evicted())
             .filter_map(|connection| {
-                let (seconds, has_asked) = connection.idle()?;
-                let least = if has_asked { IDLE } else { SILENT };
-                // Those that never asked go first.
-                (seconds >= least).then_some(((!has_asked, seconds), connection))
+                let (seconds, had_request) = connection.idle()?;
+                let min_idle = if had_request { IDLE_SECS } else { SILENT_SECS };
+                // Connections that never had a request go first.
+                (seconds >= min_idle).then_some(((!had_request, seconds), connection))
             })
             .collect();
         idle.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
-        for (_, connection) in idle.iter().take(BATCH.saturating_sub(leaving)) {
+        for (_, connection) in idle.iter().take(EVICTION_BATCH.saturating_sub(evicted)) {
             connection.evict();
-            self.admission.pressure.count_evicted();
+            self.admission.report.count_evicted();
         }
     }
 }

@@ -14,7 +14,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// How many requests get in one by one, and what stands against the next.
+/// The number of requests admitted one by one, and the scope of the limit that denies the next.
 fn fill(connection: &Arc<Connection>, most: usize) -> (usize, Option<Scope>) {
     for taken in 0..most {
         if let Err(scope) = connection.take(Resource::Requests, 1) {
@@ -25,7 +25,7 @@ fn fill(connection: &Arc<Connection>, most: usize) -> (usize, Option<Scope>) {
 }
 
 #[test]
-fn no_connection_no_client_and_not_all_together_take_more_than_their_share() {
+fn limits_hold_per_connection_per_client_and_in_total() {
     let admission = admission(10, 6, 4);
     let (one, two) = (admission.connection(address("192.0.2.1")), admission.connection(address("192.0.2.1")));
     assert_eq!(fill(&one, 10), (4, Some(Scope::Connection)));
@@ -38,15 +38,15 @@ fn no_connection_no_client_and_not_all_together_take_more_than_their_share() {
     assert_eq!(fill(&third, 10), (0, Some(Scope::Total)));
     assert_eq!(admission.used(Resource::Requests), 10);
 
-    // What was refused has taken nothing.
-    one.give_back(Resource::Requests, 4);
+    // A denial takes nothing.
+    one.release(Resource::Requests, 4);
     assert_eq!(fill(&third, 10), (4, Some(Scope::Connection)));
     assert_eq!(admission.refused(Resource::Requests, Scope::Total), 1);
     assert_eq!(admission.refused(Resource::Requests, Scope::Client), 2);
 }
 
 #[test]
-fn a_share_is_rounded_up_and_never_nothing() {
+fn a_client_share_is_rounded_up() {
     let client = |total, percent| Limit::shared(total, percent, 1).client;
     assert_eq!((client(10_000, 25), client(10, 25), client(1, 25), client(7, 100)), (2500, 3, 1, 7));
     assert_eq!(client(usize::MAX, 100), usize::MAX);
@@ -77,7 +77,7 @@ fn an_ipv6_client_is_its_64_and_wider_networks_may_use_more() {
 }
 
 #[test]
-fn clients_that_have_gone_are_forgotten() {
+fn clients_without_connections_are_removed() {
     let admission = admission(10, 2, 10);
     let connections: Vec<_> =
         (0..100).map(|number| admission.connection(address(&format!("2001:db8::{number}")))).collect();
@@ -87,7 +87,7 @@ fn clients_that_have_gone_are_forgotten() {
 }
 
 #[test]
-fn a_permit_grows_shrinks_and_gives_back_what_it_has() {
+fn a_permit_grows_shrinks_and_is_released() {
     let admission = admission(10, 10, 10);
     let connection = admission.connection(address("192.0.2.1"));
     let mut permit = Permit::empty(Arc::clone(&connection), Resource::Requests);
@@ -101,15 +101,15 @@ fn a_permit_grows_shrinks_and_gives_back_what_it_has() {
 }
 
 #[tokio::test]
-async fn when_connections_run_out_those_that_never_asked_make_room_first_and_busy_ones_never() {
+async fn silent_connections_are_evicted_first_and_busy_ones_never() {
     let admission = admission(3, 3, 3);
     let gate = ConnectionLimiter::new(Arc::clone(&admission), Resource::GrpcConnections);
     let client = address("192.0.2.1");
     let admit = || timeout(Duration::from_secs(10), gate.admit(client));
     let busy = admit().await.unwrap().unwrap();
     busy.connection.note_requests(1);
-    let asked = admit().await.unwrap().unwrap();
-    asked.connection.note_requests(0);
+    let used = admit().await.unwrap().unwrap();
+    used.connection.note_requests(0);
     let silent = admit().await.unwrap().unwrap();
     assert!(admit().await.unwrap().is_none(), "its share");
 
@@ -119,15 +119,15 @@ async fn when_connections_run_out_those_that_never_asked_make_room_first_and_bus
     assert!(!silent.connection.is_evicted(), "it has only just come");
     admission.seconds.store(SILENT_FOR, Ordering::Relaxed);
     assert!(timeout(SOON, &mut newcomer).await.is_err());
-    assert!(silent.connection.is_evicted() && !asked.connection.is_evicted());
+    assert!(silent.connection.is_evicted() && !used.connection.is_evicted());
     drop(silent);
     let _second = timeout(Duration::from_secs(10), newcomer).await.unwrap().unwrap();
 
     admission.seconds.store(1000, Ordering::Relaxed);
     let third = gate.admit(address("192.0.2.3"));
     assert!(timeout(SOON, third).await.is_err());
-    assert!(asked.connection.is_evicted() && !busy.connection.is_evicted());
-    assert_eq!(admission.evicted(), 3, "the second had asked nothing either");
+    assert!(used.connection.is_evicted() && !busy.connection.is_evicted());
+    assert_eq!(admission.evicted(), 3, "the second had no request either");
 }
 
 /// Long enough for several looks.

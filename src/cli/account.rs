@@ -5,10 +5,10 @@ use serde_json::json;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    Common, Failure, client, import,
+    CommandError, Common, client, import,
     output::{self, account_json, account_text, throttle_json, throttle_text},
     secret,
-    user::{Named, User},
+    user::{User, UserKey},
 };
 use crate::grpc::pb;
 
@@ -19,9 +19,9 @@ pub(super) enum Account {
         after_help = "Examples:\n  latchkey account add alice --role staff --role admin\n  echo \"$PASSWORD\" | latchkey account add alice"
     )]
     Add {
-        /// What the user types to log in.
+        /// The name to log in with.
         username: String,
-        /// A role; may be repeated.
+        /// A role of the user. Repeat the option for more roles. By default the user has none.
         #[arg(long = "role", value_name = "ROLE")]
         roles: Vec<String>,
     },
@@ -30,7 +30,7 @@ pub(super) enum Account {
         after_help = "Examples:\n  latchkey account list\n  latchkey account list --output json | jq -r '.accounts[].username'"
     )]
     List,
-    /// Show an account.
+    /// Show an account and its failed logins.
     #[command(
         after_help = "Examples:\n  latchkey account show alice\n  latchkey account show --id hm5oz4mkzzgdmxsybkmjz3zqay"
     )]
@@ -42,7 +42,7 @@ pub(super) enum Account {
     Disable {
         #[command(flatten)]
         user: User,
-        /// Enable it again by itself after this long, such as 24h.
+        /// How long the account stays disabled, such as 24h or 30m. By default until it is enabled.
         #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
         duration: Option<Duration>,
     },
@@ -54,14 +54,14 @@ pub(super) enum Account {
         after_help = "Examples:\n  latchkey account set-password alice\n  echo \"$PASSWORD\" | latchkey account set-password alice"
     )]
     SetPassword(User),
-    /// Forget the failed logins of a username, so that it can be tried again at once.
+    /// Reset the failed logins of a username, so that its next login is not delayed.
     #[command(after_help = "Example:\n  latchkey account unlock alice")]
     Unlock(User),
     /// Delete an account and end its sessions.
     #[command(after_help = "Example:\n  latchkey account delete alice")]
     Delete(User),
-    /// Import accounts from a file, with the hashes of their passwords. Running it again goes on where
-    /// it stopped; what is there already is left as it is.
+    /// Import accounts with their password hashes from a file. Accounts that exist are left as they are, so the same command
+    /// can be run again after an interruption.
     #[command(
         after_help = "Examples:\n  latchkey account import users.jsonl --dry-run\n  latchkey account import users.csv --role customer --ignore email\n  python manage.py dumpdata --natural-foreign auth.user | latchkey account import -"
     )]
@@ -69,12 +69,12 @@ pub(super) enum Account {
 }
 
 impl Account {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         match self {
             Self::Add { username, roles } => add(common, username, roles).await,
             Self::List => list(common).await,
             Self::Show(user) => {
-                let (account, throttle) = user.look(common).await?;
+                let (account, throttle) = user.account(common).await?;
                 let value =
                     json!({ "account": account_json(&account), "login_throttle": throttle_json(&throttle) });
                 common
@@ -99,7 +99,8 @@ impl Account {
                 let password = secret::new_password()?;
                 let request = pb::SetPasswordRequest { user_id, password };
                 let mut client = client::accounts(common).await?;
-                let ended = client.set_password(request).await.map_err(client::failed)?.into_inner().ended;
+                let ended =
+                    client.set_password(request).await.map_err(client::command_error)?.into_inner().ended;
                 print_ended(common, ended)
             }
             Self::Unlock(user) => unlock(common, user).await,
@@ -107,7 +108,8 @@ impl Account {
                 let user_id = user.user_id(common).await?;
                 let mut client = client::accounts(common).await?;
                 let request = pb::DeleteAccountRequest { user_id };
-                let ended = client.delete_account(request).await.map_err(client::failed)?.into_inner().ended;
+                let ended =
+                    client.delete_account(request).await.map_err(client::command_error)?.into_inner().ended;
                 print_ended(common, ended)
             }
             Self::Import(import) => import.run(common).await,
@@ -115,36 +117,36 @@ impl Account {
     }
 }
 
-async fn add(common: &Common, username: String, roles: Vec<String>) -> Result<(), Failure> {
+async fn add(common: &Common, username: String, roles: Vec<String>) -> Result<(), CommandError> {
     let mut client = client::accounts(common).await?;
     let password = secret::new_password()?;
     let request = pb::CreateAccountRequest { username, password, roles };
-    let answer = client.create_account(request).await.map_err(client::failed)?;
-    let account = answer.into_inner().account.unwrap_or_default();
+    let response = client.create_account(request).await.map_err(client::command_error)?;
+    let account = response.into_inner().account.unwrap_or_default();
     common.output().print_done(&json!({ "account": account_json(&account) }), || account_text(&account))
 }
 
-async fn unlock(common: &Common, user: User) -> Result<(), Failure> {
+async fn unlock(common: &Common, user: User) -> Result<(), CommandError> {
     use pb::unlock_account_request::Key;
-    let key = match user.named() {
-        Named::Id(user_id) => Key::UserId(user_id),
-        Named::Name(username) => Key::Username(username),
+    let key = match user.into_key() {
+        UserKey::Id(user_id) => Key::UserId(user_id),
+        UserKey::Name(username) => Key::Username(username),
     };
     let request = pb::UnlockAccountRequest { key: Some(key) };
     let mut client = client::accounts(common).await?;
-    let failures = client.unlock_account(request).await.map_err(client::failed)?.into_inner().failures;
+    let failures = client.unlock_account(request).await.map_err(client::command_error)?.into_inner().failures;
     common.output().print_done(&json!({ "failures": failures }), || {
-        output::lines(&[("logins", format!("{failures} failed ones forgotten"))])
+        output::fields(&[("logins", format!("{failures} failed ones forgotten"))])
     })
 }
 
-async fn list(common: &Common) -> Result<(), Failure> {
+async fn list(common: &Common) -> Result<(), CommandError> {
     let mut client = client::accounts(common).await?;
     let mut accounts = Vec::new();
     let mut page_token = String::new();
     loop {
         let request = pb::ListAccountsRequest { page_size: 1000, page_token };
-        let page = client.list_accounts(request).await.map_err(client::failed)?.into_inner();
+        let page = client.list_accounts(request).await.map_err(client::command_error)?.into_inner();
         accounts.extend(page.accounts);
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -153,7 +155,7 @@ async fn list(common: &Common) -> Result<(), Failure> {
     }
     let value: Vec<_> = accounts.iter().map(account_json).collect();
     common.output().print(&json!({ "accounts": value }), || {
-        output::joined(accounts.iter().map(|account| {
+        output::join_lines(accounts.iter().map(|account| {
             format!(
                 "{}  {}  {}  {}",
                 account.user_id,
@@ -165,28 +167,33 @@ async fn list(common: &Common) -> Result<(), Failure> {
     })
 }
 
-async fn change(common: &Common, user: &User, update: pb::UpdateAccountRequest) -> Result<(), Failure> {
+async fn change(common: &Common, user: &User, update: pb::UpdateAccountRequest) -> Result<(), CommandError> {
     let user_id = user.user_id(common).await?;
     let mut client = client::accounts(common).await?;
     let request = pb::UpdateAccountRequest { user_id, ..update };
-    let answer = client.update_account(request).await.map_err(client::failed)?.into_inner();
-    let account = answer.account.unwrap_or_default();
-    let value = json!({ "account": account_json(&account), "ended": answer.ended });
-    common.output().print_done(&value, || format!("{}{}", account_text(&account), ended_text(answer.ended)))
+    let response = client.update_account(request).await.map_err(client::command_error)?.into_inner();
+    let account = response.account.unwrap_or_default();
+    let value = json!({ "account": account_json(&account), "ended": response.ended });
+    common.output().print_done(&value, || format!("{}{}", account_text(&account), ended_text(response.ended)))
 }
 
-fn print_ended(common: &Common, ended: u32) -> Result<(), Failure> {
+fn print_ended(common: &Common, ended: u32) -> Result<(), CommandError> {
     common.output().print_done(&json!({ "ended": ended }), || ended_text(ended))
 }
 
 fn ended_text(ended: u32) -> String {
-    output::lines(&[("sessions", format!("{ended} ended"))])
+    output::fields(&[("sessions", format!("{ended} ended"))])
 }
 
-fn until(duration: Duration) -> Result<prost_types::Timestamp, Failure> {
-    #[expect(clippy::disallowed_methods, reason = "the user's own clock, for the user's own words")]
+fn until(duration: Duration) -> Result<prost_types::Timestamp, CommandError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a duration on the command line counts from the local clock"
+    )]
     let now = SystemTime::now();
     now.checked_add(duration).map(prost_types::Timestamp::from).ok_or_else(|| {
-        Failure::Usage("--for is too long: leave it out to disable until further notice".into())
+        CommandError::Usage(
+            "--for is too long: leave it out to disable the account without a time limit".into(),
+        )
     })
 }

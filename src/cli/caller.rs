@@ -3,82 +3,82 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Common, Failure, client, output};
+use super::{CommandError, Common, client, output};
 use crate::grpc::pb;
 
 #[derive(Subcommand)]
 pub(super) enum Caller {
-    /// Make a caller: prints its key on standard output, everything else on standard error. The key is not
-    /// shown again.
+    /// Create a caller. Prints its key on standard output and everything else on standard error. The key cannot be printed
+    /// again.
     #[command(
         after_help = "Examples:\n  latchkey caller create web --role validator > web.key\n  latchkey caller create sso --role issuer --role operator --output json"
     )]
     Create {
-        /// Names the caller, to operators and in the audit trail.
+        /// The name of the caller, for operators and in the audit trail.
         name: String,
-        /// What it may do: admin, issuer, operator or validator; may be repeated.
+        /// A role of the caller: admin, issuer, operator or validator. Repeat the option for more roles.
         #[arg(long = "role", value_name = "ROLE", required = true)]
         roles: Vec<String>,
     },
-    /// List every caller: its roles, and when it was last used.
+    /// List every caller with its roles and its last use.
     #[command(after_help = "Examples:\n  latchkey caller list\n  latchkey caller list --output json")]
     List,
-    /// Take a caller's key away.
+    /// Revoke the key of a caller.
     #[command(after_help = "Example:\n  latchkey caller revoke web")]
     Revoke {
-        /// Which caller.
+        /// The name of the caller.
         name: String,
     },
 }
 
 impl Caller {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         match self {
             Self::Create { name, roles } => create(common, name, roles).await,
             Self::List => list(common).await,
             Self::Revoke { name } => {
                 let mut client = client::callers(common).await?;
                 let request = pb::RevokeCallerRequest { name: name.clone() };
-                client.revoke_caller(request).await.map_err(client::failed)?;
+                client.revoke_caller(request).await.map_err(client::command_error)?;
                 let value = json!({ "revoked": name });
-                common.output().print_done(&value, || output::lines(&[("revoked", name.clone())]))
+                common.output().print_done(&value, || output::fields(&[("revoked", name.clone())]))
             }
         }
     }
 }
 
-async fn create(common: &Common, name: String, roles: Vec<String>) -> Result<(), Failure> {
+async fn create(common: &Common, name: String, roles: Vec<String>) -> Result<(), CommandError> {
     let mut client = client::callers(common).await?;
     let request = pb::CreateCallerRequest { name, roles };
-    let answer = client.create_caller(request).await.map_err(client::failed)?.into_inner();
-    let caller = answer.caller.unwrap_or_default();
+    let response = client.create_caller(request).await.map_err(client::command_error)?.into_inner();
+    let caller = response.caller.unwrap_or_default();
     let output = common.output();
     if !output.is_json() {
         output::note(
-            output::lines(&[("caller", caller.name.clone()), ("roles", caller.roles.join(", "))]).trim_end(),
+            output::fields(&[("caller", caller.name.clone()), ("roles", caller.roles.join(", "))]).trim_end(),
         );
     }
-    let value = json!({ "caller": caller_json(&caller), "key": answer.key });
-    let Err(error) = output.try_print(&value, || answer.key.clone()) else { return Ok(()) };
-    // Nobody has the key, and nobody will.
-    let sentence = output::write_error(&error).into_sentence();
+    let value = json!({ "caller": caller_json(&caller), "key": response.key });
+    let Err(error) = output.try_print(&value, || response.key.clone()) else { return Ok(()) };
+    // Nobody has the key, so the caller is revoked.
+    let message = output::write_error(&error).into_message();
     let name = caller.name;
     let revoked = client.revoke_caller(pb::RevokeCallerRequest { name: name.clone() }).await;
-    Err(Failure::Refused(match revoked {
-        Ok(_) => format!("{sentence}. The key is lost, so the caller {name} was revoked again"),
+    Err(CommandError::Failed(match revoked {
+        Ok(_) => format!("{message}. The key is lost, so the caller {name} was revoked again"),
         Err(status) => format!(
-            "{sentence}. The key is lost, and the caller {name} could not be revoked ({}): run `latchkey caller revoke {name}`",
+            "{message}. The key is lost, and the caller {name} could not be revoked ({}): run `latchkey caller revoke {name}`",
             status.message()
         ),
     }))
 }
 
-async fn list(common: &Common) -> Result<(), Failure> {
+async fn list(common: &Common) -> Result<(), CommandError> {
     let mut client = client::callers(common).await?;
-    let answer = client.list_callers(pb::ListCallersRequest {}).await.map_err(client::failed)?;
-    let callers = answer.into_inner().callers;
+    let response = client.list_callers(pb::ListCallersRequest {}).await.map_err(client::command_error)?;
+    let callers = response.into_inner().callers;
     let value: Vec<_> = callers.iter().map(caller_json).collect();
-    common.output().print(&json!({ "callers": value }), || output::joined(callers.iter().map(line)))
+    common.output().print(&json!({ "callers": value }), || output::join_lines(callers.iter().map(line)))
 }
 
 fn line(caller: &pb::Caller) -> String {

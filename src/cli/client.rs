@@ -1,4 +1,4 @@
-//! The connection of the commands to a server.
+//! The gRPC clients of the commands, and the meaning of a status for the exit code.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tonic::{
 };
 use tonic_types::{ErrorInfo, StatusExt as _};
 
-use super::{Common, Failure, tls};
+use super::{CommandError, Common, server_address::ServerAddress, tls};
 use crate::{
     config::ValidateAccess,
     domain::rejection::Reason,
@@ -21,167 +21,133 @@ use crate::{
 };
 use latchkey_client::CallerKey;
 
-/// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a command waits for the server.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
-/// How often a connection that carries a stream is tried, and how long that may take: a stream on which
-/// nothing happens looks the same whether the other side is there or not.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+/// The deadline of a unary call, and of the first message of a stream.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Keep-alive pings of a connection with a stream: an idle stream looks the same when the server is gone.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client that sends a caller's key along, where there is one to send.
-type Keyed = InterceptedService<Channel, CallerKey>;
+/// A channel that sends the caller key, if there is one.
+type KeyedChannel = InterceptedService<Channel, CallerKey>;
 
-/// What a connection is to carry.
+/// The calls of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carries {
-    /// Calls, which are answered within [`TIMEOUT`] or not at all.
-    Calls,
-    /// A stream, which lasts for as long as it lasts.
-    Stream,
+pub(super) enum CallKind {
+    /// Unary calls with the deadline [`CALL_TIMEOUT`].
+    Unary,
+    /// A streaming call without a deadline.
+    Streaming,
 }
 
-/// A client of what users do.
-pub(super) type Auth = AuthServiceClient<Keyed>;
+pub(super) type Auth = AuthServiceClient<KeyedChannel>;
 
-pub(super) async fn auth(common: &Common, carries: Carries) -> Result<Auth, Failure> {
-    let key = key_of_users(common)?;
-    Ok(AuthServiceClient::with_interceptor(connect(common, carries).await?, key))
+pub(super) async fn auth(common: &Common, kind: CallKind) -> Result<Auth, CommandError> {
+    let key = optional_key(common)?;
+    Ok(AuthServiceClient::with_interceptor(connect(common, kind).await?, key))
 }
 
-/// A client of what is done with the sessions of others.
-pub(super) type Sessions = SessionServiceClient<Keyed>;
+pub(super) type Sessions = SessionServiceClient<KeyedChannel>;
 
-pub(super) async fn sessions(common: &Common, carries: Carries) -> Result<Sessions, Failure> {
+pub(super) async fn sessions(common: &Common, kind: CallKind) -> Result<Sessions, CommandError> {
     let key = key(common)?;
-    Ok(SessionServiceClient::with_interceptor(connect(common, carries).await?, key))
+    Ok(SessionServiceClient::with_interceptor(connect(common, kind).await?, key))
 }
 
-/// A client of what only admins may do.
-pub(super) type Accounts = AccountServiceClient<Keyed>;
+pub(super) type Accounts = AccountServiceClient<KeyedChannel>;
 
-pub(super) async fn accounts(common: &Common) -> Result<Accounts, Failure> {
+pub(super) async fn accounts(common: &Common) -> Result<Accounts, CommandError> {
     let key = key(common)?;
-    Ok(AccountServiceClient::with_interceptor(connect(common, Carries::Calls).await?, key))
+    Ok(AccountServiceClient::with_interceptor(connect(common, CallKind::Unary).await?, key))
 }
 
-pub(super) async fn callers(common: &Common) -> Result<CallerServiceClient<Keyed>, Failure> {
+pub(super) async fn callers(common: &Common) -> Result<CallerServiceClient<KeyedChannel>, CommandError> {
     let key = key(common)?;
-    Ok(CallerServiceClient::with_interceptor(connect(common, Carries::Calls).await?, key))
+    Ok(CallerServiceClient::with_interceptor(connect(common, CallKind::Unary).await?, key))
 }
 
-/// For what users do: that is open to everybody, unless the settings here say otherwise.
-pub(super) fn key_of_users(common: &Common) -> Result<CallerKey, Failure> {
-    let needed = common.key_file.is_some() || common.config()?.access.validate == ValidateAccess::Caller;
-    if needed { key(common) } else { Ok(CallerKey::default()) }
+/// The caller key for calls that do not need one, unless `access.validate` of the local configuration is `caller`.
+pub(super) fn optional_key(common: &Common) -> Result<CallerKey, CommandError> {
+    let is_needed = common.key_file.is_some() || common.config()?.access.validate == ValidateAccess::Caller;
+    if is_needed { key(common) } else { Ok(CallerKey::default()) }
 }
 
-/// The key in `--key-file`, or the admin key of the server on this machine.
-fn key(common: &Common) -> Result<CallerKey, Failure> {
-    let (path, what) = match &common.key_file {
-        Some(path) => (path.clone(), "a caller key is needed"),
-        None => (common.config()?.admin_key_file(), "the admin key is needed"),
+/// The key in `--key-file`, or the admin key of the local server.
+fn key(common: &Common) -> Result<CallerKey, CommandError> {
+    let path = match &common.key_file {
+        Some(path) => path.clone(),
+        None => common.config()?.admin_key_file(),
     };
     let contents = secret_file::read_to_present(&path).map_err(|error| {
-        Failure::Refused(match &common.key_file {
-            Some(_) => format!("{what}: {error}"),
+        CommandError::Failed(match &common.key_file {
+            Some(_) => format!("a caller key is needed: {error}"),
             None => format!(
-                "{what}: {error}. Run this where the server keeps its data, set access.admin_key_file, or name a file with a caller key by --key-file"
+                "the admin key is needed: {error}. Run this where the server keeps its data, set access.admin_key_file, or name a file with a caller key by --key-file"
             ),
         })
     })?;
     let key = std::str::from_utf8(&contents).ok().and_then(CallerKey::parse);
-    key.ok_or_else(|| Failure::Refused(format!("{} does not hold a key", path.display())))
+    key.ok_or_else(|| CommandError::Failed(format!("{} contains no caller key", path.display())))
 }
 
-async fn connect(common: &Common, carries: Carries) -> Result<Channel, Failure> {
-    let target = Target::of(common)?;
-    let server = &target.server;
-    let unusable = |error: &dyn std::fmt::Display| {
-        Failure::Usage(format!(
+async fn connect(common: &Common, kind: CallKind) -> Result<Channel, CommandError> {
+    let address = ServerAddress::of(common)?;
+    let server = &address.authority;
+    let usage = |error: &dyn std::fmt::Display| {
+        CommandError::Usage(format!(
             "--server {server} is not an address such as 127.0.0.1:50051 or https://latchkey.internal:50051: {error}"
         ))
     };
-    // The scheme of the endpoint is of no account to a connector of our own, and must not ask for another TLS.
-    let endpoint = Endpoint::from_shared(format!("http://{server}")).map_err(|error| unusable(&error))?;
+    // The scheme is always http, because with https tonic would add its own TLS to that of the connector.
+    let endpoint = Endpoint::from_shared(format!("http://{server}")).map_err(|error| usage(&error))?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
-    let endpoint = match carries {
-        Carries::Calls => endpoint.timeout(TIMEOUT),
-        Carries::Stream => endpoint.http2_keep_alive_interval(KEEP_ALIVE.0).keep_alive_timeout(KEEP_ALIVE.1),
+    let endpoint = match kind {
+        CallKind::Unary => endpoint.timeout(CALL_TIMEOUT),
+        CallKind::Streaming => {
+            endpoint.http2_keep_alive_interval(KEEP_ALIVE_INTERVAL).keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        }
     };
-    let connected = match tls::connector(common, &target)? {
+    let connected = match tls::connector(common, &address)? {
         None => endpoint.connect().await,
         Some(connector) => endpoint.connect_with_connector(connector).await,
     };
-    connected.map_err(|error| match tls::reason(&error) {
-        Some(reason) => Failure::Refused(format!("{server} is not trusted, or does not trust us: {reason}")),
-        None => Failure::Unavailable(format!(
+    connected.map_err(|error| match tls::tls_error(&error) {
+        Some(error) => CommandError::Failed(format!("TLS with {server} failed: {error}")),
+        None => CommandError::Unavailable(format!(
             "no server answers at {server}: start one with `latchkey serve`, or name it with --server"
         )),
     })
 }
 
-/// Where the server is, and how to speak to it.
-pub(super) struct Target {
-    /// Host and port.
-    pub(super) server: String,
-    /// By TLS?
-    pub(super) encrypted: bool,
-    /// Is it the one that the settings here describe?
-    pub(super) local: bool,
-}
-
-impl Target {
-    /// `https://` asks for TLS and `http://` for none. Without either, TLS is spoken if the settings of this
-    /// machine have it, or if there are roots to trust.
-    pub(super) fn of(common: &Common) -> Result<Self, Failure> {
-        let given = common.server.as_deref();
-        if let Some(server) = given.and_then(|server| server.strip_prefix("https://")) {
-            return Ok(Self { server: authority(server), encrypted: true, local: false });
-        }
-        if let Some(server) = given.and_then(|server| server.strip_prefix("http://")) {
-            return Ok(Self { server: authority(server), encrypted: false, local: false });
-        }
-        let config = common.config()?;
-        let server = given.map_or_else(|| config.listen.grpc.to_string(), str::to_owned);
-        let local = config.tls.is_on() && common.ca_file.is_none();
-        Ok(Self { server, encrypted: local || common.ca_file.is_some(), local })
-    }
-}
-
-fn authority(server: &str) -> String {
-    server.trim_end_matches('/').to_owned()
-}
-
-/// What a status means to the one who typed the command.
-#[expect(clippy::needless_pass_by_value, reason = "so that it can stand in map_err as it is")]
-pub(super) fn failed(status: Status) -> Failure {
-    // No server has said this: it is about the connection to one.
+/// The error of a command whose call ended with this status.
+#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
+pub(super) fn command_error(status: Status) -> CommandError {
+    // A status with a source comes from the connection, not from the server.
     if std::error::Error::source(&status).is_some() {
-        return Failure::Unavailable(format!(
-            "the connection to the server broke: {}. Does it speak TLS (https:// before its name), or require a client certificate (--certificate-file)?",
+        return CommandError::Unavailable(format!(
+            "the connection to the server broke: {}. If the server uses TLS, write https:// before its name; if it requires a client certificate, set --certificate-file",
             status.message()
         ));
     }
-    let mut sentence = status.message().to_owned();
+    let mut message = status.message().to_owned();
     if let Some(delay) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
-        let whole = Duration::from_secs(delay.as_secs() + u64::from(delay.subsec_nanos() > 0));
-        sentence = format!("{sentence} (try again in {})", humantime::format_duration(whole));
+        let rounded_up = Duration::from_secs(delay.as_secs() + u64::from(delay.subsec_nanos() > 0));
+        message = format!("{message} (try again in {})", humantime::format_duration(rounded_up));
     }
-    // The server is there and says no; more of the same would not be taken either.
+    // THROTTLED is an answer of the server about this login, not an outage.
     let throttled = info(&status).is_some_and(|info| info.reason == "THROTTLED");
     match status.code() {
-        _ if throttled => Failure::Refused(sentence),
+        _ if throttled => CommandError::Failed(message),
         Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
-            Failure::Unavailable(sentence)
+            CommandError::Unavailable(message)
         }
-        Code::InvalidArgument => Failure::Usage(sentence),
-        _ => Failure::Refused(sentence),
+        Code::InvalidArgument => CommandError::Usage(message),
+        _ => CommandError::Failed(message),
     }
 }
 
-/// Whether the same call may do better in a while. What carries no reason of the server was not said by
-/// the server, but by the connection to it.
+/// Returns whether the same call may succeed later. A status without an error reason does not come from the server, but from
+/// the connection to it.
 pub(super) fn is_transient(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => true,
@@ -190,32 +156,32 @@ pub(super) fn is_transient(status: &Status) -> bool {
     }
 }
 
-/// As [`failed`], of a call that was repeated in vain.
-pub(super) fn failed_after_retries(status: Status) -> Failure {
+/// [`command_error`] for a call that was repeated.
+pub(super) fn command_error_after_retries(status: Status) -> CommandError {
     if is_transient(&status) && info(&status).is_none() {
-        return Failure::Unavailable(format!("the server does not answer ({})", status.message()));
+        return CommandError::Unavailable(format!("the server does not answer ({})", status.message()));
     }
-    failed(status)
+    command_error(status)
 }
 
-/// What Latchkey itself says about a status.
+/// The error reason of Latchkey, if the status has one.
 pub(super) fn info(status: &Status) -> Option<ErrorInfo> {
     status.get_details_error_info()
 }
 
-/// The rejection of a token, where a status is one: of the calls that have no other way to say so.
+/// The rejection of a token, if the status is one. Calls without a verdict in their response reject in this way.
 pub(super) fn rejection(status: &Status) -> Option<pb::Rejection> {
     if status.code() != Code::Unauthenticated {
         return None;
     }
     let info = info(status)?;
     let reason = Reason::ALL.into_iter().find(|reason| reason.name() == info.reason)?;
-    let told = |name: &str| info.metadata.get(name).cloned();
-    let at = told("at_unix").and_then(|at| at.parse().ok());
+    let metadata = |name: &str| info.metadata.get(name).cloned();
+    let at = metadata("at_unix").and_then(|at| at.parse().ok());
     Some(pb::Rejection {
         reason: i32::from(reason.code()),
         at: at.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }),
-        by_device: told("by_device").unwrap_or_default(),
+        by_device: metadata("by_device").unwrap_or_default(),
         message: status.message().to_owned(),
         terminal: reason.is_terminal(),
     })
@@ -231,20 +197,20 @@ mod tests {
 
     fn status(code: Code, reason: &str) -> Status {
         let metadata = HashMap::from([("at_unix".to_owned(), "1800000000".to_owned())]);
-        Status::with_error_details(code, "told", ErrorDetails::with_error_info(reason, "latchkey", metadata))
+        Status::with_error_details(code, "text", ErrorDetails::with_error_info(reason, "latchkey", metadata))
     }
 
     #[test]
-    fn a_status_that_rejects_the_token_is_a_rejection_and_no_other_is() {
+    fn only_a_status_that_rejects_the_token_is_a_rejection() {
         let replaced = rejection(&status(Code::Unauthenticated, "REPLACED")).unwrap();
         assert_eq!(replaced.reason(), pb::RejectionReason::Replaced);
-        assert_eq!((replaced.message.as_str(), replaced.terminal), ("told", true));
+        assert_eq!((replaced.message.as_str(), replaced.terminal), ("text", true));
         assert_eq!(replaced.at.unwrap().seconds, 1_800_000_000);
         assert!(!rejection(&status(Code::Unauthenticated, "EXPIRED")).unwrap().terminal);
         for (code, reason) in [
             (Code::Unauthenticated, "CALLER_UNAUTHENTICATED"),
             (Code::Unauthenticated, "INVALID_CREDENTIALS"),
-            // Of the account, not of a session.
+            // About the account, not about a session.
             (Code::PermissionDenied, "ACCOUNT_DISABLED"),
         ] {
             assert!(rejection(&status(code, reason)).is_none(), "{reason}");
@@ -253,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_connection_says_is_transient_and_what_the_server_says_is_not() {
+    fn errors_of_the_connection_are_transient() {
         assert!(is_transient(&Status::unknown("the connection broke")));
         assert!(is_transient(&status(Code::Unavailable, "SHUTTING_DOWN")));
         assert!(is_transient(&status(Code::ResourceExhausted, "TOO_SLOW")));

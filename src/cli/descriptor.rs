@@ -1,17 +1,17 @@
-//! `latchkey descriptor`
+//! `latchkey descriptor`: prints the descriptor set of the protocol.
 
 use std::io::{IsTerminal as _, Write as _, stdout};
 
-use super::Failure;
+use super::CommandError;
 use crate::grpc::pb;
 
-/// Prints it, as it is.
-pub(super) fn run() -> Result<(), Failure> {
+pub(super) fn run() -> Result<(), CommandError> {
     let mut out = stdout();
     if out.is_terminal() {
-        let sentence = "this is not for a terminal: write it to a file, with `> latchkey.binpb`";
-        return Err(Failure::Usage(sentence.into()));
+        return Err(CommandError::Usage(
+            "the descriptor set is binary: write it to a file, with `> latchkey.binpb`".into(),
+        ));
     }
     let written = out.write_all(pb::PUBLISHED).and_then(|()| out.flush());
-    written.map_err(|error| Failure::Refused(format!("cannot write the descriptor set: {error}")))
+    written.map_err(|error| CommandError::Failed(format!("cannot write the descriptor set: {error}")))
 }

@@ -1,9 +1,9 @@
-//! `latchkey key`
+//! `latchkey key`: manages the signing keys in the key directory of this machine.
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::{Common, Failure, output};
+use super::{CommandError, Common, output};
 use crate::{
     domain::{
         keyring::KeyAlgorithm,
@@ -16,16 +16,16 @@ use crate::{
 
 #[derive(Subcommand)]
 pub(super) enum Key {
-    /// Make a new signing key. Running servers publish it within `token.reload_interval` and sign with it after
-    /// `token.activation_delay`; tokens of older keys stay good as long as their files are there.
+    /// Generate a new signing key. Running servers publish it within `token.reload_interval` and sign with it after
+    /// `token.activation_delay`. Tokens of older keys stay valid as long as their key files exist.
     #[command(after_help = "Examples:\n  latchkey key generate\n  latchkey key generate --algorithm ES256")]
     Generate {
-        /// What the key is for; by default `token.algorithm`.
+        /// The algorithm of the key. The default is `token.algorithm`.
         #[arg(long, value_enum)]
         algorithm: Option<Algorithm>,
     },
-    /// List the signing keys. The last one signs, unless `token.signing_key` names another; a new one from the time
-    /// that is shown on.
+    /// List the signing keys. The newest key signs, unless `token.signing_key` names another one. For a key that does not sign
+    /// yet, the time of its activation is shown.
     #[command(after_help = "Examples:\n  latchkey key list\n  latchkey key list --output json")]
     List,
 }
@@ -40,7 +40,7 @@ pub(super) enum Algorithm {
 }
 
 impl Key {
-    pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) fn run(self, common: &Common) -> Result<(), CommandError> {
         let config = common.config()?;
         let dir = config.keys_dir();
         match self {
@@ -53,22 +53,22 @@ impl Key {
                     Some(Algorithm::HS256) => KeyAlgorithm::HS256,
                 };
                 let (path, key) =
-                    key_files::generate(&dir, algorithm, SystemClock.now()).map_err(Failure::Refused)?;
-                let shown = path.display().to_string();
-                let value = json!({ "file": shown, "kid": key.kid, "algorithm": algorithm.name() });
-                common.output().print(&value, || format!("{shown}\nkid {}", key.kid)).map_err(|failure| {
-                    // Whoever asked for it does not know of it, and it does not sign yet.
+                    key_files::generate(&dir, algorithm, SystemClock.now()).map_err(CommandError::Failed)?;
+                let file = path.display().to_string();
+                let value = json!({ "file": file, "kid": key.kid, "algorithm": algorithm.name() });
+                common.output().print(&value, || format!("{file}\nkid {}", key.kid)).map_err(|error| {
+                    // The key was not announced, and it does not sign yet.
                     let _ = std::fs::remove_file(&path);
-                    Failure::Refused(format!("{}. The key was removed again", failure.into_sentence()))
+                    CommandError::Failed(format!("{}. The key was removed again", error.into_message()))
                 })
             }
             Self::List => {
-                let files = key_files::list(&dir).map_err(Failure::Refused)?;
+                let files = key_files::list(&dir).map_err(CommandError::Failed)?;
                 let named = config.signing_key();
                 let is_named = |file: &KeyFile| named.is_none_or(|name| file.name == name);
                 let Some(signing) = files.iter().rfind(|file| is_named(file)) else {
                     let name = named.unwrap_or_default();
-                    return Err(Failure::Refused(format!(
+                    return Err(CommandError::Failed(format!(
                         "token.signing_key: there is no key file {name} in {}",
                         dir.display()
                     )));
@@ -93,10 +93,10 @@ impl Key {
                     })
                     .collect();
                 common.output().print(&json!({ "keys": value }), || {
-                    output::joined(rows.iter().map(|(file, kid, algorithm, signs, from)| {
+                    output::join_lines(rows.iter().map(|(file, kid, algorithm, signs, from)| {
                         let from = from.map(|from| format!("  from {from}")).unwrap_or_default();
-                        let does = if *signs { "signs   " } else { "verifies" };
-                        format!("{does} {file}  {algorithm}  {kid}{from}")
+                        let purpose = if *signs { "signs   " } else { "verifies" };
+                        format!("{purpose} {file}  {algorithm}  {kid}{from}")
                     }))
                 })
             }

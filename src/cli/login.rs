@@ -7,8 +7,8 @@ use serde_json::json;
 use tonic::Status;
 
 use super::{
-    Common, Failure,
-    client::{self, Carries},
+    CommandError, Common,
+    client::{self, CallKind},
     output::{self, rejection_text, session_json, session_text},
     secret,
 };
@@ -19,45 +19,45 @@ use crate::grpc::pb;
     after_help = "Examples:\n  latchkey login alice\n  TOKEN=$(latchkey login alice --device laptop)\n  latchkey login alice --takeover\n  echo \"$PASSWORD\" | latchkey login alice --output json"
 )]
 pub(super) struct Login {
-    /// Who logs in.
+    /// The username.
     username: String,
     #[command(flatten)]
-    place: Place,
+    options: LoginOptions,
 }
 
-/// Where a login goes, and whom it may displace there.
+/// The options of a login with or without a password.
 #[derive(Args)]
-pub(super) struct Place {
-    /// The slot to take; by default the first one.
+pub(super) struct LoginOptions {
+    /// The slot of the session, such as web. The default is the first slot of the server's configuration.
     #[arg(long, default_value = "")]
     pub(super) slot: String,
-    /// What to call this client to the user it may displace.
+    /// The name of this device, which a displaced client is told.
     #[arg(long, default_value = "latchkey command line")]
     pub(super) device: String,
-    /// Displace whoever holds the slot, where the server would refuse.
+    /// Displace the session that holds the slot, even if `session.on_limit` is `deny`.
     #[arg(long)]
     pub(super) takeover: bool,
-    /// Names this login: repeated within a minute with the same key it is answered with the same session,
-    /// and displaces nobody.
+    /// A key that names this login. A repetition with the same key within a minute returns the same session and displaces
+    /// nobody. By default a login has no key.
     #[arg(long, value_name = "KEY", default_value = "")]
     pub(super) idempotency_key: String,
 }
 
 impl Login {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         let password = secret::password(&format!("Password of {}: ", self.username))?;
-        let Place { slot, device, takeover, idempotency_key } = self.place;
+        let LoginOptions { slot, device, takeover, idempotency_key } = self.options;
         let repeatable = !idempotency_key.is_empty();
         let request =
             pb::LoginRequest { username: self.username, password, slot, device, idempotency_key, takeover };
-        let mut client = client::auth(common, Carries::Calls).await?;
-        let answer = client.login(request).await.map_err(refused)?.into_inner();
-        let printed = print(common, &answer.token, answer.session, &answer.displaced);
-        end_if_lost(common, printed, answer.token, repeatable).await
+        let mut client = client::auth(common, CallKind::Unary).await?;
+        let response = client.login(request).await.map_err(login_error)?.into_inner();
+        let printed = print(common, &response.token, response.session, &response.displaced);
+        end_if_not_printed(common, printed, response.token, repeatable).await
     }
 }
 
-/// Prints a session that was opened: the token on standard output, and what is no secret on standard error.
+/// Prints a new session: the token on standard output, and everything else on standard error.
 pub(super) fn print(
     common: &Common,
     token: &str,
@@ -92,52 +92,53 @@ pub(super) fn print(
     output.try_print(&value, || token.to_owned())
 }
 
-/// Ends the session of a token that could not be printed: nobody has the token. One that can be asked for again by its
-/// idempotency key is left.
-pub(super) async fn end_if_lost(
+/// Ends the session of a token that could not be printed, because nobody has the token. With an idempotency key the session
+/// stays, because the same command prints its token again.
+pub(super) async fn end_if_not_printed(
     common: &Common,
     printed: io::Result<()>,
     token: String,
     repeatable: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let Err(error) = printed else { return Ok(()) };
-    let sentence = output::write_error(&error).into_sentence();
+    let message = output::write_error(&error).into_message();
     if repeatable {
-        return Err(Failure::Refused(format!(
-            "{sentence}. The session is open: the same command gives its token again within a minute"
+        return Err(CommandError::Failed(format!(
+            "{message}. The session is open: the same command prints its token again within a minute"
         )));
     }
     let ended = async {
         let request = pb::LogoutRequest { token, scope: pb::LogoutScope::This.into() };
-        client::auth(common, Carries::Calls).await?.logout(request).await.map_err(client::failed)
+        client::auth(common, CallKind::Unary).await?.logout(request).await.map_err(client::command_error)
     };
-    Err(Failure::Refused(match ended.await {
-        Ok(_) => format!("{sentence}. The token is lost, so its session was ended again"),
-        Err(failure) => {
-            let why = failure.into_sentence();
-            format!("{sentence}. The token is lost, and its session could not be ended ({why})")
+    Err(CommandError::Failed(match ended.await {
+        Ok(_) => format!("{message}. The token is lost, so its session was ended again"),
+        Err(error) => {
+            let error = error.into_message();
+            format!("{message}. The token is lost, and its session could not be ended ({error})")
         }
     }))
 }
 
-/// What it means that no session was opened.
-pub(super) fn refused(status: Status) -> Failure {
-    // The login of this idempotency key has already come to its end.
+/// The error of a command that opened no session.
+pub(super) fn login_error(status: Status) -> CommandError {
+    // The session of this idempotency key has already ended.
     if let Some(rejection) = client::rejection(&status) {
-        return Failure::Refused(rejection_text(&rejection));
+        return CommandError::Failed(rejection_text(&rejection));
     }
-    match limit(&status) {
-        Some(sentence) => Failure::Refused(sentence),
-        None => client::failed(status),
+    match session_limit(&status) {
+        Some(message) => CommandError::Failed(message),
+        None => client::command_error(status),
     }
 }
 
-/// Who holds the slot, where that is why.
-fn limit(status: &Status) -> Option<String> {
+/// The message for a login that was denied because its slot is full.
+fn session_limit(status: &Status) -> Option<String> {
     let info = client::info(status).filter(|info| info.reason == "SESSION_LIMIT")?;
-    let told = |name: &str| info.metadata.get(name).map(String::as_str);
-    let number = |name: &str| told(name).and_then(|text| text.parse().ok());
-    let mut holder = told("device").filter(|device| !device.is_empty()).unwrap_or("another login").to_owned();
+    let metadata = |name: &str| info.metadata.get(name).map(String::as_str);
+    let number = |name: &str| metadata(name).and_then(|text| text.parse().ok());
+    let mut holder =
+        metadata("device").filter(|device| !device.is_empty()).unwrap_or("another login").to_owned();
     if let Some(seconds) = number("issued_at_unix").and_then(|seconds: u64| i64::try_from(seconds).ok()) {
         let since = output::time(Some(&prost_types::Timestamp { seconds, nanos: 0 }));
         holder = format!("{holder} (logged in {since})");
@@ -146,7 +147,7 @@ fn limit(status: &Status) -> Option<String> {
         let idle = humantime::format_duration(Duration::from_secs(idle));
         holder = format!("{holder}, last used {idle} ago");
     }
-    let slot = told("slot").unwrap_or_default();
+    let slot = metadata("slot").unwrap_or_default();
     Some(format!("the slot {slot} is held by {holder}: --takeover displaces it"))
 }
 
@@ -164,14 +165,14 @@ mod tests {
             metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let details = ErrorDetails::with_error_info("SESSION_LIMIT", "latchkey", metadata);
         let status = Status::with_error_details(Code::FailedPrecondition, "the slot is full", details);
-        match refused(status) {
-            Failure::Refused(sentence) => sentence,
-            Failure::Usage(other) | Failure::Unavailable(other) => panic!("{other}"),
+        match login_error(status) {
+            CommandError::Failed(message) => message,
+            CommandError::Usage(other) | CommandError::Unavailable(other) => panic!("{other}"),
         }
     }
 
     #[test]
-    fn who_is_refused_is_told_who_holds_the_slot_and_how_to_get_in() {
+    fn a_full_slot_is_reported_with_its_holder_and_a_remedy() {
         let holder = [
             ("slot", "web"),
             ("device", "Android"),
@@ -183,7 +184,7 @@ mod tests {
             "the slot web is held by Android (logged in 2027-01-15T08:00:00.000Z), last used 2m 5s ago: \
              --takeover displaces it"
         );
-        // What an older or newer server does not say is left out.
+        // Metadata that another version of the server does not send is left out.
         assert_eq!(
             limited(&[("slot", "web")]),
             "the slot web is held by another login: --takeover displaces it"

@@ -4,8 +4,8 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{
-    Common, Failure,
-    client::{self, Carries},
+    CommandError, Common,
+    client::{self, CallKind},
     output::{rejection_json, rejection_text},
     secret,
 };
@@ -16,7 +16,7 @@ use crate::grpc::pb;
     after_help = "Examples:\n  echo \"$TOKEN\" | latchkey logout\n  echo \"$TOKEN\" | latchkey logout --scope others"
 )]
 pub(super) struct Logout {
-    /// Which sessions to end.
+    /// The sessions to end.
     #[arg(long, value_enum, default_value_t = Scope::This)]
     scope: Scope,
 }
@@ -32,25 +32,25 @@ enum Scope {
 }
 
 impl Logout {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         let scope = match self.scope {
             Scope::This => pb::LogoutScope::This,
             Scope::Others => pb::LogoutScope::Others,
             Scope::All => pb::LogoutScope::All,
         };
         let request = pb::LogoutRequest { token: secret::token()?, scope: scope.into() };
-        let answer = client::auth(common, Carries::Calls)
+        let response = client::auth(common, CallKind::Unary)
             .await?
             .logout(request)
             .await
-            .map_err(client::failed)?
+            .map_err(client::command_error)?
             .into_inner();
         let value = json!({
-            "ended": answer.ended,
-            "rejection": answer.rejection.as_ref().map(rejection_json),
+            "ended": response.ended,
+            "rejection": response.rejection.as_ref().map(rejection_json),
         });
-        common.output().print_done(&value, || match &answer.rejection {
-            None => format!("{} ended", answer.ended),
+        common.output().print_done(&value, || match &response.rejection {
+            None => format!("{} ended", response.ended),
             Some(rejection) => format!("nothing to end: {}", rejection_text(rejection)),
         })
     }

@@ -1,8 +1,9 @@
-//! The command line: one file a command.
+//! The command line, with one file per command.
 //!
-//! Exit codes: 0 done, 1 refused or rejected, 2 wrong usage, 3 unavailable. Output that could not be written is 1.
+//! Exit codes: 0 done, 1 failed or rejected, 2 wrong usage, 3 unavailable. An output error is 1.
 
 mod account;
+#[cfg(feature = "bench")]
 mod bench;
 mod caller;
 mod client;
@@ -14,6 +15,7 @@ mod logout;
 mod output;
 mod secret;
 mod serve;
+mod server_address;
 mod session;
 mod stream;
 mod tls;
@@ -40,15 +42,15 @@ const STYLES: styling::Styles = styling::Styles::styled()
 
 const EXAMPLES: &str = "\
 Examples:
-  latchkey serve                          serve on the embedded default
+  latchkey serve                          run the server on the embedded store
   latchkey account add alice --role staff create an account; asks for the password
   TOKEN=$(latchkey login alice)           log in; asks for the password
-  echo \"$TOKEN\" | latchkey validate       is it still the latest?
-  echo \"$TOKEN\" | latchkey watch          wait until it is not, and say why
-  echo \"$TOKEN\" | latchkey logout         end that session and no other
-  latchkey session list alice             where is she logged in?
+  echo \"$TOKEN\" | latchkey validate       check whether its session is live
+  echo \"$TOKEN\" | latchkey watch          wait until it ends, and print why
+  echo \"$TOKEN\" | latchkey logout         end this session and no other
+  latchkey session list alice             list her sessions
 
-Exit codes: 0 done, 1 refused, rejected or not written, 2 wrong usage, 3 unavailable.";
+Exit codes: 0 done, 1 failed, rejected or output error, 2 wrong usage, 3 unavailable.";
 
 /// An authentication service in which the latest login wins.
 #[derive(Parser)]
@@ -60,27 +62,27 @@ struct Arguments {
     common: Common,
 }
 
-/// What every command takes.
+/// The options of every command.
 #[derive(Args, Clone)]
 struct Common {
-    /// A TOML file with settings.
+    /// The configuration file, in TOML format. By default there is none.
     #[arg(long, global = true, env = "LATCHKEY_CONFIG", value_name = "FILE", value_parser = path())]
     config: Option<PathBuf>,
-    /// How to print data.
+    /// The output format.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     output: Format,
-    /// The gRPC address of the server, for the commands that talk to one; by default `listen.grpc` of the
-    /// settings. With `https://` before it by TLS, with `http://` without.
+    /// The gRPC address of the server, for the commands that talk to one. The default is `listen.grpc` of the configuration.
+    /// Put https:// before it to use TLS, and http:// to use none.
     #[arg(long, global = true, env = "LATCHKEY_SERVER", value_name = "HOST:PORT")]
     server: Option<String>,
-    /// A file with the key of a caller; by default the admin key of the server on this machine.
+    /// A file with a caller key. The default is the admin key of the server on this machine.
     #[arg(long, global = true, env = "LATCHKEY_KEY_FILE", value_name = "FILE", value_parser = path())]
     key_file: Option<PathBuf>,
-    /// The roots to trust the server's certificate by, in PEM; by default those of the system, and for the
-    /// server on this machine exactly its own certificate.
+    /// A file with the root certificates to trust, in PEM format. The default is the roots of the system, and for the server on
+    /// this machine exactly its own certificate.
     #[arg(long, global = true, env = "LATCHKEY_CA_FILE", value_name = "FILE", value_parser = path())]
     ca_file: Option<PathBuf>,
-    /// A client certificate in PEM, for servers that ask for one.
+    /// A file with the client certificate chain, in PEM format, for servers that require one.
     #[arg(
         long,
         global = true,
@@ -89,7 +91,7 @@ struct Common {
         value_parser = path()
     )]
     certificate_file: Option<PathBuf>,
-    /// The private key of the client certificate, in PEM.
+    /// A file with the private key of the client certificate, in PEM format.
     #[arg(
         long,
         global = true,
@@ -100,49 +102,49 @@ struct Common {
     certificate_key_file: Option<PathBuf>,
 }
 
-/// Reads a path, which may be empty: an empty variable is not set.
+/// Accepts an empty path, because an empty environment variable counts as not set.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
 impl Common {
-    /// Without what comes from empty variables. An empty argument is a mistake.
-    fn given(self, matches: &ArgMatches) -> Result<Self, Failure> {
-        fn given<T: AsRef<OsStr>>(
+    /// Drops options that come from empty environment variables. An empty argument is an error.
+    fn without_empty(self, matches: &ArgMatches) -> Result<Self, CommandError> {
+        fn non_empty<T: AsRef<OsStr>>(
             matches: &ArgMatches,
             name: &str,
             value: Option<T>,
-        ) -> Result<Option<T>, Failure> {
+        ) -> Result<Option<T>, CommandError> {
             let is_empty = value.as_ref().is_some_and(|value| value.as_ref().is_empty());
             if is_empty && matches.value_source(name) != Some(ValueSource::EnvVariable) {
                 let name = name.replace('_', "-");
-                return Err(Failure::Usage(format!("--{name} is empty: give it a value, or leave it out")));
+                return Err(CommandError::Usage(format!(
+                    "--{name} is empty: give it a value, or leave it out"
+                )));
             }
             Ok(value.filter(|_| !is_empty))
         }
         let common = Self {
-            config: given(matches, "config", self.config)?,
+            config: non_empty(matches, "config", self.config)?,
             output: self.output,
-            server: given(matches, "server", self.server)?,
-            key_file: given(matches, "key_file", self.key_file)?,
-            ca_file: given(matches, "ca_file", self.ca_file)?,
-            certificate_file: given(matches, "certificate_file", self.certificate_file)?,
-            certificate_key_file: given(matches, "certificate_key_file", self.certificate_key_file)?,
+            server: non_empty(matches, "server", self.server)?,
+            key_file: non_empty(matches, "key_file", self.key_file)?,
+            ca_file: non_empty(matches, "ca_file", self.ca_file)?,
+            certificate_file: non_empty(matches, "certificate_file", self.certificate_file)?,
+            certificate_key_file: non_empty(matches, "certificate_key_file", self.certificate_key_file)?,
         };
         if common.certificate_file.is_some() != common.certificate_key_file.is_some() {
-            let sentence = "--certificate-file and --certificate-key-file go together: give both, or neither";
-            return Err(Failure::Usage(sentence.into()));
+            let message = "--certificate-file and --certificate-key-file go together: give both, or neither";
+            return Err(CommandError::Usage(message.into()));
         }
         Ok(common)
     }
 
-    fn config(&self) -> Result<Config, Failure> {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "settings come from the environment; this hands it over"
-        )]
+    fn config(&self) -> Result<Config, CommandError> {
+        #[expect(clippy::disallowed_methods, reason = "passes the environment to the configuration")]
         let environment = std::env::vars();
-        Config::load(self.config.as_deref(), environment).map_err(|error| Failure::Refused(error.to_string()))
+        Config::load(self.config.as_deref(), environment)
+            .map_err(|error| CommandError::Failed(error.to_string()))
     }
 
     fn output(&self) -> Output {
@@ -160,15 +162,15 @@ enum Command {
         after_help = "Examples:\n  latchkey account add alice\n  latchkey account disable alice --for 24h"
     )]
     Account(account::Account),
-    /// Manage callers: the services that may call what needs a permission.
+    /// Manage callers: the services that may make calls that need a role.
     #[command(
         subcommand,
         after_help = "Examples:\n  latchkey caller create web --role validator\n  latchkey caller list\n  latchkey caller revoke web"
     )]
     Caller(caller::Caller),
-    /// Log in: prints the token on standard output, everything else on standard error.
+    /// Log in. Prints the token on standard output and everything else on standard error.
     Login(login::Login),
-    /// Ask whether a token is good. The token comes from LATCHKEY_TOKEN or standard input.
+    /// Validate a token. The token comes from LATCHKEY_TOKEN or standard input.
     Validate(validate::Validate),
     /// End the session of a token. The token comes from LATCHKEY_TOKEN or standard input.
     Logout(logout::Logout),
@@ -180,58 +182,58 @@ enum Command {
         after_help = "Examples:\n  latchkey session list alice\n  latchkey session end alice --message \"Please call the help desk\"\n  latchkey session watch"
     )]
     Session(session::Session),
-    /// Measure how many Validates a second a server answers, and how fast. Every answer is checked.
+    /// Measure the throughput and latency of Validate. Every answer is checked.
+    #[cfg(feature = "bench")]
     Bench(bench::Bench),
-    /// Manage signing keys, in the key directory on this machine.
+    /// Manage the signing keys in the key directory of this machine.
     #[command(subcommand, after_help = "Examples:\n  latchkey key generate\n  latchkey key list")]
     Key(key::Key),
-    /// Print the descriptor set of the protocol, for gateways that make gRPC of JSON.
+    /// Print the descriptor set of the protocol, for gateways that translate JSON to gRPC.
     #[command(after_help = "Examples:\n  latchkey descriptor > latchkey.binpb")]
     Descriptor,
 }
 
-/// Why a command did not do what it was asked to.
-enum Failure {
-    /// Refused or rejected: exit code 1.
-    Refused(String),
+/// The error of a command, by exit code.
+enum CommandError {
+    /// Failed or rejected: exit code 1.
+    Failed(String),
     /// Wrong usage: exit code 2.
     Usage(String),
     /// The server or its store does not answer: exit code 3.
     Unavailable(String),
 }
 
-impl Failure {
-    /// What is said about it.
-    fn into_sentence(self) -> String {
-        let (Self::Refused(sentence) | Self::Usage(sentence) | Self::Unavailable(sentence)) = self;
-        sentence
+impl CommandError {
+    fn into_message(self) -> String {
+        let (Self::Failed(message) | Self::Usage(message) | Self::Unavailable(message)) = self;
+        message
     }
 }
 
-/// Runs the command line: the exit code.
+/// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
     let matches = match Arguments::command().try_get_matches() {
         Ok(matches) => matches,
-        Err(error) => return told(&error),
+        Err(error) => return print_clap_error(&error),
     };
-    let outcome = match Arguments::from_arg_matches(&matches) {
+    let result = match Arguments::from_arg_matches(&matches) {
         Ok(Arguments { command, common }) => {
-            common.given(&matches).and_then(|common| start(command, &common))
+            common.without_empty(&matches).and_then(|common| start(command, &common))
         }
-        Err(error) => return told(&error),
+        Err(error) => return print_clap_error(&error),
     };
-    let (code, sentence) = match outcome {
+    let (code, message) = match result {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Refused(sentence)) => (1, sentence),
-        Err(Failure::Usage(sentence)) => (2, sentence),
-        Err(Failure::Unavailable(sentence)) => (3, sentence),
+        Err(CommandError::Failed(message)) => (1, message),
+        Err(CommandError::Usage(message)) => (2, message),
+        Err(CommandError::Unavailable(message)) => (3, message),
     };
-    output::print_error(&sentence);
+    output::print_error(&message);
     ExitCode::from(code)
 }
 
-/// Prints help, the version, or what is wrong with the arguments: the exit code.
-fn told(error: &clap::Error) -> ExitCode {
+/// Prints help, the version, or an error about the arguments.
+fn print_clap_error(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         let _ = error.print();
         return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
@@ -239,26 +241,26 @@ fn told(error: &clap::Error) -> ExitCode {
     match output::write(&error.render().ansi().to_string()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::print_error(&output::write_error(&error).into_sentence());
+            output::print_error(&output::write_error(&error).into_message());
             ExitCode::from(1)
         }
     }
 }
 
-fn start(command: Command, common: &Common) -> Result<(), Failure> {
+fn start(command: Command, common: &Common) -> Result<(), CommandError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Unavailable(format!("cannot start: {error}")))
+        .map_err(|error| CommandError::Unavailable(format!("cannot start: {error}")))
         .and_then(|runtime| {
-            let outcome = runtime.block_on(run(command, common));
-            // What still runs has had its time.
+            let result = runtime.block_on(run(command, common));
+            // Tasks that still run are not waited for.
             runtime.shutdown_background();
-            outcome
+            result
         })
 }
 
-async fn run(command: Command, common: &Common) -> Result<(), Failure> {
+async fn run(command: Command, common: &Common) -> Result<(), CommandError> {
     match command {
         Command::Serve(command) => command.run(common).await,
         Command::Account(command) => command.run(common).await,
@@ -268,6 +270,7 @@ async fn run(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Logout(command) => command.run(common).await,
         Command::Watch(command) => command.run(common).await,
         Command::Session(command) => command.run(common).await,
+        #[cfg(feature = "bench")]
         Command::Bench(command) => command.run(common).await,
         Command::Key(command) => command.run(common),
         Command::Descriptor => descriptor::run(),

@@ -1,4 +1,4 @@
-//! What commands print: text for people, JSON for programs, colours only on a terminal.
+//! The output of commands: text for people, JSON for programs, colours only on a terminal.
 
 use std::{
     fmt::Write as _,
@@ -11,18 +11,17 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::Failure;
+use super::CommandError;
 use crate::grpc::pb;
 
-/// How long an error waits for somebody to read it.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait until an error message is written.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How to print data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// For people.
+    /// Text for people.
     Text,
-    /// For programs.
+    /// JSON for programs, one value per line.
     Json,
 }
 
@@ -36,26 +35,30 @@ impl Output {
         Self { format }
     }
 
-    /// Prints one thing, as JSON or as the text that `text` makes. A failure where it could not be written.
-    pub(super) fn print(&self, value: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    /// Prints a value as JSON or as text.
+    pub(super) fn print(&self, value: &Value, text: impl FnOnce() -> String) -> Result<(), CommandError> {
         self.try_print(value, text).map_err(|error| write_error(&error))
     }
 
-    /// As [`Self::print`], of something that was done and stays done.
-    pub(super) fn print_done(&self, value: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    /// [`Self::print`] for the result of a change, which an output error does not undo.
+    pub(super) fn print_done(
+        &self,
+        value: &Value,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), CommandError> {
         self.try_print(value, text).map_err(|error| {
-            let sentence = write_error(&error).into_sentence();
-            Failure::Refused(format!("{sentence}. What was asked for has been done all the same"))
+            let message = write_error(&error).into_message();
+            CommandError::Failed(format!("{message}. The command itself succeeded"))
         })
     }
 
-    /// As [`Self::print`], for those to whom it matters why it could not be written.
+    /// [`Self::print`] with the error of the write.
     pub(super) fn try_print(&self, value: &Value, text: impl FnOnce() -> String) -> io::Result<()> {
-        let shown = match self.format {
+        let line = match self.format {
             Format::Json => value.to_string(),
             Format::Text => text(),
         };
-        write(&format!("{}\n", shown.trim_end()))
+        write(&format!("{}\n", line.trim_end()))
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -63,52 +66,48 @@ impl Output {
     }
 }
 
-/// Writes on standard output, to the last byte.
 pub(super) fn write(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-/// What it means that standard output takes no more.
-pub(super) fn write_error(error: &io::Error) -> Failure {
-    Failure::Refused(format!("cannot write to standard output: {error}"))
+pub(super) fn write_error(error: &io::Error) -> CommandError {
+    CommandError::Failed(format!("cannot write to standard output: {error}"))
 }
 
-/// Says something on standard error.
-pub(super) fn note(sentence: &str) {
-    let _ = writeln!(anstream::stderr(), "{sentence}");
+/// Prints a line on standard error.
+pub(super) fn note(message: &str) {
+    let _ = writeln!(anstream::stderr(), "{message}");
 }
 
-/// Says what went wrong on standard error. Where nobody reads that, it does not wait for long.
-pub(super) fn print_error(sentence: &str) {
+/// Prints an error on standard error. Waits at most [`WRITE_TIMEOUT`] if nobody reads it.
+pub(super) fn print_error(message: &str) {
     let red = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
-    let line = format!("{red}error:{red:#} {sentence}\n");
+    let line = format!("{red}error:{red:#} {message}\n");
     let written = in_background(move || {
         let _ = anstream::stderr().write_all(line.as_bytes());
     });
-    let _ = written.recv_timeout(PATIENCE);
+    let _ = written.recv_timeout(WRITE_TIMEOUT);
 }
 
-/// Does something that may wait for whoever reads what is printed, in a thread of its own; what is returned hears of
-/// the end.
+/// Runs a write that may block, in a thread of its own. The receiver is notified of its end.
 pub(super) fn in_background(print: impl FnOnce() + Send + 'static) -> Receiver<()> {
     let (done, printed) = sync_channel(1);
     let printing = move || {
         print();
         let _ = done.send(());
     };
-    // Without a thread nothing is printed, and what is returned hears of that, too.
+    // If no thread can be started, nothing is printed, and the receiver sees that the sender is gone.
     let _ = thread::Builder::new().name("output".into()).spawn(printing);
     printed
 }
 
-/// Whether a person reads standard output.
 pub(super) fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// RFC 3339, or nothing.
+/// Formats a time as RFC 3339; empty without one.
 pub(super) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
     timestamp.map_or_else(String::new, |timestamp| {
         let since = Duration::new(
@@ -136,7 +135,7 @@ pub(super) fn session_json(session: &pb::Session) -> Value {
 
 /// A session as lines of text.
 pub(super) fn session_text(session: &pb::Session) -> String {
-    lines(&[
+    fields(&[
         ("user", format!("{} ({})", session.username, session.user_id)),
         ("roles", session.roles.join(", ")),
         ("session", session.session_id.clone()),
@@ -159,7 +158,6 @@ pub(super) fn rejection_json(rejection: &pb::Rejection) -> Value {
     })
 }
 
-/// A rejection as a sentence.
 pub(super) fn rejection_text(rejection: &pb::Rejection) -> String {
     let mut text = format!("{}: {}", reason(rejection), rejection.message);
     if rejection.at.is_some() {
@@ -168,7 +166,6 @@ pub(super) fn rejection_text(rejection: &pb::Rejection) -> String {
     text
 }
 
-/// The name of the reason of a rejection.
 pub(super) fn reason(rejection: &pb::Rejection) -> &'static str {
     let name = rejection.reason().as_str_name();
     name.strip_prefix("REJECTION_REASON_").unwrap_or(name)
@@ -188,7 +185,7 @@ pub(super) fn account_json(account: &pb::Account) -> Value {
 
 /// An account as lines of text.
 pub(super) fn account_text(account: &pb::Account) -> String {
-    lines(&[
+    fields(&[
         ("user", account.username.clone()),
         ("id", account.user_id.clone()),
         ("roles", account.roles.join(", ")),
@@ -197,7 +194,6 @@ pub(super) fn account_text(account: &pb::Account) -> String {
     ])
 }
 
-/// Whether an account is disabled, in words.
 pub(super) fn state(account: &pb::Account) -> String {
     match (account.disabled, account.disabled_until.as_ref()) {
         (false, _) => "enabled".into(),
@@ -206,13 +202,12 @@ pub(super) fn state(account: &pb::Account) -> String {
     }
 }
 
-/// One item a line.
-pub(super) fn joined(items: impl Iterator<Item = String>) -> String {
+pub(super) fn join_lines(items: impl Iterator<Item = String>) -> String {
     items.collect::<Vec<_>>().join("\n")
 }
 
-/// Pairs of name and value, one a line; what is empty is left out.
-pub(super) fn lines(pairs: &[(&str, String)]) -> String {
+/// Formats names and values, one pair per line. Empty values are left out.
+pub(super) fn fields(pairs: &[(&str, String)]) -> String {
     let bold = if is_terminal() { Style::new().bold() } else { Style::new() };
     let mut text = String::new();
     for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
@@ -221,7 +216,7 @@ pub(super) fn lines(pairs: &[(&str, String)]) -> String {
     text
 }
 
-/// How a username stands with those who try its password.
+/// The failed logins of a username.
 pub(super) fn throttle_json(throttle: &pb::LoginThrottle) -> Value {
     json!({
         "failures": throttle.failures,
@@ -230,15 +225,15 @@ pub(super) fn throttle_json(throttle: &pb::LoginThrottle) -> Value {
     })
 }
 
-/// As [`throttle_json`], as text; nothing where there is nothing to say.
+/// [`throttle_json`] as text; empty without failed logins.
 pub(super) fn throttle_text(throttle: &pb::LoginThrottle) -> String {
     if throttle.failures == 0 {
         return String::new();
     }
     let until = match (&throttle.next_attempt_at, throttle.locked) {
-        (_, true) => "; locked: `latchkey account unlock` lets it be tried again".to_owned(),
-        (Some(at), false) => format!("; the next is let through at {}", time(Some(at))),
+        (_, true) => "; locked until `latchkey account unlock`".to_owned(),
+        (Some(at), false) => format!("; the next attempt is allowed at {}", time(Some(at))),
         (None, false) => String::new(),
     };
-    lines(&[("logins", format!("{} failed in a row{until}", throttle.failures))])
+    fields(&[("logins", format!("{} failed in a row{until}", throttle.failures))])
 }

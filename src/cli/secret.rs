@@ -1,47 +1,48 @@
-//! Passwords and tokens: from a prompt or standard input, never from an argument, which others can see.
+//! Passwords and tokens come from a prompt or from standard input, never from arguments, which other users can see.
 
 use std::io::{BufRead as _, IsTerminal as _, stdin};
 
-use super::Failure;
+use super::CommandError;
 
-/// A password to check.
-pub(super) fn password(prompt: &str) -> Result<String, Failure> {
+/// Reads a password.
+pub(super) fn password(prompt: &str) -> Result<String, CommandError> {
     if stdin().is_terminal() {
         return rpassword::prompt_password(prompt)
-            .map_err(|error| Failure::Usage(format!("cannot ask for the password: {error}")));
+            .map_err(|error| CommandError::Usage(format!("cannot ask for the password: {error}")));
     }
     line("password")
 }
 
-/// A password to set: asked for twice where somebody types it.
-pub(super) fn new_password() -> Result<String, Failure> {
+/// Reads a new password, from a prompt twice.
+pub(super) fn new_password() -> Result<String, CommandError> {
     let first = password("New password: ")?;
     if stdin().is_terminal() && first != password("Once more: ")? {
-        return Err(Failure::Usage("the two passwords differ".into()));
+        return Err(CommandError::Usage("the two passwords differ".into()));
     }
     Ok(first)
 }
 
-/// A token.
-pub(super) fn token() -> Result<String, Failure> {
-    #[expect(clippy::disallowed_methods, reason = "a token of the caller, not a setting")]
+/// Reads a token from `LATCHKEY_TOKEN` or from standard input.
+pub(super) fn token() -> Result<String, CommandError> {
+    #[expect(clippy::disallowed_methods, reason = "a token, not a setting of the server")]
     let token = std::env::var("LATCHKEY_TOKEN").unwrap_or_default();
     if !token.trim().is_empty() {
         return Ok(token.trim().to_owned());
     }
     if stdin().is_terminal() {
-        return Err(Failure::Usage("there is no token: set LATCHKEY_TOKEN, or pipe it in".into()));
+        return Err(CommandError::Usage(
+            "there is no token: set LATCHKEY_TOKEN, or pipe the token in".into(),
+        ));
     }
     line("token").map(|token| token.trim().to_owned())
 }
 
-/// One line of standard input, exactly as it is.
-fn line(what: &str) -> Result<String, Failure> {
+/// Reads one line of standard input without its line break.
+fn line(what: &str) -> Result<String, CommandError> {
     let mut line = String::new();
-    stdin()
-        .lock()
-        .read_line(&mut line)
-        .map_err(|error| Failure::Usage(format!("cannot read the {what} from standard input: {error}")))?;
+    stdin().lock().read_line(&mut line).map_err(|error| {
+        CommandError::Usage(format!("cannot read the {what} from standard input: {error}"))
+    })?;
     if line.ends_with('\n') {
         line.pop();
         if line.ends_with('\r') {
@@ -49,7 +50,7 @@ fn line(what: &str) -> Result<String, Failure> {
         }
     }
     if line.is_empty() {
-        return Err(Failure::Usage(format!("standard input has no {what}")));
+        return Err(CommandError::Usage(format!("standard input has no {what}")));
     }
     Ok(line)
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::Write as _, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Common, Failure, output};
+use super::{CommandError, Common, output};
 use crate::{
     app::App,
     config::{self, Config},
@@ -13,56 +13,56 @@ use crate::{
     telemetry,
 };
 
-/// How long writing the last log lines may take.
-const FLUSH: Duration = Duration::from_secs(1);
+/// How long to wait for the last log lines to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  latchkey serve\n  latchkey serve --config latchkey.toml --check\n  LATCHKEY_SESSIONS__URL=redis://127.0.0.1 latchkey serve\n\nSignals: SIGTERM and SIGINT finish what is under way and stop; SIGHUP reads signing keys and certificates again."
+    after_help = "Examples:\n  latchkey serve\n  latchkey serve --config latchkey.toml --check\n  LATCHKEY_SESSIONS__URL=redis://127.0.0.1 latchkey serve\n\nSignals: SIGTERM and SIGINT drain and stop the server; SIGHUP reloads signing keys and certificates."
 )]
 pub(super) struct Serve {
-    /// Check the settings and the files they name, then exit.
+    /// Check the configuration and the files that it names, then exit.
     #[arg(long)]
     check: bool,
-    /// Make the signing keys and the admin key that are missing, although there are accounts: everybody is logged
-    /// out by that. For one start, where the old ones are lost.
+    /// Create missing signing keys and a missing admin key although there are accounts, which logs every user out. For one
+    /// start after the old keys were lost.
     #[arg(long)]
     allow_new_keys: bool,
-    /// Print every setting with its default and its meaning, then exit.
+    /// Print every configuration key with its default and its meaning, then exit.
     #[arg(long)]
     print_defaults: bool,
 }
 
 impl Serve {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         if self.print_defaults {
             return output::write(config::DEFAULTS).map_err(|error| output::write_error(&error));
         }
         let config = Config { allow_new_keys: self.allow_new_keys, ..common.config()? };
         if self.check {
-            App::check(&config).await.map_err(|error| Failure::Refused(error.to_string()))?;
+            App::check(&config).await.map_err(|error| CommandError::Failed(error.to_string()))?;
             output::note("the settings are good");
             return Ok(());
         }
-        telemetry::start(&config.log).map_err(Failure::Refused)?;
-        // Before anything else: a signal during a slow start must not be lost.
+        telemetry::start(&config.log).map_err(CommandError::Failed)?;
+        // Registered first, so that a signal during a slow start is not lost.
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut hangup = listen(SignalKind::hangup())?;
 
-        let outcome = match App::start(&config, Arc::new(SystemClock)).await {
-            Err(error) => Err(Failure::Refused(error.to_string())),
+        let result = match App::start(&config, Arc::new(SystemClock)).await {
+            Err(error) => Err(CommandError::Failed(error.to_string())),
             Ok(app) => {
-                greet(&app, &config);
-                let outcome = loop {
+                print_addresses(&app, &config);
+                let result = loop {
                     tokio::select! {
                         _ = terminate.recv() => break Ok(()),
                         _ = interrupt.recv() => break Ok(()),
                         () = app.failed() => {
-                            break Err(Failure::Unavailable("a port was closed: see the log, and start again".into()));
+                            break Err(CommandError::Unavailable("a port was closed: see the log, and start the server again".into()));
                         }
                         Some(()) = hangup.recv() => {
-                            tracing::info!("SIGHUP: reading signing keys and certificates again");
+                            tracing::info!("SIGHUP: reloading signing keys and certificates");
                             app.reload();
                         }
                     }
@@ -70,21 +70,21 @@ impl Serve {
                 tracing::info!("draining");
                 app.stop().await;
                 tracing::info!("stopped");
-                outcome
+                result
             }
         };
-        telemetry::flush(FLUSH);
-        outcome
+        telemetry::flush(FLUSH_TIMEOUT);
+        result
     }
 }
 
-fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
-    signal(kind).map_err(|error| Failure::Refused(format!("cannot listen for signals: {error}")))
+fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, CommandError> {
+    signal(kind).map_err(|error| CommandError::Failed(format!("cannot listen for signals: {error}")))
 }
 
-/// Says where it listens, which with port 0 nobody knows, and what to type next. In a thread of its own, because
-/// whoever reads standard output may have stopped reading.
-fn greet(app: &App, config: &Config) {
+/// Prints the addresses, which are only known now for port 0, and on a terminal the next commands to type. Writes in a thread of
+/// its own, because a reader of standard output may have stopped reading.
+fn print_addresses(app: &App, config: &Config) {
     let mut text = String::new();
     // Writing to a string does not fail.
     let _ = writeln!(
@@ -97,7 +97,7 @@ fn greet(app: &App, config: &Config) {
     let _ = writeln!(text, "data and keys   {}", config.data_dir.display());
     let _ = writeln!(text, "admin key       {}", config.admin_key_file().display());
     if output::is_terminal() {
-        // As it was called, which with `cargo run` is not on the path.
+        // The program may not be on the PATH, as with `cargo run`.
         let latchkey = std::env::args().next().unwrap_or_else(|| "latchkey".to_owned());
         let _ = writeln!(
             text,
@@ -108,7 +108,6 @@ fn greet(app: &App, config: &Config) {
         }
         let _ = writeln!(text);
     }
-    // Fails where nobody reads any more.
     output::in_background(move || {
         let mut stdout = anstream::stdout();
         let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());

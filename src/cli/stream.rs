@@ -1,7 +1,6 @@
-//! Streams that outlive their connections.
+//! Streams that survive their connections.
 //!
-//! A stream that breaks says nothing about what it tells of: it is opened again, not at once but when the
-//! server asks for it, and where the server does not say, after pauses that grow.
+//! A stream that breaks is opened again: after the delay that the server asks for, or after an exponential backoff with jitter.
 
 use std::{
     ops::ControlFlow,
@@ -14,141 +13,158 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use super::{Failure, client, output};
+use super::{CommandError, client, output};
 
-/// How long to wait before a stream is opened again, at first and at most, where the server does not say.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+const MIN_BACKOFF: Duration = Duration::from_millis(250);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// How much patience to have.
+/// How long to retry.
 #[derive(Args)]
 pub(super) struct Retry {
-    /// Go on trying for this long where the server does not answer any more; then exit with 3.
+    /// How long to retry while the server does not answer, such as 10m. Then the command exits with 3.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     retry_for: Duration,
 }
 
-/// What is read from a stream, over all the streams that it takes.
-pub(super) trait Feed {
+/// The state of a reader, over all the streams that it takes.
+pub(super) trait StreamReader {
     type Message;
     type Messages: Stream<Item = Result<Self::Message, Status>> + Unpin;
 
-    /// Opens the stream where the last one broke. The server has to say something at once.
+    /// Opens a stream that goes on where the last one broke. The server sends a message at once.
     async fn open(&mut self) -> Result<Self::Messages, Status>;
 
-    /// Takes a message, which can be the last.
-    fn take(&mut self, message: Self::Message) -> ControlFlow<Result<(), Failure>>;
+    /// Handles a message. Breaks if it is the last one.
+    fn handle(&mut self, message: Self::Message) -> ControlFlow<Result<(), CommandError>>;
 
-    /// What it means that the server will not give the stream.
-    fn refused(&mut self, status: Status) -> Failure {
-        client::failed_after_retries(status)
+    /// The error of the command after the status of a stream that is not opened again.
+    fn error(&mut self, status: Status) -> CommandError {
+        client::command_error_after_retries(status)
     }
 }
 
-/// Reads to the end, or until somebody presses Ctrl-C, which is no failure.
-pub(super) async fn follow(feed: &mut impl Feed, retry: &Retry) -> Result<(), Failure> {
+/// The end of one stream.
+enum StreamEnd {
+    /// The reader has handled its last message.
+    Finished(Result<(), CommandError>),
+    Broken(Status),
+}
+
+/// Reads to the end, or until Ctrl-C, which is no error.
+pub(super) async fn read_all(reader: &mut impl StreamReader, retry: &Retry) -> Result<(), CommandError> {
     tokio::select! {
-        outcome = read(feed, Contact::new(retry, output::note)) => outcome,
+        result = read_with_retries(reader, RetryState::new(retry, output::note)) => result,
         interrupted = tokio::signal::ctrl_c() => {
-            interrupted.map_err(|error| Failure::Refused(format!("cannot listen for signals: {error}")))
+            interrupted.map_err(|error| CommandError::Failed(format!("cannot listen for signals: {error}")))
         }
     }
 }
 
-async fn read(feed: &mut impl Feed, mut contact: Contact) -> Result<(), Failure> {
+async fn read_with_retries(
+    reader: &mut impl StreamReader,
+    mut state: RetryState,
+) -> Result<(), CommandError> {
     loop {
-        let opened = Instant::now();
-        let status = match read_one(feed, &mut contact).await {
-            Ok(outcome) => return outcome,
-            Err(status) => status,
+        let opened_at = Instant::now();
+        let status = match read_stream(reader, &mut state).await {
+            StreamEnd::Finished(result) => return result,
+            StreamEnd::Broken(status) => status,
         };
-        match contact.lost(&status, opened.elapsed()) {
-            Some(pause) => tokio::time::sleep(pause).await,
-            // Nobody has ever answered: whoever typed this may have the wrong address.
-            None if contact.never => return Err(never(feed, status)),
-            None => return Err(feed.refused(status)),
+        match state.backoff_after(&status, opened_at.elapsed()) {
+            Some(backoff) => tokio::time::sleep(backoff).await,
+            // The address may be wrong, so the message suggests what to check.
+            None if state.never_connected && client::is_transient(&status) => {
+                return Err(client::command_error(status));
+            }
+            None => return Err(reader.error(status)),
         }
     }
 }
 
-fn never(feed: &mut impl Feed, status: Status) -> Failure {
-    if client::is_transient(&status) { client::failed(status) } else { feed.refused(status) }
-}
-
-/// Reads from one stream, until it tells the end or breaks.
-async fn read_one<F: Feed>(feed: &mut F, contact: &mut Contact) -> Result<Result<(), Failure>, Status> {
-    let late = |_| Status::deadline_exceeded("nothing came in time");
-    let ended = || Status::unavailable("the stream ended early");
-    let begin = async {
-        let mut messages = feed.open().await?;
-        let first = messages.next().await.ok_or_else(ended)??;
+async fn read_stream<R: StreamReader>(reader: &mut R, state: &mut RetryState) -> StreamEnd {
+    let open = async {
+        let mut messages = reader.open().await?;
+        let first = next(&mut messages).await?;
         Ok::<_, Status>((messages, first))
     };
-    let (mut messages, mut message) = timeout(client::TIMEOUT, begin).await.map_err(late)??;
-    contact.answered();
+    let opened = timeout(client::CALL_TIMEOUT, open).await;
+    let opened = opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("no message came in time")));
+    let (mut messages, mut message) = match opened {
+        Ok(opened) => opened,
+        Err(status) => return StreamEnd::Broken(status),
+    };
+    state.connected();
     loop {
-        if let ControlFlow::Break(outcome) = feed.take(message) {
-            return Ok(outcome);
+        if let ControlFlow::Break(result) = reader.handle(message) {
+            return StreamEnd::Finished(result);
         }
-        message = messages.next().await.ok_or_else(ended)??;
+        message = match next(&mut messages).await {
+            Ok(message) => message,
+            Err(status) => return StreamEnd::Broken(status),
+        };
     }
 }
 
-/// How it stands with the server.
-struct Contact {
+async fn next<M>(messages: &mut (impl Stream<Item = Result<M, Status>> + Unpin)) -> Result<M, Status> {
+    messages.next().await.unwrap_or_else(|| Err(Status::unavailable("the stream ended early")))
+}
+
+/// Decides whether and when to retry.
+struct RetryState {
     retry_for: Duration,
-    /// Tells whoever waits.
-    remark: fn(&str),
-    /// It has not answered yet.
-    never: bool,
-    /// Since when it has not answered.
-    since: Option<Instant>,
-    /// How many streams in a row came to nothing.
+    /// Prints a line for whoever waits.
+    note: fn(&str),
+    never_connected: bool,
+    /// The beginning of the current outage.
+    lost_at: Option<Instant>,
+    /// The number of streams in a row that did not last.
     failures: u32,
 }
 
-impl Contact {
-    const fn new(retry: &Retry, remark: fn(&str)) -> Self {
-        Self { retry_for: retry.retry_for, remark, never: true, since: None, failures: 0 }
+impl RetryState {
+    const fn new(retry: &Retry, note: fn(&str)) -> Self {
+        Self { retry_for: retry.retry_for, note, never_connected: true, lost_at: None, failures: 0 }
     }
 
-    fn answered(&mut self) {
-        self.never = false;
-        if self.since.take().is_some() {
-            (self.remark)("the server answers again");
+    fn connected(&mut self) {
+        self.never_connected = false;
+        if self.lost_at.take().is_some() {
+            (self.note)("the server answers again");
         }
     }
 
-    /// A stream that had been open for so long broke: how long to wait before the next, if it is worth it.
-    fn lost(&mut self, status: &Status, lasted: Duration) -> Option<Duration> {
-        // From where nobody has ever answered, nothing will come. A server that says why is another matter.
-        let hopeless = self.never && client::info(status).is_none();
-        if hopeless || !client::is_transient(status) {
+    /// Returns how long to wait after a stream that `lasted` for some time and ended with `status`, or `None` if a retry
+    /// cannot help.
+    fn backoff_after(&mut self, status: &Status, lasted: Duration) -> Option<Duration> {
+        // Where no server has ever answered, the address is probably wrong.
+        let is_no_server = self.never_connected && client::info(status).is_none();
+        if is_no_server || !client::is_transient(status) {
             return None;
         }
-        // What breaks as soon as it is open is not to be opened all the time.
-        if lasted > PAUSES.1 {
+        // A stream that breaks soon after it was opened does not reset the backoff.
+        if lasted > MAX_BACKOFF {
             self.failures = 0;
         }
-        let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        let pause = pause(self.failures, asked, rand::random_range(0.0..1.0));
+        let retry_delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let backoff = backoff(self.failures, retry_delay, rand::random_range(0.0..1.0));
         self.failures = self.failures.saturating_add(1);
-        let since = *self.since.get_or_insert_with(|| {
-            (self.remark)(&format!("the server does not answer ({}): trying again", status.message()));
+        let lost_at = *self.lost_at.get_or_insert_with(|| {
+            (self.note)(&format!("the server does not answer ({}): trying again", status.message()));
             Instant::now()
         });
-        (since.elapsed().saturating_add(pause) <= self.retry_for).then_some(pause)
+        (lost_at.elapsed().saturating_add(backoff) <= self.retry_for).then_some(backoff)
     }
 }
 
-/// How long to wait after so many failures: never less than the server asks for. A part is left to `chance`,
-/// from 0 to 1, so that all who have lost the same server do not come back at the same moment.
-fn pause(failures: u32, asked: Option<Duration>, chance: f64) -> Duration {
-    if let Some(asked) = asked {
-        let asked = asked.max(PAUSES.0);
-        return asked.saturating_add((asked / 4).mul_f64(chance));
+/// The backoff after this many failures, which is never shorter than the delay that the server asks for. `jitter` is between 0
+/// and 1; it keeps clients that lost the same server from coming back at the same moment.
+fn backoff(failures: u32, retry_delay: Option<Duration>, jitter: f64) -> Duration {
+    if let Some(delay) = retry_delay {
+        let delay = delay.max(MIN_BACKOFF);
+        return delay.saturating_add((delay / 4).mul_f64(jitter));
     }
-    let whole = PAUSES.0.saturating_mul(2_u32.saturating_pow(failures)).min(PAUSES.1);
-    whole / 2 + (whole / 2).mul_f64(chance)
+    let longest = MIN_BACKOFF.saturating_mul(2_u32.saturating_pow(failures)).min(MAX_BACKOFF);
+    longest / 2 + (longest / 2).mul_f64(jitter)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! TLS of the commands to a server.
+//! TLS to the server, without depending on names if it is the local one.
 
 use std::{
     error::Error as _,
@@ -25,29 +25,29 @@ use tokio_rustls::{
 use tonic::transport;
 use tower::Service;
 
-use super::{Common, Failure, client::Target};
+use super::{CommandError, Common, server_address::ServerAddress};
 use crate::store::secret_file;
 
-/// Connects by TLS.
+/// Connects with TLS.
 #[derive(Clone)]
 pub(super) struct Connector {
     tls: TlsConnector,
 }
 
-/// The way to a server that is spoken to by TLS.
-pub(super) fn connector(common: &Common, target: &Target) -> Result<Option<Connector>, Failure> {
-    if !target.encrypted {
+/// Returns `None` for a server without TLS.
+pub(super) fn connector(common: &Common, address: &ServerAddress) -> Result<Option<Connector>, CommandError> {
+    if !address.tls {
         return Ok(None);
     }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| Failure::Refused(error.to_string()))?;
-    let builder = if target.local {
+        .map_err(|error| CommandError::Failed(error.to_string()))?;
+    let builder = if address.is_local {
         let path = common.config()?.tls.certificate_file;
         let certificate = certificates("tls.certificate_file", Path::new(&path))?.swap_remove(0);
-        let pinned = Pinned { certificate, path, provider };
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
+        let verifier = PinnedCertificate { certificate, path, provider };
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
     } else {
         builder.with_root_certificates(roots(common)?)
     };
@@ -55,12 +55,16 @@ pub(super) fn connector(common: &Common, target: &Target) -> Result<Option<Conne
         (Some(certificate), Some(key)) => {
             let chain = certificates("--certificate-file", certificate)?;
             let key = secret_file::read_to_present(key)
-                .map_err(|error| Failure::Refused(format!("--certificate-key-file: {error}")))?;
+                .map_err(|error| CommandError::Failed(format!("--certificate-key-file: {error}")))?;
             let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| {
-                Failure::Refused("--certificate-key-file holds no private key in PEM".to_owned())
+                CommandError::Failed(
+                    "--certificate-key-file contains no private key in PEM format".to_owned(),
+                )
             })?;
             builder.with_client_auth_cert(chain, key).map_err(|error| {
-                Failure::Refused(format!("--certificate-file and --certificate-key-file do not fit: {error}"))
+                CommandError::Failed(format!(
+                    "--certificate-file and --certificate-key-file do not match: {error}"
+                ))
             })?
         }
         _ => builder.with_no_client_auth(),
@@ -69,11 +73,11 @@ pub(super) fn connector(common: &Common, target: &Target) -> Result<Option<Conne
     Ok(Some(Connector { tls: TlsConnector::from(Arc::new(config)) }))
 }
 
-/// Why TLS did not come about, if that is why there is no connection.
-pub(super) fn reason(error: &transport::Error) -> Option<String> {
+/// The TLS error that prevented a connection, if there was one.
+pub(super) fn tls_error(error: &transport::Error) -> Option<String> {
     let mut cause = error.source();
     while let Some(error) = cause {
-        // An I/O error does not tell its inner one as its source, but as its own.
+        // The source of an I/O error is the source of its inner error, so the inner error itself is looked at here.
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
         if let Some(tls) = tls.or_else(|| error.downcast_ref()) {
@@ -84,33 +88,41 @@ pub(super) fn reason(error: &transport::Error) -> Option<String> {
     None
 }
 
-fn roots(common: &Common) -> Result<RootCertStore, Failure> {
+fn roots(common: &Common) -> Result<RootCertStore, CommandError> {
     let mut store = RootCertStore::empty();
     if let Some(path) = &common.ca_file {
         for root in certificates("--ca-file", path)? {
             store.add(root).map_err(|error| {
-                Failure::Refused(format!("--ca-file: {} holds no root: {error}", path.display()))
+                CommandError::Failed(format!(
+                    "--ca-file: {} contains no root certificate: {error}",
+                    path.display()
+                ))
             })?;
         }
         return Ok(store);
     }
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if store.is_empty() {
-        return Err(Failure::Refused(
-            "this system has no roots to trust a server by: name a file with some by --ca-file".to_owned(),
+        return Err(CommandError::Failed(
+            "this system has no root certificates: name a file with the roots to trust by --ca-file"
+                .to_owned(),
         ));
     }
     Ok(store)
 }
 
-fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let refused = |error: &dyn std::fmt::Display| {
-        Failure::Refused(format!("{what}: cannot use {}: {error}", path.display()))
+fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CommandError> {
+    let failed = |error: &dyn std::fmt::Display| {
+        CommandError::Failed(format!("{option}: cannot use {}: {error}", path.display()))
     };
-    let contents = fs::read(path).map_err(|error| refused(&error))?;
-    let found = CertificateDer::pem_slice_iter(&contents).collect::<Result<Vec<_>, _>>();
-    let found = found.map_err(|error| refused(&error))?;
-    if found.is_empty() { Err(refused(&"it holds no certificate in PEM")) } else { Ok(found) }
+    let contents = fs::read(path).map_err(|error| failed(&error))?;
+    let certificates = CertificateDer::pem_slice_iter(&contents).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|error| failed(&error))?;
+    if certificates.is_empty() {
+        Err(failed(&"it contains no certificate in PEM format"))
+    } else {
+        Ok(certificates)
+    }
 }
 
 impl Service<Uri> for Connector {
@@ -134,16 +146,16 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// Trusts one certificate, whatever names and dates are in it: that of the server on this machine, which is
-/// known from its settings.
+/// Trusts exactly one certificate, whatever its names and dates are: that of the local server, which is known from the
+/// configuration.
 #[derive(Debug)]
-struct Pinned {
+struct PinnedCertificate {
     certificate: CertificateDer<'static>,
     path: String,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for PinnedCertificate {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

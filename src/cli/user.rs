@@ -1,11 +1,10 @@
-//! How commands name a user.
+//! The arguments that name a user.
 
 use clap::Args;
 
-use super::{Common, Failure, client};
+use super::{CommandError, Common, client};
 use crate::grpc::pb::{self, get_account_request::Key};
 
-/// Names a user.
 #[derive(Args)]
 pub(super) struct User {
     /// The username, or with --id the user id.
@@ -15,11 +14,8 @@ pub(super) struct User {
     id: bool,
 }
 
-/// What a user was named by.
-pub(super) enum Named {
-    /// The user id.
+pub(super) enum UserKey {
     Id(String),
-    /// The username.
     Name(String),
 }
 
@@ -28,38 +24,42 @@ impl User {
         Self { user, id }
     }
 
-    pub(super) fn named(self) -> Named {
-        if self.id { Named::Id(self.user) } else { Named::Name(self.user) }
+    pub(super) fn into_key(self) -> UserKey {
+        if self.id { UserKey::Id(self.user) } else { UserKey::Name(self.user) }
     }
 
-    /// The account, and how it stands with those who try its password.
-    pub(super) async fn look(&self, common: &Common) -> Result<(pb::Account, pb::LoginThrottle), Failure> {
+    /// Returns the account and its failed logins.
+    pub(super) async fn account(
+        &self,
+        common: &Common,
+    ) -> Result<(pb::Account, pb::LoginThrottle), CommandError> {
         let mut client = client::accounts(common).await?;
-        let answer = client.get_account(self.request()).await.map_err(client::failed)?.into_inner();
-        Ok((answer.account.unwrap_or_default(), answer.login_throttle.unwrap_or_default()))
+        let response = client.get_account(self.request()).await.map_err(client::command_error)?.into_inner();
+        Ok((response.account.unwrap_or_default(), response.login_throttle.unwrap_or_default()))
     }
 
-    /// The id, for what only admins may do.
-    pub(super) async fn user_id(&self, common: &Common) -> Result<String, Failure> {
-        if self.id { Ok(self.user.clone()) } else { Ok(self.look(common).await?.0.user_id) }
+    /// Returns the user id for a call that only admins may make.
+    pub(super) async fn user_id(&self, common: &Common) -> Result<String, CommandError> {
+        if self.id { Ok(self.user.clone()) } else { Ok(self.account(common).await?.0.user_id) }
     }
 
-    /// The id, for what others may do as well: who may not look the name up is told how it goes without.
-    pub(super) async fn id_for_operators(&self, common: &Common) -> Result<String, Failure> {
+    /// Returns the user id for a call that operators may make, too. They may not look up a username, so the error suggests
+    /// `--id`.
+    pub(super) async fn id_for_operators(&self, common: &Common) -> Result<String, CommandError> {
         if self.id {
             return Ok(self.user.clone());
         }
         let mut client = client::accounts(common).await?;
-        let answer = client.get_account(self.request()).await.map_err(|status| {
+        let response = client.get_account(self.request()).await.map_err(|status| {
             if client::info(&status).is_some_and(|info| info.reason == "CALLER_NOT_ALLOWED") {
-                return Failure::Refused(format!(
-                    "a username is looked up among the accounts, and {}: name the user by the id, with --id",
+                return CommandError::Failed(format!(
+                    "looking up a username failed: {}. Name the user by id, with --id",
                     status.message()
                 ));
             }
-            client::failed(status)
+            client::command_error(status)
         })?;
-        Ok(answer.into_inner().account.unwrap_or_default().user_id)
+        Ok(response.into_inner().account.unwrap_or_default().user_id)
     }
 
     fn request(&self) -> pb::GetAccountRequest {

@@ -1,4 +1,4 @@
-//! `latchkey watch`
+//! `latchkey watch`: waits for the end of one session.
 
 use std::ops::ControlFlow;
 
@@ -7,17 +7,17 @@ use serde_json::json;
 use tonic::{Status, Streaming};
 
 use super::{
-    Common, Failure,
-    client::{self, Auth, Carries},
+    CommandError, Common,
+    client::{self, Auth, CallKind},
     output::{Output, rejection_json, rejection_text, session_json, session_text},
     secret,
-    stream::{self, Feed, Retry},
+    stream::{self, Retry, StreamReader},
 };
 use crate::grpc::pb::{self, watch_session_response::Verdict};
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  echo \"$TOKEN\" | latchkey watch\n  LATCHKEY_TOKEN=$TOKEN latchkey watch --output json\n\nPrints the session, and once it has ended the rejection. Exit code 1 for a rejection, 3 where the server cannot tell any more, 0 after Ctrl-C."
+    after_help = "Examples:\n  echo \"$TOKEN\" | latchkey watch\n  LATCHKEY_TOKEN=$TOKEN latchkey watch --output json\n\nPrints the session, and when it has ended the rejection. Exit codes: 1 after a rejection, 3 if the server does not answer any more, 0 after Ctrl-C."
 )]
 pub(super) struct Watch {
     #[command(flatten)]
@@ -25,32 +25,31 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         let token = secret::token()?;
-        let client = client::auth(common, Carries::Stream).await?;
-        let mut end = End { client, token, output: common.output(), shown: false };
-        stream::follow(&mut end, &self.retry).await
+        let client = client::auth(common, CallKind::Streaming).await?;
+        let mut reader = SessionReader { client, token, output: common.output(), printed: false };
+        stream::read_all(&mut reader, &self.retry).await
     }
 }
 
-/// The end of a session, as it is waited for.
-struct End {
+struct SessionReader {
     client: Auth,
     token: String,
     output: Output,
-    /// The session has been printed.
-    shown: bool,
+    /// Whether the session has been printed.
+    printed: bool,
 }
 
-impl End {
-    fn told(&self, rejection: &pb::Rejection) -> Failure {
+impl SessionReader {
+    fn rejected(&self, rejection: &pb::Rejection) -> CommandError {
         let value = json!({ "rejection": rejection_json(rejection) });
         let printed = if self.output.is_json() { self.output.print(&value, String::new) } else { Ok(()) };
-        printed.err().unwrap_or_else(|| Failure::Refused(rejection_text(rejection)))
+        printed.err().unwrap_or_else(|| CommandError::Failed(rejection_text(rejection)))
     }
 }
 
-impl Feed for End {
+impl StreamReader for SessionReader {
     type Message = pb::WatchSessionResponse;
     type Messages = Streaming<Self::Message>;
 
@@ -59,27 +58,27 @@ impl Feed for End {
         self.client.watch_session(request).await.map(tonic::Response::into_inner)
     }
 
-    fn take(&mut self, message: Self::Message) -> ControlFlow<Result<(), Failure>> {
+    fn handle(&mut self, message: Self::Message) -> ControlFlow<Result<(), CommandError>> {
         match message.verdict {
-            Some(Verdict::Rejection(rejection)) => ControlFlow::Break(Err(self.told(&rejection))),
-            Some(Verdict::Session(session)) if !self.shown => {
-                self.shown = true;
+            Some(Verdict::Rejection(rejection)) => ControlFlow::Break(Err(self.rejected(&rejection))),
+            Some(Verdict::Session(session)) if !self.printed => {
+                self.printed = true;
                 let value = json!({ "session": session_json(&session) });
                 match self.output.print(&value, || session_text(&session)) {
                     Ok(()) => ControlFlow::Continue(()),
-                    Err(failure) => ControlFlow::Break(Err(failure)),
+                    Err(error) => ControlFlow::Break(Err(error)),
                 }
             }
-            // It lives as before.
+            // After a reconnect, the session is still live.
             Some(Verdict::Session(_)) | None => ControlFlow::Continue(()),
         }
     }
 
-    fn refused(&mut self, status: Status) -> Failure {
-        // It ended before the stream was open, or while it was broken.
+    fn error(&mut self, status: Status) -> CommandError {
+        // The session ended while no stream was open.
         match client::rejection(&status) {
-            Some(rejection) => self.told(&rejection),
-            None => client::failed_after_retries(status),
+            Some(rejection) => self.rejected(&rejection),
+            None => client::command_error_after_retries(status),
         }
     }
 }

@@ -1,40 +1,48 @@
-//! Refuses settings that could not work or would not be safe.
+//! Checks that a configuration works and is safe.
 
 mod browser;
 mod gateway;
 
 use std::time::Duration;
 
+use humantime::format_duration;
+
 use super::{ClientCertificate, Config, ConfigError};
 use crate::domain::{password::Argon2Params, sessions::MAX_TOMBSTONES, webhook::secret::Secret};
 
-/// Refuses what could not work or would not be safe.
+/// Returns an error if the configuration cannot work or is not safe.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
-    let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
+    let invalid = |message: &str| Err(ConfigError(message.to_owned()));
     sessions(config)?;
     accounts(config)?;
     if !config.sessions.password.is_empty() && !config.sessions.password_file.is_empty() {
-        return refuse("sessions.password and sessions.password_file are both set: remove one");
+        return invalid("sessions.password and sessions.password_file are both set: remove one");
     }
     if config.sessions.key_prefix.is_empty() || config.sessions.key_prefix.contains(['{', '}']) {
-        return refuse("sessions.key_prefix must not be empty or contain braces");
+        return invalid("sessions.key_prefix must not be empty or contain braces");
     }
     if config.token.issuer.is_empty() || config.token.audience.is_empty() {
-        return refuse("token.issuer and token.audience must not be empty");
+        return invalid("token.issuer and token.audience must not be empty");
     }
     if config.token.leeway > Duration::from_mins(5) {
-        return refuse("token.leeway must be at most 5m: mend the clocks instead");
+        return Err(ConfigError(format!(
+            "token.leeway must be at most 5m, not {}: synchronise the clocks instead",
+            format_duration(config.token.leeway)
+        )));
     }
     if config.token.reload_interval.is_zero() || config.server.connection_age.is_zero() {
-        return refuse("token.reload_interval and server.connection_age must not be 0s");
+        return invalid("token.reload_interval and server.connection_age must not be 0s");
     }
     if config.token.reload_interval > Duration::from_hours(24) {
-        return refuse("token.reload_interval must be at most 24h");
+        return Err(ConfigError(format!(
+            "token.reload_interval must be at most 24h, not {}",
+            format_duration(config.token.reload_interval)
+        )));
     }
     if config.token.activation_delay() < config.token.reload_interval
         || config.token.activation_delay() > Duration::from_hours(24 * 30)
     {
-        return refuse(
+        return invalid(
             "token.activation_delay must be at least token.reload_interval, so that every server has read a key before it signs, and at most 30d",
         );
     }
@@ -50,16 +58,22 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         server.max_unfinished_mib,
     ];
     if limits.contains(&0) {
-        return refuse("the limits server.max_... must not be 0");
+        return invalid("the limits server.max_... must not be 0: raise the one that is");
     }
     if !(1..=100).contains(&server.client_share_percent) {
-        return refuse("server.client_share_percent must be 1 to 100");
+        return Err(ConfigError(format!(
+            "server.client_share_percent must be 1 to 100, not {}",
+            server.client_share_percent
+        )));
     }
     if server.body_timeout.is_zero() {
-        return refuse("server.body_timeout must not be 0s");
+        return invalid("server.body_timeout must not be 0s");
     }
     if config.validate.cache_mib > 1024 * 1024 {
-        return refuse("validate.cache_mib must be at most 1048576");
+        return Err(ConfigError(format!(
+            "validate.cache_mib must be at most 1048576, not {}",
+            config.validate.cache_mib
+        )));
     }
     throttle(config)?;
     tls(config)?;
@@ -72,13 +86,13 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
 
 fn sessions(config: &Config) -> Result<(), ConfigError> {
     let session = &config.session;
-    let refuse = |sentence: String| Err(ConfigError(sentence));
+    let invalid = |message: String| Err(ConfigError(message));
     if session.slots.is_empty() {
-        return refuse("session.slots must name at least one slot".into());
+        return invalid("session.slots must name at least one slot".into());
     }
     for (slot, policy) in config.slot_policies()? {
         let own = config.slot.get(slot.as_str());
-        // Where the setting is that takes effect.
+        // The key that takes effect.
         let key = |name: &str, is_own: bool| {
             if is_own { format!("slot.{}.{name}", slot.as_str()) } else { format!("session.{name}") }
         };
@@ -86,36 +100,46 @@ fn sessions(config: &Config) -> Result<(), ConfigError> {
         let absolute = key("absolute_timeout", own.is_some_and(|own| own.absolute_timeout.is_some()));
         let limit = key("limit", own.is_some_and(|own| own.limit.is_some()));
         if policy.idle_timeout > policy.absolute_timeout {
-            return refuse(format!(
+            return invalid(format!(
                 "{idle} is longer than {absolute}, so it could never take effect: shorten it or lengthen the other"
             ));
         }
         if policy.idle_timeout < Duration::from_millis(100)
             || policy.absolute_timeout < Duration::from_secs(1)
         {
-            return refuse(format!("{idle} must be at least 100ms and {absolute} at least 1s"));
+            return invalid(format!(
+                "{idle} must be at least 100ms and {absolute} at least 1s, not {} and {}",
+                format_duration(policy.idle_timeout),
+                format_duration(policy.absolute_timeout)
+            ));
         }
         if policy.absolute_timeout > Duration::from_hours(24 * 400) {
-            return refuse(format!("{absolute} must be at most 400d"));
+            return invalid(format!(
+                "{absolute} must be at most 400d, not {}",
+                format_duration(policy.absolute_timeout)
+            ));
         }
         if policy.limit.get() > 16 {
-            return refuse(format!("{limit} must be 1 to 16"));
+            return invalid(format!("{limit} must be 1 to 16, not {}", policy.limit));
         }
     }
     if let Some(unknown) = config.slot.keys().find(|name| !session.slots.contains(name)) {
-        return refuse(format!(
-            "slot.{unknown} has rules, and session.slots does not name it; it names: {}",
+        return invalid(format!(
+            "slot.{unknown} has rules, but session.slots does not list it: add it there, or remove the rules; session.slots is: {}",
             session.slots.join(", ")
         ));
     }
     if session.kick_war_changes > MAX_TOMBSTONES {
-        return refuse(format!("session.kick_war_changes must be 0 to {MAX_TOMBSTONES}"));
+        return invalid(format!(
+            "session.kick_war_changes must be 0 to {MAX_TOMBSTONES}, not {}",
+            session.kick_war_changes
+        ));
     }
     if session.kick_war_changes > 0
         && (session.kick_war_window.is_zero() || session.kick_war_window > session.tombstone_ttl)
     {
-        return refuse(
-            "session.kick_war_window must be above 0s and at most session.tombstone_ttl, for which changes are remembered"
+        return invalid(
+            "session.kick_war_window must be more than 0s and at most session.tombstone_ttl, for which changes are remembered"
                 .into(),
         );
     }
@@ -124,53 +148,65 @@ fn sessions(config: &Config) -> Result<(), ConfigError> {
 
 fn tls(config: &Config) -> Result<(), ConfigError> {
     let tls = &config.tls;
-    let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
+    let invalid = |message: &str| Err(ConfigError(message.to_owned()));
     if tls.certificate_file.is_empty() != tls.key_file.is_empty() {
-        return refuse("tls.certificate_file and tls.key_file go together: set both, or neither");
+        return invalid("tls.certificate_file and tls.key_file go together: set both, or neither");
     }
     if !tls.client_ca_file.is_empty() && !tls.is_on() {
-        return refuse("tls.client_ca_file needs TLS: set tls.certificate_file and tls.key_file, too");
+        return invalid("tls.client_ca_file needs TLS: set tls.certificate_file and tls.key_file");
     }
     if tls.client_certificate == ClientCertificate::Required && tls.client_ca_file.is_empty() {
-        return refuse(
-            "tls.client_certificate is \"required\", and tls.client_ca_file does not say whose are good: set it",
+        return invalid(
+            "tls.client_certificate is \"required\", so tls.client_ca_file must name the certificate authority to trust: set it",
         );
     }
     if !config.certificates()?.is_empty() && tls.client_ca_file.is_empty() {
-        return refuse(
-            "access.certificates lists client certificates, and tls.client_ca_file does not say whose are good: set it",
+        return invalid(
+            "access.certificates lists client certificates, so tls.client_ca_file must name the certificate authority to trust: set it",
         );
     }
     if tls.reload_interval.is_zero() {
-        return refuse("tls.reload_interval must not be 0s");
+        return invalid("tls.reload_interval must not be 0s");
     }
     if config.access.outage_grace > Duration::from_hours(24) {
-        return refuse("access.outage_grace must be at most 24h");
+        return Err(ConfigError(format!(
+            "access.outage_grace must be at most 24h, not {}",
+            format_duration(config.access.outage_grace)
+        )));
     }
     Ok(())
 }
 
 fn accounts(config: &Config) -> Result<(), ConfigError> {
     let accounts = &config.accounts;
-    let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
+    let invalid = |message: &str| Err(ConfigError(message.to_owned()));
     if !accounts.password.is_empty() && !accounts.password_file.is_empty() {
-        return refuse("accounts.password and accounts.password_file are both set: remove one");
+        return invalid("accounts.password and accounts.password_file are both set: remove one");
     }
     if accounts.max_connections.get() > 10_000 {
-        return refuse("accounts.max_connections must be 1 to 10000");
+        return Err(ConfigError(format!(
+            "accounts.max_connections must be 1 to 10000, not {}",
+            accounts.max_connections
+        )));
     }
-    let possible = Duration::from_millis(10)..=Duration::from_hours(1);
-    if !possible.contains(&accounts.connect_timeout) || !possible.contains(&accounts.query_timeout) {
-        return refuse("accounts.connect_timeout and accounts.query_timeout must be 10ms to 1h");
+    let allowed = Duration::from_millis(10)..=Duration::from_hours(1);
+    if !allowed.contains(&accounts.connect_timeout) || !allowed.contains(&accounts.query_timeout) {
+        return Err(ConfigError(format!(
+            "accounts.connect_timeout and accounts.query_timeout must be 10ms to 1h, not {} and {}",
+            format_duration(accounts.connect_timeout),
+            format_duration(accounts.query_timeout)
+        )));
     }
     if accounts.lookup.trim().is_empty() {
         if !accounts.lookup_by_id.is_empty() || !accounts.update_hash.is_empty() {
-            return refuse(
+            return invalid(
                 "accounts.lookup_by_id and accounts.update_hash need accounts.lookup: set it, or remove them",
             );
         }
     } else if accounts.url == "embedded:" {
-        return refuse("accounts.lookup needs accounts.url to say in which database the table is");
+        return invalid(
+            "accounts.lookup needs accounts.url: set the URL of the database with the table, such as postgres://latchkey@db/shop",
+        );
     }
     Ok(())
 }
@@ -196,11 +232,11 @@ fn password(config: &Config) -> Result<(), ConfigError> {
         iterations: password.iterations,
         parallelism: password.parallelism,
     };
-    let possible = params.is_affordable()
+    let is_valid = params.is_affordable()
         && params.iterations >= 1
         && params.parallelism >= 1
         && params.memory_kib >= 8 * params.parallelism;
-    if !possible || password.threads > 1024 || password.queue > 1_000_000 {
+    if !is_valid || password.threads > 1024 || password.queue > 1_000_000 {
         return Err(ConfigError(
             "password: memory_kib must be 8 to 1048576 and at least 8 times parallelism, iterations and parallelism 1 to 64, memory_kib times iterations at most 4194304, threads at most 1024, queue at most 1000000"
                 .into(),
@@ -211,48 +247,51 @@ fn password(config: &Config) -> Result<(), ConfigError> {
 
 fn webhook(config: &Config) -> Result<(), ConfigError> {
     let webhook = &config.webhook;
-    let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
+    let invalid = |message: &str| Err(ConfigError(message.to_owned()));
     let secret = webhook.secret.0.as_str();
     if !secret.is_empty() && !webhook.secret_file.is_empty() {
-        return refuse("webhook.secret and webhook.secret_file are both set: remove one");
+        return invalid("webhook.secret and webhook.secret_file are both set: remove one");
     }
     if !secret.is_empty() {
         Secret::parse(secret).map_err(|error| ConfigError(format!("webhook.secret {error}")))?;
     }
     if config.webhook_url()?.is_some() && secret.is_empty() && webhook.secret_file.is_empty() {
-        return refuse(
-            "webhook.url needs a secret to sign with, which the receiver has, too: set webhook.secret or webhook.secret_file",
+        return invalid(
+            "webhook.url needs a secret to sign with, which the receiver shares: set webhook.secret or webhook.secret_file",
         );
     }
     if !(Duration::from_millis(100)..=Duration::from_mins(5)).contains(&webhook.timeout) {
-        return refuse("webhook.timeout must be 100ms to 5m");
+        return Err(ConfigError(format!(
+            "webhook.timeout must be 100ms to 5m, not {}",
+            format_duration(webhook.timeout)
+        )));
     }
     if !(1..=1000).contains(&webhook.batch) {
-        return refuse("webhook.batch must be 1 to 1000");
+        return Err(ConfigError(format!("webhook.batch must be 1 to 1000, not {}", webhook.batch)));
     }
     Ok(())
 }
 
 fn throttle(config: &Config) -> Result<(), ConfigError> {
     let throttle = &config.throttle;
-    let refuse = |sentence: &str| Err(ConfigError(sentence.to_owned()));
+    let invalid = |message: &str| Err(ConfigError(message.to_owned()));
     if !(1..=100).contains(&throttle.max_failures) {
-        return refuse("throttle.max_failures must be 1 to 100: NIST SP 800-63B-4 allows no more");
+        return invalid("throttle.max_failures must be 1 to 100: NIST SP 800-63B-4 allows no more");
     }
     if throttle.free_attempts == 0 || throttle.free_attempts > throttle.max_failures {
-        return refuse("throttle.free_attempts must be at least 1 and at most throttle.max_failures");
+        return invalid("throttle.free_attempts must be at least 1 and at most throttle.max_failures");
     }
     if throttle.first_wait.is_zero() || throttle.first_wait > throttle.longest_wait {
-        return refuse("throttle.first_wait must be above 0s and at most throttle.longest_wait");
+        return invalid("throttle.first_wait must be above 0s and at most throttle.longest_wait");
     }
     if throttle.longest_wait > Duration::from_hours(24) {
-        return refuse("throttle.longest_wait must be at most 24h");
+        return invalid("throttle.longest_wait must be at most 24h");
     }
     let window = throttle.address_window;
     if throttle.address_failures > 1_000_000
         || !(Duration::from_secs(1)..=Duration::from_hours(24 * 30)).contains(&window)
     {
-        return refuse(
+        return invalid(
             "throttle.address_failures must be at most 1000000 and throttle.address_window 1s to 30d",
         );
     }

@@ -1,27 +1,26 @@
-//! Settings in layers: what a file and the environment lay over the defaults.
+//! Overlays the defaults with a file and the environment.
 
 use toml::{Table, Value};
 
 use super::{ConfigError, service_links::is_service_link};
 
-/// Environment variables with our prefix that are not settings of the server.
+/// Environment variables with the prefix of the configuration that belong to the command line.
 const NOT_SETTINGS: [&str; 7] =
     ["CONFIG", "SERVER", "TOKEN", "KEY_FILE", "CA_FILE", "CERTIFICATE_FILE", "CERTIFICATE_KEY_FILE"];
 
-/// The section in which each slot has a section of its own, with the keys of `session` in [`OF_A_SLOT`].
+/// The section with a section for each slot, whose keys are [`SLOT_KEYS`] of the section `session`.
 const SLOT: &str = "slot";
 
-/// What a slot can have of its own.
-const OF_A_SLOT: [&str; 5] = ["idle_timeout", "absolute_timeout", "limit", "on_limit", "victim"];
+const SLOT_KEYS: [&str; 5] = ["idle_timeout", "absolute_timeout", "limit", "on_limit", "victim"];
 
-/// What there is to set for a slot, and of what type.
-fn rules_of_a_slot(defaults: &Table) -> Table {
+/// The keys of a slot, with defaults that show their types.
+fn slot_defaults(defaults: &Table) -> Table {
     let session = defaults.get("session").and_then(Value::as_table);
-    let known = session.into_iter().flatten().filter(|(key, _)| OF_A_SLOT.contains(&key.as_str()));
+    let known = session.into_iter().flatten().filter(|(key, _)| SLOT_KEYS.contains(&key.as_str()));
     known.map(|(key, default)| (key.clone(), default.clone())).collect()
 }
 
-/// Lays `overlay` over `settings`. `defaults` says which keys there are, and of what type.
+/// Overlays `settings` with `overlay`. `defaults` defines the keys and their types.
 pub(super) fn merge(
     settings: &mut Table,
     defaults: &Table,
@@ -35,11 +34,11 @@ pub(super) fn merge(
         };
         match (default, value) {
             (Value::Table(_), Value::Table(slots)) if name == SLOT => {
-                let rules_of_a_slot = Value::Table(rules_of_a_slot(defaults));
+                let slot_defaults = Value::Table(slot_defaults(defaults));
                 let Some(Value::Table(settings)) = settings.get_mut(&key) else { continue };
                 for (slot, rules) in slots {
                     settings.entry(&slot).or_insert_with(|| Value::Table(Table::new()));
-                    let known = Table::from_iter([(slot.clone(), rules_of_a_slot.clone())]);
+                    let known = Table::from_iter([(slot.clone(), slot_defaults.clone())]);
                     merge(settings, &known, Table::from_iter([(slot, rules)]), SLOT)?;
                 }
             }
@@ -63,7 +62,7 @@ pub(super) fn merge(
     Ok(())
 }
 
-/// Lays an environment variable over `settings`, if it is one of ours.
+/// Overlays `settings` with an environment variable, if it has the prefix of the configuration.
 pub(super) fn overlay_variable(
     settings: &mut Table,
     defaults: &Table,
@@ -76,7 +75,7 @@ pub(super) fn overlay_variable(
     }
     let lower = name.to_ascii_lowercase();
     let (section, key) = lower.split_once("__").unwrap_or(("", &lower));
-    let slots = rules_of_a_slot(defaults);
+    let slots = slot_defaults(defaults);
     let (path, known): (Vec<&str>, _) = match (section, key.rsplit_once("__")) {
         ("", _) => (vec![key], Some(defaults)),
         (SLOT, Some((slot, key))) => (vec![SLOT, slot, key], Some(&slots)),
@@ -88,11 +87,11 @@ pub(super) fn overlay_variable(
             return Ok(());
         }
         return Err(ConfigError(format!(
-            "the environment variable {variable} is not a setting: it is LATCHKEY_<SECTION>__<KEY>, see `latchkey serve --print-defaults`"
+            "the environment variable {variable} is not a configuration key: use LATCHKEY_<SECTION>__<KEY>, with the keys of `latchkey serve --print-defaults`"
         )));
     };
     if value.is_empty() {
-        // Not set, as an entry of a template is that nobody has filled in.
+        // An empty variable counts as not set, because templates often leave variables empty.
         return Ok(());
     }
     let parsed = match default {
@@ -103,7 +102,9 @@ pub(super) fn overlay_variable(
         )),
         _ => Some(Value::String(value.to_owned())),
     };
-    let parsed = parsed.ok_or_else(|| ConfigError(format!("{variable} must be {}", describe(default))))?;
+    let parsed = parsed.ok_or_else(|| {
+        ConfigError(format!("{variable} must be {}, not \"{}\"", describe(default), value.escape_debug()))
+    })?;
     let nested = |value, key: &&str| Value::Table(Table::from_iter([((*key).to_owned(), value)]));
     match path.iter().rev().fold(parsed, nested) {
         Value::Table(overlay) => merge(settings, defaults, overlay, ""),
@@ -113,7 +114,7 @@ pub(super) fn overlay_variable(
 
 fn unknown(name: &str, known: &Table) -> ConfigError {
     let known: Vec<_> = known.keys().map(String::as_str).collect();
-    ConfigError(format!("{name} is not a setting; known here are: {}", known.join(", ")))
+    ConfigError(format!("{name} is not a configuration key; expected one of: {}", known.join(", ")))
 }
 
 fn describe(value: &Value) -> &'static str {

@@ -78,7 +78,7 @@ pub struct Session {
     pub tombstone_ttl: Duration,
 }
 
-/// What a slot has of its own.
+/// The rules of one slot; a missing one is that of `session`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
@@ -92,7 +92,7 @@ pub struct SlotRules {
     pub victim: Option<Victim>,
 }
 
-/// What becomes of a login in a full slot.
+/// The effect of a login in a full slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
@@ -101,7 +101,7 @@ pub enum OnLimit {
     Deny,
 }
 
-/// Which session is displaced.
+/// The session that is displaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
@@ -135,8 +135,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// How long a new key is published before it signs: twice the interval at which the keys are read, unless the
-    /// settings say otherwise.
+    /// How long a new key is published before it signs. The default is twice `reload_interval`.
     pub fn activation_delay(&self) -> Duration {
         self.activation_delay.unwrap_or(self.reload_interval * 2)
     }
@@ -180,7 +179,7 @@ pub struct Access {
     pub outage_grace: Duration,
 }
 
-/// Who may ask for verdicts.
+/// Who may call Validate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
@@ -209,7 +208,7 @@ pub struct Browser {
     pub cookie_domain: String,
 }
 
-/// On whose pages a browser sends the cookie.
+/// The `SameSite` attribute of the cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
@@ -231,13 +230,13 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Whether the gRPC port is encrypted.
+    /// Returns whether the gRPC port uses TLS.
     pub fn is_on(&self) -> bool {
         !self.certificate_file.is_empty()
     }
 }
 
-/// Whether a client needs a certificate.
+/// Whether clients must present a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
@@ -296,7 +295,7 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-/// A text that may hold a secret: not shown by Debug.
+/// A text that may contain a secret, which `Debug` does not print.
 #[derive(Clone, Deserialize)]
 pub struct SecretText(pub String);
 
@@ -306,7 +305,7 @@ impl std::fmt::Debug for SecretText {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]

@@ -1,29 +1,27 @@
-//! Service links: what Kubernetes sets in the environment of every pod for each service of its namespace.
+//! Service links: the environment variables that Kubernetes sets in every pod for each service of its namespace.
 //!
-//! For a service `latchkey-grpc` that is `LATCHKEY_GRPC_SERVICE_HOST`, `LATCHKEY_GRPC_PORT_50051_TCP` and so on, which
-//! begin as our settings do. They are known by how they end and by what they say, so that a misspelt setting is still
-//! an error.
+//! For a service `latchkey-grpc` these are `LATCHKEY_GRPC_SERVICE_HOST`, `LATCHKEY_GRPC_PORT_50051_TCP` and so on, with the
+//! prefix of the configuration. They are recognised by their suffix and their value, so that a misspelt key is still an error.
 
 use std::net::IpAddr;
 
-/// The protocols of a port.
 const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
-/// Whether a variable is a service link. `name` is what comes after the prefix that it shares with our settings.
+/// Returns whether a variable is a service link. `name` is the part after the prefix `LATCHKEY_`.
 pub(super) fn is_service_link(name: &str, value: &str) -> bool {
-    // The name of the service, as far as it is not ours, comes before.
+    // The rest of the service name comes before the suffix.
     let ends_with =
-        |what: &str| name == what || name.strip_suffix(what).is_some_and(|rest| rest.ends_with('_'));
+        |suffix: &str| name == suffix || name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('_'));
     (ends_with("SERVICE_HOST") && is_address(value))
         || ((ends_with("SERVICE_PORT") || after(name, "SERVICE_PORT_").is_some()) && is_port(value))
         || after(name, "PORT_")
             .and_then(|rest| rest.split_once('_'))
-            .is_some_and(|(port, rest)| is_port(port) && is_of_port(rest, value))
+            .is_some_and(|(port, rest)| is_port(port) && is_port_variable(rest, value))
         || (ends_with("PORT") && is_url(value))
 }
 
-/// What is said of one port: `TCP`, `TCP_ADDR` and so on.
-fn is_of_port(name: &str, value: &str) -> bool {
+/// Checks the part after the port number: `TCP`, `TCP_ADDR` and so on.
+fn is_port_variable(name: &str, value: &str) -> bool {
     let (protocol, part) = name.split_once('_').unwrap_or((name, ""));
     PROTOCOLS.contains(&protocol)
         && match part {
@@ -35,7 +33,7 @@ fn is_of_port(name: &str, value: &str) -> bool {
         }
 }
 
-/// What comes after the last occurrence of a part of a name, where that begins a word.
+/// The text after the last occurrence of `part`, if `part` begins a word.
 fn after<'a>(name: &'a str, part: &str) -> Option<&'a str> {
     let at = name.rfind(part)?;
     let begins = at == 0 || name[..at].ends_with('_');
@@ -43,7 +41,7 @@ fn after<'a>(name: &'a str, part: &str) -> Option<&'a str> {
 }
 
 fn is_address(value: &str) -> bool {
-    // A service without an address of its own has the word.
+    // A headless service has the value `None`.
     value.parse::<IpAddr>().is_ok() || value == "None"
 }
 
@@ -63,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_kubernetes_says_of_a_service_is_a_link() {
+    fn every_variable_of_a_service_is_a_link() {
         for service in ["", "GRPC_", "REDIS_MASTER_", "PORT_80_TCP_", "SERVICE_PORT_", "_X_"] {
             for (name, value) in [
                 ("SERVICE_HOST", "10.0.0.1"),
@@ -87,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_is_misspelt_is_none() {
+    fn a_misspelt_key_is_not_a_link() {
         for (name, value) in [
             ("PORT", "50051"),
             ("LISTEN_PORT", "50051"),

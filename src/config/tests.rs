@@ -14,7 +14,7 @@ fn load(file: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
     Config::load(Some(on_disk.path()), environment(variables))
 }
 
-fn refusal(file: &str, variables: &[(&str, &str)]) -> String {
+fn error_of(file: &str, variables: &[(&str, &str)]) -> String {
     load(file, variables).unwrap_err().0
 }
 
@@ -52,17 +52,17 @@ fn the_environment_overrides_the_file_and_the_file_the_defaults() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_the_key() {
-    for (file, variables, said) in [
-        ("[session]\nidle = '1h'\n", &[][..], "session.idle is not a setting; known here are: "),
-        ("verbose = true\n", &[], "verbose is not a setting"),
+fn an_error_names_the_key() {
+    for (file, variables, expected) in [
+        ("[session]\nidle = '1h'\n", &[][..], "session.idle is not a configuration key; expected one of: "),
+        ("verbose = true\n", &[], "verbose is not a configuration key"),
         ("[session]\nlimit = 'one'\n", &[], "session.limit must be a whole number, not a string"),
         ("session = 1\n", &[], "session must be a section, not a whole number"),
         ("[session]\nidle_timeout = 'soon'\n", &[], "\"soon\" is not a duration"),
         ("[session]\nidle_timeout = 'soon'\n", &[], "session.idle_timeout"),
         ("[listen]\ngrpc = 'here'\n", &[], "listen.grpc"),
-        ("", &[("LATCHKEY_SESSION__IDLE", "1h")], "LATCHKEY_SESSION__IDLE is not a setting"),
-        ("", &[("LATCHKEY_SESSION", "1h")], "LATCHKEY_SESSION is not a setting"),
+        ("", &[("LATCHKEY_SESSION__IDLE", "1h")], "LATCHKEY_SESSION__IDLE is not a configuration key"),
+        ("", &[("LATCHKEY_SESSION", "1h")], "LATCHKEY_SESSION is not a configuration key"),
         ("", &[("LATCHKEY_PASSWORD__QUEUE", "many")], "LATCHKEY_PASSWORD__QUEUE must be a whole number"),
         (
             "[session]\nidle_timeout = '2d'\n",
@@ -100,7 +100,7 @@ fn what_is_wrong_is_said_with_the_key() {
         (
             "[access]\ncertificates = ['dns:web validator']\n",
             &[],
-            "tls.client_ca_file does not say whose are good",
+            "tls.client_ca_file must name the certificate authority to trust",
         ),
         (
             "[access]\ncertificates = ['web validator']\n",
@@ -135,24 +135,24 @@ fn what_is_wrong_is_said_with_the_key() {
         ("[webhook]\nurl = 'https://'\n", &[], "webhook.url is not a URL such as https://"),
         ("[webhook]\nurl = 'ftp://a/b'\n", &[], "webhook.url must begin with https://"),
         ("[webhook]\nurl = 'file:///a'\n", &[], "webhook.url must begin with https://"),
-        ("[webhook]\nurl = 'https://a:b@c/d'\n", &[], "webhook.url must hold no user and password"),
-        ("[webhook]\nurl = 'https://a@c/d'\n", &[], "webhook.url must hold no user and password"),
-        ("[webhook]\nurl = 'https://a/b#c'\n", &[], "webhook.url must not hold a `#`"),
+        ("[webhook]\nurl = 'https://a:b@c/d'\n", &[], "webhook.url must contain no user and password"),
+        ("[webhook]\nurl = 'https://a@c/d'\n", &[], "webhook.url must contain no user and password"),
+        ("[webhook]\nurl = 'https://a/b#c'\n", &[], "webhook.url must not contain a `#`"),
         ("[webhook]\ntimeout = '0s'\n", &[], "webhook.timeout must be 100ms to 5m"),
         ("[webhook]\ntimeout = '6m'\n", &[], "webhook.timeout must be 100ms to 5m"),
         ("[webhook]\nbatch = 0\n", &[], "webhook.batch must be 1 to 1000"),
         ("[webhook]\nbatch = 1001\n", &[], "webhook.batch must be 1 to 1000"),
         ("nonsense", &[], "is not TOML"),
     ] {
-        let refusal = refusal(file, variables);
-        assert!(refusal.contains(said), "{file:?} {variables:?}: {refusal}");
+        let error = error_of(file, variables);
+        assert!(error.contains(expected), "{file:?} {variables:?}: {error}");
     }
 }
 
 #[test]
-fn names_for_gateways_must_be_names_and_tell_things_apart() {
-    for (file, said) in [
-        ("[gateway]\ncookie = 'a b'\n", "gateway.cookie: \"a b\" is not the name of a cookie"),
+fn gateway_names_must_be_valid_and_different() {
+    for (file, expected) in [
+        ("[gateway]\ncookie = 'a b'\n", "gateway.cookie: \"a b\" is not a cookie name"),
         ("[gateway]\nuser_id_header = 'X-User'\n", "gateway.user_id_header: \"X-User\" must be lower-case"),
         ("[gateway]\nslot_header = 'x_slot'\n", "gateway.slot_header: \"x_slot\" must be lower-case"),
         (
@@ -164,37 +164,40 @@ fn names_for_gateways_must_be_names_and_tell_things_apart() {
             "gateway.roles_header and gateway.slot_header are both",
         ),
     ] {
-        let refusal = refusal(file, &[]);
-        assert!(refusal.starts_with(said), "{refusal}");
+        let error = error_of(file, &[]);
+        assert!(error.starts_with(expected), "{error}");
     }
     assert!(load("[gateway]\nroles_header = ''\nslot_header = ''\ncookie = '__Host-token'\n", &[]).is_ok());
 }
 
 #[test]
-fn origins_of_web_sites_are_named_one_by_one() {
-    for (origin, said) in [
-        ("*", "would let every web site in"),
-        ("null", "would let every web site in"),
+fn page_origins_must_be_listed_one_by_one() {
+    for (origin, expected) in [
+        ("*", "would allow every web site"),
+        ("null", "would allow every web site"),
         ("app.example.com", "is not an origin such as"),
-        ("https://app.example.com/", "is not as browsers write it: \"https://app.example.com\""),
-        ("https://App.example.com:443", "is not as browsers write it: \"https://app.example.com\""),
+        ("https://app.example.com/", "is not the form that browsers send: write \"https://app.example.com\""),
+        (
+            "https://App.example.com:443",
+            "is not the form that browsers send: write \"https://app.example.com\"",
+        ),
         ("ftp://app.example.com", "must begin with https://"),
         ("data:text/html,x", "is not an origin such as"),
     ] {
-        let refusal = refusal(&format!("[browser]\norigins = ['{origin}']\n"), &[]);
-        assert!(refusal.starts_with(&format!("browser.origins: \"{origin}\" {said}")), "{refusal}");
+        let error = error_of(&format!("[browser]\norigins = ['{origin}']\n"), &[]);
+        assert!(error.starts_with(&format!("browser.origins: \"{origin}\" {expected}")), "{error}");
     }
     assert!(load("[browser]\norigins = ['https://app.example.com', 'http://localhost:5173']\n", &[]).is_ok());
 }
 
 #[test]
-fn a_cookie_that_browsers_would_drop_is_refused() {
+fn a_cookie_that_browsers_would_drop_is_an_error() {
     let settings = |name: &str, domain: &str| {
         format!(
             "[gateway]\ncookie = '{name}'\n[browser]\norigins = ['https://a.example']\nset_cookie = true\ncookie_domain = '{domain}'\n"
         )
     };
-    for (file, said) in [
+    for (file, expected) in [
         (settings("", ""), "browser.set_cookie needs the name of the cookie: set gateway.cookie"),
         (settings(&"x".repeat(65), ""), "gateway.cookie must have at most 64 characters"),
         (
@@ -210,7 +213,7 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
         (settings("t", "com"), "browser.cookie_domain: \"com\" is not a domain"),
         (
             "[browser]\ncookie_domain = 'example.com'\n".into(),
-            "browser.cookie_domain is for browser.set_cookie",
+            "browser.cookie_domain needs browser.set_cookie",
         ),
         (
             "[gateway]\ncookie = 't'\n[browser]\nset_cookie = true\n".into(),
@@ -218,8 +221,8 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
         ),
         ("[browser]\ncookie_same_site = 'Lax'\n".into(), "browser.cookie_same_site"),
     ] {
-        let refusal = refusal(&file, &[]);
-        assert!(refusal.contains(said), "{file}: {refusal}");
+        let error = error_of(&file, &[]);
+        assert!(error.contains(expected), "{file}: {error}");
     }
     for (name, domain) in [("__Host-t", ""), ("__Secure-t", "example.com"), ("t", "a.example.com"), ("t", "")]
     {
@@ -228,7 +231,7 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
 }
 
 #[test]
-fn a_kubernetes_service_whose_name_begins_with_ours_is_no_setting() {
+fn service_links_of_kubernetes_are_ignored() {
     for (name, value) in [
         ("LATCHKEY_PORT", "tcp://10.0.0.1:50051"),
         ("LATCHKEY_PORT_50051_TCP_ADDR", "10.0.0.1"),
@@ -242,13 +245,13 @@ fn a_kubernetes_service_whose_name_begins_with_ours_is_no_setting() {
         assert!(load("", &[(name, value)]).is_ok(), "{name}");
     }
     for (name, value) in [("LATCHKEY_LISTEN_PORT", "50051"), ("LATCHKEY_SESSION_IDLE_TIMEOUT", "1h")] {
-        let said = format!("{name} is not a setting");
-        assert!(refusal("", &[(name, value)]).contains(&said), "{name}");
+        let expected = format!("{name} is not a configuration key");
+        assert!(error_of("", &[(name, value)]).contains(&expected), "{name}");
     }
 }
 
 #[test]
-fn an_empty_variable_is_not_set_whatever_its_type() {
+fn an_empty_variable_counts_as_not_set() {
     let file = "[session]\nidle_timeout = '2h'\nslots = ['web']\n[gateway]\nslot_header = 'x-slot'\n";
     let empty: Vec<(String, String)> = variables().into_iter().map(|name| (name, String::new())).collect();
     assert!(empty.len() > 60, "it does not find the settings: {empty:?}");
@@ -264,7 +267,8 @@ fn an_empty_variable_is_not_set_whatever_its_type() {
     );
     // A name that is no setting is an error all the same.
     assert!(
-        refusal("", &[("LATCHKEY_SESSION__IDLE", "")]).contains("LATCHKEY_SESSION__IDLE is not a setting")
+        error_of("", &[("LATCHKEY_SESSION__IDLE", "")])
+            .contains("LATCHKEY_SESSION__IDLE is not a configuration key")
     );
 }
 
@@ -280,13 +284,13 @@ fn variables() -> Vec<String> {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn a_missing_file_is_named() {
     let error = Config::load(Some(Path::new("/nowhere/latchkey.toml")), []).unwrap_err();
     assert!(error.0.starts_with("cannot read /nowhere/latchkey.toml: "), "{error}");
 }
 
 #[test]
-fn weak_parameters_start_where_they_are_allowed() {
+fn weak_parameters_need_allow_weak() {
     let file = "[password]\nmemory_kib = 8\niterations = 1\nallow_weak = true\n";
     assert_eq!(load(file, &[]).unwrap().password.memory_kib, 8);
     assert_eq!(load("[password]\nmin_length = 0\nallow_weak = true\n", &[]).unwrap().password.min_length, 0);
@@ -294,7 +298,7 @@ fn weak_parameters_start_where_they_are_allowed() {
 }
 
 #[test]
-fn a_webhook_needs_a_url_and_a_secret_and_refusals_show_neither() {
+fn a_webhook_needs_a_url_and_a_secret_and_errors_show_neither() {
     let secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     for url in
         ["https://example.com/a?b=c", "http://127.0.0.1:8000/", "http://[::1]/", "https://bücher.example/"]
@@ -309,10 +313,10 @@ fn a_webhook_needs_a_url_and_a_secret_and_refusals_show_neither() {
         ["hunter2", "ftp://hunter2/", "https://a:hunter2@b/", "https://a/?hunter2#", "https://a:hunter2/"]
     {
         let variables = [("LATCHKEY_WEBHOOK__URL", url), ("LATCHKEY_WEBHOOK__SECRET", secret)];
-        let refusal = refusal("", &variables);
-        assert!(!refusal.contains("hunter2"), "{refusal}");
+        let error = error_of("", &variables);
+        assert!(!error.contains("hunter2"), "{error}");
     }
-    assert!(!refusal("[webhook]\nsecret = 'whsec_hunter2'\n", &[]).contains("hunter2"));
+    assert!(!error_of("[webhook]\nsecret = 'whsec_hunter2'\n", &[]).contains("hunter2"));
 }
 
 #[test]

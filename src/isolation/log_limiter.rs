@@ -1,7 +1,6 @@
-//! Log lines that requests cause: the first are written, the rest are counted.
+//! Limits log lines that requests cause: the first are written, the rest are counted.
 //!
-//! During an outage every request fails for the same reason. A line for each would say no more than the first one,
-//! fill disks and push out what matters.
+//! During an outage every request fails for the same reason. A line for each would fill disks and hide other lines.
 
 use std::{
     mem,
@@ -9,105 +8,110 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A row of equal events is over when there was none for this long.
-const QUIET: Duration = Duration::from_secs(10);
-/// While it goes on, the count is reported this often, and lines are written again.
-const INTERVAL: Duration = Duration::from_mins(1);
+/// A series of equal events has ended when there was none for this long.
+const SERIES_GAP: Duration = Duration::from_secs(10);
+/// While a series lasts, its count is reported at this interval, and lines are written again.
+const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Those that have been used.
+/// The limiters that have been used.
 static IN_USE: Mutex<Vec<&'static LogLimiter>> = Mutex::new(Vec::new());
 
-/// Limits the lines of one kind of event. Make it a `static`.
+/// Limits the log lines of one kind of event. It must be a `static`.
 #[derive(Debug)]
 pub struct LogLimiter {
     event: &'static str,
     burst: u32,
-    rows: Mutex<Vec<Row>>,
+    series: Mutex<Vec<Series>>,
 }
 
-/// Equal events about one subject, in a row.
+/// Consecutive events about one subject.
 #[derive(Debug)]
-struct Row {
+struct Series {
     subject: &'static str,
     written: u32,
-    left_out: u64,
-    /// When the count was last reported.
-    reported: Instant,
-    /// When there was last a line.
-    lined: Instant,
-    last: Instant,
+    suppressed: u64,
+    last_reported: Instant,
+    last_written: Instant,
+    last_event: Instant,
 }
 
 impl LogLimiter {
-    /// Of each row of events, the first `burst` get a line of their own.
+    /// The first `burst` events of each series are logged.
     pub const fn new(event: &'static str, burst: u32) -> Self {
-        Self { event, burst, rows: Mutex::new(Vec::new()) }
+        Self { event, burst, series: Mutex::new(Vec::new()) }
     }
 
-    /// Whether an event about `subject` gets a line of its own. Otherwise it is counted.
+    /// Returns whether to log an event about `subject`. Otherwise the event is counted.
     pub fn admits(&'static self, subject: &'static str) -> bool {
         self.admits_at(subject, Instant::now())
     }
 
     fn admits_at(&'static self, subject: &'static str, now: Instant) -> bool {
-        let mut rows = self.rows();
-        if rows.is_empty() {
+        let mut all = self.series();
+        if all.is_empty() {
             let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
             if !in_use.iter().any(|limiter| std::ptr::eq(*limiter, self)) {
                 in_use.push(self);
             }
         }
-        let at = rows.iter().position(|row| row.subject == subject).unwrap_or_else(|| {
-            rows.push(Row { subject, written: 0, left_out: 0, reported: now, lined: now, last: now });
-            rows.len() - 1
+        let index = all.iter().position(|series| series.subject == subject).unwrap_or_else(|| {
+            all.push(Series {
+                subject,
+                written: 0,
+                suppressed: 0,
+                last_reported: now,
+                last_written: now,
+                last_event: now,
+            });
+            all.len() - 1
         });
-        let row = &mut rows[at];
+        let series = &mut all[index];
         let age = |at| now.saturating_duration_since(at);
-        if age(row.last) >= QUIET || age(row.lined) >= INTERVAL {
-            row.written = 0;
+        if age(series.last_event) >= SERIES_GAP || age(series.last_written) >= REPORT_INTERVAL {
+            series.written = 0;
         }
-        row.last = now;
-        if row.written < self.burst {
-            row.written += 1;
-            row.lined = now;
+        series.last_event = now;
+        if series.written < self.burst {
+            series.written += 1;
+            series.last_written = now;
             return true;
         }
-        row.left_out += 1;
+        series.suppressed += 1;
         false
     }
 
-    /// What is to be reported now: subjects, and how many events about them have no line.
-    fn due(&self, now: Instant) -> Vec<(&'static str, u64)> {
-        let mut due = Vec::new();
-        self.rows().retain_mut(|row| {
-            let over = now.saturating_duration_since(row.last) >= QUIET;
-            if over || now.saturating_duration_since(row.reported) >= INTERVAL {
-                let left_out = mem::take(&mut row.left_out);
-                if left_out > 0 {
-                    due.push((row.subject, left_out));
+    /// Returns the counts to report now: subjects, and the number of suppressed events about each.
+    fn take_counts(&self, now: Instant) -> Vec<(&'static str, u64)> {
+        let mut counts = Vec::new();
+        self.series().retain_mut(|series| {
+            let ended = now.saturating_duration_since(series.last_event) >= SERIES_GAP;
+            if ended || now.saturating_duration_since(series.last_reported) >= REPORT_INTERVAL {
+                let suppressed = mem::take(&mut series.suppressed);
+                if suppressed > 0 {
+                    counts.push((series.subject, suppressed));
                 }
-                row.reported = now;
+                series.last_reported = now;
             }
-            !over
+            !ended
         });
-        due
+        counts
     }
 
-    fn rows(&self) -> MutexGuard<'_, Vec<Row>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    fn series(&self) -> MutexGuard<'_, Vec<Series>> {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Logs how many events had no line of their own, where that is due. To be called every second or so.
+/// Logs the numbers of suppressed events that are due. Called about every second.
 pub fn report() {
     let limiters = IN_USE.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for limiter in limiters {
-        for (subject, left_out) in limiter.due(Instant::now()) {
+        for (subject, suppressed) in limiter.take_counts(Instant::now()) {
             tracing::warn!(
                 log.event = limiter.event,
                 log.subject = subject,
-                log.left_out = left_out,
-                "the same happened again and again; further lines were left out"
+                log.left_out = suppressed,
+                "repeated log lines were suppressed"
             );
         }
     }
@@ -118,24 +122,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_is_logged_and_the_rest_are_counted_until_it_is_over() {
+    fn the_first_events_of_a_series_are_logged_and_the_rest_are_counted() {
         static LIMITER: LogLimiter = LogLimiter::new("an event", 2);
         let begun = Instant::now();
         let at = |secs| begun + Duration::from_secs(secs);
         let logged = (0..1000).filter(|_| LIMITER.admits_at("a", begun)).count();
         assert_eq!(logged, 2);
         assert!(LIMITER.admits_at("b", begun), "another subject has lines of its own");
-        assert!(LIMITER.due(at(9)).is_empty());
-        assert_eq!(LIMITER.due(at(10)), [("a", 998)]);
-        assert!(LIMITER.admits_at("a", at(11)), "what happens later is another row");
-        // Also where nobody asks what is due.
+        assert!(LIMITER.take_counts(at(9)).is_empty());
+        assert_eq!(LIMITER.take_counts(at(10)), [("a", 998)]);
+        assert!(LIMITER.admits_at("a", at(11)), "a later event begins another series");
+        // The same holds if no counts are taken in between.
         assert!(LIMITER.admits_at("c", begun) && LIMITER.admits_at("c", begun));
         assert!(!LIMITER.admits_at("c", at(9)) && LIMITER.admits_at("c", at(19)));
-        assert_eq!(LIMITER.due(at(100)), [("c", 1)]);
+        assert_eq!(LIMITER.take_counts(at(100)), [("c", 1)]);
 
         let lines = (12..=80).filter(|secs| LIMITER.admits_at("a", at(*secs))).count();
-        assert_eq!(lines, 2 + 2, "what goes on has fresh lines every minute");
-        assert_eq!(LIMITER.due(at(80)), [("a", 65)], "and its count is reported");
-        assert!(LIMITER.due(at(200)).is_empty(), "there is nothing to add");
+        assert_eq!(lines, 2 + 2, "a long series is logged again every minute");
+        assert_eq!(LIMITER.take_counts(at(80)), [("a", 65)], "and its count is reported");
+        assert!(LIMITER.take_counts(at(200)).is_empty(), "there is nothing to add");
     }
 }

@@ -18,19 +18,19 @@ use std::{
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Whoever runs here catches panics, and logs them.
-    static CAUGHT: Cell<bool> = const { Cell::new(false) };
-    /// Where the panic that is being caught has occurred.
+    /// Whether the code that runs on this thread is inside [`catch`].
+    static IS_CATCHING: Cell<bool> = const { Cell::new(false) };
+    /// The location of the panic that is being caught.
     static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Panics since the process began.
+/// The number of panics since the start of the process.
 pub fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// Has panics logged that nobody here catches, such as those of threads, instead of printed on standard error, which
-/// may block. Panics that are caught are logged where they are caught.
+/// Logs panics that are not caught, such as those of threads, instead of printing them on standard error, which may block.
+/// Panics that are caught are logged by whoever catches them.
 pub fn install_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| panic::set_hook(Box::new(hook)));
@@ -38,7 +38,7 @@ pub fn install_hook() {
 
 fn hook(info: &PanicHookInfo<'_>) {
     let location = info.location().map(ToString::to_string);
-    if CAUGHT.get() {
+    if IS_CATCHING.get() {
         LOCATION.set(location);
         return;
     }
@@ -57,12 +57,17 @@ pub struct Panic {
 
 impl fmt::Display for Panic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "panicked at {}: {}", self.location.as_deref().unwrap_or("an unknown place"), self.message)
+        write!(
+            f,
+            "panicked at {}: {}",
+            self.location.as_deref().unwrap_or("an unknown location"),
+            self.message
+        )
     }
 }
 
-/// What a panic says, where that is fixed text. A formatted message may hold what the code was working on, and so a
-/// password: the location has to do.
+/// Returns the message of a panic if it is a literal. A formatted message may contain data such as a password, so only the
+/// location of the panic is logged.
 fn message(payload: &(dyn Any + Send)) -> &'static str {
     payload
         .downcast_ref::<&'static str>()
@@ -72,17 +77,17 @@ fn message(payload: &(dyn Any + Send)) -> &'static str {
 
 /// Runs `work` and catches a panic in it. The caller logs the panic.
 pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
-    let outer = CAUGHT.replace(true);
-    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
-    CAUGHT.set(outer);
-    outcome.map_err(|payload| {
+    let outer = IS_CATCHING.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    IS_CATCHING.set(outer);
+    result.map_err(|payload| {
         COUNT.fetch_add(1, Ordering::Relaxed);
         Panic { message: message(&*payload), location: LOCATION.take() }
     })
 }
 
-/// Polls a future and catches a panic in it, after which the future must not be polled again. Without an allocation
-/// unless it panics. The caller logs the panic.
+/// Polls a future and catches a panic in it, after which the future must not be polled again. Allocates only after a panic.
+/// The caller logs the panic.
 pub fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Panic>> {
     match catch(|| future.poll(cx)) {
         Ok(polled) => polled.map(Ok),
@@ -90,7 +95,7 @@ pub fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Result
     }
 }
 
-/// What a future comes to, or the panic in it. The caller logs the panic.
+/// Awaits a future and catches a panic in it. The caller logs the panic.
 pub async fn caught<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panic> {
     poll_fn(|cx| poll(future.as_mut(), cx)).await
 }
@@ -100,17 +105,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_caught_and_counted_and_what_was_formatted_is_not_shown() {
+    fn a_panic_is_caught_and_counted_without_its_formatted_message() {
         let before = count();
         assert_eq!(catch(|| 7).unwrap(), 7);
         let fixed = catch(|| panic!("this is meant to happen")).unwrap_err().to_string();
         assert!(fixed.ends_with(": this is meant to happen"), "{fixed}");
-        // Not known when this is compiled.
+        // Keeps the compiler from formatting the message at compile time.
         let password = std::hint::black_box("hunter2");
         let formatted = catch(|| panic!("the password is {password}")).unwrap_err().to_string();
         assert!(!formatted.contains("hunter2"), "{formatted}");
-        // Other tests panic, too.
+        // Other tests may panic at the same time.
         assert!(count() >= before + 2);
-        assert!(!CAUGHT.get());
+        assert!(!IS_CATCHING.get());
     }
 }

@@ -1,4 +1,4 @@
-//! Background tasks that are started again when they panic.
+//! Restarts background tasks that panic.
 
 use std::{
     future::poll_fn,
@@ -14,36 +14,35 @@ use tokio::time::{Instant, sleep};
 
 use super::panics;
 
-/// When a task is started again.
+/// The delays of restarts.
 #[derive(Debug, Clone, Copy)]
-struct Pace {
-    /// The first wait, which is doubled each time.
+struct BackoffPolicy {
+    /// The first backoff, which is doubled each time.
     first: Duration,
-    /// The longest wait.
-    longest: Duration,
-    /// A task that has run for this long after a restart is healthy again, and its waits begin anew.
-    steady: Duration,
+    max: Duration,
+    /// A task that has run for this long after a restart is healthy again, and its backoff is reset.
+    healthy_after: Duration,
 }
 
-const PACE: Pace = Pace {
+const BACKOFF: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(100),
-    longest: Duration::from_secs(10),
-    steady: Duration::from_secs(2),
+    max: Duration::from_secs(10),
+    healthy_after: Duration::from_secs(2),
 };
 
 static RESTARTS: AtomicU64 = AtomicU64::new(0);
 
-/// Restarts of background tasks since the process began.
+/// The number of restarts of background tasks since the start of the process.
 pub fn restarts() -> u64 {
     RESTARTS.load(Ordering::Relaxed)
 }
 
-/// Whether the tasks run that requests need. A clone is of the same tasks.
+/// The health of the tasks that requests need. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct TaskHealth(Arc<AtomicUsize>);
 
 impl TaskHealth {
-    /// Whether all of them run.
+    /// Returns whether all of the tasks run.
     pub fn is_good(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
     }
@@ -52,66 +51,70 @@ impl TaskHealth {
 /// Whether requests need a task.
 #[derive(Debug, Clone)]
 pub enum Importance {
-    /// They do: while the task is down, this is not good.
+    /// Requests need the task: while it is down, the health is not good.
     Essential(TaskHealth),
-    /// They do not; what the task does is late until it runs again.
+    /// Requests do not need the task, whose work is late until it runs again.
     Deferrable,
 }
 
-/// Runs `task` until it returns. When it panics, it is started again after a pause, which grows while it goes on
-/// panicking.
+/// Runs `task` until it returns. If it panics, it is restarted after a backoff that grows while it keeps panicking.
 pub async fn supervise(name: &'static str, importance: Importance, task: impl AsyncFnMut()) {
-    supervise_at(PACE, name, importance, task).await;
+    supervise_with(BACKOFF, name, importance, task).await;
 }
 
-async fn supervise_at(pace: Pace, name: &'static str, importance: Importance, mut task: impl AsyncFnMut()) {
-    let mut backoff = pace.first;
+async fn supervise_with(
+    policy: BackoffPolicy,
+    name: &'static str,
+    importance: Importance,
+    mut task: impl AsyncFnMut(),
+) {
+    let mut backoff = policy.first;
     let mut down = None;
     loop {
         let begun = Instant::now();
-        let outcome = {
+        let result = {
             let mut running = pin!(task());
-            let mut steady = pin!(sleep(pace.steady));
+            let mut healthy = pin!(sleep(policy.healthy_after));
             poll_fn(|cx| {
                 let polled = panics::poll(running.as_mut(), cx);
-                if polled.is_pending() && down.is_some() && steady.as_mut().poll(cx).is_ready() {
+                if polled.is_pending() && down.is_some() && healthy.as_mut().poll(cx).is_ready() {
                     down = None;
                 }
                 polled
             })
             .await
         };
-        let Err(panic) = outcome else { return };
+        let Err(panic) = result else { return };
         if let Importance::Essential(health) = &importance {
             down.get_or_insert_with(|| Down::new(health));
         }
-        if begun.elapsed() >= pace.steady {
-            backoff = pace.first;
+        if begun.elapsed() >= policy.healthy_after {
+            backoff = policy.first;
         }
         tracing::error!(
             task.name = name,
             error.message = %panic,
-            "a background task panicked; starting it again after {backoff:?}"
+            "a background task panicked; restarting it after {backoff:?}"
         );
         sleep(backoff).await;
-        backoff = (backoff * 2).min(pace.longest);
+        backoff = (backoff * 2).min(policy.max);
         RESTARTS.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Runs `task`, which cannot be started again. False if it panics.
+/// Runs `task`, which cannot be restarted. Returns false if it panics.
 pub async fn run_once(name: &'static str, task: impl Future<Output = ()>) -> bool {
     let mut running = pin!(task);
     match panics::caught(running.as_mut()).await {
         Ok(()) => true,
         Err(panic) => {
-            tracing::error!(task.name = name, error.message = %panic, "a task panicked that cannot be started again");
+            tracing::error!(task.name = name, error.message = %panic, "a task panicked that cannot be restarted");
             false
         }
     }
 }
 
-/// A task that requests need does not run.
+/// Marks an essential task as down until it is dropped.
 struct Down(TaskHealth);
 
 impl Down {
@@ -133,13 +136,13 @@ mod tests {
 
     use super::*;
 
-    const QUICK: Pace = Pace {
+    const QUICK: BackoffPolicy = BackoffPolicy {
         first: Duration::from_millis(1),
-        longest: Duration::from_millis(8),
-        steady: Duration::from_millis(100),
+        max: Duration::from_millis(8),
+        healthy_after: Duration::from_millis(100),
     };
 
-    /// Panics so often, and then runs.
+    /// A task that panics this many times, and then runs.
     macro_rules! failing {
         ($times:expr, $runs:expr) => {{
             let runs = Arc::clone(&$runs);
@@ -155,25 +158,25 @@ mod tests {
     async fn until(mut condition: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !condition() {
-            assert!(begun.elapsed() < Duration::from_mins(1), "it never comes");
+            assert!(begun.elapsed() < Duration::from_mins(1), "the condition is never met");
             sleep(Duration::from_millis(1)).await;
         }
     }
 
     #[tokio::test]
-    async fn a_task_that_panics_is_started_again_and_health_knows_while_it_is_down() {
+    async fn a_task_that_panics_is_restarted_and_health_is_bad_meanwhile() {
         let (runs, before, health) = (Arc::new(AtomicUsize::new(0)), restarts(), TaskHealth::default());
         let essential = || Importance::Essential(health.clone());
-        let task = tokio::spawn(supervise_at(QUICK, "test", essential(), failing!(3, runs)));
+        let task = tokio::spawn(supervise_with(QUICK, "test", essential(), failing!(3, runs)));
         until(|| !health.is_good()).await;
         until(|| health.is_good()).await;
         assert_eq!(runs.load(Ordering::Relaxed), 4);
-        // Other tests restart tasks, too.
+        // Other tests may restart tasks at the same time.
         assert!(restarts() - before >= 3);
         task.abort();
 
         let runs = Arc::new(AtomicUsize::new(0));
-        let endless = tokio::spawn(supervise_at(QUICK, "test", essential(), failing!(usize::MAX, runs)));
+        let endless = tokio::spawn(supervise_with(QUICK, "test", essential(), failing!(usize::MAX, runs)));
         until(|| !health.is_good()).await;
         until(|| {
             assert!(!health.is_good(), "it panics again and again");
@@ -182,19 +185,19 @@ mod tests {
         .await;
         endless.abort();
         let _ = endless.await;
-        assert!(health.is_good(), "a task that has been ended is not missed");
+        assert!(health.is_good(), "an aborted task does not count as down");
     }
 
     #[tokio::test]
-    async fn a_task_that_requests_do_not_need_is_started_again_too() {
+    async fn a_deferrable_task_is_restarted() {
         let runs = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(supervise_at(QUICK, "test", Importance::Deferrable, failing!(3, runs)));
+        let task = tokio::spawn(supervise_with(QUICK, "test", Importance::Deferrable, failing!(3, runs)));
         until(|| runs.load(Ordering::Relaxed) == 4).await;
         task.abort();
     }
 
     #[tokio::test]
-    async fn a_task_that_returns_is_done_and_one_that_cannot_be_started_again_tells() {
+    async fn a_task_that_returns_is_not_restarted() {
         supervise("test", Importance::Deferrable, async || {}).await;
         assert!(run_once("test", async {}).await);
         assert!(!run_once("test", async { panic!("this is meant to happen") }).await);

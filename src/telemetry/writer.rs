@@ -1,8 +1,8 @@
-//! A log writer that never waits and never fails.
+//! A log writer that never blocks and never fails.
 //!
-//! Lines go into a bounded buffer in memory, and a thread of its own writes them. A reader that stalls blocks that
-//! thread alone. Lines that do not fit into the buffer, or that cannot be written, are lost: they are counted, and
-//! one line reports their number once writing works again.
+//! Lines go into a bounded buffer in memory, which a thread writes out. A reader that stalls blocks only that thread. Lines that
+//! do not fit into the buffer or cannot be written are lost. They are counted, and one line reports their number once writing
+//! works again.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -17,23 +17,23 @@ use std::{
 
 use crate::isolation::panics;
 
-/// Lines that wait to be written, in bytes.
+/// Capacity of the buffer in bytes.
 const CAPACITY: usize = 1024 * 1024;
-/// How long to wait for a descriptor that is non-blocking and full.
-const PAUSE: Duration = Duration::from_millis(20);
-/// How often to try whether writing works again.
-const RETRY: Duration = Duration::from_secs(1);
+/// The delay before the next write to a non-blocking descriptor that is full.
+const WOULD_BLOCK_DELAY: Duration = Duration::from_millis(20);
+/// The interval of retries after a write error.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The line that reports so many lost lines.
+/// Formats the line that reports a number of lost lines.
 pub(super) type Report = Box<dyn Fn(u64) -> Vec<u8> + Send>;
 
-/// Accepts log lines, one a call of `write`, from any thread.
+/// Accepts log lines from any thread, one per call of `write`.
 #[derive(Debug, Default)]
 pub(super) struct LogWriter {
     queue: Mutex<Queue>,
-    /// Lines have arrived.
+    /// Notified when lines arrive.
     arrived: Condvar,
-    /// The queue is empty, and everything before was written or lost.
+    /// Notified when the queue is empty and every line is written or lost.
     drained: Condvar,
     lost: AtomicU64,
 }
@@ -41,20 +41,19 @@ pub(super) struct LogWriter {
 #[derive(Debug, Default)]
 struct Queue {
     lines: Lines,
-    /// Lines have been taken and are being written.
+    /// Whether lines were taken and are being written.
     busy: bool,
 }
 
-/// Lines, one after the other.
 #[derive(Debug, Default)]
 struct Lines {
     text: Vec<u8>,
-    /// Where each of them ends.
+    /// The end of each line.
     ends: Vec<usize>,
 }
 
 impl LogWriter {
-    /// Writes to `output` from a thread of its own.
+    /// Starts the thread that writes to `output`.
     pub(super) fn start(output: impl Write + Send + 'static, report: Report) -> io::Result<Arc<Self>> {
         let writer = Arc::new(Self::default());
         let mut worker = Worker {
@@ -63,21 +62,21 @@ impl LogWriter {
             report,
             lines: Lines::default(),
             reported: 0,
-            torn: false,
+            is_partial: false,
         };
         thread::Builder::new().name("log".into()).spawn(move || {
-            // A panic loses the lines at hand, and nothing else.
+            // A panic loses only the lines that were being written.
             while panics::catch(|| worker.run()).is_err() {}
         })?;
         Ok(writer)
     }
 
-    /// Lines that were lost so far.
+    /// The number of lines lost so far.
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything so far is written, at most this long.
+    /// Waits until all lines are written, at most this long.
     pub(super) fn flush(&self, limit: Duration) {
         let begun = Instant::now();
         let mut queue = self.queue();
@@ -94,7 +93,7 @@ impl LogWriter {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lose(&self, lines: usize) {
+    fn count_lost(&self, lines: usize) {
         self.lost.fetch_add(lines as u64, Ordering::Relaxed);
     }
 }
@@ -105,7 +104,7 @@ impl Write for &LogWriter {
         let Lines { text, ends } = &mut queue.lines;
         if text.len() + line.len() > CAPACITY {
             drop(queue);
-            self.lose(1);
+            self.count_lost(1);
         } else {
             text.extend_from_slice(line);
             ends.push(text.len());
@@ -125,27 +124,27 @@ struct Worker<W> {
     output: W,
     report: Report,
     lines: Lines,
-    /// Lost lines that the log tells of.
+    /// The number of lost lines that were reported.
     reported: u64,
-    /// The last line was written in part.
-    torn: bool,
+    /// Whether the last line was written in part.
+    is_partial: bool,
 }
 
 impl<W: Write> Worker<W> {
     fn run(&mut self) {
         loop {
-            self.take();
-            if !self.tell_of_losses() {
-                self.writer.lose(self.lines.ends.len());
-            } else if let Err(written) = put(&mut self.output, &self.lines.text) {
-                self.writer.lose(self.lines.ends.iter().filter(|end| **end > written).count());
-                self.torn = written > 0 && !self.lines.ends.contains(&written);
+            self.take_lines();
+            if !self.report_lost() {
+                self.writer.count_lost(self.lines.ends.len());
+            } else if let Err(written) = write_all(&mut self.output, &self.lines.text) {
+                self.writer.count_lost(self.lines.ends.iter().filter(|end| **end > written).count());
+                self.is_partial = written > 0 && !self.lines.ends.contains(&written);
             }
         }
     }
 
-    /// Takes what there is to write, once there is something.
-    fn take(&mut self) {
+    /// Waits for lines and takes all of them.
+    fn take_lines(&mut self) {
         self.lines.text.clear();
         self.lines.ends.clear();
         let mut queue = self.writer.queue();
@@ -156,7 +155,7 @@ impl<W: Write> Worker<W> {
             if self.writer.lost() == self.reported {
                 queue = arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
             } else {
-                queue = arrived.wait_timeout(queue, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+                queue = arrived.wait_timeout(queue, RETRY_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
                 break;
             }
         }
@@ -164,37 +163,37 @@ impl<W: Write> Worker<W> {
         queue.busy = true;
     }
 
-    /// Reports lines that were lost; false if that is not possible yet.
-    fn tell_of_losses(&mut self) -> bool {
+    /// Reports lost lines. Returns false if writing fails.
+    fn report_lost(&mut self) -> bool {
         let lost = self.writer.lost();
         if lost == self.reported {
             return true;
         }
-        let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
+        let mut line = if self.is_partial { vec![b'\n'] } else { Vec::new() };
         line.extend((self.report)(lost - self.reported));
-        match put(&mut self.output, &line) {
+        match write_all(&mut self.output, &line) {
             Ok(()) => {
                 self.reported = lost;
-                self.torn = false;
+                self.is_partial = false;
                 true
             }
             Err(written) => {
-                self.torn |= written > 0;
+                self.is_partial |= written > 0;
                 false
             }
         }
     }
 }
 
-/// Writes all of it. An error says how much was written.
-fn put(output: &mut impl Write, text: &[u8]) -> Result<(), usize> {
+/// Writes all of `text`. The error is the number of bytes written.
+fn write_all(output: &mut impl Write, text: &[u8]) -> Result<(), usize> {
     let mut written = 0;
     while written < text.len() {
         match output.write(&text[written..]) {
             Ok(0) => return Err(written),
             Ok(more) => written += more,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(WOULD_BLOCK_DELAY),
             Err(_) => return Err(written),
         }
     }
@@ -207,30 +206,30 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_mins(1);
+    const TIMEOUT: Duration = Duration::from_mins(1);
 
-    /// What an output does with the next line.
+    /// The behaviour of an output.
     #[derive(Clone, Copy, PartialEq)]
-    enum Mood {
+    enum Behaviour {
         Takes,
         TakesHalf,
         Fails,
         Stalls,
     }
 
-    /// Its mood, and what it has taken.
-    type State = (Mood, Vec<u8>);
+    /// The behaviour, and the bytes written.
+    type State = (Behaviour, Vec<u8>);
 
     #[derive(Clone)]
     struct Output(Arc<(Mutex<State>, Condvar)>);
 
     impl Output {
-        fn new(mood: Mood) -> Self {
-            Self(Arc::new((Mutex::new((mood, Vec::new())), Condvar::new())))
+        fn new(behaviour: Behaviour) -> Self {
+            Self(Arc::new((Mutex::new((behaviour, Vec::new())), Condvar::new())))
         }
 
-        fn set(&self, mood: Mood) {
-            self.0.0.lock().unwrap().0 = mood;
+        fn set(&self, behaviour: Behaviour) {
+            self.0.0.lock().unwrap().0 = behaviour;
             self.0.1.notify_all();
         }
 
@@ -241,7 +240,7 @@ mod tests {
         fn until(&self, end: &str) -> String {
             let begun = Instant::now();
             while !self.text().ends_with(end) {
-                assert!(begun.elapsed() < PATIENCE, "{:?}", self.text());
+                assert!(begun.elapsed() < TIMEOUT, "{:?}", self.text());
                 thread::sleep(Duration::from_millis(5));
             }
             self.text()
@@ -251,13 +250,13 @@ mod tests {
     impl Write for Output {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
             let mut state = self.0.0.lock().unwrap();
-            while state.0 == Mood::Stalls {
+            while state.0 == Behaviour::Stalls {
                 state = self.0.1.wait(state).unwrap();
             }
             let count = match state.0 {
-                Mood::Fails => return Err(ErrorKind::StorageFull.into()),
-                Mood::TakesHalf => {
-                    state.0 = Mood::Fails;
+                Behaviour::Fails => return Err(ErrorKind::StorageFull.into()),
+                Behaviour::TakesHalf => {
+                    state.0 = Behaviour::Fails;
                     text.len() / 2
                 }
                 _ => text.len(),
@@ -283,7 +282,7 @@ mod tests {
     fn until_lost(writer: &LogWriter, count: u64) {
         let begun = Instant::now();
         while writer.lost() < count {
-            assert!(begun.elapsed() < PATIENCE);
+            assert!(begun.elapsed() < TIMEOUT);
             thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(writer.lost(), count);
@@ -291,19 +290,19 @@ mod tests {
 
     #[test]
     fn lines_are_written_in_their_order() {
-        let output = Output::new(Mood::Takes);
+        let output = Output::new(Behaviour::Takes);
         let writer = start(&output);
         for number in 0..1000 {
             log(&writer, &format!("{number}\n"));
         }
-        writer.flush(PATIENCE);
+        writer.flush(TIMEOUT);
         let expected = (0..1000).map(|number| number.to_string()).collect::<Vec<_>>().join("\n") + "\n";
         assert_eq!((output.text(), writer.lost()), (expected, 0));
     }
 
     #[test]
     fn a_reader_that_stalls_holds_nobody_up_and_is_told_how_many_lines_it_has_missed() {
-        let output = Output::new(Mood::Stalls);
+        let output = Output::new(Behaviour::Stalls);
         let writer = start(&output);
         let line = format!("{}\n", "x".repeat(1023));
         let (done, all_logged) = mpsc::channel();
@@ -317,22 +316,22 @@ mod tests {
                 done.send(()).unwrap();
             }
         });
-        all_logged.recv_timeout(PATIENCE).expect("logging waits for the reader");
+        all_logged.recv_timeout(TIMEOUT).expect("logging waits for the reader");
         let lost = writer.lost();
         assert!((2900..=4000).contains(&lost), "{lost}");
-        output.set(Mood::Takes);
-        writer.flush(PATIENCE);
+        output.set(Behaviour::Takes);
+        writer.flush(TIMEOUT);
         let text = output.text();
         assert_eq!(text.matches(&format!("lost {lost}\n")).count(), 1);
         assert_eq!(text.lines().count() as u64, 5000 - lost + 1);
         log(&writer, "and on\n");
-        writer.flush(PATIENCE);
+        writer.flush(TIMEOUT);
         assert_eq!(output.text().matches("lost").count(), 1, "it is told once");
     }
 
     #[test]
     fn lines_that_cannot_be_written_are_counted_and_reported_once_it_works_again() {
-        let output = Output::new(Mood::Fails);
+        let output = Output::new(Behaviour::Fails);
         let writer = start(&output);
         for number in 1..=3 {
             log(&writer, "gone\n");
@@ -340,7 +339,7 @@ mod tests {
         }
         assert_eq!(output.text(), "");
         // Also if nobody logs any more.
-        output.set(Mood::Takes);
+        output.set(Behaviour::Takes);
         assert_eq!(output.until("lost 3\n"), "lost 3\n");
         log(&writer, "there\n");
         assert_eq!(output.until("there\n"), "lost 3\nthere\n");
@@ -348,11 +347,11 @@ mod tests {
 
     #[test]
     fn a_line_that_was_written_in_part_does_not_spoil_the_next() {
-        let output = Output::new(Mood::TakesHalf);
+        let output = Output::new(Behaviour::TakesHalf);
         let writer = start(&output);
         log(&writer, "12345678\n");
         until_lost(&writer, 1);
-        output.set(Mood::Takes);
+        output.set(Behaviour::Takes);
         assert_eq!(output.until("lost 1\n"), "1234\nlost 1\n");
     }
 }

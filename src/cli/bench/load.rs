@@ -1,4 +1,4 @@
-//! The load: lines that ask and ask again, until the time is over.
+//! The load: workers that send requests until the time is over.
 
 use std::{
     sync::{
@@ -12,148 +12,172 @@ use tokio::{task::JoinSet, time::timeout_at};
 
 use super::{
     connection::{CallError, Connection, Endpoint},
+    counts::{Counts, SharedCounts},
     progress::Progress,
     query::Query,
     schedule::Schedule,
-    tally::{Counts, Tally},
 };
-use crate::cli::{Failure, client::TIMEOUT, output::Output};
+use crate::cli::{CommandError, client::CALL_TIMEOUT, output::Output};
 
-/// Before a connection is made again, so that a server that is gone is not run over when it comes back.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// The delay before a reconnect, so that a restarted server is not flooded.
+const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 
-/// What to do.
+/// The options of a load.
 pub(super) struct Load {
-    pub(super) way: Endpoint,
-    pub(super) asks: Vec<Query>,
-    /// Streams on one connection; without them, every request is a call of its own.
+    pub(super) endpoint: Endpoint,
+    pub(super) queries: Vec<Query>,
+    /// The number of streams on each connection; `None` for unary calls.
     pub(super) streams: Option<u16>,
-    /// Requests at a time, on one connection or, where there are streams, on one of these.
+    /// The number of requests in flight on each connection or stream.
     pub(super) concurrency: usize,
     pub(super) duration: Duration,
-    /// Calls a second; without it, a call follows the answer to the one before.
+    /// Requests per second; `None` if each request follows the answer to the one before.
     pub(super) rate: Option<u32>,
 }
 
-/// How it went.
-pub(super) struct Outcome {
+pub(super) struct LoadResult {
     pub(super) counts: Counts,
-    /// Until the last answer.
+    /// The time until the last answer.
     pub(super) elapsed: Duration,
-    /// Calls that were due by then and never begun, because the server did not keep up.
+    /// Requests that were due and never sent, because the server did not keep up.
     pub(super) unsent: u64,
 }
 
-/// A run in progress.
-pub(super) struct Run {
+/// A load in progress.
+pub(super) struct LoadRun {
     pub(super) load: Arc<Load>,
     pub(super) until: Instant,
-    pub(super) pace: Option<Schedule>,
+    pub(super) schedule: Option<Schedule>,
+    /// The number of the next query.
     pub(super) next: AtomicUsize,
 }
 
-pub(super) async fn run(load: &Arc<Load>, connections: u16, output: &Output) -> Result<Outcome, Failure> {
-    let cannot = |error: &dyn std::fmt::Display| Failure::Unavailable(format!("cannot begin: {error}"));
-    let mut lines = Vec::new();
-    let mut tallies = Vec::new();
+pub(super) async fn run(
+    load: &Arc<Load>,
+    connections: u16,
+    output: &Output,
+) -> Result<LoadResult, CommandError> {
+    let start_error =
+        |error: &dyn std::fmt::Display| CommandError::Unavailable(format!("cannot start the load: {error}"));
+    let mut handles = Vec::new();
+    let mut counts_of_connections = Vec::new();
     for _ in 0..connections {
-        lines.push(load.way.connect().await.map_err(|error| cannot(&error))?);
-        tallies.push(Arc::new(Tally::new().map_err(|error| cannot(&error))?));
+        handles.push(load.endpoint.connect().await.map_err(|error| start_error(&error))?);
+        counts_of_connections.push(Arc::new(SharedCounts::new().map_err(|error| start_error(&error))?));
     }
-    let most = load.concurrency * usize::from(load.streams.unwrap_or(1));
-    let most = u32::try_from(most).unwrap_or(u32::MAX);
+    let max_in_flight = load.concurrency * usize::from(load.streams.unwrap_or(1));
+    let max_in_flight = u32::try_from(max_in_flight).unwrap_or(u32::MAX);
     let begin = Instant::now();
-    let run = Arc::new(Run {
+    let run = Arc::new(LoadRun {
         load: Arc::clone(load),
         until: begin + load.duration,
-        pace: load.rate.map(|rate| Schedule::new(begin, rate, connections, most)),
+        schedule: load.rate.map(|rate| Schedule::new(begin, rate, connections, max_in_flight)),
         next: AtomicUsize::new(0),
     });
-    if run.pace.is_some() {
+    if run.schedule.is_some() {
         let run = Arc::clone(&run);
-        std::thread::spawn(move || run.pace.as_ref().map(|pace| pace.keep(run.load.duration)));
+        std::thread::spawn(move || run.schedule.as_ref().map(|schedule| schedule.run(run.load.duration)));
     }
-    let mut under_way = JoinSet::new();
-    for (number, (line, tally)) in lines.into_iter().zip(&tallies).enumerate() {
-        under_way.spawn(Arc::clone(&run).connection(number, line, Arc::clone(tally)));
+    let mut tasks = JoinSet::new();
+    for (number, (connection, counts)) in handles.into_iter().zip(&counts_of_connections).enumerate() {
+        tasks.spawn(Arc::clone(&run).connection_worker(number, connection, Arc::clone(counts)));
     }
-    let watching = tokio::spawn(Progress::new(output, load.duration).follow(begin, tallies.clone()));
-    while under_way.join_next().await.is_some() {}
+    let progress =
+        tokio::spawn(Progress::new(output, load.duration).run(begin, counts_of_connections.clone()));
+    while tasks.join_next().await.is_some() {}
     let elapsed = begin.elapsed();
-    // It clears what it has drawn, or has panicked, which is nothing to the result.
-    let _ = watching.await;
+    // A panic of the progress bar does not matter.
+    let _ = progress.await;
 
-    let mut counts = Counts::new().map_err(|error| cannot(&error))?;
-    for tally in &tallies {
-        counts.add(&tally.counts());
+    let mut counts = Counts::new().map_err(|error| start_error(&error))?;
+    for of_connection in &counts_of_connections {
+        counts.add(&of_connection.lock());
     }
-    let planned = run.pace.as_ref().map_or(0, |pace| pace.count(load.duration));
+    let planned = run.schedule.as_ref().map_or(0, |schedule| schedule.count(load.duration));
     let unsent = planned.saturating_sub(counts.latencies.len() + counts.wrong);
-    Ok(Outcome { counts, elapsed, unsent })
+    Ok(LoadResult { counts, elapsed, unsent })
 }
 
-impl Run {
-    /// Keeps a connection busy, and makes it again where it ends before the time is over.
-    async fn connection(self: Arc<Self>, number: usize, mut line: Connection, tally: Arc<Tally>) {
+impl LoadRun {
+    /// Keeps a connection busy, and reconnects if it ends before the time is over.
+    async fn connection_worker(
+        self: Arc<Self>,
+        number: usize,
+        mut connection: Connection,
+        counts: Arc<SharedCounts>,
+    ) {
         loop {
-            let mut lines = JoinSet::new();
+            let mut workers = JoinSet::new();
             if let Some(streams) = self.load.streams {
                 for _ in 0..streams {
-                    lines.spawn(Arc::clone(&self).converse(number, line.clone(), Arc::clone(&tally)));
+                    workers.spawn(Arc::clone(&self).stream_worker(
+                        number,
+                        connection.clone(),
+                        Arc::clone(&counts),
+                    ));
                 }
             } else {
                 for _ in 0..self.load.concurrency {
-                    lines.spawn(Arc::clone(&self).ask(number, line.clone(), Arc::clone(&tally)));
+                    workers.spawn(Arc::clone(&self).unary_worker(
+                        number,
+                        connection.clone(),
+                        Arc::clone(&counts),
+                    ));
                 }
             }
-            let all = async { while lines.join_next().await.is_some() {} };
-            if timeout_at((self.until + TIMEOUT).into(), all).await.is_err() {
-                // Each waits for one answer, or for more.
-                tally.wrongs(lines.len() as u64, format!("no answer within {TIMEOUT:?}"));
+            let all = async { while workers.join_next().await.is_some() {} };
+            if timeout_at((self.until + CALL_TIMEOUT).into(), all).await.is_err() {
+                // Each worker waits for at least one answer.
+                counts.wrongs(workers.len() as u64, format!("no answer within {CALL_TIMEOUT:?}"));
                 return;
             }
-            line = loop {
-                if Instant::now() + RECONNECT_PAUSE >= self.until {
+            connection = loop {
+                if Instant::now() + RECONNECT_DELAY >= self.until {
                     return;
                 }
-                tokio::time::sleep(RECONNECT_PAUSE).await;
-                match self.load.way.connect().await {
-                    Ok(line) => break line,
-                    Err(error) => tally.wrong(format!("cannot connect again: {error}")),
+                tokio::time::sleep(RECONNECT_DELAY).await;
+                match self.load.endpoint.connect().await {
+                    Ok(connection) => break connection,
+                    Err(error) => counts.wrong(format!("cannot reconnect: {error}")),
                 }
             };
         }
     }
 
-    /// One call after the other.
-    async fn ask(self: Arc<Self>, connection: usize, mut line: Connection, tally: Arc<Tally>) {
-        while let Some(begun) = self.turn(connection).await {
-            let number = self.next.fetch_add(1, Ordering::Relaxed) % self.load.asks.len();
-            let ask = &self.load.asks[number];
-            match line.call(&ask.message).await {
+    /// Makes one call after the other.
+    async fn unary_worker(
+        self: Arc<Self>,
+        number: usize,
+        mut connection: Connection,
+        counts: Arc<SharedCounts>,
+    ) {
+        while let Some(begun) = self.next_due(number).await {
+            let query = self.next.fetch_add(1, Ordering::Relaxed) % self.load.queries.len();
+            let query = &self.load.queries[query];
+            match connection.call(&query.message).await {
                 Ok(answer) => {
                     let latency = begun.elapsed();
-                    match ask.check(&answer) {
-                        Ok(()) => tally.right(latency),
-                        Err(complaint) => tally.wrong(complaint),
+                    match query.check(&answer) {
+                        Ok(()) => counts.right(latency),
+                        Err(reason) => counts.wrong(reason),
                     }
                 }
-                Err(CallError::Refused(complaint)) => tally.wrong(complaint),
-                Err(CallError::Broken(complaint)) => return tally.wrong(complaint),
-                Err(CallError::Retired) => return,
+                Err(CallError::Failed(reason)) => counts.wrong(reason),
+                Err(CallError::ConnectionLost(reason)) => return counts.wrong(reason),
+                Err(CallError::NotProcessed) => return,
             }
         }
     }
 
-    /// Waits until a call is to be made: from when its latency counts.
-    async fn turn(&self, connection: usize) -> Option<Instant> {
+    /// Waits until a request is to be sent, and returns the time from which its latency counts.
+    async fn next_due(&self, connection: usize) -> Option<Instant> {
         let now = Instant::now();
         if now >= self.until {
             return None;
         }
-        match &self.pace {
+        match &self.schedule {
             None => Some(now),
-            Some(pace) => pace.turn(connection).await,
+            Some(schedule) => schedule.next(connection).await,
         }
     }
 }

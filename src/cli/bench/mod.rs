@@ -1,13 +1,14 @@
-//! `latchkey bench`: load on a server, and how it bears it.
+//! `latchkey bench`: measures the throughput and latency of Validate under load.
 
 mod connection;
+mod counts;
 mod load;
 mod progress;
 mod query;
 mod report;
 mod schedule;
 mod stream;
-mod tally;
+
 mod tokens;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -16,95 +17,91 @@ use clap::Args;
 
 use self::{connection::Endpoint, load::Load, report::Report};
 use super::{
-    Common, Failure,
-    client::{self, Carries},
+    CommandError, Common,
+    client::{self, CallKind},
     output::Output,
 };
 
-/// How long a run may take: longer than this is not a benchmark but a service.
-const LONGEST: Duration = Duration::from_hours(1);
-/// What is measured where nothing else is named.
+const MAX_DURATION: Duration = Duration::from_hours(1);
 const VALIDATE: &str = "/latchkey.v1.AuthService/Validate";
-/// What is measured with `--stream`.
 const VALIDATE_STREAM: &str = "/latchkey.v1.AuthService/ValidateStream";
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  echo \"$TOKEN\" | latchkey bench\n  latchkey bench --tokens tokens.txt --duration 30s --output json\n  echo \"$PASSWORD\" | latchkey bench --login alice --login bob --rate 2000\n  latchkey bench --tokens tokens.txt --stream --concurrency 256\n\nA rejection, an error and an answer about another session all count as wrong. Exit code 1 if there was one."
+    after_help = "Examples:\n  echo \"$TOKEN\" | latchkey bench\n  latchkey bench --tokens tokens.txt --duration 30s --output json\n  echo \"$PASSWORD\" | latchkey bench --login alice --login bob --rate 2000\n  latchkey bench --tokens tokens.txt --stream --concurrency 256\n\nA rejection, an error and an answer about another session count as wrong. Exit code 1 if there is a wrong answer."
 )]
 pub(super) struct Bench {
-    /// A file with tokens of live sessions, one a line, which are validated in turn. By default, and for
-    /// `-`, standard input.
+    /// A file with tokens of live sessions, one per line, which are validated in turn. The default is standard input, as is -.
     #[arg(long, value_name = "FILE", conflicts_with = "login")]
     tokens: Option<PathBuf>,
-    /// Log this user in, which displaces whoever is logged in as such, and validate that token. Give it
-    /// again for more users; they share the password, which comes from standard input.
+    /// A user to log in, whose token is validated. The login may displace sessions. Repeat the option for more users; they
+    /// have the same password, which is read from standard input.
     #[arg(long, value_name = "USER")]
     login: Vec<String>,
-    /// How many connections to open.
+    /// The number of connections.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
-    /// Query over `ValidateStream`: many requests and answers on a call that stays open.
+    /// Use ValidateStream instead of unary calls.
     #[arg(long)]
     stream: bool,
-    /// How many streams to open on each connection.
+    /// The number of streams on each connection.
     #[arg(long, default_value_t = 1, requires = "stream", value_parser = clap::value_parser!(u16).range(1..=100))]
     streams: u16,
-    /// How many requests to have under way on each connection or, with --stream, on each stream.
+    /// The number of requests in flight on each connection or, with --stream, on each stream.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000))]
     concurrency: u16,
-    /// For how long, an hour at the most.
+    /// How long to measure, such as 30s; at most 1h.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// So many requests a second, whether the server keeps up or not; the latency then counts from the moment
-    /// at which a request was due. Of more than 5000 a second, several are due at a time, on one connection. By default
-    /// a request follows the answer to the one before.
+    /// Requests per second, whether the server keeps up or not. The latency then counts from the time at which a request was
+    /// due. Above 5000 per second, several requests are due at a time on one connection. By default each request follows the
+    /// answer to the one before.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
-    /// Do not slide the idle timeouts.
+    /// Do not count the requests as uses, so idle timeouts do not slide.
     #[arg(long)]
     peek: bool,
-    /// Another method with the same messages, to compare with. What its answers are about is not checked.
+    /// Another method with the same messages, to compare with. The session of its answers is not checked.
     #[arg(long, hide = true)]
     path: Option<String>,
 }
 
 impl Bench {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
-        if self.duration.is_zero() || self.duration > LONGEST {
-            return Err(Failure::Usage("--duration must be more than 0s and at most 1h".into()));
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
+        if self.duration.is_zero() || self.duration > MAX_DURATION {
+            return Err(CommandError::Usage("--duration must be more than 0s and at most 1h".into()));
         }
-        // Not for the load, but a server that is not there or not trusted is told in the usual words.
-        let client = client::auth(common, Carries::Calls).await?;
+        // The load has connections of its own. This one reports a server that is missing or not trusted, as other commands do.
+        let client = client::auth(common, CallKind::Unary).await?;
         let tokens = if self.login.is_empty() {
             tokens::read(self.tokens.as_deref())?
         } else {
             tokens::log_in(client, &self.login).await?
         };
-        let usual = if self.stream { VALIDATE_STREAM } else { VALIDATE };
-        let path = self.path.as_deref().unwrap_or(usual);
-        let is_ours = path == usual;
-        let asks = tokens.iter().map(|token| query::Query::new(token, self.peek, is_ours)).collect();
+        let default_path = if self.stream { VALIDATE_STREAM } else { VALIDATE };
+        let path = self.path.as_deref().unwrap_or(default_path);
+        let check_session = path == default_path;
+        let queries = tokens.iter().map(|token| query::Query::new(token, self.peek, check_session)).collect();
         let load = Arc::new(Load {
-            way: Endpoint::new(common, path)?,
-            asks,
+            endpoint: Endpoint::new(common, path)?,
+            queries,
             streams: self.stream.then_some(self.streams),
             concurrency: usize::from(self.concurrency),
             duration: self.duration,
             rate: self.rate,
         });
         let output = common.output();
-        let outcome = load::run(&load, self.connections, &output).await?;
-        self.print(&output, &Report::new(outcome))
+        let result = load::run(&load, self.connections, &output).await?;
+        self.print(&output, &Report::new(result))
     }
 
-    fn print(&self, output: &Output, report: &Report) -> Result<(), Failure> {
+    fn print(&self, output: &Output, report: &Report) -> Result<(), CommandError> {
         let mut value = report.json();
         value["connections"] = self.connections.into();
         value["streams"] = self.stream.then_some(self.streams).into();
         value["concurrency"] = self.concurrency.into();
         value["rate"] = self.rate.into();
         output.print(&value, || report.text())?;
-        report.verdict()
+        report.check()
     }
 }

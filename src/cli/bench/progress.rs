@@ -1,4 +1,4 @@
-//! How far the load has come, for a person at a terminal.
+//! The progress bar of a load.
 
 use std::{
     io::IsTerminal as _,
@@ -8,13 +8,12 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::tally::Tally;
+use super::counts::SharedCounts;
 use crate::cli::output::Output;
 
-/// How often it is drawn.
-const STEP: Duration = Duration::from_millis(250);
+const UPDATE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A bar on standard error, where that is a terminal and a person reads the answer; otherwise nothing.
+/// A bar on standard error if that is a terminal and the output is not JSON.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     duration: Duration,
@@ -22,28 +21,28 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(output: &Output, duration: Duration) -> Self {
-        let is_seen = !output.is_json() && std::io::stderr().is_terminal();
+        let is_visible = !output.is_json() && std::io::stderr().is_terminal();
         let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}").ok();
-        let bar = style.filter(|_| is_seen).map(|style| {
+        let bar = style.filter(|_| is_visible).map(|style| {
             ProgressBar::new(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).with_style(style)
         });
         Self { bar, duration }
     }
 
-    /// Draws until the time is over.
-    pub(super) async fn follow(self, begin: Instant, tallies: Vec<Arc<Tally>>) {
+    /// Updates the bar until the time is over.
+    pub(super) async fn run(self, begin: Instant, counts_of_connections: Vec<Arc<SharedCounts>>) {
         let Some(bar) = self.bar else { return };
         let mut before = 0;
         while begin.elapsed() < self.duration {
-            tokio::time::sleep(STEP).await;
+            tokio::time::sleep(UPDATE_INTERVAL).await;
             let (mut right, mut wrong) = (0, 0);
-            for tally in &tallies {
-                let counts = tally.counts();
+            for counts in &counts_of_connections {
+                let counts = counts.lock();
                 right += counts.latencies.len();
                 wrong += counts.wrong;
             }
-            let steps = u64::from(1000 / STEP.subsec_millis());
-            bar.set_message(format!("{} requests/s, {wrong} wrong", (right - before) * steps));
+            let updates_per_second = u64::from(1000 / UPDATE_INTERVAL.subsec_millis());
+            bar.set_message(format!("{} requests/s, {wrong} wrong", (right - before) * updates_per_second));
             bar.set_position(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX));
             before = right;
         }

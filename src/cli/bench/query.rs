@@ -1,4 +1,4 @@
-//! A question, made before the load begins, and whether an answer is the right one.
+//! A request that is encoded before the load begins, and the check of its answer.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use data_encoding::BASE64URL_NOPAD;
@@ -13,23 +13,23 @@ use crate::{
     grpc::pb::{self, validate_response::Verdict},
 };
 
-/// A longer answer is none of ours.
+/// The largest accepted answer in bytes.
 pub(super) const MAX_ANSWER: usize = 64 * 1024;
 
-/// What stands before a message: a flag and the length.
-const PREFIX: usize = 5;
+/// The gRPC prefix of a message: a flag and the length.
+const PREFIX_LEN: usize = 5;
 
 pub(super) struct Query {
-    /// The request as it goes over the wire.
+    /// The request with its prefix.
     pub(super) message: Bytes,
-    /// The session that the answer must be about, where the token tells.
+    /// The session that the answer must be about, if it is checked.
     session_id: Option<String>,
 }
 
 impl Query {
     pub(super) fn new(token: &str, peek: bool, check_session: bool) -> Self {
         let request = pb::ValidateRequest { token: token.to_owned(), peek, max_staleness: None };
-        let mut message = BytesMut::with_capacity(PREFIX + request.encoded_len());
+        let mut message = BytesMut::with_capacity(PREFIX_LEN + request.encoded_len());
         message.put_u8(0);
         message.put_u32(u32::try_from(request.encoded_len()).unwrap_or(u32::MAX));
         message.put_slice(&request.encode_to_vec());
@@ -37,7 +37,7 @@ impl Query {
         Self { message: message.freeze(), session_id }
     }
 
-    /// Why this answer, which has to be one message, is wrong, if it is.
+    /// Checks an answer, which must be one message. The error tells why it is wrong.
     pub(super) fn check(&self, answer: &[u8]) -> Result<(), String> {
         match first_message(answer)? {
             Some((message, [])) => self.check_message(message),
@@ -45,14 +45,14 @@ impl Query {
         }
     }
 
-    /// Why this message is a wrong answer, if it is.
+    /// Checks a message without its prefix.
     pub(super) fn check_message(&self, message: &[u8]) -> Result<(), String> {
-        // The load must cost less than the server: a right answer is known without being taken apart.
+        // A right answer is recognised without decoding it, because the load must cost less than the server.
         if only_session(message).is_some_and(|session| self.is_about(session)) {
             return Ok(());
         }
         let answer = pb::ValidateResponse::decode(message);
-        let answer = answer.map_err(|error| format!("the answer cannot be read: {error}"))?;
+        let answer = answer.map_err(|error| format!("cannot decode the answer: {error}"))?;
         match (answer.verdict, answer.failure) {
             (Some(Verdict::Session(session)), _) => match &self.session_id {
                 Some(id) if *id != session.session_id => Err("the answer is about another session".into()),
@@ -66,19 +66,19 @@ impl Query {
 
     fn is_about(&self, session: &[u8]) -> bool {
         match (first_field(session), &self.session_id) {
-            (Ok(id), Some(mine)) => id == Some(mine.as_bytes()),
+            (Ok(id), Some(expected)) => id == Some(expected.as_bytes()),
             (Ok(_), None) => true,
             (Err(_), _) => false,
         }
     }
 }
 
-/// A message, and what comes after it.
+/// A message, and the bytes after it.
 type Split<'a> = (&'a [u8], &'a [u8]);
 
-/// The first message of what the server sends, and what comes after it; none before it is all there.
+/// Splits the first message off. Returns `None` if it is not complete.
 pub(super) fn first_message(answer: &[u8]) -> Result<Option<Split<'_>>, String> {
-    let Some((&[flag, a, b, c, d], rest)) = answer.split_first_chunk::<PREFIX>() else {
+    let Some((&[flag, a, b, c, d], rest)) = answer.split_first_chunk::<PREFIX_LEN>() else {
         return Ok(None);
     };
     if flag != 0 {
@@ -91,14 +91,14 @@ pub(super) fn first_message(answer: &[u8]) -> Result<Option<Split<'_>>, String> 
     Ok(rest.split_at_checked(length))
 }
 
-/// The session of an answer that has nothing else in it.
+/// The session of an answer without any other field.
 fn only_session(mut answer: &[u8]) -> Option<&[u8]> {
     let (tag, wire_type) = decode_key(&mut answer).ok()?;
     let length = decode_varint(&mut answer).ok()?;
     (tag == 1 && wire_type == WireType::LengthDelimited && length == answer.len() as u64).then_some(answer)
 }
 
-/// The first field of a message, where it is there. The others must be fields, too.
+/// The value of field 1 of a message, if present. Returns an error if the message is not valid.
 fn first_field(mut message: &[u8]) -> Result<Option<&[u8]>, DecodeError> {
     let mut found = None;
     while !message.is_empty() {
@@ -114,7 +114,7 @@ fn first_field(mut message: &[u8]) -> Result<Option<&[u8]>, DecodeError> {
     Ok(found)
 }
 
-/// The `jti` of a token. That it is genuine is for the server to say.
+/// The `jti` of a token, whose signature is not verified.
 fn session_id(token: &str) -> Option<String> {
     let claims = BASE64URL_NOPAD.decode(token.split('.').nth(1)?.as_bytes()).ok()?;
     let claims: Value = serde_json::from_slice(&claims).ok()?;
@@ -137,14 +137,14 @@ mod tests {
 
     #[test]
     fn only_the_session_of_the_token_is_a_right_answer() {
-        let ask = Query::new(&token(), false, true);
+        let query = Query::new(&token(), false, true);
         let session =
             |id: &str| Some(Verdict::Session(pb::Session { session_id: id.into(), ..Default::default() }));
-        assert_eq!(ask.check(&answer(session("mine"))), Ok(()));
-        let rejected = pb::Rejection { message: "told".into(), ..Default::default() };
-        for (wrong, said) in [
+        assert_eq!(query.check(&answer(session("mine"))), Ok(()));
+        let rejected = pb::Rejection { message: "text".into(), ..Default::default() };
+        for (wrong, message) in [
             (answer(session("another")), "another session"),
-            (answer(Some(Verdict::Rejection(rejected))), "told"),
+            (answer(Some(Verdict::Rejection(rejected))), "text"),
             (answer(None), "no verdict"),
             (answer(Some(Verdict::Session(pb::Session::default()))), "another session"),
             (answer(session("mine"))[..8].to_vec(), "one message"),
@@ -153,21 +153,21 @@ mod tests {
             ([answer(session("mine")), answer(session("mine"))].concat(), "one message"),
             (Vec::new(), "one message"),
         ] {
-            let reason = ask.check(&wrong).unwrap_err();
-            assert!(reason.contains(said), "{reason}");
+            let reason = query.check(&wrong).unwrap_err();
+            assert!(reason.contains(message), "{reason}");
         }
-        // A field after the session that takes its place, and one that cannot be.
-        let rejection = pb::Rejection { message: "told".into(), ..Default::default() };
+        // A second verdict after the session replaces it, and an invalid field after it is an error.
+        let rejection = pb::Rejection { message: "text".into(), ..Default::default() };
         let later = answer(Some(Verdict::Rejection(rejection)));
-        let both = [&answer(session("mine"))[PREFIX..], &later[PREFIX..]].concat();
-        assert_eq!(ask.check_message(&both), Err("UNSPECIFIED: told".into()));
-        let broken = [&answer(session("mine"))[PREFIX..], &[0xff]].concat();
-        assert!(ask.check_message(&broken).unwrap_err().contains("cannot be read"));
+        let both = [&answer(session("mine"))[PREFIX_LEN..], &later[PREFIX_LEN..]].concat();
+        assert_eq!(query.check_message(&both), Err("UNSPECIFIED: text".into()));
+        let invalid = [&answer(session("mine"))[PREFIX_LEN..], &[0xff]].concat();
+        assert!(query.check_message(&invalid).unwrap_err().contains("cannot decode"));
         let failure =
             pb::Failure { reason: "OVERLOADED".into(), message: "later".into(), ..Default::default() };
         let failed = pb::ValidateResponse { verdict: None, failure: Some(failure) }.encode_to_vec();
-        assert_eq!(ask.check_message(&failed), Err("OVERLOADED: later".into()));
-        // Of another method it is not known whom it is about.
+        assert_eq!(query.check_message(&failed), Err("OVERLOADED: later".into()));
+        // The session of another method is not checked.
         assert_eq!(Query::new(&token(), false, false).check(&answer(session("another"))), Ok(()));
     }
 }

@@ -1,7 +1,7 @@
-//! Requests over a stream, many of them under way.
+//! Requests over a stream, with many of them in flight.
 //!
-//! As many as may be sent go out together, and as many answers as have come are looked at together: what a request
-//! costs the load must be less than what it costs the server.
+//! Requests are sent in batches, and all answers that have arrived are checked at once: a request must cost the load less than
+//! the server.
 
 use std::{
     collections::VecDeque,
@@ -13,76 +13,80 @@ use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 
 use super::{
-    connection::{CallError, Connection, succeeded},
-    load::Run,
+    connection::{CallError, Connection, check_status},
+    counts::SharedCounts,
+    load::LoadRun,
     query::{Query, first_message},
-    tally::Tally,
 };
 
-/// Requests that follow each other in the list of all, and have gone out together.
+/// Consecutive queries that were sent together.
 struct Batch {
-    /// The next one that has no answer, in the list of all.
+    /// The number of the next query without an answer.
     next: usize,
-    left: usize,
-    /// From when their latency counts.
+    remaining: usize,
+    /// The time from which latency counts.
     begun: Instant,
 }
 
-/// A stream.
 struct Stream {
     requests: SendStream<Bytes>,
     answers: RecvStream,
-    /// The beginning of an answer.
-    rest: BytesMut,
-    /// What has no answer yet, in the order in which the answers come.
-    under_way: VecDeque<Batch>,
-    count: usize,
+    /// The beginning of an incomplete answer.
+    partial: BytesMut,
+    /// The batches without an answer, in the order of the answers.
+    in_flight: VecDeque<Batch>,
+    in_flight_queries: usize,
 }
 
-impl Run {
+impl LoadRun {
     /// Keeps a stream busy until the time is over.
-    pub(super) async fn converse(
+    pub(super) async fn stream_worker(
         self: Arc<Self>,
-        connection: usize,
-        mut line: Connection,
-        tally: Arc<Tally>,
+        connection_number: usize,
+        mut connection: Connection,
+        counts: Arc<SharedCounts>,
     ) {
-        let (requests, answers) = match line.open().await {
+        let (requests, answers) = match connection.open().await {
             Ok(stream) => stream,
-            Err(CallError::Retired) => return,
-            Err(CallError::Broken(complaint) | CallError::Refused(complaint)) => {
-                return tally.wrong(complaint);
+            Err(CallError::NotProcessed) => return,
+            Err(CallError::ConnectionLost(reason) | CallError::Failed(reason)) => {
+                return counts.wrong(reason);
             }
         };
-        let rest = BytesMut::new();
-        let mut stream = Stream { requests, answers, rest, under_way: VecDeque::new(), count: 0 };
-        let complaint = match self.keep_busy(connection, &mut stream, &tally).await {
-            Ok(()) => return,
-            Err(CallError::Broken(complaint) | CallError::Refused(complaint)) => complaint,
-            Err(CallError::Retired) => "the server ended the connection".into(),
+        let mut stream = Stream {
+            requests,
+            answers,
+            partial: BytesMut::new(),
+            in_flight: VecDeque::new(),
+            in_flight_queries: 0,
         };
-        tally.wrongs((stream.count as u64).max(1), complaint);
+        let reason = match self.exchange(connection_number, &mut stream, &counts).await {
+            Ok(()) => return,
+            Err(CallError::ConnectionLost(reason) | CallError::Failed(reason)) => reason,
+            Err(CallError::NotProcessed) => "the server ended the connection".into(),
+        };
+        counts.wrongs((stream.in_flight_queries as u64).max(1), reason);
     }
 
-    async fn keep_busy(
+    async fn exchange(
         &self,
         connection: usize,
         stream: &mut Stream,
-        tally: &Tally,
+        counts: &SharedCounts,
     ) -> Result<(), CallError> {
-        let mut over = false;
-        while !over || stream.count > 0 {
-            let room = self.load.concurrency - stream.count;
+        let mut ended = false;
+        while !ended || stream.in_flight_queries > 0 {
+            let room = self.load.concurrency - stream.in_flight_queries;
             tokio::select! {
-                // What may be sent goes first, so that the server has something to do meanwhile.
+                // Sending comes first, so that the server is busy meanwhile.
                 biased;
-                batches = self.batches(connection, room), if room > 0 && !over => match batches {
-                    Some(batches) => stream.send(batches, &self.load.asks)?,
-                    None => over = true,
+                batches = self.batches(connection, room), if room > 0 && !ended => match batches {
+                    Some(batches) => stream.send(batches, &self.load.queries)?,
+                    None => ended = true,
                 },
                 part = stream.answers.data() => match part {
-                    Some(part) => stream.take(part?, &self.load.asks, tally)?,
-                    None => return Err(stream.ended().await),
+                    Some(part) => stream.receive(part?, &self.load.queries, counts)?,
+                    None => return Err(stream.error().await),
                 },
             }
         }
@@ -90,80 +94,80 @@ impl Run {
         match stream.answers.data().await {
             Some(part) => {
                 part?;
-                Err(CallError::Refused("the server answers what it was not asked".into()))
+                Err(CallError::Failed("the server sent an answer without a request".into()))
             }
-            None => succeeded(&stream.answers.trailers().await?.unwrap_or_default()),
+            None => check_status(&stream.answers.trailers().await?.unwrap_or_default()),
         }
     }
 
-    /// Waits until something is to be sent, and that is at most so much. Nothing after the end.
-    async fn batches(&self, connection: usize, room: usize) -> Option<Vec<Batch>> {
+    /// Waits until up to `max` requests are to be sent. Returns `None` after the end.
+    async fn batches(&self, connection: usize, max: usize) -> Option<Vec<Batch>> {
         let now = Instant::now();
         if now >= self.until {
             return None;
         }
-        let Some(pace) = &self.pace else {
-            let next = self.next.fetch_add(room, Ordering::Relaxed);
-            return Some(vec![Batch { next, left: room, begun: now }]);
+        let Some(schedule) = &self.schedule else {
+            let next = self.next.fetch_add(max, Ordering::Relaxed);
+            return Some(vec![Batch { next, remaining: max, begun: now }]);
         };
-        let due: Vec<_> = pace.turns(connection, room).await?.collect();
+        let due: Vec<_> = schedule.next_batch(connection, max).await?.collect();
         let first = self.next.fetch_add(due.len(), Ordering::Relaxed);
-        Some(due.into_iter().zip(first..).map(|(begun, next)| Batch { next, left: 1, begun }).collect())
+        Some(due.into_iter().zip(first..).map(|(begun, next)| Batch { next, remaining: 1, begun }).collect())
     }
 }
 
 impl Stream {
-    fn send(&mut self, batches: Vec<Batch>, asks: &[Query]) -> Result<(), CallError> {
-        let numbers = || batches.iter().flat_map(|batch| batch.next..batch.next + batch.left);
-        let messages = || numbers().map(|number| &asks[number % asks.len()].message);
+    fn send(&mut self, batches: Vec<Batch>, queries: &[Query]) -> Result<(), CallError> {
+        let numbers = || batches.iter().flat_map(|batch| batch.next..batch.next + batch.remaining);
+        let messages = || numbers().map(|number| &queries[number % queries.len()].message);
         let mut bytes = BytesMut::with_capacity(messages().map(Bytes::len).sum());
         messages().for_each(|message| bytes.extend_from_slice(message));
-        self.count += numbers().count();
-        self.under_way.extend(batches);
+        self.in_flight_queries += numbers().count();
+        self.in_flight.extend(batches);
         Ok(self.requests.send_data(bytes.freeze(), false)?)
     }
 
-    /// DirectoryReads at the answers that have come.
-    fn take(&mut self, part: Bytes, asks: &[Query], tally: &Tally) -> Result<(), CallError> {
+    /// Checks the answers that have arrived.
+    fn receive(&mut self, part: Bytes, queries: &[Query], counts: &SharedCounts) -> Result<(), CallError> {
         let now = Instant::now();
         self.answers.flow_control().release_capacity(part.len())?;
-        let joined = if self.rest.is_empty() {
+        let bytes = if self.partial.is_empty() {
             part
         } else {
-            self.rest.extend_from_slice(&part);
-            self.rest.split().freeze()
+            self.partial.extend_from_slice(&part);
+            self.partial.split().freeze()
         };
-        let mut left = &*joined;
-        let mut counts = tally.counts();
-        while let Some((message, after)) = first_message(left).map_err(CallError::Refused)? {
-            let Some(batch) = self.under_way.front_mut() else {
-                return Err(CallError::Refused("the server answers what it was not asked".into()));
+        let mut unread = &*bytes;
+        let mut counts = counts.lock();
+        while let Some((message, after)) = first_message(unread).map_err(CallError::Failed)? {
+            let Some(batch) = self.in_flight.front_mut() else {
+                return Err(CallError::Failed("the server sent an answer without a request".into()));
             };
-            match asks[batch.next % asks.len()].check_message(message) {
+            match queries[batch.next % queries.len()].check_message(message) {
                 Ok(()) => counts.right(now.saturating_duration_since(batch.begun)),
-                Err(complaint) => counts.wrongs(1, complaint),
+                Err(reason) => counts.wrongs(1, reason),
             }
             batch.next += 1;
-            batch.left -= 1;
-            if batch.left == 0 {
-                self.under_way.pop_front();
+            batch.remaining -= 1;
+            if batch.remaining == 0 {
+                self.in_flight.pop_front();
             }
-            self.count -= 1;
-            left = after;
+            self.in_flight_queries -= 1;
+            unread = after;
         }
-        self.rest.extend_from_slice(left);
+        self.partial.extend_from_slice(unread);
         Ok(())
     }
 
-    /// Why the server has ended the stream before we did.
-    async fn ended(&mut self) -> CallError {
-        let end = match self.answers.trailers().await {
-            Ok(end) => end.unwrap_or_default(),
+    /// The reason why the server ended the stream early.
+    async fn error(&mut self) -> CallError {
+        let trailers = match self.answers.trailers().await {
+            Ok(trailers) => trailers.unwrap_or_default(),
             Err(error) => return error.into(),
         };
-        match succeeded(&end) {
-            Ok(()) => CallError::Refused("the server ended the stream".into()),
-            Err(trouble) => trouble,
+        match check_status(&trailers) {
+            Ok(()) => CallError::Failed("the server ended the stream".into()),
+            Err(error) => error,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What to validate.
+//! The tokens to validate.
 
 use std::{
     fs::File,
@@ -7,43 +7,43 @@ use std::{
 };
 
 use crate::{
-    cli::{Failure, client::Auth, login, secret},
+    cli::{CommandError, client::Auth, login, secret},
     grpc::pb,
 };
 
-/// More would take memory and tell nothing more.
-const MOST: usize = 1_000_000;
+/// A limit of the memory.
+const MAX_TOKENS: usize = 1_000_000;
 
-/// From a file or standard input, one a line; empty lines do not count.
-pub(super) fn read(path: Option<&Path>) -> Result<Vec<String>, Failure> {
-    let unreadable = |error: io::Error| Failure::Usage(format!("cannot read the tokens: {error}"));
+/// Reads a file or standard input with one token per line. Empty lines are skipped.
+pub(super) fn read(path: Option<&Path>) -> Result<Vec<String>, CommandError> {
+    let read_error = |error: io::Error| CommandError::Usage(format!("cannot read the tokens: {error}"));
     let tokens = match path.filter(|path| *path != Path::new("-")) {
-        Some(path) => lines(BufReader::new(File::open(path).map_err(unreadable)?)),
+        Some(path) => lines(BufReader::new(File::open(path).map_err(read_error)?)),
         None if io::stdin().is_terminal() => {
-            return Err(Failure::Usage(
+            return Err(CommandError::Usage(
                 "there are no tokens: pipe them in, name a file by --tokens, or a user by --login".into(),
             ));
         }
         None => lines(io::stdin().lock()),
     };
-    let tokens = tokens.map_err(unreadable)?;
+    let tokens = tokens.map_err(read_error)?;
     if tokens.is_empty() {
-        return Err(Failure::Usage("there are no tokens: the input is empty".into()));
+        return Err(CommandError::Usage("there are no tokens: the input is empty".into()));
     }
-    if tokens.len() > MOST {
-        return Err(Failure::Usage(format!("there are more than {MOST} tokens")));
+    if tokens.len() > MAX_TOKENS {
+        return Err(CommandError::Usage(format!("there are more than {MAX_TOKENS} tokens")));
     }
     Ok(tokens)
 }
 
 fn lines(reader: impl BufRead) -> io::Result<Vec<String>> {
     let tokens = reader.lines().map(|line| line.map(|line| line.trim().to_owned()));
-    // One beyond the bound, so that it is noticed.
-    tokens.filter(|token| !matches!(token, Ok(token) if token.is_empty())).take(MOST + 1).collect()
+    // One more than allowed, so that the limit is noticed.
+    tokens.filter(|token| !matches!(token, Ok(token) if token.is_empty())).take(MAX_TOKENS + 1).collect()
 }
 
-/// Logs these users in, once each: their sessions displace each other otherwise.
-pub(super) async fn log_in(mut client: Auth, users: &[String]) -> Result<Vec<String>, Failure> {
+/// Logs each user in once, because a second login would displace the first.
+pub(super) async fn log_in(mut client: Auth, users: &[String]) -> Result<Vec<String>, CommandError> {
     let password = secret::password("Password of these users: ")?;
     let mut tokens = Vec::new();
     for (number, username) in users.iter().enumerate() {
@@ -56,7 +56,7 @@ pub(super) async fn log_in(mut client: Auth, users: &[String]) -> Result<Vec<Str
             device: "latchkey bench".into(),
             ..Default::default()
         };
-        tokens.push(client.login(request).await.map_err(login::refused)?.into_inner().token);
+        tokens.push(client.login(request).await.map_err(login::login_error)?.into_inner().token);
     }
     Ok(tokens)
 }

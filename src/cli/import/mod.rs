@@ -31,7 +31,7 @@ use self::{
     source::{Format, Source},
     upload::{Batch, Upload},
 };
-use super::{Common, Failure};
+use super::{CommandError, Common};
 use crate::domain::username::Username;
 
 #[derive(Args)]
@@ -79,12 +79,12 @@ fn group_role(text: &str) -> Result<(String, String), String> {
 }
 
 impl Import {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         let source = self.source()?;
         let upload = Upload::new(common, self.retry_for).await?;
         let file = match &self.report {
             Some(path) => Some(File::create(path).map_err(|error| {
-                Failure::Refused(format!("failed to create the report {}: {error}", path.display()))
+                CommandError::Failed(format!("failed to create the report {}: {error}", path.display()))
             })?),
             None => None,
         };
@@ -102,11 +102,13 @@ impl Import {
         result?;
         match report.refused() {
             0 => Ok(()),
-            count => Err(Failure::Refused(format!("{count} of {} accounts were refused", report.total()))),
+            count => {
+                Err(CommandError::Failed(format!("{count} of {} accounts were refused", report.total())))
+            }
         }
     }
 
-    fn source(&self) -> Result<Source, Failure> {
+    fn source(&self) -> Result<Source, CommandError> {
         let django = django::Settings {
             model: self.model.clone(),
             username_field: self.username_field.clone(),
@@ -126,7 +128,7 @@ struct Importer {
 }
 
 impl Importer {
-    async fn run(&mut self, import: &Import) -> Result<(), Failure> {
+    async fn run(&mut self, import: &Import) -> Result<(), CommandError> {
         let mut batch = Batch::default();
         let error = loop {
             match self.source.next() {
@@ -144,7 +146,7 @@ impl Importer {
         match error {
             None => Ok(()),
             Some(SyntaxError { line, reason }) => {
-                Err(Failure::Refused(format!("line {line} {reason}; nothing from there on was imported")))
+                Err(CommandError::Failed(format!("line {line} {reason}; nothing from there on was imported")))
             }
         }
     }
@@ -167,15 +169,15 @@ impl Importer {
         }
     }
 
-    async fn send(&mut self, batch: Batch) -> Result<(), Failure> {
+    async fn send(&mut self, batch: Batch) -> Result<(), CommandError> {
         match self.upload.send(batch, &self.progress).await {
             Ok(response) => {
                 self.report.add_response(response);
                 self.progress.advance(self.source.offset(), &self.report);
                 Ok(())
             }
-            Err(Failure::Unavailable(sentence)) => Err(Failure::Unavailable(format!(
-                "{sentence}. The accounts counted here are imported: run the same command again to go on"
+            Err(CommandError::Unavailable(message)) => Err(CommandError::Unavailable(format!(
+                "{message}. The accounts counted here are imported: run the same command again to go on"
             ))),
             Err(failure) => Err(failure),
         }

@@ -34,10 +34,10 @@ impl Progress {
     }
 
     /// Prints a line above the bar.
-    pub(super) fn note(&self, sentence: &str) {
+    pub(super) fn note(&self, message: &str) {
         match self {
-            Self(Some(bar)) => bar.println(sentence),
-            Self(None) => output::note(sentence),
+            Self(Some(bar)) => bar.println(message),
+            Self(None) => output::note(message),
         }
     }
 

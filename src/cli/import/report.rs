@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Failure, account::Violation};
+use super::{CommandError, account::Violation};
 use crate::{cli::output::Output, grpc::pb};
 
 /// The counts of an import, and the refused accounts. A violation that many lines have in common is stored once.
@@ -72,12 +72,12 @@ impl Report {
         output: &Output,
         dry_run: bool,
         file: Option<std::fs::File>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommandError> {
         let refused = self.sorted();
         let to_file = file.is_some();
         if let Some(file) = file {
             write(file, output, &refused)
-                .map_err(|error| Failure::Refused(format!("failed to write the report: {error}")))?;
+                .map_err(|error| CommandError::Failed(format!("failed to write the report: {error}")))?;
         }
         let value = json!({
             "added": self.added,

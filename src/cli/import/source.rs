@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Failure,
+    CommandError,
     account::Record,
     csv::Csv,
     django::{self, Django},
@@ -51,8 +51,8 @@ impl Source {
         format: Format,
         ignored: &[String],
         django: django::Settings,
-    ) -> Result<Self, Failure> {
-        let read_error = |error| Failure::Usage(format!("{} cannot be read: {error}", path.display()));
+    ) -> Result<Self, CommandError> {
+        let read_error = |error| CommandError::Usage(format!("{} cannot be read: {error}", path.display()));
         let (mut reader, size): (Box<dyn BufRead + Send>, _) = if path == Path::new("-") {
             (Box::new(BufReader::with_capacity(BUFFER_SIZE, stdin())), None)
         } else {
@@ -73,7 +73,7 @@ impl Source {
             Format::Auto | Format::Jsonl => Reader::JsonLines(JsonLines::new(reader, ignored.to_vec())),
             Format::Csv => Reader::Csv(
                 Csv::new(reader, ignored)
-                    .map_err(|sentence| Failure::Usage(format!("{}: {sentence}", path.display())))?,
+                    .map_err(|message| CommandError::Usage(format!("{}: {message}", path.display())))?,
             ),
             Format::Django => Reader::Django(Box::new(Django::new(reader, django))),
         };

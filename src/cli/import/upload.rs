@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use tonic::Request;
 
-use super::{Failure, account::Violation, progress::Progress};
+use super::{CommandError, account::Violation, progress::Progress};
 use crate::{
     cli::{Common, client},
     grpc::pb::{ImportAccountsRequest, ImportAccountsResponse, ImportedAccount},
@@ -75,7 +75,7 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) async fn new(common: &Common, retry_for: Duration) -> Result<Self, Failure> {
+    pub(super) async fn new(common: &Common, retry_for: Duration) -> Result<Self, CommandError> {
         Ok(Self { client: client::accounts(common).await?, retry_for })
     }
 
@@ -83,7 +83,7 @@ impl Upload {
         &mut self,
         batch: Batch,
         progress: &Progress,
-    ) -> Result<ImportAccountsResponse, Failure> {
+    ) -> Result<ImportAccountsResponse, CommandError> {
         let begun = Instant::now();
         let mut backoff = FIRST_BACKOFF;
         loop {
@@ -93,7 +93,7 @@ impl Upload {
                 Err(status) => status,
             };
             if !client::is_transient(&status) || begun.elapsed() + backoff > self.retry_for {
-                return Err(client::failed_after_retries(status));
+                return Err(client::command_error_after_retries(status));
             }
             if backoff == FIRST_BACKOFF {
                 let message = status.message();

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::{
     cli::{
-        Common, Failure,
-        client::{self, Carries},
+        CommandError, Common,
+        client::{self, CallKind},
         output,
         user::User,
     },
@@ -23,29 +23,29 @@ pub(in crate::cli) struct End {
     /// The argument is a user id.
     #[arg(long, requires = "user")]
     id: bool,
-    /// Only those in this slot.
+    /// End only the sessions in this slot.
     #[arg(long, requires = "user")]
     slot: Option<String>,
-    /// Only this one.
+    /// End only the session with this id.
     #[arg(long, value_name = "ID", requires = "user")]
     session: Option<String>,
-    /// What to tell the user instead of a sentence of ours.
+    /// A notice for the user, which replaces the message of the rejection.
     #[arg(long, value_name = "TEXT", default_value = "")]
     message: String,
-    /// All sessions of all users: for the day a signing key leaks. Make a new key first.
+    /// End all sessions of all users, for example after a signing key has leaked. Generate a new key first.
     #[arg(long, conflicts_with_all = ["user", "id", "slot", "session"])]
     everyone: bool,
-    /// Do not ask whether everyone is meant.
-    // Not `requires`, which a user who is named would satisfy.
+    /// Do not ask for confirmation of --everyone.
+    // `requires = "everyone"` would be satisfied by a user, because of `required_unless_present`.
     #[arg(long, conflicts_with = "user")]
     yes: bool,
 }
 
 impl End {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         let user_id = match self.user {
             Some(user) => User::new(user, self.id).id_for_operators(common).await?,
-            // Without a user there is nothing else to mean: one of them has to be given.
+            // clap demands a user or --everyone.
             None if self.yes => String::new(),
             None => {
                 confirm()?;
@@ -60,34 +60,33 @@ impl End {
             message: self.message,
             everyone,
         };
-        let mut client = client::sessions(common, Carries::Calls).await?;
-        let ended = client.end_sessions(request).await.map_err(client::failed)?.into_inner().ended;
-        // Of everyone's sessions nobody knows how many there were.
+        let mut client = client::sessions(common, CallKind::Unary).await?;
+        let ended = client.end_sessions(request).await.map_err(client::command_error)?.into_inner().ended;
+        // The sessions of everyone are not counted.
         let ended = (!everyone).then_some(ended);
         common.output().print_done(&json!({ "ended": ended, "everyone": everyone }), || {
             let ended = ended.map_or_else(|| "all".to_owned(), |ended| ended.to_string());
-            output::lines(&[("sessions", format!("{ended} ended"))])
+            output::fields(&[("sessions", format!("{ended} ended"))])
         })
     }
 }
 
-/// Asks whoever typed this whether it was meant.
-fn confirm() -> Result<(), Failure> {
+fn confirm() -> Result<(), CommandError> {
     if !stdin().is_terminal() {
-        return Err(Failure::Usage(
-            "--everyone ends every session of every user: add --yes where nobody can be asked".into(),
+        return Err(CommandError::Usage(
+            "--everyone ends every session of every user: add --yes if there is no terminal".into(),
         ));
     }
-    output::note("This ends every session of every user, who then have to log in again. Go on? (yes/no)");
+    output::note("This ends every session of every user; all have to log in again. Go on? (yes/no)");
     let mut answer = String::new();
     stdin()
         .lock()
         .read_line(&mut answer)
-        .map_err(|error| Failure::Usage(format!("cannot read the answer: {error}")))?;
-    if is_yes(&answer) { Ok(()) } else { Err(Failure::Refused("nothing was ended".into())) }
+        .map_err(|error| CommandError::Usage(format!("cannot read the answer: {error}")))?;
+    if is_yes(&answer) { Ok(()) } else { Err(CommandError::Failed("nothing was ended".into())) }
 }
 
-/// The whole word: a key pressed by mistake is not enough.
+/// Demands the whole word, because a single key may be pressed by mistake.
 fn is_yes(answer: &str) -> bool {
     answer.trim().eq_ignore_ascii_case("yes")
 }
@@ -97,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_but_the_whole_word_means_everyone() {
+    fn only_the_whole_word_confirms() {
         assert!(is_yes("yes\n") && is_yes(" YES\r\n"));
         for answer in ["", "\n", "y\n", "no\n", "yes please\n", "ye\n"] {
             assert!(!is_yes(answer), "{answer:?}");

@@ -4,37 +4,37 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{
-        Common, Failure,
-        client::{self, Carries},
+        CommandError, Common,
+        client::{self, CallKind},
         output::{self, session_json},
         user::User,
     },
     grpc::pb,
 };
 
-pub(super) async fn run(common: &Common, user: &User) -> Result<(), Failure> {
+pub(super) async fn run(common: &Common, user: &User) -> Result<(), CommandError> {
     let user_id = user.id_for_operators(common).await?;
-    let mut client = client::sessions(common, Carries::Calls).await?;
+    let mut client = client::sessions(common, CallKind::Unary).await?;
     let request = pb::ListSessionsRequest { user_id };
-    let sessions = client.list_sessions(request).await.map_err(client::failed)?.into_inner().sessions;
+    let sessions = client.list_sessions(request).await.map_err(client::command_error)?.into_inner().sessions;
     let value: Vec<_> = sessions.iter().map(listed_json).collect();
     common.output().print(&json!({ "sessions": value }), || text(&sessions))
 }
 
-/// A session as JSON, with what only this answer tells.
+/// A session as JSON, with `last_seen_at`, which only this call returns.
 fn listed_json(session: &pb::Session) -> Value {
     let mut value = session_json(session);
     value["last_seen_at"] = output::time(session.last_seen_at.as_ref()).into();
     value
 }
 
-/// A line a session, the columns below each other.
+/// One line per session, in columns.
 fn text(sessions: &[pb::Session]) -> String {
     let width = |text: fn(&pb::Session) -> &str| {
         sessions.iter().map(|session| text(session).chars().count()).max().unwrap_or_default()
     };
     let (slots, devices) = (width(|session| &session.slot), width(|session| &session.device));
-    output::joined(sessions.iter().map(|session| {
+    output::join_lines(sessions.iter().map(|session| {
         format!(
             "{}  {:slots$}  {:devices$}  issued {}  last seen {}  if unused {}  expires {}",
             session.session_id,
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_columns_of_the_list_are_below_each_other() {
+    fn the_list_is_printed_in_columns() {
         let text = text(&[session("a", "web", "Firefox on Linux"), session("b", "mobile", "電話")]);
         let rest = "issued 2027-01-15T08:00:00.000Z  last seen 2027-01-15T08:01:00.000Z  \
                     if unused 2027-01-15T09:01:00.000Z  expires 2027-01-16T08:00:00.000Z";

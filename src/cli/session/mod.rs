@@ -7,7 +7,7 @@ mod watch;
 
 use clap::Subcommand;
 
-use super::{Common, Failure, user::User};
+use super::{CommandError, Common, user::User};
 
 #[derive(Subcommand)]
 pub(super) enum Session {
@@ -16,18 +16,18 @@ pub(super) enum Session {
         after_help = "Examples:\n  latchkey session list alice\n  latchkey session list --id hm5oz4mkzzgdmxsybkmjz3zqay --output json\n\nA username is looked up among the accounts, which needs the role admin. With --id the role operator is enough."
     )]
     List(User),
-    /// End sessions of a user, or all of everybody. Needs the role operator; with a username, admin.
+    /// End sessions of a user, or all sessions of all users. Needs the role operator; with a username, admin.
     #[command(
         after_help = "Examples:\n  latchkey session end alice --message \"Please call the help desk\"\n  latchkey session end alice --slot web\n  latchkey session end --everyone\n\nA username is looked up among the accounts, which needs the role admin. With --id the role operator is enough."
     )]
     End(end::End),
-    /// Print every session that ends, as it ends, until Ctrl-C. Needs the role operator.
+    /// Print sessions as they end, until Ctrl-C. Needs the role operator.
     #[command(
-        after_help = "Examples:\n  latchkey session watch\n  latchkey session watch --user alice --slot web\n  latchkey session watch --output json --after \"$CURSOR\"\n\nWith --output json every line has a cursor, and --after that cursor nothing is missed: events since then are told first. RESYNC says that some are lost all the same.\n\nA username is looked up among the accounts, which needs the role admin. With --id the role operator is enough."
+        after_help = "Examples:\n  latchkey session watch\n  latchkey session watch --user alice --slot web\n  latchkey session watch --output json --after \"$CURSOR\"\n\nWith --output json every line has a cursor, and --after that cursor nothing is missed: the events since then come first. RESYNC means that events are lost.\n\nA username is looked up among the accounts, which needs the role admin. With --id the role operator is enough."
     )]
     Watch(watch::Watch),
-    /// Open a session without a password: prints the token on standard output, everything else on standard
-    /// error. Needs the role issuer.
+    /// Open a session without a password. Prints the token on standard output and everything else on standard error. Needs the
+    /// role issuer.
     #[command(
         after_help = "Examples:\n  TOKEN=$(latchkey session issue alice --device \"single sign-on\")\n  latchkey session issue --id hm5oz4mkzzgdmxsybkmjz3zqay --slot web --output json"
     )]
@@ -35,7 +35,7 @@ pub(super) enum Session {
 }
 
 impl Session {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         match self {
             Self::List(user) => list::run(common, &user).await,
             Self::End(command) => command.run(common).await,

@@ -1,4 +1,4 @@
-//! `latchkey session watch`
+//! `latchkey session watch`: prints the revocation feed.
 
 use std::{io, ops::ControlFlow, time::SystemTime};
 
@@ -8,10 +8,10 @@ use tonic::{Status, Streaming};
 
 use crate::{
     cli::{
-        Common, Failure,
-        client::{self, Carries, Sessions},
+        CommandError, Common,
+        client::{self, CallKind, Sessions},
         output::{self, Output, reason, rejection_json},
-        stream::{self, Feed, Retry},
+        stream::{self, Retry, StreamReader},
         user::User,
     },
     grpc::pb::{self, watch_sessions_response::Event},
@@ -22,13 +22,13 @@ pub(in crate::cli) struct Watch {
     /// Only sessions of this user: the username, or with --id the user id.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// --user is a user id.
+    /// The value of --user is a user id.
     #[arg(long, requires = "user")]
     id: bool,
     /// Only sessions in this slot.
     #[arg(long, default_value = "")]
     slot: String,
-    /// Begin after this cursor; by default, from now on.
+    /// The cursor to begin after. By default, only sessions that end from now on are printed.
     #[arg(long, value_name = "CURSOR", default_value = "")]
     after: String,
     #[command(flatten)]
@@ -36,36 +36,35 @@ pub(in crate::cli) struct Watch {
 }
 
 impl Watch {
-    pub(super) async fn run(self, common: &Common) -> Result<(), Failure> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         let user_id = match self.user {
             Some(user) => User::new(user, self.id).id_for_operators(common).await?,
             None => String::new(),
         };
-        let begin = self.after.clone();
-        let mut events = Events {
-            client: client::sessions(common, Carries::Stream).await?,
+        let first_cursor = self.after.clone();
+        let mut reader = FeedReader {
+            client: client::sessions(common, CallKind::Streaming).await?,
             request: pb::WatchSessionsRequest { after: self.after, user_id, slot: self.slot },
             output: common.output(),
         };
-        let outcome = stream::follow(&mut events, &self.retry).await;
-        let cursor = &events.request.after;
-        // Whoever reads the lines of JSON has it.
-        if !events.output.is_json() && *cursor != begin {
+        let result = stream::read_all(&mut reader, &self.retry).await;
+        let cursor = &reader.request.after;
+        // Every line of JSON has a cursor already.
+        if !reader.output.is_json() && *cursor != first_cursor {
             output::note(&format!("to go on from here: --after {cursor}"));
         }
-        outcome
+        result
     }
 }
 
-/// The events, as they are printed.
-struct Events {
+struct FeedReader {
     client: Sessions,
-    /// How to go on: its cursor is that of the last message.
+    /// The request of the next stream, with the cursor of the last printed message.
     request: pb::WatchSessionsRequest,
     output: Output,
 }
 
-impl Feed for Events {
+impl StreamReader for FeedReader {
     type Message = pb::WatchSessionsResponse;
     type Messages = Streaming<Self::Message>;
 
@@ -73,21 +72,21 @@ impl Feed for Events {
         self.client.watch_sessions(self.request.clone()).await.map(tonic::Response::into_inner)
     }
 
-    fn take(&mut self, message: Self::Message) -> ControlFlow<Result<(), Failure>> {
+    fn handle(&mut self, message: Self::Message) -> ControlFlow<Result<(), CommandError>> {
         let value = event_json(&message);
         let text = event_text(message.event.as_ref());
         let printed = match text {
-            // That nothing happens is told to programs only.
+            // Heartbeats are for programs only.
             None if !self.output.is_json() => Ok(()),
             text => self.output.try_print(&value, || text.unwrap_or_default()),
         };
         match printed {
             Ok(()) => {}
-            // Who reads a feed without an end ends it in this way: `latchkey session watch | head -1`.
+            // A reader such as `head -1` ends the feed in this way.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return ControlFlow::Break(Ok(())),
             Err(error) => return ControlFlow::Break(Err(output::write_error(&error))),
         }
-        // Only now: what was not printed has to come again.
+        // Set after printing, so that an event that was not printed comes again.
         self.request.after = message.cursor;
         ControlFlow::Continue(())
     }
@@ -110,38 +109,38 @@ fn event_json(message: &pb::WatchSessionsResponse) -> Value {
             value["everyone"] = json!({ "rejection": everyone.rejection.as_ref().map(rejection_json) });
         }
         Some(Event::Heartbeat(heartbeat)) => {
-            // The first of a stream only says where the feed begins.
+            // The first heartbeat of a stream has no time.
             let as_of = heartbeat.as_of.as_ref().map(|as_of| output::time(Some(as_of)));
             value["heartbeat"] = json!({ "as_of": as_of });
         }
-        // An event of a newer server means that something was missed, too.
+        // An unknown event of a newer server is treated as a missed one.
         Some(Event::Resync(_)) | None => value["resync"] = json!({}),
     }
     value
 }
 
-/// An event as a line: when, why, whose, where, which, and because of which device.
+/// An event as a line: time, reason, user, slot, session and displacing device.
 fn event_text(event: Option<&Event>) -> Option<String> {
-    let line = |rejection: Option<&pb::Rejection>, what: &str| {
+    let line = |rejection: Option<&pb::Rejection>, subject: &str| {
         let rejection = rejection.cloned().unwrap_or_default();
         let by = match rejection.by_device.as_str() {
             "" => String::new(),
             device => format!("  by {device}"),
         };
-        format!("{}  {:<19}  {what}{by}", output::time(rejection.at.as_ref()), reason(&rejection))
+        format!("{}  {:<19}  {subject}{by}", output::time(rejection.at.as_ref()), reason(&rejection))
     };
     match event {
         Some(Event::Ended(ended)) => {
-            let what = format!("{}  {}  {}", ended.user_id, ended.slot, ended.session_id);
-            Some(line(ended.rejection.as_ref(), &what))
+            let subject = format!("{}  {}  {}", ended.user_id, ended.slot, ended.session_id);
+            Some(line(ended.rejection.as_ref(), &subject))
         }
         Some(Event::Everyone(everyone)) => Some(line(everyone.rejection.as_ref(), "everyone")),
         Some(Event::Heartbeat(_)) => None,
         Some(Event::Resync(_)) | None => {
-            #[expect(clippy::disallowed_methods, reason = "when it was printed; nobody knows when it was")]
+            #[expect(clippy::disallowed_methods, reason = "the time of printing, because a resync has none")]
             let now = prost_types::Timestamp::from(SystemTime::now());
-            let what = "events were missed: look at what you have derived from them again";
-            Some(format!("{}  {:<19}  {what}", output::time(Some(&now)), "RESYNC"))
+            let text = "events were missed: discard what was derived from the feed";
+            Some(format!("{}  {:<19}  {text}", output::time(Some(&now)), "RESYNC"))
         }
     }
 }
@@ -193,7 +192,7 @@ mod tests {
             "2027-01-15T08:00:00.000Z  KICKED               everyone"
         );
         assert_eq!(event_text(Some(&Event::Heartbeat(pb::Heartbeat { as_of: AT }))), None);
-        // What this program does not know is no less than a RESYNC.
+        // An unknown event counts as a RESYNC.
         for event in [Some(Event::Resync(pb::Resync {})), None] {
             let line = event_text(event.as_ref()).unwrap();
             assert!(line.starts_with("20") && line.contains("Z  RESYNC  "), "{line}");

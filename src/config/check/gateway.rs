@@ -1,11 +1,11 @@
-//! What can be wrong with the names that gateways are told.
+//! Checks the names of cookies and headers for gateways.
 
 use http::{HeaderName, header};
 
 use crate::config::{ConfigError, Gateway};
 
-/// Headers that have a meaning of their own, which a request or an answer would lose.
-const TAKEN: [HeaderName; 11] = [
+/// Headers with a meaning of their own, which cannot be used for identity.
+const RESERVED: [HeaderName; 11] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONNECTION,
@@ -19,14 +19,14 @@ const TAKEN: [HeaderName; 11] = [
     header::WWW_AUTHENTICATE,
 ];
 
-/// Refuses names that could not be sent, or not be told apart.
+/// Returns an error for a name that cannot be sent or is not unique.
 pub(super) fn check(gateway: &Gateway) -> Result<(), ConfigError> {
-    let refuse = |sentence: String| Err(ConfigError(sentence));
+    let invalid = |message: String| Err(ConfigError(message));
     let cookie = gateway.cookie.as_str();
-    // The names of cookies are tokens, as those of headers are, and have case (RFC 6265 section 4.1.1).
+    // Cookie names have the same syntax as header names, but are case-sensitive (RFC 6265 section 4.1.1).
     if !cookie.is_empty() && HeaderName::from_bytes(cookie.as_bytes()).is_err() {
-        return refuse(format!(
-            "gateway.cookie: \"{}\" is not the name of a cookie: use letters, digits, - and _",
+        return invalid(format!(
+            "gateway.cookie: \"{}\" is not a cookie name: use letters, digits, - and _",
             cookie.escape_debug()
         ));
     }
@@ -38,9 +38,9 @@ pub(super) fn check(gateway: &Gateway) -> Result<(), ConfigError> {
         ("roles_header", &gateway.roles_header),
     ];
     for (at, (key, name)) in headers.iter().enumerate().filter(|(_, (_, name))| !name.is_empty()) {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if !name.bytes().all(plain) || HeaderName::from_bytes(name.as_bytes()).is_err() {
-            return refuse(format!(
+        let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if !name.bytes().all(is_allowed) || HeaderName::from_bytes(name.as_bytes()).is_err() {
+            return invalid(format!(
                 "gateway.{key}: \"{}\" must be lower-case letters, digits and -",
                 name.escape_debug()
             ));
@@ -48,13 +48,13 @@ pub(super) fn check(gateway: &Gateway) -> Result<(), ConfigError> {
         let forwarding = name.starts_with("x-forwarded-") || name.starts_with("grpc-");
         if forwarding
             || ["x-latchkey-reason", "x-latchkey-denial", "x-latchkey-key"].contains(&name.as_str())
-            || TAKEN.iter().any(|taken| taken == name.as_str())
+            || RESERVED.iter().any(|reserved| reserved == name.as_str())
         {
-            return refuse(format!("gateway.{key}: \"{name}\" has another meaning: choose another name"));
+            return invalid(format!("gateway.{key}: \"{name}\" has another meaning: choose another name"));
         }
         if let Some((other, _)) = headers[..at].iter().find(|(_, other)| other == name) {
-            return refuse(format!(
-                "gateway.{key} and gateway.{other} are both \"{name}\": give them two names"
+            return invalid(format!(
+                "gateway.{key} and gateway.{other} are both \"{name}\": give them different names"
             ));
         }
     }

@@ -275,12 +275,12 @@ async fn leave_a_debt(server: &Server) {
     // The background task of the server settles it from here on.
     let begun = std::time::Instant::now();
     while is_live(&client.validate(&token).await) {
-        assert!(begun.elapsed() < Duration::from_secs(20), "nobody settles the debt");
+        assert!(begun.elapsed() < Duration::from_secs(20), "the debt is not settled");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(client.rejection(&token).await.reason(), RejectionReason::AccountDisabled);
     while !engine.accounts().debts(server.clock.now(), 10).await.unwrap().is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it is settled and not crossed out");
+        assert!(begun.elapsed() < Duration::from_secs(20), "the debt is settled but still recorded");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -197,7 +197,7 @@ async fn an_empty_authorization_header_counts_as_absent(
             assert!(matches!(verdict.into_inner().verdict, Some(Verdict::Session(_))));
         }
     }
-    // Where there is neither, the request says nothing.
+    // Without a cookie too, the token is missing.
     let metadata = [("origin", SITE), ("authorization", "Bearer ")];
     let status = page.validate(with(pb::ValidateRequest::default(), &metadata)).await.unwrap_err();
     assert_eq!(parts(&status), (Code::InvalidArgument, "INVALID_REQUEST".into(), vec!["token".into()]));

@@ -254,7 +254,7 @@ async fn a_cookie_counts_only_if_no_other_site_can_have_sent_it() {
         assert_eq!(set_cookie(&logout).as_deref(), Some(CLEARED));
         assert_eq!(logout.into_inner().ended, 1);
     }
-    // It need not have come with the cookie, but with the token.
+    // The logout with an explicit token clears the cookie too.
     let token = server.client.login("alice", "").await.token;
     let logout = client.logout(with(pb::LogoutRequest { token, ..Default::default() }, &[asked])).await;
     assert_eq!(set_cookie(&logout.unwrap()).as_deref(), Some(CLEARED));

@@ -174,7 +174,7 @@ async fn outcome(server: &Server, username: &str, password: &str) -> String {
 
 /// Tries wrong passwords under many names. Each account must be limited as a whole, and answers must be the same for
 /// names with and without an account.
-async fn spell(server: &Server, spellings: &[String], strangers: &[String]) {
+async fn check_shared_limit(server: &Server, spellings: &[String], strangers: &[String]) {
     for (spelling, stranger) in spellings.iter().zip(strangers) {
         let (theirs, nobodys) =
             (outcome(server, spelling, "wrong").await, outcome(server, stranger, "wrong").await);
@@ -209,7 +209,7 @@ async fn names_that_mariadb_considers_equal_share_one_limit() {
             assert_eq!(outcome(&server, name, PASSWORD).await, "OK", "{collation} finds her as {name}");
             server.until_settled(name).await;
         }
-        spell(&server, &names[..5], &strangers[..5]).await;
+        check_shared_limit(&server, &names[..5], &strangers[..5]).await;
         assert_eq!(outcome(&server, "bob", PASSWORD).await, "OK", "nobody else has to wait");
     }
 }
@@ -225,7 +225,7 @@ async fn the_username_and_email_address_of_one_account_share_one_limit() {
     let server = Server::with(Store::Embedded, &settings).await;
     let names = ["alice", "alice@example.com", "alice", "alice@example.com", "alice"].map(str::to_owned);
     let strangers = ["carol", "carol@example.com", "carol", "carol@example.com", "carol"].map(str::to_owned);
-    spell(&server, &names, &strangers).await;
+    check_shared_limit(&server, &names, &strangers).await;
 
     // An operator sees the throttle and lifts it.
     for _ in 0..5 {

@@ -34,7 +34,7 @@ async fn only_down(server: &Server, down: &[&str]) {
     let client = &server.client;
     for service in ALL {
         let expected = if down.contains(&service) { NotServing } else { Serving };
-        client.until_of(service, expected, NOTICED).await;
+        client.until_service(service, expected, NOTICED).await;
         let path = format!("/readyz?service={service}");
         let status = http::get(server.app.http, &path, &[]).await.status;
         assert_eq!(status, if expected == Serving { 200 } else { 503 }, "{path}");
@@ -147,13 +147,13 @@ async fn a_full_disk_is_noticed_and_stops_only_logins() {
     let token = client.login("alice", "").await.token;
 
     limit_files(&process, "1:");
-    client.until_of(LOGIN, NotServing, NOTICED).await;
+    client.until_service(LOGIN, NotServing, NOTICED).await;
     assert_eq!(client.serving(SESSIONS).await, NotServing);
     assert_eq!((client.serving("").await, client.serving(VALIDATE).await), (Serving, Serving));
     client.session(&token).await;
     assert!(client.try_login(login_request("alice", "")).await.is_err());
     limit_files(&process, "unlimited:");
-    client.until_of(LOGIN, Serving, NOTICED).await;
+    client.until_service(LOGIN, Serving, NOTICED).await;
     client.login("alice", "").await;
     let log = process.output();
     let told = log.matches("not serving").count();
@@ -173,7 +173,7 @@ async fn a_server_whose_data_directory_is_deleted_acknowledges_nothing_and_logs_
 
     std::fs::remove_dir_all(&data).unwrap();
     for service in ["", LOGIN, ACCOUNTS] {
-        client.until_of(service, NotServing, NOTICED).await;
+        client.until_service(service, NotServing, NOTICED).await;
     }
     let status = client.try_login(login_request("alice", "")).await.unwrap_err();
     assert_eq!(super::parts(&status).1, "STORE_UNAVAILABLE");

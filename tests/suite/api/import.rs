@@ -281,7 +281,7 @@ async fn a_broken_stream_leaves_whole_messages_and_can_be_repeated() {
     let again = send(client, stream::iter([ten(0), ten(10), ten(20)])).await.unwrap();
     assert_eq!(counts(&again), (10, 20, 0));
 
-    // Wherever it breaks.
+    // The stream breaks at a different point in each round.
     for round in 1..=10 {
         let (messages, call) = open(client);
         let from = round * 1000;

@@ -35,7 +35,7 @@ struct PanickingClock {
 
 impl Clock for PanickingClock {
     fn now(&self) -> Timestamp {
-        assert!(!self.panics.load(Ordering::SeqCst), "this is meant to happen");
+        assert!(!self.panics.load(Ordering::SeqCst), "intended panic");
         self.clock.now()
     }
 }
@@ -85,5 +85,5 @@ async fn a_panic_ends_only_its_request_and_tasks_are_restarted() {
     assert!(supervisor::restarts() > restarted);
     client.session(&token).await;
     client.login("alice", "tablet").await;
-    assert_eq!(watch.end().await.reason(), RejectionReason::Replaced, "the watch has outlived it all");
+    assert_eq!(watch.end().await.reason(), RejectionReason::Replaced, "the watch has survived");
 }

@@ -268,11 +268,11 @@ async fn a_new_password_is_refused_with_the_reason(#[values(Store::Embedded, Sto
         }
     }
     assert_eq!(stored(&server, &user_id).await, before);
-    assert_eq!(server.app.engine.passwords().hasher().hashes(), hashes, "no hash was made");
+    assert_eq!(server.app.engine.passwords().hasher().hashes(), hashes, "a hash was computed");
     let nobody = pb::SetPasswordRequest { user_id: "nobody".into(), password: PASSWORD.into() };
     let status = client.accounts.clone().set_password(client.admin(nobody)).await.unwrap_err();
     assert_eq!(parts(&status).1, "ACCOUNT_NOT_FOUND");
-    // The twin.
+    // Counter-check: a valid password is accepted.
     let message = pb::SetPasswordRequest { user_id: user_id.clone(), password: "fifteen of them".into() };
     client.accounts.clone().set_password(client.admin(message)).await.unwrap();
     assert_ne!(stored(&server, &user_id).await, before);

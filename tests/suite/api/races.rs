@@ -87,7 +87,7 @@ async fn a_login_that_overlaps_a_password_change_does_not_survive_it(
 
     let client = &server.client;
     let user_id = client.user("alice").await;
-    // So that its own hash is made before the login begins, and only the change itself overlaps.
+    // The hash of the new password is made before the login begins, so only the change itself overlaps.
     let engine = &server.app.engine;
     let hash = engine
         .passwords()

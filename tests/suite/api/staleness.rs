@@ -235,7 +235,7 @@ async fn after_a_stall_of_the_process_a_batch_reads_the_epoch_and_no_registers()
         server.client.session(token).await;
     }
     server.until_recorded().await;
-    // What is there from now on is only in memory, but for the epoch.
+    // The registers of the users are deleted, so their verdicts can come only from memory.
     let database = Database::open(&server.data.path().join("latchkey.db")).await.unwrap();
     let forget = sqlx::query("DELETE FROM registers WHERE key LIKE '__________________________'");
     let forgotten = forget.execute(&database.writer).await.unwrap().rows_affected();

@@ -204,7 +204,7 @@ async fn concurrent_logins_with_the_right_password_succeed(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_101_parallel_guesses_from_50_addresses_over_two_replicas_at_most_100_are_checked() {
-    // As many at once as ever can be; and as few as the defaults let through.
+    // The first setting allows the most concurrent attempts, and the default the fewest.
     let all: &[(&str, &str)] = &[("THROTTLE__FREE_ATTEMPTS", "100")];
     for (settings, most) in [(all, 100), (&[], 5)] {
         let one = Server::with(Store::Redis, settings).await;

@@ -232,7 +232,7 @@ async fn on_redis_a_verdict_is_one_get_and_a_login_three_scripts() {
         monitor.commands().iter().filter(|c| theirs(c)).map(|c| name_of(c)).collect::<Vec<_>>()
     };
     let token = client.login("alice", "").await.token;
-    // The session is read; before and after the password is checked, the attempt is written; and the session.
+    // The attempt is written before and after the password check, and the session once.
     server.until_settled("alice").await;
     let written = commands().into_iter().filter(|command| command == "evalsha").count();
     assert_eq!(written, 3);

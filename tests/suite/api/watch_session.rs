@@ -49,7 +49,7 @@ async fn a_watch_begins_with_the_session_and_ends_with_its_end(
     assert_eq!((rejection.reason(), rejection.by_device.as_str()), (RejectionReason::Replaced, "Android"));
     assert_eq!(rejection.at, second.session.unwrap().issued_at);
     assert!(rejection.terminal);
-    assert_eq!(rejection, client.rejection(&first.token).await, "the same as Validate says");
+    assert_eq!(rejection, client.rejection(&first.token).await, "the session differs from that of Validate");
 }
 
 #[rstest]
@@ -100,7 +100,7 @@ async fn both_timeouts_are_reported_and_uses_elsewhere_count(
     client.session(&token).await;
     server.until_recorded().await;
     server.clock.advance(Duration::from_mins(59));
-    assert!(watch.is_quiet().await, "it was used");
+    assert!(watch.is_quiet().await, "the watch counted as a use");
     server.clock.advance(Duration::from_mins(2));
     assert_eq!(watch.end().await.reason(), RejectionReason::IdleTimeout);
 

@@ -230,7 +230,7 @@ impl Play {
         let reached = guarded.begun().await - before;
         assert_eq!(reached, if expect.code == "OK" { 4 } else { 0 }, "handlers that began: {outcomes:?}");
 
-        // What Latchkey says of it can be asked only where it answers, and where there is one token.
+        // The verdict of Latchkey is compared only if it answers and there is one token.
         let native = match &headers[..] {
             [one] if expect.reason.as_deref() != Some("STORE_UNAVAILABLE") => match bearer(one) {
                 Some(token) if expect.code == "OK" || self.is_up().await => Some(self.verdict(token).await),

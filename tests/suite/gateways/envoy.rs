@@ -9,7 +9,7 @@ use latchkey::grpc::pb::{self, auth_service_client::AuthServiceClient};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{SPOOFED, asks, bearer, identity, passes_identity, programs::envoy};
+use super::{SPOOFED, bearer, get_with_token, identity, passes_identity, programs::envoy};
 use crate::support::{
     address::unused_address,
     http::Echo,
@@ -24,15 +24,15 @@ async fn only_a_live_session_passes_with_its_identity() {
     let client = &server.client;
     let token = &*passes_identity(client, envoy.address, &["/", "/home/"]).await;
     for path in ["/", "/admin/", "/poll/", "/public/../", "/public/%2e%2e/", "//admin/"] {
-        let answer = asks(envoy.address, path, None, &SPOOFED).await;
+        let answer = get_with_token(envoy.address, path, None, &SPOOFED).await;
         assert!([401, 307].contains(&answer.status), "{path}: {answer:?}");
     }
 
     // The newer login wins, and the older one gets the reason.
     let newer = client.login("Jürgen", "iPhone").await.token;
-    assert_eq!(asks(envoy.address, "/", Some(&newer), &[]).await.status, 200);
+    assert_eq!(get_with_token(envoy.address, "/", Some(&newer), &[]).await.status, 200);
     for path in ["/", "/home/", "/admin/", "/poll/"] {
-        let answer = asks(envoy.address, path, Some(token), &[]).await;
+        let answer = get_with_token(envoy.address, path, Some(token), &[]).await;
         assert_eq!(answer.status, 401, "{path}");
         assert_eq!(answer.header("content-type"), Some("application/json"));
         let challenge = answer.header("www-authenticate").unwrap();
@@ -44,7 +44,8 @@ async fn only_a_live_session_passes_with_its_identity() {
     }
     // Two tokens are denied.
     let second = bearer(&newer);
-    let twice = asks(envoy.address, "/", Some(&newer), &[("Authorization", second.as_bytes())]).await;
+    let twice =
+        get_with_token(envoy.address, "/", Some(&newer), &[("Authorization", second.as_bytes())]).await;
     assert_eq!((twice.status, twice.json()["reason"].as_str()), (401, Some("MALFORMED")));
 }
 
@@ -61,10 +62,10 @@ async fn latchkey_removes_forged_headers_that_envoy_forwards() {
     // The user has no roles, so no header replaces the forged one.
     server.client.user("alice").await;
     let token = server.client.login("alice", "").await.token;
-    let expected = identity(&asks(envoy.address, "/", Some(&token), &[]).await);
+    let expected = identity(&get_with_token(envoy.address, "/", Some(&token), &[]).await);
     assert_eq!(expected.len(), 4, "{expected:?}");
-    assert_eq!(identity(&asks(envoy.address, "/", Some(&token), &SPOOFED).await), expected);
-    assert!(identity(&asks(envoy.address, "/home/", None, &SPOOFED).await).is_empty());
+    assert_eq!(identity(&get_with_token(envoy.address, "/", Some(&token), &SPOOFED).await), expected);
+    assert!(identity(&get_with_token(envoy.address, "/home/", None, &SPOOFED).await).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,9 +77,9 @@ async fn raw_headers_and_a_configured_cookie_are_accepted() {
     let client = &server.client;
     client.user("alice").await;
     let token = client.login("alice", "").await.token;
-    assert_eq!(asks(envoy.address, "/", Some(&token), &[]).await.status, 200);
+    assert_eq!(get_with_token(envoy.address, "/", Some(&token), &[]).await.status, 200);
     let cookie = format!("theme=dark; token={token}");
-    assert_eq!(asks(envoy.address, "/", None, &[("cookie", cookie.as_bytes())]).await.status, 200);
+    assert_eq!(get_with_token(envoy.address, "/", None, &[("cookie", cookie.as_bytes())]).await.status, 200);
     let authorization = bearer(&token);
     let bad: [&[(&str, &[u8])]; 3] = [
         &[("authorization", authorization.as_bytes()), ("authorization", b"Bearer x")],
@@ -86,7 +87,7 @@ async fn raw_headers_and_a_configured_cookie_are_accepted() {
         &[("cookie", cookie.as_bytes()), ("authorization", b"Basic YTpi")],
     ];
     for headers in bad {
-        let answer = asks(envoy.address, "/", None, headers).await;
+        let answer = get_with_token(envoy.address, "/", None, headers).await;
         assert_eq!(
             (answer.status, answer.json()["reason"].as_str()),
             (401, Some("MALFORMED")),
@@ -150,15 +151,19 @@ async fn behaves_during_outage(latchkey: SocketAddr, token: &str, break_it: impl
     break_it().await;
     for path in ["/", "/home/", "/admin/"] {
         let begun = Instant::now();
-        let answer = asks(closed.address, path, Some(token), &SPOOFED).await;
+        let answer = get_with_token(closed.address, path, Some(token), &SPOOFED).await;
         assert_eq!(answer.status, 503, "{path}: {answer:?}");
         assert_eq!(answer.header("www-authenticate"), None, "it is not the token's fault");
         assert!(begun.elapsed() < Duration::from_secs(4), "took {:?}", begun.elapsed());
         // With `failure_mode_allow` every request passes without an identity.
-        let answer = asks(open.address, path, Some(token), &SPOOFED).await;
+        let answer = get_with_token(open.address, path, Some(token), &SPOOFED).await;
         assert!(identity(&answer).is_empty(), "{path}: {answer:?}");
     }
-    assert_eq!(asks(closed.address, "/public/", None, &[]).await.status, 200, "this needs no answer");
+    assert_eq!(
+        get_with_token(closed.address, "/public/", None, &[]).await.status,
+        200,
+        "this needs no answer"
+    );
     let status = call(closed.address, Some(token)).await;
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
 }
@@ -193,6 +198,6 @@ async fn a_route_with_an_unknown_key_denies_every_request() {
     let Some(envoy) = envoy(server.app.grpc, echo.address, &misspelt).await else { return };
     server.client.user_with_roles("alice", &["admin"]).await;
     let token = server.client.login("alice", "").await.token;
-    assert_eq!(asks(envoy.address, "/admin/", Some(&token), &[]).await.status, 503);
-    assert_eq!(asks(envoy.address, "/", Some(&token), &[]).await.status, 200);
+    assert_eq!(get_with_token(envoy.address, "/admin/", Some(&token), &[]).await.status, 503);
+    assert_eq!(get_with_token(envoy.address, "/", Some(&token), &[]).await.status, 200);
 }

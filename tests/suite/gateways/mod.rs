@@ -123,7 +123,12 @@ fn identity(answer: &Answer) -> Vec<(String, String)> {
     found
 }
 
-async fn asks(gateway: SocketAddr, path: &str, token: Option<&str>, more: &[(&str, &[u8])]) -> Answer {
+async fn get_with_token(
+    gateway: SocketAddr,
+    path: &str,
+    token: Option<&str>,
+    more: &[(&str, &[u8])],
+) -> Answer {
     let token = token.map(bearer);
     let mut headers: Vec<_> = token.iter().map(|token| ("authorization", token.as_bytes())).collect();
     headers.extend_from_slice(more);
@@ -147,14 +152,14 @@ async fn passes_identity(client: &Client, gateway: SocketAddr, paths: &[&str]) -
     .map(|(name, value)| (name.to_owned(), value.to_owned()));
     for more in [&[][..], &SPOOFED] {
         for path in paths {
-            let answer = asks(gateway, path, Some(&token), more).await;
+            let answer = get_with_token(gateway, path, Some(&token), more).await;
             assert_eq!(identity(&answer), expected, "{path}");
         }
         for path in ["/home/", "/public/"] {
-            assert!(identity(&asks(gateway, path, None, more).await).is_empty(), "{path}");
+            assert!(identity(&get_with_token(gateway, path, None, more).await).is_empty(), "{path}");
         }
     }
-    let needs_role = asks(gateway, "/admin/", Some(&token), &SPOOFED).await;
+    let needs_role = get_with_token(gateway, "/admin/", Some(&token), &SPOOFED).await;
     assert_eq!((needs_role.status, needs_role.json()["reason"].as_str()), (403, Some("ROLE_REQUIRED")));
     token
 }

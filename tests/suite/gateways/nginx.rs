@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{SPOOFED, asks, bearer, passes_identity, programs::nginx};
+use super::{SPOOFED, bearer, get_with_token, passes_identity, programs::nginx};
 use crate::support::{
     address::unused_address,
     http::{Echo, get},
@@ -20,16 +20,16 @@ async fn only_a_live_session_passes_with_its_identity() {
     let client = &server.client;
     let token = &*passes_identity(client, nginx.address, &["/", "/home/", "/poll/"]).await;
     for path in ["/", "/admin/", "/poll/", "/public/../", "/public/%2e%2e/", "/latchkey?optional=true"] {
-        let answer = asks(nginx.address, path, None, &SPOOFED).await;
+        let answer = get_with_token(nginx.address, path, None, &SPOOFED).await;
         assert!([401, 404].contains(&answer.status), "{path}: {answer:?}");
     }
 
     // The newer login wins, and the older one gets the answer of Latchkey unchanged.
     let newer = client.login("Jürgen", "Jürgens \"iPhone\"").await.token;
-    assert_eq!(asks(nginx.address, "/", Some(&newer), &[]).await.status, 200);
-    let original = asks(server.app.http, "/forward-auth", Some(token), &[]).await;
+    assert_eq!(get_with_token(nginx.address, "/", Some(&newer), &[]).await.status, 200);
+    let original = get_with_token(server.app.http, "/forward-auth", Some(token), &[]).await;
     for path in ["/", "/home/", "/admin/", "/poll/"] {
-        let answer = asks(nginx.address, path, Some(token), &[]).await;
+        let answer = get_with_token(nginx.address, path, Some(token), &[]).await;
         assert_eq!(answer.status, 401, "{path}");
         for name in ["www-authenticate", "x-latchkey-reason", "content-type", "cache-control"] {
             assert_eq!(answer.header(name), original.header(name), "{path}: {name}");
@@ -39,7 +39,8 @@ async fn only_a_live_session_passes_with_its_identity() {
     }
     // Two tokens are denied.
     let second = bearer(&newer);
-    let twice = asks(nginx.address, "/", Some(&newer), &[("Authorization", second.as_bytes())]).await;
+    let twice =
+        get_with_token(nginx.address, "/", Some(&newer), &[("Authorization", second.as_bytes())]).await;
     assert!([400, 401].contains(&twice.status), "{twice:?}");
 }
 
@@ -66,10 +67,15 @@ async fn the_caller_key_comes_from_nginx_and_never_from_the_client() {
     let with_key = [("# proxy_set_header X-Latchkey-Key lkc_...;", line.as_str())];
     let Some(without) = nginx(server.app.http, echo.address, &[]).await else { return };
     let Some(with) = nginx(server.app.http, echo.address, &with_key).await else { return };
-    assert_eq!(asks(with.address, "/", Some(&token), &[]).await.status, 200);
-    assert_eq!(asks(with.address, "/", Some(&token), &[("x-latchkey-key", b"wrong")]).await.status, 200);
+    assert_eq!(get_with_token(with.address, "/", Some(&token), &[]).await.status, 200);
     assert_eq!(
-        asks(without.address, "/", Some(&token), &[("x-latchkey-key", key.as_bytes())]).await.status,
+        get_with_token(with.address, "/", Some(&token), &[("x-latchkey-key", b"wrong")]).await.status,
+        200
+    );
+    assert_eq!(
+        get_with_token(without.address, "/", Some(&token), &[("x-latchkey-key", key.as_bytes())])
+            .await
+            .status,
         503
     );
 }
@@ -81,13 +87,17 @@ async fn denies_during_outage(latchkey: SocketAddr, token: &str, break_it: impl 
     break_it().await;
     for path in ["/", "/home/", "/admin/"] {
         let begun = Instant::now();
-        let answer = asks(nginx.address, path, Some(token), &SPOOFED).await;
+        let answer = get_with_token(nginx.address, path, Some(token), &SPOOFED).await;
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{path}: {answer:?}");
         assert_eq!(answer.header("www-authenticate"), None, "it is not the token's fault");
         assert_eq!(answer.json()["reason"], "UNAVAILABLE");
         assert!(begun.elapsed() < Duration::from_secs(4), "took {:?}", begun.elapsed());
     }
-    assert_eq!(asks(nginx.address, "/public/", None, &[]).await.status, 200, "this needs no answer");
+    assert_eq!(
+        get_with_token(nginx.address, "/public/", None, &[]).await.status,
+        200,
+        "this needs no answer"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use futures_util::future::join_all;
 
 use super::{
-    asks,
+    get_with_token,
     programs::{envoy, nginx},
 };
 use crate::support::{
@@ -62,9 +62,9 @@ impl Users {
 
     async fn fate(&self, gateway: SocketAddr, path: &str) -> PathOutcome {
         let (nobody, user, admin) = tokio::join!(
-            asks(gateway, path, None, &[]),
-            asks(gateway, path, Some(&self.user), &[]),
-            asks(gateway, path, Some(&self.admin), &[]),
+            get_with_token(gateway, path, None, &[]),
+            get_with_token(gateway, path, Some(&self.user), &[]),
+            get_with_token(gateway, path, Some(&self.admin), &[]),
         );
         match (nobody.status, user.status, admin.status) {
             (200, 200, 200) => PathOutcome::Open(seen(&nobody)),
@@ -129,7 +129,7 @@ fn common() -> Vec<(&'static str, PathOutcome)> {
         ("/public/..%3B/admin/x", PathOutcome::Refused),
         ("/public/%2e%2e;/admin/x", PathOutcome::Refused),
         ("/public/...;/admin", PathOutcome::Refused),
-        // What is escaped twice, or never in a path.
+        // These paths are escaped twice or contain characters that no path has.
         ("/%2561dmin", PathOutcome::Refused),
         ("/public/%252e%252e/admin", PathOutcome::Refused),
         ("/public/..%252fadmin", PathOutcome::Refused),
@@ -156,7 +156,7 @@ async fn envoy_decides_on_the_path_that_the_service_sees() {
         ("/public/..\\admin", role("/admin")),
     ];
     users.all(envoy.address, &own).await;
-    // This version removes such a segment as well; others may not, and then it is refused.
+    // Envoy versions may remove such a segment or deny the path.
     for path in ["/public/..;/admin/x", "/.;/admin", "/home/..;/admin"] {
         let fate = users.fate(envoy.address, path).await;
         let is_right = match &fate {

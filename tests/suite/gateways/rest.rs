@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{asks, bearer, identity, programs::envoy_for_pages};
+use super::{bearer, get_with_token, identity, programs::envoy_for_pages};
 use crate::support::{
     client::PASSWORD,
     http::{Answer, Echo, exchange},
@@ -60,7 +60,7 @@ impl Browser {
 
     /// Opens a page of the service behind the gateway.
     async fn open(&self) -> Answer {
-        asks(self.gateway, "/", None, &self.headers()).await
+        get_with_token(self.gateway, "/", None, &self.headers()).await
     }
 }
 
@@ -165,7 +165,7 @@ async fn a_client_without_cookies_sends_its_token() {
         }
         let logout = send(gateway, "POST /v1/logout", &json!({ "token": token }), &[]).await;
         assert_eq!(logout.json(), json!({ "ended": 1 }));
-        let answer = asks(gateway, "/", Some(&token), &[]).await;
+        let answer = get_with_token(gateway, "/", Some(&token), &[]).await;
         assert_eq!((answer.status, answer.json()["reason"].as_str()), (401, Some("LOGGED_OUT")));
     }
 }

@@ -27,14 +27,14 @@ async fn a_kill_during_password_checks_locks_no_user_out() {
     let attempts = || -> Vec<String> { redis.query(redis::cmd("KEYS").arg("*throttle*")) };
     let begun = Instant::now();
     while attempts().is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "no attempt is written down");
+        assert!(begun.elapsed() < Duration::from_secs(10), "no attempt is recorded");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     process.kill();
     for login in logins.join_all().await {
         login.unwrap_err();
     }
-    assert_eq!(attempts().len(), 1, "it is left behind");
+    assert_eq!(attempts().len(), 1, "no attempt is left behind");
 
     let process = Process::start(data.path(), &settings);
     let client = process.serving_client().await;

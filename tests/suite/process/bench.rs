@@ -46,7 +46,7 @@ fn a_fixed_rate_is_kept() {
 fn many_requests_go_over_one_stream() {
     let shell = shell();
     let token = shell.login("alice");
-    // More than go into one frame, and more than the server works on at a time.
+    // The requests exceed one frame and the concurrency of the server.
     let brief = "bench --stream --streams 2 --duration 200ms --connections 2 --concurrency 600";
     let result = shell.says_json(brief, &token);
     assert!(result["right"].as_u64().unwrap() >= 2400, "{result}");
@@ -66,11 +66,11 @@ fn a_wrong_answer_on_a_stream_fails_the_run() {
     let done = shell.says(&format!("{BRIEF} --stream --output json"), &format!("{live}\n{dead}\n"));
     let result: Value = serde_json::from_str(&done.out).unwrap();
     let (right, wrong) = (result["right"].as_u64().unwrap(), result["wrong"].as_u64().unwrap());
-    // Every other one, so many over each stream in turn.
+    // Half of the answers are wrong, because each stream sends the tokens in turn.
     assert!(right > 0 && right.abs_diff(wrong) <= 8, "{result}");
     done.fails(1, "answers were wrong; the first: REPLACED: ");
 
-    // A stream that the server ends, and one that it does not know.
+    // One method ends the stream and the other is unknown.
     let with_path = |path: &str| format!("{BRIEF} --stream --path /latchkey.v1.AuthService/{path}");
     shell.says(&with_path("Validate"), &live).fails(1, "were wrong");
     shell.says(&with_path("Nothing"), &live).fails(1, "were wrong");

@@ -154,7 +154,10 @@ fn accounts_are_managed_in_json() {
     assert_eq!((&throttle["failures"], &throttle["locked"]), (&5.into(), &Value::Bool(false)));
     assert!(throttle["next_attempt_at"].is_string());
     assert!(
-        shell.says("account show alice", "").text().contains("5 failed in a row; the next is let through at")
+        shell
+            .says("account show alice", "")
+            .text()
+            .contains("5 failed in a row; the next attempt is allowed at")
     );
     assert_eq!(shell.says_json("account unlock alice", "")["failures"], 5);
     shell.says("login alice", PASSWORD).text();
@@ -230,7 +233,7 @@ fn exit_codes_distinguish_refused_wrong_usage_and_unavailable() {
         let unavailable = shell.says(&format!("{words} --server {nobody}"), input);
         unavailable.fails(3, &format!("no server answers at {nobody}: start one with `latchkey serve`"));
     }
-    // Without the key: not from here.
+    // The command fails without the admin key.
     let elsewhere = tempfile::tempdir().unwrap();
     let server = shell.process.grpc.to_string();
     let mut list = command(elsewhere.path(), &[("SERVER", &server)]);
@@ -246,7 +249,7 @@ fn passwords_come_only_from_standard_input() {
     }
     shell.says("account add alice", "").fails(2, "standard input has no password");
     shell.says("account list", "").text();
-    // Exactly as typed: blanks count, the end of the line does not.
+    // Blanks are part of the password, and the line break is not.
     shell.says("account add alice", "  blanks around  \r\n").text();
     shell.says("login alice", "blanks around").fails(1, "");
     shell.says("login alice", "  blanks around  \n").text();
@@ -298,7 +301,7 @@ fn a_new_key_signs_without_a_restart_and_logs_nobody_out() {
     assert_eq!(made["algorithm"], "EdDSA");
     assert!(std::path::Path::new(made["file"].as_str().unwrap()).exists());
     assert_ne!(new_kid, kid(&old));
-    // As another user, whose login displaces nobody.
+    // Logins of another user do not displace the session.
     shell.add("bob");
     let deadline = std::time::Instant::now() + Duration::from_secs(3);
     while kid(&shell.login("bob")) != new_kid {

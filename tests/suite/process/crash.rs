@@ -110,7 +110,7 @@ async fn fates(client: &Client, history: &History) -> Vec<TokenState> {
     stream::iter(verdicts).buffered(32).collect().await
 }
 
-/// A login that was killed while its password was checked counts as failed, and here they are many.
+/// A login that a kill interrupts counts as failed, and this test interrupts many.
 const SETTINGS: &[(&str, &str)] = &[("THROTTLE__FREE_ATTEMPTS", "100")];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,7 +152,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
         all(|history| history.logins.iter().filter(|login| login.logout == Logout::Acknowledged).count());
     let lost = all(|history| history.lost.len());
     println!("{logins} logins and {logouts} logouts were acknowledged, {lost} logins were lost");
-    assert!(logins > 50 && logouts > 20 && lost > 0, "the kills met no work");
+    assert!(logins > 50 && logouts > 20 && lost > 0, "the kills interrupted no calls");
 }
 
 mod the_checker {
@@ -186,7 +186,7 @@ mod the_checker {
         let logins = || vec![login(1, 1, Logout::NotAsked)];
         assert_eq!(broken(logins(), vec![], &[UNKNOWN]), 1);
         assert_eq!(broken(logins(), vec![1], &[UNKNOWN]), 1);
-        assert_eq!(broken(logins(), vec![], &[REPLACED]), 1, "there is no other login");
+        assert_eq!(broken(logins(), vec![], &[REPLACED]), 1, "no other login displaced it");
         assert_eq!(broken(logins(), vec![0], &[REPLACED]), 1, "the lost login was before it");
         assert_eq!(broken(logins(), vec![1], &[REPLACED]), 0, "the lost login may have been after it");
     }

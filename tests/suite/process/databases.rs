@@ -27,23 +27,23 @@ async fn a_server_that_starts_before_its_database_serves_once_it_is_up() {
     let settings = [("ACCOUNTS__URL", url.as_str()), ("ACCOUNTS__CONNECT_TIMEOUT", "1s")];
     let process = Process::start(data.path(), &settings);
     let client = process.client().await;
-    client.until_of(LOGIN, NotServing, Duration::from_secs(1)).await;
+    client.until_service(LOGIN, NotServing, Duration::from_secs(1)).await;
     let begun = Instant::now();
     let status = client.try_login(login_request("alice", "phone")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 
     database.start_again();
-    client.until_of(LOGIN, Serving, Duration::from_secs(30)).await;
+    client.until_service(LOGIN, Serving, Duration::from_secs(30)).await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
 
     database.stop();
-    client.until_of(LOGIN, NotServing, Duration::from_secs(5)).await;
+    client.until_service(LOGIN, NotServing, Duration::from_secs(5)).await;
     assert_eq!(client.serving("").await, Serving, "Validate does not need accounts");
     client.session(&token).await;
     database.start_again();
-    client.until_of(LOGIN, Serving, Duration::from_secs(30)).await;
+    client.until_service(LOGIN, Serving, Duration::from_secs(30)).await;
     client.login("alice", "phone").await;
 }
 
@@ -118,8 +118,8 @@ async fn a_server_without_keys_makes_none_for_existing_accounts_in_a_shared_data
         let fresh = tempfile::tempdir().unwrap();
         let said = refusal(fresh.path(), &settings);
         assert!(said.contains("there are no signing keys in") && said.contains("accounts already"), "{said}");
-        assert!(std::fs::read_dir(fresh.path()).unwrap().next().is_none(), "it made something");
-        // With the keys of the first, and where somebody means it.
+        assert!(std::fs::read_dir(fresh.path()).unwrap().next().is_none(), "the failed start made a file");
+        // The start succeeds with the keys of the first server, or with the explicit flag.
         let keys = data.path().join("keys");
         let admin_key = data.path().join("admin.key");
         let shared = [
@@ -131,7 +131,7 @@ async fn a_server_without_keys_makes_none_for_existing_accounts_in_a_shared_data
         serve.args(["serve", "--allow-new-keys"]);
         drop(Process::launch(serve, fresh.path()));
     }
-    // Where the accounts cannot be asked, a directory that was used before speaks for itself.
+    // During an outage of the accounts, a data directory that was used before counts as having accounts.
     postgres.stop();
     let settings = [("ACCOUNTS__URL", postgres_url.as_str()), ("ACCOUNTS__CONNECT_TIMEOUT", "1s")];
     drop(Process::start(first.path(), &settings));

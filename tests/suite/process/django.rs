@@ -291,7 +291,7 @@ async fn a_view_accepts_tokens_cookies_and_django_sessions_and_no_stale_token() 
         (json!({ "session": "root", "cookies": cookie(&token) }), by("Jürgen", latchkey)),
         (json!({ "headers": bearer(&old) }), replaced.clone()),
         (json!({ "cookies": cookie(&old) }), replaced.clone()),
-        // A session beside it does not make it good.
+        // A Django session does not make a stale token acceptable.
         (json!({ "session": "root", "cookies": cookie(&old) }), replaced),
         (json!({ "headers": bearer(&inactive) }), json!([401, { "detail": "There is no such user." }])),
         (json!({}), json!([401, { "detail": "Authentication credentials were not provided." }])),

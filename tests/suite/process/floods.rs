@@ -67,7 +67,7 @@ async fn requests_without_messages_do_not_use_up_the_request_limit() {
     let crowd = crowd(42, 256, connect, &request(&[]), &[]).await;
     let begun = Instant::now();
     while process.metric("latchkey_open_exchanges").await < 42 * 256 {
-        assert!(begun.elapsed() < Duration::from_mins(1), "they have not all arrived");
+        assert!(begun.elapsed() < Duration::from_mins(1), "not all requests have arrived");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let took = serves_all(&client, &token, 296).await;
@@ -99,7 +99,7 @@ async fn unread_streams_are_limited_in_number_and_memory() {
     };
     let begun = Instant::now();
     while shed("reflection_streams").await < 60 * 250 - 64 || shed("health_streams").await < 60 * 246 {
-        assert!(begun.elapsed() < Duration::from_mins(1), "they have not all arrived");
+        assert!(begun.elapsed() < Duration::from_mins(1), "not all requests have arrived");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     serves_all(&client, &token, 100).await;
@@ -140,9 +140,13 @@ async fn one_address_cannot_use_all_connections() {
     // The address keeps a quarter of all connections and the others were closed.
     let begun = Instant::now();
     while closed(&mut crowd).await < 250 || closed(&mut web).await < 250 {
-        assert!(begun.elapsed() < Duration::from_mins(1), "they are still there");
+        assert!(begun.elapsed() < Duration::from_mins(1), "the idle connections are still open");
     }
-    timeout(Duration::from_mins(1), process.client()).await.expect("there is room").until_serving().await;
+    timeout(Duration::from_mins(1), process.client())
+        .await
+        .expect("a connection is available")
+        .until_serving()
+        .await;
     let name = r#"latchkey_connections_refused_total{resource="grpc_connections",scope="client"}"#;
     assert_eq!(process.metric(name).await, 250);
     let log = process.output_until("a limit is reached");
@@ -156,10 +160,12 @@ async fn idle_connections_are_evicted_on_both_ports_when_all_are_used() {
     let (process, client, _data) = serve(&[("SERVER__MAX_CONNECTIONS", "50")]).await;
     let crowd = idle("127.0.0.9", process.grpc, 120).await;
     let web = idle("127.0.0.9", process.http, 120).await;
-    // Behind all of these in the backlog.
-    let newcomer = timeout(Duration::from_mins(1), process.client()).await.expect("there is room");
-    timeout(Duration::from_mins(1), newcomer.until_serving()).await.expect("there is room");
-    let live = timeout(Duration::from_mins(1), process.get("/livez")).await.expect("there is room");
+    // The new client is behind all of these in the backlog.
+    let newcomer =
+        timeout(Duration::from_mins(1), process.client()).await.expect("a connection is available");
+    timeout(Duration::from_mins(1), newcomer.until_serving()).await.expect("a connection is available");
+    let live =
+        timeout(Duration::from_mins(1), process.get("/livez")).await.expect("a connection is available");
     assert_eq!(live.0, 200);
     assert!(process.metric("latchkey_connections_evicted_total").await > 0);
     // An active connection stays open.
@@ -177,7 +183,7 @@ async fn a_connection_is_closed_after_its_maximum_age_and_its_streams_say_so() {
     let token = client.login("alice", "").await.token;
     let mut stream = process.client().await.watch_stream(&token).await.unwrap();
     stream.message().await.unwrap().unwrap();
-    // It opens a stream, reads nothing, and says nothing at GOAWAY.
+    // This client opens a stream, reads nothing, and ignores GOAWAY.
     let mut silent = Socket::over(TcpStream::connect(process.grpc).await.unwrap(), &[(4, 0)]).await;
     silent.send(&frame(HEADERS, END_HEADERS, 1, &request_to("/grpc.health.v1.Health/Watch", &[]))).await;
     silent.send(&frame(DATA, 1, 1, &[0; 5])).await;
@@ -193,6 +199,6 @@ async fn a_connection_is_closed_after_its_maximum_age_and_its_streams_say_so() {
         }
         told
     };
-    assert!(timeout(Duration::from_secs(10), end).await.expect("it is closed"), "no GOAWAY");
+    assert!(timeout(Duration::from_secs(10), end).await.expect("the connection is closed"), "no GOAWAY");
     client.session(&token).await;
 }

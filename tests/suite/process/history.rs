@@ -220,7 +220,7 @@ async fn the_answers_of_two_servers_are_linearizable() {
     let redis = RedisServer::start();
     let to_redis = Proxy::to(redis.port).await;
     let urls = [redis.url(), format!("redis://{}", to_redis.address)];
-    // A login that lost its way while its password was checked counts as failed, and here they are many.
+    // An interrupted login counts as failed, and this test interrupts many.
     let settings = [("THROTTLE__FREE_ATTEMPTS", "100"), ("THROTTLE__ADDRESS_FAILURES", "0")];
     let replicas = Replicas::on(redis, [&urls[0], &urls[1]], &settings).await;
     let mut proxies = vec![to_redis];
@@ -271,6 +271,6 @@ async fn the_answers_of_two_servers_are_linearizable() {
         histories.len(),
         checking.elapsed(),
     );
-    assert!(calls > USERS * ROUNDS * 40 && unanswered > USERS * ROUNDS / 4, "there was too little to check");
-    assert!(true_all_the_same > 0, "no answer was lost on its way");
+    assert!(calls > USERS * ROUNDS * 40 && unanswered > USERS * ROUNDS / 4, "the history is too short");
+    assert!(true_all_the_same > 0, "no answer was lost");
 }

@@ -118,7 +118,7 @@ async fn use_everything(client: &Client, data: &Path) -> Secrets {
     assert!(matches!(verdict, Verdict::Session(_)));
     let second = client.try_login(login(&chosen)).await.unwrap().token;
     assert_eq!(client.rejection(&first).await.reason(), RejectionReason::Replaced);
-    // Not quite a token, and much too much of one.
+    // These are incomplete and overlong tokens.
     let (header, others) = second.split_once('.').unwrap();
     assert_eq!(client.rejection(others).await.reason(), RejectionReason::Malformed);
     client.rejection(&format!("{header}.{header}.{others}")).await;
@@ -289,7 +289,7 @@ fn contents(redis: &RedisServer) -> Vec<u8> {
                     let entries: Entries = redis.query(redis::cmd("XRANGE").arg(&key).arg("-").arg("+"));
                     contents.extend(entries.into_iter().flat_map(|(_, fields)| fields).flatten());
                 }
-                other => panic!("what is a {other} doing there?"),
+                other => panic!("unexpected type {other}"),
             }
             contents.extend(key);
         }

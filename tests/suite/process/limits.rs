@@ -62,7 +62,7 @@ async fn requests_beyond_the_limit_are_shed_and_probes_are_not() {
     for login in held {
         login.await.unwrap();
     }
-    list().await.expect("the places come free");
+    list().await.expect("the request slots become free");
     let log = process.output_until("a limit is no longer reached");
     let told = |line: &&str| line.contains("a limit is reached") && line.contains(r#""limit.scope":"total""#);
     assert_eq!(log.lines().filter(told).count(), 1, "{log}");
@@ -137,7 +137,10 @@ async fn a_message_over_64_kib_is_refused_before_it_has_arrived() {
     assert_eq!(refused, status.code());
     let mut call = wire.open("Validate").await;
     call.announce(64 * 1024);
-    assert!(timeout(Duration::from_millis(200), call.answer()).await.is_err(), "this one may come");
+    assert!(
+        timeout(Duration::from_millis(200), call.answer()).await.is_err(),
+        "the announced length is allowed"
+    );
 
     // The largest allowed message gets a verdict.
     let mut message = ValidateRequest { token: String::new(), ..Default::default() };

@@ -37,7 +37,7 @@ async fn serves_without(stdout: Stdio, stderr: Stdio, logs: bool) {
     assert_eq!(process.get("/readyz").await.0, 200);
     let begun = Instant::now();
     while logs && process.metric("latchkey_log_lines_lost_total").await == 0 {
-        assert!(begun.elapsed() < PATIENCE, "what is lost is not counted");
+        assert!(begun.elapsed() < PATIENCE, "lost lines are not counted");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     process.terminate();

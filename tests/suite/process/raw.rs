@@ -63,7 +63,7 @@ pub fn large_request(stream: u32, size: usize) -> Vec<u8> {
     let mut more = Vec::new();
     let mut left = size;
     while left > 200 {
-        // A name of one letter, and 32 for the entry.
+        // An entry counts its name of one letter, its value and 32 bytes.
         more.extend([0, 1, b'x', 100]);
         more.extend([b'y'; 100]);
         left -= 133;
@@ -115,13 +115,16 @@ impl Socket {
     pub async fn first(&mut self, kinds: &[u8]) -> Frame {
         let found = async {
             loop {
-                let frame = self.next().await.unwrap_or_else(|| panic!("the server hung up without a word"));
+                let frame = self
+                    .next()
+                    .await
+                    .unwrap_or_else(|| panic!("the server closed the connection without a frame"));
                 if kinds.contains(&frame.kind) {
                     return frame;
                 }
             }
         };
-        timeout(Duration::from_secs(5), found).await.unwrap_or_else(|_| panic!("the server says nothing"))
+        timeout(Duration::from_secs(5), found).await.unwrap_or_else(|_| panic!("the server sends no frame"))
     }
 }
 

@@ -135,14 +135,14 @@ fn check(text: &str) -> Result<(), String> {
     let here = folder.path().join("latchkey");
     fs::create_dir(&here).unwrap();
 
-    // The defaults, apart from the ports.
+    // The server has default settings except for its ports.
     let mut serve = Command::new(bin.join("latchkey"));
     serve.arg("serve").current_dir(&here).env_clear();
     serve.env("LATCHKEY_LISTEN__GRPC", "127.0.0.1:0").env("LATCHKEY_LISTEN__HTTP", "127.0.0.1:0");
     let server = Process::launch(serve, &here.join("latchkey-data"));
     let (grpc, http) = (server.grpc.to_string(), server.http.to_string());
 
-    // Before each command a line of our own, which leaves `$?` as it is.
+    // A marker line precedes each command and preserves `$?`.
     let mut script =
         String::from("exec 2>&1\n__begin() { local s=$?; printf '\\n\\001%s\\n' \"$s\"; return $s; }\n");
     for step in &steps {
@@ -160,7 +160,7 @@ fn check(text: &str) -> Result<(), String> {
     shell.env("PATH", format!("{}:{path}", bin.display())).env("LATCHKEY_SERVER", &grpc);
     let printed = String::from_utf8(run(shell, "").stdout).unwrap();
 
-    // What each command printed, and before it the status of the one before.
+    // Each marker is followed by the status of the previous command and the output of the next.
     let parts: Vec<_> =
         printed.split('\u{1}').skip(1).map(|part| part.split_once('\n').unwrap_or_default()).collect();
     if parts.len() != steps.len() + 1 {

@@ -89,7 +89,7 @@ impl User {
     }
 
     /// Logs in and out repeatedly on both servers.
-    async fn come_and_go(&self, clients: &[Client], race: &Race) {
+    async fn log_in_and_out(&self, clients: &[Client], race: &Race) {
         let anywhere = || &clients[rand::random_range(0..clients.len())];
         while !race.is_over() {
             let held = self.newest();
@@ -182,7 +182,7 @@ async fn validate_racing_login_and_logout_never_revives_an_ended_session() {
     let mut tasks = JoinSet::new();
     for number in 0..USERS {
         let (clients, users, race) = (Arc::clone(&clients), Arc::clone(&users), Arc::clone(&race));
-        tasks.spawn(async move { users[number].come_and_go(&clients, &race).await });
+        tasks.spawn(async move { users[number].log_in_and_out(&clients, &race).await });
     }
     for number in 0..clients.len() * VALIDATORS {
         let (clients, users, race) = (Arc::clone(&clients), Arc::clone(&users), Arc::clone(&race));
@@ -194,7 +194,7 @@ async fn validate_racing_login_and_logout_never_revives_an_ended_session() {
     println!("{RACES} Validates in {:?}: {dead} of ended sessions, {live} accepted", begun.elapsed());
     let wrong = race.wrong.lock().unwrap();
     assert!(wrong.is_empty(), "{} wrong, such as {:?}", wrong.len(), &wrong[..wrong.len().min(3)]);
-    assert!(dead > RACES / 10 && live > RACES / 10, "it was no race: {dead} dead, {live} live");
+    assert!(dead > RACES / 10 && live > RACES / 10, "there was no race: {dead} dead, {live} live");
 }
 
 #[test]

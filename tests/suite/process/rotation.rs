@@ -48,7 +48,7 @@ async fn kids_of(process: &Process) -> Vec<String> {
 }
 
 /// Opens sessions on one server and validates them on the other until it is stopped.
-async fn come_and_go(name: String, here: Client, there: Client, seen: Arc<Seen>) {
+async fn issue_and_validate(name: String, here: Client, there: Client, seen: Arc<Seen>) {
     while !seen.over.load(Ordering::SeqCst) {
         let token = here.try_issue(issue(&name)).await.unwrap().token;
         seen.kids.lock().unwrap().insert(kid(&token));
@@ -70,7 +70,7 @@ struct Seen {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_keys_are_published_before_they_sign() {
-    // On a busy machine, too, both are asked often enough to see that it is published first.
+    // The delay is long enough to observe the publication even on a busy machine.
     let settings = [("TOKEN__RELOAD_INTERVAL", "500ms"), ("TOKEN__ACTIVATION_DELAY", "3s")];
     let replicas = Replicas::start(&settings).await;
     let clients = replicas.clients(1).await;
@@ -80,20 +80,20 @@ async fn new_keys_are_published_before_they_sign() {
         let name = format!("user{number}");
         clients[0].user(&name).await;
         let (here, there) = (clients[number % 2].clone(), clients[(number + 1) % 2].clone());
-        load.spawn(come_and_go(name, here, there, Arc::clone(&seen)));
+        load.spawn(issue_and_validate(name, here, there, Arc::clone(&seen)));
     }
     for _ in 0..2 {
         let new = generate(replicas.data.path());
         let begun = Instant::now();
-        // Published before it signs, by both.
+        // Both servers must publish the key before it signs.
         let mut published = [false; 2];
         while !seen.kids.lock().unwrap().contains(&new) {
             for (process, published) in replicas.processes.iter().zip(&mut published) {
                 *published |= kids_of(process).await.contains(&new);
             }
-            assert!(begun.elapsed() < PATIENCE, "it never signs");
+            assert!(begun.elapsed() < PATIENCE, "the new key never signs");
         }
-        assert_eq!(published, [true; 2], "it signs before both publish it");
+        assert_eq!(published, [true; 2], "the new key signs before both servers publish it");
     }
     seen.over.store(true, Ordering::SeqCst);
     load.join_all().await;
@@ -130,7 +130,7 @@ async fn an_unknown_key_id_reloads_the_keys_before_a_rejection() {
         if kid(&token) == new {
             break token;
         }
-        assert!(begun.elapsed() < PATIENCE, "it never signs");
+        assert!(begun.elapsed() < PATIENCE, "the new key never signs");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     // Validate, ValidateStream and Logout all find the key.
@@ -161,7 +161,7 @@ async fn a_key_removed_too_early_is_logged_and_a_wrong_file_changes_nothing() {
     client.user("alice").await;
     let old = client.try_issue(issue("alice")).await.unwrap().token;
 
-    // A public key, as somebody may put it there.
+    // A public key in the directory is an error.
     let public = data.path().join("keys/9-public.pem");
     fs::write(&public, include_str!("../../../src/domain/credentials/keyring/fixtures/ed25519_public.pem"))
         .unwrap();
@@ -175,7 +175,7 @@ async fn a_key_removed_too_early_is_logged_and_a_wrong_file_changes_nothing() {
     let begun = Instant::now();
     client.user("bob").await;
     while kid(&client.try_issue(issue("bob")).await.unwrap().token) != new {
-        assert!(begun.elapsed() < PATIENCE, "it never signs");
+        assert!(begun.elapsed() < PATIENCE, "the new key never signs");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     client.session(&old).await;

@@ -112,7 +112,7 @@ fn all_users_are_affected_only_with_the_explicit_flag() {
     shell.add("bob");
     let (alice, _) = shell.open("alice");
     let (bob, _) = shell.open("bob");
-    // Nobody can be asked here, and "yes" in a pipe was not typed by anybody.
+    // Standard input is no terminal, so "yes" from a pipe does not confirm.
     shell.says("session end --everyone", "yes\n").fails(2, "add --yes");
     for words in [
         "session end",
@@ -149,7 +149,7 @@ fn an_operator_without_account_rights_names_users_by_id() {
     for words in ["session list alice", "session end alice", "session watch --user alice"] {
         says(words).fails(
             1,
-            "does not have the role `admin`, which this method needs: name the user by the id, with --id",
+            "does not have the role `admin`, which this method needs. Name the user by id, with --id",
         );
     }
     assert_eq!(says(&format!("session list --id {user_id}")).text().lines().count(), 1);
@@ -177,7 +177,7 @@ fn session_commands_have_the_common_exit_codes() {
         let unavailable = shell.says(&format!("{words} --server {nobody}"), "token");
         unavailable.fails(3, &format!("no server answers at {nobody}: start one with `latchkey serve`"));
     }
-    // Without a key: not from here.
+    // The command fails without the admin key.
     let elsewhere = tempfile::tempdir().unwrap();
     let admin_key = elsewhere.path().join("admin.key");
     let watch = shell.command("session watch", &[("ACCESS__ADMIN_KEY_FILE", admin_key.to_str().unwrap())]);
@@ -190,7 +190,7 @@ fn the_feed_prints_a_line_for_each_event_and_ends_at_ctrl_c() {
     shell.add("alice");
     shell.add("bob");
     let user_id = shell.user_id("alice");
-    // In JSON there is a heartbeat at once, which says where the feed begins: from there nothing is missed.
+    // The JSON output begins with a heartbeat whose cursor marks the start of the feed.
     let mut json = shell.starts("session watch --output json", "");
     let begin: Value = serde_json::from_str(&json.line()).unwrap();
     assert!(begin["heartbeat"].is_object(), "{begin}");
@@ -213,7 +213,7 @@ fn the_feed_prints_a_line_for_each_event_and_ends_at_ctrl_c() {
     let (code, _, error) = json.end();
     assert_eq!((code, error.as_str()), (0, ""));
 
-    // As text, from the same place, and no more than was asked for.
+    // The text output starts at the same cursor and respects the filter.
     let words = format!("session watch --user alice --slot web --after {cursor}");
     let mut text = shell.starts(&words, "");
     let line = text.line();
@@ -244,7 +244,7 @@ fn a_feed_ends_when_its_output_is_closed() {
     let mut feed = shell.starts("session watch --output json", "");
     feed.line();
     feed.close_output();
-    // With a heartbeat or two.
+    // The next heartbeats cannot be written.
     assert_eq!(feed.end().0, 0);
 }
 

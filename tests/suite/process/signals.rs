@@ -88,7 +88,7 @@ async fn a_call_that_exceeds_the_shutdown_grace_is_cancelled() {
     let (code, output) = end(process, Duration::from_secs(5)).await;
     let took = begun.elapsed();
     assert_eq!(code, Some(0), "{output}");
-    assert!(took >= Duration::from_millis(250), "it did not wait for the call: {took:?}");
+    assert!(took >= Duration::from_millis(250), "the stop did not wait for the call: {took:?}");
     assert!(took < Duration::from_millis(1300), "{took:?}");
     assert!(output.contains("did not finish within server.shutdown_grace"), "{output}");
     // The client sees a connection error and no answer of the server.

@@ -53,13 +53,13 @@ async fn silent_and_stalled_clients_do_not_delay_the_stop() {
     ];
     let process = Process::start(data.path(), &settings);
     process.serving_client().await;
-    // Nothing; a preface and no more, so that GOAWAY and its PING have no answer; half of a request on either port.
+    // The clients send nothing, or only a preface so that GOAWAY and PING get no answer, or half of a request.
     let nothing = TcpStream::connect(process.grpc).await.unwrap();
     let preface = Socket::connect(process.grpc).await;
     let mut half = TcpStream::connect(process.grpc).await.unwrap();
     half.write_all(b"POST /latchkey.v1.AuthService/Validate HTTP/1.1\r\nhost:").await.unwrap();
     let heads = [http(&process, "").await, http(&process, "GET /livez HTTP/1.1\r\nhost:").await];
-    // A request was answered, and there is no other.
+    // This connection is idle after a request.
     let mut answered = http(&process, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
     answered.read_exact(&mut [0; 12]).await.unwrap();
     let unfinished = call(&process, "/latchkey.v1.AuthService/Validate", &[0, 0, 0, 1, 0], false).await;

@@ -92,14 +92,14 @@ fn invalid_settings_end_the_start() {
     let directory = Directory::new();
     let file = |contents: &str| directory.file("latchkey.toml", contents, 0o644);
     let config = file("[session]\nidle = '1h'\n");
-    directory.refuses(&[], &["--config", &config], "session.idle is not a setting");
+    directory.refuses(&[], &["--config", &config], "session.idle is not a configuration key");
     let config = file("[session\n");
     directory.refuses(&[], &["--config", &config], "is not TOML");
     directory.refuses(&[], &["--config", &directory.path("nowhere.toml")], "nowhere.toml");
     let folder = directory.path("");
     directory.refuses(&[], &["--config", &folder], "cannot read");
     for (name, value, said) in [
-        ("SESSION__IDLE", "1h", "LATCHKEY_SESSION__IDLE is not a setting"),
+        ("SESSION__IDLE", "1h", "LATCHKEY_SESSION__IDLE is not a configuration key"),
         ("SESSION__IDLE_TIMEOUT", "25h", "session.idle_timeout is longer than session.absolute_timeout"),
         ("SESSION__IDLE_TIMEOUT", "soon", "session.idle_timeout"),
         ("PASSWORD__ALLOW_WEAK", "false", "password.allow_weak"),
@@ -177,7 +177,7 @@ fn a_key_directory_that_others_can_write_ends_the_start() {
         );
     }
 
-    // Where the rights are good and the owner is not. Only root can give files away.
+    // The mode is right and the owner is wrong. Only root can change the owner.
     let key = directory.path("keys/a.secret");
     if fs::metadata(&key).unwrap().uid() == 0 {
         for path in [&key, &folder] {
@@ -188,7 +188,7 @@ fn a_key_directory_that_others_can_write_ends_the_start() {
         }
     }
 
-    // The data directory, in which our own directory of keys is.
+    // The same applies to the data directory, which contains the keys by default.
     fs::create_dir(directory.data()).unwrap();
     fs::set_permissions(directory.data(), fs::Permissions::from_mode(0o777)).unwrap();
     directory.refuses(&[], &[], "can be written by everybody (mode 0777): run `chmod 700");
@@ -265,7 +265,7 @@ fn missing_keys_of_existing_accounts_are_never_replaced_silently() {
     directory.refuses(&[], &[], "there are no signing keys in");
     fs::remove_dir(&keys).unwrap();
 
-    // They are back, or somebody means it.
+    // The start succeeds with the old keys, or with the explicit flag.
     fs::rename(&keys_away, &keys).unwrap();
     drop(Process::start(&directory.data(), &[]));
     hide(&keys);
@@ -326,7 +326,7 @@ fn check_accepts_valid_settings_and_makes_no_file() {
     for settings in [&[][..], &[("SESSIONS__URL", "redis://127.0.0.1:1/2")]] {
         let output = directory.serve(settings, &["--check"]);
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-        assert!(everything(directory.root.path()).is_empty(), "it made something");
+        assert!(everything(directory.root.path()).is_empty(), "the failed start made a file");
     }
 }
 
@@ -337,7 +337,7 @@ fn the_printed_defaults_are_the_compiled_ones_and_valid() {
     assert_eq!(printed, latchkey::config::DEFAULTS);
     let tables: toml::Table = printed.parse().unwrap();
     assert_eq!(tables["session"]["idle_timeout"].as_str(), Some("1h"));
-    // As a file they change nothing, and are good.
+    // The printed defaults are a valid file.
     let config = directory.file("defaults.toml", &printed, 0o644);
     assert_eq!(directory.serve(&[], &["--check", "--config", &config]).status.code(), Some(0));
 }
@@ -361,7 +361,10 @@ fn the_files_of_the_first_start_are_private() {
     drop(process);
     let process = Process::start(&directory.data(), &[]);
     assert_eq!((made(&keys[0]), made(&directory.data().join("admin.key"))), first);
-    assert!(!process.output().contains(String::from_utf8_lossy(&first.1.0).trim()), "the key, in the output");
+    assert!(
+        !process.output().contains(String::from_utf8_lossy(&first.1.0).trim()),
+        "the key is in the output"
+    );
 }
 
 #[test]

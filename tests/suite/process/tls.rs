@@ -30,13 +30,13 @@ use crate::support::{
 };
 
 /// A server with TLS, and the authority of its certificate and those of its clients.
-struct Secured {
+struct TlsServer {
     process: Process,
     authority: Authority,
     folder: TempDir,
 }
 
-impl Secured {
+impl TlsServer {
     async fn start(settings: &[(&str, &str)]) -> Self {
         let authority = Authority::new("ours");
         let folder = tempfile::tempdir().unwrap();
@@ -126,14 +126,17 @@ async fn closed(mut socket: impl AsyncRead + Unpin) -> Duration {
     let begun = Instant::now();
     let mut rest = Vec::new();
     // The connection may end with or without an error.
-    assert!(timeout(Duration::from_secs(20), socket.read_to_end(&mut rest)).await.is_ok(), "it never ends");
+    assert!(
+        timeout(Duration::from_secs(20), socket.read_to_end(&mut rest)).await.is_ok(),
+        "the connection is not closed"
+    );
     begun.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_trust_the_certificate_use_tls() {
     // A low limit of connections avoids the warning about a low limit of open files.
-    let server = Secured::start(&[("SERVER__MAX_CONNECTIONS", "100")]).await;
+    let server = TlsServer::start(&[("SERVER__MAX_CONNECTIONS", "100")]).await;
     let client = server.client(None).await;
     client.user("alice").await;
     let token = client.login("alice", "phone").await.token;
@@ -147,7 +150,7 @@ async fn clients_that_trust_the_certificate_use_tls() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_http_2_is_accepted() {
-    let server = Secured::start(&[]).await;
+    let server = TlsServer::start(&[]).await;
     let roots = &server.authority.certificate;
     let dial = |alpn: &[&[u8]]| handshake(server.process.grpc, client_config(roots, None, alpn));
     let mut spoken = dial(&[b"http/1.1", b"h2"]).await.unwrap();
@@ -165,7 +168,7 @@ async fn only_http_2_is_accepted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_with_the_wrong_protocol_is_disconnected_at_once() {
-    let server = Secured::start(&[]).await;
+    let server = TlsServer::start(&[]).await;
     for words in ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\nhost: x\r\n\r\n", "\0\0\0\0\0\0\0\0"]
     {
         let mut socket = TcpStream::connect(server.process.grpc).await.unwrap();
@@ -181,7 +184,7 @@ async fn a_client_with_the_wrong_protocol_is_disconnected_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(server.answers(None).await);
 
-    // And the other way round.
+    // A TLS client of a server without TLS fails fast too.
     let folder = tempfile::tempdir().unwrap();
     let clear = Process::start(folder.path(), &[]);
     let begun = Instant::now();
@@ -195,7 +198,7 @@ async fn a_client_with_the_wrong_protocol_is_disconnected_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_handshakes_time_out_and_delay_no_other_client() {
-    let server = Secured::start(&[]).await;
+    let server = TlsServer::start(&[]).await;
     let mut crowd = Vec::new();
     for number in 0..100 {
         let mut socket = TcpStream::connect(server.process.grpc).await.unwrap();
@@ -207,7 +210,7 @@ async fn slow_handshakes_time_out_and_delay_no_other_client() {
     }
     let begun = Instant::now();
     assert!(server.answers(None).await);
-    assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "the close took {:?}", begun.elapsed());
     for socket in crowd {
         closed(socket).await;
     }
@@ -217,7 +220,7 @@ async fn slow_handshakes_time_out_and_delay_no_other_client() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_required_client_certificate_must_be_valid() {
-    let server = Secured::with_clients(&[("TLS__CLIENT_CERTIFICATE", "required")]).await;
+    let server = TlsServer::with_clients(&[("TLS__CLIENT_CERTIFICATE", "required")]).await;
     let good = client_params(&["web"]);
     assert!(server.answers(Some(&server.authority.sign(&good))).await);
     assert!(!server.answers(None).await);
@@ -253,7 +256,7 @@ async fn a_required_client_certificate_must_be_valid() {
 async fn a_certificate_with_a_listed_name_is_a_caller() {
     let listed = "spiffe://prod/ns/default/sa/web validator,dns:gateway.internal issuer,uri:urn:boss admin";
     let server =
-        Secured::with_clients(&[("ACCESS__VALIDATE", "caller"), ("ACCESS__CERTIFICATES", listed)]).await;
+        TlsServer::with_clients(&[("ACCESS__VALIDATE", "caller"), ("ACCESS__CERTIFICATES", listed)]).await;
     let client = async |names: &[&str]| server.client(Some(&server.authority.client(names))).await;
 
     let web = client(&["spiffe://prod/ns/default/sa/web"]).await;
@@ -266,7 +269,7 @@ async fn a_certificate_with_a_listed_name_is_a_caller() {
     let boss = client(&["urn:boss"]).await;
     assert_eq!((validates(&boss).await, lists(&boss).await), (Ok(()), Ok(())));
 
-    // Not listed: as good as none. What everybody may do it may, too.
+    // A certificate without a listed name has no more rights than none.
     let none = server.client(None).await;
     for other in [
         &none,
@@ -281,7 +284,7 @@ async fn a_certificate_with_a_listed_name_is_a_caller() {
         other.auth.clone().get_jwks(pb::GetJwksRequest {}).await.unwrap();
     }
 
-    // The key is what counts where there is one, for better or worse.
+    // A caller key takes precedence over the certificate.
     web.accounts.clone().list_accounts(web.admin(pb::ListAccountsRequest::default())).await.unwrap();
     let mut wrong = Request::new(pb::ListAccountsRequest::default());
     wrong.metadata_mut().insert("x-latchkey-key", "lka_wrong".parse().unwrap());
@@ -291,14 +294,14 @@ async fn a_certificate_with_a_listed_name_is_a_caller() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_certificate_is_refused_even_if_none_is_required() {
-    let server = Secured::with_clients(&[]).await;
+    let server = TlsServer::with_clients(&[]).await;
     assert!(server.answers(None).await);
     assert!(!server.answers(Some(&Authority::new("theirs").client(&["web"]))).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_connections_are_drained() {
-    let server = Secured::start(&[]).await;
+    let server = TlsServer::start(&[]).await;
     let client = server.client(None).await;
     let request = HealthCheckRequest { service: String::new() };
     let mut watching = client.health.clone().watch(request).await.unwrap().into_inner();
@@ -307,7 +310,7 @@ async fn tls_connections_are_drained() {
     let end = loop {
         match watching.message().await {
             Ok(Some(_)) => {}
-            Ok(None) => panic!("it ends without a word"),
+            Ok(None) => panic!("the connection ends without a GOAWAY"),
             Err(status) => break status,
         }
     };

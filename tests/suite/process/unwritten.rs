@@ -65,7 +65,7 @@ fn output_that_cannot_be_written_is_an_error_of_every_command() {
             }
             let (code, error) = on_a_full_disk(shell.command(&words, &[]), input);
             let is_bad = code != 1 || !error.contains("No space left on device");
-            // What was done the first time fails the second time for another reason.
+            // Repeated with another output format, these commands fail for another reason.
             let again = output == "text"
                 && ["account", "validate", "watch", "session end"].iter().any(|done| words.starts_with(done));
             assert!(!is_bad || (again && code == 1), "{words}: {code} {error}");
@@ -94,11 +94,11 @@ fn created_secrets_that_were_never_shown_are_revoked() {
         let (code, error) = on_a_full_disk(shell.command(words, &[]), input);
         assert!(code == 1 && error.contains("its session was ended again"), "{words}: {code} {error}");
         assert_eq!(open(), 0, "{words}");
-        // One that can be asked for again stays.
+        // A session with an idempotency key stays, because the same command returns its token again.
         let words = format!("{words} --idempotency-key abcdefghijklmnopqrstuvwxyz{}", words.len());
         let (code, error) = on_a_full_disk(shell.command(&words, &[]), input);
         assert!(
-            code == 1 && error.contains("the same command gives its token again"),
+            code == 1 && error.contains("the same command prints its token again"),
             "{words}: {code} {error}"
         );
         assert_eq!(open(), 1, "{words}");

@@ -12,7 +12,7 @@ use tonic::{Code, Status, Streaming, transport::Endpoint};
 use tonic_types::StatusExt as _;
 
 use self::{
-    feed::{Reader, Told},
+    feed::{Reader, Received},
     load::Load,
 };
 use crate::support::{
@@ -68,7 +68,7 @@ async fn tells_everything(reader: &Reader, load: &Load) {
     reader.until("everything is told", |told| acknowledged.iter().all(|id| told.has(id))).await;
     let told = reader.told();
     assert_eq!(told.resyncs, 0, "nothing was lost, so nothing must be thrown away");
-    assert_eq!(told.ended.len(), told.sessions().len(), "something was told twice");
+    assert_eq!(told.ended.len(), told.sessions().len(), "an event was reported twice");
     assert!(told.ended.iter().all(|ended| ended.reason == RejectionReason::Replaced));
     for logins in load.logins() {
         let order: Vec<_> = told.ended.iter().map(|ended| &ended.session_id).collect();
@@ -156,8 +156,11 @@ async fn readers_of_a_killed_server_miss_nothing_on_another() {
     let mut broken_off = Vec::new();
     for reader in readers {
         let (told, end) = reader.end().await;
-        assert_ne!(end.code(), Code::Ok, "the stream must not end as if all had been said");
-        assert!(end.get_details_error_info().is_none(), "nobody was there to say this: {end:?}");
+        assert_ne!(end.code(), Code::Ok, "the stream ended with OK");
+        assert!(
+            end.get_details_error_info().is_none(),
+            "the status does not come from the transport: {end:?}"
+        );
         broken_off.push(told);
     }
     let displaced = load.displaced().len();
@@ -166,11 +169,11 @@ async fn readers_of_a_killed_server_miss_nothing_on_another() {
     // Two readers move to the other server at once and two to the successor of the first.
     let mut readers = Vec::new();
     for told in broken_off.drain(..2) {
-        readers.push(Reader::go_on(&clients[1], told).await);
+        readers.push(Reader::resume(&clients[1], told).await);
     }
     let successor = replicas.one_more(&[]).await;
     for told in broken_off {
-        readers.push(Reader::go_on(&successor.client().await, told).await);
+        readers.push(Reader::resume(&successor.client().await, told).await);
     }
     let displaced = load.displaced().len();
     load.until_displaced(displaced + 200).await;
@@ -212,10 +215,10 @@ async fn streams_of_a_stopping_server_get_spread_retry_delays() {
     for watch in watches {
         delays.insert(comes_again_after(&broken(watch).await));
     }
-    assert!(delays.len() > 10, "they would come all at once: {delays:?}");
-    // In the place of the clients, which do come again.
+    assert!(delays.len() > 10, "all clients would reconnect at once: {delays:?}");
+    // The test reconnects as clients do.
     let mut again = watch(&clients[1], &token).await;
-    let reader = Reader::go_on(&clients[1], told).await;
+    let reader = Reader::resume(&clients[1], told).await;
     let displaced = load.displaced().len();
     load.until_displaced(displaced + 100).await;
     let load = load.stop().await;
@@ -231,10 +234,10 @@ async fn on_the_embedded_store_a_cursor_misses_nothing_through_a_restart() {
     let data = tempfile::tempdir().unwrap();
     let mut process = Process::start(data.path(), &[]);
     process.client().await.user("alice").await;
-    let mut told = Told::default();
+    let mut told = Received::default();
     for kill in [false, true] {
         let client = process.client().await;
-        let reader = Reader::go_on(&client, told).await;
+        let reader = Reader::resume(&client, told).await;
         let mut ended = Vec::new();
         let mut displace = async |client: &Client, times| {
             for _ in 0..times {
@@ -254,7 +257,7 @@ async fn on_the_embedded_store_a_cursor_misses_nothing_through_a_restart() {
         process = Process::start(data.path(), &[]);
         let client = process.client().await;
         displace(&client, 20).await;
-        let reader = Reader::go_on(&client, told).await;
+        let reader = Reader::resume(&client, told).await;
         displace(&client, 20).await;
         reader.until("everything is told", |told| ended.iter().all(|id| told.has(id))).await;
         told = reader.leave().await;
@@ -272,7 +275,7 @@ async fn a_stalled_reader_is_dropped_delays_no_other_and_loses_nothing() {
     let narrow = narrow.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
     let lazy = Client::over(narrow.connect().await.unwrap(), &client.admin_key);
     let mut stuck = lazy.feed_stream("").await.unwrap();
-    let mut told = Told::default();
+    let mut told = Received::default();
     told.take(stuck.message().await.unwrap().unwrap());
     let diligent = Reader::open(&client).await;
 
@@ -295,8 +298,8 @@ async fn a_stalled_reader_is_dropped_delays_no_other_and_loses_nothing() {
     assert!(grown < 16 * 1024, "{grown} KiB for one reader that does not read");
 
     let status = loop {
-        match timeout(SOON, stuck.message()).await.expect("it is not left waiting") {
-            Ok(message) => told.take(message.expect("it does not end as if all had been said")),
+        match timeout(SOON, stuck.message()).await.expect("the reader is still waiting") {
+            Ok(message) => told.take(message.expect("the stream ended with OK")),
             Err(status) => break status,
         }
     };
@@ -304,8 +307,8 @@ async fn a_stalled_reader_is_dropped_delays_no_other_and_loses_nothing() {
     assert_eq!(status.get_details_error_info().unwrap().reason, "TOO_SLOW");
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
     let acknowledged = load.displaced();
-    assert!(told.ended.len() < acknowledged.len(), "it was not too slow");
-    let reader = Reader::go_on(&client, told).await;
+    assert!(told.ended.len() < acknowledged.len(), "the reader was not dropped as too slow");
+    let reader = Reader::resume(&client, told).await;
     reader.until("everything is told", |told| acknowledged.iter().all(|id| told.has(id))).await;
     assert_eq!(reader.told().resyncs, 0);
 }
@@ -394,7 +397,7 @@ async fn a_reader_of_a_starting_server_misses_nothing() {
     process.output_until("failed to connect to Redis");
     to_redis.set(ProxyMode::Forward);
     let (mut stream, mut told) = loop {
-        let mut told = Told { cursor: cursor.clone(), ..Told::default() };
+        let mut told = Received { cursor: cursor.clone(), ..Received::default() };
         let mut stream = client.feed_stream(&cursor).await.unwrap();
         told.take(stream.message().await.unwrap().unwrap());
         match timeout(Duration::from_millis(5), stream.message()).await {

@@ -129,7 +129,8 @@ async fn ten_thousand_idle_watches_are_cheap_and_each_learns_of_the_end() {
     let begun = Instant::now();
     issue(&client, &users[USERS / 2], SLOTS[0]).await;
     let displaced = &issued[USERS / 2 * SLOTS.len()].session_id;
-    let first = timeout(ALL_TOLD, ends.join_next()).await.expect("it learns of it").unwrap().unwrap();
+    let first =
+        timeout(ALL_TOLD, ends.join_next()).await.expect("the watch reports the end").unwrap().unwrap();
     let displacing = begun.elapsed();
     assert_eq!((&first.0, first.1), (displaced, RejectionReason::Replaced));
 

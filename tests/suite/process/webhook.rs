@@ -148,7 +148,7 @@ async fn a_failed_delivery_is_repeated_with_the_same_id_until_it_succeeds() {
     let mut ended = displace(&client, "alice", 3).await;
     process.output_until("does not take what it is sent");
     ended.extend(displace(&client, "alice", 3).await);
-    receiver.until_told_of(&ended, SOON).await;
+    receiver.until_delivered(&ended, SOON).await;
 
     let posts = receiver.posts();
     let first = &posts[1];
@@ -168,7 +168,7 @@ async fn a_failed_delivery_is_repeated_with_the_same_id_until_it_succeeds() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     proxy.set(ProxyMode::Forward);
-    receiver.until_told_of(&more, SOON).await;
+    receiver.until_delivered(&more, SOON).await;
     process.output_until("takes what it is sent again");
     ended.extend(more);
     assert_eq!(told(&receiver.events()), ended);
@@ -194,7 +194,7 @@ async fn batches_respect_their_limit_and_deliveries_and_failures_are_counted() {
     client.user("alice").await;
     receiver.answer(&[Answer::Slowly(300)]);
     let ended = displace(&client, "alice", 12).await;
-    receiver.until_told_of(&ended, SOON).await;
+    receiver.until_delivered(&ended, SOON).await;
     let sizes: Vec<_> = receiver.posts().iter().map(|post| post.events().len()).collect();
     assert_eq!(sizes.iter().max(), Some(&2), "{sizes:?}");
 

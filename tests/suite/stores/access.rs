@@ -99,7 +99,7 @@ async fn an_open_connection_goes_on_with_the_new_password() {
     std::fs::write(&file, "new-secret\n").unwrap();
     let begun = Instant::now();
     while authenticated() < before + 2 {
-        assert!(begun.elapsed() < PATIENCE, "it does not authenticate again");
+        assert!(begun.elapsed() < PATIENCE, "the store did not authenticate again");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     check(&*store).await.unwrap();

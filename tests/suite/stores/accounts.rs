@@ -99,7 +99,7 @@ async fn a_username_is_found_in_any_case_and_composition_and_taken_in_all(
         assert!(!accounts.create(&self::account(spelling)).await.unwrap(), "{spelling} is taken");
     }
     assert_eq!(accounts.find(&name("Jurgen")).await.unwrap(), None);
-    assert_eq!(accounts.list(None, 10).await.unwrap(), [account], "the refused left no trace");
+    assert_eq!(accounts.list(None, 10).await.unwrap(), [account], "the failed change left a trace");
 }
 
 #[rstest]
@@ -374,7 +374,7 @@ async fn concurrent_changes_of_one_account_are_made_one_after_the_other(
     let left = tasks.join_all().await;
     let stands = store.accounts.get(&account.user_id).await.unwrap().unwrap();
     assert!(left.iter().any(|(account, _)| *account == stands));
-    assert_eq!(stands.disabled, Disabled::Yes, "no change undid another");
+    assert_eq!(stands.disabled, Disabled::Yes, "a change overwrote another");
     assert_eq!(store.accounts.debts(later(), 100).await.unwrap().len(), 12);
 }
 

@@ -58,7 +58,7 @@ async fn a_value_copied_from_another_register_is_corrupt_for_that_user_only(
     }
     copy(&store, "alice", "bob").await;
     for _ in 0..3 {
-        assert!(corrupt(store.registers.load(&bob).await).contains("another one"));
+        assert!(corrupt(store.registers.load(&bob).await).contains("another register"));
         let reads = store.registers.load_many(&[&alice, &bob, &carol]).await;
         assert!(reads[0].is_ok() && reads[2].is_ok());
         corrupt(reads[1].clone());

@@ -60,7 +60,7 @@ async fn names_are_unique_to_the_letter_and_listed_in_order(
         created(callers, name, key).await;
     }
     assert!(!callers.create(&caller("b", 99)).await.unwrap());
-    assert_eq!(with_key(callers, &CallerKeyHash([99; 32])).await, None, "the refused left no trace");
+    assert_eq!(with_key(callers, &CallerKeyHash([99; 32])).await, None, "the failed change left a trace");
     let names: Vec<_> = callers.list().await.unwrap().into_iter().map(|caller| caller.name).collect();
     assert_eq!(names, ["B", "a", "b", "e", "z", "é"]);
 }

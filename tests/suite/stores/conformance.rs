@@ -94,7 +94,7 @@ async fn a_throttle_is_kept_in_a_register_of_its_own(
     let read = throttles.load(&key).await.unwrap();
     assert_eq!(*read.state, throttle(7));
     let Commit::Conflict(newer) = throttles.commit(&key, Revision::ABSENT, change(8)).await.unwrap() else {
-        panic!("the second of two that expect nothing must not be committed")
+        panic!("the second commit at revision absent succeeded")
     };
     assert_eq!((newer.revision, &*newer.state), (read.revision, &throttle(7)));
     assert_eq!(store.load(&user("alice")).await, (Revision::ABSENT, UserSessions::default()));
@@ -146,7 +146,7 @@ async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_the_current_va
     let current = store.commit(&user, stale, change(2)).await;
 
     let Commit::Conflict(stands) = store.try_commit(&user, stale, change_with(3, [3])).await else {
-        panic!("a lost update");
+        panic!("an update was lost");
     };
     assert_eq!((stands.revision, &*stands.state), (current, &state(2)));
     assert_eq!(store.load(&user).await, (current, state(2)));
@@ -164,7 +164,7 @@ async fn a_commit_that_expects_no_value_conflicts_with_a_value(
     let user = user("alice");
     let current = store.commit(&user, Revision::ABSENT, change(1)).await;
     let Commit::Conflict(stands) = store.try_commit(&user, Revision::ABSENT, change(2)).await else {
-        panic!("a lost update");
+        panic!("an update was lost");
     };
     assert_eq!((stands.revision, &*stands.state), (current, &state(1)));
 }
@@ -178,7 +178,7 @@ async fn a_commit_that_expects_a_value_conflicts_with_none(
 
     let user = user("alice");
     let Commit::Conflict(stands) = store.try_commit(&user, Revision(1), change_with(2, [2])).await else {
-        panic!("a commit to a register that is gone");
+        panic!("the commit to a deleted register succeeded");
     };
     assert_eq!((stands.revision, &*stands.state), (Revision::ABSENT, &UserSessions::default()));
     assert_eq!(store.load(&user).await.0, Revision::ABSENT);
@@ -231,7 +231,7 @@ async fn of_concurrent_commits_at_one_revision_exactly_one_wins(
     assert_eq!(numbers(&store.drain(end, 100).await.0), [("alice", winner)]);
     for (number, outcome) in &outcomes {
         if let Commit::Conflict(stands) = outcome {
-            assert_eq!(*stands.state, state(winner), "what {number} was told");
+            assert_eq!(*stands.state, state(winner), "the answer to {number}");
         }
     }
 }
@@ -367,7 +367,7 @@ async fn a_register_is_deleted_once_it_may_be(
     assert_eq!(store.load(&long).await.1, state(1));
     // A commit at the old revision conflicts.
     let Commit::Conflict(stands) = store.try_commit(&short, old, change(6)).await else {
-        panic!("a commit to a register that is gone");
+        panic!("the commit to a deleted register succeeded");
     };
     assert_eq!(stands.revision, Revision::ABSENT);
     store.commit(&short, Revision::ABSENT, change(6)).await;

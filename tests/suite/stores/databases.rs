@@ -206,7 +206,7 @@ async fn outlive_outages(url: &str, mut server: impl FnMut(bool)) {
     server(true);
     until_available(&accounts).await;
     let alice = account("alice");
-    assert!(accounts.create(&alice).await.unwrap(), "the tables were made meanwhile");
+    assert!(accounts.create(&alice).await.unwrap(), "the tables were not created");
 
     server(false);
     let took = time_to_give_up(&accounts).await;

@@ -168,7 +168,7 @@ async fn a_sweep_deletes_exactly_the_expired_registers() {
         sqlx::query_scalar::<_, i64>(sql).fetch_one(&database.readers).await.unwrap()
     };
     let soon = now().after(Duration::from_mins(2));
-    assert!(store.backend.sweep(soon).await.unwrap(), "it does not take all at once");
+    assert!(store.backend.sweep(soon).await.unwrap(), "one sweep deleted everything");
     assert_eq!(count("registers").await, 1500);
     while store.backend.sweep(soon).await.unwrap() {}
     assert_eq!((count("registers").await, count("events").await), (500, 2500));

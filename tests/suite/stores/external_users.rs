@@ -20,7 +20,7 @@ use super::{
 use crate::support::{mysql::MariaDb, postgres::Postgres};
 
 /// A database of another application.
-pub struct Shop {
+pub struct ExternalDatabase {
     pub url: String,
     _dir: Option<TempDir>,
 }
@@ -32,9 +32,9 @@ pub enum Kind {
     MariaDb,
 }
 
-impl Shop {
+impl ExternalDatabase {
     pub async fn new(kind: Kind, tables: &str) -> Self {
-        let shop = match kind {
+        let database = match kind {
             Kind::Sqlite => {
                 let dir = tempfile::tempdir().unwrap();
                 std::fs::write(dir.path().join("shop.db"), "").unwrap();
@@ -43,8 +43,8 @@ impl Shop {
             Kind::Postgres => Self { url: Postgres::shared().database().await, _dir: None },
             Kind::MariaDb => Self { url: MariaDb::shared().database().await, _dir: None },
         };
-        execute(&shop.url, tables).await;
-        shop
+        execute(&database.url, tables).await;
+        database
     }
 
     /// Creates tables in an existing database.
@@ -128,8 +128,8 @@ fn found(id: &str, username: &str, password: &str) -> Account {
 async fn the_users_of_django_are_found_and_their_hashes_renewed(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
-    let shop = Shop::new(kind, &django(kind)).await;
-    let accounts = shop.open(&django_lookup()).await;
+    let database = ExternalDatabase::new(kind, &django(kind)).await;
+    let accounts = database.open(&django_lookup()).await;
     accounts.ping().await.unwrap();
     assert!(accounts.read_only() && accounts.finds_by_id() && accounts.renews_hashes());
     let juergen = found("7", "Jürgen", "argon2$argon2id$old");
@@ -154,7 +154,7 @@ async fn the_users_of_django_are_found_and_their_hashes_renewed(
     assert_eq!(accounts.find(&name("Jürgen")).await.unwrap(), Some(renewed));
     assert_eq!(accounts.find(&name("eve")).await.unwrap(), Some(eve), "nobody else's");
 
-    let tables: Vec<_> = shop.tables().await;
+    let tables: Vec<_> = database.tables().await;
     assert!(
         !tables.iter().any(|table| table.contains("latchkey") || table.contains("migrations")),
         "{tables:?}"
@@ -167,8 +167,8 @@ async fn the_users_of_django_are_found_and_their_hashes_renewed(
 async fn accounts_that_are_only_looked_up_are_found_by_name_alone(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
-    let shop = Shop::new(kind, &django(kind)).await;
-    let accounts = shop.open(&lookup(&django_lookup().by_name)).await;
+    let database = ExternalDatabase::new(kind, &django(kind)).await;
+    let accounts = database.open(&lookup(&django_lookup().by_name)).await;
     assert!(accounts.find(&name("eve")).await.unwrap().is_some());
     assert!(accounts.read_only() && !accounts.finds_by_id() && !accounts.renews_hashes());
     corrupt(accounts.get(&user("7")).await);
@@ -184,7 +184,7 @@ async fn accounts_that_are_only_looked_up_are_found_by_name_alone(
 async fn connections_for_reading_cannot_write(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
-    let shop = Shop::new(kind, "CREATE TABLE t (x INT)").await;
+    let database = ExternalDatabase::new(kind, "CREATE TABLE t (x INT)").await;
     let read_only = match kind {
         Kind::Sqlite => "(SELECT query_only FROM pragma_query_only)",
         Kind::Postgres => "current_setting('transaction_read_only') = 'on'",
@@ -195,9 +195,9 @@ async fn connections_for_reading_cannot_write(
     );
     for update_hash in [None, Some("UPDATE t SET x = 1 WHERE :new_hash = :old_hash OR :user_id = 'x'")] {
         let update_hash = update_hash.map(str::to_owned);
-        let accounts = shop.open(&Lookup { update_hash, ..lookup(&select) }).await;
+        let accounts = database.open(&Lookup { update_hash, ..lookup(&select) }).await;
         let account = accounts.find(&name("x")).await.unwrap().unwrap();
-        assert_eq!(account.disabled, Disabled::Yes, "the connection says that it can write");
+        assert_eq!(account.disabled, Disabled::Yes, "the connection can write");
     }
 }
 
@@ -206,10 +206,11 @@ async fn connections_for_reading_cannot_write(
 async fn a_statement_that_cannot_work_is_an_error_at_the_start(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
-    let shop = Shop::new(kind, "CREATE TABLE users (id INT, name VARCHAR(50), at TIMESTAMP)").await;
+    let database =
+        ExternalDatabase::new(kind, "CREATE TABLE users (id INT, name VARCHAR(50), at TIMESTAMP)").await;
     let fine =
         "SELECT id AS user_id, name AS username, name AS password_hash FROM users WHERE name = :username";
-    shop.open(&lookup(fine)).await;
+    database.open(&lookup(fine)).await;
     for (select, told) in [
         (
             "SELECT id AS user_id, name AS username FROM users WHERE name = :username",
@@ -223,23 +224,23 @@ async fn a_statement_that_cannot_work_is_an_error_at_the_start(
         ("SELEKT :username", "SELEKT"),
         (&format!("{fine}; DROP TABLE users"), "accounts.lookup"),
     ] {
-        let refusal = shop.refusal(&lookup(select)).await;
+        let refusal = database.refusal(&lookup(select)).await;
         assert!(refusal.starts_with("accounts.lookup ") && refusal.contains(told), "{select}: {refusal}");
     }
     if kind != Kind::Sqlite {
         let dated = fine.replace("name AS password_hash", "at AS password_hash");
-        let refusal = shop.refusal(&lookup(&dated)).await;
+        let refusal = database.refusal(&lookup(&dated)).await;
         assert!(refusal.contains("password_hash") && refusal.contains("not text"), "{refusal}");
     }
     let by_id = Some("SELECT id AS user_id FROM users WHERE id = :user_id".to_owned());
-    let refusal = shop.refusal(&Lookup { by_id, ..lookup(fine) }).await;
+    let refusal = database.refusal(&Lookup { by_id, ..lookup(fine) }).await;
     assert!(refusal.starts_with("accounts.lookup_by_id has no column username"), "{refusal}");
     let update = "UPDATE users SET nothing = :new_hash WHERE id = :user_id AND name = :old_hash";
     for (update, told) in [(update, "nothing"), ("SELECT 1", "must have the placeholder :new_hash")] {
-        let refusal = shop.refusal(&Lookup { update_hash: Some(update.into()), ..lookup(fine) }).await;
+        let refusal = database.refusal(&Lookup { update_hash: Some(update.into()), ..lookup(fine) }).await;
         assert!(refusal.starts_with("accounts.update_hash ") && refusal.contains(told), "{refusal}");
     }
-    execute(&shop.url, "SELECT 1 FROM users").await;
+    execute(&database.url, "SELECT 1 FROM users").await;
 }
 
 #[tokio::test]
@@ -251,10 +252,10 @@ async fn other_types_of_postgres_are_read_too() {
          INSERT INTO users VALUES ('{id}', 'Alice', 'x', 1, '{{staff,admin}}'),
              (gen_random_uuid(), 'bob', 'x', NULL, NULL)"
     );
-    let shop = Shop::new(Kind::Postgres, &tables).await;
+    let database = ExternalDatabase::new(Kind::Postgres, &tables).await;
     let select = "SELECT id AS user_id, name AS username, convert_from(hash, 'UTF8') AS password_hash,
                          locked AS disabled, groups AS roles FROM users";
-    let accounts = shop
+    let accounts = database
         .open(&Lookup {
             by_id: Some(format!("{select} WHERE id = :user_id")),
             ..lookup(&format!("{select} WHERE name = :username -- :nobody's\n"))
@@ -277,10 +278,10 @@ async fn other_types_of_mariadb_are_read_too() {
                                       hash BLOB, locked BIT(1), groups TEXT CHARACTER SET latin1);
                   INSERT INTO users VALUES (18446744073709551615, 'alice', 'x', b'1', 'staff, admin'),
                       (2, 'bob', 'x', b'0', ''), (3, 'jürgen', 'x', NULL, NULL)";
-    let shop = Shop::new(Kind::MariaDb, tables).await;
+    let database = ExternalDatabase::new(Kind::MariaDb, tables).await;
     let select = "SELECT id AS user_id, name AS username, hash AS password_hash, locked AS disabled,
                          `groups` AS roles FROM users WHERE name = :username # :nobody's";
-    let accounts = shop.open(&lookup(select)).await;
+    let accounts = database.open(&lookup(select)).await;
     let alice = Account {
         roles: roles(&["admin", "staff"]),
         disabled: Disabled::Yes,
@@ -296,10 +297,10 @@ async fn other_types_of_mariadb_are_read_too() {
 async fn other_types_of_sqlite_are_read_too() {
     let tables = "CREATE TABLE users (id, name TEXT COLLATE NOCASE, hash BLOB, locked, groups);
                   INSERT INTO users VALUES ('a-1', 'Alice', x'78', 1, 'staff admin'), (2, 'bob', 'x', NULL, NULL)";
-    let shop = Shop::new(Kind::Sqlite, tables).await;
+    let database = ExternalDatabase::new(Kind::Sqlite, tables).await;
     let select = "SELECT id AS user_id, name AS username, hash AS password_hash, locked AS disabled,
                          groups AS roles FROM users WHERE name = :username";
-    let accounts = shop.open(&lookup(select)).await;
+    let accounts = database.open(&lookup(select)).await;
     let alice =
         Account { roles: roles(&["admin", "staff"]), disabled: Disabled::Yes, ..found("a-1", "Alice", "x") };
     assert_eq!(accounts.find(&name("alice")).await.unwrap(), Some(alice));
@@ -308,50 +309,50 @@ async fn other_types_of_sqlite_are_read_too() {
 
 #[tokio::test]
 async fn the_right_to_read_is_sufficient_and_necessary() {
-    let shop = Shop::new(Kind::Postgres, &django(Kind::Postgres)).await;
+    let database = ExternalDatabase::new(Kind::Postgres, &django(Kind::Postgres)).await;
     let roles = "DO $$ BEGIN CREATE ROLE reader LOGIN; EXCEPTION WHEN OTHERS THEN NULL; END $$";
-    execute(&shop.url, roles).await;
-    let reader = Shop { url: shop.url.replace("postgres@", "reader@"), _dir: None };
+    execute(&database.url, roles).await;
+    let reader = ExternalDatabase { url: database.url.replace("postgres@", "reader@"), _dir: None };
     let select = lookup(&django_lookup().by_name);
     let refusal = reader.refusal(&select).await;
     assert!(
         refusal.starts_with("accounts.lookup is not accepted") && refusal.contains("permission denied"),
         "{refusal}"
     );
-    execute(&shop.url, "GRANT SELECT ON auth_user TO reader").await;
+    execute(&database.url, "GRANT SELECT ON auth_user TO reader").await;
     assert!(reader.open(&select).await.find(&name("eve")).await.unwrap().is_some());
 
-    let shop = Shop::new(Kind::MariaDb, &django(Kind::MariaDb)).await;
-    let database = shop.url.rsplit_once('/').unwrap().1;
+    let database = ExternalDatabase::new(Kind::MariaDb, &django(Kind::MariaDb)).await;
+    let schema = database.url.rsplit_once('/').unwrap().1;
     let grants = format!(
-        "CREATE USER IF NOT EXISTS 'reader'@'%' IDENTIFIED BY 'secret'; GRANT SELECT ON {database}.auth_user TO 'reader'@'%'"
+        "CREATE USER IF NOT EXISTS 'reader'@'%' IDENTIFIED BY 'secret'; GRANT SELECT ON {schema}.auth_user TO 'reader'@'%'"
     );
-    execute(&shop.url, &grants).await;
-    let reader = Shop { url: shop.url.replace("test:", "reader:"), _dir: None };
+    execute(&database.url, &grants).await;
+    let reader = ExternalDatabase { url: database.url.replace("test:", "reader:"), _dir: None };
     assert!(reader.open(&select).await.find(&name("eve")).await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn a_statement_is_prepared_again_after_a_change_of_its_table() {
-    let shop = Shop::new(Kind::Postgres, &django(Kind::Postgres)).await;
-    let one = latchkey::store::sql::Settings { max_connections: 1, ..settings(&shop.url) };
+    let database = ExternalDatabase::new(Kind::Postgres, &django(Kind::Postgres)).await;
+    let one = latchkey::store::sql::Settings { max_connections: 1, ..settings(&database.url) };
     let select =
         "SELECT *, id AS user_id, password AS password_hash FROM auth_user WHERE username = :username";
     let accounts = ExternalUsers::open(&one, &lookup(select)).await.unwrap();
     let eve = accounts.find(&name("eve")).await.unwrap();
     assert!(eve.is_some());
-    execute(&shop.url, "ALTER TABLE auth_user ADD COLUMN email text").await;
+    execute(&database.url, "ALTER TABLE auth_user ADD COLUMN email text").await;
     assert_eq!(accounts.find(&name("eve")).await.unwrap(), eve);
 }
 
 #[tokio::test]
 async fn a_lookup_that_would_write_is_refused() {
-    let shop = Shop::new(Kind::Postgres, &django(Kind::Postgres)).await;
+    let database = ExternalDatabase::new(Kind::Postgres, &django(Kind::Postgres)).await;
     let select = "WITH gone AS (DELETE FROM auth_user RETURNING *)
                   SELECT id AS user_id, username, password AS password_hash FROM gone WHERE username = :username";
-    let refusal = shop.refusal(&lookup(select)).await;
+    let refusal = database.refusal(&lookup(select)).await;
     assert!(refusal.contains("read-only transaction"), "{refusal}");
-    let accounts = shop.open(&django_lookup()).await;
+    let accounts = database.open(&django_lookup()).await;
     assert!(accounts.find(&name("eve")).await.unwrap().is_some(), "nothing was deleted");
 }
 
@@ -361,10 +362,11 @@ async fn the_server_ends_a_statement_that_takes_too_long() {
         (Kind::Postgres, "FROM pg_sleep(30) WHERE :username = 'slow'", "statement timeout"),
         (Kind::MariaDb, "FROM one_row WHERE :username = 'slow' AND SLEEP(30) = 0", "max_statement_time"),
     ] {
-        let shop = Shop::new(kind, "CREATE TABLE one_row (x INT); INSERT INTO one_row VALUES (1)").await;
+        let database =
+            ExternalDatabase::new(kind, "CREATE TABLE one_row (x INT); INSERT INTO one_row VALUES (1)").await;
         let settings = latchkey::store::sql::Settings {
             query_timeout: std::time::Duration::from_millis(300),
-            ..settings(&shop.url)
+            ..settings(&database.url)
         };
         let select = format!("SELECT 'x' AS user_id, 'x' AS username, 'x' AS password_hash {slow}");
         let accounts = ExternalUsers::open(&settings, &lookup(&select)).await.unwrap();

@@ -371,7 +371,7 @@ async fn a_server_that_is_loading_its_data_is_unavailable_until_it_has() {
     reload.join().unwrap();
     until_up(&*store).await;
     assert_eq!(*of_sessions(&*store).load(&user("alice")).await.unwrap().state, state(1));
-    assert!(!causes.is_empty(), "it was never seen loading");
+    assert!(!causes.is_empty(), "the loading state was never seen");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

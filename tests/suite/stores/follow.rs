@@ -375,7 +375,7 @@ async fn a_follower_misses_no_event_when_the_server_restarts_with_its_data() {
     }
     let (seen, errors) = timeout(LONG / 2, following).await.unwrap().unwrap();
     assert_complete(&numbers(&seen), 8, EACH);
-    assert!(errors > 0, "it was not seen going away");
+    assert!(errors > 0, "the outage was not noticed");
     writers.join_all().await;
 }
 

@@ -205,7 +205,7 @@ async fn a_load_cancelled_before_its_batch_is_sent_does_not_affect_others() {
     // This load would have sent the batch.
     drop(first);
     assert_eq!(generation(timeout(LONG, third).await.unwrap()), 2);
-    assert_eq!(asked(&mut monitor), [("get".to_owned(), 1)], "nobody wants to know the others");
+    assert_eq!(asked(&mut monitor), [("get".to_owned(), 1)], "the other loads were sent too");
 
     let mut alone = Box::pin(load(&store, &users[0]));
     assert!((&mut alone).now_or_never().is_none());
@@ -222,7 +222,7 @@ async fn a_load_cancelled_after_its_batch_was_sent_does_not_affect_others() {
     proxy.set(ProxyMode::HoldResponses);
     let mut loads: Vec<_> = users.iter().map(|user| Box::pin(load(&store, user))).collect();
     let patience = Duration::from_millis(200);
-    assert!(timeout(patience, join_all(&mut loads)).await.is_err(), "there is no answer yet");
+    assert!(timeout(patience, join_all(&mut loads)).await.is_err(), "the load was answered too early");
     assert_eq!(asked(&mut monitor), [("mget".to_owned(), 20)]);
     drop(loads.remove(0));
     proxy.set(ProxyMode::Forward);
@@ -244,7 +244,7 @@ async fn an_outage_fails_every_waiting_load_and_its_end_serves_all() {
     server.restart();
     until_up(&*store).await;
     for loaded in load_at_once(&store, &users).await {
-        assert_eq!(loaded.unwrap().revision, Revision::ABSENT, "it kept nothing on disk");
+        assert_eq!(loaded.unwrap().revision, Revision::ABSENT, "Redis kept data on disk");
     }
 }
 

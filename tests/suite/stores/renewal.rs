@@ -8,7 +8,7 @@ use rstest::rstest;
 
 use super::{
     accounts::{hash, name},
-    external_users::{Kind, Shop},
+    external_users::{ExternalDatabase, Kind},
     states::user,
     test_accounts::execute,
 };
@@ -48,8 +48,8 @@ fn trigger(kind: Kind) -> &'static str {
     }
 }
 
-async fn open(shop: &Shop, update: &str) -> ExternalUsers {
-    shop.open(&Lookup { by_name: SELECT.into(), by_id: None, update_hash: Some(update.into()) }).await
+async fn open(database: &ExternalDatabase, update: &str) -> ExternalUsers {
+    database.open(&Lookup { by_name: SELECT.into(), by_id: None, update_hash: Some(update.into()) }).await
 }
 
 /// Renews the hash of alice and returns the stored one.
@@ -62,7 +62,7 @@ async fn renewed(accounts: &ExternalUsers) -> String {
 async fn is_kept(accounts: &ExternalUsers) {
     assert!(accounts.renews_hashes());
     assert_eq!(renewed(accounts).await, OLD);
-    assert!(!accounts.renews_hashes(), "no hash is computed in vain");
+    assert!(!accounts.renews_hashes(), "a hash was computed without need");
     assert_eq!(renewed(accounts).await, OLD);
 }
 
@@ -71,9 +71,9 @@ async fn is_kept(accounts: &ExternalUsers) {
 async fn a_hash_that_a_trigger_would_truncate_is_not_renewed(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
-    let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
-    execute(&shop.url, trigger(kind)).await;
-    is_kept(&open(&shop, UPDATE).await).await;
+    let database = ExternalDatabase::new(kind, &users("VARCHAR(200)")).await;
+    execute(&database.url, trigger(kind)).await;
+    is_kept(&open(&database, UPDATE).await).await;
 }
 
 #[rstest]
@@ -81,8 +81,8 @@ async fn a_hash_that_a_trigger_would_truncate_is_not_renewed(
 async fn a_hash_that_the_statement_would_truncate_is_not_renewed(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
-    let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
-    is_kept(&open(&shop, &UPDATE.replace(":new_hash", "substr(:new_hash, 1, 60)")).await).await;
+    let database = ExternalDatabase::new(kind, &users("VARCHAR(200)")).await;
+    is_kept(&open(&database, &UPDATE.replace(":new_hash", "substr(:new_hash, 1, 60)")).await).await;
 }
 
 #[rstest]
@@ -90,9 +90,9 @@ async fn a_hash_that_the_statement_would_truncate_is_not_renewed(
 async fn a_renewal_that_would_change_other_users_is_rolled_back(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
-    let shop = Shop::new(kind, &users("VARCHAR(200)")).await;
+    let database = ExternalDatabase::new(kind, &users("VARCHAR(200)")).await;
     let careless = "UPDATE users SET hash = :new_hash WHERE :user_id <> '' AND hash = :old_hash";
-    let accounts = open(&shop, careless).await;
+    let accounts = open(&database, careless).await;
     is_kept(&accounts).await;
     assert_eq!(accounts.find(&name("bob")).await.unwrap().unwrap().password, hash(OLD));
 }
@@ -102,11 +102,11 @@ async fn a_renewal_that_would_change_other_users_is_rolled_back(
 async fn a_hash_in_a_padded_column_or_with_a_line_break_is_renewed(
     #[values(Kind::Sqlite, Kind::Postgres, Kind::MariaDb)] kind: Kind,
 ) {
-    let shop = Shop::new(kind, &users("CHAR(200)")).await;
-    let accounts = open(&shop, UPDATE).await;
+    let database = ExternalDatabase::new(kind, &users("CHAR(200)")).await;
+    let accounts = open(&database, UPDATE).await;
     assert_eq!(renewed(&accounts).await, NEW);
     let broken = format!("UPDATE users SET hash = '{OLD}\n'");
-    execute(&shop.url, &broken).await;
+    execute(&database.url, &broken).await;
     assert_eq!(renewed(&accounts).await, NEW);
     assert!(accounts.renews_hashes());
 }
@@ -114,24 +114,24 @@ async fn a_hash_in_a_padded_column_or_with_a_line_break_is_renewed(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_column_that_is_too_short_for_a_new_hash_keeps_the_old_one() {
     for kind in [Kind::Postgres, Kind::MariaDb] {
-        let shop = Shop::new(kind, &users("VARCHAR(60)")).await;
-        is_kept(&open(&shop, UPDATE).await).await;
+        let database = ExternalDatabase::new(kind, &users("VARCHAR(60)")).await;
+        is_kept(&open(&database, UPDATE).await).await;
     }
     // Without strict mode the server truncates silently.
     let server = MariaDb::start();
-    let shop = Shop::at(server.database().await, &users("VARCHAR(60)")).await;
-    execute(&shop.url, "SET GLOBAL sql_mode = ''").await;
-    is_kept(&open(&shop, UPDATE).await).await;
+    let database = ExternalDatabase::at(server.database().await, &users("VARCHAR(60)")).await;
+    execute(&database.url, "SET GLOBAL sql_mode = ''").await;
+    is_kept(&open(&database, UPDATE).await).await;
     let cast = UPDATE.replace(":new_hash", "CAST(:new_hash AS varchar(60))");
-    let shop = Shop::at(Postgres::shared().database().await, &users("TEXT")).await;
-    is_kept(&open(&shop, &cast).await).await;
+    let database = ExternalDatabase::at(Postgres::shared().database().await, &users("TEXT")).await;
+    is_kept(&open(&database, &cast).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_without_transactions_gets_the_old_hash_back() {
     let server = MariaDb::start();
-    let shop = Shop::at(server.database().await, "SELECT 1").await;
-    execute(&shop.url, "SET GLOBAL sql_mode = ''").await;
-    execute(&shop.url, &users("VARCHAR(60)").replacen("));", ")) ENGINE = MyISAM;", 1)).await;
-    is_kept(&open(&shop, UPDATE).await).await;
+    let database = ExternalDatabase::at(server.database().await, "SELECT 1").await;
+    execute(&database.url, "SET GLOBAL sql_mode = ''").await;
+    execute(&database.url, &users("VARCHAR(60)").replacen("));", ")) ENGINE = MyISAM;", 1)).await;
+    is_kept(&open(&database, UPDATE).await).await;
 }

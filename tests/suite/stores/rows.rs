@@ -10,7 +10,7 @@ use latchkey::{
 
 use super::{
     accounts::{account, name, roles},
-    external_users::{Kind, Shop, lookup},
+    external_users::{ExternalDatabase, Kind, lookup},
     states::user,
     test_accounts::settings,
 };
@@ -30,9 +30,9 @@ async fn invalid_roles_are_left_out_and_the_others_count(
                  (3, 'none', 'x', '&')",
             many.join(" ")
         );
-    let shop = Shop::new(kind, &tables).await;
+    let database = ExternalDatabase::new(kind, &tables).await;
     let select = SELECT.replace(" FROM", ", roles FROM") + " WHERE name = :username";
-    let accounts = shop.open(&lookup(&select)).await;
+    let accounts = database.open(&lookup(&select)).await;
     let found = async |text: &str| accounts.find(&name(text)).await.unwrap().unwrap().roles;
     assert_eq!(found("odd").await, roles(&["admin", "staff"]));
     assert_eq!(found("none").await, []);
@@ -47,8 +47,8 @@ async fn of_two_names_that_the_statement_does_not_tell_apart_the_typed_one_logs_
 ) {
     let tables = "CREATE TABLE users (id INT, name VARCHAR(50), hash VARCHAR(50));
                       INSERT INTO users VALUES (1, 'anna', 'x'), (2, 'Anna', 'y'), (3, 'bob', 'x'), (4, 'bob', 'y')";
-    let shop = Shop::new(kind, tables).await;
-    let accounts = shop.open(&lookup(&format!("{SELECT} WHERE lower(name) = lower(:username)"))).await;
+    let database = ExternalDatabase::new(kind, tables).await;
+    let accounts = database.open(&lookup(&format!("{SELECT} WHERE lower(name) = lower(:username)"))).await;
     let found = async |text: &str| accounts.find(&name(text)).await.unwrap().map(|found| found.user_id);
     assert_eq!(found("anna").await, Some(user("1")));
     assert_eq!(found("Anna").await, Some(user("2")));
@@ -64,8 +64,9 @@ async fn rows_without_a_usable_login_are_no_accounts(
     let tables = "CREATE TABLE users (id VARCHAR(50), name VARCHAR(50), hash VARCHAR(50), mail VARCHAR(50));
                       INSERT INTO users VALUES ('1', 'good', NULL, 'good@x'), ('', 'empty', 'x', ''), (NULL, 'null', 'x', ''),
                           ('ü', 'umlaut', 'x', ''), ('5', NULL, 'x', 'nameless@x')";
-    let shop = Shop::new(kind, tables).await;
-    let accounts = shop.open(&lookup(&format!("{SELECT} WHERE name = :username OR mail = :username"))).await;
+    let database = ExternalDatabase::new(kind, tables).await;
+    let accounts =
+        database.open(&lookup(&format!("{SELECT} WHERE name = :username OR mail = :username"))).await;
     // An account without a password cannot log in.
     assert_eq!(accounts.find(&name("good")).await.unwrap().unwrap().password.as_str(), "");
     for nobody in ["empty", "null", "umlaut"] {
@@ -83,8 +84,8 @@ async fn padding_is_removed_from_an_id_if_that_cannot_merge_two_ids(
     let tables = "CREATE TABLE users (id VARCHAR(50), name VARCHAR(50), hash VARCHAR(50));
                       INSERT INTO users VALUES ('7  ', 'number', 'x'), ('alice', 'one', 'x'), ('alice  ', 'other', 'x'),
                           (' 0f8fad5b-d9cb-469f-a165-70867728950e ', 'uuid', 'x')";
-    let shop = Shop::new(kind, tables).await;
-    let accounts = shop.open(&lookup(&format!("{SELECT} WHERE name = :username"))).await;
+    let database = ExternalDatabase::new(kind, tables).await;
+    let accounts = database.open(&lookup(&format!("{SELECT} WHERE name = :username"))).await;
     let found = async |text: &str| accounts.find(&name(text)).await.unwrap().map(|found| found.user_id);
     assert_eq!(found("number").await, Some(user("7")));
     assert_eq!(found("uuid").await, Some(user("0f8fad5b-d9cb-469f-a165-70867728950e")));
@@ -100,8 +101,8 @@ async fn compatibility_variants_are_one_name_in_the_table_of_django_and_in_no_ot
     let tables = "CREATE TABLE users (id INT, name VARCHAR(150), hash VARCHAR(200));
                       INSERT INTO users VALUES (1, 'anna', 'pbkdf2_sha256$1$x$y'), (2, 'bob', '$2b$04$x'),
                           (3, 'ｃarl', 'argon2$argon2id$x'), (4, 'carl', 'argon2$argon2id$x')";
-    let shop = Shop::new(kind, tables).await;
-    let accounts = shop.open(&lookup(&format!("{SELECT} WHERE name = :username"))).await;
+    let database = ExternalDatabase::new(kind, tables).await;
+    let accounts = database.open(&lookup(&format!("{SELECT} WHERE name = :username"))).await;
     let found = async |text: &str| accounts.find(&name(text)).await.unwrap().map(|found| found.user_id);
     assert_eq!(found("anna").await, Some(user("1")));
     assert_eq!(found("ａｎｎａ").await, Some(user("1")));
@@ -115,9 +116,9 @@ async fn columns_that_are_padded_by_their_type_are_read_without_it() {
     for kind in [Kind::Postgres, Kind::MariaDb] {
         let tables = "CREATE TABLE users (id CHAR(40), name CHAR(50), hash CHAR(200), roles CHAR(50));
                       INSERT INTO users VALUES ('u-1', 'alice', 'x', 'staff')";
-        let shop = Shop::new(kind, tables).await;
+        let database = ExternalDatabase::new(kind, tables).await;
         let select = SELECT.replace(" FROM", ", roles FROM");
-        let accounts = shop
+        let accounts = database
             .open(&Lookup {
                 by_name: format!("{select} WHERE name = :username"),
                 by_id: Some(format!("{select} WHERE id = :user_id")),
@@ -132,8 +133,8 @@ async fn columns_that_are_padded_by_their_type_are_read_without_it() {
 }
 
 /// Names with characters that a character set lacks, and one name in ASCII.
-async fn has_only(shop: &Shop, select: &str, missing: &[&str]) {
-    let accounts = shop.open(&lookup(select)).await;
+async fn has_only(database: &ExternalDatabase, select: &str, missing: &[&str]) {
+    let accounts = database.open(&lookup(select)).await;
     for missing in missing {
         assert_eq!(accounts.find(&name(missing)).await.unwrap(), None, "{missing}");
         assert!(accounts.find(&name("alice")).await.unwrap().is_some());
@@ -153,9 +154,9 @@ async fn a_name_outside_the_character_set_of_a_mariadb_table_is_unknown() {
             "CREATE TABLE users (id INT, name VARCHAR(50) CHARACTER SET {characters}, hash VARCHAR(50));
              INSERT INTO users VALUES (1, 'alice', 'x')"
         );
-        let shop = Shop::at(MariaDb::shared().database().await, &tables).await;
+        let database = ExternalDatabase::at(MariaDb::shared().database().await, &tables).await;
         for comparison in ["name = :username", "name LIKE :username", "lower(name) = lower(:username)"] {
-            has_only(&shop, &format!("{SELECT} WHERE {comparison}"), missing).await;
+            has_only(&database, &format!("{SELECT} WHERE {comparison}"), missing).await;
         }
     }
 }
@@ -168,8 +169,8 @@ async fn a_name_outside_the_encoding_of_a_postgres_database_is_unknown() {
         let url = Postgres::shared().database_in(encoding).await;
         let tables = "CREATE TABLE users (id INT, name VARCHAR(50), hash VARCHAR(50));
                       INSERT INTO users VALUES (1, 'alice', 'x'), (2, 'bob', 'x')";
-        let shop = Shop::at(url.clone(), tables).await;
-        has_only(&shop, &format!("{SELECT} WHERE name = :username"), missing).await;
+        let database = ExternalDatabase::at(url.clone(), tables).await;
+        has_only(&database, &format!("{SELECT} WHERE name = :username"), missing).await;
 
         // The own accounts of Latchkey behave the same.
         let accounts = SqlAccounts::open(&settings(&url)).await.unwrap();
@@ -186,9 +187,9 @@ async fn a_row_with_undecodable_characters_is_no_outage() {
     let url = Postgres::shared().database_in("SQL_ASCII").await;
     let tables = "CREATE TABLE users (id INT, name VARCHAR(50), hash BYTEA);
                   INSERT INTO users VALUES (1, 'alice', 'x'), (2, 'bob', '\\xfc')";
-    let shop = Shop::at(url, tables).await;
+    let database = ExternalDatabase::at(url, tables).await;
     let select = SELECT.replace("hash AS", "convert_from(hash, 'SQL_ASCII') AS");
-    let accounts = shop.open(&lookup(&format!("{select} WHERE name = :username"))).await;
+    let accounts = database.open(&lookup(&format!("{select} WHERE name = :username"))).await;
     let found = tokio::time::timeout(Duration::from_secs(30), accounts.find(&name("bob"))).await.unwrap();
     assert_eq!(found.unwrap(), None);
     assert!(accounts.find(&name("alice")).await.unwrap().is_some());

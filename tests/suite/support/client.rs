@@ -186,17 +186,17 @@ impl Client {
     /// Waits until the server serves, including logins.
     pub async fn until_serving(&self) {
         for service in ["", LOGIN] {
-            self.until_of(service, ServingStatus::Serving, Duration::from_secs(10)).await;
+            self.until_service(service, ServingStatus::Serving, Duration::from_secs(10)).await;
         }
     }
 
     /// Waits until the server has this status and returns how long that took.
     pub async fn until(&self, status: ServingStatus, limit: Duration) -> Duration {
-        self.until_of("", status, limit).await
+        self.until_service("", status, limit).await
     }
 
     /// Waits until a service has this status and returns how long that took.
-    pub async fn until_of(&self, service: &str, status: ServingStatus, limit: Duration) -> Duration {
+    pub async fn until_service(&self, service: &str, status: ServingStatus, limit: Duration) -> Duration {
         let begun = Instant::now();
         while self.serving(service).await != status {
             assert!(begun.elapsed() < limit, "{service} is not {status:?} after {limit:?}");

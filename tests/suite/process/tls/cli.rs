@@ -6,7 +6,7 @@ use super::*;
 use crate::support::skip::named_program;
 
 /// Runs `latchkey` on the machine of the server and returns the exit code and the output.
-fn says(server: &Secured, settings: &[(&str, &str)], words: &str) -> (i32, String) {
+fn says(server: &TlsServer, settings: &[(&str, &str)], words: &str) -> (i32, String) {
     let mut command = command(&server.folder.path().join("data"), settings);
     command.args(words.split(' '));
     let output = run(command, "");
@@ -16,7 +16,7 @@ fn says(server: &Secured, settings: &[(&str, &str)], words: &str) -> (i32, Strin
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_the_same_machine_the_settings_suffice() {
-    let server = Secured::start(&[]).await;
+    let server = TlsServer::start(&[]).await;
     server.client(None).await.user("alice").await;
     let address = server.process.grpc.to_string();
     let certificate = server.folder.path().join("server.pem");
@@ -41,7 +41,7 @@ async fn on_the_same_machine_the_settings_suffice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_remote_server_needs_https_and_a_trusted_root() {
-    let server = Secured::start(&[]).await;
+    let server = TlsServer::start(&[]).await;
     server.client(None).await.user("alice").await;
     let there = localhost(server.process.grpc);
     let ca = server.folder.path().join("ca.pem");
@@ -50,7 +50,7 @@ async fn a_remote_server_needs_https_and_a_trusted_root() {
     assert!(code == 0 && said.contains("alice"), "{said}");
     let (code, said) = says(&server, &[("SERVER", &there), ("CA_FILE", ca)], "account list");
     assert!(code == 0 && said.contains("alice"), "{said}");
-    // With roots to trust nothing is sent in clear, even where nobody said https.
+    // With --ca-file the command uses TLS even without https.
     let bare = there.strip_prefix("https://").unwrap();
     let (code, said) = says(&server, &[], &format!("account list --server {bare} --ca-file {ca}"));
     assert!(code == 0 && said.contains("alice"), "{said}");
@@ -59,7 +59,7 @@ async fn a_remote_server_needs_https_and_a_trusted_root() {
     let elsewhere = there.replace("localhost", "127.0.0.1");
     let (code, said) = says(&server, &[], &format!("account list --server {elsewhere} --ca-file {ca}"));
     assert!(code == 1 && said.contains("not trusted"), "{code} {said}");
-    // Roots that did not sign it: those of a stranger, and those of the system.
+    // Neither the roots of a stranger nor those of the system have signed the certificate.
     let stranger = tempfile::tempdir().unwrap();
     let theirs = Authority::new("theirs").write(stranger.path());
     let words = format!("account list --server {there} --ca-file {}", theirs.display());
@@ -67,7 +67,7 @@ async fn a_remote_server_needs_https_and_a_trusted_root() {
     assert!(code == 1 && said.contains("not trusted"), "{code} {said}");
     let (code, said) = says(&server, &[], &format!("account list --server {there}"));
     assert_eq!(code, 1, "{said}");
-    // In clear.
+    // A connection without TLS fails.
     let (code, said) = says(&server, &[], &format!("account list --server http://{bare}"));
     assert!(code == 3 && said.contains("https://"), "{code} {said}");
     let (code, said) = says(&server, &[], "account list --ca-file /nowhere");
@@ -76,7 +76,7 @@ async fn a_remote_server_needs_https_and_a_trusted_root() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_certificate_is_sent_if_required() {
-    let server = Secured::with_clients(&[
+    let server = TlsServer::with_clients(&[
         ("TLS__CLIENT_CERTIFICATE", "required"),
         ("ACCESS__VALIDATE", "caller"),
         ("ACCESS__CERTIFICATES", "dns:web validator"),
@@ -103,7 +103,7 @@ async fn a_client_certificate_is_sent_if_required() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpcurl_connects_with_tls() {
     let Some(grpcurl) = named_program("grpcurl", "LATCHKEY_TEST_GRPCURL") else { return };
-    let server = Secured::with_clients(&[("ACCESS__CERTIFICATES", "dns:boss admin")]).await;
+    let server = TlsServer::with_clients(&[("ACCESS__CERTIFICATES", "dns:boss admin")]).await;
     let (certificate, key) = server.authority.client(&["boss"]).write(server.folder.path(), "client");
     let list = |with_certificate: bool| {
         let mut grpcurl = Command::new(&grpcurl);

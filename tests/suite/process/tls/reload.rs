@@ -3,7 +3,7 @@
 use super::*;
 
 /// Waits until new connections see a certificate of this authority.
-async fn until_trusted(server: &Secured, authority: &Authority) {
+async fn until_trusted(server: &TlsServer, authority: &Authority) {
     let begun = Instant::now();
     while channel(server.process.grpc, &authority.certificate, None).await.is_err() {
         assert!(begun.elapsed() < Duration::from_secs(5), "the new certificate is not used");
@@ -13,19 +13,19 @@ async fn until_trusted(server: &Secured, authority: &Authority) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_certificate_is_used_for_new_connections_and_open_ones_stay() {
-    let server = Secured::start(&[]).await;
+    let server = TlsServer::start(&[]).await;
     let open = server.client(None).await;
     let next = Authority::new("next");
     files(server.folder.path(), &next.server());
     until_trusted(&server, &next).await;
-    assert!(!server.answers(None).await, "whoever trusts only the old one is shown the new one");
-    assert_eq!(validates(&open).await, Ok(()), "what was open before is open still");
+    assert!(!server.answers(None).await, "the old certificate is still used for new connections");
+    assert_eq!(validates(&open).await, Ok(()), "the open connection was closed");
     assert!(server.process.output_until("using the new certificate").contains("server.pem"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_files_leave_the_old_certificate_in_use_and_are_logged_once() {
-    let server = Secured::start(&[]).await;
+    let server = TlsServer::start(&[]).await;
     let path = server.folder.path().join("server.pem");
     std::fs::write(&path, "broken").unwrap();
     let output = server.process.output_until("the TLS files cannot be used");
@@ -47,7 +47,7 @@ async fn broken_files_leave_the_old_certificate_in_use_and_are_logged_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_client_roots_apply_to_new_connections() {
     let server =
-        Secured::with_clients(&[("TLS__CLIENT_CERTIFICATE", "required"), ("TLS__RELOAD_INTERVAL", "50ms")])
+        TlsServer::with_clients(&[("TLS__CLIENT_CERTIFICATE", "required"), ("TLS__RELOAD_INTERVAL", "50ms")])
             .await;
     let next = Authority::new("next");
     let (old_client, new_client) = (server.authority.client(&["web"]), next.client(&["web"]));

@@ -15,7 +15,7 @@ use crate::support::client::Client;
 
 /// All messages that a reader has received, over any number of streams.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Received {
     pub ended: Vec<Ended>,
     pub resyncs: usize,
     /// How the latest stream ended, unless the reader closed it.
@@ -33,7 +33,7 @@ pub struct Ended {
     pub told: Instant,
 }
 
-impl Told {
+impl Received {
     pub fn take(&mut self, message: WatchSessionsResponse) {
         match message.event {
             Some(Event::Ended(ended)) => self.ended.push(Ended {
@@ -59,18 +59,18 @@ impl Told {
 }
 
 pub struct Reader {
-    told: Arc<Mutex<Told>>,
+    told: Arc<Mutex<Received>>,
     reading: JoinHandle<()>,
 }
 
 impl Reader {
     /// Starts a reader from now on.
     pub async fn open(client: &Client) -> Self {
-        Self::go_on(client, Told::default()).await
+        Self::resume(client, Received::default()).await
     }
 
     /// Resumes after the recorded messages.
-    pub async fn go_on(client: &Client, mut told: Told) -> Self {
+    pub async fn resume(client: &Client, mut told: Received) -> Self {
         let mut stream = client.feed_stream(&told.cursor).await.unwrap();
         let first = stream.message().await.unwrap().unwrap();
         assert!(matches!(first.event, Some(Event::Heartbeat(_))), "{first:?}");
@@ -92,7 +92,7 @@ impl Reader {
         Self { told, reading }
     }
 
-    pub fn told(&self) -> MutexGuard<'_, Told> {
+    pub fn told(&self) -> MutexGuard<'_, Received> {
         self.told.lock().unwrap()
     }
 
@@ -100,11 +100,11 @@ impl Reader {
         !self.reading.is_finished()
     }
 
-    pub async fn until(&self, what: &str, is_true: impl Fn(&Told) -> bool) {
+    pub async fn until(&self, what: &str, is_true: impl Fn(&Received) -> bool) {
         self.until_within(SOON, what, is_true).await;
     }
 
-    pub async fn until_within(&self, limit: Duration, what: &str, is_true: impl Fn(&Told) -> bool) {
+    pub async fn until_within(&self, limit: Duration, what: &str, is_true: impl Fn(&Received) -> bool) {
         let begun = Instant::now();
         while !is_true(&self.told()) {
             assert!(begun.elapsed() < limit && self.is_open(), "not so: {what}; {}", self.standing());
@@ -124,7 +124,7 @@ impl Reader {
     }
 
     /// Waits for the end of the stream and returns the messages and the status.
-    pub async fn end(self) -> (Told, Status) {
+    pub async fn end(self) -> (Received, Status) {
         timeout(SOON, self.reading).await.unwrap().unwrap();
         let mut told = Arc::into_inner(self.told).unwrap().into_inner().unwrap();
         let end = told.end.take().unwrap();
@@ -132,7 +132,7 @@ impl Reader {
     }
 
     /// Closes the stream and returns the messages.
-    pub async fn leave(self) -> Told {
+    pub async fn leave(self) -> Received {
         assert!(self.is_open());
         self.reading.abort();
         let _ = self.reading.await;

@@ -19,7 +19,7 @@ use tokio::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{SOON, feed::Told};
+use super::{SOON, feed::Received};
 use crate::support::client::Client;
 
 /// What a watch reported after its first message: ends of the session, or an error.
@@ -70,7 +70,7 @@ impl Load {
         let begun = Instant::now();
         while self.known.displaced.lock().unwrap().len() < count {
             let failures = self.known.unanswered.lock().unwrap();
-            assert!(begun.elapsed() < SOON, "nobody gets in: {:?}", failures.last());
+            assert!(begun.elapsed() < SOON, "no login succeeds: {:?}", failures.last());
             drop(failures);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -111,7 +111,7 @@ impl Load {
     }
 
     /// Returns the longest time between the answer to a login and the report of its displacement.
-    pub fn lag(&self, told: &Told) -> Duration {
+    pub fn lag(&self, told: &Received) -> Duration {
         let displaced = self.known.displaced.lock().unwrap();
         let lags = displaced.iter().map(|(id, answered)| {
             let ended = told.ended.iter().find(|ended| ended.session_id == *id).unwrap();
@@ -172,7 +172,7 @@ impl User {
         let (first, mut stream) = match begun.await {
             Ok(begun) => begun,
             Err(status) => {
-                // Only at the beginning.
+                // A watch may fail only at its start.
                 assert_eq!(status.code(), Code::Unavailable, "{status:?}");
                 assert_eq!(status.get_details_error_info().unwrap().reason, "STORE_UNAVAILABLE");
                 return;

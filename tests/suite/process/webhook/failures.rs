@@ -27,7 +27,7 @@ async fn a_killed_server_loses_no_undelivered_event() {
     client.user("alice").await;
     receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
     let mut ended = displace(&client, "alice", 3).await;
-    receiver.until_told_of(&ended, SOON).await;
+    receiver.until_delivered(&ended, SOON).await;
 
     // The kill interrupts a POST while more events are waiting.
     receiver.always(Some(Answer::Never));
@@ -46,10 +46,10 @@ async fn a_killed_server_loses_no_undelivered_event() {
     receiver.always(None);
     let process = Process::start(data.path(), &settings);
     process.serving_client().await;
-    receiver.until_told_of(&ended, TAKEN_OVER).await;
+    receiver.until_delivered(&ended, TAKEN_OVER).await;
     assert_eq!(told(&receiver.events()), ended);
     let resyncs = receiver.events().iter().filter(|event| event["type"] == "resync").count();
-    assert_eq!(resyncs, 1, "what can be told again needs no resync");
+    assert_eq!(resyncs, 1, "a resync although no event was lost");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,12 +72,12 @@ async fn a_stopping_server_finishes_its_delivery_without_retries_and_releases_th
     let process = Process::start(data.path(), &settings);
     let begun = Instant::now();
     process.output_until(DELIVERS);
-    assert!(begun.elapsed() < Duration::from_secs(5), "the lease was not given up");
+    assert!(begun.elapsed() < Duration::from_secs(5), "the lease was not released");
     let client = process.serving_client().await;
     receiver.answer(&[Answer::Later(503, 300)]);
     ended.extend(displace(&client, "alice", 1).await);
     process.output_until("does not take what it is sent");
-    assert_eq!(receiver.posts().len(), 3, "what was taken came again");
+    assert_eq!(receiver.posts().len(), 3, "an accepted delivery was repeated");
     process.terminate();
     let begun = Instant::now();
     let (code, log) = process.wait(SOON);
@@ -86,7 +86,7 @@ async fn a_stopping_server_finishes_its_delivery_without_retries_and_releases_th
 
     let process = Process::start(data.path(), &settings);
     process.serving_client().await;
-    receiver.until_told_of(&ended, SOON).await;
+    receiver.until_delivered(&ended, SOON).await;
     assert_eq!(told(&receiver.events()), ended);
 }
 
@@ -109,7 +109,7 @@ async fn one_of_two_replicas_delivers_and_the_other_takes_over_when_it_is_killed
         alice.extend(displace(&client, "alice", 5).await);
         alice.extend(displace(&other, "alice", 5).await);
     }
-    receiver.until_told_of(&alice, SOON).await;
+    receiver.until_delivered(&alice, SOON).await;
     assert!(!second.output().contains(DELIVERS), "both deliver");
     let told_before = told(&receiver.events());
     assert_eq!(told_before, alice);
@@ -121,7 +121,7 @@ async fn one_of_two_replicas_delivers_and_the_other_takes_over_when_it_is_killed
     first.kill();
     receiver.always(None);
     bob.extend(displace(&other, "bob", 5).await);
-    receiver.until_told_of(&bob, TAKEN_OVER).await;
+    receiver.until_delivered(&bob, TAKEN_OVER).await;
     second.output_until(DELIVERS);
     assert_eq!(told(&receiver.events())[alice.len()..], bob);
 
@@ -133,9 +133,9 @@ async fn one_of_two_replicas_delivers_and_the_other_takes_over_when_it_is_killed
     assert_eq!(code, Some(0), "{log}");
     let begun = Instant::now();
     third.output_until(DELIVERS);
-    assert!(begun.elapsed() < Duration::from_secs(5), "the lease was not given up");
+    assert!(begun.elapsed() < Duration::from_secs(5), "the lease was not released");
     let more = displace(&client, "alice", 3).await;
-    receiver.until_told_of(&more, SOON).await;
+    receiver.until_delivered(&more, SOON).await;
     assert_eq!(receiver.most_under_way(), 1, "two have delivered at a time");
     let resyncs = receiver.events().iter().filter(|event| event["type"] == "resync").count();
     assert_eq!(resyncs, 1);
@@ -159,13 +159,13 @@ async fn a_frozen_server_sends_nothing_after_another_has_taken_over() {
     let second = Process::start(data.path(), &settings);
     let begun = Instant::now();
     while !second.output().contains(DELIVERS) {
-        assert!(begun.elapsed() < TAKEN_OVER, "nobody has taken over: {}", second.output());
+        assert!(begun.elapsed() < TAKEN_OVER, "no other server took over: {}", second.output());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     first.signal("CONT");
     first.output_until("does not deliver the webhook any more");
     receiver.always(None);
-    receiver.until_told_of(&ended, SOON).await;
+    receiver.until_delivered(&ended, SOON).await;
     let posts = receiver.posts();
     let (before, after) = posts.split_at(its_own);
     let again = after.iter().find(|post| before.iter().any(|before| before.id == post.id));
@@ -196,7 +196,7 @@ async fn only_a_store_that_lost_events_causes_a_resync() {
             |receiver: &Receiver| receiver.events().iter().filter(|event| event["type"] == "resync").count();
         receiver.until(SOON, "resynced", |receiver| resyncs_told(receiver) == resyncs).await;
         let after = displace(&client, "alice", 3).await;
-        receiver.until_told_of(&after, SOON).await;
+        receiver.until_delivered(&after, SOON).await;
         assert_eq!(resyncs_told(&receiver), resyncs, "{arguments:?}");
         if resyncs == 1 {
             assert_eq!(told(&receiver.events()), [before, after].concat());

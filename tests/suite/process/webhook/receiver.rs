@@ -166,7 +166,7 @@ impl Receiver {
     }
 
     /// Waits until the ends of these sessions have been delivered.
-    pub async fn until_told_of(&self, sessions: &[String], limit: Duration) {
+    pub async fn until_delivered(&self, sessions: &[String], limit: Duration) {
         self.until(limit, &format!("told of {sessions:?}"), |receiver| {
             let told = receiver.events();
             sessions.iter().all(|id| told.iter().any(|event| event["session_id"] == id.as_str()))
@@ -193,7 +193,7 @@ async fn take(State(shared): State<Arc<Mutex<Shared>>>, headers: HeaderMap, body
         shared.posts.push(Post { id, at: Instant::now(), headers, body, taken });
         answer
     };
-    let _leaving = Leaving(Arc::clone(&shared));
+    let _leaving = InFlight(Arc::clone(&shared));
     // The delay makes concurrent deliveries visible.
     tokio::time::sleep(Duration::from_millis(2)).await;
     match answer {
@@ -212,9 +212,9 @@ async fn take(State(shared): State<Arc<Mutex<Shared>>>, headers: HeaderMap, body
 }
 
 /// Counts a POST as finished, also if the sender disconnects.
-struct Leaving(Arc<Mutex<Shared>>);
+struct InFlight(Arc<Mutex<Shared>>);
 
-impl Drop for Leaving {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.lock().unwrap().under_way -= 1;
     }
