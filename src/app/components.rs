@@ -25,7 +25,7 @@ use crate::{
         ports::{Clock, EventLog, Registers},
         rotation::Rotation,
         sessions::{Epoch, UserSessions},
-        throttle::{Rule, Throttle},
+        throttle::{Throttle, ThrottleRule},
         token::{TokenSettings, Tokens},
     },
     grpc::access::AccessSettings,
@@ -308,14 +308,16 @@ pub(super) fn login_limiter(
     clock: &Arc<dyn Clock>,
 ) -> LoginLimiter {
     let throttle = &config.throttle;
-    let account = Rule::Account {
+    let account = ThrottleRule::Account {
         free: throttle.free_attempts,
         first_wait: throttle.first_wait,
         longest_wait: throttle.longest_wait,
-        stop: throttle.max_failures,
+        lock_after: throttle.max_failures,
     };
-    let address = (throttle.address_failures > 0)
-        .then_some(Rule::Address { failures: throttle.address_failures, window: throttle.address_window });
+    let address = (throttle.address_failures > 0).then_some(ThrottleRule::Address {
+        failures: throttle.address_failures,
+        window: throttle.address_window,
+    });
     LoginLimiter::new(registers, Arc::clone(clock), account, address)
 }
 

@@ -8,7 +8,7 @@ use crate::{
     domain::{
         keyring::KeyAlgorithm,
         ports::Clock as _,
-        rotation::{KeyFile, signs_from},
+        rotation::{KeyFile, activation_time},
         types::Timestamp,
     },
     store::{clock::SystemClock, key_files},
@@ -75,7 +75,7 @@ impl Key {
                 };
                 let from = match named {
                     Some(_) => None,
-                    None => signs_from(&files, SystemClock.now(), config.token.activation_delay()),
+                    None => activation_time(&files, SystemClock.now(), config.token.activation_delay()),
                 };
                 let from = from.map(|from| output::time(Some(&to_proto(from))));
                 let rows: Vec<_> = files

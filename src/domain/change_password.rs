@@ -4,7 +4,7 @@ use super::{
     Engine, Error,
     audit::Action,
     origin::Origin,
-    password::{Checked, NewPassword, Password},
+    password::{NewPassword, Password, PasswordCheck},
     password_service::PresentedPassword,
     ports::{AccountChange, DebtCause},
     rejection::{Reason, Rejection},
@@ -72,7 +72,7 @@ impl Engine {
                 password: current,
                 origin,
             };
-            if self.passwords.check(&who, &read.state, Some(&old)).await? == Checked::Wrong {
+            if self.passwords.check(&who, &read.state, Some(&old)).await? == PasswordCheck::Wrong {
                 return Err(Error::InvalidCredentials);
             }
             let new = match &new_hash {

@@ -4,7 +4,7 @@ use super::{
     Engine, Error,
     audit::Action,
     origin::Origin,
-    rejection::{Reason, Why},
+    rejection::{EndCause, Reason},
     session_repository::Decision,
     sessions::Session,
     types::{Notice, SessionId, Slot, UserId},
@@ -34,7 +34,7 @@ impl Engine {
         notice: Option<Notice>,
         origin: &Origin,
     ) -> Result<u32, Error> {
-        let why = Why { reason: Reason::Kicked, notice };
+        let why = EndCause { reason: Reason::Kicked, notice };
         let outcome = match target {
             Target::User { user_id, slot, session_id } => {
                 self.kick(user_id, slot.as_ref(), *session_id, &why).await
@@ -62,7 +62,7 @@ impl Engine {
         user_id: &UserId,
         slot: Option<&Slot>,
         session_id: Option<SessionId>,
-        why: &Why,
+        why: &EndCause,
     ) -> Result<u32, Error> {
         let read = self.sessions.load(user_id).await?;
         let longest = self.slots.longest();

@@ -1,9 +1,9 @@
-//! The epoch of sessions: a new one ends the sessions of all users, for the day a signing key leaks.
+//! The epoch of sessions: beginning a new one ends the sessions of all users, for example after a signing key leaked.
 //!
-//! It is one more register, and every server knows it by heart, so that it costs a verdict nothing: whoever
-//! has not read it for longer than [`LEASE`] reads it before the next verdict. And whoever begins a new one
-//! waits that long before it answers. So when it has answered, no server judges by the old one, whether it
-//! has heard of the new one through the event log or not, and no two clocks are compared for it.
+//! The epoch is one register, and every server keeps it in memory, so a verdict needs no additional read. A server
+//! that has not read the register for longer than [`LEASE`] reads it before the next verdict, and the server that
+//! begins an epoch waits for that long before it answers. So after the answer no server judges by the old epoch,
+//! whether or not the event reached it, and no clocks are compared. See ADR 0005.
 
 use std::{
     sync::Arc,
@@ -20,21 +20,22 @@ use super::{
     types::{Notice, Timestamp},
 };
 
-/// How long a server judges by what it has read.
+/// How long a server may judge by the epoch that it has read.
 const LEASE: Duration = Duration::from_secs(1);
+/// How often the epoch is read in the background, so that verdicts do not wait for a read.
 /// How often it reads again, so that verdicts need not.
 const RENEWAL: Duration = Duration::from_millis(250);
-/// How often beginning an epoch is tried again because another one was faster.
+/// How often a conflicting commit is tried again.
 const MAX_ATTEMPTS: u32 = 20;
-/// Kept for as long as sessions can name it, and longer than anybody will run without a restart.
+/// The retention of the register: longer than sessions and processes live.
 const KEPT: Duration = Duration::from_hours(24 * 365 * 10);
 
-/// Names the one register.
+/// The key of the only epoch register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EpochKey;
 
 impl EpochKey {
-    /// As text. A user id holds no space, so this is nobody's.
+    /// The name of the register. It contains a space, so no user id is equal to it.
     pub const NAME: &str = "epoch of sessions";
 }
 
@@ -43,21 +44,22 @@ impl State for Epoch {
     type Event = Epoch;
 }
 
-/// The epoch, known by heart.
+/// The current epoch, kept in memory.
 pub struct CurrentEpoch {
     register: Arc<dyn Registers<Epoch>>,
     known: ArcSwap<Known>,
-    /// Who reads it reads it for all that wait.
+    /// Held while the register is read, so that concurrent readers share one read.
     reading: Mutex<()>,
-    /// There is a newer one.
+    /// Notified when the known epoch may be newer than before.
     newer: Notify,
 }
 
-/// What is known, and since when.
+/// The latest epoch that this server knows, and when it was read.
 #[derive(Debug, Default)]
 pub struct Known {
     /// The epoch.
     pub epoch: Epoch,
+    /// The start of the latest successful read.
     as_of: Option<Instant>,
 }
 
@@ -68,17 +70,17 @@ impl Known {
 }
 
 impl CurrentEpoch {
-    /// The epoch in this register.
+    /// Serves the epoch of this register.
     pub fn new(register: Arc<dyn Registers<Epoch>>) -> Self {
         Self { register, known: ArcSwap::default(), reading: Mutex::default(), newer: Notify::new() }
     }
 
-    /// The epoch as it may be judged by now, if it need not be read. Not to be held for longer than a verdict takes.
+    /// Returns the epoch if it was read recently enough to judge by. Do not hold the guard longer than a verdict takes.
     pub fn known_at_once(&self, now: Instant) -> Option<Guard<Arc<Known>>> {
         Some(self.known.load()).filter(|known| known.is_fresh(now))
     }
 
-    /// The epoch as it may be judged by now. Not to be held for longer than a verdict takes.
+    /// Returns the epoch, reading it if necessary. Do not hold the guard longer than a verdict takes.
     pub async fn known(&self) -> Result<Guard<Arc<Known>>, StoreError> {
         if let Some(known) = self.known_at_once(Instant::now()) {
             return Ok(known);
@@ -90,10 +92,10 @@ impl CurrentEpoch {
         Ok(self.known.load())
     }
 
-    /// Keeps it known, for as long as it is polled.
+    /// Reads the epoch at intervals, for as long as the future is polled.
     pub async fn keep(&self) {
         loop {
-            // Whether the store answers is for others to tell.
+            // Health reports an unavailable store.
             if let Ok(read) = self.read().await {
                 self.restore(read).await;
             }
@@ -101,27 +103,27 @@ impl CurrentEpoch {
         }
     }
 
-    /// The epoch, once it is newer than `told`. For one who waits.
-    pub(super) async fn after(&self, told: u64) -> Epoch {
+    /// Waits for an epoch newer than the one with this number.
+    pub(super) async fn after(&self, number: u64) -> Epoch {
         loop {
             let known = self.known.load_full();
-            if known.epoch.number > told {
+            if known.epoch.number > number {
                 return known.epoch.clone();
             }
             self.newer.notified().await;
         }
     }
 
-    /// Learns of an epoch that somebody has begun.
+    /// Takes note of an epoch that another server has begun.
     pub(super) fn learn(&self, epoch: &Epoch) {
         self.update(epoch, None);
     }
 
-    /// Begins a new one, which ends everything up to now, of everybody.
+    /// Begins a new epoch, which ends all sessions of all users.
     pub(super) async fn begin(&self, now: Timestamp, notice: Option<Notice>) -> Result<(), Error> {
         let epoch = self.commit(now, notice).await?;
         self.learn(&epoch);
-        // Until every other server has read it, or knows that it has to.
+        // By then every other server has read the new epoch, or reads it before its next verdict.
         tokio::time::sleep(LEASE).await;
         Ok(())
     }
@@ -129,7 +131,7 @@ impl CurrentEpoch {
     async fn commit(&self, now: Timestamp, notice: Option<Notice>) -> Result<Epoch, Error> {
         let mut read = self.register.load(&EpochKey).await?;
         for _ in 0..MAX_ATTEMPTS {
-            // One that the store has lost counts, too.
+            // The known epoch may be one that the store has lost.
             let before = read.state.number.max(self.known.load().epoch.number);
             let epoch = Epoch::after(before, now, notice.clone());
             match self.write(&read, epoch.clone(), vec![epoch.clone()]).await? {
@@ -144,22 +146,20 @@ impl CurrentEpoch {
     }
 
     async fn read(&self) -> Result<Versioned<Epoch>, StoreError> {
-        // What is read is at least as new as the moment of asking.
+        // The value is at least as new as the start of the read.
         let as_of = Instant::now();
         let read = self.register.load(&EpochKey).await?;
         self.update(&read.state, Some(as_of));
         Ok(read)
     }
 
-    /// Writes it down again where the store has lost it, as replicated Redis can in a failover: a server that
-    /// starts later must not open sessions that the others hold dead.
+    /// Writes the known epoch again if the store has lost it, as replicated Redis can in a failover. Otherwise a
+    /// server that starts later would open sessions that all others reject.
     async fn restore(&self, read: Versioned<Epoch>) {
         let known = self.known.load_full();
         if read.state.number < known.epoch.number {
-            tracing::warn!(
-                "the store has lost the end of all sessions that was acknowledged; it is restored"
-            );
-            // If it fails, the next look tries again.
+            tracing::warn!("the store has lost an acknowledged end of all sessions; restoring it");
+            // A failed write is repeated after the next read.
             let _ = self.write(&read, known.epoch.clone(), Vec::new()).await;
         }
     }
@@ -174,7 +174,7 @@ impl CurrentEpoch {
         self.register.commit(&EpochKey, read.revision, change).await
     }
 
-    /// The newer of two counts: one that was heard of while an older one was read.
+    /// Keeps the newer of two epochs: an event may arrive while an older value is read.
     fn update(&self, epoch: &Epoch, as_of: Option<Instant>) {
         self.known.rcu(|known| Known {
             epoch: if epoch.number > known.epoch.number { epoch.clone() } else { known.epoch.clone() },

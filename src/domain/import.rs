@@ -206,7 +206,7 @@ fn check_hash(hash: &PasswordHash) -> Result<(), Violation> {
         "is missing; `!` is an account that nobody can log in to by password".to_owned()
     } else if hash.as_str().len() > MAX_HASH {
         "must be at most 512 bytes".to_owned()
-    } else if let Err(unreadable) = hash.readable() {
+    } else if let Err(unreadable) = hash.check_supported() {
         format!("cannot be checked: {unreadable}; with `!` in its place the user can be given a new password")
     } else {
         return Ok(());

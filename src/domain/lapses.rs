@@ -1,21 +1,21 @@
-//! Telling that a session has timed out.
+//! Recording of lapses: a timeout is committed as a tombstone before it is reported.
 //!
-//! Clocks differ, and step back. So that a session which was told to have timed out is not live a moment later, that
-//! is written down before it is told: it is then dead by its tombstone. And a use that was answered, and could not be
-//! recorded for want of the store, is recorded before it is found that the session has timed out for want of it.
+//! Clocks differ and can step back. With the tombstone, a session that was reported as timed out stays dead. A use that
+//! was confirmed but is still waiting to be recorded is recorded first, so that the session does not time out for the
+//! lack of it; if the store does not accept it, the request is UNAVAILABLE. See ADR 0006.
 
 use super::{
     Engine, Error,
     ports::Versioned,
     rejection::{Reason, Rejection},
     session_repository::Decision,
-    sessions::{At, Next, UserSessions},
+    sessions::{Context, Transition, UserSessions},
     types::{Claims, SessionId},
     write_behind::SessionUse,
 };
 
 impl Engine {
-    /// Why the session of these claims is dead, once that is written down; `None` where it lives after all.
+    /// Records the lapse of a session and returns its rejection, or `None` if the session is live after all.
     pub(super) async fn record_lapse(
         &self,
         claims: &Claims,
@@ -27,20 +27,25 @@ impl Engine {
                 .await?;
         }
         self.sessions
-            .transact(&claims.user_id, read, |state, at| match state.verdict(claims, at) {
+            .transact(&claims.user_id, read, |state, ctx| match state.verdict(claims, ctx) {
                 Ok(_) => Decision::Keep(None),
-                Err(rejection) => record(state, claims.session_id, at, Some(rejection)),
+                Err(rejection) => record(state, claims.session_id, ctx, Some(rejection)),
             })
             .await
     }
 }
 
-/// Has what is told of a session's end written down, where it is only the time that has ended it.
-pub(super) fn record<T>(state: &UserSessions, session: SessionId, at: At<'_>, outcome: T) -> Decision<T> {
-    if !state.has_timed_out(session, at) {
+/// Records that a session has timed out, unless its end is recorded already.
+pub(super) fn record<T>(
+    state: &UserSessions,
+    session: SessionId,
+    ctx: Context<'_>,
+    outcome: T,
+) -> Decision<T> {
+    if !state.has_timed_out(session, ctx) {
         return Decision::Keep(outcome);
     }
-    // Whatever has lapsed is moved out of the way of any transition.
-    let Next { state, events, .. } = state.close(|_| false, Reason::IdleTimeout, at);
-    Decision::Write(Next { state, events, outcome })
+    // Every transition moves lapsed sessions to the tombstones.
+    let Transition { state, events, .. } = state.close(|_| false, Reason::IdleTimeout, ctx);
+    Decision::Write(Transition { state, events, outcome })
 }

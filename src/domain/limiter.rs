@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::MutexGuard;
 
 use super::throttle::{
-    AttemptId, Counter, Outcome, Part, Refusal, Rule, Rules, Subject, Throttle, ThrottleKey,
+    AttemptId, Counter, CounterKind, Outcome, Rules, Subject, Throttle, ThrottleKey, ThrottleRule, Throttled,
 };
 use crate::{
     domain::{
@@ -90,8 +90,8 @@ impl LoginLimiter {
     pub fn new(
         registers: Arc<dyn Registers<Throttle>>,
         clock: Arc<dyn Clock>,
-        account: Rule,
-        address: Option<Rule>,
+        account: ThrottleRule,
+        address: Option<ThrottleRule>,
     ) -> Self {
         Self { registers, clock, rules: Rules { account, address }, turns: ContentionQueues::default() }
     }
@@ -112,15 +112,16 @@ impl LoginLimiter {
         let mut hidden = false;
         for register in of_account {
             let failures = register.held.state.failures;
-            match (self.refusal(&register).await?, register.counter.part) {
-                (Some(_), Part::Hidden) => hidden = true,
-                (Some(refusal), Part::Account) => {
+            match (self.refusal(&register).await?, register.counter.kind) {
+                (Some(_), CounterKind::Hidden) => hidden = true,
+                (Some(refusal), CounterKind::Account) => {
                     // Whoever keeps asking keeps others out.
                     self.count_refusal(registers).await;
                     return Err(throttled(refusal));
                 }
-                (_, part) => {
-                    let is_common = part == Part::Account && register.counter.rule == self.rules.account;
+                (_, kind) => {
+                    let is_common =
+                        kind == CounterKind::Account && register.counter.rule == self.rules.account;
                     hidden |= is_common
                         && subject.has_known_clients
                         && failures >= self.rules.left_to_known_clients();
@@ -139,7 +140,7 @@ impl LoginLimiter {
         let mut ticket =
             AttemptPermit { id: rand::random(), registers: Vec::with_capacity(registers.len()), hidden };
         for Register { counter, held } in registers {
-            if !counter.part.is_begun() {
+            if !counter.kind.records_attempts() {
                 ticket.registers.push(Register { counter, held });
                 continue;
             }
@@ -148,15 +149,15 @@ impl LoginLimiter {
                     ticket.registers.push(Register { counter, held });
                     continue;
                 }
-                Ok(Err(Refusal::Busy)) => Ok(None),
-                Ok(Err(_)) if counter.part == Part::Hidden => {
+                Ok(Err(Throttled::Busy)) => Ok(None),
+                Ok(Err(_)) if counter.kind == CounterKind::Hidden => {
                     ticket.hidden = true;
                     continue;
                 }
                 Ok(Err(refusal)) => Err(throttled(refusal)),
                 Err(error) => Err(error),
             };
-            self.finish(ticket, Outcome::NotMade).await;
+            self.finish(ticket, Outcome::NotChecked).await;
             return refused;
         }
         Ok(Some(ticket))
@@ -175,13 +176,13 @@ impl LoginLimiter {
             let now = self.clock.now();
             let is_busy = |register: &Register| {
                 let Register { counter, held } = register;
-                counter.part.is_begun() && held.state.begin(counter.rule, 0, now).is_err()
+                counter.kind.records_attempts() && held.state.begin(counter.rule, 0, now).is_err()
             };
             if !looked.registers.iter().any(is_busy) {
                 return Ok(looked);
             }
             if started.elapsed() > PATIENCE {
-                return Err(throttled(Refusal::Busy));
+                return Err(throttled(Throttled::Busy));
             }
             tokio::time::sleep(Duration::from_millis(rand::random_range(1..5))).await;
         }
@@ -193,8 +194,8 @@ impl LoginLimiter {
         let AttemptPermit { id, registers, .. } = ticket;
         let mut recorded = Penalty::Nothing;
         for Register { counter, held } in registers {
-            let Counter { key, rule, part } = counter;
-            let changed = if part.is_begun() {
+            let Counter { key, rule, kind } = counter;
+            let changed = if kind.records_attempts() {
                 self.change(&key, rule, held, |state, now| Some(state.finish(rule, id, outcome, now))).await
             } else {
                 self.change(&key, rule, held, |state, now| aside(state, rule, outcome, now)).await
@@ -228,11 +229,13 @@ impl LoginLimiter {
     }
 
     /// Why an attempt has to wait, by this register.
-    async fn refusal(&self, register: &Register) -> Result<Option<Refusal>, Error> {
-        let Register { counter: Counter { key, rule, part }, held } = register;
+    async fn refusal(&self, register: &Register) -> Result<Option<Throttled>, Error> {
+        let Register { counter: Counter { key, rule, kind }, held } = register;
         let now = self.clock.now();
         let refusal = match held.state.begin(*rule, 0, now) {
-            Err(refusal @ (Refusal::Wait(_) | Refusal::Stopped)) if *part != Part::Aside => refusal,
+            Err(refusal @ (Throttled::Wait(_) | Throttled::Locked)) if *kind != CounterKind::FailuresOnly => {
+                refusal
+            }
             _ => return Ok(None),
         };
         if held.state.is_ahead(now) {
@@ -245,14 +248,14 @@ impl LoginLimiter {
     /// Whether known clients have failed so often that they are as all others.
     fn is_used_up(&self, of_account: &[Register]) -> bool {
         of_account.first().is_some_and(|Register { counter, held }| {
-            counter.rule != self.rules.account && held.state.is_stopped(counter.rule)
+            counter.rule != self.rules.account && held.state.is_locked(counter.rule)
         })
     }
 
     /// A refusal on the part of the account counts against the address.
     async fn count_refusal(&self, registers: Vec<Register>) {
-        for Register { counter: Counter { key, rule, part }, held } in registers {
-            if part.is_of_address()
+        for Register { counter: Counter { key, rule, kind }, held } in registers {
+            if kind.is_address()
                 && let Err(error) =
                     self.change(&key, rule, held, |state, now| Some(state.failed(rule, now))).await
             {
@@ -267,7 +270,7 @@ impl LoginLimiter {
         counter: &Counter,
         id: AttemptId,
         mut read: Versioned<Throttle>,
-    ) -> Result<Result<Versioned<Throttle>, Refusal>, Error> {
+    ) -> Result<Result<Versioned<Throttle>, Throttled>, Error> {
         let Counter { key, rule, .. } = counter;
         let mut conflicts = 0;
         loop {
@@ -291,7 +294,7 @@ impl LoginLimiter {
     async fn change(
         &self,
         key: &ThrottleKey,
-        rule: Rule,
+        rule: ThrottleRule,
         mut read: Versioned<Throttle>,
         next: impl Fn(&Throttle, Timestamp) -> Option<Throttle>,
     ) -> Result<Option<Throttle>, Error> {
@@ -311,31 +314,33 @@ impl LoginLimiter {
 }
 
 /// What an attempt does to a register in which it was not written down before.
-fn aside(state: &Throttle, rule: Rule, outcome: Outcome, now: Timestamp) -> Option<Throttle> {
+fn aside(state: &Throttle, rule: ThrottleRule, outcome: Outcome, now: Timestamp) -> Option<Throttle> {
     match (outcome, rule) {
         (Outcome::Wrong, _) => Some(state.failed(rule, now)),
-        (Outcome::Right, Rule::Account { .. }) if state.failures > 0 => Some(state.cleared(rule, now)),
-        (Outcome::Right | Outcome::NotMade, _) => None,
+        (Outcome::Right, ThrottleRule::Account { .. }) if state.failures > 0 => {
+            Some(state.cleared(rule, now))
+        }
+        (Outcome::Right | Outcome::NotChecked, _) => None,
     }
 }
 
 /// What follows from the failure that was counted last.
-fn what_follows(state: &Throttle, rule: Rule, common: Rule) -> Penalty {
-    let Rule::Account { free, stop, .. } = rule else { return Penalty::Nothing };
-    if rule == common && state.failures == stop {
+fn what_follows(state: &Throttle, rule: ThrottleRule, common: ThrottleRule) -> Penalty {
+    let ThrottleRule::Account { free, lock_after, .. } = rule else { return Penalty::Nothing };
+    if rule == common && state.failures == lock_after {
         Penalty::Locked
-    } else if state.failures == free && free < stop {
+    } else if state.failures == free && free < lock_after {
         Penalty::Slowed
     } else {
         Penalty::Nothing
     }
 }
 
-fn throttled(refusal: Refusal) -> Error {
+fn throttled(refusal: Throttled) -> Error {
     match refusal {
-        Refusal::Busy => Error::Throttled { retry_after: BUSY_RETRY, stopped: false },
-        Refusal::Wait(retry_after) => Error::Throttled { retry_after, stopped: false },
-        Refusal::Stopped => Error::Throttled { retry_after: STOPPED_RETRY, stopped: true },
+        Throttled::Busy => Error::Throttled { retry_after: BUSY_RETRY, stopped: false },
+        Throttled::Wait(retry_after) => Error::Throttled { retry_after, stopped: false },
+        Throttled::Locked => Error::Throttled { retry_after: STOPPED_RETRY, stopped: true },
     }
 }
 

@@ -73,7 +73,11 @@ impl Engine {
                     return Decision::Keep(LoggedOut::Ended(0));
                 }
                 let outcome = LoggedOut::Ended(next.outcome);
-                Decision::Write(super::sessions::Next { state: next.state, events: next.events, outcome })
+                Decision::Write(super::sessions::Transition {
+                    state: next.state,
+                    events: next.events,
+                    outcome,
+                })
             })
             .await
     }

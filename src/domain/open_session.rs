@@ -4,11 +4,11 @@ use super::{
     Engine, Error, Violation,
     audit::{Action, Entry},
     origin::Origin,
-    password::Checked,
+    password::PasswordCheck,
     password_service::PresentedPassword,
     ports::Account,
     session_repository::{Committed, Contention},
-    sessions::{ClientMark, NotOpened, Open, Opened, Profile, Session, SlotPolicy, UserSessions},
+    sessions::{ClientMark, Open, OpenError, Opened, Profile, Session, SlotPolicy, UserSessions},
     types::{Device, LoginKey, SessionId, Slot, UserId},
     username::Username,
     validate::LiveSession,
@@ -95,7 +95,7 @@ impl Engine {
             };
             let next = match next {
                 Ok(next) => next,
-                Err(NotOpened::Repeated(session)) => {
+                Err(OpenError::Repeated(session)) => {
                     break Opened { session: *session, displaced: Vec::new(), kick_war: false };
                 }
                 Err(refusal) => return Err(refused(refusal, self.clock.now())),
@@ -162,8 +162,8 @@ impl Engine {
         let outdated = match before {
             Some(before) if Some(&before.account.password) == stored => before.outdated,
             _ => match self.passwords.check(who, sessions, stored).await? {
-                Checked::Right { outdated } => outdated,
-                Checked::Wrong => return Err(Error::InvalidCredentials),
+                PasswordCheck::Right { outdated } => outdated,
+                PasswordCheck::Wrong => return Err(Error::InvalidCredentials),
             },
         };
         Ok(Admitted { account: account.ok_or(Error::InvalidCredentials)?, outdated })
@@ -215,12 +215,12 @@ impl SessionRequest {
     }
 }
 
-fn refused(refusal: NotOpened, now: super::types::Timestamp) -> Error {
+fn refused(refusal: OpenError, now: super::types::Timestamp) -> Error {
     match refusal {
-        NotOpened::Full(holder) => Error::SessionLimit { idle: now.since(holder.last_seen), holder },
-        NotOpened::KickWar(retry_after) => Error::KickWar { retry_after },
-        NotOpened::RepeatedTooLate(rejection) => Error::Rejected(rejection),
-        NotOpened::KeyOfOtherSlot(slot) => Violation::new(
+        OpenError::Full(holder) => Error::SessionLimit { idle: now.since(holder.last_seen), holder },
+        OpenError::KickWar(retry_after) => Error::KickWar { retry_after },
+        OpenError::RepeatedTooLate(rejection) => Error::Rejected(rejection),
+        OpenError::KeyOfOtherSlot(slot) => Violation::new(
             "idempotency_key",
             format!(
                 "was used for a login in the slot `{}`: use another one for another login",
@@ -228,6 +228,6 @@ fn refused(refusal: NotOpened, now: super::types::Timestamp) -> Error {
             ),
         )
         .into(),
-        NotOpened::Repeated(_) => Error::Internal("a repeated login was taken for a refusal".into()),
+        OpenError::Repeated(_) => Error::Internal("a repeated login was taken for a refusal".into()),
     }
 }

@@ -9,7 +9,7 @@ use super::{
     audit::{self, Action, Entry, LimitedAudit},
     limiter::{LoginLimiter, Observation, Penalty, Standing},
     origin::Origin,
-    password::{Checked, HashingTurn, NewPassword, Password, PasswordHash, Passwords, Requester},
+    password::{HashingTurn, NewPassword, Password, PasswordCheck, PasswordHash, Passwords, Requester},
     ports::{Accounts, Clock},
     sessions::{ClientMark, UserSessions},
     throttle::{Outcome, Subject},
@@ -33,7 +33,7 @@ pub(super) struct PresentedPassword<'a> {
 /// What became of an attempt.
 enum Tried {
     /// The password was checked.
-    Checked(Checked),
+    Checked(PasswordCheck),
     /// Others on the same account are being checked. The turn was not used.
     Busy(HashingTurn),
 }
@@ -104,7 +104,7 @@ impl PasswordService {
         who: &PresentedPassword<'_>,
         sessions: &UserSessions,
         stored: Option<&PasswordHash>,
-    ) -> Result<Checked, Error> {
+    ) -> Result<PasswordCheck, Error> {
         let subject = self.subject(who, sessions, stored.is_some());
         let mut looked = self.limiter.look(&subject).await?;
         let mut place = self.hasher.admit(Requester::from(who.origin))?;
@@ -113,7 +113,7 @@ impl PasswordService {
             let turn = place.turn().await?;
             match self.attempt(turn, looked, who, stored).await? {
                 Tried::Checked(checked) => return Ok(checked),
-                Tried::Busy(turn) => place = turn.put_off(),
+                Tried::Busy(turn) => place = turn.release(),
             }
             if line.is_none() {
                 line = Some(self.limiter.line(who.username).await);
@@ -129,8 +129,8 @@ impl PasswordService {
             user_id: Some(who.user_id).filter(|_| exists),
             has_other_names: self.accounts.has_other_names(),
             address: who.origin.address,
-            is_known: mark.is_some_and(|mark| sessions.knows(mark)),
-            has_known_clients: sessions.knows_any(),
+            is_known: mark.is_some_and(|mark| sessions.is_known_client(mark)),
+            has_known_clients: sessions.has_known_clients(),
         }
     }
 
@@ -163,14 +163,14 @@ impl PasswordService {
             let stored = stored.as_ref().filter(|_| !ticket.is_for_nothing());
             let checked = hasher.check_in(turn, is_wanted, &user_id, &password, stored).await;
             let outcome = match &checked {
-                Ok(Checked::Right { .. }) => {
+                Ok(PasswordCheck::Right { .. }) => {
                     // The user does not wait for us to forget earlier failures.
                     let _ = answer.send(checked.map(Tried::Checked));
                     limiter.finish(ticket, Outcome::Right).await;
                     return;
                 }
-                Ok(Checked::Wrong) => Outcome::Wrong,
-                Err(_) => Outcome::NotMade,
+                Ok(PasswordCheck::Wrong) => Outcome::Wrong,
+                Err(_) => Outcome::NotChecked,
             };
             // Before the answer: the next attempt must find it.
             let action = match limiter.finish(ticket, outcome).await {

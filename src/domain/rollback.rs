@@ -1,4 +1,4 @@
-//! What to do where the store turns out to have lost a write, as replicated Redis can in a failover.
+//! Handling of rollbacks: a store has lost an acknowledged commit, as replicated Redis can in a failover.
 
 use super::{
     Engine, Error,
@@ -11,33 +11,38 @@ use super::{
 };
 use crate::isolation::log_limiter::LogLimiter;
 
-/// After a failover this can be many; the audit trail has all of them.
-static ROLLBACKS: LogLimiter = LogLimiter::new("the store has lost a login that was acknowledged", 20);
+/// A failover can cause many rollbacks. The log is limited; the audit trail records each of them.
+static ROLLBACKS: LogLimiter = LogLimiter::new("the store has lost an acknowledged login", 20);
 
 impl Engine {
-    /// DirectoryReads whether a token that was found dead is newer than anything the store remembers of its user. A
-    /// login is committed before its token is given out, so the store has then lost the commit, and the
-    /// sessions that it had displaced may be back: they are ended before anything else is answered.
+    /// Checks whether a rejected token is newer than everything that the store remembers of its user.
+    ///
+    /// A login is committed before its token is issued, so such a token proves that the store has lost the commit. The
+    /// sessions that the login displaced may be live again; they are ended before the request is answered.
     pub(super) async fn detect_rollback(
         &self,
         claims: &Claims,
         read: &Versioned<UserSessions>,
     ) -> Result<(), Error> {
-        // A token whose time has not come is from another clock, and proves nothing before.
-        let early = claims.not_before > self.clock.now().after(self.tokens.leeway());
-        if early || !read.state.has_lost(claims) {
+        // A token from the future comes from another clock and proves nothing yet.
+        let not_yet_valid = claims.not_before > self.clock.now().after(self.tokens.leeway());
+        if not_yet_valid || !read.state.has_lost_login(claims) {
             return Ok(());
         }
         let longest = self.slots.longest();
         let ended = self
             .sessions
-            .transact(&claims.user_id, read.clone(), |state, at| {
-                if !state.has_lost(claims) {
+            .transact(&claims.user_id, read.clone(), |state, ctx| {
+                if !state.has_lost_login(claims) {
                     return Decision::Keep(None);
                 }
-                let next = state.recover(claims, longest, at);
+                let next = state.recover(claims, longest, ctx);
                 let outcome = Some(next.outcome);
-                Decision::Write(super::sessions::Next { state: next.state, events: next.events, outcome })
+                Decision::Write(super::sessions::Transition {
+                    state: next.state,
+                    events: next.events,
+                    outcome,
+                })
             })
             .await?;
         let Some(ended) = ended else { return Ok(()) };
@@ -46,7 +51,7 @@ impl Engine {
             tracing::warn!(
                 user.id = %claims.user_id,
                 sessions.ended = ended,
-                "the store has lost a login that was acknowledged; the sessions that this brought back were ended"
+                "the store has lost an acknowledged login; the sessions that it brought back were ended"
             );
         }
         let entry = Entry::new(self.clock.now(), Action::StoreRollback, Outcome::Done, &Origin::default());

@@ -12,7 +12,7 @@ use super::{
     contention::ContentionQueues,
     epoch::{CurrentEpoch, Known},
     ports::{Change, Clock, Commit, Moment, Registers, Revision, StoreError, Versioned},
-    sessions::{At, Epoch, Next, SessionEvent, UserSessions},
+    sessions::{Context, Epoch, SessionEvent, Transition, UserSessions},
     types::{SessionId, Timestamp, UserId},
     write_behind::SessionUse,
 };
@@ -37,7 +37,7 @@ pub(super) enum Decision<T> {
     /// Nothing has to be written.
     Keep(T),
     /// The next state is to be committed.
-    Write(Next<T>),
+    Write(Transition<T>),
 }
 
 /// The result of one attempt to commit.
@@ -89,13 +89,13 @@ impl SessionRepository {
     }
 
     /// The circumstances of a verdict or a transition that takes place now.
-    pub(super) fn at<'a>(&self, epoch: &'a Known) -> At<'a> {
+    pub(super) fn at<'a>(&self, epoch: &'a Known) -> Context<'a> {
         self.at_moment(self.clock.now(), epoch)
     }
 
     /// The circumstances of a verdict that began at `now`.
-    pub(super) fn at_moment<'a>(&self, now: Timestamp, epoch: &'a Known) -> At<'a> {
-        At { now, tombstone_ttl: self.tombstone_ttl, leeway: self.leeway, epoch: &epoch.epoch }
+    pub(super) fn at_moment<'a>(&self, now: Timestamp, epoch: &'a Known) -> Context<'a> {
+        Context { now, tombstone_ttl: self.tombstone_ttl, leeway: self.leeway, epoch: &epoch.epoch }
     }
 
     /// Commits `next` against the revision of `read`.
@@ -103,9 +103,9 @@ impl SessionRepository {
         &self,
         user: &UserId,
         read: &Versioned<UserSessions>,
-        next: Next<T>,
+        next: Transition<T>,
     ) -> Result<Committed<T>, Error> {
-        let Next { state, events, outcome } = next;
+        let Transition { state, events, outcome } = next;
         let mut events: Vec<_> = events.into_iter().map(SessionEvent::Ended).collect();
         if state.profile != read.state.profile && read.revision != Revision::ABSENT {
             events.push(SessionEvent::Changed);
@@ -149,7 +149,7 @@ impl SessionRepository {
         &self,
         user: &UserId,
         mut read: Versioned<UserSessions>,
-        decide: impl Fn(&UserSessions, At<'_>) -> Decision<T>,
+        decide: impl Fn(&UserSessions, Context<'_>) -> Decision<T>,
     ) -> Result<T, Error> {
         let mut contention = Contention::default();
         loop {

@@ -74,7 +74,7 @@ impl TokenService {
     }
 
     fn may_have_new_key(&self, token: &str) -> bool {
-        !self.rotation.is_up_to_date() && self.tokens.lacks_key_of(token)
+        !self.rotation.is_up_to_date() && self.tokens.names_unknown_key(token)
     }
 
     /// The claims of a good token; otherwise [`Error::Rejected`]. Waits where its key may have been added since the key

@@ -12,7 +12,7 @@ use super::{
     Engine, Error,
     ports::{Moment, Versioned},
     rejection::Rejection,
-    sessions::{At, Profile, Session, UserSessions},
+    sessions::{Context, Profile, Session, UserSessions},
     token_service::TokenCheck,
     types::{Claims, Role, Timestamp, UserId},
     write_behind::{QueueFull, SessionUse},
@@ -261,14 +261,14 @@ impl Engine {
     }
 
     /// Judges by what the store holds.
-    fn judge_read(&self, token: VerifiedToken, read: Versioned<UserSessions>, at: At<'_>) -> Judged {
+    fn judge_read(&self, token: VerifiedToken, read: Versioned<UserSessions>, at: Context<'_>) -> Judged {
         let VerifiedToken { claims, peek, .. } = token;
         let (mut verdict, due) = judge(&claims, &read.state, peek, at);
         let due =
             due.filter(|due| due.is_urgent || self.note_use(&claims, *due, &read, &mut verdict).is_err());
         // A lost login and a lapse that is not written down yet are written before they are told.
         let is_unwritten = matches!(verdict, Verdict::Rejected(_))
-            && (read.state.has_lost(&claims) || read.state.has_timed_out(claims.session_id, at));
+            && (read.state.has_lost_login(&claims) || read.state.has_timed_out(claims.session_id, at));
         if due.is_some() || is_unwritten {
             return Judged::NeedsWrite(Box::new(PendingWrite { claims, peek, verdict, due, read }));
         }
@@ -326,12 +326,17 @@ impl Engine {
 }
 
 /// The verdict by the state of a user's sessions, and the use that follows from it.
-fn judge(claims: &Claims, state: &Arc<UserSessions>, peek: bool, at: At<'_>) -> (Verdict, Option<DueUse>) {
+fn judge(
+    claims: &Claims,
+    state: &Arc<UserSessions>,
+    peek: bool,
+    at: Context<'_>,
+) -> (Verdict, Option<DueUse>) {
     let session = match state.verdict(claims, at) {
         Ok(session) => session,
         Err(rejection) => return (Verdict::Rejected(rejection), None),
     };
-    let due = (!peek && session.use_is_due(at.now))
+    let due = (!peek && session.is_touch_due(at.now))
         .then(|| DueUse { at: at.now, is_urgent: at.now >= session.idle_expires_at() });
     let live = LiveSession::of(&claims.user_id, state, session, (!peek).then_some(at.now));
     (Verdict::Live(live), due)

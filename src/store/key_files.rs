@@ -43,7 +43,7 @@ pub fn check(directory: &Path) -> Result<Vec<KeyFile>, String> {
 }
 
 fn require_all_valid(files: KeyFiles) -> Result<Vec<KeyFile>, String> {
-    files.wrong.into_iter().next().map_or(Ok(files.keys), Err)
+    files.errors.into_iter().next().map_or(Ok(files.keys), Err)
 }
 
 fn read(directory: &Path, read_file: ReadFile) -> Result<KeyFiles, String> {
@@ -58,12 +58,12 @@ fn read(directory: &Path, read_file: ReadFile) -> Result<KeyFiles, String> {
                 }
                 files.keys.push(file);
             }
-            Err(error) => files.wrong.push(error),
+            Err(error) => files.errors.push(error),
         }
     }
     for (name, contents) in secrets {
         if let Some(other) = files.keys.iter().find(|file| file.key.publishes(&contents)) {
-            files.wrong.push(format!(
+            files.errors.push(format!(
                 "{} holds the public key of {}, which is not secret: create a secret with `latchkey key generate --algorithm HS256`",
                 directory.join(&name).display(),
                 other.name
@@ -71,7 +71,7 @@ fn read(directory: &Path, read_file: ReadFile) -> Result<KeyFiles, String> {
             files.keys.retain(|file| file.name != name);
         }
     }
-    if files.keys.is_empty() && files.wrong.is_empty() {
+    if files.keys.is_empty() && files.errors.is_empty() {
         return Err(format!("there is no key in {}: run `latchkey key generate`", directory.display()));
     }
     Ok(files)
@@ -91,7 +91,7 @@ fn read_key(
         (metadata.mtime(), metadata.mtime_nsec()).max((metadata.ctime(), metadata.ctime_nsec()));
     let micros = seconds.saturating_mul(1_000_000).saturating_add(nanos / 1000);
     let written = Timestamp::from_micros(u64::try_from(micros).unwrap_or_default());
-    Ok((KeyFile { name: name.to_owned(), key, written, made: created_at(name) }, contents))
+    Ok((KeyFile { name: name.to_owned(), key, written, created: created_at(name) }, contents))
 }
 
 /// Parses the time of creation from a name by [`generate`].
@@ -198,8 +198,8 @@ mod tests {
             .unwrap();
         let error = list(directory.path()).err().unwrap();
         assert!(error.starts_with(&format!("{} holds a public key in PEM", public.display())), "{error}");
-        let KeyFiles { keys, wrong } = read(directory.path(), secret_file::read).unwrap();
-        assert_eq!((keys.len(), wrong), (1, vec![error]));
+        let KeyFiles { keys, errors } = read(directory.path(), secret_file::read).unwrap();
+        assert_eq!((keys.len(), errors), (1, vec![error]));
         assert_eq!(keys[0].key.kid, good.kid);
     }
 }

@@ -9,8 +9,10 @@ use latchkey::{
     domain::{
         keyring::{Key, KeyAlgorithm, Keyring},
         rejection::Reason,
-        sessions::{At, Epoch, KickWar, OnLimit, Open, Opened, Profile, SlotPolicy, UserSessions, Victim},
-        throttle::{Outcome, Rule, Throttle},
+        sessions::{
+            Context, Epoch, KickWar, OnLimit, Open, Opened, Profile, SlotPolicy, UserSessions, Victim,
+        },
+        throttle::{Outcome, Throttle, ThrottleRule},
         token::{TokenSettings, Tokens},
         types::{Claims, Device, Role, SessionId, Slot, Timestamp, UserId},
     },
@@ -19,8 +21,8 @@ use latchkey::{
 
 const DAY: Duration = Duration::from_hours(24);
 
-fn at(secs: u64) -> At<'static> {
-    At {
+fn at(secs: u64) -> Context<'static> {
+    Context {
         now: Timestamp::from_secs(1_800_000_000 + secs),
         tombstone_ttl: DAY,
         leeway: DAY,
@@ -147,13 +149,13 @@ fn codec(criterion: &mut Criterion) {
 
 fn throttle(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("throttle");
-    let account = Rule::Account {
+    let account = ThrottleRule::Account {
         free: 5,
         first_wait: Duration::from_secs(1),
         longest_wait: Duration::from_mins(15),
-        stop: 100,
+        lock_after: 100,
     };
-    let address = Rule::Address { failures: 100, window: Duration::from_mins(10) };
+    let address = ThrottleRule::Address { failures: 100, window: Duration::from_mins(10) };
     for (name, rule) in [("account", account), ("address", address)] {
         let idle = Throttle::default();
         let begun = idle.begin(rule, 1, at(0).now).unwrap();

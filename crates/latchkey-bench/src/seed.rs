@@ -7,7 +7,9 @@ use latchkey::{
     config::Config,
     domain::{
         ports::{Change, Clock as _, Commit, Registers, Revision},
-        sessions::{At, Epoch, KickWar, OnLimit, Open, Profile, Session, SlotPolicy, UserSessions, Victim},
+        sessions::{
+            Context, Epoch, KickWar, OnLimit, Open, Profile, Session, SlotPolicy, UserSessions, Victim,
+        },
         token::{TokenSettings, Tokens},
         types::{Device, Role, SessionId, Slot, Timestamp, UserId},
     },
@@ -100,8 +102,12 @@ pub fn first_login(username: &str, device: &str, roles: &[Role], now: Timestamp)
         takeover: false,
         client: None,
     };
-    let at =
-        At { now, tombstone_ttl: Duration::from_hours(24), leeway: Duration::ZERO, epoch: &Epoch::FIRST };
+    let at = Context {
+        now,
+        tombstone_ttl: Duration::from_hours(24),
+        leeway: Duration::ZERO,
+        epoch: &Epoch::FIRST,
+    };
     let opened = UserSessions::default().open(open, at).unwrap();
     (opened.state, opened.outcome.session)
 }

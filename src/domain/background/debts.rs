@@ -80,7 +80,7 @@ impl Engine {
         let longest = self.slots.longest();
         self.sessions
             .transact(&debt.user_id, read, |state, at| {
-                Decision::Write(state.fence_but(kept, reason, longest, at))
+                Decision::Write(state.fence_except(kept, reason, longest, at))
             })
             .await
     }
@@ -94,7 +94,7 @@ impl Engine {
             let Some(account) = self.accounts.get(user_id).await? else { return Ok(0) };
             let next = {
                 let known = self.sessions.epoch().known().await?;
-                read.state.rename(account.profile(), self.sessions.at(&known))
+                read.state.update_profile(account.profile(), self.sessions.at(&known))
             };
             match self.sessions.commit(user_id, &read, next).await? {
                 Committed::Done(()) => return Ok(0),

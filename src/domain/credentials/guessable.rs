@@ -1,10 +1,10 @@
-//! Secrets that somebody could guess or look up, whatever their length.
+//! Detection of secrets that could be guessed or looked up, whatever their length.
 
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use zeroize::Zeroizing;
 
-/// Secrets of at least 32 bytes from standards, documentation and tutorials, which lists of known JWT secrets hold
-/// and tools try first. Those made of words are found by [`WORDS`].
+/// Secrets of at least 32 bytes from standards, documentation and tutorials, which lists of known JWT secrets contain and
+/// attack tools try first. Secrets made of words are found by [`WORDS`].
 const PUBLISHED: &[&str] = &[
     // RFC 7515 appendix A.1, RFC 7520 section 3.5, RFC 9421 appendix B.1.5
     "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
@@ -21,7 +21,7 @@ const PUBLISHED: &[&str] = &[
     "db3OIsj+BXE9NZDy0t8W3TcNekrF+2d/1sFnWG4HnV8TZY30iTOdtVWJG8abWvB1GlOgJuQZdcF2Luqm/hccMw==",
 ];
 
-/// Words that placeholders and secrets made up by people consist of, in lower case.
+/// Words of placeholders and of secrets that people make up, in lower case.
 const WORDS: &[&str] = &[
     "authentication",
     "authorization",
@@ -209,20 +209,20 @@ const WORDS: &[&str] = &[
     "by",
 ];
 
-/// Why a secret can be guessed, as words that can follow a comma; `None` where nothing speaks against it.
+/// Explains why a secret can be guessed, as a clause for the end of a sentence. Returns `None` if no reason is found.
 ///
-/// `enough` is how many letters and digits have to be left once the words of a language are taken away.
-pub fn why_guessable(secret: &[u8], enough: usize) -> Option<&'static str> {
+/// `min_remaining` is how many letters and digits must remain without dictionary words.
+pub fn why_guessable(secret: &[u8], min_remaining: usize) -> Option<&'static str> {
     let forms = forms(secret);
     let published = PUBLISHED.iter().flat_map(|known| self::forms(known.as_bytes()));
     if published.into_iter().any(|known| forms.contains(&known)) {
         return Some("it is printed in a standard or in documentation");
     }
-    // What was encoded counts, too: the base64 of a placeholder is no better than the placeholder.
-    forms.iter().find_map(|form| pattern(form).or_else(|| words(form, enough)))
+    // Decoded forms count too: the base64 of a placeholder is no better than the placeholder.
+    forms.iter().find_map(|form| pattern(form).or_else(|| words(form, min_remaining)))
 }
 
-/// The secret, and what it says where it is base64 or hexadecimal.
+/// The secret itself, and its contents decoded from base64 and hexadecimal.
 fn forms(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     let decoders = [BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE];
     let decoded = decoders.iter().filter_map(|decoder| decoder.decode(secret).ok());
@@ -238,28 +238,28 @@ fn pattern(secret: &[u8]) -> Option<&'static str> {
     distinct.sort_unstable();
     distinct.dedup();
     if distinct.len() < if secret.len() < 32 { 6 } else { 8 } {
-        return Some("it consists of a few characters, repeated");
+        return Some("it repeats a few characters");
     }
     if (1..=secret.len() / 2)
         .any(|period| secret.iter().zip(&secret[period..]).all(|(one, other)| one == other))
     {
-        return Some("it is one pattern, repeated");
+        return Some("it repeats one pattern");
     }
     let steps = secret.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 1).count();
-    (steps * 3 >= (secret.len() - 1) * 2).then_some("it is a row of characters that follow each other")
+    (steps * 3 >= (secret.len() - 1) * 2).then_some("it is a sequence of consecutive characters")
 }
 
-/// Whether hardly anything is left of a text once words are taken away.
-fn words(secret: &[u8], enough: usize) -> Option<&'static str> {
+/// Checks how much of a text remains without dictionary words.
+fn words(secret: &[u8], min_remaining: usize) -> Option<&'static str> {
     let text = std::str::from_utf8(secret).ok().filter(|text| text.chars().all(|c| !c.is_control()))?;
-    let mut left = Zeroizing::new(text.to_ascii_lowercase());
-    left.retain(|character| !character.is_ascii_punctuation() && character != ' ');
+    let mut remaining = Zeroizing::new(text.to_ascii_lowercase());
+    remaining.retain(|character| !character.is_ascii_punctuation() && character != ' ');
     for word in WORDS {
-        // A character in its place, so that what stood around it makes no new word.
-        *left = left.replace(word, " ");
+        // The space keeps the parts around the word from forming a new word.
+        *remaining = remaining.replace(word, " ");
     }
-    let count = left.chars().filter(|character| character.is_alphanumeric()).count();
-    (count < enough).then_some("it consists of words that placeholders are made of")
+    let count = remaining.chars().filter(|character| character.is_alphanumeric()).count();
+    (count < min_remaining).then_some("it consists of words that are common in placeholders")
 }
 
 #[cfg(test)]
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_standards_and_documentation_are_guessable_in_every_encoding() {
+    fn published_secrets_are_guessable_in_every_encoding() {
         for known in PUBLISHED {
             for form in forms(known.as_bytes()) {
                 assert!(why_guessable(&form, 20).is_some(), "{known}");
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn random_secrets_are_never_guessable_however_they_are_written() {
+    fn random_secrets_are_not_guessable_in_any_encoding() {
         for _ in 0..2000 {
             let bytes = random::<32>();
             assert_eq!(why_guessable(&bytes, 20), None, "{bytes:?}");

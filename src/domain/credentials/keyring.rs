@@ -1,7 +1,7 @@
-//! The keys that sign and verify tokens: one signs, all verify.
+//! The key ring: one key signs tokens, all keys verify them.
 //!
-//! A key is known by its RFC 7638 thumbprint, so a key id cannot name two keys. HS256 keys are secrets
-//! on both sides; their id is a hash of the thumbprint, which itself would be a hash of the secret.
+//! The id of a key is its RFC 7638 thumbprint, so an id cannot name two keys. The thumbprint of an HS256 key would be a hash
+//! of the secret, so its id is a hash of that thumbprint.
 
 use std::sync::{
     Arc,
@@ -27,7 +27,7 @@ mod material;
 mod read;
 mod rsa_numbers;
 
-/// The algorithms that a key file can be for.
+/// The signing algorithms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 pub enum KeyAlgorithm {
     /// Ed25519 (RFC 8037).
@@ -44,7 +44,7 @@ impl KeyAlgorithm {
     /// Every algorithm.
     pub const ALL: [Self; 4] = [Self::EdDSA, Self::ES256, Self::RS256, Self::HS256];
 
-    /// How a key file for it is written.
+    /// The format of a key file for the algorithm.
     pub const fn format(self) -> KeyFormat {
         match self {
             Self::EdDSA | Self::ES256 | Self::RS256 => KeyFormat::Pem,
@@ -71,9 +71,9 @@ impl KeyAlgorithm {
         }
     }
 
-    /// The contents of a new key file: PKCS#8 in PEM, or for HS256 a secret in base64.
+    /// Generates the contents of a new key file: PKCS#8 in PEM, or a secret in base64 for HS256.
     pub fn generate(self) -> Result<Zeroizing<String>, KeyError> {
-        let failed = |_| KeyError("the cryptographic library could not make a key".into());
+        let failed = |_| KeyError("the cryptographic library failed to generate a key".into());
         let der = match self {
             Self::EdDSA => Ed25519KeyPair::generate()
                 .and_then(|pair| pair.to_pkcs8v1())
@@ -96,10 +96,10 @@ impl KeyAlgorithm {
     }
 }
 
-/// How a key file is written. Its name says so: what a file holds is never guessed.
+/// The format of a key file. The file name decides it; the contents are never guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyFormat {
-    /// `*.pem`: one unencrypted private key in PEM, PKCS#8 or for RSA PKCS#1.
+    /// `*.pem`: one unencrypted private key in PEM, as PKCS#8 or, for RSA, PKCS#1.
     Pem,
     /// `*.secret`: an HS256 secret of at least 32 bytes.
     Secret,
@@ -109,7 +109,7 @@ impl KeyFormat {
     /// Every format.
     pub const ALL: [Self; 2] = [Self::Pem, Self::Secret];
 
-    /// The extension of the file's name.
+    /// The file name extension.
     pub const fn extension(self) -> &'static str {
         match self {
             Self::Pem => "pem",
@@ -118,39 +118,39 @@ impl KeyFormat {
     }
 }
 
-/// Why a key cannot be used: a sentence that can follow the file's name.
+/// Why a key file cannot be used, as a predicate whose subject is the file name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct KeyError(pub String);
 
-/// A key.
+/// A signing key.
 #[derive(Clone)]
 pub struct Key {
-    /// Names it in the header of a token.
+    /// The id of the key, as in the header of a token.
     pub kid: String,
-    /// What it is for.
+    /// The algorithm of the key.
     pub algorithm: KeyAlgorithm,
     pub(in crate::domain) jwt_algorithm: Algorithm,
     pub(in crate::domain) signing: EncodingKey,
     pub(in crate::domain) verifying: DecodingKey,
-    /// The public half; none for HS256.
+    /// The public key; `None` for HS256.
     public: Option<Jwk>,
-    /// The latest `exp` of a token of it, as far as is known, in microseconds since the Unix epoch.
+    /// The latest known `exp` of a token of this key, in microseconds since the Unix epoch.
     needed_until: Arc<AtomicU64>,
 }
 
 impl Key {
-    /// Until when a token of this key is good that was issued or verified here.
+    /// The latest `exp` of the tokens of this key that this process has issued or verified.
     pub fn needed_until(&self) -> Timestamp {
         Timestamp::from_micros(self.needed_until.load(Ordering::Relaxed))
     }
 
-    /// There is a token of this key that is good until then.
-    pub(in crate::domain) fn is_needed_until(&self, expires_at: Timestamp) {
+    /// Records the `exp` of a token of this key.
+    pub(in crate::domain) fn extend_needed_until(&self, expires_at: Timestamp) {
         self.needed_until.fetch_max(expires_at.as_micros(), Ordering::Relaxed);
     }
 
-    /// Whether a secret says no more than what is published of this key: its id, or a part of its public half.
+    /// Whether a secret is published with this key: its id or a part of its public key, in any encoding.
     pub fn publishes(&self, secret: &[u8]) -> bool {
         let secret = secret.trim_ascii();
         let decoders = [BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE];
@@ -163,9 +163,9 @@ impl Key {
         })
     }
 
-    /// The key, after it has signed and verified once: a crypto backend that is missing or ambiguous, or
-    /// a key of the wrong curve, shows here and not at the first login.
-    fn proven(self) -> Result<Self, KeyError> {
+    /// Signs and verifies once. A missing cryptographic backend or a key of the wrong curve is detected here and not at
+    /// the first login.
+    fn self_test(self) -> Result<Self, KeyError> {
         let works = jsonwebtoken::crypto::sign(b"proof", &self.signing, self.jwt_algorithm)
             .and_then(|signature| {
                 jsonwebtoken::crypto::verify(&signature, b"proof", &self.verifying, self.jwt_algorithm)
@@ -175,7 +175,7 @@ impl Key {
     }
 }
 
-/// The keys in use.
+/// The signing keys in memory.
 #[derive(Clone)]
 pub struct Keyring {
     keys: Vec<Key>,
@@ -183,7 +183,7 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// The key at index `signing` signs, all verify; `None` without such a key.
+    /// Creates a key ring in which the key at index `signing` signs. Returns `None` if there is no such key.
     pub fn new(keys: Vec<Key>, signing: usize) -> Option<Self> {
         (signing < keys.len()).then_some(Self { keys, signing })
     }
@@ -193,13 +193,13 @@ impl Keyring {
         &self.keys[self.signing]
     }
 
-    /// The key with this id.
+    /// Finds a key by its id.
     pub fn find(&self, kid: &str) -> Option<&Key> {
         self.keys.iter().find(|key| key.kid == kid)
     }
 
-    /// Takes over what is known of the same keys from another ring.
-    pub(in crate::domain) fn remember(&mut self, other: &Self) {
+    /// Shares the recorded `exp` of the keys that are also in another ring.
+    pub(in crate::domain) fn inherit_needed_until(&mut self, other: &Self) {
         for key in &mut self.keys {
             if let Some(known) = other.find(&key.kid) {
                 key.needed_until = Arc::clone(&known.needed_until);
@@ -212,7 +212,7 @@ impl Keyring {
         &self.keys
     }
 
-    /// Whether another ring has the same keys and signs with the same one.
+    /// Whether both rings have the same keys and sign with the same one.
     pub fn is_same(&self, other: &Self) -> bool {
         let kids = |ring: &Self| ring.keys.iter().map(|key| key.kid.clone()).collect::<Vec<_>>();
         self.signing == other.signing && kids(self) == kids(other)
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_algorithm_makes_keys_that_it_can_read() {
+    fn a_generated_key_can_be_read_for_every_algorithm() {
         for algorithm in KeyAlgorithm::ALL {
             let key = Key::read(algorithm.format(), algorithm.generate().unwrap().as_bytes()).unwrap();
             assert_eq!(key.algorithm, algorithm);
@@ -237,14 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn an_hs256_secret_never_shows_in_the_public_keys() {
+    fn an_hs256_secret_is_not_among_the_public_keys() {
         let contents = KeyAlgorithm::HS256.generate().unwrap();
         let ring = Keyring::new(vec![Key::read(KeyFormat::Secret, contents.as_bytes()).unwrap()], 0).unwrap();
         assert_eq!(serde_json::to_string(&ring.jwks()).unwrap(), r#"{"keys":[]}"#);
     }
 
     #[test]
-    fn private_parts_never_show_in_the_public_keys() {
+    fn private_parts_are_not_among_the_public_keys() {
         for algorithm in [KeyAlgorithm::EdDSA, KeyAlgorithm::ES256, KeyAlgorithm::RS256] {
             let key = Key::read(algorithm.format(), algorithm.generate().unwrap().as_bytes()).unwrap();
             let json = serde_json::to_value(Keyring::new(vec![key], 0).unwrap().jwks()).unwrap();

@@ -1,4 +1,4 @@
-//! What proves who somebody is: passwords, and the tokens that sessions are presented by.
+//! Credentials: passwords, and the tokens and signing keys that prove who a session belongs to.
 
 pub mod guessable;
 pub mod keyring;

@@ -1,11 +1,11 @@
-//! Passwords: Argon2id (RFC 9106) for what we make, and what others made for what we read.
+//! Passwords: Argon2id (RFC 9106) for new hashes, and other formats for existing ones.
 //!
-//! [`Passwords`] does the work on threads of its own, [`PasswordPolicy`] says what can be a new password,
-//! and `stored` reads the hashes.
+//! [`Passwords`] hashes and checks on threads of its own, [`PasswordPolicy`] decides about new passwords, and `formats`
+//! parses stored hashes.
 
 mod common;
 mod formats;
-mod memory;
+mod memory_pool;
 mod policy;
 mod pool;
 mod queue;
@@ -20,27 +20,26 @@ pub(crate) use self::queue::HashingTurn;
 pub use self::{
     formats::{Argon2Params, UnsupportedHash},
     policy::{NewPassword, PasswordPolicy},
-    pool::{Checked, Passwords},
+    pool::{PasswordCheck, Passwords},
     queue::Requester,
 };
 use crate::domain::Violation;
 
-/// The longest password that is checked, in bytes: as long as Django ever took one. Every kind of hash brings it to a
-/// fixed size first, so that it costs no more than a short one.
+/// The longest password that is checked, in bytes, as in Django. Every hash format reduces a password to a fixed size
+/// first, so a long one costs no more than a short one.
 const MAX_BYTES: usize = 4096;
 
-/// A password as somebody typed it. Never shown.
+/// A password as typed. `Debug` does not show it.
 #[derive(Clone)]
 pub struct Password(Zeroizing<String>);
 
 impl Password {
-    /// A password to be checked, from the field `password`: 1 to 4,096 bytes. See [`PasswordPolicy`] for what can be a
-    /// new one.
+    /// Accepts a password to check, from the field `password`: 1 to 4,096 bytes. See [`PasswordPolicy`] for new passwords.
     pub fn presented(text: String) -> Result<Self, Violation> {
         Self::presented_in("password", text)
     }
 
-    /// A password to be checked, from the field of this name: 1 to 4,096 bytes.
+    /// Accepts a password to check, from the field of this name: 1 to 4,096 bytes.
     pub fn presented_in(field: &'static str, text: String) -> Result<Self, Violation> {
         Self::of(field, Zeroizing::new(text))
     }
@@ -66,24 +65,22 @@ impl fmt::Debug for Password {
     }
 }
 
-/// A hash as it is stored. A secret: it can be attacked offline.
+/// A password hash as stored. It is a secret, because it can be attacked offline.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(String);
 
 impl PasswordHash {
-    /// As it was stored. Whether we can check passwords against it is another question: see
-    /// [`readable`](Self::readable).
+    /// Wraps a stored hash. See [`check_supported`](Self::check_supported) for whether passwords can be checked against it.
     pub const fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// As it is to be stored.
+    /// The hash as it is stored.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is the same hash made with Argon2 as another, but for white space around it and what Django writes
-    /// before it.
+    /// Whether two Argon2 hashes are the same, ignoring white space around them and the prefix that Django writes.
     pub fn is_same(&self, other: &Self) -> bool {
         fn bare(text: &str) -> &str {
             let text = text.trim();
@@ -92,15 +89,15 @@ impl PasswordHash {
         bare(&self.0) == bare(&other.0)
     }
 
-    /// Whether it is in a form of Django's, which begins with the name of the kind, or with `!`.
-    pub fn is_djangos(&self) -> bool {
+    /// Whether the hash is in a format of Django, which begins with the name of the algorithm or with `!`.
+    pub fn is_django_format(&self) -> bool {
         let text = self.0.trim_start();
         !text.starts_with(['$', '{']) && text.contains('$') || text.starts_with('!')
     }
 
-    /// Why we could not check a password against it, if so. A hash that no password matches on purpose
-    /// (empty, or Django's, which begins with `!`) is readable.
-    pub fn readable(&self) -> Result<(), UnsupportedHash> {
+    /// Fails if passwords cannot be checked against the hash. A hash that no password matches on purpose is supported: an
+    /// empty one, or one of Django that begins with `!`.
+    pub fn check_supported(&self) -> Result<(), UnsupportedHash> {
         formats::HashFormat::parse(&self.0).map(drop)
     }
 }

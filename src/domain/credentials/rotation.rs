@@ -1,11 +1,14 @@
 //! Rotation of signing keys: which key signs, and when the key directory is read.
 //!
-//! A key that is new is published first: every server verifies with it, and the JWKS shows it. It signs once it has
-//! been there for the activation delay, which is longer than any server takes to read the directory again. So no
-//! server meets a token of a key that it could not have read before. Where one does all the same, it reads the
-//! directory before it calls the signature bad: at most once in a pause, however many tokens ask for it.
+//! A new key is published before it signs: every server verifies with it, and the JWKS contains it. It signs after the
+//! activation delay, counted from its first sight by a monotonic clock. The delay is longer than any server takes to read
+//! the directory again, so a key that signs anywhere was in the directory when any server last read it. A token of an
+//! unknown key waits for another read of the directory before it is a BAD_SIGNATURE; however many tokens ask for one, the
+//! directory is read at most once in `MAX_READ_AGE`.
+//!
+//! After a start, only the times of the files can tell how long a key has been there (see `selection`). See ADR 0013.
 
-mod choice;
+mod selection;
 
 use std::{
     sync::{
@@ -26,63 +29,64 @@ use crate::domain::{
     types::Timestamp,
 };
 
-pub use self::choice::{Choice, signs_from};
+use self::selection::KeySelection;
+pub(crate) use self::selection::activation_time;
 
-/// What errors call the directory.
+/// The name of the directory in errors.
 const NAME: &str = "signing key";
 
-/// The directory is not read for unknown keys more often than this.
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// The longest time for which a read of the directory counts as recent.
+const MAX_READ_AGE: Duration = Duration::from_secs(1);
 
-/// How long a request waits for the directory. A file system that hangs is an outage.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a request waits for a read of the directory. A file system that hangs is an outage.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A key, as the directory has it.
+/// A key file in the directory.
 #[derive(Clone)]
 pub struct KeyFile {
     /// The name of the file.
     pub name: String,
     /// The key.
     pub key: Key,
-    /// When the file was written or put there, by the clock of the file system.
+    /// When the file was written or moved there, by the clock of the file system.
     pub written: Timestamp,
-    /// When the key was made, where the name of the file says so.
-    pub made: Option<Timestamp>,
+    /// When the key was created, if the file name says so.
+    pub created: Option<Timestamp>,
 }
 
-/// What the key directory holds.
+/// The contents of the key directory.
 #[derive(Default)]
 pub struct KeyFiles {
-    /// The keys, in the order of their names.
+    /// The keys, in the order of their file names.
     pub keys: Vec<KeyFile>,
-    /// What is wrong with other files, in sentences.
-    pub wrong: Vec<String>,
+    /// The errors of files that cannot be used.
+    pub errors: Vec<String>,
 }
 
-/// Where the keys are.
+/// A directory of key files.
 pub trait KeyDirectory: Send + Sync {
-    /// Reads it, which may block. One sentence where it cannot be read, or must not be trusted.
+    /// Reads the directory; may block. Fails if it cannot be read or its permissions are unsafe.
     fn read(&self) -> Result<KeyFiles, String>;
 }
 
-/// Keeps the keys in use those of the directory.
+/// Keeps the key ring up to date with the key directory.
 pub struct Rotation {
     directory: Arc<dyn KeyDirectory>,
     interval: Duration,
-    /// How long after a look no other is made for the sake of an unknown key. Shorter than the activation delay, so
-    /// that a key that signs was there at the latest look.
-    pause: Duration,
-    choice: std::sync::Mutex<Choice>,
-    /// What was last said to be wrong, so that it is said once.
+    /// How long a read counts as recent, so that an unknown key causes no other. Shorter than the activation delay, so
+    /// that every key that signs was there at the latest read.
+    max_read_age: Duration,
+    selection: std::sync::Mutex<KeySelection>,
+    /// The error that was logged last, so that it is logged once.
     reported: std::sync::Mutex<String>,
-    looks: watch::Sender<DirectoryReads>,
-    /// Asks for a look before its time.
-    early: Notify,
-    /// An operator has asked for it, and wants to know what came of it.
+    reads: watch::Sender<DirectoryReads>,
+    /// Requests a read before the interval has passed.
+    early_read: Notify,
+    /// Whether an operator has requested a read and expects a log line about it.
     requested: AtomicBool,
 }
 
-/// When the latest looks at the directory began.
+/// When the latest reads of the directory began.
 #[derive(Debug, Clone, Copy, Default)]
 struct DirectoryReads {
     succeeded: Option<Instant>,
@@ -90,9 +94,9 @@ struct DirectoryReads {
 }
 
 impl Rotation {
-    /// Reads the directory for the first time. Anything wrong with it is an error.
+    /// Reads the directory for the first time. Any error in it is fatal.
     ///
-    /// `signing` names the file that signs, whatever its age. The directory is read again each `interval`.
+    /// `signing` names the file that signs, whatever its age. The directory is read again at each `interval`.
     pub fn start(
         directory: Arc<dyn KeyDirectory>,
         signing: Option<String>,
@@ -102,63 +106,64 @@ impl Rotation {
     ) -> Result<(Self, Keyring), String> {
         let begun = Instant::now();
         let files = directory.read()?;
-        if let Some(wrong) = files.wrong.into_iter().next() {
-            return Err(wrong);
+        if let Some(error) = files.errors.into_iter().next() {
+            return Err(error);
         }
-        let mut choice = Choice::new(signing, delay);
-        choice.see_first(files.keys, now, begun);
-        let ring = choice.ring(begun)?;
-        let looks = watch::Sender::new(DirectoryReads { succeeded: Some(begun), failed: None });
+        let mut selection = KeySelection::new(signing, delay);
+        selection.init(files.keys, now, begun);
+        let ring = selection.ring(begun)?;
+        let reads = watch::Sender::new(DirectoryReads { succeeded: Some(begun), failed: None });
         let rotation = Self {
             directory,
             interval,
-            pause: MAX_PAUSE.min(delay / 2),
-            choice: std::sync::Mutex::new(choice),
+            max_read_age: MAX_READ_AGE.min(delay / 2),
+            selection: std::sync::Mutex::new(selection),
             reported: std::sync::Mutex::default(),
-            looks,
-            early: Notify::new(),
+            reads,
+            early_read: Notify::new(),
             requested: AtomicBool::new(false),
         };
         Ok((rotation, ring))
     }
 
-    /// Whether the directory was read recently, so that it holds no key that is not known here.
+    /// Whether the directory was read recently, so that it holds no unknown key.
     pub(in crate::domain) fn is_up_to_date(&self) -> bool {
-        self.looks.borrow().succeeded.is_some_and(|begun| begun.elapsed() <= self.pause)
+        self.reads.borrow().succeeded.is_some_and(|begun| begun.elapsed() <= self.max_read_age)
     }
 
-    /// Waits until the directory has been read recently; an error where it cannot be read.
+    /// Waits until the directory has been read recently. Fails if it cannot be read.
     pub(in crate::domain) async fn wait_for_read(&self) -> Result<(), StoreError> {
         let unavailable = |cause: &str| StoreError::Unavailable { store: NAME, cause: cause.to_owned() };
-        let recent = |begun: Option<Instant>| begun.is_some_and(|begun| begun.elapsed() <= self.pause);
-        let mut looks = self.looks.subscribe();
-        let latest = *looks.borrow_and_update();
-        if recent(latest.succeeded) {
+        let is_recent =
+            |begun: Option<Instant>| begun.is_some_and(|begun| begun.elapsed() <= self.max_read_age);
+        let mut reads = self.reads.subscribe();
+        let latest = *reads.borrow_and_update();
+        if is_recent(latest.succeeded) {
             return Ok(());
         }
-        if recent(latest.failed) {
+        if is_recent(latest.failed) {
             return Err(unavailable("the key directory cannot be read"));
         }
-        self.early.notify_one();
-        match timeout(PATIENCE, looks.changed()).await {
-            Ok(Ok(())) if looks.borrow().succeeded > latest.succeeded => Ok(()),
+        self.early_read.notify_one();
+        match timeout(READ_TIMEOUT, reads.changed()).await {
+            Ok(Ok(())) if reads.borrow().succeeded > latest.succeeded => Ok(()),
             Ok(_) => Err(unavailable("the key directory cannot be read")),
-            Err(_) => Err(unavailable("reading the key directory takes too long")),
+            Err(_) => Err(unavailable("timed out reading the key directory")),
         }
     }
 
-    /// Has the directory read before its time, and logs what came of it.
+    /// Requests a read of the directory whose result is logged.
     pub fn read_now(&self) {
         if let Ok(mut reported) = self.reported.lock() {
             reported.clear();
         }
         self.requested.store(true, Ordering::Relaxed);
-        self.early.notify_one();
+        self.early_read.notify_one();
     }
 
-    /// Waits for the time of the next look, or for somebody who cannot wait for it, and reads the directory.
+    /// Waits for the next interval or a requested read, and reads the directory.
     pub(in crate::domain) async fn read_next(&self) -> (Instant, Result<KeyFiles, String>) {
-        let _ = timeout(self.interval, self.early.notified()).await;
+        let _ = timeout(self.interval, self.early_read.notified()).await;
         let begun = Instant::now();
         let directory = Arc::clone(&self.directory);
         let read = tokio::task::spawn_blocking(move || directory.read()).await;
@@ -167,41 +172,41 @@ impl Rotation {
 
     /// Notifies requests that wait for a read.
     pub(in crate::domain) fn note_read(&self, begun: Instant, succeeded: bool) {
-        self.looks.send_modify(|looks| {
-            let latest = if succeeded { &mut looks.succeeded } else { &mut looks.failed };
+        self.reads.send_modify(|reads| {
+            let latest = if succeeded { &mut reads.succeeded } else { &mut reads.failed };
             *latest = Some(begun);
         });
     }
 
-    /// Takes the files into account. Returns what is wrong with some of them.
+    /// Updates the selection with the files of a read. Returns the errors of files that cannot be used.
     pub(in crate::domain) fn observe(&self, files: KeyFiles, begun: Instant) -> Option<String> {
-        let KeyFiles { keys, wrong } = files;
-        if let Ok(mut choice) = self.choice.lock() {
-            // One wrong file may be an old key that was damaged: none is forgotten as long as it is there.
-            choice.see(keys, !wrong.is_empty(), begun);
+        let KeyFiles { keys, errors } = files;
+        if let Ok(mut selection) = self.selection.lock() {
+            // An unusable file may be a damaged old key, so no key is removed while there is one.
+            selection.update(keys, !errors.is_empty(), begun);
         }
-        Some(wrong.join("; ")).filter(|wrong| !wrong.is_empty())
+        Some(errors.join("; ")).filter(|errors| !errors.is_empty())
     }
 
-    /// The key ring that follows from the files read so far.
+    /// The key ring for the files read so far.
     pub(in crate::domain) fn ring(&self, now: Instant) -> Result<Keyring, String> {
-        self.choice.lock().map_err(|error| error.to_string())?.ring(now)
+        self.selection.lock().map_err(|error| error.to_string())?.ring(now)
     }
 
-    /// Whether an operator has asked for a read since the last call.
+    /// Whether an operator has requested a read since the last call.
     pub(in crate::domain) fn take_request(&self) -> bool {
         self.requested.swap(false, Ordering::Relaxed)
     }
 
-    /// Logs what is wrong, once.
-    pub(in crate::domain) fn report(&self, sentence: &str) {
+    /// Logs an error once, until another one follows.
+    pub(in crate::domain) fn report(&self, error: &str) {
         let Ok(mut reported) = self.reported.lock() else { return };
-        if *reported != sentence {
-            sentence.clone_into(&mut reported);
-            if !sentence.is_empty() {
+        if *reported != error {
+            error.clone_into(&mut reported);
+            if !error.is_empty() {
                 tracing::error!(
-                    error.message = sentence,
-                    "the signing keys cannot be read; going on with those in memory"
+                    error.message = error,
+                    "failed to read the signing keys; continuing with those in memory"
                 );
             }
         }

@@ -1,8 +1,9 @@
-//! Tokens: JWTs in the profile of RFC 9068, read as strictly as RFC 8725 asks.
+//! Access tokens: JWTs in the profile of RFC 9068, verified as strictly as RFC 8725 recommends.
 //!
-//! The library checks the signature, and that `iss` and `aud` are ours. It accepts more than we ever
-//! write (see the tests), so everything else is checked here: a token is good if it is one that this
-//! module could have written, for these keys, at this time.
+//! A token is valid if this module could have written it: for a key of the ring, with exactly its header, with claims of
+//! exactly one type each, and at this time. The library verifies the signature, the issuer and the audience. It accepts
+//! more than this module writes, so the rest is checked here and tried in the tests. The size is checked before anything
+//! is parsed, the signature before the claims, and the claims before the store is read. See ADR 0004.
 
 use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
@@ -27,39 +28,39 @@ use crate::domain::{
     types::{Claims, Generation, Role, SessionId, Slot, Timestamp, UserId, random},
 };
 
-/// A longer token is refused before any of it is read, in bytes.
+/// The longest token, in bytes. The length is checked before anything is parsed.
 pub const MAX_LEN: usize = 4096;
 
-/// The `typ` of our tokens (RFC 9068 section 2.1), so that no other JWT passes for one.
+/// The `typ` of access tokens (RFC 9068 section 2.1), which no other JWT has.
 const TYP: &str = "at+jwt";
 
-/// How many verified tokens are remembered.
-const REMEMBERED: usize = 65_536;
+/// How many verified tokens are cached.
+const CACHED_TOKENS: usize = 65_536;
 
 /// Signs and verifies tokens.
 pub struct Tokens {
-    current: ArcSwap<Current>,
+    current: ArcSwap<ActiveKeys>,
     settings: TokenSettings,
 }
 
-/// The keys in use, and the tokens that were verified with them: with other keys these are verified anew.
-struct Current {
+/// The key ring, and the claims of the tokens that were verified with it.
+struct ActiveKeys {
     ring: Arc<Keyring>,
-    /// By a hash of the whole token, so that no token is kept, and none passes for another by a part of it. Only
-    /// good ones: whoever sends others pays for them each time, and pushes nothing out.
-    verified: Arc<Verified>,
-    /// Of the hash: `HighwayHash` with 128 bits, a pseudo-random function (Alakuijala, Cox and Wassenberg 2016) under a
-    /// key that nobody knows. To pass for a token that is remembered, another one has to meet its hash blindly.
+    /// The claims by a hash of the whole token, so that no token is kept, and none matches another by a part of it. Only
+    /// valid tokens are cached, so invalid ones cannot displace them.
+    verified: Arc<VerifiedTokens>,
+    /// The key of the hash: `HighwayHash` with 128 bits, a pseudo-random function (Alakuijala, Cox and Wassenberg 2016).
+    /// Nobody knows the key, so a forged token can match a cached one only by chance.
     hash_key: HashKey,
 }
 
-type Verified = Cache<TokenHash, Arc<Claims>, UnitWeighter, BuildHasherDefault<Itself>>;
+type VerifiedTokens = Cache<TokenHash, Arc<Claims>, UnitWeighter, BuildHasherDefault<PrehashedHasher>>;
 
-impl Current {
+impl ActiveKeys {
     fn new(ring: Keyring) -> Self {
         let verified = Cache::with(
-            REMEMBERED,
-            REMEMBERED as u64,
+            CACHED_TOKENS,
+            CACHED_TOKENS as u64,
             UnitWeighter,
             BuildHasherDefault::default(),
             DefaultLifecycle::default(),
@@ -72,22 +73,22 @@ impl Current {
     }
 }
 
-/// The hash of a whole token.
+/// The keyed hash of a whole token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct TokenHash([u64; 2]);
 
 impl Hash for TokenHash {
     fn hash<H: Hasher>(&self, to: &mut H) {
-        // Any half of it is as good as the other.
+        // Both halves are equally random.
         to.write_u64(self.0[0]);
     }
 }
 
-/// Takes for a hash what is one already.
+/// Passes on a value that is a hash already.
 #[derive(Default)]
-struct Itself(u64);
+struct PrehashedHasher(u64);
 
-impl Hasher for Itself {
+impl Hasher for PrehashedHasher {
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
@@ -103,7 +104,7 @@ impl Hasher for Itself {
     }
 }
 
-/// What all tokens have in common.
+/// The settings that all tokens share.
 #[derive(Debug, Clone)]
 pub struct TokenSettings {
     /// `iss`.
@@ -114,9 +115,9 @@ pub struct TokenSettings {
     pub leeway: Duration,
 }
 
-/// The claims as they are written, each of exactly one JSON type.
+/// The claims of a token in JSON, each of exactly one type.
 #[derive(Serialize, Deserialize)]
-struct Wire {
+struct JsonClaims {
     iss: String,
     aud: String,
     sub: String,
@@ -131,44 +132,44 @@ struct Wire {
 }
 
 impl Tokens {
-    /// Tokens signed with these keys.
+    /// Signs and verifies tokens with these keys.
     pub fn new(ring: Keyring, settings: TokenSettings) -> Self {
-        Self { current: ArcSwap::from_pointee(Current::new(ring)), settings }
+        Self { current: ArcSwap::from_pointee(ActiveKeys::new(ring)), settings }
     }
 
-    /// Signs with other keys from now on. Tokens of keys that are gone no longer verify: which these are, and until
-    /// when tokens of them would have been good that were issued or verified here.
+    /// Replaces the key ring. Returns the ids of the keys that were removed, whose tokens are no longer valid, each with
+    /// the latest `exp` of its tokens that this process has issued or verified.
     pub fn rotate(&self, mut ring: Keyring) -> Vec<(String, Timestamp)> {
         let before = self.current.load();
-        ring.remember(&before.ring);
+        ring.inherit_needed_until(&before.ring);
         let gone = before.ring.keys().iter().filter(|key| ring.find(&key.kid).is_none());
         let gone: Vec<_> = gone.map(|key| (key.kid.clone(), key.needed_until())).collect();
         let next = if gone.is_empty() {
-            // What was good stays good.
-            Current {
+            // No key was removed, so cached tokens stay valid.
+            ActiveKeys {
                 ring: Arc::new(ring),
                 verified: Arc::clone(&before.verified),
                 hash_key: before.hash_key,
             }
         } else {
-            Current::new(ring)
+            ActiveKeys::new(ring)
         };
         self.current.store(Arc::new(next));
         gone
     }
 
-    /// Whether a token names a key that is not among ours, in a header like ours.
-    pub fn lacks_key_of(&self, token: &str) -> bool {
+    /// Whether a token has a valid header that names an unknown key.
+    pub fn names_unknown_key(&self, token: &str) -> bool {
         let ring = &self.current.load().ring;
-        token.len() <= MAX_LEN && header_of(token).is_ok_and(|header| ring.find(header.kid()).is_none())
+        token.len() <= MAX_LEN && parse_header(token).is_ok_and(|header| ring.find(header.kid()).is_none())
     }
 
-    /// The keys in use.
+    /// The key ring in use.
     pub fn keyring(&self) -> Arc<Keyring> {
         Arc::clone(&self.current.load().ring)
     }
 
-    /// The token of a session.
+    /// Issues the token of a session.
     pub fn issue(&self, user_id: &UserId, session: &Session, roles: &[Role]) -> Result<String, Error> {
         let current = self.current.load();
         let key = current.ring.signing();
@@ -176,7 +177,7 @@ impl Tokens {
         header.typ = Some(TYP.into());
         header.kid = Some(key.kid.clone());
         let issued_at = session.issued_at.as_secs();
-        let wire = Wire {
+        let claims = JsonClaims {
             iss: self.settings.issuer.clone(),
             aud: self.settings.audience.clone(),
             sub: user_id.to_string(),
@@ -188,13 +189,13 @@ impl Tokens {
             slot: session.slot.as_str().into(),
             roles: roles.iter().map(|role| role.as_str().to_owned()).collect(),
         };
-        key.is_needed_until(session.expires_at);
-        jsonwebtoken::encode(&header, &wire, &key.signing)
-            .map_err(|error| Error::Internal(format!("cannot sign a token: {error}")))
+        key.extend_needed_until(session.expires_at);
+        jsonwebtoken::encode(&header, &claims, &key.signing)
+            .map_err(|error| Error::Internal(format!("failed to sign a token: {error}")))
     }
 
-    /// What a token says, if it is one of ours and its time has not gone. Whether its session is live is another
-    /// question, and so is whether its time has come: a session that was displaced before has still ended.
+    /// Verifies a token and returns its claims. Whether its session is live is not checked here, nor whether the token is
+    /// valid already: if the session was displaced before, its end is the reason to report.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Arc<Claims>, Rejection> {
         if token.len() > MAX_LEN {
             return Err(Rejection::bare(Reason::Malformed));
@@ -214,28 +215,29 @@ impl Tokens {
         Ok(claims)
     }
 
-    /// How far in the future the times of a token may lie.
+    /// How far in the future `iat` and `nbf` may lie.
     pub fn leeway(&self) -> Duration {
         self.settings.leeway
     }
 
-    /// What a token says, if we have written it. Whether its time has come, or gone, is another question each time.
+    /// Verifies everything but the times of a token, which are checked on every use.
     fn verify_signature(&self, ring: &Keyring, token: &str) -> Result<Claims, Rejection> {
         let key = key_of(ring, token)?;
-        let data =
-            jsonwebtoken::decode::<Wire>(token, &key.verifying, &self.validation(key)).map_err(|error| {
+        let data = jsonwebtoken::decode::<JsonClaims>(token, &key.verifying, &self.validation(key)).map_err(
+            |error| {
                 Rejection::bare(match error.kind() {
                     ErrorKind::InvalidSignature => Reason::BadSignature,
                     _ => Reason::Malformed,
                 })
-            })?;
+            },
+        )?;
         let claims = claims(&data.claims).ok_or(Rejection::bare(Reason::Malformed))?;
-        key.is_needed_until(claims.expires_at);
+        key.extend_needed_until(claims.expires_at);
         Ok(claims)
     }
 
-    /// What the library is to check. Time is not among it: it reads the wall clock, and takes a token at
-    /// the very second of its `exp`.
+    /// The checks of the library. It must not check times: it reads the wall clock, and accepts a token in the very second
+    /// of its `exp`.
     fn validation(&self, key: &Key) -> Validation {
         let mut validation = Validation::new(key.jwt_algorithm);
         validation.set_issuer(&[&self.settings.issuer]);
@@ -247,46 +249,46 @@ impl Tokens {
     }
 }
 
-/// A header like ours in every respect.
-struct OurHeader(Header);
+/// A header exactly as this module writes it.
+struct TokenHeader(Header);
 
-impl OurHeader {
+impl TokenHeader {
     fn kid(&self) -> &str {
         self.0.kid.as_deref().unwrap_or_default()
     }
 }
 
-/// The header of a token, if it is one of ours in every respect.
-fn header_of(token: &str) -> Result<OurHeader, Rejection> {
+/// Parses the header of a token. Fails unless it is exactly as this module writes it.
+fn parse_header(token: &str) -> Result<TokenHeader, Rejection> {
     let malformed = Rejection::bare(Reason::Malformed);
     let header = jsonwebtoken::decode_header(token).map_err(|_| malformed.clone())?;
     let kid = header.kid.as_deref().ok_or(malformed.clone())?;
     let supported = KeyAlgorithm::ALL.iter().any(|algorithm| algorithm.jwt() == header.alg);
-    let mut ours = Header::new(header.alg);
-    ours.typ = Some(TYP.into());
-    ours.kid = Some(kid.to_owned());
-    // Equality refuses what the library overlooks: `crit`, `b64`, `zip`, embedded keys, another `typ`.
-    if !supported || header != ours {
+    let mut expected = Header::new(header.alg);
+    expected.typ = Some(TYP.into());
+    expected.kid = Some(kid.to_owned());
+    // Equality excludes what the library ignores: `crit`, `b64`, `zip`, embedded keys, another `typ`.
+    if !supported || header != expected {
         return Err(malformed);
     }
-    Ok(OurHeader(header))
+    Ok(TokenHeader(header))
 }
 
-/// The key that a token's header names, if the header is one of ours in every respect.
+/// Finds the key that the header of a token names.
 fn key_of<'a>(ring: &'a Keyring, token: &str) -> Result<&'a Key, Rejection> {
-    let header = header_of(token)?;
+    let header = parse_header(token)?;
     let key = ring.find(header.kid()).ok_or(Rejection::bare(Reason::BadSignature))?;
     if key.jwt_algorithm == header.0.alg { Ok(key) } else { Err(Rejection::bare(Reason::Malformed)) }
 }
 
-fn claims(wire: &Wire) -> Option<Claims> {
+fn claims(json: &JsonClaims) -> Option<Claims> {
     Some(Claims {
-        user_id: UserId::parse(&wire.sub).ok()?,
-        session_id: SessionId::parse(&wire.jti)?,
-        generation: Generation(wire.generation),
-        slot: Slot::parse(&wire.slot).ok()?,
-        not_before: Timestamp::from_secs(wire.iat.max(wire.nbf)),
-        expires_at: Timestamp::from_secs(wire.exp),
+        user_id: UserId::parse(&json.sub).ok()?,
+        session_id: SessionId::parse(&json.jti)?,
+        generation: Generation(json.generation),
+        slot: Slot::parse(&json.slot).ok()?,
+        not_before: Timestamp::from_secs(json.iat.max(json.nbf)),
+        expires_at: Timestamp::from_secs(json.exp),
     })
 }
 

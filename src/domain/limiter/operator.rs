@@ -1,6 +1,6 @@
 //! What operators see of the throttle, and do to it.
 
-use super::{LoginLimiter, Rule, Throttle, ThrottleKey};
+use super::{LoginLimiter, Throttle, ThrottleKey, ThrottleRule};
 use crate::domain::{
     Error,
     types::{Timestamp, UserId},
@@ -56,12 +56,12 @@ impl LoginLimiter {
         Ok(Standing {
             failures: state.failures,
             under_way: state.attempts.len(),
-            stopped: state.is_stopped(rule),
+            stopped: state.is_locked(rule),
             next_attempt_at: Some(next).filter(|next| *next > now),
         })
     }
 
-    fn of_account(&self, username: &Username, user_id: Option<&UserId>) -> Vec<(ThrottleKey, Rule)> {
+    fn of_account(&self, username: &Username, user_id: Option<&UserId>) -> Vec<(ThrottleKey, ThrottleRule)> {
         let account = self.rules.account;
         let found = user_id.map_or_else(|| ThrottleKey::nobody(username), ThrottleKey::user);
         let known = user_id.map(ThrottleKey::known_clients).zip(self.rules.known_clients());

@@ -1,8 +1,11 @@
-//! Whose turn it is to deliver, as a pure state machine: a lease, and how far the feed has been taken.
+//! The lease on the delivery of the webhook, with the cursor of the delivered events, as a pure state machine.
 //!
-//! A lease is written with the time at which it runs out, and that time is read by the clocks of others. So its
-//! holder stops [`MARGIN`] earlier: while no two clocks differ by more, no two servers deliver at a time. Where
-//! clocks differ by more than that, two may, and nothing worse happens than that things are told twice.
+//! The replica that has the lease delivers; the others look every second whether the lease has expired. The expiry is
+//! written by the clock of the holder and read by the clocks of others, so the holder stops [`MARGIN`] earlier. While no
+//! two clocks differ by more than that, no two servers deliver at the same time. If they do, events are delivered twice.
+//!
+//! A register without a cursor belongs to a new receiver, or the store has lost it. These cannot be told apart, so the
+//! first event is a resync.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -14,52 +17,52 @@ use crate::domain::{
     types::Timestamp,
 };
 
-/// How long a lease is good from when it was last renewed.
+/// How long a lease is valid after it was last renewed.
 pub const LEASE: Duration = Duration::from_secs(10);
-/// By how much the clocks of servers may differ: by so much earlier the holder stops.
+/// How much earlier than the expiry the holder stops: the largest difference between clocks that is tolerated.
 pub const MARGIN: Duration = Duration::from_secs(5);
-/// Where the feed has been taken up to is kept for so long after the last change. The log itself is shorter.
+/// How long the cursor is kept after the last change. The event log itself is kept for a shorter time.
 const KEEP: Duration = Duration::from_hours(24 * 30);
 
-/// Names the register of one receiver.
+/// The key of the register of one receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryKey(String);
 
 impl DeliveryKey {
-    /// Of the receiver at this URL. Hashed, because URLs hold secrets: the first 128 bits of SHA-256.
+    /// The key for the receiver at this URL: the first 128 bits of its SHA-256, because URLs contain secrets.
     pub fn of(url: &str) -> Self {
         let hash = digest::digest(&digest::SHA256, url.as_bytes());
         let hash = BASE32_NOPAD.encode(hash.as_ref().get(..16).unwrap_or_default());
-        // A user id holds no space, so this is nobody's.
+        // The space distinguishes the key from every user id.
         Self(format!("webhook {}", hash.to_ascii_lowercase()))
     }
 
-    /// As text.
+    /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Names a running server: random, so that no two have the same, and none the same after a restart.
+/// Names a running server: a random number, so that it also differs after a restart.
 pub type HolderId = u64;
 
-/// Leave to deliver.
+/// The right to deliver, which expires by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// Whose.
+    /// The server that has the lease.
     pub holder: HolderId,
-    /// It can be another's from then on.
+    /// When another server may acquire the lease.
     pub until: Timestamp,
 }
 
-/// How it stands with one receiver.
+/// The state of the delivery to one receiver.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Delivery {
-    /// Everything up to here has been taken; `None` where nothing is known of that.
+    /// Everything up to this cursor was delivered; `None` if nothing is known.
     pub cursor: Option<Cursor>,
-    /// Who delivers, where somebody does.
+    /// The current lease, if any.
     pub lease: Option<Lease>,
-    /// When this was last changed.
+    /// When the register was last changed.
     pub changed_at: Timestamp,
 }
 
@@ -69,33 +72,33 @@ impl State for Delivery {
 }
 
 impl Delivery {
-    /// Takes the lease if it is free, has run out, or is one's own; `None` while it is another's.
-    pub fn take(&self, me: HolderId, now: Timestamp) -> Option<Self> {
-        let anothers = |lease: &Lease| lease.holder != me && now < lease.until && !is_absurd(*lease, now);
-        if self.lease.as_ref().is_some_and(anothers) {
+    /// Acquires the lease if it is free, expired or held by this server. Returns `None` while another server holds it.
+    pub fn acquire(&self, me: HolderId, now: Timestamp) -> Option<Self> {
+        let is_held = |lease: &Lease| lease.holder != me && now < lease.until && !is_implausible(*lease, now);
+        if self.lease.as_ref().is_some_and(is_held) {
             return None;
         }
         Some(self.leased(me, self.cursor.as_ref(), now))
     }
 
-    /// Renews the lease and writes down how far things have been taken, where that is known; `None` if the
-    /// lease is not one's own any more. One that has run out is, until another has taken it.
-    pub fn keep(&self, me: HolderId, cursor: Option<&Cursor>, now: Timestamp) -> Option<Self> {
+    /// Renews the lease and records the cursor, if it is known. Returns `None` if another server has acquired the lease.
+    /// An expired lease can be renewed as long as nobody else has acquired it.
+    pub fn renew(&self, me: HolderId, cursor: Option<&Cursor>, now: Timestamp) -> Option<Self> {
         self.is_held_by(me).then(|| self.leased(me, cursor.or(self.cursor.as_ref()), now))
     }
 
-    /// Gives the lease up; `None` if it is not one's own any more.
+    /// Releases the lease. Returns `None` if another server has acquired it.
     pub fn release(&self, me: HolderId, cursor: Option<&Cursor>, now: Timestamp) -> Option<Self> {
-        let kept = self.keep(me, cursor, now)?;
-        Some(Self { lease: None, ..kept })
+        let renewed = self.renew(me, cursor, now)?;
+        Some(Self { lease: None, ..renewed })
     }
 
-    /// For how long from `now`, by the holder's clock, the holder may go on.
-    pub fn good_for(&self, now: Timestamp) -> Duration {
+    /// How long the holder may continue from `now`, by its own clock.
+    pub fn time_left(&self, now: Timestamp) -> Duration {
         self.lease.map(|lease| lease.until.before(MARGIN).since(now)).unwrap_or_default()
     }
 
-    /// From when on nothing of this matters any more.
+    /// When the register can be forgotten.
     pub fn keep_until(&self) -> Timestamp {
         self.changed_at.after(KEEP)
     }
@@ -113,9 +116,9 @@ impl Delivery {
     }
 }
 
-/// Runs out later than clocks that agree could have written: one of them was wrong, and if its server is gone,
-/// nobody would deliver until then.
-fn is_absurd(lease: Lease, now: Timestamp) -> bool {
+/// Whether the lease expires later than any agreeing clock could have written. Without this check, a lease written by a
+/// wrong clock would stop the delivery until then if its server is gone.
+fn is_implausible(lease: Lease, now: Timestamp) -> bool {
     lease.until > now.after(LEASE + MARGIN)
 }
 

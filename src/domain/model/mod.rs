@@ -1,4 +1,4 @@
-//! The rules as pure values and state machines: time is a parameter, and nothing here waits.
+//! Pure values and state machines. Time is a parameter, and nothing here waits or does I/O.
 
 pub mod lease;
 pub mod origin;

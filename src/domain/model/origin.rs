@@ -1,32 +1,32 @@
-//! Where a request comes from: what the throttle counts by, and what the audit trail names.
+//! Where a request comes from: the login limiter counts by it, and the audit trail records it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Instant,
 };
 
-/// Where a request comes from.
+/// The origin of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The id of the request, in the log and in the answer.
+    /// The request id, as logged and returned.
     pub request_id: String,
-    /// The address of the client, where one is known: behind a proxy that does not tell, it is not.
+    /// The client address, if it is known. Behind a proxy that does not report it, it is not.
     pub address: Option<IpAddr>,
-    /// The other end of the connection: the client, or a proxy.
+    /// The other end of the connection: the client or a proxy.
     pub peer: Option<SocketAddr>,
-    /// The name of the service that called, where it has proved who it is.
+    /// The name of the calling service, if it has authenticated.
     pub caller: Option<String>,
-    /// When the client stops waiting for the answer, where it says so.
+    /// When the client stops waiting for the answer, if it says so.
     pub deadline: Option<Instant>,
 }
 
-/// The address of one customer: the whole of it, or for IPv6 the /64, which one customer has all of.
+/// The part of an address that identifies one customer: the whole IPv4 address, or the /64 of an IPv6 address.
 pub fn customer(address: IpAddr) -> IpAddr {
     let address = address.to_canonical();
     if address.is_ipv4() { address } else { network(address, 64) }
 }
 
-/// The network of this many bits that an address is in.
+/// The network of an address with a prefix of this length.
 pub fn network(address: IpAddr, bits: u32) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => {

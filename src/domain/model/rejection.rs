@@ -1,8 +1,8 @@
-//! Why a token was not accepted: the same reasons on every surface.
+//! Rejections: why a token is not accepted. All surfaces report the same reasons.
 
 use crate::domain::types::{Device, Notice, Timestamp};
 
-/// Why a token is not, or no longer, good. See `RejectionReason` in the protocol.
+/// EndCause a token is not, or is no longer, good. See `RejectionReason` in the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the protocol documents each of them, once")]
 pub enum Reason {
@@ -37,12 +37,12 @@ impl Reason {
         Self::UnknownSession,
     ];
 
-    /// The number that the protocol and the stores know it by. Numbers are never given out anew.
+    /// The number of the reason in the protocol and in the stores. Numbers are never reused.
     pub const fn code(self) -> u8 {
         self as u8 + 1
     }
 
-    /// The reason with this number.
+    /// Returns the reason with this number.
     pub fn from_code(code: u32) -> Option<Self> {
         Self::ALL.get(usize::try_from(code).ok()?.checked_sub(1)?).copied()
     }
@@ -55,7 +55,7 @@ impl Reason {
         )
     }
 
-    /// The name on every surface.
+    /// The name of the reason on every surface.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Malformed => "MALFORMED",
@@ -74,53 +74,53 @@ impl Reason {
     }
 }
 
-/// Why a token was not accepted: the reason, and what is known of how it came about.
+/// A rejection: the reason, and what is known of how the session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// The reason.
     pub reason: Reason,
-    /// When the session ended, where a session is known.
+    /// When the session ended, if that is known.
     pub at: Option<Timestamp>,
-    /// The device of the login that took the place, where one did.
+    /// The device of the login that displaced the session.
     pub by_device: Option<Device>,
-    /// What to tell the user instead of a sentence of ours.
+    /// The operator's text for the user, shown instead of the default message.
     pub notice: Option<Notice>,
 }
 
-/// Why sessions are ended, by whoever ends them.
+/// The cause for which sessions are ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Why {
+pub struct EndCause {
     /// The reason.
     pub reason: Reason,
-    /// What to tell the user instead of a sentence of ours.
+    /// The operator's text for the user, shown instead of the default message.
     pub notice: Option<Notice>,
 }
 
-impl From<Reason> for Why {
+impl From<Reason> for EndCause {
     fn from(reason: Reason) -> Self {
         Self { reason, notice: None }
     }
 }
 
-impl Why {
-    /// What it means to a session that ends at this moment.
+impl EndCause {
+    /// The rejection of a session that ends at this moment.
     pub fn at(self, at: Timestamp) -> Rejection {
         Rejection { notice: self.notice, ..Rejection::at(self.reason, at) }
     }
 }
 
 impl Rejection {
-    /// A rejection of which nothing but the reason is known.
+    /// A rejection with no details.
     pub const fn bare(reason: Reason) -> Self {
         Self { reason, at: None, by_device: None, notice: None }
     }
 
-    /// A rejection for what happened at `at`.
+    /// A rejection because of something that happened at `at`.
     pub const fn at(reason: Reason, at: Timestamp) -> Self {
         Self { reason, at: Some(at), by_device: None, notice: None }
     }
 
-    /// A sentence that can be shown to the user: the notice, or one in English.
+    /// A message that can be shown to the user: the notice, or an English default.
     pub fn message(&self) -> String {
         if let Some(notice) = &self.notice {
             return notice.as_str().to_owned();

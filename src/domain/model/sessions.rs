@@ -1,17 +1,23 @@
 //! The sessions of one user, as a pure state machine.
 //!
-//! All that is known of a user's sessions is one value, [`UserSessions`]. A transition takes the value,
-//! a command and the time, and gives the next value and the sessions that ended: [`Next`]. A verdict
-//! takes the value, a token's claims and the time. Nothing here waits, reads a clock or knows a store,
-//! so that every race is decided by the compare-and-set around it (`transact`).
+//! All session state of a user is one value, [`UserSessions`], in one register. A transition is a pure function from
+//! this value, a command and the time to a [`Transition`]: the next value, the sessions that ended, and an outcome. A
+//! verdict is a function of the value, the claims of a token and the time (see `verdict`). Nothing here waits, reads a
+//! clock or knows a store; the compare-and-set around a transition decides every race.
+//!
+//! Generations order the logins of a user: each is greater than all before it, whatever the clocks say.
+//!
+//! A tombstone remembers how one session ended. It is kept for `tombstone_ttl`, but never beyond the `exp` of the token,
+//! and at most [`MAX_TOMBSTONES`] are kept. A later session of the same slot still proves that a session without a
+//! tombstone was replaced. See ADR 0002.
 
 mod client;
 mod epoch;
 mod fence;
-mod fit;
 mod idle;
 mod open;
 mod policy;
+mod verdict;
 
 use std::time::Duration;
 
@@ -19,51 +25,51 @@ use smol_str::SmolStr;
 
 use crate::domain::{
     ports::State,
-    rejection::{Reason, Rejection, Why},
-    types::{Claims, Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
+    rejection::{EndCause, Reason, Rejection},
+    types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
 };
 
 pub use self::{
     client::ClientMark,
     epoch::Epoch,
     fence::Fence,
-    open::{NotOpened, Open, Opened, REPEATABLE},
+    open::{IDEMPOTENCY_WINDOW, Open, OpenError, Opened},
     policy::{KickWar, OnLimit, SlotPolicy, Victim},
 };
 
-/// How many ended sessions a state remembers one by one. A slot that changes hands more often than
-/// this within the retention still answers by generation.
+/// How many tombstones are kept. For sessions without one, the verdict follows from their generation.
 pub const MAX_TOMBSTONES: usize = 16;
 
-/// Kept beyond the last deadline, for replicas whose clocks differ and logins that are under way.
+/// How much longer than its last deadline a register is kept, for clocks that differ and logins in progress.
 const KEEP_MARGIN: Duration = Duration::from_mins(10);
 
-/// The circumstances of a verdict or a transition.
+/// The time and the settings by which a verdict or a transition is decided.
 #[derive(Debug, Clone, Copy)]
-pub struct At<'a> {
+pub struct Context<'a> {
+    /// The current time.
     /// The time.
     pub now: Timestamp,
-    /// How long the reason of an ended session is remembered, at most.
+    /// How long a tombstone is kept at most.
     pub tombstone_ttl: Duration,
     /// How far in the future a session may have begun, for clocks that differ.
     pub leeway: Duration,
-    /// The epoch: sessions of an earlier one are dead.
+    /// The current epoch. Sessions of earlier epochs are dead.
     pub epoch: &'a Epoch,
 }
 
-/// What is known of one user's sessions.
+/// The session state of one user.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UserSessions {
-    /// The highest generation that this user was ever given, as far as is remembered.
+    /// The highest generation of this user that is remembered.
     pub generation: Generation,
-    /// What verdicts say of the user.
+    /// What verdicts report of the user.
     pub profile: Profile,
-    /// Sessions that were not ended. Those past a deadline are dead all the same, and are moved out by
-    /// the next transition.
+    /// Sessions whose end is not recorded. Those that have lapsed are dead nevertheless; the next transition moves them to
+    /// the tombstones.
     pub sessions: Vec<Session>,
-    /// Sessions that were ended, the latest last; at most [`MAX_TOMBSTONES`].
+    /// Sessions whose end is recorded, the latest last; at most [`MAX_TOMBSTONES`].
     pub tombstones: Vec<Tombstone>,
-    /// Everything up to a generation is dead, whether we remember it or not.
+    /// Declares every session up to a generation dead, remembered or not.
     pub fence: Option<Box<Fence>>,
 }
 
@@ -72,128 +78,128 @@ impl State for UserSessions {
     type Event = SessionEvent;
 }
 
-/// What verdicts say of a user.
+/// What verdicts report of a user.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Profile {
-    /// As the account has it.
+    /// The username of the account.
     pub username: SmolStr,
-    /// As the account has them.
+    /// The roles of the account.
     pub roles: Vec<Role>,
 }
 
-/// One login of a user.
+/// A session, which one login of a user has opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// Names it.
+    /// The id of the session.
     pub id: SessionId,
-    /// Orders it among the logins of the user.
+    /// The order of the session among the logins of the user.
     pub generation: Generation,
-    /// The place it holds.
+    /// The slot that the session occupies.
     pub slot: Slot,
-    /// What the client calls itself.
+    /// The device as the client names it.
     pub device: Device,
-    /// When it was opened.
+    /// When the session was opened.
     pub issued_at: Timestamp,
     /// The absolute deadline.
     pub expires_at: Timestamp,
     /// The latest recorded use.
     pub last_seen: Timestamp,
-    /// The idle timeout it was opened with.
+    /// The idle timeout of the slot when the session was opened.
     pub idle_timeout: Duration,
-    /// The number of the epoch it was opened in.
+    /// The number of the epoch in which the session was opened.
     pub epoch: u64,
-    /// Opening it ended the sessions in all other slots.
+    /// Whether opening the session ended the sessions in all other slots.
     pub exclusive: bool,
-    /// By what the login can be repeated.
+    /// The idempotency key of the login.
     pub login_key: Option<LoginKey>,
-    /// From where it was opened, where that is known.
+    /// The network of the client, if it is known.
     pub client: Option<ClientMark>,
 }
 
-/// A session that was ended.
+/// Remembers how one session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tombstone {
-    /// Which session.
+    /// The id of the session.
     pub id: SessionId,
-    /// Its generation.
+    /// The generation of the session.
     pub generation: Generation,
-    /// Its slot.
+    /// The slot of the session.
     pub slot: Slot,
-    /// Why it ended.
+    /// EndCause the session ended.
     pub reason: Reason,
-    /// When.
+    /// When the session ended.
     pub at: Timestamp,
-    /// Because of whom, where a login did it.
+    /// The device of the login that ended the session; empty if there was none.
     pub by_device: Device,
-    /// What to tell the user instead of a sentence of ours.
+    /// The operator's text for the user, shown instead of the default message.
     pub notice: Option<Notice>,
-    /// Remembered until then.
+    /// When the tombstone is removed.
     pub until: Timestamp,
-    /// Of the session.
+    /// The `exclusive` of the session.
     pub exclusive: bool,
-    /// Of the session.
+    /// The idempotency key of the session, as long as the login can be repeated.
     pub login_key: Option<LoginKey>,
-    /// Of the session.
+    /// The network of the client of the session.
     pub client: Option<ClientMark>,
-    /// From where the login came that ended it.
+    /// The network of the client whose login ended the session.
     pub by_client: Option<ClientMark>,
 }
 
-/// What the event log tells of a user.
+/// An event of one user in the event log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionEvent {
     /// A session has ended.
     Ended(Ended),
-    /// The name or the roles have changed.
+    /// The username or the roles have changed.
     Changed,
 }
 
 /// A session that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// Which session.
+    /// The id of the session.
     pub session_id: SessionId,
-    /// Its slot.
+    /// The slot of the session.
     pub slot: Slot,
-    /// Why, when and because of whom.
+    /// EndCause, when and because of which device the session ended.
     pub rejection: Rejection,
-    /// The token's own `exp`: nobody needs to remember this for longer.
+    /// The `exp` of the token. The event is irrelevant afterwards.
     pub expires_at: Timestamp,
 }
 
-/// What a transition leads to.
+/// The result of a transition.
 #[derive(Debug, Clone)]
-pub struct Next<T> {
+pub struct Transition<T> {
     /// The next value of the register.
     pub state: UserSessions,
-    /// What ended on the way.
+    /// The sessions that ended.
     pub events: Vec<Ended>,
-    /// What the one who asked wants to know.
+    /// The result for the caller.
     pub outcome: T,
 }
 
 impl Session {
-    /// The session does not lapse before this moment: nothing but its idle timeout after its latest
-    /// recorded use, within its absolute deadline.
+    /// The earliest moment at which the session can lapse: one idle timeout after its latest recorded use, and not after
+    /// its absolute deadline.
     pub fn idle_expires_at(&self) -> Timestamp {
         self.last_seen.after(self.idle_timeout).min(self.expires_at)
     }
 
-    /// How old the recorded use may get before a new one is recorded: a twentieth of the idle timeout,
-    /// one minute at the most.
+    /// How old the latest recorded use must be before another is recorded: a twentieth of the idle timeout, one minute at
+    /// most.
     pub fn touch_interval(&self) -> Duration {
         (self.idle_timeout / 20).min(Duration::from_mins(1))
     }
 
-    /// Whether a use at this moment is to be recorded.
-    pub fn use_is_due(&self, used: Timestamp) -> bool {
-        used.since(self.last_seen) >= self.touch_interval()
+    /// Whether a use at this moment must be recorded.
+    pub fn is_touch_due(&self, used_at: Timestamp) -> bool {
+        used_at.since(self.last_seen) >= self.touch_interval()
     }
 
-    /// The session lapses at this moment, unless it is used before.
+    /// The moment at which the session lapses unless it is used before.
     ///
-    /// A use within the touch interval of the recorded one goes unrecorded, so the idle deadline lies
-    /// one interval behind the record: never early, at most one interval late.
+    /// A use within the touch interval after the recorded one is not recorded. The idle deadline is therefore one interval
+    /// later than the record says: a session never times out early, and at most one interval late.
     pub fn lapses_at(&self) -> Timestamp {
         self.idle_deadline().min(self.expires_at)
     }
@@ -202,17 +208,17 @@ impl Session {
         self.last_seen.after(self.idle_timeout).after(self.touch_interval())
     }
 
-    /// Why the session is dead although nothing in its own state has ended it.
-    fn lapse(&self, at: At<'_>) -> Option<Rejection> {
-        if at.now >= self.expires_at {
+    /// Returns the rejection if a timeout or an epoch has ended the session without a record of it.
+    fn lapse_rejection(&self, ctx: Context<'_>) -> Option<Rejection> {
+        if ctx.now >= self.expires_at {
             return Some(Rejection::at(Reason::Expired, self.expires_at));
         }
         let idle = self.idle_deadline();
-        let over = self.epoch < at.epoch.number;
-        if at.now >= idle && (!over || idle <= at.epoch.since) {
+        let of_earlier_epoch = self.epoch < ctx.epoch.number;
+        if ctx.now >= idle && (!of_earlier_epoch || idle <= ctx.epoch.since) {
             return Some(Rejection::at(Reason::IdleTimeout, idle));
         }
-        over.then(|| at.epoch.rejection())
+        of_earlier_epoch.then(|| ctx.epoch.rejection())
     }
 }
 
@@ -228,97 +234,60 @@ impl Tombstone {
 }
 
 impl UserSessions {
-    fn standing(&self, claims: &Claims, at: At<'_>) -> Result<&Session, Rejection> {
-        // Last: a session that has ended is dead, whatever the clock of the machine that opened it said.
-        let early = || {
-            let begins = claims.not_before;
-            (begins > at.now.after(at.leeway)).then(|| Rejection::at(Reason::NotYetValid, begins))
-        };
-        if let Some(session) = self.sessions.iter().find(|session| session.id == claims.session_id) {
-            return session.lapse(at).or_else(early).map_or(Ok(session), Err);
-        }
-        if let Some(grave) = self.tombstones.iter().find(|grave| grave.id == claims.session_id) {
-            return Err(grave.rejection());
-        }
-        if let Some(fence) = self.fence.as_ref().filter(|fence| fence.covers(claims.generation)) {
-            return Err(fence.rejection());
-        }
-        let unknown = || early().unwrap_or(Rejection::bare(Reason::UnknownSession));
-        Err(self.successor(claims).unwrap_or_else(unknown))
-    }
-
     /// The live sessions, in the order of their logins.
-    pub fn live(&self, at: At<'_>) -> impl Iterator<Item = &Session> {
-        self.sessions.iter().filter(move |session| session.lapse(at).is_none())
+    pub fn live_sessions(&self, ctx: Context<'_>) -> impl Iterator<Item = &Session> {
+        self.sessions.iter().filter(move |session| session.lapse_rejection(ctx).is_none())
     }
 
-    /// No tombstone tells how the session ended, but a later one of the same slot does: logins take the
-    /// slot in the order of their generations.
-    fn successor(&self, claims: &Claims) -> Option<Rejection> {
-        let takes = |slot: &Slot, exclusive| exclusive || *slot == claims.slot;
-        let live = self
-            .sessions
-            .iter()
-            .filter(|session| takes(&session.slot, session.exclusive))
-            .map(|session| (session.generation, session.issued_at, Some(&session.device)));
-        let dead = self
-            .tombstones
-            .iter()
-            .filter(|grave| takes(&grave.slot, grave.exclusive))
-            .map(|grave| (grave.generation, Timestamp::from_micros(grave.generation.0), None));
-        live.chain(dead)
-            // A generation that we never gave out: the store was rolled back.
-            .filter(|(generation, ..)| claims.generation < *generation && !self.has_lost(claims))
-            .min_by_key(|(generation, ..)| *generation)
-            .map(|(_, at, device)| Rejection {
-                by_device: device.cloned().filter(|device| !device.as_str().is_empty()),
-                ..Rejection::at(Reason::Replaced, at)
-            })
+    /// Ends the live sessions that `which` selects. The outcome is their number.
+    pub fn close(
+        &self,
+        which: impl Fn(&Session) -> bool,
+        cause: impl Into<EndCause>,
+        ctx: Context<'_>,
+    ) -> Transition<u32> {
+        let (mut state, mut events) = self.record_lapses(ctx);
+        let ended = state.move_to_tombstones(which, &cause.into().at(ctx.now), ctx, &mut events);
+        Transition { state, events, outcome: count(&ended) }
     }
 
-    /// Ends the live sessions that `which` picks. The outcome is how many those were.
-    pub fn close(&self, which: impl Fn(&Session) -> bool, why: impl Into<Why>, at: At<'_>) -> Next<u32> {
-        let (mut state, mut events) = self.settle(at);
-        let ended = state.end(which, &why.into().at(at.now), at, &mut events);
-        Next { state, events, outcome: count(&ended) }
-    }
-
-    /// Name and roles have changed.
-    pub fn rename(&self, profile: Profile, at: At<'_>) -> Next<()> {
-        let (mut state, events) = self.settle(at);
-        // As in a fence: a login under way must read the account again.
-        state.generation = state.generation.next(at.now);
+    /// Replaces the username and the roles.
+    pub fn update_profile(&self, profile: Profile, ctx: Context<'_>) -> Transition<()> {
+        let (mut state, events) = self.record_lapses(ctx);
+        // As with a fence, a concurrent login must conflict and read the account again.
+        state.generation = state.generation.next(ctx.now);
         state.profile = profile;
-        Next { state, events, outcome: () }
+        Transition { state, events, outcome: () }
     }
 
-    /// From when on nothing of this matters any more.
+    /// When the register can be forgotten.
     pub fn keep_until(&self, now: Timestamp) -> Timestamp {
         let sessions = self.sessions.iter().map(|session| session.expires_at);
-        let tombstones = self.tombstones.iter().map(|grave| grave.until);
+        let tombstones = self.tombstones.iter().map(|tombstone| tombstone.until);
         let fence = self.fence.iter().map(|fence| fence.until);
         sessions.chain(tombstones).chain(fence).fold(now, Timestamp::max).after(KEEP_MARGIN)
     }
 
-    /// Moves what time has ended out of the way.
-    fn settle(&self, at: At<'_>) -> (Self, Vec<Ended>) {
+    /// Removes what has expired, and moves lapsed sessions to the tombstones.
+    fn record_lapses(&self, ctx: Context<'_>) -> (Self, Vec<Ended>) {
         let mut state = self.clone();
         let mut events = Vec::new();
-        state.tombstones.retain(|grave| at.now < grave.until);
-        state.fence = state.fence.take().filter(|fence| at.now < fence.until);
+        state.tombstones.retain(|tombstone| ctx.now < tombstone.until);
+        state.fence = state.fence.take().filter(|fence| ctx.now < fence.until);
         for session in &self.sessions {
-            if let Some(rejection) = session.lapse(at) {
-                state.end(|other| other.id == session.id, &rejection, at, &mut events);
+            if let Some(rejection) = session.lapse_rejection(ctx) {
+                state.move_to_tombstones(|other| other.id == session.id, &rejection, ctx, &mut events);
             }
         }
         (state, events)
     }
 
-    fn end(
+    /// Moves the selected sessions to the tombstones and returns them.
+    fn move_to_tombstones(
         &mut self,
         which: impl Fn(&Session) -> bool,
         rejection: &Rejection,
-        at: At<'_>,
+        ctx: Context<'_>,
         events: &mut Vec<Ended>,
     ) -> Vec<Session> {
         let ended: Vec<_> = self.sessions.extract_if(.., |session| which(session)).collect();
@@ -328,12 +297,12 @@ impl UserSessions {
                 generation: session.generation,
                 slot: session.slot.clone(),
                 reason: rejection.reason,
-                at: rejection.at.unwrap_or(at.now),
+                at: rejection.at.unwrap_or(ctx.now),
                 by_device: rejection.by_device.clone().unwrap_or_default(),
                 notice: rejection.notice.clone(),
-                until: at.now.after(at.tombstone_ttl).min(session.expires_at),
+                until: ctx.now.after(ctx.tombstone_ttl).min(session.expires_at),
                 exclusive: session.exclusive,
-                login_key: session.login_key.filter(|_| session.is_repeatable(at.now)),
+                login_key: session.login_key.filter(|_| session.is_repeatable(ctx.now)),
                 client: session.client,
                 by_client: None,
             });
@@ -344,8 +313,8 @@ impl UserSessions {
                 expires_at: session.expires_at,
             });
         }
-        // A token past its `exp` says so itself.
-        self.tombstones.retain(|grave| at.now < grave.until);
+        // A token past its `exp` needs no tombstone.
+        self.tombstones.retain(|tombstone| ctx.now < tombstone.until);
         let surplus = self.tombstones.len().saturating_sub(MAX_TOMBSTONES);
         self.tombstones.drain(..surplus);
         ended

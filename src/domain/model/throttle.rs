@@ -1,12 +1,10 @@
-//! Failed logins, as a pure state machine: who may try a password now, and who has to wait.
+//! The throttle: the register of the login limiter for one subject, as a pure state machine.
 //!
-//! An attempt is written down *before* the password is checked and counts against the limit from then
-//! on, so that attempts in parallel, over however many replicas, are never more than attempts in a row
-//! would be. What became of it is written down after. An attempt of which nothing more is heard lapses
-//! into a failure.
+//! An attempt is recorded *before* the password is checked and counts against the limit from then on, so parallel
+//! attempts on any number of replicas are never more than sequential ones would be. Its outcome is recorded afterwards.
+//! An attempt without an outcome expires and counts as a failure. See ADR 0015.
 //!
-//! The rules follow NIST SP 800-63B-4 section 3.2.2: waits that grow, and no more than 100 consecutive
-//! failures on an account.
+//! The rules follow NIST SP 800-63B-4 section 3.2.2: growing waits, and at most 100 consecutive failures on an account.
 
 mod key;
 mod subject;
@@ -16,45 +14,45 @@ use std::{convert::Infallible, time::Duration};
 use crate::domain::{ports::State, types::Timestamp};
 
 pub use self::key::ThrottleKey;
-pub(in crate::domain) use self::subject::{Counter, Part, Rules, Subject};
+pub(in crate::domain) use self::subject::{Counter, CounterKind, Rules, Subject};
 
-/// An attempt of which nothing is heard for this long has failed: whoever was checking it has crashed. It is written
-/// down when its turn to be hashed has come, not while it waits. One that takes even longer is counted all the same,
-/// and cleared if the password turns out right.
+/// When an attempt without an outcome counts as a failure, because the server that checked it has crashed. The time
+/// starts with the turn of the attempt, not while it waits in the password queue. An attempt that takes longer is counted,
+/// and cleared if the password turns out to be right.
 const ATTEMPT_TTL: Duration = Duration::from_secs(5);
-/// What is not stopped is forgotten this long after the last failure.
-const REMEMBERED: Duration = Duration::from_hours(24 * 30);
-/// What is stopped stays so until an operator ends it.
-const STOPPED: Duration = Duration::from_hours(24 * 365 * 10);
-/// Kept beyond the last use, for replicas whose clocks differ.
+/// How long failures are kept after the latest one, unless the account is locked.
+const RETENTION: Duration = Duration::from_hours(24 * 30);
+/// How long a locked account stays locked unless an operator unlocks it.
+const LOCKED_RETENTION: Duration = Duration::from_hours(24 * 365 * 10);
+/// How much longer a register is kept, for clocks that differ.
 const KEEP_MARGIN: Duration = Duration::from_mins(1);
 
-/// How failures are answered.
+/// How failures limit further attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    /// Failures in a row; a success clears them.
+pub enum ThrottleRule {
+    /// Counts consecutive failures; a success clears them.
     Account {
-        /// So many cost nothing.
+        /// How many failures cause no wait.
         free: u32,
-        /// The wait after the first that is not free. It doubles with every further one.
+        /// The wait after the first failure that is not free. It doubles with every further one.
         first_wait: Duration,
-        /// The wait grows no longer than this.
+        /// The longest wait.
         longest_wait: Duration,
-        /// After so many nothing is let through any more, until an operator ends it.
-        stop: u32,
+        /// How many failures lock the account until an operator unlocks it.
+        lock_after: u32,
     },
-    /// So many failures in a window, which are forgotten one by one. A success clears nothing: whoever
-    /// has one account of his own would clear what he does to others.
+    /// Counts failures in a window and forgets them one by one. A success clears nothing: an attacker with one account
+    /// could otherwise clear the failures on others.
     Address {
-        /// So many.
+        /// How many failures are allowed in a window.
         failures: u32,
-        /// In so long.
+        /// The window.
         window: Duration,
     },
 }
 
-impl Rule {
-    /// How long it takes to forget one failure, where they are forgotten one by one.
+impl ThrottleRule {
+    /// How long it takes to forget one failure, if failures are forgotten one by one.
     fn forgets_after(self) -> Option<Duration> {
         match self {
             Self::Account { .. } => None,
@@ -63,28 +61,28 @@ impl Rule {
     }
 }
 
-/// Names an attempt: random, so that no two replicas give out the same.
+/// Names an attempt: a random number, so that replicas do not collide.
 pub type AttemptId = u64;
 
-/// A password that is being checked.
+/// A password check without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempt {
-    /// Which.
+    /// The id of the attempt.
     pub id: AttemptId,
-    /// It counts as failed from then on.
+    /// When the attempt counts as failed.
     pub until: Timestamp,
 }
 
-/// What is known of the failures of one account or address.
+/// The failures and pending attempts of one subject.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Throttle {
-    /// How many.
+    /// The number of failures.
     pub failures: u32,
-    /// Of an account: when the last one was. Of an address: from when on the next is being forgotten.
+    /// For an account: the time of the latest failure. For an address: when the next failure begins to be forgotten.
     pub since: Timestamp,
-    /// Passwords that are being checked.
+    /// Attempts without an outcome.
     pub attempts: Vec<Attempt>,
-    /// When this was last changed.
+    /// When the register was last changed.
     pub changed_at: Timestamp,
 }
 
@@ -93,138 +91,138 @@ impl State for Throttle {
     type Event = Infallible;
 }
 
-/// Why an attempt was not let through.
+/// Why an attempt may not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// Until others have been checked: that is a matter of moments.
+pub enum Throttled {
+    /// Other attempts are being checked, which takes a moment.
     Busy,
-    /// For so long.
+    /// A wait of this duration is left.
     Wait(Duration),
-    /// Until an operator ends it.
-    Stopped,
+    /// The account is locked until an operator unlocks it.
+    Locked,
 }
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The password was right.
     Right,
-    /// It was wrong.
+    /// The password was wrong.
     Wrong,
-    /// It was not checked after all.
-    NotMade,
+    /// The password was not checked.
+    NotChecked,
 }
 
 impl Throttle {
-    /// Lets an attempt through, or not.
-    pub fn begin(&self, rule: Rule, id: AttemptId, now: Timestamp) -> Result<Self, Refusal> {
+    /// Begins an attempt, if the rule allows it.
+    pub fn begin(&self, rule: ThrottleRule, id: AttemptId, now: Timestamp) -> Result<Self, Throttled> {
         let mut next = self.at(rule, now);
-        let at_once = next.allowance(rule, now)?;
-        if next.attempts.len() >= at_once as usize {
-            return Err(Refusal::Busy);
+        let allowed = next.max_concurrent_attempts(rule, now)?;
+        if next.attempts.len() >= allowed as usize {
+            return Err(Throttled::Busy);
         }
         next.attempts.push(Attempt { id, until: now.after(ATTEMPT_TTL) });
         Ok(next)
     }
 
-    /// Writes down what became of an attempt.
+    /// Records the outcome of an attempt.
     #[must_use]
-    pub fn finish(&self, rule: Rule, id: AttemptId, outcome: Outcome, now: Timestamp) -> Self {
+    pub fn finish(&self, rule: ThrottleRule, id: AttemptId, outcome: Outcome, now: Timestamp) -> Self {
         let mut next = self.at(rule, now);
         let before = next.attempts.len();
         next.attempts.retain(|attempt| attempt.id != id);
         let pending = next.attempts.len() < before;
         match (outcome, rule) {
-            (Outcome::Right, Rule::Account { .. }) => next.failures = 0,
-            // One that has lapsed has been counted already.
+            (Outcome::Right, ThrottleRule::Account { .. }) => next.failures = 0,
+            // An expired attempt has already been counted.
             (Outcome::Wrong, _) if pending => next.fail(rule, now),
             _ => {}
         }
         next
     }
 
-    /// Counts a failure that was not written down as an attempt before.
+    /// Counts a failure that was not recorded as an attempt before.
     #[must_use]
-    pub fn failed(&self, rule: Rule, now: Timestamp) -> Self {
+    pub fn failed(&self, rule: ThrottleRule, now: Timestamp) -> Self {
         let mut next = self.at(rule, now);
         next.fail(rule, now);
         next
     }
 
-    /// Forgets the failures, after a right password or because an operator says so.
+    /// Clears the failures, after a right password or by an operator.
     #[must_use]
-    pub fn cleared(&self, rule: Rule, now: Timestamp) -> Self {
+    pub fn cleared(&self, rule: ThrottleRule, now: Timestamp) -> Self {
         Self { failures: 0, ..self.at(rule, now) }
     }
 
-    /// Whether something in it lies in the future of a clock: then one of the clocks is or was wrong, and the state as
-    /// it is [`at`](Self::at) this moment has to be written down, so that time passes for it.
+    /// Whether a time in the state lies in the future, so that a clock is or was wrong. The state [`at`](Self::at) the
+    /// current time must then be written, otherwise its waits would not pass.
     pub fn is_ahead(&self, now: Timestamp) -> bool {
         self.since > now || self.attempts.iter().any(|attempt| attempt.until > now.after(ATTEMPT_TTL))
     }
 
-    /// How many attempts may be under way at a time, if any may.
-    fn allowance(&self, rule: Rule, now: Timestamp) -> Result<u32, Refusal> {
+    /// How many attempts may be pending at the same time. Fails if there must be none.
+    fn max_concurrent_attempts(&self, rule: ThrottleRule, now: Timestamp) -> Result<u32, Throttled> {
         match rule {
-            Rule::Account { stop, .. } if self.failures >= stop => Err(Refusal::Stopped),
-            Rule::Account { free, stop, .. } => match self.next_attempt(rule).since(now) {
-                Duration::ZERO => Ok(free.min(stop).saturating_sub(self.failures).max(1)),
-                wait => Err(Refusal::Wait(wait)),
+            ThrottleRule::Account { lock_after, .. } if self.failures >= lock_after => Err(Throttled::Locked),
+            ThrottleRule::Account { free, lock_after, .. } => match self.next_attempt(rule).since(now) {
+                Duration::ZERO => Ok(free.min(lock_after).saturating_sub(self.failures).max(1)),
+                wait => Err(Throttled::Wait(wait)),
             },
-            Rule::Address { failures, .. } if self.failures >= failures => {
-                Err(Refusal::Wait(self.next_attempt(rule).since(now)))
+            ThrottleRule::Address { failures, .. } if self.failures >= failures => {
+                Err(Throttled::Wait(self.next_attempt(rule).since(now)))
             }
-            Rule::Address { failures, .. } => Ok(failures - self.failures),
+            ThrottleRule::Address { failures, .. } => Ok(failures - self.failures),
         }
     }
 
-    /// When another attempt can be let through, as far as time alone decides.
-    pub fn next_attempt(&self, rule: Rule) -> Timestamp {
+    /// When time allows another attempt.
+    pub fn next_attempt(&self, rule: ThrottleRule) -> Timestamp {
         match rule {
-            Rule::Account { free, first_wait, longest_wait, .. } => {
+            ThrottleRule::Account { free, first_wait, longest_wait, .. } => {
                 let Some(beyond) = self.failures.checked_sub(free.max(1)) else {
                     return Timestamp::default();
                 };
                 let wait = 1_u32.checked_shl(beyond).and_then(|times| first_wait.checked_mul(times));
                 self.since.after(wait.map_or(longest_wait, |wait| wait.min(longest_wait)))
             }
-            Rule::Address { failures, .. } if self.failures < failures => Timestamp::default(),
-            Rule::Address { .. } => self.since.after(rule.forgets_after().unwrap_or_default()),
+            ThrottleRule::Address { failures, .. } if self.failures < failures => Timestamp::default(),
+            ThrottleRule::Address { .. } => self.since.after(rule.forgets_after().unwrap_or_default()),
         }
     }
 
-    /// Whether nothing is let through until an operator ends it.
-    pub const fn is_stopped(&self, rule: Rule) -> bool {
-        matches!(rule, Rule::Account { stop, .. } if self.failures >= stop)
+    /// Whether the account is locked until an operator unlocks it.
+    pub const fn is_locked(&self, rule: ThrottleRule) -> bool {
+        matches!(rule, ThrottleRule::Account { lock_after, .. } if self.failures >= lock_after)
     }
 
-    /// From when on nothing of this matters any more.
-    pub fn keep_until(&self, rule: Rule) -> Timestamp {
-        let attempts = self.attempts.iter().map(|attempt| attempt.until.after(REMEMBERED));
+    /// When the register can be forgotten.
+    pub fn keep_until(&self, rule: ThrottleRule) -> Timestamp {
+        let attempts = self.attempts.iter().map(|attempt| attempt.until.after(RETENTION));
         let failures = match rule {
             _ if self.failures == 0 => self.changed_at,
-            Rule::Account { .. } if self.is_stopped(rule) => self.since.after(STOPPED),
-            Rule::Account { .. } => self.since.after(REMEMBERED),
-            Rule::Address { window, .. } => self.since.after(window),
+            ThrottleRule::Account { .. } if self.is_locked(rule) => self.since.after(LOCKED_RETENTION),
+            ThrottleRule::Account { .. } => self.since.after(RETENTION),
+            ThrottleRule::Address { window, .. } => self.since.after(window),
         };
         attempts.fold(failures, Timestamp::max).after(KEEP_MARGIN)
     }
 
-    /// This, with what time has done to it.
+    /// The state as of `now`: expired attempts have failed and failures are forgotten.
     ///
-    /// What lies in the future was written down by a clock that was ahead, and is taken to have happened now: no wait is
-    /// longer than the rule says, whatever the clocks did.
+    /// A time in the future was written by a clock that was ahead and is replaced by `now`, so no wait is longer than the
+    /// rule says.
     #[must_use]
-    pub fn at(&self, rule: Rule, now: Timestamp) -> Self {
+    pub fn at(&self, rule: ThrottleRule, now: Timestamp) -> Self {
         let mut next =
             Self { changed_at: now.max(self.changed_at), since: self.since.min(now), ..self.clone() };
         for attempt in &mut next.attempts {
             attempt.until = attempt.until.min(now.after(ATTEMPT_TTL));
         }
-        let mut lapsed: Vec<_> = next.attempts.extract_if(.., |attempt| attempt.until <= now).collect();
-        // In the order of time: what is forgotten meanwhile is forgotten once.
-        lapsed.sort_by_key(|attempt| attempt.until);
-        for attempt in lapsed {
+        let mut expired: Vec<_> = next.attempts.extract_if(.., |attempt| attempt.until <= now).collect();
+        // Expired attempts fail in the order of time, so that no failure is forgotten twice.
+        expired.sort_by_key(|attempt| attempt.until);
+        for attempt in expired {
             next.forget(rule, attempt.until);
             next.fail(rule, attempt.until);
         }
@@ -232,16 +230,16 @@ impl Throttle {
         next
     }
 
-    fn fail(&mut self, rule: Rule, at: Timestamp) {
+    fn fail(&mut self, rule: ThrottleRule, at: Timestamp) {
         match rule {
-            Rule::Account { .. } => self.since = self.since.max(at),
-            Rule::Address { .. } if self.failures == 0 => self.since = at,
-            Rule::Address { .. } => {}
+            ThrottleRule::Account { .. } => self.since = self.since.max(at),
+            ThrottleRule::Address { .. } if self.failures == 0 => self.since = at,
+            ThrottleRule::Address { .. } => {}
         }
         self.failures = self.failures.saturating_add(1);
     }
 
-    fn forget(&mut self, rule: Rule, now: Timestamp) {
+    fn forget(&mut self, rule: ThrottleRule, now: Timestamp) {
         let Some(each) = rule.forgets_after() else { return };
         while self.failures > 0 && now.since(self.since) >= each {
             self.failures -= 1;

@@ -1,4 +1,4 @@
-//! The words of the contract as types: what holds one of these has been checked.
+//! The basic values of the contract. A value of one of these types has been validated.
 
 use std::{fmt, time::Duration};
 
@@ -8,17 +8,17 @@ use smol_str::SmolStr;
 
 use crate::domain::Violation;
 
-/// A moment, in microseconds since the Unix epoch.
+/// A moment in microseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The moment `micros` microseconds after the Unix epoch.
+    /// Converts microseconds since the Unix epoch.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
 
-    /// The moment `secs` seconds after the Unix epoch.
+    /// Converts seconds since the Unix epoch.
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(1_000_000))
     }
@@ -51,7 +51,7 @@ impl Timestamp {
         Self(self.0.saturating_sub(micros(duration)))
     }
 
-    /// How long it is since `earlier`; zero if that lies in the future.
+    /// The time since `earlier`, or zero if `earlier` lies in the future.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
@@ -61,20 +61,20 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A number that strictly increases per user: `max(previous + 1, now in microseconds)`. It orders
-/// logins; wall clocks do not.
+/// Orders the logins of a user, which wall clocks cannot do: a number that strictly increases, computed as
+/// `max(previous + 1, now in microseconds)`. See ADR 0003.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// The generation of the login that comes after this one, at `now`.
+    /// The generation of the next login, at `now`.
     #[must_use]
     pub fn next(self, now: Timestamp) -> Self {
         Self(now.as_micros().max(self.0.saturating_add(1)))
     }
 }
 
-/// 128 random bits that name a session; in base32 the token's `jti`.
+/// Names a session with 128 random bits. Its base32 form is the `jti` of the token.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId([u8; 16]);
 
@@ -84,29 +84,29 @@ impl SessionId {
         Self(random())
     }
 
-    /// From its bytes.
+    /// Wraps the bytes of an id.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// The bytes of the id.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// The length of the form that `Display` gives, in bytes.
+    /// The length of the `Display` form, in bytes.
     pub const TEXT_LEN: usize = 26;
 
-    /// The form that `Display` gives, in a place of the caller's.
+    /// Writes the `Display` form into a buffer of the caller.
     pub fn write<'a>(&self, to: &'a mut [u8; Self::TEXT_LEN]) -> &'a str {
         BASE32_NOPAD.encode_mut(&self.0, to);
         to.make_ascii_lowercase();
         str::from_utf8(to).unwrap_or_default()
     }
 
-    /// From the form that `Display` gives.
+    /// Parses the `Display` form.
     pub fn parse(text: &str) -> Option<Self> {
-        // The strict alphabet: a second spelling of the same id would be a second name for a session.
+        // The alphabet is strict: a second spelling of an id would be a second name of its session.
         let upper = text.to_ascii_uppercase();
         if upper.to_ascii_lowercase() != text {
             return None;
@@ -128,7 +128,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// An account's stable, opaque id.
+/// The stable, opaque id of an account.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(SmolStr);
 
@@ -141,7 +141,7 @@ impl UserId {
         Self(SessionId::random().to_string().into())
     }
 
-    /// An id as a caller gave it: 1 to 128 printable ASCII characters.
+    /// Accepts an id from a request: 1 to 128 printable ASCII characters.
     pub fn parse(text: &str) -> Result<Self, Violation> {
         let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
         if text.is_empty() {
@@ -153,7 +153,7 @@ impl UserId {
         }
     }
 
-    /// As text.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -165,12 +165,12 @@ impl fmt::Display for UserId {
     }
 }
 
-/// A kind of client in which only the latest login lives.
+/// A kind of client. The session limits apply to each slot of a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(SmolStr);
 
 impl Slot {
-    /// 1 to 32 characters: lower-case letters, digits, `_` and `-`, a letter or digit first.
+    /// Accepts 1 to 32 lower-case letters, digits, `_` and `-`, beginning with a letter or digit.
     pub fn parse(text: &str) -> Result<Self, Violation> {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let shape = text.bytes().next().is_some_and(plain)
@@ -185,18 +185,18 @@ impl Slot {
         }
     }
 
-    /// As text.
+    /// The name of the slot.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What a client calls itself, for the eyes of the user it may displace.
+/// How a client names its device, shown to the users of the sessions that it displaces.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Device(SmolStr);
 
 impl Device {
-    /// At most 128 code points, no control characters; may be empty.
+    /// Accepts at most 128 code points without control characters. The name may be empty.
     pub fn parse(text: &str) -> Result<Self, Violation> {
         if text.chars().count() > 128 || text.chars().any(char::is_control) {
             return Err(Violation::new(
@@ -207,18 +207,18 @@ impl Device {
         Ok(Self(text.into()))
     }
 
-    /// As text; empty where the client gave none.
+    /// The name, which is empty if the client gave none.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What an operator tells a user whose session is ended.
+/// A text from an operator for the user whose session ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice(SmolStr);
 
 impl Notice {
-    /// At most 200 code points, no control characters; `None` where it is empty.
+    /// Accepts at most 200 code points without control characters. Returns `None` for an empty text.
     pub fn parse(text: &str) -> Result<Option<Self>, Violation> {
         if text.chars().count() > 200 || text.chars().any(char::is_control) {
             return Err(Violation::new(
@@ -229,19 +229,19 @@ impl Notice {
         Ok(Some(Self(text.into())).filter(|notice| !notice.0.is_empty()))
     }
 
-    /// As text.
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Names a login of one user, so that repeating it within a minute repeats its answer. A hash of what the
-/// client chose: among the few logins of one user in a minute, 64 bits tell them apart.
+/// The hash of an idempotency key, which names a login of one user so that repeating it within a minute repeats its
+/// answer. 64 bits are enough to tell apart the few logins of a user within a minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoginKey(pub u64);
 
 impl LoginKey {
-    /// From 1 to 128 visible ASCII characters; `None` where there are none.
+    /// Hashes 1 to 128 visible ASCII characters. Returns `None` for an empty text.
     pub fn parse(text: &str) -> Result<Option<Self>, Violation> {
         if text.len() > 128 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Violation::new(
@@ -256,15 +256,15 @@ impl LoginKey {
     }
 }
 
-/// A name that Latchkey passes on to services and gives no meaning of its own.
+/// A name that Latchkey passes on to services without giving it a meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Role(SmolStr);
 
 impl Role {
-    /// How many roles an account may have. With [`Role::parse`] it keeps tokens well under 4 KiB.
+    /// How many roles an account may have. Together with the length of a role this keeps tokens well under 4 KiB.
     pub const MAX_COUNT: usize = 32;
 
-    /// 1 to 64 characters: letters, digits and `_ - . : /`.
+    /// Accepts 1 to 64 letters, digits and `_ - . : /`.
     pub fn parse(text: &str) -> Result<Self, Violation> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
         if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
@@ -274,7 +274,7 @@ impl Role {
         }
     }
 
-    /// A list of roles, sorted and without repetition.
+    /// Parses a list of roles, sorted and without duplicates.
     pub fn parse_all<T: AsRef<str>>(texts: &[T]) -> Result<Vec<Self>, Violation> {
         let mut roles = texts.iter().map(|text| Self::parse(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
         roles.sort();
@@ -285,34 +285,34 @@ impl Role {
         Ok(roles)
     }
 
-    /// As text.
+    /// The name of the role.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What a good token says.
+/// The verified contents of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
-    /// Whose session: `sub`.
+    /// `sub`: the user.
     pub user_id: UserId,
-    /// Which session: `jti`.
+    /// `jti`: the session.
     pub session_id: SessionId,
-    /// Its generation: `gen`.
+    /// `gen`: the generation of the session.
     pub generation: Generation,
-    /// Its slot: `slot`.
+    /// `slot`: the slot of the session.
     pub slot: Slot,
-    /// It is not good before this: the later of `iat` and `nbf`.
+    /// The later of `iat` and `nbf`: the token is not valid before.
     pub not_before: Timestamp,
-    /// Its absolute deadline: `exp`.
+    /// `exp`: the absolute deadline of the session.
     pub expires_at: Timestamp,
 }
 
-/// Random bytes of the operating system.
+/// Returns random bytes from the operating system.
 ///
 /// # Panics
-/// If the operating system has no randomness to give: there is no safe way to go on.
-#[expect(clippy::expect_used, reason = "no session may ever be named by guessable bytes")]
+/// Panics if the operating system cannot provide randomness, because there is no safe way to continue.
+#[expect(clippy::expect_used, reason = "no session may be named by guessable bytes")]
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the operating system provides randomness");

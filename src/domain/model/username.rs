@@ -1,8 +1,8 @@
-//! Usernames, and when two of them are the same.
+//! Usernames and their comparison.
 //!
-//! The rule: Unicode canonical caseless matching (The Unicode Standard, definition D145): two names are
-//! the same if they are equal after NFD, full case folding and NFC. So `Jürgen`, `JÜRGEN` and a
-//! `jürgen` whose `ü` is two code points are one user. Width and compatibility variants are not folded.
+//! Usernames are compared by Unicode canonical caseless matching (The Unicode Standard, definition D145): two names are
+//! the same if they are equal after NFD, full case folding and NFC. So `Jürgen`, `JÜRGEN` and a `jürgen` whose `ü` is
+//! two code points are one user. Width and compatibility variants are not folded.
 
 use aws_lc_rs::digest;
 use caseless::Caseless as _;
@@ -11,7 +11,7 @@ use unicode_normalization::UnicodeNormalization as _;
 
 use crate::domain::Violation;
 
-/// A username: how it is written, and what it is compared by.
+/// A username, with its written form and its comparison key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Username {
     display: String,
@@ -19,17 +19,17 @@ pub struct Username {
 }
 
 impl Username {
-    /// The longest username, in code points: that of an address of e-mail (RFC 5321, section 4.5.3.1.3), and more than
-    /// Django's 150.
+    /// The longest username, in code points: that of an e-mail address (RFC 5321, section 4.5.3.1.3), and more than
+    /// the 150 of Django.
     pub const MAX_LEN: usize = 254;
 
-    /// 1 to 254 code points, no control characters, no white space at either end.
+    /// Accepts 1 to 254 code points without control characters and without white space at either end.
     pub fn parse(text: &str) -> Result<Self, Violation> {
         if text.is_empty() {
             return Err(Violation::new("username", "is missing"));
         }
         let too_long = Violation::new("username", "must be at most 254 code points");
-        // Before any work that grows with the text.
+        // Checked before any work that grows with the text.
         if text.chars().nth(Self::MAX_LEN).is_some() {
             return Err(too_long);
         }
@@ -40,40 +40,40 @@ impl Username {
             ));
         }
         let display: String = text.nfc().collect();
-        // NFC lengthens a few texts.
+        // NFC makes a few texts longer.
         if display.chars().nth(Self::MAX_LEN).is_some() {
             return Err(too_long);
         }
         Ok(Self { key: display.nfd().default_case_fold().nfc().collect(), display })
     }
 
-    /// A name from a table that is not ours, which has rules of its own: what ours do not allow is left out.
-    /// `None` if nothing is left.
+    /// Fits a name from a foreign table to our rules: what they do not allow is left out. Returns `None` if nothing is
+    /// left.
     pub fn foreign(text: &str) -> Option<Self> {
         let plain: String = text.chars().filter(|character| !character.is_control()).collect();
         let display: String = plain.trim().nfc().take(Self::MAX_LEN).collect();
         Self::parse(display.trim_end()).ok()
     }
 
-    /// The same name with one character in the place of its compatibility variants (NFKC), where that is another name.
+    /// The name with compatibility variants replaced (NFKC), if that is a different name.
     pub fn compatible(&self) -> Option<Self> {
         let text: String = self.display.nfkc().collect();
         Self::parse(&text).ok().filter(|name| name.display != self.display)
     }
 
-    /// As it is written, in NFC.
+    /// The written form, in NFC.
     pub fn as_str(&self) -> &str {
         &self.display
     }
 
-    /// A hash of what it is compared by, for where the name itself must not be seen: the first 128 bits of
-    /// its SHA-256, in base32.
+    /// A hash of the comparison key, for places that must not reveal the name: the first 128 bits of its SHA-256, in
+    /// base32.
     pub fn hash(&self) -> String {
         let hash = digest::digest(&digest::SHA256, self.key.as_bytes());
         BASE32_NOPAD.encode(hash.as_ref().get(..16).unwrap_or_default())
     }
 
-    /// What it is compared and sorted by.
+    /// The key by which names are compared and sorted.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(key("STRASSE"), key("straße"));
         assert_eq!(key("ΣΊΣΥΦΟΣ"), key("σίσυφος"));
         assert_ne!(key("anna"), key("änna"));
-        assert_ne!(key("a1"), key("a１"), "compatibility variants stay apart");
+        assert_ne!(key("a1"), key("a１"), "compatibility variants stay different");
     }
 
     #[test]
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_type_twice_is_refused() {
+    fn control_characters_outer_white_space_and_long_names_are_violations() {
         for text in ["", " anna", "anna ", "an\u{0}na", "an\nna", &"x".repeat(255)] {
             assert_eq!(Username::parse(text).unwrap_err().field, "username", "{text:?}");
         }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_compatibility_variants_is_another_name_that_can_be_told() {
+    fn compatible_replaces_compatibility_variants() {
         let compatible = |text: &str| Username::parse(text).unwrap().compatible();
         assert_eq!(compatible("ａｎｎａ").unwrap().as_str(), "anna");
         assert_eq!(compatible("oﬃce").unwrap().as_str(), "office");
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_other_rules_is_made_to_fit_ours() {
+    fn a_foreign_name_is_fitted_to_our_rules() {
         for (text, expected) in [
             ("Jürgen", Some("Jürgen".to_owned())),
             (" a\u{0}nna \n", Some("anna".to_owned())),

@@ -162,7 +162,7 @@ impl Accounts for ExternalUsers {
         // depend on the result of the first, so that timing does not reveal whether a name exists.
         let Some(compatible) = username.compatible() else { return Ok(found) };
         let rows = self.rows(by_name, compatible.as_str(), UserRef::Name(&compatible)).await?;
-        let is_djangos = |account: &Account| account.password.is_djangos();
+        let is_djangos = |account: &Account| account.password.is_django_format();
         Ok(found.or_else(|| self.pick(&rows, &compatible).filter(is_djangos)))
     }
 

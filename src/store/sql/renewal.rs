@@ -169,7 +169,7 @@ async fn stored(
     renewal: Renewal<'_>,
 ) -> Result<Option<PasswordHash>, SqlError> {
     let compatible =
-        Some(renewal.username).filter(|_| renewal.old.is_djangos()).and_then(Username::compatible);
+        Some(renewal.username).filter(|_| renewal.old.is_django_format()).and_then(Username::compatible);
     for username in compatible.iter().chain([renewal.username]) {
         let Some(values) = by_name.values(|_| username.as_str()) else { continue };
         let rows = session.fetch_foreign(&by_name.statement.text, &values).await?;

@@ -7,7 +7,7 @@ use latchkey::{
     domain::{
         ports::{Change, Clock as _, Commit, Registers, Revision},
         sessions::{
-            At, ClientMark, Epoch, KickWar, OnLimit, Open, Profile, SlotPolicy, UserSessions, Victim,
+            ClientMark, Context, Epoch, KickWar, OnLimit, Open, Profile, SlotPolicy, UserSessions, Victim,
         },
         types::{Device, SessionId, Slot, UserId},
     },
@@ -68,8 +68,12 @@ pub async fn log_in(registers: &CodecStore<RedisRegisters>, number: u32) -> User
         takeover: false,
         client: Some(ClientMark::of(&user_id, [198, 51, 100, 7].into())),
     };
-    let at =
-        At { now, tombstone_ttl: Duration::from_hours(24), leeway: Duration::ZERO, epoch: &Epoch::FIRST };
+    let at = Context {
+        now,
+        tombstone_ttl: Duration::from_hours(24),
+        leeway: Duration::ZERO,
+        epoch: &Epoch::FIRST,
+    };
     let next = UserSessions::default().open(open, at).unwrap();
     let change = Change { keep_until: next.state.keep_until(now), state: next.state, events: Vec::new() };
     let outcome = registers.commit(&user_id, Revision::ABSENT, change).await.unwrap();

@@ -80,7 +80,7 @@ impl LeaseHolder {
     pub(super) async fn acquire(&self) -> HeldLease {
         let mut reported = false;
         loop {
-            match self.change(|state, now| state.take(self.me, now)).await {
+            match self.change(|state, now| state.acquire(self.me, now)).await {
                 Ok(Some((state, until))) => {
                     return HeldLease { cursor: Mutex::new(state.cursor), good_until: Mutex::new(until) };
                 }
@@ -115,7 +115,7 @@ impl LeaseHolder {
 
     /// Renews the lease and writes down how far things have been taken. False if it is another's.
     pub(super) async fn renew(&self, held: &HeldLease) -> Result<bool, StoreError> {
-        let kept = self.change(|state, now| state.keep(self.me, held.cursor().as_ref(), now)).await?;
+        let kept = self.change(|state, now| state.renew(self.me, held.cursor().as_ref(), now)).await?;
         if let Some((_, until)) = &kept {
             held.set_good_until(*until);
         }
@@ -148,7 +148,7 @@ impl LeaseHolder {
             // Counted from before the store is asked, however long it takes.
             let (asked, now) = (Instant::now(), self.clock.now());
             let Some(state) = next(&read.state, now) else { return Ok(None) };
-            let good_for = state.good_for(now);
+            let good_for = state.time_left(now);
             let good_until = LeaseDeadline { counted: asked + good_for, by_the_wall: now.after(good_for) };
             let change = Change { keep_until: state.keep_until(), state: state.clone(), events: Vec::new() };
             match self.register.commit(&self.key, read.revision, change).await? {

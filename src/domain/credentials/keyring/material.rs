@@ -1,14 +1,14 @@
-//! Says what kind of key material some bytes are, so that a file of one kind is never taken for another.
+//! Recognises key material of any kind, so that a file of one kind is never used as another.
 
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use zeroize::Zeroizing;
 
-/// What was found, as a noun with its article: "a public key in PEM".
+/// A kind of key material.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Material {
-    /// An unencrypted private key in PEM, PKCS#8 or for RSA PKCS#1: what `*.pem` is for.
+    /// An unencrypted private key in PEM, as PKCS#8 or, for RSA, PKCS#1: what a `*.pem` file must hold.
     PrivateKey,
-    /// Anything else, with what to do about it in a `*.pem` where that is known.
+    /// Anything else, as a noun with its article, and how to make a `*.pem` file of it if that is known.
     Other(String, Option<&'static str>),
 }
 
@@ -17,18 +17,18 @@ const DECRYPT: &str = "write it without a passphrase, with `openssl pkey -in FIL
 const TO_PKCS8: &str = "convert it with `openssl pkcs8 -topk8 -nocrypt -in FILE -out NEW.pem`";
 const TO_PEM: &str = "convert it with `openssl pkey -inform DER -in FILE -out NEW.pem`";
 
-/// What these bytes are, if they are key material of any kind that is known; `None` for what can be a secret.
+/// Recognises key material. Returns `None` for bytes that can be a secret.
 pub(super) fn recognise(contents: &[u8]) -> Option<Material> {
     recognise_within(contents, 2)
 }
 
-/// As [`recognise`], encoded so often at most.
+/// Like [`recognise`], with a limit on nested encodings.
 fn recognise_within(contents: &[u8], encodings: u32) -> Option<Material> {
-    plain(contents).or_else(|| decoded(contents, encodings.checked_sub(1)?))
+    recognise_plain(contents).or_else(|| recognise_encoded(contents, encodings.checked_sub(1)?))
 }
 
-/// As the kind that the file shows by itself.
-fn plain(contents: &[u8]) -> Option<Material> {
+/// Recognises key material that is not encoded.
+fn recognise_plain(contents: &[u8]) -> Option<Material> {
     let text = contents.strip_prefix(b"\xef\xbb\xbf").unwrap_or(contents).trim_ascii();
     let other = |what: &str| Some(Material::Other(what.to_owned(), None));
     if text.is_empty() {
@@ -64,8 +64,8 @@ fn plain(contents: &[u8]) -> Option<Material> {
     json(text).or_else(|| der(contents))
 }
 
-/// As what it says in base64 or hexadecimal, lines and blanks taken out.
-fn decoded(contents: &[u8], encodings: u32) -> Option<Material> {
+/// Recognises key material in base64 or hexadecimal, with or without white space.
+fn recognise_encoded(contents: &[u8], encodings: u32) -> Option<Material> {
     let compact: Zeroizing<Vec<u8>> =
         Zeroizing::new(contents.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect());
     let decoders = [BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE];
@@ -76,7 +76,7 @@ fn decoded(contents: &[u8], encodings: u32) -> Option<Material> {
     })
 }
 
-/// All blocks of a file in PEM. One private key, with or without text around it, is what is wanted.
+/// Recognises a file in PEM by its blocks. A private key must be the only block; text around it is ignored.
 fn pem(text: &[u8]) -> Material {
     let text = String::from_utf8_lossy(text);
     let labels: Vec<_> = text
@@ -112,7 +112,7 @@ fn pem(text: &[u8]) -> Material {
         }
         _ => other(
             "more than one block in PEM",
-            Some("leave the private key alone in it: certificates and public keys have no place here"),
+            Some("keep only the private key: certificates and public keys do not belong here"),
         ),
     }
 }
@@ -122,19 +122,19 @@ fn printable(label: &str) -> String {
 }
 
 fn openssh(text: &[u8]) -> bool {
-    // The kinds of key at the beginning of a line, and how their base64 begins wherever it stands.
+    // The key type at the start of the line, or the start of its base64 anywhere.
     let begins =
         [&b"ssh-"[..], b"ecdsa-sha2-", b"sk-ssh-", b"sk-ecdsa-"].iter().any(|kind| text.starts_with(kind));
     let has = [&b"AAAAB3NzaC1"[..], b"AAAAC3NzaC1", b"AAAAE2VjZHNhLXNoYTI"]
         .iter()
         .any(|kind| find(text, kind).is_some());
-    // As the base64 says, in bytes.
+    // The decoded base64.
     let blob = text.starts_with(b"\0\0\0")
         && [&b"ssh-"[..], b"ecdsa-sha2-"].iter().any(|kind| text[4..].starts_with(kind));
     begins || has || blob
 }
 
-/// JSON, as key sets are, and tokens.
+/// Recognises JSON, such as key sets, and JWTs.
 fn json(text: &[u8]) -> Option<Material> {
     let found = |what: &str| Some(Material::Other(what.to_owned(), None));
     if text.starts_with(b"{") || text.starts_with(b"[") {
@@ -156,14 +156,14 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     text.windows(what.len()).position(|window| window == what)
 }
 
-/// The tags of ASN.1 in DER that key files are made of.
+// The ASN.1 tags of DER that key files consist of.
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
 const SEQUENCE: u8 = 0x30;
 
-/// A SEQUENCE that takes up the whole file, whose parts take up the whole of it. A random secret is none, but
-/// once in many millions.
+/// Recognises DER: a SEQUENCE of complete elements that spans the file. A random secret has this form with a negligible
+/// probability.
 fn der(contents: &[u8]) -> Option<Material> {
     let (tag, body, rest) = element(contents)?;
     if tag != SEQUENCE || !rest.trim_ascii().is_empty() {
@@ -188,7 +188,7 @@ fn der(contents: &[u8]) -> Option<Material> {
     }
 }
 
-/// The tag and the contents of the first element, and what comes after it.
+/// Splits off the first element: its tag, its contents, and the remaining bytes.
 pub(super) fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, mut rest) = rest.split_first()?;
@@ -205,7 +205,7 @@ pub(super) fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, contents, rest))
 }
 
-/// All elements, if the bytes are nothing else.
+/// Splits bytes into elements. Returns `None` if they are anything else.
 pub(super) fn elements(mut bytes: &[u8]) -> Option<Vec<(u8, &[u8])>> {
     let mut found = Vec::new();
     while !bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! Reading key files: each by the format that its name says, and by no other.
+//! Reading key files by the format that their name says.
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ use crate::domain::guessable::why_guessable;
 /// The shortest HS256 secret, in bytes: as long as the hash (RFC 7518 section 3.2).
 const MIN_SECRET: usize = 32;
 
-/// How many letters and digits of a secret have to be more than words: 20 in base64 are 120 bits.
-const ENOUGH: usize = 20;
+/// How many letters and digits of a secret must remain without dictionary words: 20 in base64 are 120 bits.
+const MIN_REMAINING: usize = 20;
 
 const MAKE_PEM: &str = "make one with `latchkey key generate`";
 const MAKE_SECRET: &str = "make one with `latchkey key generate --algorithm HS256`";
 
-/// Thumbprints of private keys that are printed somewhere.
+/// Thumbprints of private keys that are printed in standards and documentation.
 const PUBLISHED: [&str; 8] = [
     // RFC 8037 appendix A
     "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
@@ -43,7 +43,7 @@ const PUBLISHED: [&str; 8] = [
 ];
 
 impl Key {
-    /// Reads the contents of a key file. The error says what was found instead, and what to do.
+    /// Reads the contents of a key file. The error says what the file holds instead and what to do.
     pub fn read(format: KeyFormat, contents: &[u8]) -> Result<Self, KeyError> {
         match format {
             KeyFormat::Pem => Self::read_pem(contents),
@@ -65,7 +65,7 @@ impl Key {
     fn read_pem(contents: &[u8]) -> Result<Self, KeyError> {
         let expected = |found: &str, remedy: &str| {
             Err(KeyError(format!(
-                "holds {found}, and a *.pem here is an unencrypted private key in PEM: {remedy}"
+                "holds {found}; a *.pem file must hold an unencrypted private key in PEM: {remedy}"
             )))
         };
         match recognise(contents) {
@@ -74,16 +74,14 @@ impl Key {
             None => {
                 return expected(
                     "nothing that begins with -----BEGIN",
-                    "make one with `latchkey key generate`, or give an HS256 secret a name that ends with .secret",
+                    "make one with `latchkey key generate`, or rename an HS256 secret so that its name ends with .secret",
                 );
             }
         }
         let parsed = pem::parse(contents)
-            .map_err(|_| KeyError(format!("holds a private key in PEM that is damaged: {MAKE_PEM}")))?;
+            .map_err(|_| KeyError(format!("holds a damaged private key in PEM: {MAKE_PEM}")))?;
         let parsed = zeroize::Zeroizing::new(parsed.into_contents());
-        if let Some(weakness) = rsa_numbers::weakness(&parsed) {
-            return Err(KeyError(format!("{weakness}: {MAKE_PEM}")));
-        }
+        rsa_numbers::check_strength(&parsed).map_err(|error| KeyError(format!("{error}: {MAKE_PEM}")))?;
         let (algorithm, signing) = EncodingKey::from_ed_pem(contents)
             .map(|key| (KeyAlgorithm::EdDSA, key))
             .or_else(|_| EncodingKey::from_ec_pem(contents).map(|key| (KeyAlgorithm::ES256, key)))
@@ -101,12 +99,12 @@ impl Key {
         let mut public = Jwk::from_encoding_key(&signing, algorithm.jwt()).map_err(unusable)?;
         let kid = public.thumbprint(ThumbprintHash::SHA256).map_err(unusable)?;
         if PUBLISHED.contains(&kid.as_str()) {
-            return Err(KeyError(format!("is the sample key of a standard, known to everybody: {MAKE_PEM}")));
+            return Err(KeyError(format!("is the sample key of a standard and publicly known: {MAKE_PEM}")));
         }
         public.common.key_id = Some(kid.clone());
         public.common.public_key_use = Some(PublicKeyUse::Signature);
         let verifying = DecodingKey::from_jwk(&public).map_err(unusable)?;
-        Self::new(kid, algorithm, signing, verifying, Some(public)).proven()
+        Self::new(kid, algorithm, signing, verifying, Some(public)).self_test()
     }
 
     fn read_secret(contents: &[u8]) -> Result<Self, KeyError> {
@@ -116,33 +114,33 @@ impl Key {
                 Material::Other(found, _) => found,
             };
             let remedy = match &material {
-                Material::PrivateKey => "give it a name that ends with .pem",
+                Material::PrivateKey => "rename it so that its name ends with .pem",
                 Material::Other(..) => MAKE_SECRET,
             };
             return Err(KeyError(format!(
-                "holds {found}, and a *.secret is an HS256 secret of random bytes: {remedy}"
+                "holds {found}; a *.secret file must hold an HS256 secret of random bytes: {remedy}"
             )));
         }
         let secret = contents.trim_ascii_end();
         if secret.len() < MIN_SECRET {
             return Err(KeyError(format!(
-                "holds an HS256 secret of {} bytes; it takes at least {MIN_SECRET} random ones: {MAKE_SECRET}",
+                "holds an HS256 secret of {} bytes; at least {MIN_SECRET} random bytes are required: {MAKE_SECRET}",
                 secret.len(),
             )));
         }
-        if let Some(why) = why_guessable(secret, ENOUGH) {
+        if let Some(why) = why_guessable(secret, MIN_REMAINING) {
             return Err(KeyError(format!(
                 "holds an HS256 secret that can be guessed, because {why}: {MAKE_SECRET}"
             )));
         }
-        // Twice hashed, under a label: a single hash of the secret is something others may use too.
+        // Hashed twice and with a label, because others may use a single hash of the secret too.
         let inner = digest::digest(&digest::SHA256, secret);
         let labelled = [b"latchkey kid ".as_slice(), inner.as_ref()].concat();
         let kid = BASE64URL_NOPAD.encode(digest::digest(&digest::SHA256, &labelled).as_ref());
         let algorithm = KeyAlgorithm::HS256;
         let signing = EncodingKey::from_secret(secret);
         let verifying = DecodingKey::from_secret(secret);
-        Self::new(kid, algorithm, signing, verifying, None).proven()
+        Self::new(kid, algorithm, signing, verifying, None).self_test()
     }
 }
 

@@ -1,16 +1,16 @@
-//! The most common passwords. `scripts/common-passwords.py` makes the list, `NOTICE` says where it is from.
+//! The most common passwords. `scripts/common-passwords.py` generates the list; `NOTICE` names its source.
 
-/// One a line, as they are compared (see `policy`), sorted by their bytes.
+/// One password per line, normalized as in `policy` and sorted by bytes.
 pub(super) const LIST: &str = include_str!("common.txt");
 
-/// Whether this is one of them. The list is searched as it stands: it needs no memory of its own.
+/// Whether a normalized password is in the list. A binary search over the text needs no additional memory.
 pub(super) fn contains(text: &str) -> bool {
     // A line break would match across two lines.
     if text.is_empty() || text.contains('\n') {
         return false;
     }
     let mut list = LIST.as_bytes();
-    // The middle of what is left, and the line that it lies in.
+    // Compares with the line in the middle of the remaining list.
     while !list.is_empty() {
         let middle = list.len() / 2;
         let begin = list[..middle].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -31,7 +31,7 @@ mod tests {
     use super::{super::policy::compared, LIST, contains};
 
     #[test]
-    fn every_one_is_found_and_nothing_else() {
+    fn exactly_the_listed_passwords_are_found() {
         let known: HashSet<&str> = LIST.lines().collect();
         assert!(known.len() > 10_000);
         for line in LIST.lines() {
@@ -46,9 +46,9 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_as_it_is_compared() {
+    fn the_list_is_sorted_and_normalized() {
         for (one, next) in LIST.lines().zip(LIST.lines().skip(1)) {
-            assert!(one < next, "{one:?} stands before {next:?}");
+            assert!(one < next, "{one:?} precedes {next:?}");
         }
         for line in LIST.lines() {
             assert_eq!(*compared(line), line);

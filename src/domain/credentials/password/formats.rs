@@ -1,4 +1,4 @@
-//! Hashes as they are stored: by us, by Django, by passlib, by whatever writes PHC strings.
+//! Formats of stored hashes: those of Latchkey, Django, passlib, and writers of PHC strings.
 //!
 //! | kind | what it looks like |
 //! |---|---|
@@ -7,9 +7,8 @@
 //! | PBKDF2 with SHA-1, SHA-256, SHA-512 | `$pbkdf2-sha256$i=..,l=..$salt$hash`; passlib: `$pbkdf2-sha256$rounds$salt$hash`; Django: `pbkdf2_sha256$iterations$salt$hash` |
 //! | scrypt | `$scrypt$ln=..,r=..,p=..$salt$hash`; Django: `scrypt$N$salt$r$p$hash` |
 //!
-//! A hash names its own cost, and whoever can write hashes could have us spend any time and memory. So the
-//! cost is bounded before it is obeyed: one check takes at most 1 GiB and a few seconds, and a hash that
-//! asks for more is unreadable.
+//! A hash names its own cost, so whoever can write hashes could make the server spend any time and memory. The cost is
+//! therefore limited: one check takes at most 1 GiB and a few seconds. A hash that asks for more is not supported.
 
 mod argon2;
 mod bcrypt;
@@ -22,33 +21,33 @@ use subtle::ConstantTimeEq as _;
 pub(super) use self::argon2::Argon2Hash;
 pub use self::argon2::Argon2Params;
 use self::{bcrypt::BcryptHash, pbkdf2::Pbkdf2Hash, scrypt::ScryptHash};
-use super::memory::Memory;
+use super::memory_pool::MemoryPool;
 
-/// The longest text of a hash, in bytes. What is longer is not looked at.
+/// The longest text of a hash, in bytes. A longer one is not parsed.
 const MAX_TEXT: usize = 512;
 /// The longest salt, in bytes.
 const MAX_SALT: usize = 128;
-/// How long a hash proper may be, in bytes: where it is shorter, some other password may match it too.
+/// The possible lengths of the hash itself, in bytes. Other passwords may match a shorter one too.
 const HASH_LEN: std::ops::RangeInclusive<usize> = 16..=64;
 
-/// Why no password can be checked against a stored hash. Says nothing of the hash but its kind.
+/// Why passwords cannot be checked against a stored hash. It reveals nothing of the hash but its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnsupportedHash {
-    /// Of a kind that we know by name and do not read.
-    #[error("it is of a kind that Latchkey does not read: {0}")]
+    /// The kind is known but not supported.
+    #[error("it is of a kind that is not supported: {0}")]
     Unsupported(&'static str),
-    /// Of no kind that we know.
-    #[error("it is of no kind that Latchkey knows")]
+    /// The kind is unknown.
+    #[error("it is of an unknown kind")]
     Unknown,
-    /// Of a kind that we read, but garbled or cut off.
-    #[error("it is not well-formed: {0}")]
+    /// The kind is supported, but the hash is garbled or truncated.
+    #[error("it is malformed: {0}")]
     Malformed(&'static str),
-    /// It asks for more memory or time than we are ready to spend.
-    #[error("it asks for more memory or time than Latchkey is ready to spend: {0}")]
+    /// The hash asks for more memory or time than the server spends.
+    #[error("it asks for more memory or time than Latchkey spends on a check: {0}")]
     Excessive(&'static str),
 }
 
-/// What others store that we do not read, by how it begins. The first that fits counts.
+/// Hashes that are not supported, by their prefix. The first match counts.
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("$1$", "md5-crypt"),
     ("$apr1$", "md5-crypt of Apache"),
@@ -58,7 +57,7 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("$gy$", "gost-yescrypt"),
     ("$7$", "scrypt as crypt(3) writes it"),
     ("$2$", "bcrypt of the first version"),
-    ("$2x$", "bcrypt with the fault of 2011"),
+    ("$2x$", "bcrypt with the sign extension bug of 2011"),
     ("$bcrypt-sha256$", "bcrypt-sha256 of passlib"),
     ("$P$", "phpass"),
     ("$H$", "phpass"),
@@ -74,21 +73,21 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("*", "mysql_native_password, or a locked account of Unix"),
 ];
 
-/// A stored hash that we can check a password against.
+/// A stored hash that passwords can be checked against.
 #[derive(Clone)]
 pub(super) enum HashFormat {
     Argon2(Argon2Hash),
     Bcrypt(BcryptHash),
     Pbkdf2(Pbkdf2Hash),
     Scrypt(ScryptHash),
-    /// No password matches it, on purpose: no hash at all, or one of Django's, which begin with `!`.
+    /// No password matches, on purpose: the hash is empty, or one of Django that begins with `!`.
     Unmatchable,
 }
 
 impl HashFormat {
-    /// Reads a hash and bounds what it asks for.
+    /// Parses a hash and limits its cost.
     pub(super) fn parse(text: &str) -> Result<Self, UnsupportedHash> {
-        // A column can be padded, and a line that somebody has copied can have its end with it.
+        // A column may be padded, and a copied line may include its end.
         let text = text.trim();
         if text.is_empty() || text.starts_with('!') {
             return Ok(Self::Unmatchable);
@@ -122,8 +121,8 @@ impl HashFormat {
         }
     }
 
-    /// Whether this is the password. Always the whole work, compared in constant time.
-    pub(super) fn matches(&self, password: &[u8], memory: &Memory) -> bool {
+    /// Checks a password. It always does the whole work and compares in constant time.
+    pub(super) fn matches(&self, password: &[u8], memory: &MemoryPool) -> bool {
         match self {
             Self::Argon2(hash) => hash.matches(password, memory),
             Self::Bcrypt(hash) => hash.matches(password),
@@ -133,8 +132,8 @@ impl HashFormat {
         }
     }
 
-    /// Whether a new hash of this password, which matches, would match the same passwords: whether all of it went into
-    /// this one. HMAC, which PBKDF2 and scrypt are built on, takes zeros at the end of its key for none.
+    /// Whether the hash depends on the whole of a password that matches it, so that a new hash of this password would match
+    /// the same passwords. HMAC, on which PBKDF2 and scrypt are built, ignores zeros at the end of its key.
     pub(super) fn covers(&self, password: &[u8]) -> bool {
         match self {
             Self::Argon2(_) => true,
@@ -144,13 +143,13 @@ impl HashFormat {
         }
     }
 
-    /// Whether it is what we would make today.
+    /// Whether a new hash would have the same format and cost.
     pub(super) fn is_current(&self, params: Argon2Params) -> bool {
         matches!(self, Self::Argon2(hash) if hash.is_current(params))
     }
 }
 
-/// Names the kind only in words of ours: what stands in the hash is not for the log.
+/// Names the kind with a fixed text, because the hash itself must not be logged.
 fn unsupported(text: &str) -> UnsupportedHash {
     let known = UNSUPPORTED.iter().find(|(beginning, _)| text.starts_with(beginning));
     known.map_or(UnsupportedHash::Unknown, |(_, kind)| UnsupportedHash::Unsupported(kind))
@@ -160,7 +159,7 @@ fn same(left: &[u8], right: &[u8]) -> bool {
     left.ct_eq(right).into()
 }
 
-/// A number in decimal digits; one too large for its type is as good as the largest.
+/// Parses decimal digits. A number that is too large becomes the largest one.
 fn number(digits: &str) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(u64::MAX))

@@ -1,8 +1,8 @@
-//! What can be a new password: NIST SP 800-63B-4, section 3.1.1.2.
+//! The policy for new passwords, after NIST SP 800-63B-4, section 3.1.1.2.
 //!
-//! A minimum length and a blocklist of whole passwords; no rules of composition, no expiry. What is
-//! compared with the blocklist is the password without regard to case and to compatibility variants (NFKC
-//! and case folding); what is hashed is the password exactly as typed.
+//! There is a minimum length and a blocklist of whole passwords, but no composition rules and no expiry. Passwords are
+//! compared with the blocklist without regard to case and compatibility variants (NFKC and case folding), but hashed
+//! exactly as typed.
 
 use std::fmt;
 
@@ -13,13 +13,12 @@ use zeroize::Zeroizing;
 use super::{Password, common};
 use crate::domain::{Violation, username::Username};
 
-/// The longest new password, in code points. Argon2 would take more; nobody types it.
+/// The longest new password, in code points. This is a limit of usability, not of Argon2.
 const MAX_LEN: usize = 256;
-/// What NIST asks for where the password is the only factor, in code points.
+/// The minimum length that NIST requires of a password as the only factor, in code points.
 const DEFAULT_MIN_LENGTH: usize = 15;
 
-/// A new password as somebody typed it, in a field of a request, before any policy has seen it. Never
-/// shown.
+/// A new password as typed in a field of a request, not yet checked against the policy. `Debug` does not show it.
 #[derive(Clone)]
 pub struct NewPassword {
     field: &'static str,
@@ -27,7 +26,7 @@ pub struct NewPassword {
 }
 
 impl NewPassword {
-    /// From the field of this name.
+    /// Takes a password from the field of this name.
     pub fn new(field: &'static str, text: String) -> Self {
         Self { field, text: Zeroizing::new(text) }
     }
@@ -39,11 +38,11 @@ impl fmt::Debug for NewPassword {
     }
 }
 
-/// What can be a new password.
+/// The policy for new passwords.
 #[derive(Debug, Clone)]
 pub struct PasswordPolicy {
     min_length: usize,
-    /// As they are compared.
+    /// The forbidden names of the service, normalized by [`compared`].
     service_names: Vec<String>,
 }
 
@@ -54,14 +53,13 @@ impl Default for PasswordPolicy {
 }
 
 impl PasswordPolicy {
-    /// At least this many code points, and none of these names of the service.
+    /// Requires at least this many code points, and forbids these names of the service.
     pub fn new<'a>(min_length: usize, service_names: impl IntoIterator<Item = &'a str>) -> Self {
         let service_names = service_names.into_iter().map(|name| compared(name).to_string()).collect();
         Self { min_length, service_names }
     }
 
-    /// The password, if it can be one for this user. What is wrong with it is said by the field that it
-    /// came in.
+    /// Checks a new password of this user. The violation names the field of the password.
     pub fn check(&self, new: NewPassword, username: &Username) -> Result<Password, Violation> {
         let NewPassword { field, text } = new;
         if text.chars().nth(MAX_LEN).is_some() {
@@ -72,7 +70,7 @@ impl PasswordPolicy {
             return Err(Violation::new(field, format!("must be at least {} code points", self.min_length)));
         }
         let text = compared(&password.0);
-        let refusal = if *text == *compared(username.as_str()) {
+        let violation = if *text == *compared(username.as_str()) {
             "must not be the username"
         } else if self.service_names.contains(&text) {
             "must not be the name of this service"
@@ -81,12 +79,12 @@ impl PasswordPolicy {
         } else {
             return Ok(password);
         };
-        Err(Violation::new(field, refusal))
+        Err(Violation::new(field, violation))
     }
 }
 
-/// A text as it is compared: compatibility caseless matching (The Unicode Standard, definition D146) with
-/// one round of folding instead of two, which differs for a handful of characters.
+/// Normalizes a text for comparison: compatibility caseless matching (The Unicode Standard, definition D146) with one round
+/// of folding instead of two, which makes a difference for a handful of characters.
 pub(super) fn compared(text: &str) -> Zeroizing<String> {
     Zeroizing::new(text.nfkc().default_case_fold().nfkc().collect())
 }

@@ -1,8 +1,11 @@
-//! The queue before the threads that hash: bounded, fair, and for those who still wait.
+//! The password queue: a bounded, fair queue in front of the hashing threads.
 //!
-//! A login takes a [`QueuePlace`], then waits for its [`HashingTurn`]. In a turn its attempt is written down and its hash begins.
-//! There are two turns for each thread: while one password is hashed the next ones are prepared, and no more attempts
-//! than that are under way. Whoever stops waiting leaves the queue; whose deadline cannot be met any more is told so.
+//! A login takes a [`QueuePlace`] and then waits for its [`HashingTurn`]. If no place is free, the oldest request of the
+//! address with the most waiting requests loses its place. In a turn the attempt is recorded and the hash begins. There are
+//! two turns for each thread, so that the next attempts are recorded while a password is hashed.
+//!
+//! Turns are shared fairly between addresses (see `waiting`). A request that cannot be answered before its deadline, judging
+//! by the recent duration of hashes, fails at once. A request whose client has gone is dropped together with its place.
 
 mod waiting;
 
@@ -22,18 +25,19 @@ use crate::domain::{
     origin::{Origin, network},
 };
 
-/// Under overload the newest are served first: once somebody has waited for this long, or for so many hashes.
+/// When overload begins, and with it serving the newest first: when a request has waited for the longer of this time and
+/// the duration of this many hashes.
 const PATIENCE: (Duration, u32) = (Duration::from_millis(100), 4);
-/// Attempts that are prepared at a time, for each thread: writing one down takes a moment, and no thread should be idle.
+/// How many turns each thread has. Recording an attempt takes a moment, during which no thread should be idle.
 const TURNS: usize = 2;
-/// A wait that does not matter to others on the same connection.
+/// A wait that is too short for the limit per connection to apply.
 const SHORT: Duration = Duration::from_millis(250);
-/// Networks of IPv6 are served in turn by this prefix: what one site has all of.
+/// The prefix length of the IPv6 networks that share turns: the network of one site.
 const SITE: u32 = 48;
-/// When to try again, at the least and at the most.
+/// The shortest and the longest `retry_after`.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// Who waits for a hash.
+/// The client of a request for a hash.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Requester {
     lane: Lane,
@@ -43,27 +47,27 @@ pub struct Requester {
 
 impl From<&Origin> for Requester {
     fn from(origin: &Origin) -> Self {
-        // Whom a proxy does not name is one with all others that it does not name.
+        // A proxy that does not name its clients is one client.
         let address = origin.address.or(origin.peer.map(|peer| peer.ip()));
         let lane = address.map(|address| network(address, if address.is_ipv4() { 32 } else { SITE }));
         Self { lane, connection: origin.peer, deadline: origin.deadline }
     }
 }
 
-/// Bounds on those who wait.
+/// The limits of the queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Hashes that are computed at a time.
+    /// How many hashes are computed at the same time.
     pub(super) threads: usize,
-    /// Those who wait or are served, all together.
+    /// How many requests wait or are served.
     pub(super) places: usize,
-    /// Those of one connection, where the last of them would have to wait for longer than [`SHORT`].
+    /// How many requests of one connection may wait if the last of them would wait for longer than [`SHORT`].
     pub(super) per_connection: usize,
 }
 
 pub(super) struct Queue {
     limits: Limits,
-    pace: Arc<RefusalDelay>,
+    refusal_delay: Arc<RefusalDelay>,
     state: Mutex<State>,
 }
 
@@ -72,12 +76,12 @@ struct State {
     next: Id,
     places: HashMap<Id, Requester>,
     connections: HashMap<SocketAddr, BTreeSet<Id>>,
-    waiting: Waiting<oneshot::Sender<Slot>>,
+    waiting: Waiting<oneshot::Sender<TurnGuard>>,
     turns_taken: usize,
 }
 
 impl State {
-    /// Gives up a place, and with it whatever waits in it.
+    /// Frees a place and drops the request that waits in it.
     fn leave(&mut self, id: Id) {
         drop(self.waiting.remove(id));
         let Some(connection) = self.places.remove(&id).and_then(|requester| requester.connection) else {
@@ -92,44 +96,44 @@ impl State {
     }
 }
 
-/// A place among those who wait or are served. Dropped, it is free.
+/// A place in the queue, for a request that waits or is served. Dropping it frees the place.
 pub(crate) struct QueuePlace {
     queue: Arc<Queue>,
     id: Id,
     requester: Requester,
 }
 
-/// Leave to begin a hash.
+/// The permission to begin a hash.
 pub(crate) struct HashingTurn {
-    /// Until the hash begins.
-    slot: Slot,
-    /// Until it is done.
+    /// Held until the hash begins.
+    turn: TurnGuard,
+    /// Held until the hash is done.
     place: QueuePlace,
 }
 
-/// One of the turns.
-pub(super) struct Slot(Arc<Queue>);
+/// One of the turns. Dropping it passes the turn on.
+pub(super) struct TurnGuard(Arc<Queue>);
 
 impl Queue {
-    pub(super) fn new(limits: Limits, pace: Arc<RefusalDelay>) -> Self {
-        Self { limits, pace, state: Mutex::default() }
+    pub(super) fn new(limits: Limits, refusal_delay: Arc<RefusalDelay>) -> Self {
+        Self { limits, refusal_delay, state: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those who wait or are served.
+    /// How many requests wait or are served.
     pub(super) fn len(&self) -> usize {
         self.lock().places.len()
     }
 
-    /// A place; where there is none, somebody else may have to go for it.
+    /// Takes a place. If none is free, another request may lose its place.
     pub(super) fn admit(self: &Arc<Self>, requester: Requester) -> Result<QueuePlace, Error> {
         let mut state = self.lock();
         let connected = requester.connection.and_then(|connection| state.connections.get(&connection));
         let victim = match connected {
-            // The oldest that waits: the likeliest to give up.
+            // The oldest waiting request is the most likely to be abandoned.
             Some(ids) if ids.len() >= self.limits.per_connection && self.expected(&state) > SHORT => {
                 Some(ids.iter().copied().find(|id| state.waiting.contains(*id)))
             }
@@ -150,7 +154,7 @@ impl Queue {
         Ok(QueuePlace { queue: Arc::clone(self), id, requester })
     }
 
-    /// Gives free turns to those who wait.
+    /// Gives free turns to waiting requests.
     fn dispatch(self: &Arc<Self>) {
         let mut granted = Vec::new();
         {
@@ -166,26 +170,26 @@ impl Queue {
             }
         }
         for notify in granted {
-            // Given back, where nobody waits any more.
-            drop(notify.send(Slot(Arc::clone(self))));
+            // If the request is gone, dropping the guard passes the turn on.
+            drop(notify.send(TurnGuard(Arc::clone(self))));
         }
     }
 
-    /// How long it takes at least from a turn to an answer: hashes differ, so of its own only a half is certain.
+    /// The minimum time from a turn to an answer. Hashes differ, so only half of the average counts for its own.
     fn needed(&self, state: &State) -> Duration {
-        let average = self.pace.average();
+        let average = self.refusal_delay.average();
         let before = u32::try_from(state.turns_taken).unwrap_or(u32::MAX);
         average / 2 + average.saturating_mul(before) / self.threads()
     }
 
     fn patience(&self) -> Duration {
-        PATIENCE.0.max(self.pace.average() * PATIENCE.1)
+        PATIENCE.0.max(self.refusal_delay.average() * PATIENCE.1)
     }
 
-    /// How long it takes until all those who wait have been served.
+    /// The expected time until all waiting requests are served.
     fn expected(&self, state: &State) -> Duration {
         let waiting = u32::try_from(state.waiting.len()).unwrap_or(u32::MAX);
-        self.pace.average().saturating_mul(waiting) / self.threads()
+        self.refusal_delay.average().saturating_mul(waiting) / self.threads()
     }
 
     fn threads(&self) -> u32 {
@@ -201,14 +205,14 @@ impl Queue {
 }
 
 impl QueuePlace {
-    /// Waits for a turn. An error if this has to make room for others, or its deadline cannot be met any more.
+    /// Waits for a turn. Fails if the place is lost to another request or the deadline cannot be met.
     pub(crate) async fn turn(self) -> Result<HashingTurn, Error> {
         let (notify, granted) = oneshot::channel();
         {
             let now = Instant::now();
             let mut state = self.queue.lock();
             let late = self.is_late(self.queue.needed(&state));
-            // Whoever came later may have taken this place.
+            // A later request may have taken this place.
             if late || !state.places.contains_key(&self.id) {
                 return Err(self.queue.overloaded(&state));
             }
@@ -216,32 +220,32 @@ impl QueuePlace {
         }
         self.queue.dispatch();
         match granted.await {
-            Ok(slot) => Ok(HashingTurn { slot, place: self }),
+            Ok(turn) => Ok(HashingTurn { turn, place: self }),
             Err(_) => Err(self.queue.overloaded(&self.queue.lock())),
         }
     }
 
-    /// Whether what takes this long would come after the deadline.
+    /// Whether an answer after this duration would miss the deadline.
     fn is_late(&self, takes: Duration) -> bool {
         self.requester.deadline.is_some_and(|deadline| Instant::now() + takes > deadline)
     }
 }
 
 impl HashingTurn {
-    /// Gives the turn to somebody else, but not the place.
-    pub(crate) fn put_off(self) -> QueuePlace {
+    /// Passes the turn on, but keeps the place.
+    pub(crate) fn release(self) -> QueuePlace {
         self.begin()
     }
 
-    /// Whether the hash would come after the deadline, in all likelihood.
+    /// Whether the hash would probably miss the deadline.
     pub(super) fn is_late(&self) -> bool {
-        self.place.is_late(self.place.queue.pace.average() / 2)
+        self.place.is_late(self.place.queue.refusal_delay.average() / 2)
     }
 
-    /// The hash begins: the next one can be prepared. The place is free when the hash is done.
+    /// Begins the hash and passes the turn on. The place is free when the hash is done.
     pub(super) fn begin(self) -> QueuePlace {
-        let Self { slot, place } = self;
-        drop(slot);
+        let Self { turn, place } = self;
+        drop(turn);
         place
     }
 
@@ -257,7 +261,7 @@ impl Drop for QueuePlace {
     }
 }
 
-impl Drop for Slot {
+impl Drop for TurnGuard {
     fn drop(&mut self) {
         self.0.lock().turns_taken -= 1;
         self.0.dispatch();

@@ -1,54 +1,53 @@
-//! How long a wrong password takes, whatever it was checked against.
+//! The refusal delay: a wrong password takes the same time, whatever it was checked against.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// No answer is held back for longer.
+/// The longest delay.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Makes refusals of different work take the same time.
+/// Holds back the answers to wrong passwords, so that their duration does not reveal which hash was checked.
 ///
-/// Each login attempt costs exactly one hash. Where that is a hash of another format or cost, its time
-/// would tell that there is such an account: the decoy of an unknown user takes 20 ms, a PBKDF2 hash of
-/// Django 300 ms, an old and weak one 1 ms. A second hash on top of a cheap one would not help against the
-/// dear ones, and would let attackers spend our processors twice. So a refusal is held back instead, which
-/// costs nothing: until the work of the usual kind would have been done, and until that of the other kinds,
-/// as it was lately on average. A right password is never held back.
+/// Each login attempt costs exactly one hash. If the stored hash has another format or cost than new ones, its duration
+/// would reveal that the account exists: the decoy of an unknown user may take 20 ms, a PBKDF2 hash of Django 300 ms, and
+/// an old, weak hash 1 ms. A second hash after a cheap one would not hide expensive ones, and attackers could make the
+/// server do twice the work. Delaying the answer costs nothing: it is sent when a hash as configured and a hash of
+/// another kind would be done, by their recent averages. A right password is never delayed.
 ///
-/// What stays visible: work that takes longer than that average, so accounts whose hashes are dearer than
-/// those of most accounts that are not renewed yet; the very first checks after a start; and differences
-/// below the noise of the machine, which take many attempts to measure.
+/// Some differences remain visible: work that takes longer than these averages, which concerns accounts whose hashes are
+/// more expensive than most of those not renewed yet; the first checks after a start; and differences below the noise of
+/// the machine, which take many attempts to measure.
 #[derive(Debug, Default)]
 pub(super) struct RefusalDelay {
-    /// Microseconds for a hash as configured; 0 before the first.
+    /// The average duration of a hash as configured, in microseconds; 0 before the first one.
     usual: AtomicU64,
-    /// Microseconds for any other.
+    /// The average duration of any other hash, in microseconds.
     other: AtomicU64,
-    /// Microseconds for one of any kind.
+    /// The average duration of all hashes, in microseconds.
     any: AtomicU64,
 }
 
 impl RefusalDelay {
-    /// Some work took this long.
-    pub(super) fn learn(&self, is_usual: bool, took: Duration) {
+    /// Records the duration of a hash.
+    pub(super) fn record(&self, is_usual: bool, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         for average in [if is_usual { &self.usual } else { &self.other }, &self.any] {
             let before = average.load(Ordering::Relaxed);
             let next = if before == 0 { took } else { before - before / 8 + took / 8 };
-            // Two at once may count as one: it is an average.
+            // A concurrent update may be lost, which is acceptable for an average.
             average.store(next, Ordering::Relaxed);
         }
     }
 
-    /// How long a hash took lately, on average; zero before the first.
+    /// The recent average duration of a hash; zero before the first one.
     pub(super) fn average(&self) -> Duration {
         Duration::from_micros(self.any.load(Ordering::Relaxed))
     }
 
-    /// How long to hold back a refusal after work that took this long.
-    pub(super) fn rest(&self, took: Duration) -> Duration {
+    /// How long to delay the answer after a hash of this duration.
+    pub(super) fn after(&self, took: Duration) -> Duration {
         let slowest = self.usual.load(Ordering::Relaxed).max(self.other.load(Ordering::Relaxed));
         Duration::from_micros(slowest).min(LONGEST).saturating_sub(took)
     }
@@ -61,37 +60,37 @@ mod tests {
     use super::{LONGEST, RefusalDelay};
 
     const USUAL: Duration = Duration::from_millis(20);
-    const DEAR: Duration = Duration::from_millis(300);
+    const EXPENSIVE: Duration = Duration::from_millis(300);
 
     #[test]
-    fn refusals_take_the_time_of_the_slower_kind() {
-        let pace = RefusalDelay::default();
-        assert_eq!(pace.rest(USUAL), Duration::ZERO, "nothing is known yet");
-        pace.learn(true, USUAL);
-        assert_eq!(pace.rest(Duration::from_millis(1)), Duration::from_millis(19), "a cheap hash");
-        assert_eq!(pace.rest(USUAL), Duration::ZERO);
-        pace.learn(false, DEAR);
-        assert_eq!(pace.rest(USUAL), Duration::from_millis(280), "a decoy, where others are dear");
-        assert_eq!(pace.rest(DEAR), Duration::ZERO);
+    fn refusals_take_as_long_as_the_slower_kind() {
+        let delay = RefusalDelay::default();
+        assert_eq!(delay.after(USUAL), Duration::ZERO, "nothing is known yet");
+        delay.record(true, USUAL);
+        assert_eq!(delay.after(Duration::from_millis(1)), Duration::from_millis(19), "a cheap hash");
+        assert_eq!(delay.after(USUAL), Duration::ZERO);
+        delay.record(false, EXPENSIVE);
+        assert_eq!(delay.after(USUAL), Duration::from_millis(280), "a decoy beside expensive hashes");
+        assert_eq!(delay.after(EXPENSIVE), Duration::ZERO);
     }
 
     #[test]
-    fn one_that_is_out_of_the_ordinary_changes_little() {
-        let pace = RefusalDelay::default();
-        (0..50).for_each(|_| pace.learn(true, USUAL));
-        pace.learn(true, USUAL * 5);
-        assert!(pace.rest(Duration::ZERO) < USUAL * 2);
-        (0..50).for_each(|_| pace.learn(true, USUAL));
-        assert!(pace.rest(Duration::ZERO) < USUAL + Duration::from_millis(1));
+    fn an_outlier_changes_the_delay_little() {
+        let delay = RefusalDelay::default();
+        (0..50).for_each(|_| delay.record(true, USUAL));
+        delay.record(true, USUAL * 5);
+        assert!(delay.after(Duration::ZERO) < USUAL * 2);
+        (0..50).for_each(|_| delay.record(true, USUAL));
+        assert!(delay.after(Duration::ZERO) < USUAL + Duration::from_millis(1));
     }
 
     #[test]
-    fn nobody_waits_for_ever() {
-        let pace = RefusalDelay::default();
-        pace.learn(false, Duration::from_mins(1));
-        assert_eq!(pace.rest(Duration::ZERO), LONGEST);
-        pace.learn(false, Duration::MAX);
-        pace.learn(false, Duration::MAX);
-        assert_eq!(pace.rest(Duration::from_secs(3)), Duration::ZERO);
+    fn the_delay_is_limited() {
+        let delay = RefusalDelay::default();
+        delay.record(false, Duration::from_mins(1));
+        assert_eq!(delay.after(Duration::ZERO), LONGEST);
+        delay.record(false, Duration::MAX);
+        delay.record(false, Duration::MAX);
+        assert_eq!(delay.after(Duration::from_secs(3)), Duration::ZERO);
     }
 }

@@ -22,14 +22,14 @@ fn stored(phc: &str) -> PasswordHash {
 }
 
 #[tokio::test]
-async fn the_right_password_is_right_and_no_other() {
+async fn only_the_right_password_is_right() {
     let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
     let hash = passwords.hash(password(" Tr0ub4dor&3 ")).await.unwrap();
     assert!(hash.as_str().starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{}", hash.as_str());
     let check = async |text: &str| passwords.check(&user(), &password(text), Some(&hash)).await.unwrap();
-    assert_eq!(check(" Tr0ub4dor&3 ").await, Checked::Right { outdated: false });
+    assert_eq!(check(" Tr0ub4dor&3 ").await, PasswordCheck::Right { outdated: false });
     for wrong in ["Tr0ub4dor&3", " Tr0ub4dor&3", " tr0ub4dor&3 ", " Tr0ub4dor&3 \u{0}"] {
-        assert_eq!(check(wrong).await, Checked::Wrong, "{wrong:?}");
+        assert_eq!(check(wrong).await, PasswordCheck::Wrong, "{wrong:?}");
     }
 }
 
@@ -45,19 +45,18 @@ async fn a_hash_of_another_cost_is_outdated() {
     let old = Passwords::new(CHEAP, 1, 4).unwrap().hash(password("secret")).await.unwrap();
     let passwords = Passwords::new(Argon2Params { iterations: 2, ..CHEAP }, 1, 4).unwrap();
     let checked = passwords.check(&user(), &password("secret"), Some(&old)).await.unwrap();
-    assert_eq!(checked, Checked::Right { outdated: true });
-    assert_eq!(passwords.check(&user(), &password("other"), Some(&old)).await.unwrap(), Checked::Wrong);
+    assert_eq!(checked, PasswordCheck::Right { outdated: true });
+    assert_eq!(passwords.check(&user(), &password("other"), Some(&old)).await.unwrap(), PasswordCheck::Wrong);
 }
 
-const TOO_DEAR: &str =
+const TOO_EXPENSIVE: &str =
     "$argon2id$v=19$m=4194304,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g";
-/// Of "correct horse battery staple".
+/// The hash of "correct horse battery staple".
 const BCRYPT: &str = "$2a$04$Jgb5g0TjZVUBAJBhC79GL.LNN.mQN2KqE3LMGfUoLpFIiHHIjpn4q";
-const DJANGOS: &str =
-    "pbkdf2_sha256$1000$rmaik8GP3v2AyiMgfu4ZAc$S0Nj3cnTf10J7UxslGFLveOZoHdEXqtqWsNx3t+7Lcs=";
+const DJANGO: &str = "pbkdf2_sha256$1000$rmaik8GP3v2AyiMgfu4ZAc$S0Nj3cnTf10J7UxslGFLveOZoHdEXqtqWsNx3t+7Lcs=";
 
 #[tokio::test]
-async fn whatever_is_stored_a_check_costs_one_hash() {
+async fn a_check_costs_one_hash_whatever_is_stored() {
     let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
     let good = passwords.hash(password("secret")).await.unwrap();
     for stored in [
@@ -67,26 +66,30 @@ async fn whatever_is_stored_a_check_costs_one_hash() {
         Some(stored("!unusable")),
         Some(stored("plain text")),
         Some(stored(BCRYPT)),
-        Some(stored(DJANGOS)),
+        Some(stored(DJANGO)),
         Some(stored("pbkdf2_sha256$600000$salt$hash")),
         Some(stored("$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ")),
-        Some(stored(TOO_DEAR)),
-        Some(stored(&TOO_DEAR.replace("m=4194304,t=1", "m=8,t=1000"))),
+        Some(stored(TOO_EXPENSIVE)),
+        Some(stored(&TOO_EXPENSIVE.replace("m=4194304,t=1", "m=8,t=1000"))),
     ] {
         let before = passwords.hashes();
         let checked = passwords.check(&user(), &password("wrong password"), stored.as_ref()).await.unwrap();
-        assert_eq!((checked, passwords.hashes() - before), (Checked::Wrong, 1), "{stored:?}");
+        assert_eq!((checked, passwords.hashes() - before), (PasswordCheck::Wrong, 1), "{stored:?}");
     }
-    for old in [BCRYPT, DJANGOS] {
+    for old in [BCRYPT, DJANGO] {
         let before = passwords.hashes();
         let right = password("correct horse battery staple");
         let checked = passwords.check(&user(), &right, Some(&stored(old))).await.unwrap();
-        assert_eq!((checked, passwords.hashes() - before), (Checked::Right { outdated: true }, 1), "{old}");
+        assert_eq!(
+            (checked, passwords.hashes() - before),
+            (PasswordCheck::Right { outdated: true }, 1),
+            "{old}"
+        );
     }
     assert_eq!(passwords.renewals(), 0);
 }
 
-/// What was logged while this ran, on this thread.
+/// Runs a future on this thread and returns what it logged.
 async fn logged(work: impl Future) -> String {
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -109,19 +112,19 @@ async fn logged(work: impl Future) -> String {
 }
 
 #[tokio::test]
-async fn the_operator_is_told_whose_hash_cannot_be_read_and_what_to_do() {
+async fn an_unsupported_hash_is_logged_with_its_user_and_a_remedy() {
     let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
     let user_id = user();
-    for (unreadable, said) in [
-        ("$6$hunter2$hunter2", "of a kind that Latchkey does not read: sha512-crypt"),
-        ("hunter2", "of no kind that Latchkey knows"),
-        ("$argon2id$v=19$m=8,t=1,p=1$hunter2", "not well-formed: argon2"),
-        (TOO_DEAR, "more memory or time than Latchkey is ready to spend: argon2"),
+    for (unsupported, expected) in [
+        ("$6$hunter2$hunter2", "of a kind that is not supported: sha512-crypt"),
+        ("hunter2", "of an unknown kind"),
+        ("$argon2id$v=19$m=8,t=1,p=1$hunter2", "malformed: argon2"),
+        (TOO_EXPENSIVE, "more memory or time than Latchkey spends on a check: argon2"),
     ] {
         let secret = password("my secret");
-        let log = logged(passwords.check(&user_id, &secret, Some(&stored(unreadable)))).await;
+        let log = logged(passwords.check(&user_id, &secret, Some(&stored(unsupported)))).await;
         assert_eq!(log.lines().count(), 1, "{log}");
-        assert!(log.contains("ERROR") && log.contains(said), "{log}");
+        assert!(log.contains("ERROR") && log.contains(expected), "{log}");
         assert!(log.contains(user_id.as_str()) && log.contains("set the password again"), "{log}");
         for secret in ["hunter2", "c2FsdHNhbHQ", "my secret"] {
             assert!(!log.contains(secret), "{log}");
@@ -130,7 +133,7 @@ async fn the_operator_is_told_whose_hash_cannot_be_read_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn nothing_is_said_of_hashes_that_are_as_they_should_be() {
+async fn supported_hashes_are_not_logged() {
     let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
     for stored in [None, Some(stored("")), Some(stored("!unusable")), Some(stored(BCRYPT))] {
         let log = logged(passwords.check(&user(), &password("secret"), stored.as_ref())).await;
@@ -139,24 +142,23 @@ async fn nothing_is_said_of_hashes_that_are_as_they_should_be() {
 }
 
 #[tokio::test]
-async fn a_renewed_hash_is_of_the_form_of_the_old_one() {
+async fn a_renewed_hash_has_the_format_of_the_old_one() {
     let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
     let right = password("correct horse battery staple");
     for (old, form) in
-        [(BCRYPT, "$argon2id$v=19$m=8,t=1,p=1$"), (DJANGOS, "argon2$argon2id$v=19$m=8,t=1,p=1$")]
+        [(BCRYPT, "$argon2id$v=19$m=8,t=1,p=1$"), (DJANGO, "argon2$argon2id$v=19$m=8,t=1,p=1$")]
     {
         let new = passwords.renew(&right, &stored(old)).unwrap().await.unwrap();
         assert!(new.as_str().starts_with(form), "{}", new.as_str());
         let checked = passwords.check(&user(), &right, Some(&new)).await.unwrap();
-        assert_eq!(checked, Checked::Right { outdated: false });
+        assert_eq!(checked, PasswordCheck::Right { outdated: false });
     }
     assert_eq!((passwords.renewals(), passwords.hashes()), (2, 2));
 }
 
 const SLOW: Argon2Params = Argon2Params { memory_kib: 1024, iterations: 64, parallelism: 1 };
 
-/// With one thread and no queue there is room for one check. A renewal must not take it, neither by
-/// waiting nor by running.
+/// With one thread and no queue there is one place. A renewal must not take it, neither while it waits nor while it runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_yields_to_logins() {
     let passwords = Arc::new(Passwords::new(SLOW, 1, 0).unwrap());
@@ -169,17 +171,17 @@ async fn a_renewal_yields_to_logins() {
         tokio::task::yield_now().await;
     }
     let old = stored(BCRYPT);
-    assert!(passwords.renew(&password("secret"), &old).is_none(), "the thread is at work");
-    assert_eq!(login.await.unwrap().unwrap(), Checked::Wrong);
+    assert!(passwords.renew(&password("secret"), &old).is_none(), "the thread is busy");
+    assert_eq!(login.await.unwrap().unwrap(), PasswordCheck::Wrong);
 
     let renewal = tokio::spawn(passwords.renew(&password("secret"), &old).expect("the thread is idle"));
     assert!(passwords.renew(&password("secret"), &old).is_none(), "one at a time");
-    assert_eq!(check().await.unwrap(), Checked::Wrong, "a login waits for the thread, and is not shed");
+    assert_eq!(check().await.unwrap(), PasswordCheck::Wrong, "a login waits for the thread and is not shed");
     renewal.await.unwrap().unwrap();
     assert_eq!((passwords.hashes(), passwords.renewals()), (2, 1));
 }
 
-/// The decoy costs as much as a hash of ours; a cheaper one must not tell by its time that it is there.
+/// The decoy costs as much as a new hash, so the duration of a cheaper one would reveal that the account exists.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_for_a_cheap_hash_takes_as_long_as_for_an_unknown_user() {
     let passwords = Passwords::new(SLOW, 1, 0).unwrap();
@@ -192,26 +194,26 @@ async fn a_wrong_password_for_a_cheap_hash_takes_as_long_as_for_an_unknown_user(
     for _ in 0..5 {
         unknown = unknown.min(took(None, "secret").await.0);
     }
-    let cheap = stored(&DJANGOS.replace("1000", "1"));
+    let cheap = stored(&DJANGO.replace("1000", "1"));
     let (wrong, _) = took(Some(&cheap), "secret").await;
     assert!(wrong >= unknown / 2, "{wrong:?} against {unknown:?}");
-    // The twin: without being held back it would take no time.
+    // For comparison: without the delay a check of this hash takes almost no time.
     let mut right = Duration::MAX;
     for _ in 0..5 {
-        let (time, checked) = took(Some(&stored(DJANGOS)), "correct horse battery staple").await;
-        assert_eq!(checked, Checked::Right { outdated: true });
+        let (time, checked) = took(Some(&stored(DJANGO)), "correct horse battery staple").await;
+        assert_eq!(checked, PasswordCheck::Right { outdated: true });
         right = right.min(time);
     }
     assert!(right < unknown / 2, "{right:?} against {unknown:?}");
 }
 
 #[tokio::test]
-async fn the_decoy_lets_nobody_in() {
+async fn the_password_of_the_decoy_is_wrong() {
     let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
-    assert_eq!(passwords.check(&user(), &password("decoy"), None).await.unwrap(), Checked::Wrong);
+    assert_eq!(passwords.check(&user(), &password("decoy"), None).await.unwrap(), PasswordCheck::Wrong);
     assert_eq!(
         passwords.check(&user(), &password("decoy"), Some(&stored("?"))).await.unwrap(),
-        Checked::Wrong
+        PasswordCheck::Wrong
     );
 }
 
@@ -231,9 +233,9 @@ fn debug_shows_no_secret() {
     assert!(!format!("{:?} {:?}", password("hunter2"), stored("hunter2")).contains("hunter2"));
 }
 
-/// A blocking task is not cancelled with its client, so its permit must live as long as the work.
+/// A hash is not cancelled with its client, so it must keep its place until it is done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_goes_away_leaves_its_place_taken_until_the_work_is_done() {
+async fn a_hash_keeps_its_place_when_its_client_goes_away() {
     let passwords = Arc::new(Passwords::new(SLOW, 1, 0).unwrap());
     let client = tokio::spawn({
         let passwords = Arc::clone(&passwords);
@@ -246,11 +248,11 @@ async fn a_client_that_goes_away_leaves_its_place_taken_until_the_work_is_done()
     assert!(client.await.unwrap_err().is_cancelled());
 
     let next = passwords.check(&user(), &password("secret"), None).await;
-    assert!(matches!(next, Err(Error::Overloaded { .. })), "the thread is still at work: {next:?}");
+    assert!(matches!(next, Err(Error::Overloaded { .. })), "the thread is still busy: {next:?}");
     while passwords.free_places() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(passwords.check(&user(), &password("secret"), None).await.unwrap(), Checked::Wrong);
+    assert_eq!(passwords.check(&user(), &password("secret"), None).await.unwrap(), PasswordCheck::Wrong);
     assert_eq!(passwords.hashes(), 2);
 }
 
@@ -289,22 +291,22 @@ fn a_password_is_checked_up_to_4096_bytes() {
 }
 
 #[test]
-fn a_hash_is_the_same_whatever_stands_around_it() {
+fn white_space_and_the_prefix_of_django_do_not_change_a_hash() {
     let hash = |text: &str| PasswordHash::new(text.into());
-    let ours = hash("$argon2id$v=19$m=8,t=1,p=1$salt$hash");
+    let hash_of_latchkey = hash("$argon2id$v=19$m=8,t=1,p=1$salt$hash");
     for same in [
         "$argon2id$v=19$m=8,t=1,p=1$salt$hash",
         "argon2$argon2id$v=19$m=8,t=1,p=1$salt$hash",
         "$argon2id$v=19$m=8,t=1,p=1$salt$hash   \n",
     ] {
-        assert!(ours.is_same(&hash(same)) && hash(same).is_same(&ours), "{same}");
+        assert!(hash_of_latchkey.is_same(&hash(same)) && hash(same).is_same(&hash_of_latchkey), "{same}");
     }
     for other in
         ["", "$argon2id$v=19$m=8,t=1,p=1$salt$has", "$argon2id$v=19$m=8,t=1,p=1$salt$hash$", "argon2"]
     {
-        assert!(!ours.is_same(&hash(other)), "{other}");
+        assert!(!hash_of_latchkey.is_same(&hash(other)), "{other}");
     }
-    for (text, djangos) in [
+    for (text, is_django_format) in [
         ("argon2$argon2id$x", true),
         ("pbkdf2_sha256$1$x$y", true),
         ("bcrypt$$2b$x", true),
@@ -314,12 +316,12 @@ fn a_hash_is_the_same_whatever_stands_around_it() {
         ("", false),
         ("x", false),
     ] {
-        assert_eq!(hash(text).is_djangos(), djangos, "{text}");
+        assert_eq!(hash(text).is_django_format(), is_django_format, "{text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_done_in_time_is_shed_at_once() {
+async fn a_request_that_would_miss_its_deadline_is_shed_at_once() {
     let passwords = Passwords::new(SLOW, 1, 100).unwrap();
     passwords.check(&user(), &password("secret"), None).await.unwrap();
     let origin = |deadline: Duration| Origin {
@@ -331,14 +333,14 @@ async fn what_cannot_be_done_in_time_is_shed_at_once() {
     assert!(matches!(shed, Some(Error::Overloaded { .. })), "{shed:?}");
     let in_time = Requester::from(&origin(Duration::from_mins(1)));
     let turn = passwords.admit(in_time).unwrap().turn().await.unwrap();
-    // Nobody waits for it by the time that its hash would begin.
+    // Nobody waits for the check when its hash would begin.
     let checked = passwords.check_in(turn, || false, &user(), &password("secret"), None).await;
     assert!(matches!(checked, Err(Error::Overloaded { .. })), "{checked:?}");
     assert_eq!((passwords.hashes(), passwords.under_way()), (1, 0));
 }
 
 #[tokio::test]
-async fn the_newest_takes_the_place_of_the_oldest_of_whom_there_are_the_most() {
+async fn a_newcomer_takes_the_place_of_the_oldest_request_of_the_largest_lane() {
     let passwords = Passwords::new(CHEAP, 1, 4).unwrap();
     let from = |address: &str, port: u16| {
         let address = address.parse().unwrap();
@@ -363,20 +365,20 @@ async fn the_newest_takes_the_place_of_the_oldest_of_whom_there_are_the_most() {
     let mut newcomer = wait(from("198.51.100.2", 4));
     assert!(futures_util::poll!(&mut newcomer).is_pending());
     let [oldest, newest] = greedy;
-    assert!(matches!(oldest.await.err(), Some(Error::Overloaded { .. })), "one site is one");
+    assert!(matches!(oldest.await.err(), Some(Error::Overloaded { .. })), "one site is one lane");
     drop(turns);
-    let _all = (newest.await.unwrap().put_off(), other.await.unwrap().put_off(), newcomer.await.unwrap());
+    let _all = (newest.await.unwrap().release(), other.await.unwrap().release(), newcomer.await.unwrap());
 }
 
 #[tokio::test]
-async fn one_connection_has_no_more_than_its_share_of_those_who_wait_for_long() {
+async fn a_connection_exceeds_its_share_only_while_waits_are_short() {
     let passwords = Passwords::new(CHEAP, 1, 100).unwrap().with_connection_share(3);
     let of = |port: u16| {
         let peer = Some(([198, 51, 100, 1], port).into());
         Requester::from(&Origin { peer, ..Origin::default() })
     };
     for (hash, expected) in [(Duration::from_micros(10), 0), (Duration::from_secs(1), 14)] {
-        passwords.suppose(hash);
+        passwords.set_average(hash);
         let mut turns = Vec::new();
         for _ in 0..2 {
             turns.push(passwords.admit(Requester::default()).unwrap().turn().await.unwrap());

@@ -1,7 +1,7 @@
-//! The threads that hash.
+//! The hashing threads.
 //!
-//! A hash takes as long as thousands of verdicts. So these threads give way to all others of the process, and a storm of
-//! logins is felt less by those who are logged in. Where a core is to spare they have it to themselves all the same.
+//! A hash takes as long as thousands of verdicts, so these threads run at a lower priority than all others of the process.
+//! Login bursts then raise the latency of verdicts less. An idle core is still used fully.
 
 use std::{
     io,
@@ -14,34 +14,35 @@ use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// By how much they are nicer than the others: a third of the share of an equal, where all want more than there is.
+/// The niceness of the hashing threads relative to the process: about a third of the share of an equal thread on a busy
+/// core.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 5;
-/// Nobody is nicer than that.
+/// The highest niceness.
 #[cfg(target_os = "linux")]
-const NICEST: i32 = 19;
+const MAX_NICE: i32 = 19;
 
-/// They end with this.
+/// A fixed number of threads, which end when this is dropped.
 pub(super) struct Threads {
     jobs: mpsc::Sender<Job>,
 }
 
-/// The work was given up, because it panicked.
+/// The work panicked.
 #[derive(Debug)]
-pub(super) struct Cancelled;
+pub(super) struct HashPanicked;
 
 impl Threads {
     pub(super) fn start(count: usize) -> io::Result<Self> {
-        let (jobs, coming) = mpsc::channel::<Job>();
-        let coming = Arc::new(Mutex::new(coming));
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
         for number in 0..count {
-            let coming = Arc::clone(&coming);
+            let queue = Arc::clone(&queue);
             thread::Builder::new().name(format!("hash-{number}")).spawn(move || {
-                give_way();
+                lower_priority();
                 loop {
-                    let job = coming.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(job) = job else { return };
-                    // Whoever waits for it hears of it: what was to be sent is dropped.
+                    // A panic drops the sender of the result, which tells the waiting request.
                     let _ = catch_unwind(AssertUnwindSafe(job));
                 }
             })?;
@@ -49,34 +50,34 @@ impl Threads {
         Ok(Self { jobs })
     }
 
-    /// Has work done as soon as a thread is free, in the order of asking. What nobody waits for any more is not begun;
-    /// what has begun is finished.
+    /// Runs work on a free thread, in the order of the calls. Work is not begun if the returned future was dropped; once
+    /// begun, it is finished.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = Result<T, Cancelled>> + Send + 'static {
+    ) -> impl Future<Output = Result<T, HashPanicked>> + Send + 'static {
         let (done, outcome) = oneshot::channel();
         let sent = self.jobs.send(Box::new(move || {
             if !done.is_closed() {
-                // Fails where nobody wants to know any more.
+                // Fails if the future was dropped meanwhile.
                 let _ = done.send(work());
             }
         }));
         async move {
-            sent.map_err(|_| Cancelled)?;
-            outcome.await.map_err(|_| Cancelled)
+            sent.map_err(|_| HashPanicked)?;
+            outcome.await.map_err(|_| HashPanicked)
         }
     }
 }
 
-/// On Linux this is a matter of the thread, elsewhere one of the whole process.
-fn give_way() {
+/// Lowers the priority of this thread. Only Linux has a priority for each thread.
+fn lower_priority() {
     #[cfg(target_os = "linux")]
-    // From where it begins: a server that was itself started with `nice` is nice already.
+    // Relative to the current niceness, because the server may have been started with `nice`.
     if let Err(error) = rustix::process::getpriority_process(None)
-        .and_then(|own| rustix::process::setpriority_process(None, (own + NICE).min(NICEST)))
+        .and_then(|own| rustix::process::setpriority_process(None, (own + NICE).min(MAX_NICE)))
     {
-        tracing::warn!(error.message = %error, "passwords are hashed at the priority of everything else");
+        tracing::warn!(error.message = %error, "failed to lower the priority of a hashing thread");
     }
 }
 
@@ -85,25 +86,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_told_and_costs_no_thread() {
+    async fn a_panic_is_reported_and_ends_no_thread() {
         let threads = Threads::start(1).unwrap();
-        assert!(threads.run(|| panic!("this is meant to happen")).await.is_err());
+        assert!(threads.run(|| panic!("expected in this test")).await.is_err());
         assert_eq!(threads.run(|| 7).await.unwrap(), 7);
     }
 
     #[tokio::test]
-    async fn what_has_begun_is_finished_and_what_nobody_waits_for_is_not_begun() {
+    async fn begun_work_is_finished_and_abandoned_work_is_not_begun() {
         let threads = Threads::start(1).unwrap();
-        let (tell, begun) = oneshot::channel();
+        let (notify, begun) = oneshot::channel();
         let (go, goes) = mpsc::channel();
         let (done, finished) = oneshot::channel();
         let first = threads.run(move || {
-            tell.send(()).unwrap();
+            notify.send(()).unwrap();
             goes.recv().unwrap();
             done.send(()).unwrap();
         });
         begun.await.unwrap();
-        drop((first, threads.run(|| panic!("this is not to be begun"))));
+        drop((first, threads.run(|| panic!("this must not be begun"))));
         let last = threads.run(|| 7);
         go.send(()).unwrap();
         finished.await.unwrap();
@@ -112,10 +113,10 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn those_who_hash_give_way_to_all_others() {
+    async fn hashing_threads_have_a_lower_priority() {
         let of_this_thread = || rustix::process::getpriority_process(None).unwrap();
         let threads = Threads::start(1).unwrap();
-        let theirs = threads.run(of_this_thread).await.unwrap();
-        assert_eq!(theirs, (of_this_thread() + NICE).min(NICEST));
+        let niceness = threads.run(of_this_thread).await.unwrap();
+        assert_eq!(niceness, (of_this_thread() + NICE).min(MAX_NICE));
     }
 }

@@ -1,4 +1,4 @@
-//! Every lenient default of the library, tried: what we did not write is not ours.
+//! Tokens that the library accepts but that this module would not have written.
 
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -14,12 +14,12 @@ fn settings() -> TokenSettings {
     TokenSettings { issuer: "latchkey".into(), audience: "services".into(), leeway: Duration::from_secs(5) }
 }
 
-struct Bench {
+struct Fixture {
     tokens: Tokens,
     key: Key,
 }
 
-impl Bench {
+impl Fixture {
     fn new(algorithm: KeyAlgorithm) -> Self {
         let key = Key::read(algorithm.format(), algorithm.generate().unwrap().as_bytes()).unwrap();
         let tokens = Tokens::new(Keyring::new(vec![key.clone()], 0).unwrap(), settings());
@@ -30,7 +30,7 @@ impl Bench {
         json!({ "typ": "at+jwt", "alg": self.key.algorithm.name(), "kid": self.key.kid })
     }
 
-    /// A token with any header and claims, properly signed with our key.
+    /// A token with this header and these claims, with a valid signature.
     fn signed(&self, header: &Value, claims: &Value) -> String {
         let message = format!("{}.{}", encode(header), encode(claims));
         let signature =
@@ -43,7 +43,7 @@ impl Bench {
         self.tokens.verify(token, Timestamp::from_secs(NOW)).err().map(|rejection| rejection.reason)
     }
 
-    /// What comes of claims with one of them replaced, or removed where the value is null.
+    /// The verdict on a token with one claim replaced, or removed if the value is null.
     fn with_claim(&self, name: &str, value: Value) -> Option<Reason> {
         let mut claims = claims();
         if value.is_null() {
@@ -54,7 +54,7 @@ impl Bench {
         self.reason(&self.signed(&self.header(), &claims))
     }
 
-    /// What comes of a header with one member replaced, or removed where the value is null.
+    /// The verdict on a token with one header member replaced, or removed if the value is null.
     fn with_header(&self, name: &str, value: Value) -> Option<Reason> {
         let mut header = self.header();
         if value.is_null() {
@@ -103,13 +103,13 @@ fn session() -> Session {
 }
 
 #[test]
-fn a_token_says_what_its_session_is_with_every_algorithm() {
+fn the_claims_of_a_token_are_those_of_its_session() {
     for algorithm in KeyAlgorithm::ALL {
-        let bench = Bench::new(algorithm);
+        let fixture = Fixture::new(algorithm);
         let user_id = UserId::parse("user-1").unwrap();
         let roles = Role::parse_all(&["staff"]).unwrap();
-        let token = bench.tokens.issue(&user_id, &session(), &roles).unwrap();
-        let claims = bench.tokens.verify(&token, Timestamp::from_secs(NOW)).unwrap();
+        let token = fixture.tokens.issue(&user_id, &session(), &roles).unwrap();
+        let claims = fixture.tokens.verify(&token, Timestamp::from_secs(NOW)).unwrap();
         let session = session();
         assert_eq!(
             *claims,
@@ -126,45 +126,45 @@ fn a_token_says_what_its_session_is_with_every_algorithm() {
 }
 
 #[test]
-fn the_largest_token_that_we_write_is_one_that_we_read() {
-    let bench = Bench::new(KeyAlgorithm::RS256);
+fn the_largest_possible_token_is_valid() {
+    let fixture = Fixture::new(KeyAlgorithm::RS256);
     let user_id = UserId::parse(&"u".repeat(UserId::MAX_LEN)).unwrap();
     let names: Vec<_> = (0..Role::MAX_COUNT).map(|n| format!("{n:064}")).collect();
-    let token = bench.tokens.issue(&user_id, &session(), &Role::parse_all(&names).unwrap()).unwrap();
+    let token = fixture.tokens.issue(&user_id, &session(), &Role::parse_all(&names).unwrap()).unwrap();
     assert!(token.len() <= MAX_LEN, "{}", token.len());
-    assert_eq!(bench.reason(&token), None);
+    assert_eq!(fixture.reason(&token), None);
 }
 
 #[test]
-fn the_twin_of_all_refusals_is_accepted() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
-    assert_eq!(bench.reason(&bench.signed(&bench.header(), &claims())), None);
+fn an_unchanged_token_is_valid() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
+    assert_eq!(fixture.reason(&fixture.signed(&fixture.header(), &claims())), None);
 }
 
 #[test]
-fn claims_that_are_missing_or_of_another_type_are_refused() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
+fn claims_that_are_missing_or_of_another_type_are_rejected() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
     for name in ["iss", "aud", "sub", "iat", "nbf", "exp", "jti", "gen", "slot", "roles"] {
         for value in [Value::Null, json!(-1), json!(1.5), json!(true), json!({}), json!([1]), json!("")] {
-            assert_eq!(bench.with_claim(name, value.clone()), Some(Reason::Malformed), "{name}: {value}");
+            assert_eq!(fixture.with_claim(name, value.clone()), Some(Reason::Malformed), "{name}: {value}");
         }
     }
 }
 
 #[test]
-fn an_issuer_or_audience_that_is_not_exactly_ours_is_refused() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
+fn another_issuer_or_audience_is_rejected() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
     for value in [json!("latchkey2"), json!(["latchkey"]), json!(["other", "latchkey"]), json!("LATCHKEY")] {
-        assert_eq!(bench.with_claim("iss", value.clone()), Some(Reason::Malformed), "iss: {value}");
+        assert_eq!(fixture.with_claim("iss", value.clone()), Some(Reason::Malformed), "iss: {value}");
     }
     for value in [json!("other"), json!(["services"]), json!(["services", "other"])] {
-        assert_eq!(bench.with_claim("aud", value.clone()), Some(Reason::Malformed), "aud: {value}");
+        assert_eq!(fixture.with_claim("aud", value.clone()), Some(Reason::Malformed), "aud: {value}");
     }
 }
 
 #[test]
-fn a_header_that_is_not_exactly_ours_is_refused() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
+fn a_header_that_differs_in_any_member_is_rejected() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
     for (name, value) in [
         ("typ", Value::Null),
         ("typ", json!("JWT")),
@@ -191,32 +191,32 @@ fn a_header_that_is_not_exactly_ours_is_refused() {
         ),
         ("anything", json!("else")),
     ] {
-        assert_eq!(bench.with_header(name, value.clone()), Some(Reason::Malformed), "{name}: {value}");
+        assert_eq!(fixture.with_header(name, value.clone()), Some(Reason::Malformed), "{name}: {value}");
     }
 }
 
 #[test]
 fn an_unknown_key_id_is_a_bad_signature() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
     for kid in ["", "other", "../../etc/passwd", "' OR 1=1"] {
-        assert_eq!(bench.with_header("kid", json!(kid)), Some(Reason::BadSignature), "{kid}");
+        assert_eq!(fixture.with_header("kid", json!(kid)), Some(Reason::BadSignature), "{kid}");
     }
 }
 
 #[test]
-fn a_public_key_is_no_hmac_secret() {
-    // The classic confusion of algorithms: the attacker knows our public key.
-    let bench = Bench::new(KeyAlgorithm::RS256);
-    let public = serde_json::to_string(&bench.tokens.keyring().jwks().keys[0]).unwrap();
-    let header = json!({ "typ": "at+jwt", "alg": "HS256", "kid": bench.key.kid });
+fn a_public_key_is_not_an_hmac_secret() {
+    // Algorithm confusion: the attacker signs with the public key as an HMAC secret.
+    let fixture = Fixture::new(KeyAlgorithm::RS256);
+    let public = serde_json::to_string(&fixture.tokens.keyring().jwks().keys[0]).unwrap();
+    let header = json!({ "typ": "at+jwt", "alg": "HS256", "kid": fixture.key.kid });
     let message = format!("{}.{}", encode(&header), encode(&claims()));
     let forged = jsonwebtoken::EncodingKey::from_secret(public.as_bytes());
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &forged, Algorithm::HS256).unwrap();
-    assert_eq!(bench.reason(&format!("{message}.{signature}")), Some(Reason::Malformed));
+    assert_eq!(fixture.reason(&format!("{message}.{signature}")), Some(Reason::Malformed));
 }
 
 #[test]
-fn two_keys_of_different_algorithms_do_not_stand_in_for_each_other() {
+fn a_key_verifies_only_tokens_of_its_own_algorithm() {
     let keys = [KeyAlgorithm::EdDSA, KeyAlgorithm::HS256]
         .map(|algorithm| Key::read(algorithm.format(), algorithm.generate().unwrap().as_bytes()).unwrap());
     let tokens = Tokens::new(Keyring::new(keys.to_vec(), 0).unwrap(), settings());
@@ -230,21 +230,21 @@ fn two_keys_of_different_algorithms_do_not_stand_in_for_each_other() {
 
 #[test]
 fn a_changed_token_is_a_bad_signature_or_malformed() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
-    let token = bench.signed(&bench.header(), &claims());
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
+    let token = fixture.signed(&fixture.header(), &claims());
     for index in 0..token.len() {
         let mut changed = token.clone().into_bytes();
         changed[index] = if changed[index] == b'A' { b'B' } else { b'A' };
         let changed = String::from_utf8(changed).unwrap();
-        let reason = bench.reason(&changed);
+        let reason = fixture.reason(&changed);
         assert!(matches!(reason, Some(Reason::BadSignature | Reason::Malformed)), "{index}: {reason:?}");
     }
 }
 
 #[test]
-fn a_second_spelling_of_a_token_is_refused() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
-    let token = bench.signed(&bench.header(), &claims());
+fn another_spelling_of_a_token_is_rejected() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
+    let token = fixture.signed(&fixture.header(), &claims());
     for other in [
         format!("{token}="),
         format!("{token} "),
@@ -253,14 +253,14 @@ fn a_second_spelling_of_a_token_is_refused() {
         format!("{token}."),
         format!("{token}.{token}"),
         token.replace('-', "+").replace('_', "/") + "=",
-        // The last character of 64 bytes in base64 has four bits to spare.
+        // The last base64 character of 64 bytes has four unused bits.
         format!("{}{}", &token[..token.len() - 1], next(token.as_bytes()[token.len() - 1])),
     ] {
-        assert!(bench.reason(&other).is_some(), "{other}");
+        assert!(fixture.reason(&other).is_some(), "{other}");
     }
 }
 
-/// The character after this one in the alphabet of base64url, which differs in a bit to spare.
+/// The base64url character that differs from this one in an unused bit.
 fn next(character: u8) -> char {
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let index = alphabet.iter().position(|other| *other == character).unwrap();
@@ -268,70 +268,70 @@ fn next(character: u8) -> char {
 }
 
 #[test]
-fn what_is_no_token_at_all_is_malformed() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
+fn a_text_that_is_no_token_is_malformed() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
     for text in ["", ".", "..", "a.b", "a.b.c", "a.b.c.d", "\u{0}", "ü.ü.ü", "e30.e30.", "null.null.null"]
     {
-        assert_eq!(bench.reason(text), Some(Reason::Malformed), "{text:?}");
+        assert_eq!(fixture.reason(text), Some(Reason::Malformed), "{text:?}");
     }
 }
 
 #[test]
-fn a_token_over_four_kib_is_refused_unread() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
+fn a_token_over_four_kib_is_malformed() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
     let padding = |length: usize| {
         let mut claims = claims();
         claims["padding"] = json!("x".repeat(length));
-        bench.signed(&bench.header(), &claims)
+        fixture.signed(&fixture.header(), &claims)
     };
     let fits = padding(2000);
     assert!(fits.len() <= MAX_LEN);
-    assert_eq!(bench.reason(&fits), None, "claims that we do not know are skipped");
+    assert_eq!(fixture.reason(&fits), None, "unknown claims are ignored");
     let too_long = padding(3000);
     assert!(too_long.len() > MAX_LEN);
-    assert_eq!(bench.reason(&too_long), Some(Reason::Malformed));
+    assert_eq!(fixture.reason(&too_long), Some(Reason::Malformed));
 }
 
 #[test]
-fn a_token_expires_at_the_very_second() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
-    let token = bench.signed(&bench.header(), &claims());
+fn a_token_expires_exactly_at_its_exp() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
+    let token = fixture.signed(&fixture.header(), &claims());
     let end = Timestamp::from_secs(NOW + 10);
     let before = Timestamp::from_micros(end.as_micros() - 1);
-    assert!(bench.tokens.verify(&token, before).is_ok());
-    assert_eq!(bench.tokens.verify(&token, end), Err(Rejection::at(Reason::Expired, end)));
-    assert_eq!(bench.with_claim("exp", json!(NOW - 59)), Some(Reason::Expired), "no leeway behind `exp`");
+    assert!(fixture.tokens.verify(&token, before).is_ok());
+    assert_eq!(fixture.tokens.verify(&token, end), Err(Rejection::at(Reason::Expired, end)));
+    assert_eq!(fixture.with_claim("exp", json!(NOW - 59)), Some(Reason::Expired), "`exp` has no leeway");
 }
 
 #[test]
-fn the_later_of_its_two_beginnings_is_what_a_token_is_judged_by() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
+fn not_before_is_the_later_of_iat_and_nbf() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
     for name in ["nbf", "iat"] {
         for begins in [NOW + 5, NOW + 6, 1 << 40] {
             let mut claims = claims();
             claims[name] = json!(begins);
-            let token = bench.signed(&bench.header(), &claims);
-            let verified = bench.tokens.verify(&token, Timestamp::from_secs(NOW)).unwrap();
+            let token = fixture.signed(&fixture.header(), &claims);
+            let verified = fixture.tokens.verify(&token, Timestamp::from_secs(NOW)).unwrap();
             assert_eq!(verified.not_before, Timestamp::from_secs(begins), "{name}");
         }
     }
 }
 
 #[test]
-fn time_is_told_only_of_what_we_have_signed() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
+fn a_forged_token_does_not_learn_that_it_has_expired() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
     let mut expired = claims();
     expired["exp"] = json!(NOW - 1);
-    let token = bench.signed(&bench.header(), &expired);
-    assert_eq!(bench.reason(&token), Some(Reason::Expired));
+    let token = fixture.signed(&fixture.header(), &expired);
+    assert_eq!(fixture.reason(&token), Some(Reason::Expired));
     let forged = format!("{}.{}", token.rsplit_once('.').unwrap().0, BASE64URL_NOPAD.encode(&[0; 64]));
-    assert_eq!(bench.reason(&forged), Some(Reason::BadSignature));
+    assert_eq!(fixture.reason(&forged), Some(Reason::BadSignature));
 }
 
 #[test]
-fn a_rotation_logs_nobody_out_until_the_old_key_goes() {
-    let old = Bench::new(KeyAlgorithm::EdDSA);
-    let new = Bench::new(KeyAlgorithm::ES256);
+fn tokens_of_an_old_key_are_valid_until_it_is_removed() {
+    let old = Fixture::new(KeyAlgorithm::EdDSA);
+    let new = Fixture::new(KeyAlgorithm::ES256);
     let token = old.signed(&old.header(), &claims());
     let keys = vec![old.key.clone(), new.key.clone()];
     old.tokens.rotate(Keyring::new(keys, 1).unwrap());
@@ -339,27 +339,31 @@ fn a_rotation_logs_nobody_out_until_the_old_key_goes() {
     let issued = old.tokens.issue(&UserId::parse("user-1").unwrap(), &session(), &[]).unwrap();
     assert_eq!(jsonwebtoken::decode_header(&issued).unwrap().kid.as_ref(), Some(&new.key.kid));
     let gone = old.tokens.rotate(Keyring::new(vec![new.key.clone()], 0).unwrap());
-    assert_eq!(gone, [(old.key.kid.clone(), Timestamp::from_secs(NOW + 10))], "and until when it was needed");
+    assert_eq!(
+        gone,
+        [(old.key.kid.clone(), Timestamp::from_secs(NOW + 10))],
+        "the removed key, and the latest `exp` of its tokens"
+    );
     assert_eq!(old.reason(&token), Some(Reason::BadSignature));
 }
 
-/// What `JWKS` readers elsewhere do: verify with nothing but the public key.
+/// Verifies tokens as other readers of the `JWKS` do.
 #[test]
 fn the_published_keys_verify_the_tokens() {
     for algorithm in [KeyAlgorithm::EdDSA, KeyAlgorithm::ES256, KeyAlgorithm::RS256] {
-        let bench = Bench::new(algorithm);
-        let token = bench.tokens.issue(&UserId::parse("user-1").unwrap(), &session(), &[]).unwrap();
-        let jwks = bench.tokens.keyring().jwks();
-        let key = DecodingKey::from_jwk(jwks.find(&bench.key.kid).unwrap()).unwrap();
-        let mut validation = Validation::new(bench.key.jwt_algorithm);
+        let fixture = Fixture::new(algorithm);
+        let token = fixture.tokens.issue(&UserId::parse("user-1").unwrap(), &session(), &[]).unwrap();
+        let jwks = fixture.tokens.keyring().jwks();
+        let key = DecodingKey::from_jwk(jwks.find(&fixture.key.kid).unwrap()).unwrap();
+        let mut validation = Validation::new(fixture.key.jwt_algorithm);
         validation.set_audience(&["services"]);
         validation.set_issuer(&["latchkey"]);
         assert!(jsonwebtoken::decode::<Value>(&token, &key, &validation).is_ok(), "{}", algorithm.name());
     }
 }
 
-/// The token with its signature as it is, but for one bit.
-fn bent(token: &str, at: usize) -> String {
+/// Flips one bit in the signature of a token.
+fn flip_bit(token: &str, at: usize) -> String {
     let (message, signature) = token.rsplit_once('.').unwrap();
     let mut bytes = BASE64URL_NOPAD.decode(signature.as_bytes()).unwrap();
     bytes[at] ^= 1;
@@ -367,31 +371,31 @@ fn bent(token: &str, at: usize) -> String {
 }
 
 #[test]
-fn a_token_is_verified_once_and_none_passes_for_it_by_a_part() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
-    let token = bench.signed(&bench.header(), &claims());
-    let remembered = || bench.tokens.current.load().verified.len();
-    assert_eq!((bench.reason(&token), bench.reason(&token), remembered()), (None, None, 1));
+fn a_verified_token_is_cached_by_all_of_its_bytes() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
+    let token = fixture.signed(&fixture.header(), &claims());
+    let cached = || fixture.tokens.current.load().verified.len();
+    assert_eq!((fixture.reason(&token), fixture.reason(&token), cached()), (None, None, 1));
     for at in 0..64 {
-        assert_eq!(bench.reason(&bent(&token, at)), Some(Reason::BadSignature), "bit {at}");
+        assert_eq!(fixture.reason(&flip_bit(&token, at)), Some(Reason::BadSignature), "byte {at}");
     }
     let mut forged = claims();
     forged["sub"] = json!("user-2");
     let (_, signature) = token.rsplit_once('.').unwrap();
-    let forged = format!("{}.{}.{signature}", encode(&bench.header()), encode(&forged));
-    assert_eq!(bench.reason(&forged), Some(Reason::BadSignature));
-    assert_eq!(remembered(), 1, "what is not good is not remembered");
+    let forged = format!("{}.{}.{signature}", encode(&fixture.header()), encode(&forged));
+    assert_eq!(fixture.reason(&forged), Some(Reason::BadSignature));
+    assert_eq!(cached(), 1, "a rejected token is not cached");
 }
 
 #[test]
-fn a_token_that_was_verified_has_to_be_good_each_time() {
-    let bench = Bench::new(KeyAlgorithm::EdDSA);
-    let token = bench.signed(&bench.header(), &claims());
-    let at = |secs| bench.tokens.verify(&token, Timestamp::from_secs(secs)).err().map(|error| error.reason);
+fn a_cached_token_is_checked_on_every_use() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
+    let token = fixture.signed(&fixture.header(), &claims());
+    let at = |secs| fixture.tokens.verify(&token, Timestamp::from_secs(secs)).err().map(|error| error.reason);
     assert_eq!(at(NOW), None);
     assert_eq!(at(NOW + 10), Some(Reason::Expired));
-    assert_eq!(at(NOW - 100), None, "whether its time has come is judged with its session");
+    assert_eq!(at(NOW - 100), None, "NOT_YET_VALID is decided together with the session");
     assert_eq!(at(NOW), None);
-    bench.tokens.rotate(Bench::new(KeyAlgorithm::EdDSA).tokens.keyring().as_ref().clone());
-    assert_eq!(at(NOW), Some(Reason::BadSignature), "with other keys it is verified anew");
+    fixture.tokens.rotate(Fixture::new(KeyAlgorithm::EdDSA).tokens.keyring().as_ref().clone());
+    assert_eq!(at(NOW), Some(Reason::BadSignature), "a new key ring empties the cache");
 }

@@ -1,4 +1,4 @@
-//! The clients of a user, told apart as far as can be.
+//! Telling the clients of a user apart: for known clients and for kick wars.
 
 use std::{net::IpAddr, num::NonZeroU64};
 
@@ -11,12 +11,12 @@ use crate::domain::{
     types::{Device, UserId},
 };
 
-/// From which network a user has logged in: a hash, another one for each user.
+/// A hash of the network that a user has logged in from. The same network has another mark for each user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientMark(pub NonZeroU64);
 
 impl ClientMark {
-    /// The mark of a user's clients at this address, or for IPv6 in its /64.
+    /// The mark of the user's clients at this IPv4 address, or in the /64 of this IPv6 address.
     pub fn of(user_id: &UserId, address: IpAddr) -> Self {
         let text = format!("{user_id} {}", customer(address));
         let hash = digest::digest(&digest::SHA256, text.as_bytes());
@@ -26,35 +26,35 @@ impl ClientMark {
     }
 }
 
-/// What tells two clients apart where they log each other out: the network and what the client calls itself.
+/// Identifies a client in a kick war: its network and its device name.
 pub(super) type Client<'a> = (Option<ClientMark>, &'a Device);
 
 impl UserSessions {
-    /// Whether the user has logged in from there of late, and nobody has ended that on the grounds that it was not
-    /// the user.
-    pub fn knows(&self, client: ClientMark) -> bool {
-        self.clients().any(|known| known == client)
+    /// Whether the user has recently logged in from this network. A session that was ended because it might not be the
+    /// user's own does not count.
+    pub fn is_known_client(&self, client: ClientMark) -> bool {
+        self.known_clients().any(|known| known == client)
     }
 
-    /// Whether there is any client that is known.
-    pub fn knows_any(&self) -> bool {
-        self.clients().next().is_some()
+    /// Whether the user has any known client.
+    pub fn has_known_clients(&self) -> bool {
+        self.known_clients().next().is_some()
     }
 
-    fn clients(&self) -> impl Iterator<Item = ClientMark> {
+    fn known_clients(&self) -> impl Iterator<Item = ClientMark> {
         let live = self.sessions.iter().filter_map(|session| session.client);
-        let ended = self.tombstones.iter().filter(|grave| {
-            let fenced = self.fence.as_ref().is_some_and(|fence| fence.covers(grave.generation));
-            let by_itself = matches!(
-                grave.reason,
+        let ended = self.tombstones.iter().filter(|tombstone| {
+            let fenced = self.fence.as_ref().is_some_and(|fence| fence.covers(tombstone.generation));
+            let is_ordinary_end = matches!(
+                tombstone.reason,
                 Reason::Replaced
                     | Reason::Evicted
                     | Reason::LoggedOut
                     | Reason::IdleTimeout
                     | Reason::Expired
             );
-            by_itself && !fenced
+            is_ordinary_end && !fenced
         });
-        live.chain(ended.filter_map(|grave| grave.client))
+        live.chain(ended.filter_map(|tombstone| tombstone.client))
     }
 }

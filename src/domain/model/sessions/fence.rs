@@ -1,25 +1,25 @@
-//! Fences: "everything up to this generation is dead", whether anybody remembers it or not.
+//! Fences: a fence declares every session up to a generation dead, remembered or not.
 
 use std::time::Duration;
 
-use super::{At, Next, UserSessions};
+use super::{Context, Transition, UserSessions};
 use crate::domain::{
-    rejection::{Reason, Rejection, Why},
+    rejection::{EndCause, Reason, Rejection},
     types::{Claims, Generation, Notice, SessionId, Timestamp},
 };
 
-/// "Everything up to this generation is dead."
+/// Declares every session up to a generation dead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fence {
-    /// Up to and with this one.
+    /// The highest generation that is dead.
     pub generation: Generation,
-    /// Because of this.
+    /// Why the sessions ended.
     pub reason: Reason,
-    /// Since then.
+    /// When the sessions ended.
     pub at: Timestamp,
-    /// What to tell the users instead of a sentence of ours.
+    /// The operator's text for the user, shown instead of the default message.
     pub notice: Option<Notice>,
-    /// Remembered until then; no token from before the fence is valid for longer.
+    /// When the fence is removed: no token from before the fence is valid for longer.
     pub until: Timestamp,
 }
 
@@ -29,50 +29,48 @@ impl Fence {
         generation <= self.generation
     }
 
-    /// What it means to a session that it covers.
+    /// The rejection of a session that the fence covers.
     pub fn rejection(&self) -> Rejection {
         Rejection { notice: self.notice.clone(), ..Rejection::at(self.reason, self.at) }
     }
 }
 
 impl UserSessions {
-    /// Ends everything that this user has had until now, remembered or not, and every login that is
-    /// under way. `longest` is the longest that any token lives.
-    pub fn fence(&self, why: impl Into<Why>, longest: Duration, at: At<'_>) -> Next<u32> {
-        self.fence_but(None, why, longest, at)
+    /// Ends all sessions of this user, remembered or not, and makes every concurrent login conflict. `longest` is the
+    /// longest lifetime of a token.
+    pub fn fence(&self, cause: impl Into<EndCause>, longest: Duration, ctx: Context<'_>) -> Transition<u32> {
+        self.fence_except(None, cause, longest, ctx)
     }
 
-    /// As [`Self::fence`], but for one live session.
-    pub fn fence_but(
+    /// Like [`Self::fence`], but keeps one live session.
+    pub fn fence_except(
         &self,
         kept: Option<SessionId>,
-        why: impl Into<Why>,
+        cause: impl Into<EndCause>,
         longest: Duration,
-        at: At<'_>,
-    ) -> Next<u32> {
-        let why = why.into();
-        let mut next = self.close(|session| Some(session.id) != kept, why.clone(), at);
-        // One past the last generation, so that a fence always changes the state and every login that
-        // read the register before it conflicts.
-        let generation = next.state.generation.next(at.now);
+        ctx: Context<'_>,
+    ) -> Transition<u32> {
+        let cause = cause.into();
+        let mut next = self.close(|session| Some(session.id) != kept, cause.clone(), ctx);
+        // The generation always grows, so that a fence changes the state and a concurrent login conflicts.
+        let generation = next.state.generation.next(ctx.now);
         next.state.generation = generation;
-        let Why { reason, notice } = why;
-        let until = at.now.after(longest).ceil_to_second();
-        next.state.fence = Some(Box::new(Fence { generation, reason, at: at.now, notice, until }));
+        let EndCause { reason, notice } = cause;
+        let until = ctx.now.after(longest).ceil_to_second();
+        next.state.fence = Some(Box::new(Fence { generation, reason, at: ctx.now, notice, until }));
         next
     }
 
-    /// Whether a token with these claims, which we have signed, is newer than anything remembered. A login
-    /// is committed before its token is given out, so the store has lost that commit, and what came with
-    /// it: a failover has brought back the sessions that it had displaced.
-    pub fn has_lost(&self, claims: &Claims) -> bool {
+    /// Whether a verified token is newer than everything that is remembered. A login is committed before its token is
+    /// issued, so the store has lost the commit, and the sessions that the login displaced may be live again.
+    pub fn has_lost_login(&self, claims: &Claims) -> bool {
         claims.generation > self.generation && !self.contradicts(claims)
     }
 
-    /// Ends what the loss of a login has brought back, with everything else of that time.
-    pub fn recover(&self, lost: &Claims, longest: Duration, at: At<'_>) -> Next<u32> {
+    /// Ends all sessions up to a lost login, among them those that its loss brought back.
+    pub fn recover(&self, lost: &Claims, longest: Duration, ctx: Context<'_>) -> Transition<u32> {
         let mut next = self.clone();
         next.generation = next.generation.max(lost.generation);
-        next.fence(Reason::UnknownSession, longest, at)
+        next.fence(Reason::UnknownSession, longest, ctx)
     }
 }

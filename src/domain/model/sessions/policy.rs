@@ -1,50 +1,51 @@
-//! The rules of slots.
+//! The rules of slots: timeouts, limits and protection against kick wars.
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// The rules of a slot.
+/// The rules of a slot, from its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotPolicy {
-    /// A session not used for this long ends.
+    /// Ends a session that is not used for this long.
     pub idle_timeout: Duration,
-    /// A session this old ends.
+    /// Ends a session this long after its login.
     pub absolute_timeout: Duration,
-    /// How many sessions the slot holds.
+    /// The most live sessions in the slot.
     pub limit: NonZeroU32,
-    /// What becomes of a login in a full slot.
+    /// The handling of a login in a full slot.
     pub on_limit: OnLimit,
-    /// Which session has to go for another one.
+    /// Which session a displacement ends.
     pub victim: Victim,
-    /// A login ends the sessions in all other slots, too.
+    /// Whether a login also ends the sessions in all other slots.
     pub exclusive: bool,
-    /// When two clients are taken to push each other out for ever.
+    /// When displacements count as a kick war.
     pub kick_war: KickWar,
 }
 
-/// What becomes of a login in a full slot.
+/// The handling of a login in a full slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnLimit {
-    /// It displaces a session.
+    /// The login displaces a session.
     Displace,
-    /// It is denied, unless it says that it means to take over.
+    /// The login fails unless it is a takeover.
     Deny,
 }
 
-/// Which session has to go for another one.
+/// Which session a displacement ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
-    /// That of the oldest login.
+    /// The session of the oldest login.
     Oldest,
-    /// The one whose latest use is the longest ago.
+    /// The session that was not used for the longest time.
     LeastRecentlyUsed,
 }
 
-/// A slot that clients log each other out of so often within so long is fought over. For them it then stays with its
-/// holder until this long after the latest change.
+/// The definition of a kick war: clients displace each other this often within a window. Further logins of these clients
+/// are throttled until the window has passed after the latest displacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KickWar {
-    /// At most [`MAX_TOMBSTONES`](super::MAX_TOMBSTONES), because that is how many changes are remembered. 0: as often as you like.
+    /// The number of displacements, at most [`MAX_TOMBSTONES`](super::MAX_TOMBSTONES) because no more are remembered. 0
+    /// disables the protection.
     pub changes: usize,
-    /// Within this long.
+    /// The window in which they happen.
     pub window: Duration,
 }

@@ -1,4 +1,4 @@
-//! The state machine, story by story. `model` has the random ones.
+//! Examples of the state machine. `model` tests it with random commands.
 
 mod kick_war;
 mod model;
@@ -6,7 +6,7 @@ mod model;
 use std::num::NonZeroU32;
 
 use super::*;
-use crate::domain::types::UserId;
+use crate::domain::types::{Claims, UserId};
 
 const TOMBSTONE_TTL: Duration = Duration::from_hours(2);
 const IDLE: Duration = Duration::from_mins(10);
@@ -14,7 +14,7 @@ const ABSOLUTE: Duration = Duration::from_hours(1);
 const TOUCH: Duration = Duration::from_secs(30);
 const LEEWAY: Duration = Duration::from_mins(5);
 
-/// Displaces the oldest, as often as you like.
+/// A policy that displaces the oldest session, without protection against kick wars.
 fn policy(limit: u32) -> SlotPolicy {
     SlotPolicy {
         idle_timeout: IDLE,
@@ -27,8 +27,8 @@ fn policy(limit: u32) -> SlotPolicy {
     }
 }
 
-fn at(now: Timestamp) -> At<'static> {
-    At { now, tombstone_ttl: TOMBSTONE_TTL, leeway: LEEWAY, epoch: &Epoch::FIRST }
+fn at(now: Timestamp) -> Context<'static> {
+    Context { now, tombstone_ttl: TOMBSTONE_TTL, leeway: LEEWAY, epoch: &Epoch::FIRST }
 }
 
 fn id(number: u64) -> SessionId {
@@ -63,7 +63,7 @@ fn claims(session: &Session) -> Claims {
 
 const START: Timestamp = Timestamp::from_secs(1_000_000);
 
-/// One user, one slot, limit 1.
+/// The sessions of one user in one slot of limit 1.
 struct Story {
     state: UserSessions,
     now: Timestamp,
@@ -93,7 +93,7 @@ impl Story {
 }
 
 #[test]
-fn the_latest_wins_although_its_clock_is_behind() {
+fn the_latest_login_wins_although_its_clock_is_behind() {
     let mut story = Story::new();
     let first = story.login("a");
     story.now = START;
@@ -104,20 +104,20 @@ fn the_latest_wins_although_its_clock_is_behind() {
 }
 
 #[test]
-fn a_session_that_had_timed_out_is_not_called_replaced() {
+fn a_session_that_has_timed_out_is_not_replaced() {
     let mut story = Story::new();
     let first = story.login("a");
     story.after(IDLE + TOUCH);
     assert_eq!(story.rejection(&first).reason, Reason::IdleTimeout);
     let next = story.state.open(open(9, "default", "b", 1), at(story.now)).unwrap();
-    assert!(next.outcome.displaced.is_empty(), "it displaced nobody");
+    assert!(next.outcome.displaced.is_empty(), "no session was displaced");
     story.state = next.state;
     let rejection = story.rejection(&first);
     assert_eq!((rejection.reason, rejection.at), (Reason::IdleTimeout, Some(START.after(IDLE + TOUCH))));
 }
 
 #[test]
-fn use_slides_the_idle_timeout_and_never_the_absolute_one() {
+fn a_use_extends_the_idle_timeout_but_not_the_absolute_timeout() {
     let mut story = Story::new();
     let session = story.login("a");
     for _ in 0..6 {
@@ -132,7 +132,7 @@ fn use_slides_the_idle_timeout_and_never_the_absolute_one() {
 }
 
 #[test]
-fn a_use_that_went_unrecorded_still_counts_in_full() {
+fn an_unrecorded_use_counts_in_full() {
     let mut story = Story::new();
     let session = story.login("a");
     story.after(TOUCH.saturating_sub(Duration::from_micros(1)));
@@ -147,14 +147,14 @@ fn a_use_that_went_unrecorded_still_counts_in_full() {
 }
 
 #[test]
-fn when_the_reason_is_forgotten_the_generation_still_tells() {
+fn a_session_without_a_tombstone_is_replaced_by_its_generation() {
     let mut story = Story::new();
     let first = story.login("a");
     for _ in 0..=MAX_TOMBSTONES {
         story.login("b");
     }
     let last = story.login("c");
-    assert!(story.state.tombstones.iter().all(|grave| grave.id != first.id));
+    assert!(story.state.tombstones.iter().all(|tombstone| tombstone.id != first.id));
     assert_eq!(story.rejection(&first).reason, Reason::Replaced);
     story.state.tombstones.clear();
     let rejection = story.rejection(&first);
@@ -163,22 +163,22 @@ fn when_the_reason_is_forgotten_the_generation_still_tells() {
 }
 
 #[test]
-fn a_fence_ends_even_what_nobody_remembers() {
+fn a_fence_ends_sessions_that_are_not_remembered() {
     let mut story = Story::new();
     let lost = story.login("a");
     story.state = UserSessions::default();
     story.state = story.state.fence(Reason::AccountDisabled, ABSOLUTE, at(story.now)).state;
     assert_eq!(story.rejection(&lost).reason, Reason::AccountDisabled);
     let after = story.login("b");
-    assert!(story.state.verdict(&claims(&after), at(story.now)).is_ok(), "what comes after the fence lives");
+    assert!(story.state.verdict(&claims(&after), at(story.now)).is_ok(), "a login after the fence is live");
 }
 
 #[test]
-fn a_generation_that_was_never_given_out_is_unknown() {
+fn a_generation_that_is_not_remembered_is_unknown() {
     let mut story = Story::new();
     let kept = story.state.clone();
     let lost = story.login("a");
-    // A failover brought back the state from before that login.
+    // A failover restored the state from before that login.
     story.state = kept;
     assert_eq!(story.rejection(&lost).reason, Reason::UnknownSession);
 }
@@ -193,7 +193,7 @@ fn slots_do_not_displace_each_other() {
 }
 
 #[test]
-fn beyond_the_limit_the_oldest_is_evicted() {
+fn a_login_beyond_the_limit_evicts_the_oldest_session() {
     let mut state = UserSessions::default();
     let mut sessions = Vec::new();
     for number in 1..=3 {
@@ -209,43 +209,43 @@ fn beyond_the_limit_the_oldest_is_evicted() {
 }
 
 #[test]
-fn a_fence_and_a_rename_change_the_state_of_a_user_without_sessions() {
-    // So that a login which read the register before them conflicts.
+fn a_fence_and_a_profile_update_change_the_state_of_a_user_without_sessions() {
+    // Otherwise a concurrent login would not conflict.
     let empty = UserSessions::default();
     assert_ne!(empty.fence(Reason::AccountDisabled, ABSOLUTE, at(START)).state, empty);
-    assert_ne!(empty.rename(Profile::default(), at(START)).state, empty);
+    assert_ne!(empty.update_profile(Profile::default(), at(START)).state, empty);
     let fenced = empty.fence(Reason::AccountDisabled, ABSOLUTE, at(START)).state;
     assert_ne!(fenced.fence(Reason::AccountDisabled, ABSOLUTE, at(START)).state, fenced);
 }
 
 #[test]
-fn a_session_that_began_in_the_future_is_not_yet_valid_unless_it_has_ended() {
+fn a_session_from_the_future_is_not_yet_valid_unless_it_has_ended() {
     let mut story = Story::new();
     let fast = story.login("a");
     story.now = START.before(LEEWAY);
     assert!(story.state.verdict(&claims(&fast), at(story.now)).is_ok(), "within the leeway");
     story.now = START.before(LEEWAY + Duration::from_secs(1));
-    let early = Rejection::at(Reason::NotYetValid, fast.issued_at);
-    assert_eq!(story.rejection(&fast), early);
+    let not_yet_valid = Rejection::at(Reason::NotYetValid, fast.issued_at);
+    assert_eq!(story.rejection(&fast), not_yet_valid);
     let second = story.login("b");
     assert_eq!(story.rejection(&fast).reason, Reason::Replaced);
     assert!(story.state.verdict(&claims(&second), at(story.now)).is_ok());
-    // As well where nobody remembers how it ended.
+    // The same holds if its end is not remembered.
     story.state.tombstones.clear();
     assert_eq!(story.rejection(&fast).reason, Reason::Replaced);
-    // Nor that there was such a session, which may come with the time.
+    // If the session itself is not remembered, it may be known later.
     story.state = UserSessions::default();
-    assert_eq!(story.rejection(&fast), early);
+    assert_eq!(story.rejection(&fast), not_yet_valid);
 }
 
 #[test]
-fn a_time_out_that_was_written_down_stays_whatever_the_clock_does() {
+fn a_recorded_timeout_stays_when_the_clock_steps_back() {
     let mut story = Story::new();
     let session = story.login("a");
     story.after(IDLE + TOUCH);
     assert_eq!(story.rejection(&session).reason, Reason::IdleTimeout);
     assert!(story.state.has_timed_out(session.id, at(story.now)));
-    // A use from before it timed out can be recorded as long as nobody was told.
+    // A use from before the timeout can be recorded until the timeout is.
     let used = story.now.before(TOUCH);
     assert!(story.state.touch(session.id, used, at(story.now)).is_some());
     let next = story.state.close(|_| false, Reason::IdleTimeout, at(story.now));
@@ -258,7 +258,7 @@ fn a_time_out_that_was_written_down_stays_whatever_the_clock_does() {
 }
 
 #[test]
-fn a_token_that_does_not_fit_the_session_it_names_is_malformed_and_ends_nothing() {
+fn a_token_that_contradicts_its_session_is_malformed_and_ends_nothing() {
     let mut story = Story::new();
     let session = story.login("a");
     let wrong = |session: &Session| {
@@ -274,15 +274,15 @@ fn a_token_that_does_not_fit_the_session_it_names_is_malformed_and_ends_nothing(
     for claims in wrong(&session) {
         let verdict = story.state.verdict(&claims, at(story.now));
         assert_eq!(verdict, Err(Rejection::bare(Reason::Malformed)), "{claims:?}");
-        assert!(!story.state.has_lost(&claims), "no login was lost: {claims:?}");
+        assert!(!story.state.has_lost_login(&claims), "no login was lost: {claims:?}");
     }
     assert_eq!(story.state.verdict(&claims(&session), at(story.now)), Ok(&session));
 
-    // Once it has ended, such a token does not learn how.
+    // After the end of the session, such a token does not learn the reason.
     story.login("b");
     for claims in wrong(&session) {
         assert_eq!(story.state.verdict(&claims, at(story.now)).unwrap_err().reason, Reason::Malformed);
-        assert!(!story.state.has_lost(&claims), "{claims:?}");
+        assert!(!story.state.has_lost_login(&claims), "{claims:?}");
     }
     assert_eq!(story.rejection(&session).reason, Reason::Replaced);
 }

@@ -1,4 +1,4 @@
-//! What failures are counted by.
+//! The keys of throttles.
 
 use std::net::IpAddr;
 
@@ -8,39 +8,38 @@ use crate::domain::{
     username::Username,
 };
 
-/// Wider networks of IPv6, and how many times as many failures each may have as an address: what one customer has of
-/// some providers, and what one site has.
+/// Prefix lengths of wider IPv6 networks, and how many times the failures of an address each may have. These are the
+/// networks of one customer at some providers, and of one site.
 pub(super) const WIDER: [(u32, u32); 2] = [(56, 4), (48, 16)];
 
-/// What failures are counted by.
+/// The key of a throttle.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ThrottleKey(String);
 
-// A user id holds no space, so these are nobody's.
+// Every key contains a space, so none is equal to a user id.
 impl ThrottleKey {
-    /// By username, whether there is such an account or not: what is refused must not tell. Hashed,
-    /// because people type their password there by mistake.
+    /// A username, whether or not an account has it: throttling must not reveal that. The name is hashed because people
+    /// type their password there by mistake.
     pub fn account(username: &Username) -> Self {
         Self(format!("throttle account {}", username.hash()))
     }
 
-    /// By the account that was found, under whatever name.
+    /// The account that was found, by whatever name.
     pub fn user(user_id: &UserId) -> Self {
         Self(format!("throttle user {user_id}"))
     }
 
-    /// In place of [`user`](Self::user) where no account was found.
+    /// Replaces [`user`](Self::user) if no account was found.
     pub fn nobody(username: &Username) -> Self {
         Self(format!("throttle nobody {}", username.hash()))
     }
 
-    /// By the account, for clients from where its user has logged in of late.
+    /// The known clients of an account: those from networks that the user has recently logged in from.
     pub fn known_clients(user_id: &UserId) -> Self {
         Self(format!("throttle known {user_id}"))
     }
 
-    /// By the address of the client: the whole of it, or for IPv6 the /64, which one customer has all
-    /// of.
+    /// A client address: the whole IPv4 address, or the /64 of an IPv6 address, which identifies one customer.
     pub fn address(address: IpAddr) -> Self {
         let network = match customer(address) {
             IpAddr::V4(address) => address.to_string(),
@@ -52,13 +51,13 @@ impl ThrottleKey {
         Self(format!("throttle address {network}"))
     }
 
-    /// By a wider network of a client with an IPv6 address; `None` for one of IPv4.
+    /// A wider network of an IPv6 address; `None` for IPv4.
     pub fn wider(address: IpAddr, bits: u32) -> Option<Self> {
         let network = network(address, bits);
         (!network.is_ipv4()).then(|| Self(format!("throttle address {network}/{bits}")))
     }
 
-    /// As text.
+    /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

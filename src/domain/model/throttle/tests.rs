@@ -4,15 +4,19 @@ use super::*;
 use crate::domain::{types::UserId, username::Username};
 
 const SECOND: Duration = Duration::from_secs(1);
-const ACCOUNT: Rule =
-    Rule::Account { free: 5, first_wait: SECOND, longest_wait: Duration::from_mins(15), stop: 100 };
-const ADDRESS: Rule = Rule::Address { failures: 10, window: Duration::from_secs(100) };
+const ACCOUNT: ThrottleRule = ThrottleRule::Account {
+    free: 5,
+    first_wait: SECOND,
+    longest_wait: Duration::from_mins(15),
+    lock_after: 100,
+};
+const ADDRESS: ThrottleRule = ThrottleRule::Address { failures: 10, window: Duration::from_secs(100) };
 
 fn start() -> Timestamp {
     Timestamp::from_secs(1_000_000)
 }
 
-fn failed(rule: Rule, times: u32, now: Timestamp) -> Throttle {
+fn failed(rule: ThrottleRule, times: u32, now: Timestamp) -> Throttle {
     let mut state = Throttle::default();
     for _ in 0..times {
         state.fail(rule, now);
@@ -21,11 +25,11 @@ fn failed(rule: Rule, times: u32, now: Timestamp) -> Throttle {
 }
 
 #[test]
-fn the_first_failures_cost_nothing_and_the_waits_double() {
+fn the_first_failures_are_free_and_the_waits_double() {
     let waits: Vec<_> = (0..=16)
         .map(|failures| match failed(ACCOUNT, failures, start()).begin(ACCOUNT, 1, start()) {
             Ok(_) => 0,
-            Err(Refusal::Wait(wait)) => wait.as_secs(),
+            Err(Throttled::Wait(wait)) => wait.as_secs(),
             Err(other) => panic!("{other:?}"),
         })
         .collect();
@@ -37,16 +41,16 @@ fn a_wait_ends_to_the_microsecond() {
     let state = failed(ACCOUNT, 5, start());
     let end = start().after(SECOND);
     let before = Timestamp::from_micros(end.as_micros() - 1);
-    assert_eq!(state.begin(ACCOUNT, 1, before), Err(Refusal::Wait(Duration::from_micros(1))));
+    assert_eq!(state.begin(ACCOUNT, 1, before), Err(Throttled::Wait(Duration::from_micros(1))));
     assert!(state.begin(ACCOUNT, 1, end).is_ok());
 }
 
 #[test]
-fn at_the_hundredth_failure_no_wait_helps() {
+fn the_hundredth_failure_locks_the_account() {
     let state = failed(ACCOUNT, 100, start());
     let in_a_year = start().after(Duration::from_hours(24 * 365));
-    assert_eq!(state.begin(ACCOUNT, 1, in_a_year), Err(Refusal::Stopped));
-    assert!(state.keep_until(ACCOUNT) > in_a_year, "it is not forgotten either");
+    assert_eq!(state.begin(ACCOUNT, 1, in_a_year), Err(Throttled::Locked));
+    assert!(state.keep_until(ACCOUNT) > in_a_year, "a locked account is not forgotten");
     assert!(failed(ACCOUNT, 99, start()).begin(ACCOUNT, 1, in_a_year).is_ok());
 }
 
@@ -62,16 +66,16 @@ fn a_right_password_clears_an_account_but_not_an_address() {
 }
 
 #[test]
-fn an_attempt_that_was_not_made_leaves_no_trace() {
+fn an_attempt_that_was_not_checked_leaves_no_trace() {
     for rule in [ACCOUNT, ADDRESS] {
         let before = failed(rule, 3, start()).at(rule, start());
-        let after = before.begin(rule, 1, start()).unwrap().finish(rule, 1, Outcome::NotMade, start());
+        let after = before.begin(rule, 1, start()).unwrap().finish(rule, 1, Outcome::NotChecked, start());
         assert_eq!(after, before);
     }
 }
 
 #[test]
-fn an_attempt_of_which_nothing_is_heard_has_failed_and_is_counted_once() {
+fn an_attempt_without_an_outcome_fails_once() {
     let state = Throttle::default().begin(ACCOUNT, 1, start()).unwrap();
     let later = start().after(ATTEMPT_TTL);
     assert_eq!(state.at(ACCOUNT, later).failures, 1);
@@ -80,38 +84,38 @@ fn an_attempt_of_which_nothing_is_heard_has_failed_and_is_counted_once() {
 }
 
 #[test]
-fn an_address_is_forgiven_one_failure_at_a_time() {
+fn the_failures_of_an_address_are_forgotten_one_by_one() {
     let state = failed(ADDRESS, 10, start());
-    assert_eq!(state.begin(ADDRESS, 1, start()), Err(Refusal::Wait(Duration::from_secs(10))));
+    assert_eq!(state.begin(ADDRESS, 1, start()), Err(Throttled::Wait(Duration::from_secs(10))));
     let later = start().after(Duration::from_secs(10));
     let next = state.begin(ADDRESS, 1, later).unwrap();
-    assert_eq!(next.begin(ADDRESS, 2, later), Err(Refusal::Busy), "one at a time");
+    assert_eq!(next.begin(ADDRESS, 2, later), Err(Throttled::Busy), "one at a time");
     let much_later = start().after(Duration::from_secs(100));
     assert_eq!(state.at(ADDRESS, much_later).failures, 0);
 }
 
 #[test]
-fn what_lapsed_long_ago_has_not_been_forgotten_twice() {
+fn an_expired_attempt_is_forgotten_once() {
     let mut state = failed(ADDRESS, 6, start());
     for id in 0..4 {
         state = state.begin(ADDRESS, id, start()).unwrap();
     }
-    // Seven are forgotten, all of them after the four have lapsed.
+    // Seven failures are forgotten, all of them after the four attempts have expired.
     let later = start().after(Duration::from_secs(77));
     assert_eq!(state.at(ADDRESS, later).failures, 3);
     assert_eq!(state.at(ADDRESS, later).at(ADDRESS, later), state.at(ADDRESS, later));
 }
 
 #[test]
-fn what_has_no_failures_can_be_forgotten_at_once() {
+fn a_throttle_without_failures_can_be_forgotten_at_once() {
     let state = Throttle::default().begin(ACCOUNT, 1, start()).unwrap();
-    assert!(state.keep_until(ACCOUNT) > start().after(ATTEMPT_TTL), "while an attempt is under way");
+    assert!(state.keep_until(ACCOUNT) > start().after(ATTEMPT_TTL), "an attempt is pending");
     let state = state.finish(ACCOUNT, 1, Outcome::Right, start());
     assert_eq!(state.keep_until(ACCOUNT), start().after(KEEP_MARGIN));
 }
 
 #[test]
-fn addresses_count_by_network_and_usernames_by_what_they_are_compared_by() {
+fn addresses_count_by_network_and_usernames_by_their_comparison_key() {
     let address = |text: &str| ThrottleKey::address(text.parse().unwrap());
     assert_eq!(address("2001:db8:0:7::1"), address("2001:db8:0:7:ffff::2"));
     assert_ne!(address("2001:db8:0:7::1"), address("2001:db8:0:8::1"));
@@ -138,13 +142,13 @@ fn addresses_count_by_network_and_usernames_by_what_they_are_compared_by() {
     assert!(!name("hunter2").as_str().contains("hunter2"));
 }
 
-/// What an attacker and the clock can do.
+/// A step of an attacker or of the clock.
 #[derive(Debug, Clone)]
 enum Step {
     Begin,
-    /// The attempt with this index, of those under way, ends.
+    /// Ends the pending attempt with this index.
     End(usize, Outcome),
-    /// A replica disappears with the attempt.
+    /// A replica crashes, and the attempt never ends.
     Lose(usize),
     Wait(u32),
 }
@@ -160,7 +164,7 @@ fn steps(outcomes: impl Strategy<Value = Outcome> + Clone + 'static) -> impl Str
     prop::collection::vec(step, 0..400)
 }
 
-/// What a run let through.
+/// The checks that a run of steps allowed.
 #[derive(Default)]
 struct Run {
     checked: Vec<Timestamp>,
@@ -168,26 +172,26 @@ struct Run {
 }
 
 fn run(
-    rule: Rule,
+    rule: ThrottleRule,
     steps: &[Step],
     begin: impl Fn(&Throttle, AttemptId, Timestamp) -> Option<Throttle>,
 ) -> Run {
-    let (mut now, mut id, mut under_way, mut run) = (start(), 0, Vec::new(), Run::default());
+    let (mut now, mut id, mut pending, mut run) = (start(), 0, Vec::new(), Run::default());
     for step in steps {
         match *step {
             Step::Begin => {
                 id += 1;
                 if let Some(next) = begin(&run.state, id, now) {
                     run.state = next;
-                    under_way.push(id);
+                    pending.push(id);
                     run.checked.push(now);
                 }
             }
-            Step::End(index, outcome) if index < under_way.len() => {
-                let id = under_way.remove(index);
+            Step::End(index, outcome) if index < pending.len() => {
+                let id = pending.remove(index);
                 run.state = run.state.finish(rule, id, outcome, now);
             }
-            Step::Lose(index) if index < under_way.len() => drop(under_way.remove(index)),
+            Step::Lose(index) if index < pending.len() => drop(pending.remove(index)),
             Step::Wait(micros) => now = now.after(Duration::from_micros(micros.into())),
             Step::End(..) | Step::Lose(_) => {}
         }
@@ -195,8 +199,8 @@ fn run(
     run
 }
 
-/// `begin` without the attempts that are under way.
-fn forgetful(rule: Rule) -> impl Fn(&Throttle, AttemptId, Timestamp) -> Option<Throttle> {
+/// `begin` without counting pending attempts.
+fn forgetful(rule: ThrottleRule) -> impl Fn(&Throttle, AttemptId, Timestamp) -> Option<Throttle> {
     move |state, id, now| {
         let alone = Throttle { attempts: Vec::new(), ..state.clone() };
         let mut next = alone.begin(rule, id, now).ok()?;
@@ -205,7 +209,8 @@ fn forgetful(rule: Rule) -> impl Fn(&Throttle, AttemptId, Timestamp) -> Option<T
     }
 }
 
-const SMALL: Rule = Rule::Account { free: 3, first_wait: SECOND, longest_wait: SECOND, stop: 8 };
+const SMALL: ThrottleRule =
+    ThrottleRule::Account { free: 3, first_wait: SECOND, longest_wait: SECOND, lock_after: 8 };
 
 proptest! {
     #[test]
@@ -215,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn beyond_the_free_ones_there_is_a_wait_between_any_two(steps in steps(Just(Outcome::Wrong))) {
+    fn after_the_free_failures_every_check_waits(steps in steps(Just(Outcome::Wrong))) {
         let run = run(SMALL, &steps, |state, id, now| state.begin(SMALL, id, now).ok());
         for pair in run.checked.windows(2).skip(3) {
             prop_assert!(pair[1].since(pair[0]) >= SECOND);
@@ -223,56 +228,56 @@ proptest! {
     }
 
     #[test]
-    fn an_address_has_no_more_failures_than_its_share(steps in steps(Just(Outcome::Wrong))) {
+    fn an_address_stays_within_its_failures(steps in steps(Just(Outcome::Wrong))) {
         let run = run(ADDRESS, &steps, |state, id, now| state.begin(ADDRESS, id, now).ok());
         for (index, first) in run.checked.iter().enumerate() {
             let in_window =
                 run.checked[index..].iter().take_while(|at| at.since(*first) < Duration::from_secs(100)).count();
-            // The ten it may have at once, and the ten that are forgiven meanwhile.
+            // Ten failures at once, and ten that are forgotten meanwhile.
             prop_assert!(in_window <= 20, "{in_window} in one window");
         }
     }
 
     #[test]
-    fn no_more_are_under_way_than_may_still_fail(steps in steps(prop_oneof![
-        3 => Just(Outcome::Wrong), 1 => Just(Outcome::Right), 1 => Just(Outcome::NotMade),
+    fn pending_attempts_stay_within_the_free_failures(steps in steps(prop_oneof![
+        3 => Just(Outcome::Wrong), 1 => Just(Outcome::Right), 1 => Just(Outcome::NotChecked),
     ])) {
         let run = run(SMALL, &steps, |state, id, now| state.begin(SMALL, id, now).ok());
-        let under_way = u32::try_from(run.state.attempts.len()).unwrap();
-        prop_assert!(under_way <= 3);
+        let pending = u32::try_from(run.state.attempts.len()).unwrap();
+        prop_assert!(pending <= 3);
     }
 }
 
 #[test]
-fn without_counting_those_under_way_the_limit_would_not_hold() {
+fn without_counting_pending_attempts_the_limit_would_not_hold() {
     let steps = vec![Step::Begin; 50];
     assert_eq!(run(SMALL, &steps, |state, id, now| state.begin(SMALL, id, now).ok()).checked.len(), 3);
     assert_eq!(run(SMALL, &steps, forgetful(SMALL)).checked.len(), 50);
 }
 
 #[test]
-fn a_failure_in_the_future_of_a_clock_that_was_set_right_is_one_of_now() {
+fn a_failure_in_the_future_counts_as_one_of_now() {
     let a_day_ahead = start().after(Duration::from_hours(24));
     for (rule, longest) in [(ACCOUNT, SECOND), (ADDRESS, Duration::from_secs(10))] {
         let times = if rule == ACCOUNT { 5 } else { 10 };
         let mut state = failed(rule, times, a_day_ahead);
-        assert_eq!(state.begin(rule, 1, start()), Err(Refusal::Wait(longest)));
-        assert!(state.is_ahead(start()), "time does not pass for it");
+        assert_eq!(state.begin(rule, 1, start()), Err(Throttled::Wait(longest)));
+        assert!(state.is_ahead(start()), "its wait does not pass");
         state = state.at(rule, start());
         assert!(!state.is_ahead(start()));
         assert!(state.begin(rule, 1, start().after(longest)).is_ok());
     }
-    // Nor does one wait for an attempt that was written down then.
+    // The same holds for attempts in the future.
     let mut state = Throttle::default();
     for id in 0..5 {
         state = state.begin(ACCOUNT, id, a_day_ahead).unwrap();
     }
-    assert_eq!(state.begin(ACCOUNT, 9, start()), Err(Refusal::Busy));
+    assert_eq!(state.begin(ACCOUNT, 9, start()), Err(Throttled::Busy));
     let later = state.at(ACCOUNT, start()).at(ACCOUNT, start().after(ATTEMPT_TTL));
     assert!(later.begin(ACCOUNT, 9, start().after(ATTEMPT_TTL + SECOND)).is_ok());
 }
 
-/// What the clock of the server does while somebody keeps trying wrong passwords, once a second of true time.
+/// Jumps of the clock while wrong passwords are tried, once in a second of real time.
 fn jumps() -> impl Strategy<Value = Vec<Option<i64>>> {
     let jump = prop_oneof![30 => Just(None), 1 => (-200_000..200_000_i64).prop_map(Some)];
     prop::collection::vec(jump, 0..400)
@@ -280,9 +285,9 @@ fn jumps() -> impl Strategy<Value = Vec<Option<i64>>> {
 
 proptest! {
     #[test]
-    fn no_wait_is_longer_than_the_longest_whatever_the_clock_does(jumps in jumps()) {
+    fn no_clock_jump_makes_a_wait_longer_than_the_longest(jumps in jumps()) {
         let longest = Duration::from_secs(8);
-        let rule = Rule::Account { free: 2, first_wait: SECOND, longest_wait: longest, stop: 1000 };
+        let rule = ThrottleRule::Account { free: 2, first_wait: SECOND, longest_wait: longest, lock_after: 1000 };
         let (mut state, mut clock, mut waited) = (Throttle::default(), start(), Duration::ZERO);
         for (id, jump) in (0..).zip(jumps) {
             clock = clock.after(SECOND);
@@ -291,7 +296,7 @@ proptest! {
                 Some(seconds @ 0..) => clock = clock.after(Duration::from_secs(seconds.unsigned_abs())),
                 Some(seconds) => {
                     clock = clock.before(Duration::from_secs(seconds.unsigned_abs()));
-                    // What has passed by the other clock is not known any more.
+                    // The time that passed before the jump is not known.
                     waited = Duration::ZERO;
                 }
                 None => {}
@@ -301,7 +306,7 @@ proptest! {
                     state = next.finish(rule, id, Outcome::Wrong, clock);
                     waited = Duration::ZERO;
                 }
-                Err(Refusal::Wait(wait)) => {
+                Err(Throttled::Wait(wait)) => {
                     prop_assert!(wait <= longest && waited < longest, "{wait:?} more after {waited:?}");
                     if state.is_ahead(clock) {
                         state = state.at(rule, clock);

@@ -1,4 +1,4 @@
-//! Files of every other kind, which are never taken for a key.
+//! Files of other kinds, which are never accepted as a key.
 
 use data_encoding::{BASE64, BASE64_MIME, HEXLOWER};
 
@@ -10,7 +10,7 @@ macro_rules! fixture {
     };
 }
 
-/// What is no private key in PEM for one of our algorithms, and how it is called.
+/// Files that are no private key in PEM for a supported algorithm, and what their error calls them.
 const OTHERS: [((&str, &str), &str); 12] = [
     (fixture!("ed25519_public.pem"), "a public key in PEM"),
     (fixture!("rsa_public.pem"), "a public key in PEM"),
@@ -32,14 +32,14 @@ const OTHERS: [((&str, &str), &str); 12] = [
 const ED25519: &str = include_str!("../fixtures/ed25519.pem");
 const RSA: &str = include_str!("../fixtures/rsa.pem");
 
-fn refusal(format: KeyFormat, contents: &[u8]) -> String {
+fn read_error(format: KeyFormat, contents: &[u8]) -> String {
     match Key::read(format, contents) {
-        Ok(key) => panic!("it is taken for {}: {}", key.algorithm.name(), String::from_utf8_lossy(contents)),
-        Err(KeyError(sentence)) => sentence,
+        Ok(key) => panic!("accepted as {}: {}", key.algorithm.name(), String::from_utf8_lossy(contents)),
+        Err(KeyError(error)) => error,
     }
 }
 
-/// A file in DER, from one in PEM.
+/// Converts PEM to DER.
 fn der(pem: &str) -> Vec<u8> {
     pem::parse(pem).unwrap().into_contents()
 }
@@ -54,14 +54,14 @@ fn a_pem_file_is_a_private_key_and_nothing_else() {
             contents.replace('\n', "\r\n"),
         ];
         for form in forms {
-            let sentence = refusal(KeyFormat::Pem, form.as_bytes());
-            assert!(sentence.contains(found) && sentence.contains(": "), "{name}: {sentence}");
+            let error = read_error(KeyFormat::Pem, form.as_bytes());
+            assert!(error.contains(found) && error.contains(": "), "{name}: {error}");
         }
     }
     for (contents, found) in [
         (String::new(), "nothing at all"),
         (" \n\t\n".into(), "nothing at all"),
-        ("f3b9o5WmVnX0b3mXh1S0bq3wT1yQe8jJr2k7c6d5e4f3g2h1\n".into(), "a name that ends with .secret"),
+        ("f3b9o5WmVnX0b3mXh1S0bq3wT1yQe8jJr2k7c6d5e4f3g2h1\n".into(), "name ends with .secret"),
         (
             r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#
                 .into(),
@@ -75,16 +75,13 @@ fn a_pem_file_is_a_private_key_and_nothing_else() {
         (include_str!("../fixtures/x25519.pem").into(), "not for Ed25519, P-256 or RSA"),
         (BASE64.encode(ED25519.as_bytes()), "encoded"),
     ] {
-        let sentence = refusal(KeyFormat::Pem, contents.as_bytes());
-        assert!(sentence.contains(found), "{contents}: {sentence}");
+        let error = read_error(KeyFormat::Pem, contents.as_bytes());
+        assert!(error.contains(found), "{contents}: {error}");
     }
-    let sentence = refusal(KeyFormat::Pem, &der(ED25519));
-    assert!(
-        sentence.contains("a private key in DER") && sentence.contains("openssl pkey -inform DER"),
-        "{sentence}"
-    );
+    let error = read_error(KeyFormat::Pem, &der(ED25519));
+    assert!(error.contains("a private key in DER") && error.contains("openssl pkey -inform DER"), "{error}");
 
-    // Text around the one key is none of our business.
+    // Text around the only key is ignored.
     for contents in [
         ED25519.to_owned(),
         format!("\n{ED25519}"),
@@ -96,9 +93,9 @@ fn a_pem_file_is_a_private_key_and_nothing_else() {
 }
 
 #[test]
-fn a_secret_never_looks_like_key_material_of_another_kind() {
+fn a_secret_file_is_not_key_material_of_another_kind() {
     let text = OTHERS.map(|((_, contents), _)| contents.as_bytes().to_vec());
-    // Of the old kind of encryption, the body is nothing but a ciphertext.
+    // With traditional encryption the body is only a ciphertext.
     let bodies = text.iter().filter(|contents| !String::from_utf8_lossy(contents).contains("Proc-Type"));
     let pem = bodies.filter_map(|contents| Some(pem::parse(contents).ok()?.into_contents()));
     let mut all: Vec<Vec<u8>> = pem.chain([der(ED25519), der(RSA)]).chain(text.clone()).collect();
@@ -115,7 +112,7 @@ fn a_secret_never_looks_like_key_material_of_another_kind() {
         b"PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none".to_vec(),
         b"<RSAKeyValue><Modulus>xA7SEU+e0yQH5rm9kbCDN9o3aPIo7</Modulus></RSAKeyValue>".to_vec(),
         [b"\xff\xfe".as_slice(), b"-\0-\0-\0-\0-\0B\0E\0G\0I\0N\0 \0P\0U\0B\0L\0I\0C\0 \0K\0E\0Y\0"].concat(),
-        // As it stands in an environment variable: one line, or without its first.
+        // As in an environment variable: on one line, or without the first line.
         RSA.trim().replace('\n', "\\n").into_bytes(),
         ED25519.lines().skip(1).collect::<Vec<_>>().join("\n").into_bytes(),
         RSA.lines().filter(|line| !line.starts_with('-')).collect::<Vec<_>>().join("\n").into_bytes(),
@@ -124,30 +121,29 @@ fn a_secret_never_looks_like_key_material_of_another_kind() {
         let encodings = [BASE64.encode(&contents), BASE64_MIME.encode(&contents), HEXLOWER.encode(&contents)];
         let encoded = encodings.map(String::into_bytes);
         for form in [contents.clone(), [&contents[..], b"\n"].concat()].iter().chain(&encoded) {
-            let sentence = refusal(KeyFormat::Secret, form);
-            assert!(sentence.starts_with("holds "), "{sentence}");
-            assert!(!sentence.contains("guessed"), "for what it is, not for how it looks: {sentence}");
+            let error = read_error(KeyFormat::Secret, form);
+            assert!(error.starts_with("holds "), "{error}");
+            assert!(!error.contains("guessed"), "the kind must be named, not the pattern: {error}");
         }
     }
-    assert!(refusal(KeyFormat::Secret, RSA.as_bytes()).contains("a name that ends with .pem"));
-    assert!(refusal(KeyFormat::Secret, b"").contains("nothing at all"));
+    assert!(read_error(KeyFormat::Secret, RSA.as_bytes()).contains("name ends with .pem"));
+    assert!(read_error(KeyFormat::Secret, b"").contains("nothing at all"));
 }
 
 #[test]
-fn weak_and_published_keys_are_refused() {
+fn weak_and_published_keys_are_rejected() {
     let rsa_1024 = include_str!("../fixtures/rsa_1024.pem");
-    assert!(refusal(KeyFormat::Pem, rsa_1024.as_bytes()).contains("an RSA key of 1024 bits; it takes 2048"));
+    assert!(read_error(KeyFormat::Pem, rsa_1024.as_bytes()).contains("an RSA key of 1024 bits; 2048"));
     let exponent = include_str!("../fixtures/rsa_exponent_3.pem");
     assert!(
-        refusal(KeyFormat::Pem, exponent.as_bytes())
-            .contains("the public exponent 3; it takes at least 65537")
+        read_error(KeyFormat::Pem, exponent.as_bytes()).contains("the public exponent 3; at least 65537")
     );
     let rfc_8037 = "-----BEGIN PRIVATE KEY-----\n\
         MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
         -----END PRIVATE KEY-----\n";
-    let sentence = refusal(KeyFormat::Pem, rfc_8037.as_bytes());
-    assert!(sentence.starts_with("is the sample key of a standard, known to everybody"), "{sentence}");
-    for (secret, said) in [
+    let error = read_error(KeyFormat::Pem, rfc_8037.as_bytes());
+    assert!(error.starts_with("is the sample key of a standard and publicly known"), "{error}");
+    for (secret, expected) in [
         ("short".to_owned(), "an HS256 secret of 5 bytes"),
         ("x".repeat(31), "an HS256 secret of 31 bytes"),
         ("x".repeat(64), "can be guessed"),
@@ -158,13 +154,13 @@ fn weak_and_published_keys_are_refused() {
             "printed in",
         ),
     ] {
-        let sentence = refusal(KeyFormat::Secret, secret.as_bytes());
-        assert!(sentence.contains(said), "{secret}: {sentence}");
+        let error = read_error(KeyFormat::Secret, secret.as_bytes());
+        assert!(error.contains(expected), "{secret}: {error}");
     }
 }
 
 #[test]
-fn what_is_published_of_a_key_is_no_secret() {
+fn what_is_published_of_a_key_is_not_a_secret() {
     let key = Key::read(KeyFormat::Pem, ED25519.as_bytes()).unwrap();
     let public = serde_json::to_value(key.public.as_ref().unwrap()).unwrap();
     let x = public["x"].as_str().unwrap();

@@ -1,4 +1,4 @@
-//! Argon2 (RFC 9106): what we make, and what others made with it.
+//! Argon2 (RFC 9106): new hashes, and those of others.
 
 use argon2::{
     Algorithm, Argon2, Params, Version,
@@ -10,34 +10,33 @@ use argon2::{
 use zeroize::Zeroizing;
 
 use super::{UnsupportedHash, phc::Phc, same};
-use crate::domain::{password::memory::Memory, types::random};
+use crate::domain::{password::memory_pool::MemoryPool, types::random};
 
 /// The most memory, in KiB: 1 GiB.
 const MAX_MEMORY_KIB: u32 = 1 << 20;
 /// The most passes, and the most lanes.
 const MAX_PASSES: u32 = 64;
-/// The most memory that all passes together go through, in KiB: 4 GiB, some seconds. The dearest preset of
+/// The most memory that all passes process together, in KiB: 4 GiB, which takes some seconds. The most expensive preset of
 /// libsodium asks for exactly this.
 const MAX_WORK_KIB: u64 = 1 << 22;
-/// How long the hashes are that we make, in bytes.
+/// The length of new hashes, in bytes.
 const OUR_LEN: usize = Params::DEFAULT_OUTPUT_LEN;
 
 const MALFORMED: UnsupportedHash = UnsupportedHash::Malformed("argon2");
 
-/// The cost of a hash.
+/// The cost of an Argon2 hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Argon2Params {
-    /// Memory, in KiB.
+    /// The memory, in KiB.
     pub memory_kib: u32,
-    /// Passes over the memory.
+    /// The number of passes over the memory.
     pub iterations: u32,
-    /// Lanes.
+    /// The number of lanes.
     pub parallelism: u32,
 }
 
 impl Argon2Params {
-    /// Whether we are ready to pay this: at most 1 GiB, 64 passes and 64 lanes, and at most 4 GiB
-    /// over all passes.
+    /// Whether the cost is within the limits: at most 1 GiB, 64 passes, 64 lanes, and 4 GiB over all passes.
     pub fn is_affordable(self) -> bool {
         self.memory_kib <= MAX_MEMORY_KIB
             && self.iterations <= MAX_PASSES
@@ -45,7 +44,7 @@ impl Argon2Params {
             && u64::from(self.memory_kib) * u64::from(self.iterations) <= MAX_WORK_KIB
     }
 
-    /// Argon2id of this cost; `None` where there is no such Argon2.
+    /// Creates an Argon2id hasher of this cost. Returns `None` if the parameters are invalid.
     pub(in super::super) fn argon2id(self) -> Option<Argon2<'static>> {
         self.with(Algorithm::Argon2id, Version::V0x13)
     }
@@ -61,18 +60,18 @@ impl Argon2Params {
 pub(in super::super) struct Argon2Hash {
     hasher: Argon2<'static>,
     params: Argon2Params,
-    /// Argon2id of the version of RFC 9106.
+    /// Whether it is Argon2id of the version of RFC 9106.
     is_ours: bool,
     salt: Vec<u8>,
     hash: Vec<u8>,
 }
 
 impl Argon2Hash {
-    /// From the variant and what follows it.
+    /// Parses the part after the variant.
     pub(super) fn parse(variant: &str, rest: &str) -> Result<Self, UnsupportedHash> {
         let algorithm = variant.parse::<Algorithm>().map_err(|_| MALFORMED)?;
         let phc = Phc::parse(rest).ok_or(MALFORMED)?;
-        // The format got the field with version 0x13; what has none was made with the one before.
+        // Version 0x13 introduced the field; a hash without it has the version before.
         let version = match phc.version {
             None | Some(0x10) => Version::V0x10,
             Some(0x13) => Version::V0x13,
@@ -97,15 +96,15 @@ impl Argon2Hash {
         Ok(Self { hasher, params, is_ours, salt, hash })
     }
 
-    /// The hash of a new password, with a salt of its own, as a PHC string.
+    /// Hashes a new password with a random salt, as a PHC string.
     pub(in super::super) fn of(
         hasher: &Argon2<'_>,
         password: &[u8],
-        memory: &Memory,
+        memory: &MemoryPool,
     ) -> Result<String, password_hash::Error> {
         let salt: [u8; Salt::RECOMMENDED_LENGTH] = random();
         let mut hash = Zeroizing::new([0; OUR_LEN]);
-        memory.lend(hasher.params().block_count(), |blocks| {
+        memory.with_blocks(hasher.params().block_count(), |blocks| {
             hasher.hash_password_into_with_memory(password, &salt, &mut *hash, blocks)
         })?;
         let phc = PasswordHash {
@@ -118,9 +117,9 @@ impl Argon2Hash {
         Ok(phc.to_string())
     }
 
-    pub(super) fn matches(&self, password: &[u8], memory: &Memory) -> bool {
+    pub(super) fn matches(&self, password: &[u8], memory: &MemoryPool) -> bool {
         let mut hash = Zeroizing::new(vec![0; self.hash.len()]);
-        let computed = memory.lend(self.hasher.params().block_count(), |blocks| {
+        let computed = memory.with_blocks(self.hasher.params().block_count(), |blocks| {
             self.hasher.hash_password_into_with_memory(password, &self.salt, &mut hash, blocks)
         });
         computed.is_ok() && same(&hash, &self.hash)

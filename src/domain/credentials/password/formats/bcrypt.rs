@@ -1,4 +1,4 @@
-//! bcrypt (Provos and Mazières, "A Future-Adaptable Password Scheme", 1999), and Django's on top of it.
+//! bcrypt (Provos and Mazières, "A Future-Adaptable Password Scheme", 1999), and the formats that Django builds on it.
 
 use aws_lc_rs::digest;
 use data_encoding::HEXLOWER;
@@ -6,11 +6,11 @@ use zeroize::Zeroizing;
 
 use super::{UnsupportedHash, number, same};
 
-/// Two to the power of this many rounds; every step doubles the time. 15 takes some seconds.
+/// The supported costs: two to this power is the number of rounds. A check of cost 15 takes some seconds.
 const COST: std::ops::RangeInclusive<u64> = 4..=15;
-/// bcrypt looks at no more of a password, in bytes.
+/// How much of a password bcrypt uses, in bytes.
 const MAX_KEY: usize = 72;
-/// The Base64 of bcrypt has an order of its own.
+/// The alphabet of bcrypt's Base64.
 const ALPHABET: &[u8; 64] = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
 const MALFORMED: UnsupportedHash = UnsupportedHash::Malformed("bcrypt");
@@ -21,14 +21,13 @@ pub(in super::super) struct BcryptHash {
     cost: u32,
     salt: [u8; 16],
     hash: [u8; 23],
-    /// Django's `bcrypt_sha256`: the SHA-256 of the password in hexadecimal digits is what is hashed.
+    /// Whether it is Django's `bcrypt_sha256`, which hashes the SHA-256 of the password in hexadecimal.
     of_sha256: bool,
 }
 
 impl BcryptHash {
-    /// From `$2b$cost$` and 53 characters. 2a and 2y are 2b under other names: what once told them apart
-    /// were faults of implementations that nobody runs any more. 2x, which keeps such a fault on purpose,
-    /// is not read.
+    /// Parses `$2b$cost$` and 53 characters. 2a and 2y are 2b under other names: they differed only by bugs of
+    /// implementations that are no longer used. 2x keeps such a bug on purpose and is not supported.
     pub(super) fn parse(text: &str, of_sha256: bool) -> Result<Self, UnsupportedHash> {
         let rest = ["$2a$", "$2b$", "$2y$"].iter().find_map(|name| text.strip_prefix(name));
         let (cost, rest) = rest.and_then(|rest| rest.split_once('$')).ok_or(MALFORMED)?;
@@ -43,10 +42,11 @@ impl BcryptHash {
         Ok(Self { cost: cost.ok_or(UnsupportedHash::Excessive("bcrypt"))?, salt, hash, of_sha256 })
     }
 
-    /// What implementations that made the hash do with a long password, we do too: look at its first 72
-    /// bytes. To refuse it (as Python's bcrypt 5 does) would lock out users who had one all along. A NUL
-    /// is a byte like any other, as in Python's bcrypt since 4.0, and does not end the password, as in
-    /// crypt(3): one that ended there would match whatever follows.
+    /// Checks a password as the implementations that made the hash do.
+    ///
+    /// Only the first 72 bytes of a long password count. Rejecting it, as Python's bcrypt 5 does, would lock out users who
+    /// have had one all along. A NUL does not end the password as in crypt(3), which would match whatever follows; it is a
+    /// byte like any other, as in Python's bcrypt since 4.0.
     pub(super) fn matches(&self, password: &[u8]) -> bool {
         let digits = Zeroizing::new(if self.of_sha256 {
             HEXLOWER.encode(digest::digest(&digest::SHA256, password).as_ref())
@@ -54,7 +54,7 @@ impl BcryptHash {
             String::new()
         });
         let text = if self.of_sha256 { digits.as_bytes() } else { password };
-        // With the NUL at its end, if there is room for it.
+        // The terminating NUL is part of the key if there is room for it.
         let mut key = Zeroizing::new([0; MAX_KEY]);
         let length = text.len().min(MAX_KEY);
         key[..length].copy_from_slice(&text[..length]);
@@ -63,9 +63,8 @@ impl BcryptHash {
         same(&computed[..23], &self.hash)
     }
 
-    /// Whether all of a password that matches went into the hash. Of 72 bytes we cannot know whether they are not the
-    /// beginning of a longer one; and what follows a NUL may have been made of the same bytes again, with which bcrypt
-    /// fills up its key.
+    /// Whether the hash depends on the whole of a password that matches it. 72 bytes may be the beginning of a longer
+    /// password; and after a NUL, bcrypt may have repeated the same bytes to fill its key.
     pub(super) fn covers(&self, password: &[u8]) -> bool {
         self.of_sha256 || password.len() < MAX_KEY && !password.contains(&0)
     }
@@ -76,7 +75,7 @@ impl BcryptHash {
     }
 }
 
-/// Bits left over at the end mean nothing, as in the implementations: some write random ones into salts.
+/// Decodes bcrypt's Base64. Surplus bits at the end are ignored, because some implementations write random ones into salts.
 fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     let (mut bits, mut count, mut filled) = (0_u32, 0, 0);

@@ -1,4 +1,4 @@
-//! PBKDF2 (RFC 8018, section 5.2), as Django, passlib and writers of PHC strings store it.
+//! PBKDF2 (RFC 8018, section 5.2), as stored by Django, passlib and writers of PHC strings.
 
 use std::num::NonZeroU32;
 
@@ -12,7 +12,7 @@ use super::{
     same,
 };
 
-/// The most iterations, over all blocks of the output: some seconds.
+/// The most iterations over all blocks of the output, which take some seconds.
 const MAX_ITERATIONS: u64 = 5_000_000;
 
 const MALFORMED: UnsupportedHash = UnsupportedHash::Malformed("pbkdf2");
@@ -27,7 +27,7 @@ pub(in super::super) struct Pbkdf2Hash {
 }
 
 impl Pbkdf2Hash {
-    /// From Django's `iterations$salt$hash`: the salt is text, the hash is in Base64 with padding.
+    /// Parses Django's `iterations$salt$hash`: the salt is text, the hash is in Base64 with padding.
     pub(super) fn django(kind: &str, rest: &str) -> Result<Self, UnsupportedHash> {
         let mut parts = rest.split('$');
         let mut next = || parts.next().ok_or(MALFORMED);
@@ -40,7 +40,7 @@ impl Pbkdf2Hash {
         Self::new(kind, iterations, bounded(salt.into(), hash))
     }
 
-    /// From a PHC string, `i=iterations,l=length$salt$hash`; or from passlib's `iterations$salt$hash`.
+    /// Parses a PHC string, `i=iterations,l=length$salt$hash`, or passlib's `iterations$salt$hash`.
     pub(super) fn phc(kind: &str, rest: &str) -> Result<Self, UnsupportedHash> {
         let phc = Phc::parse(rest).filter(|phc| phc.version.is_none()).ok_or(MALFORMED)?;
         if let Some(iterations) = number(phc.params) {
@@ -54,7 +54,7 @@ impl Pbkdf2Hash {
     fn new(kind: &str, iterations: u64, parts: Option<(Vec<u8>, Vec<u8>)>) -> Result<Self, UnsupportedHash> {
         let (salt, hash) = parts.ok_or(MALFORMED)?;
         let (hmac, block) = match kind {
-            // passlib's name for it has no hash in it.
+            // passlib's name for SHA-1 does not mention it.
             "pbkdf2" | "pbkdf2-sha1" | "pbkdf2_sha1" => (pbkdf2::PBKDF2_HMAC_SHA1, 20),
             "pbkdf2-sha256" | "pbkdf2_sha256" => (pbkdf2::PBKDF2_HMAC_SHA256, 32),
             "pbkdf2-sha512" | "pbkdf2_sha512" => (pbkdf2::PBKDF2_HMAC_SHA512, 64),

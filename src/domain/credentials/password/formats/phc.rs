@@ -1,14 +1,14 @@
-//! The PHC string format, as far as hashes of passwords use it:
+//! The PHC string format, as far as password hashes use it:
 //! <https://github.com/P-H-C/phc-string-format/blob/master/phc-sf-spec.md>.
 
 use data_encoding::BASE64_NOPAD;
 
 use super::{HASH_LEN, MAX_SALT, number};
 
-/// What follows the name: `[v=version$]parameters$salt$hash`.
+/// The part after the name: `[v=version$]parameters$salt$hash`.
 pub(super) struct Phc<'a> {
     pub(super) version: Option<u64>,
-    /// `key=number,key=number`; or, in what passlib writes, something else.
+    /// `key=number,key=number`; passlib writes something else.
     pub(super) params: &'a str,
     salt: &'a str,
     hash: &'a str,
@@ -28,7 +28,7 @@ impl<'a> Phc<'a> {
         parts.next().is_none().then_some(Self { version, params, salt, hash })
     }
 
-    /// The values of exactly these parameters, in any order; those in brackets may be missing.
+    /// The values of the parameters, in any order. The `optional` ones may be missing, and no others may occur.
     pub(super) fn numbers<const N: usize, const M: usize>(
         &self,
         names: [&str; N],
@@ -38,11 +38,11 @@ impl<'a> Phc<'a> {
         let mut others = [None; M];
         for pair in self.params.split(',') {
             let (name, value) = pair.split_once('=')?;
-            let place = match names.iter().position(|known| *known == name) {
+            let target = match names.iter().position(|known| *known == name) {
                 Some(at) => &mut values[at],
                 None => &mut others[optional.iter().position(|known| *known == name)?],
             };
-            if place.replace(number(value)?).is_some() {
+            if target.replace(number(value)?).is_some() {
                 return None;
             }
         }
@@ -53,13 +53,13 @@ impl<'a> Phc<'a> {
         Some((all, others))
     }
 
-    /// Salt and hash in the Base64 of the format: standard alphabet, no padding.
+    /// The salt and the hash in the Base64 of the format: standard alphabet, no padding.
     pub(super) fn salt_and_hash(&self) -> Option<(Vec<u8>, Vec<u8>)> {
         let decode = |text: &str| BASE64_NOPAD.decode(text.as_bytes()).ok();
         bounded(decode(self.salt)?, decode(self.hash)?)
     }
 
-    /// Salt and hash in the Base64 of passlib: `.` in place of `+`, no padding.
+    /// The salt and the hash in the Base64 of passlib: `.` in place of `+`, no padding.
     pub(super) fn passlib_salt_and_hash(&self) -> Option<(Vec<u8>, Vec<u8>)> {
         let decode = |text: &str| {
             let is_passlib = !text.contains('+');
@@ -69,7 +69,7 @@ impl<'a> Phc<'a> {
     }
 }
 
-/// Salt and hash, if they are of a sensible length.
+/// The salt and the hash, if their lengths are within the limits.
 pub(super) fn bounded(salt: Vec<u8>, hash: Vec<u8>) -> Option<(Vec<u8>, Vec<u8>)> {
     (salt.len() <= MAX_SALT && HASH_LEN.contains(&hash.len())).then_some((salt, hash))
 }

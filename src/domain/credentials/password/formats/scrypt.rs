@@ -1,4 +1,4 @@
-//! scrypt (RFC 7914), as Django and writers of PHC strings store it.
+//! scrypt (RFC 7914), as stored by Django and writers of PHC strings.
 
 use data_encoding::BASE64;
 use scrypt::Params;
@@ -10,7 +10,7 @@ use super::{
     same,
 };
 
-/// The most blocks of 128 bytes that are mixed, N * r * p: 512 MiB where p is 1, some seconds in any case.
+/// The largest N * r * p, the number of blocks of 128 bytes: 512 MiB if p is 1, and some seconds in any case.
 const MAX_WORK: u64 = 1 << 22;
 
 const MALFORMED: UnsupportedHash = UnsupportedHash::Malformed("scrypt");
@@ -26,7 +26,7 @@ pub(in super::super) struct ScryptHash {
 }
 
 impl ScryptHash {
-    /// From Django's `N$salt$r$p$hash`: the salt is text, the hash is in Base64 with padding.
+    /// Parses Django's `N$salt$r$p$hash`: the salt is text, the hash is in Base64 with padding.
     pub(super) fn django(rest: &str) -> Result<Self, UnsupportedHash> {
         let mut parts = rest.split('$');
         let mut next = || parts.next().ok_or(MALFORMED);
@@ -46,7 +46,7 @@ impl ScryptHash {
         Self::new(n.ilog2().into(), r, p, bounded(salt.into(), hash))
     }
 
-    /// From a PHC string, `ln=log2(N),r=r,p=p$salt$hash`.
+    /// Parses a PHC string, `ln=log2(N),r=r,p=p$salt$hash`.
     pub(super) fn phc(rest: &str) -> Result<Self, UnsupportedHash> {
         let phc = Phc::parse(rest).filter(|phc| phc.version.is_none()).ok_or(MALFORMED)?;
         let ([log_n, r, p], []) = phc.numbers(["ln", "r", "p"], []).ok_or(MALFORMED)?;

@@ -3,7 +3,7 @@ use serde::Deserialize;
 
 use super::*;
 
-/// A hash that another implementation made, at little cost.
+/// A hash of low cost that another implementation made.
 #[derive(Deserialize)]
 struct Vector {
     made_by: String,
@@ -15,29 +15,29 @@ fn vectors() -> Vec<Vector> {
     serde_json::from_str(include_str!("vectors.json")).unwrap()
 }
 
-fn problem(text: &str) -> UnsupportedHash {
+fn parse_error(text: &str) -> UnsupportedHash {
     match HashFormat::parse(text) {
-        Ok(_) => panic!("{text} is readable"),
-        Err(problem) => problem,
+        Ok(_) => panic!("{text} is supported"),
+        Err(error) => error,
     }
 }
 
 #[test]
-fn what_others_made_is_read_as_they_read_it() {
+fn hashes_of_other_implementations_match_their_passwords() {
     let vectors = vectors();
     assert!(vectors.len() > 100);
     for Vector { made_by, password, hash } in vectors {
         let stored = HashFormat::parse(&hash).unwrap_or_else(|error| panic!("{made_by}: {hash}: {error}"));
-        assert!(stored.matches(password.as_bytes(), &Memory::default()), "{made_by}: {hash}: {password}");
-        // The same length, so that what bcrypt leaves out of a long one does not matter.
+        assert!(stored.matches(password.as_bytes(), &MemoryPool::default()), "{made_by}: {hash}: {password}");
+        // The same length, because bcrypt ignores the end of a long password.
         let wrong = password.replacen(|_: char| true, "~", 1);
         for wrong in [wrong.as_str(), ""] {
-            assert!(!stored.matches(wrong.as_bytes(), &Memory::default()), "{made_by}: {hash}: {wrong}");
+            assert!(!stored.matches(wrong.as_bytes(), &MemoryPool::default()), "{made_by}: {hash}: {wrong}");
         }
     }
 }
 
-/// That the vectors have every kind is what makes the test above worth anything.
+/// Without every kind, the test above would prove little.
 #[test]
 fn the_vectors_have_every_kind() {
     let hashes: Vec<_> = vectors().into_iter().map(|vector| vector.hash).collect();
@@ -75,37 +75,39 @@ fn made_with_2b(password: &str) -> HashFormat {
 }
 
 #[test]
-fn bcrypt_looks_at_72_bytes_and_at_no_fewer() {
+fn bcrypt_uses_exactly_72_bytes() {
     let long = "long password, ".repeat(12);
     let stored = made_with_2b(&long);
-    assert!(stored.matches(&long.as_bytes()[..72], &Memory::default()));
-    assert!(stored.matches(format!("{}, and something else", &long[..72]).as_bytes(), &Memory::default()));
-    assert!(!stored.matches(&long.as_bytes()[..71], &Memory::default()));
-    assert!(!stored.matches(format!("{}~", &long[..71]).as_bytes(), &Memory::default()));
+    assert!(stored.matches(&long.as_bytes()[..72], &MemoryPool::default()));
+    assert!(
+        stored.matches(format!("{}, and something else", &long[..72]).as_bytes(), &MemoryPool::default())
+    );
+    assert!(!stored.matches(&long.as_bytes()[..71], &MemoryPool::default()));
+    assert!(!stored.matches(format!("{}~", &long[..71]).as_bytes(), &MemoryPool::default()));
 
-    // Django hashes with SHA-256 first, so that every byte counts.
+    // Django hashes with SHA-256 first, so every byte counts.
     let vector = vectors()
         .into_iter()
         .find(|vector| vector.hash.starts_with("bcrypt_sha256") && vector.password == long);
     let stored = HashFormat::parse(&vector.unwrap().hash).unwrap();
-    assert!(!stored.matches(&long.as_bytes()[..72], &Memory::default()));
+    assert!(!stored.matches(&long.as_bytes()[..72], &MemoryPool::default()));
 }
 
 #[test]
 fn a_nul_does_not_end_a_password() {
     let stored = made_with_2b("nul\0inside");
     for wrong in ["nul", "nul\0", "nul\0outside"] {
-        assert!(!stored.matches(wrong.as_bytes(), &Memory::default()), "{wrong:?}");
+        assert!(!stored.matches(wrong.as_bytes(), &MemoryPool::default()), "{wrong:?}");
     }
-    assert!(!made_with_2b("nul\0").matches(b"nul", &Memory::default()));
+    assert!(!made_with_2b("nul\0").matches(b"nul", &MemoryPool::default()));
 }
 
 #[test]
-fn a_hash_is_known_to_cover_a_password_only_where_all_of_it_went_into_it() {
+fn a_hash_covers_a_password_only_if_it_depends_on_all_of_it() {
     let long = "long password, ".repeat(12);
     let bcrypt = made_with_2b(&long);
     assert!(bcrypt.covers(&long.as_bytes()[..71]));
-    // These may be the beginning of a longer one.
+    // These may be the beginning of a longer password.
     assert!(!bcrypt.covers(&long.as_bytes()[..72]));
     assert!(!bcrypt.covers(long.as_bytes()));
     for Vector { hash, .. } in vectors() {
@@ -118,51 +120,51 @@ fn a_hash_is_known_to_cover_a_password_only_where_all_of_it_went_into_it() {
     }
 }
 
-/// What `covers` is for: these hashes match other passwords, too.
+/// The reason for `covers`: these hashes also match other passwords.
 #[test]
-fn a_nul_can_be_one_that_was_never_typed() {
+fn hashes_of_some_kinds_match_a_password_with_another_nul() {
     for Vector { hash, password, .. } in vectors() {
         let stored = HashFormat::parse(&hash).unwrap();
         let padded = [password.as_bytes(), b"\0"].concat();
-        // A longer key of HMAC is hashed first.
+        // HMAC hashes a longer key first.
         if matches!(stored, HashFormat::Pbkdf2(_) | HashFormat::Scrypt(_)) && password.len() < 64 {
-            assert!(stored.matches(&padded, &Memory::default()), "{hash}");
+            assert!(stored.matches(&padded, &MemoryPool::default()), "{hash}");
         }
     }
     let again = [b"nul\0inside\0".as_slice(), b"nul\0inside"].concat();
-    assert!(made_with_2b("nul\0inside").matches(&again, &Memory::default()));
+    assert!(made_with_2b("nul\0inside").matches(&again, &MemoryPool::default()));
 }
 
 #[test]
-fn white_space_around_a_hash_is_no_part_of_it() {
+fn white_space_around_a_hash_is_ignored() {
     for Vector { hash, password, .. } in vectors().into_iter().take(40) {
         for padded in [format!("{hash}\n"), format!(" {hash}{}", " ".repeat(600))] {
             let stored = HashFormat::parse(&padded).unwrap_or_else(|error| panic!("{padded:?}: {error}"));
-            assert!(stored.matches(password.as_bytes(), &Memory::default()), "{padded:?}");
+            assert!(stored.matches(password.as_bytes(), &MemoryPool::default()), "{padded:?}");
         }
     }
     assert!(matches!(HashFormat::parse("  \n"), Ok(HashFormat::Unmatchable)));
 }
 
 #[test]
-fn bits_left_over_in_the_salt_of_bcrypt_mean_nothing() {
+fn surplus_bits_in_the_salt_of_bcrypt_are_ignored() {
     let hash = "$2b$04$abcdefghijklmnopqrstuu";
     let vector = vectors().into_iter().find(|vector| vector.hash.starts_with(hash)).unwrap();
     let other = vector.hash.replacen("stuu", "stuv", 1);
     assert_ne!(other, vector.hash);
-    assert!(HashFormat::parse(&other).unwrap().matches(vector.password.as_bytes(), &Memory::default()));
+    assert!(HashFormat::parse(&other).unwrap().matches(vector.password.as_bytes(), &MemoryPool::default()));
 }
 
 #[test]
-fn what_nobody_can_log_in_with_on_purpose_is_no_problem() {
+fn hashes_that_no_password_matches_are_supported() {
     for text in ["", "!", "!Wd8kSfMHAZVIbnCS1PrBJJK4MeR8FkBR7XFOvHlz"] {
         assert!(matches!(HashFormat::parse(text), Ok(HashFormat::Unmatchable)), "{text:?}");
-        assert!(!HashFormat::Unmatchable.matches(text.as_bytes(), &Memory::default()));
+        assert!(!HashFormat::Unmatchable.matches(text.as_bytes(), &MemoryPool::default()));
     }
 }
 
 #[test]
-fn only_what_we_would_make_today_is_current() {
+fn only_hashes_of_our_format_and_cost_are_current() {
     let params = Argon2Params { memory_kib: 64, iterations: 2, parallelism: 1 };
     let hash = "$v=19$m=64,t=2,p=1$c2FsdHNhbHRzYWx0c2FsdA$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHApz8ArZRb2epuyM";
     let current = |text: &str| HashFormat::parse(text).unwrap().is_current(params);
@@ -188,16 +190,16 @@ fn only_what_we_would_make_today_is_current() {
     }
 }
 
-/// 16 and 32 bytes in Base64.
+// 16 and 32 bytes in Base64.
 const SALT: &str = "c2FsdHNhbHRzYWx0c2FsdA";
 const HASH: &str = "CTFhFdXPJO1aFaMaO6Mm5c8y7cJHApz8ArZRb2epuyM";
 
 #[test]
-fn no_hash_is_obeyed_that_asks_for_too_much() {
+fn hashes_of_excessive_cost_are_not_supported() {
     let padded = format!("{HASH}=");
     let bcrypt = "abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui";
-    // The dearest that is read of each, and something dearer.
-    for (allowed, refused) in [
+    // The most expensive supported hash of each kind, and a more expensive one.
+    for (allowed, excessive) in [
         ("$argon2id$v=19$m=1048576,t=4,p=1$SALT$HASH", "$argon2id$v=19$m=1048577,t=1,p=1$SALT$HASH"),
         ("$argon2i$v=19$m=65536,t=64,p=1$SALT$HASH", "$argon2i$v=19$m=65537,t=64,p=1$SALT$HASH"),
         ("$argon2d$m=512,t=64,p=64$SALT$HASH", "$argon2d$m=512,t=65,p=64$SALT$HASH"),
@@ -223,13 +225,13 @@ fn no_hash_is_obeyed_that_asks_for_too_much() {
             text.replace("SALT", SALT).replace("HASH", HASH)
         };
         assert!(HashFormat::parse(&fill(allowed)).is_ok(), "{allowed}");
-        let problem = problem(&fill(refused));
-        assert!(matches!(problem, UnsupportedHash::Excessive(_)), "{refused}: {problem}");
+        let error = parse_error(&fill(excessive));
+        assert!(matches!(error, UnsupportedHash::Excessive(_)), "{excessive}: {error}");
     }
 }
 
 #[test]
-fn what_is_not_well_formed_is_not_guessed_at() {
+fn malformed_hashes_are_not_supported() {
     let fill = |text: &str| text.replace("SALT", SALT).replace("HASH", HASH);
     let bcrypt = "$2b$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui";
     assert!(HashFormat::parse(bcrypt).is_ok());
@@ -271,15 +273,15 @@ fn what_is_not_well_formed_is_not_guessed_at() {
         "scrypt$1$salt$8$1$HASH=",
         "scrypt$64$salt$8$HASH=",
     ] {
-        let problem = problem(&fill(text));
-        assert!(matches!(problem, UnsupportedHash::Malformed(_)), "{text}: {problem}");
+        let error = parse_error(&fill(text));
+        assert!(matches!(error, UnsupportedHash::Malformed(_)), "{text}: {error}");
     }
 }
 
-/// What is said of a hash goes to the log: it must be in words of ours.
+/// Errors are logged, so they must not contain parts of the hash.
 #[test]
-fn what_is_not_read_is_named_in_words_of_ours() {
-    for (text, said) in [
+fn errors_name_the_kind_of_a_hash_and_nothing_else() {
+    for (text, expected) in [
         ("$6$c2FsdA$hunter2", UnsupportedHash::Unsupported("sha512-crypt")),
         ("md5$salt$hunter2", UnsupportedHash::Unsupported("md5")),
         ("{SSHA}hunter2", UnsupportedHash::Unsupported("an LDAP scheme")),
@@ -288,12 +290,12 @@ fn what_is_not_read_is_named_in_words_of_ours() {
         ("$", UnsupportedHash::Unknown),
         (&format!("$argon2id${}", "hunter2".repeat(1000)), UnsupportedHash::Unknown),
     ] {
-        assert_eq!(problem(text), said, "{text}");
-        assert!(!said.to_string().contains("hunter2"));
+        assert_eq!(parse_error(text), expected, "{text}");
+        assert!(!expected.to_string().contains("hunter2"));
     }
 }
 
-/// The texts of hashes, with a few characters changed, added and taken away.
+/// Hashes with a few characters replaced, inserted and removed.
 fn mutated() -> impl Strategy<Value = String> {
     let hashes: Vec<_> = vectors().into_iter().map(|vector| vector.hash).collect();
     let change =
@@ -312,8 +314,8 @@ fn mutated() -> impl Strategy<Value = String> {
     })
 }
 
-/// Numbers where the numbers are, of every size.
-fn dear() -> impl Strategy<Value = String> {
+/// Hashes with costs of every size.
+fn costly() -> impl Strategy<Value = String> {
     let number = || prop_oneof![0..100_u64, any::<u32>().prop_map(u64::from), any::<u64>()];
     (0..7, number(), number(), number()).prop_map(|(kind, a, b, c)| match kind {
         0 => format!("$argon2id$v=19$m={a},t={b},p={c}${SALT}${HASH}"),
@@ -326,7 +328,7 @@ fn dear() -> impl Strategy<Value = String> {
     })
 }
 
-/// An independent reading of the numbers in a hash that was accepted: what it costs.
+/// Computes the cost of a hash independently, and whether it is within the limits if the hash was accepted.
 fn is_within_bounds(text: &str) -> bool {
     let numbers: Vec<u64> = text
         .split(['$', ',', '='])
@@ -353,7 +355,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn no_text_makes_the_reader_panic(text in "\\PC*") {
+    fn parsing_never_panics(text in "\\PC*") {
         drop(HashFormat::parse(&text));
         drop(HashFormat::parse(&format!("${text}")));
         drop(HashFormat::parse(&format!("$argon2id${text}")));
@@ -364,12 +366,12 @@ proptest! {
     }
 
     #[test]
-    fn no_change_makes_the_reader_panic(text in mutated()) {
+    fn parsing_a_mutated_hash_never_panics(text in mutated()) {
         drop(HashFormat::parse(&text));
     }
 
     #[test]
-    fn nothing_is_accepted_that_is_out_of_bounds(text in dear()) {
+    fn accepted_hashes_are_within_the_limits(text in costly()) {
         prop_assert!(is_within_bounds(&text), "{}", text);
     }
 }
@@ -377,11 +379,11 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever was accepted can be computed.
+    /// Every accepted hash can be computed.
     #[test]
-    fn no_accepted_hash_makes_the_check_panic(text in mutated()) {
+    fn checking_an_accepted_hash_never_panics(text in mutated()) {
         if let Ok(stored) = HashFormat::parse(&text) && is_cheap(&stored) {
-            stored.matches(b"correct horse battery staple", &Memory::default());
+            stored.matches(b"correct horse battery staple", &MemoryPool::default());
         }
     }
 }

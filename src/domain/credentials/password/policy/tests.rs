@@ -30,18 +30,18 @@ fn length_is_counted_in_code_points_and_nothing_is_trimmed() {
     let longer = PasswordPolicy::new(64, []);
     assert_eq!(checked(&longer, &"x".repeat(63), "alice").unwrap_err(), "must be at least 64 code points");
     assert_eq!(checked(&longer, &"x".repeat(64), "alice"), Ok(()));
-    // For tests.
+    // Only for tests.
     assert_eq!(checked(&PasswordPolicy::new(0, []), "x", "alice"), Ok(()));
 }
 
 #[test]
-fn a_common_password_is_refused_as_a_whole_and_without_regard_to_case() {
+fn a_common_password_is_rejected_as_a_whole_and_in_any_case() {
     let policy = PasswordPolicy::new(8, []);
     let check = |text: &str| checked(&policy, text, "alice");
     for common in ["password", "PassWord", "1q2w3e4r5t6y7u8i9o0p", "manchesterunited", "ｐａｓｓｗｏｒｄ"]
     {
-        let said = check(common).unwrap_err();
-        assert_eq!(said, "is one of the most common passwords: choose another", "{common}");
+        let violation = check(common).unwrap_err();
+        assert_eq!(violation, "is one of the most common passwords: choose another", "{common}");
     }
     for uncommon in ["password and more", " password", "my password"] {
         assert_eq!(check(uncommon), Ok(()), "{uncommon}");
@@ -50,11 +50,11 @@ fn a_common_password_is_refused_as_a_whole_and_without_regard_to_case() {
 }
 
 #[test]
-fn the_username_and_the_service_are_no_passwords() {
+fn the_username_and_the_service_name_are_rejected() {
     let policy = PasswordPolicy::new(8, ["Latchkey", "login.example.com"]);
     for username in ["Zoë@example.com", "zoe\u{308}@EXAMPLE.com"] {
-        let said = checked(&policy, username, "zoë@example.com").unwrap_err();
-        assert_eq!(said, "must not be the username");
+        let violation = checked(&policy, username, "zoë@example.com").unwrap_err();
+        assert_eq!(violation, "must not be the username");
     }
     assert_eq!(checked(&policy, "zoë@example.com", "alice"), Ok(()));
     assert_eq!(checked(&policy, "zoë@example.com!", "zoë@example.com"), Ok(()));

@@ -1,8 +1,8 @@
-//! Who waits for a turn, and whose turn is next. Pure: time is a parameter.
+//! The waiting requests and the order of their turns. Time is a parameter.
 //!
-//! Networks are served in turn (start-time fair queueing), so that one of them cannot starve the others. As long as
-//! nobody waits for long, the oldest is served first; under overload the newest, because the oldest are about to
-//! give up, and serving them all a moment too late would be of use to nobody.
+//! Networks are served by start-time fair queueing, so that none of them can starve the others. The oldest request is
+//! served first. Under overload the newest is: the oldest are about to be abandoned, and serving them first would answer
+//! everybody a moment too late.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,23 +10,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Orders requests by their arrival.
+/// Orders requests by arrival.
 pub(super) type Id = u64;
 
-/// The network that a request comes from; `None` for the work of the server itself.
+/// The network of a request; `None` for work of the server itself.
 pub(super) type Lane = Option<IpAddr>;
 
-/// Those who wait, each with what tells it that its turn has come.
+/// The waiting requests, each with the sender that grants its turn.
 #[derive(Debug)]
 pub(super) struct Waiting<T> {
     requests: BTreeMap<Id, Request<T>>,
     lanes: HashMap<Lane, Members>,
-    /// By how often the lane was served, then by its oldest request.
+    /// Orders the lanes by how often they were served, then by their oldest request.
     by_oldest: BTreeSet<(u64, Id, Lane)>,
-    /// By how often the lane was served, then by its newest request.
+    /// Orders the lanes by how often they were served, then by their newest request.
     by_newest: BTreeSet<(u64, Id, Lane)>,
     deadlines: BTreeSet<(Instant, Id)>,
-    /// Where the lane that was served last stood: a lane that comes begins there.
+    /// The count of the lane that was served last, with which a new lane starts.
     served: u64,
 }
 
@@ -95,13 +95,13 @@ impl<T> Waiting<T> {
         self.requests.len()
     }
 
-    /// Whose turn it is. `patience` is the longest that anybody should have to wait.
+    /// Takes the request that has the next turn. `patience` is the wait after which overload begins.
     pub(super) fn next(&mut self, now: Instant, patience: Duration) -> Option<(Id, T)> {
         let oldest = self.requests.values().next()?;
         let overload = now.saturating_duration_since(oldest.since) > patience;
         let least = self.by_oldest.first()?.0;
         let (_, id, lane) = if overload {
-            // Of the lanes that were served the least, the one with the newest request.
+            // The newest request of the lanes that were served least.
             *self.by_newest.range(..(least + 1, 0, None)).next_back()?
         } else {
             *self.by_oldest.first()?
@@ -115,13 +115,13 @@ impl<T> Waiting<T> {
         self.remove(id).map(|notify| (id, notify))
     }
 
-    /// One whose deadline is before this moment.
+    /// A request whose deadline is before this moment.
     pub(super) fn overdue(&self, moment: Instant) -> Option<Id> {
         self.deadlines.first().filter(|(deadline, _)| *deadline < moment).map(|(_, id)| *id)
     }
 
-    /// Who has to go where there is room for no more: the oldest of the lane with the most requests, which is that
-    /// of the newcomer where no other has more.
+    /// The request that loses its place for a newcomer: the oldest one of the lane with the most requests, which is the
+    /// lane of the newcomer unless another one has more.
     pub(super) fn victim(&self, newcomer: Lane) -> Option<Id> {
         let own = self.lanes.get(&newcomer);
         let longest = self
@@ -161,7 +161,7 @@ mod tests {
         (number > 0).then(|| IpAddr::from([198, 51, 100, number]))
     }
 
-    /// Requests as pairs of the lane and the milliseconds after the start at which they come.
+    /// Queues requests, given as the lane and the arrival in milliseconds after the start.
     fn waiting(requests: &[(u8, u64)]) -> (Waiting<()>, Instant) {
         let (mut waiting, start) = (Waiting::default(), Instant::now());
         for (id, (number, millis)) in requests.iter().enumerate() {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_is_first_and_under_overload_the_newest() {
+    fn the_oldest_request_is_first_and_under_overload_the_newest() {
         let (mut queue, start) = waiting(&[(1, 0), (1, 10), (1, 20)]);
         assert_eq!(served(&mut queue, start + PATIENCE), [0, 1, 2]);
         let (mut queue, start) = waiting(&[(1, 0), (1, 10), (1, 20)]);
@@ -188,16 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn of_many_networks_with_one_request_each_the_newest_is_first_under_overload() {
+    fn under_overload_the_newest_of_many_networks_is_first() {
         let (mut queue, start) = waiting(&[(1, 0), (2, 10), (3, 20), (4, 30)]);
         assert_eq!(served(&mut queue, start + PATIENCE * 2), [3, 2, 1, 0]);
     }
 
     #[test]
-    fn networks_are_served_in_turn_however_many_requests_one_has() {
+    fn networks_take_turns_regardless_of_their_requests() {
         let (mut queue, start) = waiting(&[(1, 0), (1, 0), (1, 0), (1, 0), (2, 0), (2, 0), (3, 0)]);
         assert_eq!(served(&mut queue, start), [0, 4, 6, 1, 5, 2, 3]);
-        // One that was served often waits for one that comes.
+        // A lane that was served often waits for a new one.
         let (mut queue, start) = waiting(&[(1, 0), (1, 0), (1, 0), (1, 0)]);
         assert_eq!(queue.next(start, PATIENCE), Some((0, ())));
         assert_eq!(queue.next(start, PATIENCE), Some((1, ())));
@@ -207,19 +207,19 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_no_room_the_oldest_of_those_with_the_most_has_to_go() {
+    fn the_oldest_request_of_the_largest_lane_loses_its_place() {
         let (queue, _) = waiting(&[(1, 0), (2, 0), (2, 0), (3, 0), (3, 0)]);
-        assert_eq!(queue.victim(lane(1)), Some(1), "others have more");
-        assert_eq!(queue.victim(lane(3)), Some(3), "nobody has more");
+        assert_eq!(queue.victim(lane(1)), Some(1), "other lanes have more");
+        assert_eq!(queue.victim(lane(3)), Some(3), "no lane has more");
         assert_eq!(queue.victim(lane(4)), Some(1));
         let (queue, _) = waiting(&[(1, 0), (2, 0), (3, 0)]);
-        assert_eq!(queue.victim(lane(4)), Some(0), "all have one");
-        assert_eq!(queue.victim(lane(3)), Some(2), "its own");
+        assert_eq!(queue.victim(lane(4)), Some(0), "all lanes have one");
+        assert_eq!(queue.victim(lane(3)), Some(2), "the own lane");
         assert_eq!(waiting(&[]).0.victim(lane(1)), None);
     }
 
     #[test]
-    fn whose_deadline_has_passed_is_found_first() {
+    fn the_earliest_deadline_is_overdue_first() {
         let (mut queue, start) = (Waiting::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         queue.push(1, lane(1), start, Some(at(3)), ());

@@ -1,4 +1,4 @@
-//! Who is held off where clients log each other out.
+//! Which logins are throttled in a kick war.
 
 use proptest::{collection::vec, prelude::*};
 
@@ -7,7 +7,7 @@ use super::*;
 const WINDOW: Duration = Duration::from_mins(1);
 const CHANGES: usize = 6;
 
-/// A login of one of a few clients: where it is, and what it calls itself.
+/// One of a few clients, by its address and its device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Caller {
     address: u8,
@@ -26,21 +26,21 @@ impl Caller {
     }
 }
 
-/// What became of logins a second apart: the number of those that were held off.
-fn held_off(limit: u32, callers: &[Caller]) -> (UserSessions, Vec<usize>) {
-    let (mut state, mut now, mut held) = (UserSessions::default(), START, Vec::new());
+/// Logs in once a second. Returns the indices of the logins that were throttled.
+fn throttled(limit: u32, callers: &[Caller]) -> (UserSessions, Vec<usize>) {
+    let (mut state, mut now, mut throttled) = (UserSessions::default(), START, Vec::new());
     for (index, caller) in callers.iter().enumerate() {
         now = now.after(Duration::from_secs(1));
         match state.open(caller.open(index as u64, limit), at(now)) {
             Ok(next) => state = next.state,
-            Err(NotOpened::KickWar(wait)) => {
+            Err(OpenError::KickWar(wait)) => {
                 assert!(wait <= WINDOW);
-                held.push(index);
+                throttled.push(index);
             }
             Err(other) => panic!("{other:?}"),
         }
     }
-    (state, held)
+    (state, throttled)
 }
 
 const fn caller(address: u8, device: u8) -> Caller {
@@ -48,22 +48,25 @@ const fn caller(address: u8, device: u8) -> Caller {
 }
 
 #[test]
-fn two_that_log_each_other_out_are_held_off_and_nobody_else() {
+fn two_clients_that_displace_each_other_are_throttled() {
     let (a, b, c) = (caller(1, 1), caller(1, 2), caller(2, 1));
-    // The first finds nobody to log out.
-    assert_eq!(held_off(1, &[a, b, a, b, a, b, a, b, a]).1, [7, 8]);
-    assert_eq!(held_off(1, &[a, b, a, b, a, b, a, b, c, b, a]).1, [7]);
+    // The first login displaces nobody.
+    assert_eq!(throttled(1, &[a, b, a, b, a, b, a, b, a]).1, [7, 8]);
+    assert_eq!(throttled(1, &[a, b, a, b, a, b, a, b, c, b, a]).1, [7]);
 }
 
 #[test]
-fn more_than_two_are_held_off_where_the_slot_has_room_for_more() {
+fn a_larger_slot_allows_kick_wars_of_more_clients() {
     let (a, b, c) = (caller(1, 1), caller(2, 1), caller(3, 1));
-    assert_eq!(held_off(2, &[a, b, c, a, b, c, a, b, c]).1, [8]);
-    assert!(held_off(1, &[a, b, c, a, b, c, a, b, c]).1.is_empty(), "these do not log each other out");
+    assert_eq!(throttled(2, &[a, b, c, a, b, c, a, b, c]).1, [8]);
+    assert!(
+        throttled(1, &[a, b, c, a, b, c, a, b, c]).1.is_empty(),
+        "three clients in a slot of one are no kick war"
+    );
 }
 
 #[test]
-fn where_nothing_tells_clients_apart_they_are_taken_for_two() {
+fn clients_without_address_and_device_count_as_different() {
     let kick_war = KickWar { changes: CHANGES, window: WINDOW };
     let mut state = UserSessions::default();
     for number in 0..8 {
@@ -72,7 +75,7 @@ fn where_nothing_tells_clients_apart_they_are_taken_for_two() {
         let named = Open { device: Device::parse("phone").unwrap(), ..nameless.clone() };
         match state.open(nameless, at(START.after(Duration::from_secs(number)))) {
             Ok(next) => state = next.state,
-            Err(NotOpened::KickWar(_)) => {
+            Err(OpenError::KickWar(_)) => {
                 assert_eq!(number, 7);
                 assert!(state.open(named, at(START.after(Duration::from_secs(number)))).is_ok());
                 return;
@@ -80,7 +83,7 @@ fn where_nothing_tells_clients_apart_they_are_taken_for_two() {
             Err(other) => panic!("{other:?}"),
         }
     }
-    panic!("nobody is held off");
+    panic!("no login is throttled");
 }
 
 fn callers(addresses: std::ops::Range<u8>) -> impl Strategy<Value = Vec<Caller>> {
@@ -89,16 +92,16 @@ fn callers(addresses: std::ops::Range<u8>) -> impl Strategy<Value = Vec<Caller>>
 
 proptest! {
     #[test]
-    fn whatever_one_client_does_another_one_is_let_in(limit in 1..3_u32, callers in callers(0..1)) {
-        let (state, _) = held_off(limit, &callers);
+    fn no_client_can_lock_out_another_client(limit in 1..3_u32, callers in callers(0..1)) {
+        let (state, _) = throttled(limit, &callers);
         let now = START.after(Duration::from_secs(callers.len() as u64 + 1));
         prop_assert!(state.open(caller(9, 0).open(u64::MAX, limit), at(now)).is_ok());
     }
 
     #[test]
-    fn who_is_held_off_has_logged_somebody_out_who_came_back(callers in callers(0..3)) {
-        let (_, held) = held_off(1, &callers);
-        for index in held {
+    fn only_clients_that_alternate_are_throttled(callers in callers(0..3)) {
+        let (_, indices) = throttled(1, &callers);
+        for index in indices {
             let before = |index: &usize| callers[*index] != callers[index + 1];
             let own = (0..index).filter(|earlier| callers[*earlier] == callers[index]);
             let alternations = (0..index).filter(before).count();
@@ -107,10 +110,10 @@ proptest! {
     }
 
     #[test]
-    fn two_that_alternate_are_always_held_off_in_the_end(first in 0..3_u8, more in 8..30_usize) {
+    fn two_clients_that_alternate_are_always_throttled(first in 0..3_u8, more in 8..30_usize) {
         let pair = [caller(first, 0), caller(first + 1, 0)];
         let callers: Vec<_> = pair.into_iter().cycle().take(more).collect();
-        let (_, held) = held_off(1, &callers);
-        prop_assert_eq!(held.len(), more - CHANGES - 1);
+        let (_, indices) = throttled(1, &callers);
+        prop_assert_eq!(indices.len(), more - CHANGES - 1);
     }
 }

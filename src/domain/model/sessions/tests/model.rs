@@ -1,4 +1,4 @@
-//! The state machine against a model that is too simple to be wrong, under random interleavings.
+//! Tests the state machine with random commands against a simple model.
 
 mod world;
 
@@ -7,16 +7,16 @@ use proptest::{collection::vec, prelude::*};
 use self::world::World;
 use super::*;
 
-/// What happens to a user.
+/// A command or an event that changes the sessions of a user.
 #[derive(Debug, Clone)]
 enum Command {
     Login {
         slot: usize,
-        /// Of the few keys there are; none at all, mostly.
+        /// The idempotency key, mostly none.
         key: Option<u64>,
         takeover: bool,
     },
-    /// Of one of the tokens ever given out.
+    /// Logs out one of all issued tokens.
     Logout {
         token: usize,
     },
@@ -30,17 +30,17 @@ enum Command {
     KickSlot {
         slot: usize,
     },
-    /// Everybody's sessions are ended, these among them.
-    Everyone,
+    /// Begins a new epoch.
+    BeginEpoch,
     Disable,
     ChangePassword,
-    Rename,
+    UpdateProfile,
     Advance(Duration),
-    /// A replica whose clock is behind.
+    /// Continues with a replica whose clock is behind.
     SetBack(Duration),
-    /// A commit that lost its race: the decision on an old state is thrown away.
-    Lost,
-    /// The store loses its latest commits, and the newest token that was lost with them is presented.
+    /// Discards a decision, as after a conflict.
+    Conflict,
+    /// Loses the latest commits of the store, then presents the newest token that was lost with them.
     Rollback {
         commits: usize,
     },
@@ -48,7 +48,7 @@ enum Command {
 
 const SLOTS: [&str; 2] = ["web", "mobile"];
 
-/// Which of the tokens ever given out, counted from the latest.
+/// The index of one of all issued tokens, counted from the latest.
 fn token() -> impl Strategy<Value = usize> {
     prop_oneof![3 => 0..3_usize, 1 => 0..40_usize]
 }
@@ -63,16 +63,16 @@ fn command() -> impl Strategy<Value = Command> {
         5 => token().prop_map(|token| Command::Touch { token }),
         1 => Just(Command::Kick),
         1 => (0..2_usize).prop_map(|slot| Command::KickSlot { slot }),
-        1 => Just(Command::Everyone),
+        1 => Just(Command::BeginEpoch),
         1 => Just(Command::Disable),
         1 => Just(Command::ChangePassword),
-        1 => Just(Command::Rename),
+        1 => Just(Command::UpdateProfile),
         4 => (0..400_u64).prop_map(|seconds| Command::Advance(Duration::from_secs(seconds))),
         5 => (0..30_u64).prop_map(|seconds| Command::Advance(Duration::from_secs(seconds))),
         3 => (590..640_u64).prop_map(|seconds| Command::Advance(Duration::from_secs(seconds))),
         1 => (0..3_000_u64).prop_map(|seconds| Command::Advance(Duration::from_secs(seconds))),
         1 => (1..5_u64).prop_map(|seconds| Command::SetBack(Duration::from_secs(seconds))),
-        1 => Just(Command::Lost),
+        1 => Just(Command::Conflict),
         1 => (1..5_usize).prop_map(|commits| Command::Rollback { commits }),
     ]
 }
@@ -95,7 +95,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_promises_hold(policy in policies(), commands in vec(command(), 1..80)) {
+    fn the_promises_hold_after_every_command(policy in policies(), commands in vec(command(), 1..80)) {
         let mut world = World::new(policy);
         for command in &commands {
             world.apply(command);
@@ -104,7 +104,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_forgotten_no_longer_matters(commands in vec(command(), 1..40)) {
+    fn a_register_can_be_forgotten_after_keep_until(commands in vec(command(), 1..40)) {
         let mut world = World::new(policy(1));
         for command in &commands {
             world.apply(command);
@@ -113,7 +113,7 @@ proptest! {
         for token in &world.tokens {
             prop_assert!(token.session.expires_at <= forgotten || token.ended.is_some());
         }
-        // The register is gone, and with it every generation: nobody lives, and the next login is newer.
+        // Without the register no session is live, and the next login still has a higher generation.
         let next = UserSessions::default().open(open(u64::MAX, "web", "", 1), at(forgotten)).unwrap().outcome.session;
         for token in &world.tokens {
             prop_assert!(token.session.generation < next.generation);

@@ -1,20 +1,20 @@
-//! The model: all that has ever happened to a user, and what must be true of it.
+//! The model: everything that has happened to a user, and the invariants that must hold.
 
 use std::collections::BTreeMap;
 
 use super::{super::*, Command, SLOTS};
 
-/// What the model knows of a token: everything, for ever.
+/// The history of a token, which is never forgotten.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub(super) session: Session,
     key: Option<u64>,
-    /// Why it was ended, once it was.
+    /// EndCause the session was ended, if it was.
     pub(super) ended: Option<Reason>,
-    /// The latest use that was confirmed.
+    /// The latest confirmed use.
     used: Timestamp,
-    /// It is dead, and the reason that is told may be another one: it was lost, or came back, with a
-    /// rollback; or the epoch that ended it was followed by another one.
+    /// The session is dead, but the reported reason may differ: a rollback lost it or brought it back, or another epoch
+    /// followed the one that ended it.
     inexact: bool,
 }
 
@@ -25,10 +25,10 @@ pub(super) struct World {
     /// The states that were committed before, the latest last.
     history: Vec<UserSessions>,
     pub(super) now: Timestamp,
-    /// The furthest that any clock has been: deadlines that have passed once stay passed in the model.
+    /// The latest time of any clock: deadlines that have passed stay passed in the model.
     furthest: Timestamp,
     pub(super) tokens: Vec<Known>,
-    /// When which slot has changed hands.
+    /// When each slot changed hands.
     handovers: Vec<(usize, Timestamp)>,
     events: BTreeMap<SessionId, u32>,
 }
@@ -48,11 +48,11 @@ impl World {
         }
     }
 
-    fn at(&self) -> At<'_> {
-        At { epoch: &self.epoch, ..at(self.now) }
+    fn at(&self) -> Context<'_> {
+        Context { epoch: &self.epoch, ..at(self.now) }
     }
 
-    fn take<T>(&mut self, next: Next<T>) -> T {
+    fn take<T>(&mut self, next: Transition<T>) -> T {
         assert!(next.state.generation >= self.state.generation, "generations never go back");
         assert!(next.state.tombstones.len() <= MAX_TOMBSTONES);
         self.history.push(std::mem::replace(&mut self.state, next.state));
@@ -63,14 +63,14 @@ impl World {
     }
 
     fn judge(&self, token: &Known) -> Result<&Session, Rejection> {
-        // As the token itself would, before any store is asked.
+        // The token itself has expired, before the store is read.
         if self.now >= token.session.expires_at {
             return Err(Rejection::at(Reason::Expired, token.session.expires_at));
         }
         self.state.verdict(&claims(&token.session), self.at())
     }
 
-    /// Whether the model holds a token live: nobody ended it, and neither clock has.
+    /// Whether a token is live in the model.
     fn is_live(&self, token: &Known) -> bool {
         self.judge(token).is_ok()
     }
@@ -97,7 +97,7 @@ impl World {
                 let which = |session: &Session| session.slot.as_str() == slot;
                 self.take(self.state.close(which, Reason::Kicked, self.at()));
             }
-            Command::Everyone => {
+            Command::BeginEpoch => {
                 for token in self.tokens.iter_mut().filter(|token| token.ended.is_some()) {
                     token.inexact = true;
                 }
@@ -106,9 +106,9 @@ impl World {
             }
             Command::Disable => self.fence(Reason::AccountDisabled),
             Command::ChangePassword => self.fence(Reason::CredentialsChanged),
-            Command::Rename => {
+            Command::UpdateProfile => {
                 let profile = Profile { username: "alicia".into(), roles: Vec::new() };
-                self.take(self.state.rename(profile, self.at()));
+                self.take(self.state.update_profile(profile, self.at()));
             }
             Command::Advance(by) => {
                 self.now = self.now.after(*by);
@@ -118,7 +118,7 @@ impl World {
                 self.now =
                     Timestamp::from_micros(self.now.as_micros() - u64::try_from(by.as_micros()).unwrap());
             }
-            Command::Lost => drop(self.state.open(open(u64::MAX, "web", "lost", 1), self.at())),
+            Command::Conflict => drop(self.state.open(open(u64::MAX, "web", "conflict", 1), self.at())),
             Command::Rollback { commits } => self.roll_back(*commits),
         }
     }
@@ -133,28 +133,28 @@ impl World {
         };
         match self.state.open(command, self.at()) {
             Ok(next) => self.logged_in(slot, key, takeover, next),
-            Err(refusal) => self.refused(slot, key, takeover, refusal),
+            Err(error) => self.not_opened(slot, key, takeover, error),
         }
     }
 
-    fn logged_in(&mut self, slot: usize, key: Option<u64>, takeover: bool, next: Next<Opened>) {
-        assert!(self.repeated(key).is_none(), "a login was repeated, and opened another session");
+    fn logged_in(&mut self, slot: usize, key: Option<u64>, takeover: bool, next: Transition<Opened>) {
+        assert!(self.repeated(key).is_none(), "a repeated login must not open another session");
         let before: Vec<_> = self.tokens.iter().map(|token| self.is_live(token)).collect();
         let opened = self.take(next);
         assert!(
             self.tokens.iter().all(|token| token.session.generation < opened.session.generation),
-            "every login has a higher generation than all before it, whatever the clock says"
+            "every login has a higher generation than all before it"
         );
         let denying = self.policy.on_limit == OnLimit::Deny && !takeover;
-        assert!(!denying || opened.displaced.is_empty(), "nobody is displaced unasked");
+        assert!(!denying || opened.displaced.is_empty(), "`deny` displaces no session");
         if !opened.displaced.is_empty() {
             self.handovers.push((slot, self.now));
         }
         for gone in &opened.displaced {
             let index = self.tokens.iter().position(|token| token.session.id == gone.id).unwrap();
-            assert!(before[index], "only the living are displaced");
+            assert!(before[index], "only live sessions are displaced");
             let own = gone.slot.as_str() == SLOTS[slot];
-            assert!(own || self.policy.exclusive, "only in the same slot");
+            assert!(own || self.policy.exclusive, "only sessions of the same slot are displaced");
             let evicted = own && self.policy.limit.get() > 1;
             self.tokens[index].ended = Some(if evicted { Reason::Evicted } else { Reason::Replaced });
         }
@@ -164,10 +164,10 @@ impl World {
         let holders = self.tokens.iter().filter(|token| {
             (self.policy.exclusive || token.session.slot.as_str() == SLOTS[slot]) && self.is_live(token)
         });
-        assert!(holders.count() <= self.policy.limit.get() as usize, "a slot holds no more than its limit");
+        assert!(holders.count() <= self.policy.limit.get() as usize, "a slot never exceeds its limit");
     }
 
-    /// Those that stay were logged in, or used, later than those that had to go.
+    /// Checks that the remaining sessions are newer than the displaced ones by the policy of the slot.
     fn check_victims(&self, displaced: &[Session], slot: &str) {
         let rank = |session: &Session| match self.policy.victim {
             Victim::Oldest => (Timestamp::default(), session.generation),
@@ -180,54 +180,53 @@ impl World {
             .sessions
             .iter()
             .filter(|session| session.slot.as_str() == slot && Some(session.generation) != newest);
-        assert!(last_gone <= stayed.map(rank).min().or(last_gone), "another one had to go");
+        assert!(last_gone <= stayed.map(rank).min().or(last_gone), "the wrong session was displaced");
     }
 
-    fn refused(&mut self, slot: usize, key: Option<u64>, takeover: bool, refusal: NotOpened) {
-        match refusal {
-            NotOpened::Repeated(session) => {
-                let known = self.repeated(key).expect("nothing is repeated");
+    fn not_opened(&mut self, slot: usize, key: Option<u64>, takeover: bool, error: OpenError) {
+        match error {
+            OpenError::Repeated(session) => {
+                let known = self.repeated(key).expect("the key was used before");
                 assert_eq!((known.session.id, known.session.slot.as_str()), (session.id, SLOTS[slot]));
                 assert!(self.is_live(known));
             }
-            NotOpened::KeyOfOtherSlot(other) => {
-                let known = self.repeated(key).expect("nothing is repeated");
+            OpenError::KeyOfOtherSlot(other) => {
+                let known = self.repeated(key).expect("the key was used before");
                 assert!(known.session.slot == other && other.as_str() != SLOTS[slot]);
             }
-            NotOpened::RepeatedTooLate(_) => {
+            OpenError::RepeatedTooLate(_) => {
                 let now = self.now;
-                // By the generation, which is all that a tombstone knows of when the session was opened: ahead of
-                // a clock that was set back.
+                // A tombstone knows only the generation of the session, which is ahead of a clock that was set back.
                 let opened = |token: &Known| Timestamp::from_micros(token.session.generation.0);
                 let mut same = self.tokens.iter().filter(|token| token.key == key && key.is_some());
-                assert!(same.any(|token| now.since(opened(token)) < REPEATABLE));
+                assert!(same.any(|token| now.since(opened(token)) < IDEMPOTENCY_WINDOW));
             }
-            NotOpened::Full(holder) => {
+            OpenError::Full(holder) => {
                 assert!(self.policy.on_limit == OnLimit::Deny && !takeover);
                 let known = self.tokens.iter().find(|token| token.session.id == holder.id).unwrap();
-                assert!(self.is_live(known), "the dead hold no slot");
+                assert!(self.is_live(known), "a dead session occupies no slot");
             }
-            NotOpened::KickWar(wait) => {
+            OpenError::KickWar(wait) => {
                 let KickWar { changes, window } = self.policy.kick_war;
                 assert!(changes > 0 && wait <= window + Duration::from_secs(20));
                 let own = |(other, _): &&(usize, _)| self.policy.exclusive || *other == slot;
                 let count = self.handovers.iter().filter(own).count();
-                assert!(count >= changes, "a war of {count} changes");
+                assert!(count >= changes, "a kick war after {count} changes");
             }
         }
     }
 
-    /// The live session of a login with this key that was made a moment ago.
+    /// The live session of a recent login with this key.
     fn repeated(&self, key: Option<u64>) -> Option<&Known> {
         self.tokens.iter().rev().find(|token| {
             key.is_some()
                 && token.key == key
-                && self.now.since(token.session.issued_at) < REPEATABLE
+                && self.now.since(token.session.issued_at) < IDEMPOTENCY_WINDOW
                 && self.is_live(token)
         })
     }
 
-    /// What the store has lost is lost, and what came back with it is ended.
+    /// Loses commits, and ends the sessions that are live again.
     fn roll_back(&mut self, commits: usize) {
         let Some(kept) = self.history.len().checked_sub(commits) else { return };
         let newest = self.tokens.iter().max_by_key(|token| token.session.generation).cloned();
@@ -238,14 +237,14 @@ impl World {
         self.state = self.history[kept].clone();
         self.history.truncate(kept);
         let claims = claims(&newest.session);
-        assert!(self.state.has_lost(&claims));
+        assert!(self.state.has_lost_login(&claims));
         let epoch = self.epoch.clone();
-        let at = At { epoch: &epoch, ..at(self.now) };
+        let at = Context { epoch: &epoch, ..at(self.now) };
         assert!(self.state.verdict(&claims, at).is_err());
         self.events.clear();
         let next = self.state.recover(&claims, ABSOLUTE, at);
         self.take(next);
-        assert!(!self.state.has_lost(&claims), "it is found once");
+        assert!(!self.state.has_lost_login(&claims), "a rollback is detected once");
         for token in &mut self.tokens {
             token.ended = token.ended.or(Some(Reason::UnknownSession));
             token.inexact = true;
@@ -258,32 +257,32 @@ impl World {
             return;
         }
         let own = known.session.id;
-        let living =
+        let live =
             self.tokens.iter().filter(|other| (other.session.id == own) != others && self.is_live(other));
-        let living = u32::try_from(living.count()).unwrap();
+        let live = u32::try_from(live.count()).unwrap();
         self.end_where(|other| (other.session.id == own) != others, Reason::LoggedOut);
         let which = |session: &Session| (session.id == own) != others;
         let ended = self.take(self.state.close(which, Reason::LoggedOut, self.at()));
-        assert_eq!(ended, living);
+        assert_eq!(ended, live);
     }
 
     fn use_token(&mut self, token: usize) {
         let Some(known) = self.tokens.iter().rev().nth(token).cloned() else { return };
         let live = self.is_live(&known);
-        // A use of a while ago, which is recorded only now.
+        // A use from a moment ago that is recorded now.
         let earlier = self.now.before(TOUCH / 2);
         if let Some(next) = self.state.touch(known.session.id, earlier, self.at()) {
-            let then = At { now: earlier, ..self.at() };
-            let untold = self.state.has_timed_out(known.session.id, self.at());
+            let then = Context { now: earlier, ..self.at() };
+            let unreported = self.state.has_timed_out(known.session.id, self.at());
+            assert!(live || unreported, "a late record does not revive a session that was reported dead");
             assert!(
-                live || untold,
-                "recording a use late does not make a session live that was told to be dead"
+                self.state.verdict(&claims(&known.session), then).is_ok(),
+                "a late record does not revive a session that was dead at the time of use"
             );
-            assert!(self.state.verdict(&claims(&known.session), then).is_ok(), "nor one that was dead then");
             let seen = |state: &UserSessions| {
                 state.sessions.iter().find(|session| session.id == known.session.id).unwrap().last_seen
             };
-            assert!(seen(&next.state) == earlier && earlier > seen(&self.state), "uses do not go back");
+            assert!(seen(&next.state) == earlier && earlier > seen(&self.state), "`last_seen` only grows");
         }
         match self.state.touch(known.session.id, self.now, self.at()) {
             Some(next) => {
@@ -302,9 +301,9 @@ impl World {
         if live {
             self.tokens[index].used = known.used.max(self.now);
         } else if self.state.has_timed_out(known.session.id, self.at()) {
-            // The holder is told, and from then on it is so, whatever the clocks do.
+            // The timeout is reported, so it must stay, whatever the clocks do.
             self.take(self.state.close(|_| false, Reason::IdleTimeout, self.at()));
-            assert!(!self.state.has_timed_out(known.session.id, self.at()), "it is written down once");
+            assert!(!self.state.has_timed_out(known.session.id, self.at()), "a timeout is recorded once");
             self.tokens[index].ended = known.ended.or(Some(Reason::IdleTimeout));
         }
     }
@@ -314,24 +313,24 @@ impl World {
         self.take(self.state.fence(reason, ABSOLUTE, self.at()));
     }
 
-    /// What must be true of every token at every moment.
+    /// Checks the invariants of every token.
     pub(super) fn check(&self) {
         for token in &self.tokens {
             let verdict = self.judge(token);
             match (token.ended, &verdict) {
-                // P1 and P2: what was ended stays dead.
+                // P1 and P2: an ended session stays dead.
                 (Some(reason), Ok(session)) => panic!("ended as {reason:?} and live again: {session:?}"),
                 (Some(ended), Err(rejection)) => self.check_reason(token, ended, rejection),
                 (None, Ok(session)) => {
-                    // P4: not a moment longer than the absolute deadline, nor than idle allows.
+                    // P4: no session outlives its absolute deadline or its idle timeout.
                     assert!(self.now < session.expires_at);
-                    assert!(self.now < token.used.after(IDLE).after(TOUCH), "idle, and live too long");
+                    assert!(self.now < token.used.after(IDLE).after(TOUCH), "live beyond the idle timeout");
                 }
                 (None, Err(rejection)) => self.check_lapse(token, rejection),
             }
         }
         for count in self.events.values() {
-            assert_eq!(*count, 1, "every end is told once");
+            assert_eq!(*count, 1, "every end has exactly one event");
         }
     }
 
@@ -344,8 +343,8 @@ impl World {
         if token.inexact {
             return;
         }
-        if self.state.tombstones.iter().any(|grave| grave.id == token.session.id) {
-            assert_eq!(reason, ended, "as long as it is remembered, the reason is exact");
+        if self.state.tombstones.iter().any(|tombstone| tombstone.id == token.session.id) {
+            assert_eq!(reason, ended, "a tombstone keeps the exact reason");
         } else {
             let fallbacks = [
                 ended,
@@ -359,15 +358,15 @@ impl World {
         }
     }
 
-    /// Nobody ended it, and yet it is dead: then its time was up.
+    /// Checks a session that is dead although nothing ended it: one of its timeouts must have passed.
     fn check_lapse(&self, token: &Known, rejection: &Rejection) {
         if rejection.reason == Reason::Expired {
             assert!(self.now >= token.session.expires_at);
         } else {
-            // P4: never before its time. (A clock may have been set back since it was seen dead.)
+            // P4: no session times out early. (A clock may have been set back since the timeout.)
             assert!(self.furthest >= token.used.after(IDLE), "timed out early: {rejection:?}");
-            let remembered = self.state.tombstones.iter().any(|grave| grave.id == token.session.id);
-            // A clock that is set back after the end of an epoch can find it before the time-out.
+            let remembered = self.state.tombstones.iter().any(|tombstone| tombstone.id == token.session.id);
+            // A clock that was set back after the end of an epoch can find the epoch before the timeout.
             let kicked = rejection.reason == Reason::Kicked && token.session.epoch < self.epoch.number;
             assert!(!remembered || kicked || rejection.reason == Reason::IdleTimeout, "{rejection:?}");
         }
