@@ -1,36 +1,44 @@
 //! Latchkey: a gRPC authentication service in which **the latest login wins**.
 //!
-//! # The map
+//! # Modules
 //!
-//! Data flows one way:
+//! Dependencies point to the domain:
 //!
 //! ```text
-//! cli ─┐
-//!      ├─> app ─> grpc, http ─> domain ─> ports <─ store
-//! main ┘
+//! main, cli ──> app ──> grpc, http ──> gateway ──> domain ──> domain::ports <── store
+//!                          │
+//!                          └─────────> transport ──> admission
 //! ```
-//!
-//! Services in Rust that ask Latchkey use [`client`], which is no part of the server.
 //!
 //! | module | what it is | what it may name |
 //! |---|---|---|
-//! | [`domain`] | the rules: one verb, one file, and two pure state machines: one user's sessions, and failed logins | `isolation`, and nothing else of the modules below; no tonic, prost, redis, sqlx, environment or wall clock |
-//! | [`store`] | what the domain asks of the outside through its ports: SQLite, PostgreSQL, MySQL, Redis, key files, the audit file, the receiver of the webhook, the clock | `domain` |
-//! | [`bearer`] | where a request's token is found, and how a request is turned away over HTTP (RFC 6750) | nothing |
-//! | [`gateway`] | what a verdict looks like to Envoy, nginx and their like, for the two modules below | `domain`, `bearer` |
-//! | [`admission`] | how much of each resource clients may use: limits in total, by address and by connection | nothing |
-//! | [`accept`] | the accept loop of both ports | `admission` |
-//! | [`isolation`] | keeps failures from spreading: catches panics, restarts background tasks, limits repeated log lines | nothing |
-//! | [`telemetry`] | writes the log | `config`, `isolation`, `store/clock.rs` |
-//! | [`grpc`] | inbound: protobuf to domain and back, statuses, limits, who may call what | `accept`, `admission`, `domain`, `gateway`, `bearer` |
-//! | [`http`] | inbound: forward-auth, probes, metrics and the JWKS document | `accept`, `admission`, `domain`, `gateway` |
-//! | [`config`] | typed settings, and what is wrong with them | `domain` |
-//! | [`app`] | the composition root, the only file that knows all the others | everything |
-//! | [`cli`] | one file a command | `app`, `config`, `client`, the generated client |
-//! | [`client`] | for services in Rust: calls with types, and a guard for tonic and axum servers | the generated client (`grpc/pb.rs`), `bearer`, `isolation/log_limiter.rs` |
+//! | [`cli`] | the command line, one file per command | `app`, `config`, `telemetry`, `grpc::pb`, parts of `store` |
+//! | [`app`] | the composition root, which builds and connects all others | all modules |
+//! | [`config`] | typed settings and their validation | `domain` |
+//! | [`telemetry`] | the log | `config`, `domain::ports`, `isolation`, `store::clock` |
+//! | [`transport`] | connections: accept loop, TLS, HTTP/2, HTTP/1.1, drain | `admission`, `isolation`, types of `domain` |
+//! | [`grpc`] | the gRPC services: messages to domain values and back, access control, statuses | `transport`, `admission`, `gateway`, `domain`, `isolation` |
+//! | [`http`] | the HTTP port: forward-auth, probes, metrics, JWKS | `transport`, `admission`, `gateway`, `domain`, `isolation`, `telemetry` |
+//! | [`gateway`] | decisions and denials for gateways, shared by `grpc` and `http` | `domain` |
+//! | [`domain`] | the rules: verbs, services, models and ports; no protocol, store, environment or wall clock | `isolation` |
+//! | [`store`] | the implementations of the ports: SQLite, PostgreSQL, MySQL, Redis, files, webhook, clock | `domain`, `isolation` |
+//! | [`admission`] | admission control: limits in total, per client address and per connection | nothing |
+//! | [`isolation`] | fault isolation: caught panics, restarted background tasks, limited log lines | nothing |
 //!
-//! To follow a login, read `grpc/auth.rs`, `domain/login.rs`, `domain/open_session.rs`, `domain/credentials.rs`,
-//! `domain/sessions/open.rs` in that order; to follow its end to those who are told, `domain/hub.rs`. `tests/suite/architecture.rs` fails when the direction is broken.
+//! `tests/suite/architecture.rs` fails if a module names one that is not in its row. The Rust client and the guard for services are the
+//! crate `latchkey_client`, which also has the generated messages and the RFC 6750 code that `gateway` uses.
+//!
+//! # How to follow a login
+//!
+//! 1. `transport/accept.rs`, `transport/connection.rs`: a connection and its requests
+//! 2. `grpc/dispatch.rs`, `grpc/methods.rs`, `grpc/access.rs`: request id, deadline, permission, admission
+//! 3. `grpc/auth.rs`: the handler, which converts the message
+//! 4. `domain/login.rs`: the verb
+//! 5. `domain/password_service.rs`, `domain/limiter.rs`: the login limiter and the password check
+//! 6. `domain/open_session.rs`, `domain/session_repository.rs`: load, decide, commit, and again after a conflict
+//! 7. `domain/model/sessions/open.rs`: the decision, a pure function
+//! 8. `store/redis/`, `store/embedded/`: the commit
+//! 9. `domain/background/session_events.rs`: the event reaches those who watch the displaced session
 
 pub mod admission;
 pub mod app;

@@ -53,7 +53,7 @@ struct Callers(Access);
 
 #[async_trait]
 impl CallerCheck for Callers {
-    async fn may_ask(
+    async fn check(
         &self,
         headers: &HeaderMap,
         peer: SocketAddr,

@@ -28,7 +28,7 @@ pub(super) fn encryption(config: &Config, clock: &Arc<dyn Clock>) -> Result<Opti
 
 /// Warns of a certificate that no client will accept.
 pub(super) fn look_at_dates(config: &Config, encryption: &Encryption, clock: &dyn Clock) {
-    if let Some(what) = tls::validity(&encryption.files.certificates, clock.now()) {
+    if let Some(what) = tls::validity_error(&encryption.files.certificates, clock.now()) {
         tracing::warn!("the certificate in {} {what}: clients will refuse it", config.tls.certificate_file);
     }
 }

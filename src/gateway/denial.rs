@@ -1,4 +1,4 @@
-//! How a request is turned away.
+//! The denial of a request by a gateway.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -8,25 +8,25 @@ use crate::domain::{
 };
 use latchkey_client::bearer::{self, Denial as BearerDenial, Kind};
 
-/// Why a request is turned away.
+/// The cause of a denial.
 #[derive(Debug, Clone)]
 pub enum Cause {
-    /// The token is not, or no longer, good.
+    /// The token was rejected.
     Rejected(Rejection),
-    /// There is none.
+    /// The request has no token.
     NoToken,
-    /// There is something, and not exactly one token.
-    Unclear(&'static str),
-    /// The session is in another slot than this.
+    /// The request has something that is not exactly one token. The text says what is wrong with it.
+    Malformed(&'static str),
+    /// The session is not in this slot, which the route requires.
     WrongSlot(Slot),
-    /// The user does not have this role.
+    /// The user does not have this role, which the route requires.
     MissingRole(Role),
 }
 
-/// A request is turned away.
+/// The denial of a request.
 #[derive(Debug, Clone)]
 pub struct Denial {
-    /// Why.
+    /// The cause.
     pub cause: Cause,
 }
 
@@ -37,23 +37,23 @@ impl From<Cause> for Denial {
 }
 
 impl Denial {
-    /// The reason, as every surface names it.
+    /// Returns the reason, which is the same on every surface.
     pub fn reason(&self) -> &'static str {
         match &self.cause {
             Cause::Rejected(rejection) => rejection.reason.name(),
             Cause::NoToken => bearer::TOKEN_REQUIRED,
-            Cause::Unclear(_) => bearer::MALFORMED,
+            Cause::Malformed(_) => bearer::MALFORMED,
             Cause::WrongSlot(_) => bearer::SLOT_REQUIRED,
             Cause::MissingRole(_) => bearer::ROLE_REQUIRED,
         }
     }
 
-    /// A sentence for the user, or for who wrote the client.
+    /// Returns a sentence for the user or for the developer of the client.
     pub fn message(&self) -> String {
         match &self.cause {
             Cause::Rejected(rejection) => rejection.message(),
             Cause::NoToken => bearer::NO_TOKEN.into(),
-            Cause::Unclear(why) => (*why).into(),
+            Cause::Malformed(message) => (*message).into(),
             Cause::WrongSlot(slot) => bearer::needs_slot(slot.as_str()),
             Cause::MissingRole(role) => bearer::needs_role(role.as_str()),
         }
@@ -64,13 +64,13 @@ impl Denial {
             Cause::Rejected(rejection) if rejection.reason == Reason::AccountDisabled => Kind::Disabled,
             Cause::Rejected(_) => Kind::Rejected,
             Cause::NoToken => Kind::NoToken,
-            Cause::Unclear(_) => Kind::Unclear,
+            Cause::Malformed(_) => Kind::Malformed,
             Cause::WrongSlot(_) | Cause::MissingRole(_) => Kind::Insufficient,
         }
     }
 
-    /// As it is told over HTTP, with this message.
-    fn refusal<'a>(&'a self, message: &'a str) -> BearerDenial<'a> {
+    /// Returns the denial over HTTP.
+    fn http<'a>(&'a self, message: &'a str) -> BearerDenial<'a> {
         let rejection = match &self.cause {
             Cause::Rejected(rejection) => Some(rejection),
             _ => None,
@@ -85,9 +85,9 @@ impl Denial {
         }
     }
 
-    /// Whether another token, or a new login, would not help.
+    /// Whether neither another token nor a new login would help.
     pub fn is_forbidden(&self) -> bool {
-        self.refusal("").is_forbidden()
+        self.http("").is_forbidden()
     }
 
     /// Whether a client must not log in again by itself.
@@ -95,17 +95,17 @@ impl Denial {
         matches!(&self.cause, Cause::Rejected(rejection) if rejection.reason.is_terminal())
     }
 
-    /// The headers of the answer, besides the type of its body.
+    /// Returns the response headers, without `content-type`.
     pub fn headers(&self) -> Vec<(&'static str, String)> {
-        self.refusal("").headers()
+        self.http("").headers()
     }
 
-    /// The body, as JSON.
+    /// Returns the response body, which is JSON.
     pub fn body(&self) -> String {
-        self.refusal(&self.message()).body()
+        self.http(&self.message()).body()
     }
 
-    /// The same JSON in visible ASCII and spaces, as it can travel in a header.
+    /// Returns the response body in visible ASCII and spaces, for a header.
     pub fn body_in_header(&self) -> String {
         let mut ascii = String::new();
         for character in self.body().chars() {
@@ -127,11 +127,11 @@ mod tests {
     use crate::domain::types::Timestamp;
 
     fn challenge(denial: &Denial) -> Option<String> {
-        denial.refusal("").challenge()
+        denial.http("").challenge()
     }
 
     #[test]
-    fn every_reason_has_the_status_of_the_contract_and_a_challenge_that_is_plain_ascii() {
+    fn every_reason_has_its_status_and_a_challenge_in_ascii() {
         for reason in Reason::ALL {
             let by_device = Some(Device::parse("Jürgens \"Gerät\" 📱").unwrap());
             let rejection = Rejection { by_device, ..Rejection::at(reason, Timestamp::from_secs(1)) };
@@ -154,10 +154,10 @@ mod tests {
     }
 
     #[test]
-    fn the_challenge_says_what_rfc_6750_asks_for() {
+    fn the_challenge_follows_rfc_6750() {
         let challenge = |cause| challenge(&Denial::from(cause)).unwrap();
         assert_eq!(challenge(Cause::NoToken), "Bearer realm=\"latchkey\"");
-        assert!(challenge(Cause::Unclear("x")).contains("error=\"invalid_request\""));
+        assert!(challenge(Cause::Malformed("x")).contains("error=\"invalid_request\""));
         let replaced = challenge(Cause::Rejected(Rejection::bare(Reason::Replaced)));
         assert!(replaced.contains("error=\"invalid_token\", error_description=\"REPLACED\""), "{replaced}");
         let role = Cause::MissingRole(Role::parse("admin").unwrap());

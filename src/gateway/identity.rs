@@ -1,75 +1,70 @@
-//! Who a request comes from, as the headers that a gateway hands on to the service behind it.
+//! The identity headers, in which a gateway tells a service who is calling.
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::domain::{types::Role, validate::LiveSession};
 
-/// What a username is written with: visible ASCII but `%`, which encodes the rest, and what lists, quotes, or
-/// decoders of forms give a meaning of their own.
-const IN_USERNAMES: &AsciiSet =
+/// The ASCII characters of a username that are percent-encoded: those with a meaning in lists, quotes and forms.
+const ENCODED_IN_USERNAMES: &AsciiSet =
     &CONTROLS.add(b' ').add(b'%').add(b'"').add(b',').add(b';').add(b'\\').add(b'+');
 
-/// The names of the identity headers, in lower case; one that is empty is not sent.
+/// The names of the identity headers in lower case. A header with an empty name is not sent.
 #[derive(Debug, Clone, Default)]
 pub struct HeaderNames {
-    /// The user's id.
+    /// The user id.
     pub user_id: String,
-    /// Their name.
+    /// The username.
     pub username: String,
-    /// The session's id.
+    /// The session id.
     pub session_id: String,
-    /// Its slot.
+    /// The slot of the session.
     pub slot: String,
-    /// The user's roles.
+    /// The roles of the user.
     pub roles: String,
 }
 
 impl HeaderNames {
-    /// Those that are sent.
+    /// Returns the names of the headers that are sent.
     pub fn used(&self) -> impl Iterator<Item = &str> {
         let all = [&self.user_id, &self.username, &self.session_id, &self.slot, &self.roles];
         all.into_iter().map(String::as_str).filter(|name| !name.is_empty())
     }
 
-    /// Whether a service could take this header for one of them: many make no difference between `-` and `_`.
-    pub fn are_like(&self, header: &str) -> bool {
-        let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-        self.used().any(|name| name.bytes().map(plain).eq(header.bytes().map(plain)))
+    /// Whether a service could mistake a header for an identity header: many do not distinguish `-` from `_`.
+    pub fn contain_similar(&self, header: &str) -> bool {
+        let normalize = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+        self.used().any(|name| name.bytes().map(normalize).eq(header.bytes().map(normalize)))
     }
 }
 
-/// The user and the session of a request that may pass.
+/// The user and the session of an allowed request.
 #[derive(Debug)]
 pub struct Identity {
-    /// The live session, and whose it is.
-    pub verified: LiveSession,
+    /// The live session.
+    pub session: LiveSession,
 }
 
 impl Identity {
-    pub(super) fn of(verified: LiveSession) -> Self {
-        Self { verified }
-    }
-
-    /// The headers and their values, all of them visible ASCII. A username is percent-encoded; roles are separated by
-    /// commas.
+    /// Returns the names and values of the identity headers in visible ASCII. The username is percent-encoded; roles
+    /// are separated by commas.
     pub fn headers<'a>(&self, names: &'a HeaderNames) -> Vec<(&'a str, String)> {
-        let session = self.verified.session();
-        let roles: Vec<_> = self.verified.roles().iter().map(Role::as_str).collect();
+        let session = self.session.session();
+        let roles: Vec<_> = self.session.roles().iter().map(Role::as_str).collect();
         let all = [
-            (&names.user_id, self.verified.user_id().to_string()),
-            (&names.username, encoded(self.verified.username())),
+            (&names.user_id, self.session.user_id().to_string()),
+            (&names.username, encoded(self.session.username())),
             (&names.session_id, session.id.to_string()),
             (&names.slot, session.slot.as_str().to_owned()),
             (&names.roles, roles.join(",")),
         ];
-        // What has no value is not set: gateways differ in what they make of an empty one.
+        // Gateways treat empty headers differently.
         let set = all.into_iter().filter(|(name, value)| !name.is_empty() && !value.is_empty());
         set.map(|(name, value)| (name.as_str(), value)).collect()
     }
 }
 
 fn encoded(username: &str) -> String {
-    utf8_percent_encode(username, IN_USERNAMES).to_string()
+    utf8_percent_encode(username, ENCODED_IN_USERNAMES).to_string()
 }
 
 #[cfg(test)]
@@ -79,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_username_travels_in_visible_ascii_and_comes_back() {
+    fn every_username_is_encoded_in_visible_ascii_and_decodes_to_itself() {
         for (username, header) in [
             ("alice", "alice"),
             ("alice@example.com", "alice@example.com"),
@@ -96,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_like_ours_whatever_its_case_and_separators() {
+    fn similar_headers_are_found_regardless_of_case_and_separators() {
         let names = HeaderNames { user_id: "x-latchkey-user-id".into(), ..Default::default() };
         for header in ["x-latchkey-user-id", "X-Latchkey-User-Id", "x_latchkey_user_id", "x-latchkey_USER-id"]
         {
-            assert!(names.are_like(header), "{header}");
+            assert!(names.contain_similar(header), "{header}");
         }
         for header in ["x-latchkey-user", "xlatchkey-user-id", "x-latchkey-user-ids", ""] {
-            assert!(!names.are_like(header), "{header}");
+            assert!(!names.contain_similar(header), "{header}");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! What a verdict looks like to a gateway: Envoy, nginx, Traefik or Caddy ask before they let a request pass.
+//! Decisions for gateways: Envoy, nginx, Traefik or Caddy call Latchkey before they forward a request.
 //!
-//! They ask in two ways, `grpc/ext_authz.rs` and `http/forward_auth.rs`, and get the same answer, which is made
-//! here: where the token is found, what the route asks for besides, the headers that tell who it is, and how a
-//! request is turned away. An outage is no answer: it stays an error, and the gateway fails closed.
+//! `grpc/ext_authz.rs` and `http/forward_auth.rs` share this module, so their decisions cannot differ. It finds the
+//! token, checks the requirements of the route, and builds the identity headers or the denial. An outage is an error
+//! and not a decision; the gateway fails closed. [`latchkey_client::bearer`] finds the token and writes denials over
+//! HTTP; the Rust guard uses it, too.
 
 mod denial;
 mod identity;
@@ -26,76 +27,75 @@ pub use self::{
     route::Route,
 };
 
-/// How often wrong settings of a gateway are told of.
-const TELL_INTERVAL: Duration = Duration::from_mins(1);
+/// Minimum interval of warnings about invalid route configurations.
+const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
-/// What the settings say of gateways.
+/// The gateway settings.
 #[derive(Debug, Clone, Default)]
 pub struct GatewaySettings {
-    /// The cookie that may hold the token, if one may.
+    /// The name of the cookie that may contain the token.
     pub cookie: Option<String>,
-    /// The headers that tell who it is.
+    /// The names of the identity headers.
     pub headers: HeaderNames,
 }
 
-/// Answers gateways.
+/// Decides requests for gateways.
 pub struct Gateway {
     engine: Arc<Engine>,
     settings: GatewaySettings,
-    /// When wrong settings of a gateway were last told of.
-    told: Mutex<Option<Timestamp>>,
+    last_warning: Mutex<Option<Timestamp>>,
 }
 
-/// Whether a request may pass.
+/// Whether a gateway may forward a request.
 #[derive(Debug)]
 pub enum Decision {
-    /// It may, as this user; or as nobody, where the route allows that.
+    /// The request is allowed. There is no identity if it has no token and the route makes tokens optional.
     Allowed(Option<Identity>),
-    /// It may not.
+    /// The request is denied.
     Denied(Denial),
 }
 
 impl Gateway {
-    /// Asks this engine.
+    /// Creates a gateway that validates tokens with `engine`.
     pub fn new(engine: Arc<Engine>, settings: GatewaySettings) -> Self {
-        Self { engine, settings, told: Mutex::default() }
+        Self { engine, settings, last_warning: Mutex::default() }
     }
 
-    /// The rules behind it.
+    /// Returns the engine.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
-    /// What the settings say.
+    /// Returns the settings.
     pub fn settings(&self) -> &GatewaySettings {
         &self.settings
     }
 
-    /// What a route asks for, from keys and values that stand in `place`.
+    /// Parses the configuration of a route, which is in `field` of the request. Logs an invalid configuration.
     pub fn route<'a>(
         &self,
-        place: &'static str,
+        field: &'static str,
         pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Route, Error> {
-        Route::parse(place, pairs, self.engine.slots()).map_err(|violation| {
+        Route::parse(field, pairs, self.engine.slots()).map_err(|violation| {
             let error = Error::from(violation);
-            self.tell(&error);
+            self.warn(&error);
             error
         })
     }
 
-    /// Tells whoever runs this that nobody passes for what a gateway's settings say: the gateway may not tell. Once a
-    /// minute, because it is the same for every request.
-    fn tell(&self, error: &Error) {
+    /// Logs an invalid route configuration, because the gateway may not. Every request has the same error, so this logs
+    /// at most once a minute.
+    fn warn(&self, error: &Error) {
         let now = self.engine.now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| now.since(told) >= TELL_INTERVAL) {
-            *told = Some(now);
-            tracing::warn!(error.message = %error, "what a gateway asks for cannot be: mend its settings");
+        let mut last_warning = self.last_warning.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_warning.is_none_or(|last| now.since(last) >= WARNING_INTERVAL) {
+            *last_warning = Some(now);
+            tracing::warn!(error.message = %error, "invalid gateway route configuration");
         }
     }
 
-    /// Whether a request with these values of `authorization` and `cookie` may take this route.
+    /// Decides a request with these values of `authorization` and `cookie` on a route.
     pub async fn decide<'a>(
         &self,
         authorization: impl IntoIterator<Item = &'a [u8]>,
@@ -108,12 +108,12 @@ impl Gateway {
             Credentials::Cookies(tokens) => self.engine.validate_any(tokens.as_slice(), route.peek).await?.1,
             Credentials::None if route.optional => return Ok(Decision::Allowed(None)),
             Credentials::None => return Ok(Decision::Denied(Cause::NoToken.into())),
-            Credentials::Unclear(why) => return Ok(Decision::Denied(Cause::Unclear(why).into())),
+            Credentials::Malformed(message) => return Ok(Decision::Denied(Cause::Malformed(message).into())),
         };
         let cause = match verdict {
-            Verdict::Live(verified) => match forbidden(&verified, route) {
+            Verdict::Live(session) => match unmet_requirement(&session, route) {
                 Some(cause) => cause,
-                None => return Ok(Decision::Allowed(Some(Identity::of(verified)))),
+                None => return Ok(Decision::Allowed(Some(Identity { session }))),
             },
             Verdict::Rejected(rejection) => Cause::Rejected(rejection),
         };
@@ -121,11 +121,11 @@ impl Gateway {
     }
 }
 
-/// Why a live session does not get what the route leads to.
-fn forbidden(verified: &LiveSession, route: &Route) -> Option<Cause> {
-    if let Some(slot) = route.required_slot.as_ref().filter(|slot| **slot != verified.session().slot) {
+/// Returns the requirement of the route that a live session does not meet.
+fn unmet_requirement(live: &LiveSession, route: &Route) -> Option<Cause> {
+    if let Some(slot) = route.required_slot.as_ref().filter(|slot| **slot != live.session().slot) {
         return Some(Cause::WrongSlot(slot.clone()));
     }
-    let missing = route.required_role.as_ref().filter(|role| !verified.roles().contains(role));
+    let missing = route.required_role.as_ref().filter(|role| !live.roles().contains(role));
     missing.cloned().map(Cause::MissingRole)
 }

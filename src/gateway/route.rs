@@ -1,76 +1,78 @@
-//! What a route asks for besides a token: keys and values that whoever runs the gateway has set for it.
+//! The configuration of a route of a gateway: what it requires besides a token.
 
 use crate::domain::{
     Slots, Violation,
     types::{Role, Slot},
 };
 
-/// What a route asks for. By default: a good token, of whatever user and slot, whose use counts.
+/// The requirements of a route. By default, it requires a valid token of any user and slot, and the request counts as a
+/// use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Route {
     /// The session must be in this slot.
     pub required_slot: Option<Slot>,
     /// The user must have this role.
     pub required_role: Option<Role>,
-    /// Who has no token passes, as nobody. A bad one is still denied.
+    /// Requests without a token are allowed. Requests with a rejected token are denied.
     pub optional: bool,
-    /// The idle timeout does not slide.
+    /// The request does not count as a use.
     pub peek: bool,
 }
 
-const KNOWN: &str = "known are required_slot, required_role, optional and peek";
-
 impl Route {
-    /// From keys and values that stand in `place`. What is not known or not right is refused, and so nobody
-    /// passes: a role that is misspelt must not be one that nobody needs.
+    /// Parses keys and values, which are in `field` of the request. An unknown key is a violation, so that no request
+    /// passes if a required role is misspelled.
     pub(super) fn parse<'a>(
-        place: &'static str,
+        field: &'static str,
         pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
         slots: &Slots,
     ) -> Result<Self, Violation> {
         let mut route = Self::default();
         let mut seen = Vec::new();
         for (key, value) in pairs {
-            let wrong = |what: String| Violation::new(place, format!("{key}: {what}"));
+            let violation = |description: String| Violation::new(field, format!("{key}: {description}"));
             if seen.contains(&key) {
-                return Err(wrong("is there more than once: remove all but one".into()));
+                return Err(violation("is set more than once: remove all but one".into()));
             }
             seen.push(key);
             match key {
-                "required_slot" if value.is_empty() => return Err(wrong("must name a slot".into())),
+                "required_slot" if value.is_empty() => {
+                    return Err(violation("must be the name of a slot".into()));
+                }
                 "required_slot" => {
-                    let slot = slots.resolve(value).map_err(|error| wrong(error.description))?.0;
+                    let slot = slots.resolve(value).map_err(|error| violation(error.description))?.0;
                     route.required_slot = Some(slot);
                 }
                 "required_role" => {
                     let role = Role::parse(value);
                     let role = role.map_err(|_| {
-                        wrong("must be one role: 1 to 64 letters, digits or _ - . : /".into())
+                        violation("must be one role: 1 to 64 letters, digits or _ - . : /".into())
                     })?;
                     route.required_role = Some(role);
                 }
-                "optional" => route.optional = truth(value).ok_or_else(|| wrong(TRUTH.into()))?,
-                "peek" => route.peek = truth(value).ok_or_else(|| wrong(TRUTH.into()))?,
+                "optional" => route.optional = parse_bool(value).ok_or_else(|| violation(NOT_BOOL.into()))?,
+                "peek" => route.peek = parse_bool(value).ok_or_else(|| violation(NOT_BOOL.into()))?,
                 _ => {
-                    // Of what is not ours, only what is fit for a log.
+                    // The log and the response get only a printable part of an unknown key.
                     let shown: String = key.chars().filter(char::is_ascii_graphic).take(64).collect();
-                    return Err(Violation::new(place, format!("`{shown}` is not known here; {KNOWN}")));
+                    return Err(Violation::new(field, format!("`{shown}` is not a known key; {KNOWN_KEYS}")));
                 }
             }
         }
         if route.optional && (route.required_slot.is_some() || route.required_role.is_some()) {
             return Err(Violation::new(
-                place,
-                "optional: cannot go with required_slot or required_role, which who has no token would get around",
+                field,
+                "optional: cannot be combined with required_slot or required_role, which requests without a token would bypass",
             ));
         }
         Ok(route)
     }
 }
 
-const TRUTH: &str = "must be true or false";
+const KNOWN_KEYS: &str = "the known keys are required_slot, required_role, optional and peek";
+const NOT_BOOL: &str = "must be true or false";
 
-fn truth(value: &str) -> Option<bool> {
+fn parse_bool(value: &str) -> Option<bool> {
     match value {
         "true" => Some(true),
         "false" => Some(false),
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_asks_for_what_is_set_for_it() {
+    fn a_route_is_parsed() {
         assert_eq!(parse(&[]), Ok(Route::default()));
         let route = parse(&[("required_slot", "web"), ("required_role", "admin"), ("peek", "true")]).unwrap();
         assert_eq!(route.required_slot.unwrap().as_str(), "web");
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_right_is_refused_by_name() {
+    fn a_violation_names_the_key() {
         for (pairs, names) in [
             (&[("require_role", "admin")][..], "require_role"),
             (&[("Required_Role", "admin")], "Required_Role"),
@@ -126,8 +128,8 @@ mod tests {
             (&[("optional", "")], "optional"),
             (&[("peek", "TRUE")], "peek"),
             (&[("required_role", "a"), ("required_role", "b")], "more than once"),
-            (&[("optional", "true"), ("required_role", "a")], "cannot go with"),
-            (&[("required_slot", "web"), ("optional", "true")], "cannot go with"),
+            (&[("optional", "true"), ("required_role", "a")], "cannot be combined with"),
+            (&[("required_slot", "web"), ("optional", "true")], "cannot be combined with"),
         ] {
             let error = parse(pairs).unwrap_err();
             assert!(error.contains(names), "{pairs:?}: {error}");

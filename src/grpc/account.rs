@@ -6,22 +6,23 @@ use data_encoding::BASE64URL_NOPAD;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
+    call::Call,
     convert,
     import::Import,
     origin::Origins,
     pb::{self, account_service_server::AccountService, get_account_request::Key, unlock_account_request},
-    request_id::RequestId,
-    status,
 };
 use crate::domain::{
-    Engine, Error, Violation,
+    Engine, Violation,
     accounts::{AccountKey, Update},
-    origin::Origin,
     password::NewPassword,
     ports::{Account, Disabled},
     types::{Role, UserId},
     username::Username,
 };
+
+const DEFAULT_PAGE_SIZE: u32 = 100;
+const MAX_PAGE_SIZE: u32 = 1000;
 
 pub(super) struct AccountHandler {
     engine: Arc<Engine>,
@@ -34,78 +35,8 @@ impl AccountHandler {
         Self { engine, origins, import }
     }
 
-    fn shown(&self, account: &Account) -> pb::Account {
+    fn convert(&self, account: &Account) -> pb::Account {
         convert::account(account, self.engine.now())
-    }
-
-    async fn create(
-        &self,
-        message: pb::CreateAccountRequest,
-        origin: &Origin,
-    ) -> Result<pb::CreateAccountResponse, Error> {
-        let username = Username::parse(&message.username)?;
-        let password = NewPassword::new("password", message.password);
-        let roles = Role::parse_all(&message.roles)?;
-        let account = self.engine.create_account(username, password, roles, origin).await?;
-        Ok(pb::CreateAccountResponse { account: Some(self.shown(&account)) })
-    }
-
-    async fn read(&self, message: pb::GetAccountRequest) -> Result<pb::GetAccountResponse, Error> {
-        let key = match message.key {
-            Some(Key::UserId(user_id)) => by_id(&user_id)?,
-            Some(Key::Username(username)) => by_name(&username)?,
-            None => return Err(no_key().into()),
-        };
-        let account = self.engine.account(&key).await?;
-        let standing = self.engine.standing(&account.username).await?;
-        Ok(pb::GetAccountResponse {
-            account: Some(self.shown(&account)),
-            login_throttle: Some(convert::standing(&standing)),
-        })
-    }
-
-    async fn unlock(
-        &self,
-        message: pb::UnlockAccountRequest,
-        origin: &Origin,
-    ) -> Result<pb::UnlockAccountResponse, Error> {
-        let key = match message.key {
-            Some(unlock_account_request::Key::UserId(user_id)) => by_id(&user_id)?,
-            Some(unlock_account_request::Key::Username(username)) => by_name(&username)?,
-            None => return Err(no_key().into()),
-        };
-        let failures = self.engine.unlock_account(&key, origin).await?;
-        Ok(pb::UnlockAccountResponse { failures })
-    }
-
-    async fn list(&self, message: pb::ListAccountsRequest) -> Result<pb::ListAccountsResponse, Error> {
-        let limit = match message.page_size {
-            0 => 100,
-            size => u32::try_from(size)
-                .map_err(|_| Violation::new("page_size", "must not be negative"))?
-                .min(1000),
-        };
-        let after = page_token(&message.page_token)?;
-        // One more than asked for, to know whether there is another page.
-        let mut accounts = self.engine.list_accounts(after.as_ref(), limit + 1).await?;
-        let more = accounts.len() > limit as usize;
-        accounts.truncate(limit as usize);
-        let next_page_token = match accounts.last() {
-            Some(last) if more => BASE64URL_NOPAD.encode(last.username.as_str().as_bytes()),
-            _ => String::new(),
-        };
-        let accounts = accounts.iter().map(|account| self.shown(account)).collect();
-        Ok(pb::ListAccountsResponse { accounts, next_page_token })
-    }
-
-    async fn update(
-        &self,
-        message: pb::UpdateAccountRequest,
-        origin: &Origin,
-    ) -> Result<pb::UpdateAccountResponse, Error> {
-        let user_id = UserId::parse(&message.user_id)?;
-        let (account, ended) = self.engine.update_account(&user_id, update(&message)?, origin).await?;
-        Ok(pb::UpdateAccountResponse { account: Some(self.shown(&account)), ended })
     }
 }
 
@@ -115,75 +46,124 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<pb::CreateAccountRequest>,
     ) -> Result<Response<pb::CreateAccountResponse>, Status> {
-        let (message, origin, id) = self.origins.parts(request);
-        status::answer(self.create(message, &origin).await, &id)
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let username = Username::parse(&message.username)?;
+            let password = NewPassword::new("password", message.password);
+            let roles = Role::parse_all(&message.roles)?;
+            let account = self.engine.create_account(username, password, roles, &call.origin).await?;
+            Ok(Response::new(pb::CreateAccountResponse { account: Some(self.convert(&account)) }))
+        })
+        .await
     }
 
     async fn get_account(
         &self,
         request: Request<pb::GetAccountRequest>,
     ) -> Result<Response<pb::GetAccountResponse>, Status> {
-        let id = RequestId::from_extensions(request.extensions());
-        status::answer(self.read(request.into_inner()).await, &id)
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let key = match message.key {
+                Some(Key::UserId(user_id)) => by_id(&user_id)?,
+                Some(Key::Username(username)) => by_name(&username)?,
+                None => return Err(no_key().into()),
+            };
+            let account = self.engine.account(&key).await?;
+            let standing = self.engine.standing(&account.username).await?;
+            Ok(Response::new(pb::GetAccountResponse {
+                account: Some(self.convert(&account)),
+                login_throttle: Some(convert::standing(&standing)),
+            }))
+        })
+        .await
     }
 
     async fn list_accounts(
         &self,
         request: Request<pb::ListAccountsRequest>,
     ) -> Result<Response<pb::ListAccountsResponse>, Status> {
-        let id = RequestId::from_extensions(request.extensions());
-        status::answer(self.list(request.into_inner()).await, &id)
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let limit = page_size(message.page_size)?;
+            let after = page_token(&message.page_token)?;
+            // One more than the page shows whether there is another page.
+            let mut accounts = self.engine.list_accounts(after.as_ref(), limit + 1).await?;
+            let has_more = accounts.len() > limit as usize;
+            accounts.truncate(limit as usize);
+            let next_page_token = match accounts.last() {
+                Some(last) if has_more => BASE64URL_NOPAD.encode(last.username.as_str().as_bytes()),
+                _ => String::new(),
+            };
+            let accounts = accounts.iter().map(|account| self.convert(account)).collect();
+            Ok(Response::new(pb::ListAccountsResponse { accounts, next_page_token }))
+        })
+        .await
     }
 
     async fn update_account(
         &self,
         request: Request<pb::UpdateAccountRequest>,
     ) -> Result<Response<pb::UpdateAccountResponse>, Status> {
-        let (message, origin, id) = self.origins.parts(request);
-        status::answer(self.update(message, &origin).await, &id)
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let user_id = UserId::parse(&message.user_id)?;
+            let update = update(&message)?;
+            let (account, ended) = self.engine.update_account(&user_id, update, &call.origin).await?;
+            Ok(Response::new(pb::UpdateAccountResponse { account: Some(self.convert(&account)), ended }))
+        })
+        .await
     }
 
     async fn set_password(
         &self,
         request: Request<pb::SetPasswordRequest>,
     ) -> Result<Response<pb::SetPasswordResponse>, Status> {
-        let (message, origin, id) = self.origins.parts(request);
-        let done = async {
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
             let user_id = UserId::parse(&message.user_id)?;
             let password = NewPassword::new("password", message.password);
-            let ended = self.engine.set_password(&user_id, password, &origin).await?;
-            Ok(pb::SetPasswordResponse { ended })
-        };
-        status::answer(done.await, &id)
+            let ended = self.engine.set_password(&user_id, password, &call.origin).await?;
+            Ok(Response::new(pb::SetPasswordResponse { ended }))
+        })
+        .await
     }
 
     async fn unlock_account(
         &self,
         request: Request<pb::UnlockAccountRequest>,
     ) -> Result<Response<pb::UnlockAccountResponse>, Status> {
-        let (message, origin, id) = self.origins.parts(request);
-        status::answer(self.unlock(message, &origin).await, &id)
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let key = match message.key {
+                Some(unlock_account_request::Key::UserId(user_id)) => by_id(&user_id)?,
+                Some(unlock_account_request::Key::Username(username)) => by_name(&username)?,
+                None => return Err(no_key().into()),
+            };
+            let failures = self.engine.unlock_account(&key, &call.origin).await?;
+            Ok(Response::new(pb::UnlockAccountResponse { failures }))
+        })
+        .await
     }
 
     async fn delete_account(
         &self,
         request: Request<pb::DeleteAccountRequest>,
     ) -> Result<Response<pb::DeleteAccountResponse>, Status> {
-        let (message, origin, id) = self.origins.parts(request);
-        let done = async {
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
             let user_id = UserId::parse(&message.user_id)?;
-            let ended = self.engine.delete_account(&user_id, &origin).await?;
-            Ok(pb::DeleteAccountResponse { ended })
-        };
-        status::answer(done.await, &id)
+            let ended = self.engine.delete_account(&user_id, &call.origin).await?;
+            Ok(Response::new(pb::DeleteAccountResponse { ended }))
+        })
+        .await
     }
 
     async fn import_accounts(
         &self,
         request: Request<Streaming<pb::ImportAccountsRequest>>,
     ) -> Result<Response<pb::ImportAccountsResponse>, Status> {
-        let origin = self.origins.of(request.metadata().as_ref(), request.extensions());
-        self.import.run(request, origin).await.map(Response::new)
+        let (messages, call) = Call::extract(request, &self.origins);
+        self.import.run(messages, &call).await.map(Response::new)
     }
 }
 
@@ -199,6 +179,14 @@ fn no_key() -> Violation {
     Violation::new("user_id", "is missing, and so is username: set one")
 }
 
+fn page_size(size: i32) -> Result<u32, Violation> {
+    match u32::try_from(size) {
+        Ok(0) => Ok(DEFAULT_PAGE_SIZE),
+        Ok(size) => Ok(size.min(MAX_PAGE_SIZE)),
+        Err(_) => Err(Violation::new("page_size", "must not be negative")),
+    }
+}
+
 fn page_token(token: &str) -> Result<Option<Username>, Violation> {
     if token.is_empty() {
         return Ok(None);
@@ -208,43 +196,48 @@ fn page_token(token: &str) -> Result<Option<Username>, Violation> {
         .ok()
         .and_then(|bytes| Username::parse(std::str::from_utf8(&bytes).ok()?).ok())
         .map(Some)
-        .ok_or_else(|| Violation::new("page_token", "is not a next_page_token that we gave"))
+        .ok_or_else(|| Violation::new("page_token", "is not a next_page_token of ListAccounts"))
 }
 
+/// Converts an update. Without a mask, the fields that are set are changed.
 fn update(message: &pb::UpdateAccountRequest) -> Result<Update, Violation> {
-    let named: Option<Vec<&str>> =
+    let mask: Option<Vec<&str>> =
         message.update_mask.as_ref().map(|mask| mask.paths.iter().map(String::as_str).collect());
     if let Some(unknown) =
-        named.iter().flatten().find(|path| !["roles", "disabled", "disabled_until"].contains(path))
+        mask.iter().flatten().find(|path| !["roles", "disabled", "disabled_until"].contains(path))
     {
         return Err(Violation::new(
             "update_mask",
-            format!("names {unknown}; what can be changed is roles, disabled and disabled_until"),
+            format!("contains {unknown}: use roles, disabled and disabled_until"),
         ));
     }
-    let covers = |field: &str, is_set: bool| named.as_ref().map_or(is_set, |paths| paths.contains(&field));
+    let selects = |field: &str, is_set: bool| mask.as_ref().map_or(is_set, |paths| paths.contains(&field));
 
     let roles =
-        covers("roles", !message.roles.is_empty()).then(|| Role::parse_all(&message.roles)).transpose()?;
-    let until = message.disabled_until.map(convert::moment).filter(|_| covers("disabled_until", true));
-    let disabled = message.disabled.filter(|_| covers("disabled", true));
-    let cleared = covers("disabled_until", false) && until.is_none();
+        selects("roles", !message.roles.is_empty()).then(|| Role::parse_all(&message.roles)).transpose()?;
+    let until =
+        message.disabled_until.map(convert::from_timestamp).filter(|_| selects("disabled_until", true));
+    let disabled = message.disabled.filter(|_| selects("disabled", true));
+    let cleared = selects("disabled_until", false) && until.is_none();
     let disabled = match (disabled, until) {
         (Some(false), Some(_)) => {
-            return Err(Violation::new("disabled_until", "does not go with `disabled: false`"));
+            return Err(Violation::new("disabled_until", "cannot be set together with `disabled: false`"));
         }
         (Some(false), None) => Some(Disabled::No),
         (_, Some(until)) => Some(Disabled::Until(until)),
         (Some(true), None) => Some(Disabled::Yes),
-        // Named in the mask and not set: the default of the field.
-        (None, None) if covers("disabled", false) => Some(Disabled::No),
+        // A field in the mask without a value gets its default.
+        (None, None) if selects("disabled", false) => Some(Disabled::No),
         (None, None) if cleared => {
-            return Err(Violation::new("disabled", "must be set where `disabled_until` is cleared"));
+            return Err(Violation::new("disabled", "must be set if `disabled_until` is cleared"));
         }
         (None, None) => None,
     };
     if roles.is_none() && disabled.is_none() {
-        return Err(Violation::new("update_mask", "and the fields name nothing to change"));
+        return Err(Violation::new(
+            "update_mask",
+            "selects nothing to change: set roles, disabled or disabled_until",
+        ));
     }
     Ok(Update { roles, disabled })
 }
@@ -271,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_mask_what_is_set_is_changed() {
+    fn without_a_mask_the_fields_that_are_set_are_changed() {
         let change = update(&request(&["a"], None, None, None)).unwrap();
         assert_eq!((change.roles.unwrap().len(), change.disabled), (1, None));
         assert_eq!(update(&request(&[], Some(true), None, None)).unwrap().disabled, Some(Disabled::Yes));
@@ -281,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_names_what_is_changed_even_to_nothing() {
+    fn a_mask_selects_fields_that_are_changed_even_to_their_default() {
         let change = update(&request(&[], Some(true), None, Some(&["roles"]))).unwrap();
         assert_eq!((change.roles, change.disabled), (Some(Vec::new()), None));
         assert_eq!(
@@ -291,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_and_nothing_are_refused() {
+    fn contradictory_and_empty_updates_are_violations() {
         for (message, field) in [
             (request(&[], None, None, None), "update_mask"),
             (request(&[], None, None, Some(&["username"])), "update_mask"),

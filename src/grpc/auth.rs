@@ -1,16 +1,16 @@
-//! `AuthService`.
+//! `AuthService`, without `Validate` and `ValidateStream`, which are in [`validate`](super::validate).
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
+    call::Call,
     convert,
     cookie::Cookies,
     origin::Origins,
     pb::{self, auth_service_server::AuthService},
-    request_id::RequestId,
-    status, watch,
+    watch,
 };
 use crate::domain::{
     Engine, Error, Violation,
@@ -35,19 +35,18 @@ impl AuthHandler {
 #[async_trait]
 impl AuthService for AuthHandler {
     async fn login(&self, request: Request<pb::LoginRequest>) -> Result<Response<pb::LoginResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
-        let answer = async {
-            let origin = self.origins.of_attempt(metadata.as_ref(), &extensions);
+        let (message, call) = Call::extract_attempt(request, &self.origins);
+        call.run(async {
             let LoggedIn { token, session, displaced, .. } =
-                self.engine.login(login(message)?, &origin).await?;
+                self.engine.login(login(message)?, &call.origin).await?;
             let lifetime = session.session().expires_at.since(self.engine.now());
-            Cookies::give(extensions.get(), token, lifetime, |token| pb::LoginResponse {
+            Cookies::set(call.cookies(), token, lifetime, |token| pb::LoginResponse {
                 token,
                 session: Some(convert::session(&session)),
                 displaced: displaced.iter().map(convert::displaced).collect(),
             })
-        };
-        answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))
+        })
+        .await
     }
 
     type WatchSessionStream = watch::SessionStream;
@@ -56,68 +55,64 @@ impl AuthService for AuthHandler {
         &self,
         request: Request<pb::WatchSessionRequest>,
     ) -> Result<Response<Self::WatchSessionStream>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
-        let answer = async {
-            let token = convert::token(&message.token, &metadata)?;
-            self.engine.watch_session(token).await
-        };
-        let (session, watch) =
-            answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
-        Ok(Response::new(watch::session(&session, watch)))
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let token = call.token(&message.token)?;
+            let (session, watch) = self.engine.watch_session(token).await?;
+            Ok(Response::new(watch::session(&session, watch)))
+        })
+        .await
     }
 
     async fn logout(
         &self,
         request: Request<pb::LogoutRequest>,
     ) -> Result<Response<pb::LogoutResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
-        let answer = async {
-            let token = convert::token(&message.token, &metadata)?;
-            let origin = self.origins.of(metadata.as_ref(), &extensions);
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let token = call.token(&message.token)?;
             let scope = scope(message.scope)?;
-            Ok(match self.engine.logout(token, scope, &origin).await? {
-                LoggedOut::Ended(ended) => {
-                    let message = pb::LogoutResponse { ended, rejection: None };
-                    match scope {
-                        Scope::This | Scope::All => Cookies::take(extensions.get(), token, message),
-                        Scope::Others => Response::new(message),
-                    }
-                }
-                LoggedOut::Rejected(rejection) => {
-                    let rejection = Some(convert::rejection(&rejection));
-                    Cookies::take(extensions.get(), token, pb::LogoutResponse { ended: 0, rejection })
-                }
+            let (ended, rejection) = match self.engine.logout(token, scope, &call.origin).await? {
+                LoggedOut::Ended(ended) => (ended, None),
+                LoggedOut::Rejected(rejection) => (0, Some(convert::rejection(&rejection))),
+            };
+            // Only with the scope OTHERS the session of this token lives on.
+            let clears_cookie = rejection.is_some() || scope != Scope::Others;
+            let message = pb::LogoutResponse { ended, rejection };
+            Ok(match clears_cookie {
+                true => Cookies::clear(call.cookies(), token, message),
+                false => Response::new(message),
             })
-        };
-        answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))
+        })
+        .await
     }
 
     async fn change_password(
         &self,
         request: Request<pb::ChangePasswordRequest>,
     ) -> Result<Response<pb::ChangePasswordResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
-        let answer = async {
-            let origin = self.origins.of_attempt(metadata.as_ref(), &extensions);
-            let token = convert::token(&message.token, &metadata)?;
+        let (message, call) = Call::extract_attempt(request, &self.origins);
+        call.run(async {
+            let token = call.token(&message.token)?;
             let current = Password::presented_in("current_password", message.current_password)?;
             let new = NewPassword::new("new_password", message.new_password);
-            self.engine.change_password(token, current, new, &origin).await
-        };
-        let ended =
-            answer.await.map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))?;
-        Ok(Response::new(pb::ChangePasswordResponse { ended }))
+            let ended = self.engine.change_password(token, current, new, &call.origin).await?;
+            Ok(Response::new(pb::ChangePasswordResponse { ended }))
+        })
+        .await
     }
 
     async fn get_jwks(
         &self,
         request: Request<pb::GetJwksRequest>,
     ) -> Result<Response<pb::GetJwksResponse>, Status> {
-        let jwks = serde_json::to_string(&self.engine.tokens().jwks()).map_err(|error| {
-            let id = RequestId::from_extensions(request.extensions());
-            status::of(Error::Internal(error.to_string()), &id)
-        })?;
-        Ok(Response::new(pb::GetJwksResponse { jwks }))
+        let (_, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let jwks = serde_json::to_string(&self.engine.tokens().jwks())
+                .map_err(|error| Error::Internal(error.to_string()))?;
+            Ok(Response::new(pb::GetJwksResponse { jwks }))
+        })
+        .await
     }
 }
 

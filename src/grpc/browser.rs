@@ -1,7 +1,7 @@
-//! gRPC-Web, and which web sites may use it: what browsers need, where the settings allow it.
+//! Browser clients: gRPC-Web, CORS and the cookie, for the page origins in `browser.origins`.
 //!
-//! A browser can neither send a gRPC request nor read trailers, and asks before a site calls a server of another
-//! origin (CORS). Calls of other clients go by untouched.
+//! A browser can neither send native gRPC nor read trailers, and sends a preflight before a page calls a server of
+//! another origin (CORS). Calls of other clients pass through unchanged.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -13,26 +13,26 @@ use tower::{Layer as _, Service as _, service_fn};
 
 use super::{
     cookie::{Cookies, TokenCookie},
-    cross_site::{self, Site},
-    dispatch::{self, Dispatcher},
-    response_body::ResponseBody,
+    cross_site::{self, PageOrigin},
+    dispatch::Dispatcher,
+    response_body::{self, ResponseBody},
 };
 use crate::{
     isolation::panics::Panic,
     transport::{connection::Services, peer::Peer},
 };
 
-/// What a site may send besides what every site may. Not the key of a caller, which has no place in a browser.
+/// The request headers that pages may send. The caller key is not among them, because it does not belong in a browser.
 const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, grpc-timeout, x-grpc-web, x-request-id, x-user-agent",
 );
-/// What a site may read of an answer.
+/// The response headers that pages may read.
 const EXPOSED_HEADERS: HeaderValue =
     HeaderValue::from_static("grpc-message, grpc-status, grpc-status-details-bin, x-request-id");
-/// How long a browser remembers that a site may call, in seconds; two hours are the most that any does.
+/// How long browsers cache a preflight, in seconds. No browser caches it for longer than two hours.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// Services that browsers can call, too.
+/// Serves browsers in addition to gRPC clients.
 pub struct Browsers {
     services: Arc<Dispatcher>,
     origins: Vec<HeaderValue>,
@@ -40,16 +40,16 @@ pub struct Browsers {
 }
 
 impl Browsers {
-    /// These services, for sites of these origins; with the token in this cookie, where there is one.
+    /// Serves pages of these origins, with the token in `cookie` if there is one.
     pub fn new(services: Dispatcher, origins: Vec<HeaderValue>, cookie: Option<TokenCookie>) -> Self {
         Self { services: Arc::new(services), origins, cookie: cookie.map(Arc::new) }
     }
 
-    /// The answer to what a browser sends.
-    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
-        let origin = match Site::of(request.headers(), &self.origins) {
-            Site::Allowed(origin) => Some(origin.clone()),
-            Site::None | Site::Foreign => None,
+    /// Answers a request of a browser.
+    async fn serve_browser(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+        let origin = match PageOrigin::find(request.headers(), &self.origins) {
+            PageOrigin::Allowed(origin) => Some(origin.clone()),
+            PageOrigin::None | PageOrigin::Foreign => None,
         };
         if *request.method() == Method::OPTIONS {
             return self.preflight(origin);
@@ -64,63 +64,25 @@ impl Browsers {
         response
     }
 
-    /// Makes the cookie count where it may: in what comes from a page of one of these sites, by gRPC-Web or through a
-    /// gateway that has made native gRPC of it; and in what asks for it and comes from no page.
-    fn mind_cookie(&self, request: &mut Request<Incoming>) {
+    /// Makes the cookie count in requests from pages of an allowed origin, by gRPC-Web or through a gateway that has
+    /// translated them to native gRPC, and in requests that enable it and come from no page.
+    fn accept_cookie(&self, request: &mut Request<Incoming>) {
         let Some(cookie) = &self.cookie else { return };
-        let by_page = match Site::of(request.headers(), &self.origins) {
-            Site::Allowed(_) => true,
-            Site::None if Cookies::asked(request.headers()) => false,
-            Site::None | Site::Foreign => return,
+        let from_page = match PageOrigin::find(request.headers(), &self.origins) {
+            PageOrigin::Allowed(_) => true,
+            PageOrigin::None if Cookies::are_enabled(request.headers()) => false,
+            PageOrigin::None | PageOrigin::Foreign => return,
         };
-        Cookies::let_in(cookie, by_page, request);
-    }
-}
-
-impl Services for Browsers {
-    type Body = ResponseBody;
-
-    async fn serve(&self, peer: &Peer, mut request: Request<Incoming>) -> Response<ResponseBody> {
-        // A browser keeps the response from a foreign site, but the call would have been made.
-        let response = if let Some(denial) = cross_site::refusal(&request, &self.origins) {
-            denial
-        } else {
-            self.mind_cookie(&mut request);
-            if request.version() == Version::HTTP_2 && !is_from_browser(&request) {
-                self.services.serve(peer, request).await
-            } else {
-                self.answer(peer, request).await
-            }
-        };
-        response.map(|body| ResponseBody::new(body, None))
+        Cookies::accept(cookie, from_page, request);
     }
 
-    fn panicked(&self, panic: &Panic) -> Response<ResponseBody> {
-        dispatch::panicked(panic)
-    }
-}
-
-/// Whether this is what browsers send, or ask leave to send.
-fn is_from_browser(request: &Request<Incoming>) -> bool {
-    let content_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    content_type.is_some_and(|kind| kind.starts_with(b"application/grpc-web"))
-        || *request.method() == Method::OPTIONS
-}
-
-impl Browsers {
-    /// Whether a site may call, which its browser asks first.
+    /// Answers a preflight: whether pages of an origin may call.
     fn preflight(&self, origin: Option<HeaderValue>) -> Response<Body> {
-        if origin.is_none() {
-            return self.immediately(StatusCode::BAD_REQUEST, None);
-        }
-        self.immediately(StatusCode::NO_CONTENT, origin)
-    }
-
-    fn immediately(&self, status: StatusCode, origin: Option<HeaderValue>) -> Response<Body> {
         let mut response = Response::new(Body::default());
-        *response.status_mut() = status;
+        let is_allowed = origin.is_some();
+        *response.status_mut() = if is_allowed { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST };
         let headers = response.headers_mut();
-        if origin.is_some() {
+        if is_allowed {
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS);
             headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
@@ -129,8 +91,8 @@ impl Browsers {
         response
     }
 
-    /// Says to whom the answer may be shown, and whether with cookies. The origin is always a site that was named, and
-    /// never `*`.
+    /// Adds the CORS headers: the origin that may read the response, and whether it may send cookies. The origin is
+    /// always one of `browser.origins` and never `*`.
     fn allow(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>) {
         headers.append(header::VARY, HeaderValue::from_static("origin"));
         let Some(origin) = origin else { return };
@@ -140,4 +102,34 @@ impl Browsers {
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
     }
+}
+
+impl Services for Browsers {
+    type Body = ResponseBody;
+
+    async fn serve(&self, peer: &Peer, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        // A browser hides the response from a page of another origin, but the call would have run.
+        let response = if let Some(response) = cross_site::error_response(&request, &self.origins) {
+            response
+        } else {
+            self.accept_cookie(&mut request);
+            if request.version() == Version::HTTP_2 && !is_from_browser(&request) {
+                self.services.serve(peer, request).await
+            } else {
+                self.serve_browser(peer, request).await
+            }
+        };
+        response.map(|body| ResponseBody::new(body, None))
+    }
+
+    fn panicked(&self, panic: &Panic) -> Response<ResponseBody> {
+        response_body::panicked(panic)
+    }
+}
+
+/// Whether a request is gRPC-Web or a preflight.
+fn is_from_browser(request: &Request<Incoming>) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    content_type.is_some_and(|kind| kind.starts_with(b"application/grpc-web"))
+        || *request.method() == Method::OPTIONS
 }

@@ -1,18 +1,21 @@
-//! Protocol Buffers, with buffers of the size of our messages.
+//! The Protocol Buffers codec of all services, with small buffers, and the limits of requests.
 
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::codec::{BufferSettings, Codec};
+use tonic::codec::{BufferSettings, Codec, CompressionEncoding};
 use tonic_prost::ProstCodec;
 
-/// What a stream holds for messages as long as it is open, in bytes; it grows where a message needs more. The
-/// library would take 8 KiB, which is most of what an idle watch costs, and a verdict has 200 bytes.
-pub(super) const BUFFER: usize = 512;
-/// Messages that are ready are sent together, up to so many bytes. As the library has it.
-pub(super) const TOGETHER: usize = 32 * 1024;
+/// Maximum size of a request, in bytes. A compressed request is limited both before and after its decompression.
+pub(super) const MAX_REQUEST: usize = 64 * 1024;
+/// The compression of requests. Responses are not compressed, because most are too small to gain from it.
+pub(super) const COMPRESSION: CompressionEncoding = CompressionEncoding::Gzip;
+/// Initial size of the buffer that each open stream holds, in bytes. A verdict has 200 bytes. The default of the
+/// library, 8 KiB, would be most of the memory of an idle watch.
+pub(super) const BUFFER_SIZE: usize = 512;
+/// Ready messages are sent together up to this many bytes, the default of the library.
+pub(super) const YIELD_THRESHOLD: usize = 32 * 1024;
 
-/// The codec of all our services.
 #[derive(Debug)]
 pub(super) struct MessageCodec<T, U>(PhantomData<(T, U)>);
 
@@ -33,10 +36,10 @@ where
     type Decoder = <ProstCodec<T, U> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER, TOGETHER))
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER_SIZE, YIELD_THRESHOLD))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, TOGETHER))
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_SIZE, YIELD_THRESHOLD))
     }
 }

@@ -1,4 +1,4 @@
-//! Domain to protobuf, and the parts of requests that several RPCs share.
+//! Conversions between domain values and protobuf messages that several services share.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::pb;
 use crate::domain::{
     Violation,
     limiter::Standing,
-    ports::Account,
+    ports::{Account, Caller},
     rejection::Rejection,
     sessions::Session,
     types::{Role, Timestamp},
@@ -16,41 +16,41 @@ use crate::domain::{
 };
 use latchkey_client::bearer::bearer;
 
-pub(super) fn timestamp(moment: Timestamp) -> prost_types::Timestamp {
-    let micros = moment.as_micros();
+pub(super) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    let micros = time.as_micros();
     prost_types::Timestamp {
         seconds: i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX),
         nanos: i32::try_from(micros % 1_000_000 * 1000).unwrap_or_default(),
     }
 }
 
-/// A moment as a caller gave it; before 1970 is 1970.
-pub(super) fn moment(timestamp: prost_types::Timestamp) -> Timestamp {
+/// Converts a time that a client has sent. Times before 1970 become 1970.
+pub(super) fn from_timestamp(timestamp: prost_types::Timestamp) -> Timestamp {
     let seconds = u64::try_from(timestamp.seconds).unwrap_or_default();
     let nanos = u64::try_from(timestamp.nanos).unwrap_or_default();
     Timestamp::from_secs(seconds).after(Duration::from_nanos(nanos))
 }
 
-pub(super) fn session(verified: &LiveSession) -> pb::Session {
-    let session = verified.session();
+pub(super) fn session(live: &LiveSession) -> pb::Session {
+    let session = live.session();
     pb::Session {
         session_id: session.id.to_string(),
-        user_id: verified.user_id().to_string(),
-        username: verified.username().to_owned(),
+        user_id: live.user_id().to_string(),
+        username: live.username().to_owned(),
         slot: session.slot.as_str().to_owned(),
         device: session.device.as_str().to_owned(),
-        roles: texts(verified.roles()),
+        roles: role_names(live.roles()),
         issued_at: Some(timestamp(session.issued_at)),
         expires_at: Some(timestamp(session.expires_at)),
-        idle_expires_at: Some(timestamp(verified.idle_expires_at())),
+        idle_expires_at: Some(timestamp(live.idle_expires_at())),
         last_seen_at: None,
     }
 }
 
-/// As [`session`], with the latest use that was recorded.
-pub(super) fn session_with_use(verified: &LiveSession) -> pb::Session {
-    let last_seen = verified.session().last_seen;
-    pb::Session { last_seen_at: Some(timestamp(last_seen)), ..session(verified) }
+/// Like [`session`], with the latest recorded use.
+pub(super) fn session_with_use(live: &LiveSession) -> pb::Session {
+    let last_seen = live.session().last_seen;
+    pb::Session { last_seen_at: Some(timestamp(last_seen)), ..session(live) }
 }
 
 pub(super) fn displaced(session: &Session) -> pb::DisplacedSession {
@@ -85,19 +85,28 @@ pub(super) fn account(account: &Account, now: Timestamp) -> pb::Account {
     pb::Account {
         user_id: account.user_id.to_string(),
         username: account.username.as_str().to_owned(),
-        roles: texts(&account.roles),
+        roles: role_names(&account.roles),
         disabled,
         disabled_until: account.disabled.until().filter(|_| disabled).map(timestamp),
-        // A table of somebody else's does not say.
+        // An external users table has no creation time.
         created_at: Some(account.created_at).filter(|at| *at > Timestamp::default()).map(timestamp),
     }
 }
 
-fn texts(roles: &[Role]) -> Vec<String> {
+pub(super) fn caller(caller: Caller) -> pb::Caller {
+    pb::Caller {
+        name: caller.name,
+        roles: caller.roles,
+        created_at: Some(timestamp(caller.created_at)),
+        last_used_at: caller.last_used_at.map(timestamp),
+    }
+}
+
+fn role_names(roles: &[Role]) -> Vec<String> {
     roles.iter().map(|role| role.as_str().to_owned()).collect()
 }
 
-/// The token of a request: the field, or else the metadata `authorization: Bearer ...`.
+/// Returns the token of a request: `field`, or else the metadata `authorization: Bearer ...`.
 pub(super) fn token<'a>(field: &'a str, metadata: &'a MetadataMap) -> Result<&'a str, Violation> {
     if !field.is_empty() {
         return Ok(field);
@@ -108,12 +117,15 @@ pub(super) fn token<'a>(field: &'a str, metadata: &'a MetadataMap) -> Result<&'a
             "token",
             "is missing: set it, or send the metadata `authorization: Bearer <token>`",
         )),
-        // Which of them did the caller mean? Proxies disagree, so we do not guess.
+        // Proxies disagree about which of two values counts.
         (Some(_), Some(_)) => {
-            Err(Violation::new("token", "is missing, and there is more than one `authorization`"))
+            Err(Violation::new("token", "is missing, and there is more than one `authorization`: send one"))
         }
         (Some(value), None) => value.to_str().ok().and_then(bearer).ok_or_else(|| {
-            Violation::new("token", "is missing, and `authorization` is not of the form `Bearer <token>`")
+            Violation::new(
+                "token",
+                "is missing, and the metadata `authorization` is not of the form `Bearer <token>`",
+            )
         }),
     }
 }
@@ -124,7 +136,7 @@ mod tests {
     use crate::domain::rejection::Reason;
 
     #[test]
-    fn reasons_have_the_numbers_and_names_of_the_protocol() {
+    fn rejection_reasons_have_the_numbers_and_names_of_the_protocol() {
         for reason in Reason::ALL {
             let wire = pb::RejectionReason::try_from(i32::from(reason.code())).unwrap();
             assert_eq!(wire.as_str_name(), format!("REJECTION_REASON_{}", reason.name()));
@@ -134,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn two_authorizations_are_none() {
+    fn a_token_in_two_authorization_values_is_a_violation() {
         let mut metadata = MetadataMap::new();
         metadata.append("authorization", "Bearer a".parse().unwrap());
         assert_eq!(token("", &metadata), Ok("a"));

@@ -1,30 +1,29 @@
-//! The scopes in which a browser can hold cookies of one name: for one host alone, or for a domain and all hosts of it.
+//! The scopes in which a browser can hold cookies of the same name: one host, or a domain with all of its hosts.
 //!
-//! It sends all of them, and a server cannot tell which is which. So whoever sets or clears the cookie in one scope clears
-//! it in the others, or a stale one stays for as long as it lives.
+//! A browser sends all of them, and a server cannot tell them apart. So setting or deleting the cookie in one scope
+//! deletes it in the others. Otherwise a stale cookie would be sent until it expires.
 
 use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, Request, header, uri::Authority};
 
-/// How many domains of a host are cleared at the most.
+/// Maximum number of domains of a host whose cookies are deleted.
 const MAX_DOMAINS: usize = 4;
 
-/// The scopes besides that of the cookie.
+/// The scopes other than that of the cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OtherScopes {
-    /// There are none: browsers take a cookie with this name for one host only (`__Host-`).
+    /// No other scope: browsers accept a cookie whose name begins with `__Host-` for one host only.
     None,
-    /// The host alone, where the cookie is for a domain.
+    /// The host, if the cookie is for a domain.
     Host,
-    /// The domains of the host, where the cookie is for the host alone.
+    /// The domains of the host, if the cookie is for the host only.
     Domains,
 }
 
 impl OtherScopes {
-    /// Those of the cookie of this name.
     pub(super) fn of(name: &str, has_domain: bool) -> Self {
-        // As browsers compare it (RFC 6265bis section 5.4).
+        // Browsers ignore case here (RFC 6265bis section 5.4).
         if name.get(..7).is_some_and(|prefix| prefix.eq_ignore_ascii_case("__Host-")) {
             Self::None
         } else if has_domain {
@@ -34,13 +33,13 @@ impl OtherScopes {
         }
     }
 
-    /// Whether they depend on the host that is called.
+    /// Whether the scopes depend on the host of the request.
     pub(super) fn need_host(self) -> bool {
         self == Self::Domains
     }
 
-    /// The attribute `Domain` of a cookie in each of them, empty for the host alone.
-    pub(super) fn of_host(self, host: Option<&str>) -> Vec<String> {
+    /// Returns the attribute `Domain` of a cookie in each scope; it is empty for the host.
+    pub(super) fn domain_attributes(self, host: Option<&str>) -> Vec<String> {
         match self {
             Self::None => Vec::new(),
             Self::Host => vec![String::new()],
@@ -52,21 +51,21 @@ impl OtherScopes {
     }
 }
 
-/// The host that a request calls, without its port.
+/// Returns the host of a request without the port.
 pub(super) fn host<B>(request: &Request<B>) -> Option<Arc<str>> {
-    let authority = request.uri().authority().cloned().or_else(|| named(request.headers()))?;
+    let authority = request.uri().authority().cloned().or_else(|| host_header(request.headers()))?;
     Some(authority.host().into())
 }
 
-fn named(headers: &HeaderMap) -> Option<Authority> {
+fn host_header(headers: &HeaderMap) -> Option<Authority> {
     Authority::try_from(headers.get(header::HOST)?.as_bytes()).ok()
 }
 
-/// The domains that a cookie of this host can be for, from the host upwards. A name of one label is none, and an address
-/// has none; that nobody can have a cookie for `co.uk` is known to browsers.
+/// Returns the domains for which a host can set cookies, from the host upwards. Names with one label and addresses have
+/// none. Public suffixes such as `co.uk` are left to browsers, which ignore cookies for them.
 fn domains(host: &str) -> impl Iterator<Item = &str> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    let is_name = host.bytes().all(plain) && host.parse::<IpAddr>().is_err();
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let is_name = host.bytes().all(is_allowed) && host.parse::<IpAddr>().is_err();
     let host = Some(host.trim_end_matches('.')).filter(|_| is_name);
     std::iter::successors(host, |domain| domain.split_once('.').map(|(_, rest)| rest))
         .filter(|domain| domain.contains('.') && !domain.starts_with('.'))
@@ -78,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_domains_of_a_host_are_all_that_it_can_have_cookies_for() {
+    fn the_domains_of_a_host_are_those_it_can_set_cookies_for() {
         let of = |host: &'static str| domains(host).collect::<Vec<_>>();
         assert_eq!(of("app.example.com"), ["app.example.com", "example.com"]);
         assert_eq!(of("example.com."), ["example.com"]);
@@ -94,10 +93,10 @@ mod tests {
     #[test]
     fn the_other_scopes_depend_on_the_name_and_the_domain() {
         assert_eq!(OtherScopes::of("__host-t", false), OtherScopes::None);
-        assert_eq!(OtherScopes::of("t", true).of_host(None), [""]);
+        assert_eq!(OtherScopes::of("t", true).domain_attributes(None), [""]);
         let others = OtherScopes::of("__Secure-t", false);
-        assert_eq!(others.of_host(Some("app.test")), ["; Domain=app.test"]);
-        assert_eq!(others.of_host(None), [""; 0]);
+        assert_eq!(others.domain_attributes(Some("app.test")), ["; Domain=app.test"]);
+        assert_eq!(others.domain_attributes(None), [""; 0]);
         let request =
             |uri: &str, host: &str| super::host(&Request::post(uri).header("host", host).body(()).unwrap());
         assert_eq!(request("http://a.test:8080/x", "b.test").as_deref(), Some("a.test"));

@@ -1,4 +1,6 @@
-//! What every request passes before it reaches its method: an id, permission, a place, a deadline.
+//! The dispatcher: gives each request an id and a deadline, checks its caller and admits it before its method runs.
+//!
+//! A panic is caught and answered with INTERNAL under the id of the request.
 
 use std::{
     future::{Future, poll_fn},
@@ -17,15 +19,15 @@ use tonic::{Code, Status, body::Body, codegen::StdError};
 use tower::ServiceExt as _;
 
 use super::{
-    access::{Access, Rule, is_streaming, open_stream, rule, takes_stream},
-    body::{Framing, MessageFramer, RequestBody, RequestPermit},
+    access::Access,
     cookie::Cookies,
     cross_site,
     deadline::{self, Deadline},
-    import::is_upload,
+    methods::{self, Rule},
     origin::CallerName,
+    request_body::{Framing, MessageFramer, RequestBody, RequestPermit},
     request_id::RequestId,
-    response_body::ResponseBody,
+    response_body::{self, ResponseBody},
     status, validate,
 };
 use crate::{
@@ -35,20 +37,19 @@ use crate::{
     transport::{connection::Services, peer::Peer},
 };
 
-/// Bounds on requests.
+/// The time limits of requests.
 #[derive(Debug, Clone, Copy)]
 pub struct DispatchSettings {
-    /// From the first byte to the answer, for calls without a shorter `grpc-timeout`.
+    /// Maximum time from the headers to the response, for calls without a shorter `grpc-timeout`.
     pub timeout: Duration,
-    /// From the headers to the last byte of the message.
+    /// Maximum time from the headers to the last byte of the message.
     pub body_timeout: Duration,
 }
 
-/// The services behind the guard.
+/// Dispatches requests to the services.
 pub struct Dispatcher {
     engine: Arc<Engine>,
-    /// Of all methods but `Validate`, which every other service calls on every request: it goes without the
-    /// router and its boxes, and without an id where nobody asks for one.
+    /// Routes all methods except `Validate` and `ValidateStream`, which bypass its boxed futures.
     router: Router,
     access: Access,
     settings: DispatchSettings,
@@ -64,63 +65,69 @@ impl Dispatcher {
         Self { engine, router, access, settings }
     }
 
-    /// The answer to a request that comes from `peer`.
+    /// Answers a request from `peer`.
     pub async fn serve<B>(&self, peer: &Peer, request: Request<B>) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<StdError> + Send,
     {
-        let observed = tracing::enabled!(tracing::Level::DEBUG)
+        let logged = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| (request.uri().path().to_owned(), Instant::now()));
-        let mut id = RequestId::sent(request.headers());
+        let mut id = RequestId::from_headers(request.headers());
         let mut response = if request.uri().path() == validate::METHOD {
-            if observed.is_some() {
+            if logged.is_some() {
                 id.get_or_insert_with(RequestId::random);
             }
-            let mut verdict = pin!(self.verdict(peer, id.as_ref(), request));
-            let answer = panics::caught(verdict.as_mut()).await;
-            answer.unwrap_or_else(|panic| status::panicked(&panic, id.clone()).into_http())
+            let mut response = pin!(self.validate(peer, id.as_ref(), request));
+            let response = panics::caught(response.as_mut()).await;
+            response.unwrap_or_else(|panic| status::panicked(&panic, id.clone()).into_http())
         } else {
             let id = id.get_or_insert_with(RequestId::random).clone();
-            // Apart, so that a verdict needs no room for it.
-            let mut answer = Box::pin(self.admit(peer, id.clone(), request));
-            let answer = panics::caught(answer.as_mut()).await;
-            let answer = answer.unwrap_or_else(|panic| Err(status::panicked(&panic, Some(id))));
-            answer.unwrap_or_else(Status::into_http)
+            // Boxed, so that the future of Validate stays small.
+            let mut response = Box::pin(self.route(peer, id.clone(), request));
+            let response = panics::caught(response.as_mut()).await;
+            let response = response.unwrap_or_else(|panic| Err(status::panicked(&panic, Some(id))));
+            response.unwrap_or_else(Status::into_http)
         };
-        if is_undecodable(&response) {
+        if is_decode_error(&response) {
             response = status::undecodable().into_http();
         }
-        if let (Some((method, started)), Some(id)) = (observed, &id) {
+        if let (Some((method, started)), Some(id)) = (logged, &id) {
             log(&method, id, &response, started);
         }
         if let Some(id) = id {
-            id.show(response.headers_mut());
+            id.write(response.headers_mut());
         }
         response
     }
 
-    /// The answer to `Validate`.
-    async fn verdict<B>(&self, peer: &Peer, id: Option<&RequestId>, mut request: Request<B>) -> Response<Body>
+    /// Answers a `Validate` request.
+    async fn validate<B>(
+        &self,
+        peer: &Peer,
+        id: Option<&RequestId>,
+        mut request: Request<B>,
+    ) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<StdError> + Send,
     {
         let timeout = deadline::timeout(request.headers(), self.settings.timeout);
-        let answer = async {
-            if self.access.demands(Rule::Validator) {
-                self.identify(Rule::Validator, peer, id, &mut request).await?;
+        let response = async {
+            if self.access.requires_role(Rule::Validator) {
+                self.check_caller(Rule::Validator, peer, id, &mut request).await?;
             }
-            self.settle_cookies(id, &mut request).await?;
+            self.select_token(id, &mut request).await?;
             let body_timeout = self.settings.body_timeout;
             let request = request
                 .map(|body| RequestBody::new(body, &peer.connection, Framing::Message(None), body_timeout));
             Ok(validate::unary(&self.engine, id, &peer.connection, request).await)
         };
-        within(timeout, answer).await.unwrap_or_else(Status::into_http)
+        with_timeout(timeout, response).await.unwrap_or_else(Status::into_http)
     }
 
-    async fn admit<B>(
+    /// Answers a request to any other method.
+    async fn route<B>(
         &self,
         peer: &Peer,
         id: RequestId,
@@ -131,15 +138,15 @@ impl Dispatcher {
         B::Error: Into<StdError> + Send,
     {
         let path = request.uri().path();
-        let Some(rule) = rule(path) else {
+        let Some(rule) = methods::rule(path) else {
             return Err(Status::unimplemented("there is no such method"));
         };
-        // A server that is busy is alive, and probes must be able to see it.
-        let probe = path.starts_with("/grpc.health.v1.Health/");
-        let (streaming, upload) = (is_streaming(path), is_upload(path));
-        let verdicts = path == validate::STREAM;
-        let takes_stream = takes_stream(path);
-        let open = open_stream(path)
+        // Health checks take no permit, because an overloaded server is still alive.
+        let is_health = path.starts_with("/grpc.health.v1.Health/");
+        let is_upload = methods::is_upload(path);
+        let is_validate_stream = path == validate::STREAM;
+        let (reads_stream, sends_stream) = (methods::reads_stream(path), methods::sends_stream(path));
+        let stream_permit = methods::stream_resource(path)
             .map(|resource| Permit::take(Arc::clone(&peer.connection), resource))
             .transpose()
             .map_err(|scope| status::too_many("open streams", scope))?;
@@ -147,47 +154,47 @@ impl Dispatcher {
         request.extensions_mut().insert(Deadline(Instant::now() + timeout));
         request.extensions_mut().insert(peer.clone());
         request.extensions_mut().insert(id.clone());
-        // Kept until there is an answer; where the request is one message, taken once that is complete.
-        let place = Arc::new(RequestPermit::default());
-        // Nothing below this line is reached by a caller who may not call the method.
-        let calling = async {
-            self.identify(rule, peer, Some(&id), &mut request).await?;
-            self.settle_cookies(Some(&id), &mut request).await?;
-            if upload {
-                place.take(&peer.connection)?;
+        // Held until the response. A request of one message takes it when the message is complete.
+        let permit = Arc::new(RequestPermit::default());
+        // The outer future checks the caller. Only then does the inner future call the method.
+        let call = async {
+            self.check_caller(rule, peer, Some(&id), &mut request).await?;
+            self.select_token(Some(&id), &mut request).await?;
+            if is_upload {
+                permit.take(&peer.connection)?;
             }
             let request = request.map(|body| {
-                let kind = if takes_stream {
-                    Framing::MessageFramer(MessageFramer::default())
+                let framing = if reads_stream {
+                    Framing::Stream(MessageFramer::default())
                 } else {
-                    Framing::Message((!probe).then(|| Arc::clone(&place)))
+                    Framing::Message((!is_health).then(|| Arc::clone(&permit)))
                 };
-                RequestBody::new(body, &peer.connection, kind, self.settings.body_timeout)
+                RequestBody::new(body, &peer.connection, framing, self.settings.body_timeout)
             });
             Ok(async {
-                if verdicts {
+                if is_validate_stream {
                     return validate::stream(&self.engine, id.clone(), request).await;
                 }
                 let Ok(response) = self.router.clone().oneshot(request).await;
                 response.map(Body::new)
             })
         };
-        let body = if upload {
-            // It bounds each wait for a message by itself.
-            within(timeout, calling).await?.await
+        let response = if is_upload {
+            // The method limits the time between messages itself.
+            with_timeout(timeout, call).await?.await
         } else {
-            within(timeout, async { Ok(calling.await?.await) }).await?
+            with_timeout(timeout, async { Ok(call.await?.await) }).await?
         };
-        Ok(match open {
-            Some(open) if streaming => {
-                body.map(|body| Body::new(ResponseBody::stream(body, id, &peer.connection, open)))
+        Ok(match stream_permit {
+            Some(permit) if sends_stream => {
+                response.map(|body| Body::new(ResponseBody::stream(body, id, &peer.connection, permit)))
             }
-            _ => body,
+            _ => response,
         })
     }
 
-    /// Refuses a caller who may not call a method with this rule; who calls is known from here on.
-    async fn identify<B>(
+    /// Checks the caller against the rule of the method and puts its name into the extensions of the request.
+    async fn check_caller<B>(
         &self,
         rule: Rule,
         peer: &Peer,
@@ -204,23 +211,22 @@ impl Dispatcher {
                 let id = id.cloned().unwrap_or_else(RequestId::random);
                 request.extensions_mut().insert(peer.clone());
                 request.extensions_mut().insert(id.clone());
-                self.access.refused(&error, request.uri().path(), request.headers(), request.extensions());
-                Err(id.on(status::of(error, &id)))
+                let (path, headers) = (request.uri().path(), request.headers());
+                self.access.audit_refusal(&error, path, headers, request.extensions());
+                Err(id.add_to(status::from_error(error, &id)))
             }
         }
     }
-}
 
-impl Dispatcher {
-    /// Chooses among the tokens of a request that brought several in cookies.
-    async fn settle_cookies<B: Send>(
+    /// Selects one token if several cookies of the request contain tokens.
+    async fn select_token<B: Send>(
         &self,
         id: Option<&RequestId>,
         request: &mut Request<B>,
     ) -> Result<(), Status> {
-        Cookies::settle(&self.engine, request).await.map_err(|error| {
+        Cookies::select_token(&self.engine, request).await.map_err(|error| {
             let id = id.cloned().unwrap_or_else(RequestId::random);
-            id.on(status::of(error, &id))
+            id.add_to(status::from_error(error, &id))
         })
     }
 }
@@ -229,31 +235,29 @@ impl Services for Dispatcher {
     type Body = ResponseBody;
 
     async fn serve(&self, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
-        let response = match cross_site::refusal(&request, &[]) {
-            Some(refusal) => refusal,
+        let response = match cross_site::error_response(&request, &[]) {
+            Some(response) => response,
             None => Self::serve(self, peer, request).await,
         };
         response.map(|body| ResponseBody::new(body, None))
     }
 
     fn panicked(&self, panic: &Panic) -> Response<ResponseBody> {
-        panicked(panic)
+        response_body::panicked(panic)
     }
 }
 
-/// The response to a request during which the dispatcher itself panicked.
-pub(super) fn panicked(panic: &Panic) -> Response<ResponseBody> {
-    status::panicked(panic, None).into_http().map(|body| ResponseBody::new(body, None))
-}
-
-/// What `answer` comes to, unless it takes too long. One that is ready at once sets no timer, and each is polled
-/// only when it has been woken: whoever yields to others must not have its turn again at once.
-async fn within<T>(timeout: Duration, answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let mut answer = pin!(answer);
+/// Runs a future with a timeout. A future that is ready at once starts no timer. The future is polled only when it was
+/// woken: one that yields to others must not run again at once.
+async fn with_timeout<T>(
+    timeout: Duration,
+    future: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let mut future = pin!(future);
     let mut timer = pin!(None::<Sleep>);
     poll_fn(|cx| {
-        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-            return Poll::Ready(answer);
+        if let Poll::Ready(result) = future.as_mut().poll(cx) {
+            return Poll::Ready(result);
         }
         if timer.is_none() {
             timer.set(Some(sleep(timeout)));
@@ -266,18 +270,18 @@ async fn within<T>(timeout: Duration, answer: impl Future<Output = Result<T, Sta
     .await
 }
 
-/// Whether the library refused the message, as too large (`OUT_OF_RANGE`; `RESOURCE_EXHAUSTED` where it was
-/// compressed) or as not the message that it should be (INTERNAL). What we refuse ourselves has details.
-fn is_undecodable(response: &Response<Body>) -> bool {
-    let refused = |status: &HeaderValue| {
+/// Whether the library could not decode the message: it was too large (`OUT_OF_RANGE`, or `RESOURCE_EXHAUSTED` if
+/// compressed) or malformed (INTERNAL). Statuses of Latchkey itself have details.
+fn is_decode_error(response: &Response<Body>) -> bool {
+    let has_code = |status: &HeaderValue| {
         let codes = [Code::OutOfRange, Code::ResourceExhausted, Code::Internal];
         codes.iter().any(|code| status == HeaderValue::from(i32::from(*code)))
     };
-    response.headers().get(Status::GRPC_STATUS).is_some_and(refused)
+    response.headers().get(Status::GRPC_STATUS).is_some_and(has_code)
         && !response.headers().contains_key(Status::GRPC_STATUS_DETAILS)
 }
 
-/// The one line of a request. Its method, never its contents.
+/// Logs a request without its contents.
 fn log(method: &str, id: &RequestId, response: &Response<Body>, started: Instant) {
     let status =
         response.headers().get(Status::GRPC_STATUS).and_then(|status| status.to_str().ok()).unwrap_or("0");

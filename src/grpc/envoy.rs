@@ -1,4 +1,4 @@
-//! The generated messages of `proto/envoy/`, in the modules that their packages make.
+//! The generated messages of `proto/envoy/`, in modules named after their packages.
 
 #![expect(
     missing_docs,
@@ -32,14 +32,14 @@ pub mod r#type {
     }
 }
 
-/// Its value may be a token.
+/// Omits the value, which may be a token.
 impl fmt::Debug for config::core::v3::HeaderValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeaderValue").field("key", &self.key).finish_non_exhaustive()
     }
 }
 
-/// Its headers hold the token.
+/// Omits the headers, which contain the token.
 impl fmt::Debug for service::auth::v3::attribute_context::HttpRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpRequest").finish_non_exhaustive()

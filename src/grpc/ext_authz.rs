@@ -1,8 +1,7 @@
-//! `envoy.service.auth.v3.Authorization`: Envoy asks before it lets a request pass, and so do Istio, Contour and
-//! others that speak its protocol.
+//! `envoy.service.auth.v3.Authorization`: Envoy, Istio, Contour and others call it before they forward a request.
 //!
-//! A denial is an answer like any other. Whatever could not be decided is an error, after which the gateway does what
-//! its own settings say: it should fail closed. An empty answer would mean "allow", so none is ever made from a default.
+//! A denial is a response like any other. An error means that nothing was decided; the gateway then follows its own
+//! settings and should fail closed. An empty response would mean "allow", so no response is built from a default.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -29,8 +28,8 @@ use crate::{
     gateway::{Decision, Denial, Gateway, Identity},
 };
 
-/// A larger request is refused, in bytes. Envoy passes on all headers if it is not told otherwise, which by default
-/// can be 60 KiB, and adds what it knows of the connection.
+/// Maximum size of a request, in bytes. By default, Envoy sends all headers, which can be 60 KiB, and attributes of the
+/// connection.
 pub(super) const MAX_REQUEST: usize = 256 * 1024;
 
 pub(super) struct CheckHandler {
@@ -42,14 +41,14 @@ impl CheckHandler {
         Self { gateway }
     }
 
-    async fn answer(&self, message: CheckRequest) -> Result<CheckResponse, Error> {
+    async fn decide(&self, message: CheckRequest) -> Result<CheckResponse, Error> {
         let AttributeContext { request, context_extensions } = message.attributes.unwrap_or_default();
         let extensions = context_extensions.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let route = self.gateway.route("context_extensions", extensions)?;
         let request = request.and_then(|request| request.http);
         let request = request.ok_or_else(|| {
-            let what = "is missing: Latchkey answers Envoy's HTTP filter ext_authz, not its network filter";
-            Violation::new("attributes.request.http", what)
+            let description = "is missing: configure ext_authz as an HTTP filter, not as a network filter";
+            Violation::new("attributes.request.http", description)
         })?;
         let decision =
             self.gateway.decide(values(&request, "authorization"), values(&request, "cookie"), &route);
@@ -59,13 +58,13 @@ impl CheckHandler {
         })
     }
 
-    /// The headers that tell who it is take the place of any that the client has sent, in whatever spelling.
+    /// Allows a request. The identity headers replace all headers of the client with the same or a similar name.
     fn allowed(&self, identity: Option<&Identity>, request: &HttpRequest) -> CheckResponse {
         let names = &self.gateway.settings().headers;
         let set = identity.map(|identity| identity.headers(names)).unwrap_or_default();
-        // One that is set must not be among those removed: Envoy removes last.
+        // Envoy removes headers last, so a header that is set must not be removed.
         let is_set = |name: &str| set.iter().any(|(set, _)| *set == name);
-        let spoofed = headers(request).map(|(name, _)| name).filter(|name| names.are_like(name));
+        let spoofed = headers(request).map(|(name, _)| name).filter(|name| names.contain_similar(name));
         let mut removed: Vec<_> =
             names.used().chain(spoofed).filter(|name| !is_set(name)).map(str::to_owned).collect();
         removed.sort();
@@ -84,13 +83,13 @@ impl CheckHandler {
 #[async_trait]
 impl Authorization for CheckHandler {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let (_, extensions, message) = request.into_parts();
-        let answer = self.answer(message).await;
-        answer.map(Response::new).map_err(|error| status::of(error, &RequestId::from_extensions(&extensions)))
+        let id = RequestId::from_extensions(request.extensions());
+        let response = self.decide(request.into_inner()).await;
+        response.map(Response::new).map_err(|error| status::from_error(error, &id))
     }
 }
 
-/// Every header with its value, in either of the two forms in which Envoy sends them.
+/// Returns all headers. Envoy sends them in one of two fields.
 fn headers(request: &HttpRequest) -> impl Iterator<Item = (&str, &[u8])> {
     let joined = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let raw = request.header_map.iter().flat_map(|map| &map.headers).map(|header| {
@@ -105,7 +104,7 @@ fn values<'a>(request: &'a HttpRequest, name: &str) -> impl Iterator<Item = &'a 
     headers(request).filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
-/// Whether the client speaks gRPC.
+/// Whether the client is a gRPC client.
 fn is_grpc(request: &HttpRequest) -> bool {
     const GRPC: &[u8] = b"application/grpc";
     values(request, "content-type").any(|value| {
@@ -114,11 +113,11 @@ fn is_grpc(request: &HttpRequest) -> bool {
     })
 }
 
-/// Envoy makes of it an HTTP answer or, for a client that speaks gRPC, a status whose message is the body.
-fn denied(denial: &Denial, grpc: bool) -> CheckResponse {
+/// Denies a request. Envoy sends an HTTP response or, to a gRPC client, a status with the body as its message.
+fn denied(denial: &Denial, is_grpc: bool) -> CheckResponse {
     let status = status::denied(denial);
     let mut headers: Vec<_> = denial.headers().into_iter().map(|(name, value)| header(name, value)).collect();
-    let body = if grpc {
+    let body = if is_grpc {
         headers.extend(details(&status).map(|details| header(DETAILS, details)));
         denial.message()
     } else {
@@ -134,15 +133,15 @@ fn denied(denial: &Denial, grpc: bool) -> CheckResponse {
             body,
         })),
         dynamic_metadata: Some(Struct {
-            fields: BTreeMap::from([("reason".to_owned(), text(denial.reason()))]),
+            fields: BTreeMap::from([("reason".to_owned(), string(denial.reason()))]),
         }),
     }
 }
 
-/// Where a gRPC client finds the details of a status.
+/// The header with the details of a gRPC status.
 const DETAILS: &str = "grpc-status-details-bin";
 
-/// The details of a status as they travel in a header.
+/// Encodes the details of a status for a header.
 fn details(status: &Status) -> Option<String> {
     let mut headers = HeaderMap::new();
     status.add_header(&mut headers).ok()?;
@@ -169,23 +168,23 @@ fn header(name: &str, value: String) -> HeaderValueOption {
     }
 }
 
-/// Who it is, for the filters behind and for access logs.
+/// Returns the identity as metadata for further filters and access logs.
 fn metadata(identity: &Identity) -> Struct {
-    let verified = &identity.verified;
-    let roles = verified.roles().iter().map(|role| text(role.as_str())).collect();
+    let live = &identity.session;
+    let roles = live.roles().iter().map(|role| string(role.as_str())).collect();
     let list = Value { kind: Some(Kind::ListValue(ListValue { values: roles })) };
     let fields = [
-        ("user_id", text(verified.user_id().as_str())),
-        ("username", text(verified.username())),
-        ("session_id", text(&verified.session().id.to_string())),
-        ("slot", text(verified.session().slot.as_str())),
-        ("device", text(verified.session().device.as_str())),
+        ("user_id", string(live.user_id().as_str())),
+        ("username", string(live.username())),
+        ("session_id", string(&live.session().id.to_string())),
+        ("slot", string(live.session().slot.as_str())),
+        ("device", string(live.session().device.as_str())),
         ("roles", list),
     ];
     Struct { fields: fields.map(|(name, value)| (name.to_owned(), value)).into() }
 }
 
-fn text(value: &str) -> Value {
+fn string(value: &str) -> Value {
     Value { kind: Some(Kind::StringValue(value.to_owned())) }
 }
 
@@ -199,7 +198,7 @@ mod tests {
     };
 
     #[test]
-    fn reasons_that_are_no_rejections_have_the_names_of_the_protocol() {
+    fn reasons_of_denials_have_the_names_of_the_protocol() {
         for (cause, reason) in [
             (Cause::NoToken, ErrorReason::TokenRequired),
             (Cause::WrongSlot(Slot::parse("web").unwrap()), ErrorReason::SlotRequired),
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_speaks_grpc_if_it_says_so_and_not_grpc_web() {
+    fn a_grpc_client_is_known_by_its_content_type() {
         for (value, grpc) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),

@@ -1,5 +1,5 @@
-//! `grpc.health.v1`: each service is SERVING while what it needs is there, and NOT_SERVING otherwise and while
-//! draining.
+//! `grpc.health.v1`: each service is SERVING while its dependencies are available, and NOT_SERVING otherwise and during
+//! the drain.
 
 use std::time::Duration;
 
@@ -10,28 +10,28 @@ use tonic_health::{
     server::{HealthReporter, HealthService as Service},
 };
 
-use super::{COMPRESSION, MAX_REQUEST};
+use super::codec::{COMPRESSION, MAX_REQUEST};
 use crate::{
     domain::health::{Condition, Probes, SERVICES},
     isolation::supervisor::TaskHealth,
 };
 
-/// How often it is checked whether the background tasks run.
-const TASKS_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval of the checks whether the background tasks run.
+const TASK_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Tells whether the services can serve.
+/// Reports the health of the services.
 #[derive(Clone)]
 pub struct Health {
     reporter: HealthReporter,
-    /// What the latest probes have found.
+    /// The result of the latest probes.
     probed: watch::Sender<Condition>,
-    /// What is told: the same, unless a background task that requests need is down.
+    /// The reported condition: the result of the probes, or down while a background task that requests need is down.
     condition: watch::Sender<Condition>,
     tasks: TaskHealth,
 }
 
 impl Health {
-    /// Not serving yet. The library would begin with SERVING.
+    /// Creates the health with all services NOT_SERVING. The library would begin with SERVING.
     pub async fn not_serving() -> Self {
         let health = Self {
             reporter: HealthReporter::new(),
@@ -45,12 +45,12 @@ impl Health {
         health
     }
 
-    /// What the services need and lack, as it changes.
+    /// Returns a receiver of the reported condition.
     pub fn condition(&self) -> watch::Receiver<Condition> {
         self.condition.subscribe()
     }
 
-    /// The background tasks without which we cannot serve.
+    /// Returns the health of the background tasks that requests need.
     pub fn tasks(&self) -> TaskHealth {
         self.tasks.clone()
     }
@@ -61,12 +61,12 @@ impl Health {
             .accept_compressed(COMPRESSION)
     }
 
-    /// Probes the stores and reports changes. It never returns; abort it to drain.
+    /// Probes the stores and reports changes. Never returns; abort it before the drain.
     pub async fn watch(&self, probes: &Probes) {
         tokio::join!(probes.run(&self.probed), self.report(self.probed.subscribe()));
     }
 
-    /// Reports NOT_SERVING from now on. [`super::drain`] ends the streams of those who watch.
+    /// Reports NOT_SERVING from now on. The streams of watchers end with their connections.
     pub async fn drain(&self) {
         self.condition.send_replace(Condition::down("shutting down"));
         for (service, _) in SERVICES {
@@ -77,12 +77,12 @@ impl Health {
     async fn report(&self, mut probed: watch::Receiver<Condition>) {
         let mut before = Condition::down("");
         loop {
-            // Also where nothing has changed: tasks stop without telling.
-            let _ = timeout(TASKS_INTERVAL, probed.changed()).await;
+            // Also without a new probe result, because a task that stops sends no notification.
+            let _ = timeout(TASK_CHECK_INTERVAL, probed.changed()).await;
             let condition = if self.tasks.is_good() {
                 probed.borrow_and_update().clone()
             } else {
-                Condition::down("a background task has panicked and is being started again")
+                Condition::down("a background task has panicked and is restarting")
             };
             if condition == before {
                 continue;
@@ -105,7 +105,7 @@ impl Health {
     }
 }
 
-/// Logs what has changed: a line for the services that serve again, and one for each cause why others do not.
+/// Logs changes: one line for the services that serve again, and one line for each cause of an outage.
 fn log(before: &Condition, condition: &Condition) {
     let mut changes: Vec<(Option<&str>, Vec<&str>)> = Vec::new();
     for (service, needs) in SERVICES {

@@ -1,10 +1,19 @@
-//! Inbound: protobuf to domain and back. The one place that says tonic.
+//! The gRPC services: convert protobuf messages, call the verbs of the domain and map errors to statuses.
+//!
+//! A request passes [`cross_site`] (page origins and content types) and [`browser`] (gRPC-Web and the cookie, if they
+//! are enabled), then [`dispatch`] (request id, deadline, access check, admission) and its handler. A handler splits
+//! the request with [`call`], converts the message, calls one verb and converts the result. Validate bypasses the
+//! generated router: see [`validate`].
+//!
+//! `browser` puts the token of a cookie into `authorization`. So only Login, IssueSession and Logout know cookies,
+//! because they set or delete one. JSON is not served here: Envoy transcodes it with the descriptor set that `latchkey
+//! descriptor` prints.
 
 pub mod access;
 mod account;
 mod auth;
-mod body;
 pub mod browser;
+mod call;
 mod caller;
 mod codec;
 mod convert;
@@ -17,9 +26,11 @@ pub mod envoy;
 mod ext_authz;
 pub mod health;
 mod import;
+pub mod methods;
 pub mod origin;
 pub mod pb;
 mod reflection;
+mod request_body;
 mod request_id;
 mod response_body;
 mod session;
@@ -30,13 +41,14 @@ mod watch;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tonic::{codec::CompressionEncoding, service::Routes};
+use tonic::service::Routes;
 
 use self::{
     access::Access,
     account::AccountHandler,
     auth::AuthHandler,
     caller::CallerHandler,
+    codec::{COMPRESSION, MAX_REQUEST},
     dispatch::{DispatchSettings, Dispatcher},
     envoy::service::auth::v3::authorization_server::AuthorizationServer,
     ext_authz::CheckHandler,
@@ -51,14 +63,7 @@ use self::{
 };
 use crate::gateway::Gateway;
 
-/// A larger request is refused before it is decoded, in bytes. A compressed one is measured both as it comes and as it
-/// is decompressed, which stops at the limit.
-const MAX_REQUEST: usize = 64 * 1024;
-
-/// The compression that requests may have. Responses are not compressed: most are smaller than what it would save.
-const COMPRESSION: CompressionEncoding = CompressionEncoding::Gzip;
-
-/// Every service, behind the guard. Streams end at `shutdown`.
+/// Builds all services and their dispatcher. Imports end at `shutdown`.
 pub fn services(
     gateway: &Arc<Gateway>,
     access: Access,
@@ -69,8 +74,7 @@ pub fn services(
     shutdown: &CancellationToken,
 ) -> Result<Dispatcher, String> {
     let engine = gateway.engine();
-    let import =
-        Import { engine: Arc::clone(engine), patience: settings.timeout, shutdown: shutdown.clone() };
+    let import = Import { engine: Arc::clone(engine), timeout: settings.timeout, shutdown: shutdown.clone() };
     let mut services = Routes::builder();
     services
         .add_service(

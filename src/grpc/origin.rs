@@ -1,4 +1,4 @@
-//! Where a request comes from: its id, the client's address as far as proxies can be believed, the caller.
+//! Resolves the origin of requests: request id, client address behind trusted proxies, peer, caller and deadline.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -7,44 +7,36 @@ use std::{
 
 use http::{Extensions, HeaderMap};
 use ipnet::IpNet;
-use tonic::Request;
 
 use super::{deadline::Deadline, request_id::RequestId};
 use crate::{domain::origin::Origin, transport::peer::Peer};
 
-/// The header in which proxies pass on whom they speak for: each appends the address it was called from.
+/// Each proxy appends the address of its peer to this header.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// Of so many proxies that do not say there is a warning.
+/// Maximum number of proxies without client addresses that are logged.
 const MAX_SILENT: usize = 64;
 
-/// The name of a caller that has proved who it is.
+/// The name of an authenticated caller, in the extensions of a request.
 #[derive(Debug, Clone)]
 pub struct CallerName(pub Arc<str>);
 
-/// Finds out where requests come from.
+/// Resolves the origin of requests.
 #[derive(Debug, Clone)]
 pub struct Origins {
     trusted: Arc<[IpNet]>,
-    /// Proxies that did not say whom they speak for.
+    /// Proxies that sent no client address.
     silent: Arc<Mutex<Vec<IpAddr>>>,
 }
 
 impl Origins {
-    /// Believes what peers in these networks say of their clients.
+    /// Trusts `x-forwarded-for` of proxies in these networks.
     pub fn new(trusted: Vec<IpNet>) -> Self {
         Self { trusted: trusted.into(), silent: Arc::default() }
     }
 
-    /// A request as its message, where it comes from, and its id.
-    pub(super) fn parts<T>(&self, request: Request<T>) -> (T, Origin, RequestId) {
-        let (metadata, extensions, message) = request.into_parts();
-        let origin = self.of(metadata.as_ref(), &extensions);
-        (message, origin, RequestId::from_extensions(&extensions))
-    }
-
-    /// Where a request with these headers and extensions comes from.
-    pub(super) fn of(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
+    /// Resolves the origin of a request with these headers and extensions.
+    pub(super) fn resolve(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
         let peer = extensions.get().map(|peer: &Peer| peer.address);
         Origin {
             request_id: RequestId::from_extensions(extensions).to_string(),
@@ -55,32 +47,32 @@ impl Origins {
         }
     }
 
-    /// Where a request that tries a password comes from. Tells once of a proxy that does not say, because the attempts
-    /// that come through it count by no address.
-    pub(super) fn of_attempt(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
-        let origin = self.of(headers, extensions);
+    /// Resolves the origin of a password attempt. Logs each proxy that sends no client address once, because the login
+    /// limiter cannot count the attempts through it by address.
+    pub(super) fn resolve_attempt(&self, headers: &HeaderMap, extensions: &Extensions) -> Origin {
+        let origin = self.resolve(headers, extensions);
         if let (None, Some(peer)) = (origin.address, origin.peer)
-            && self.is_new(peer.ip())
+            && self.is_newly_silent(peer.ip())
         {
             let proxy = peer.ip().to_canonical();
-            // On this machine it is as likely the client itself.
+            // A peer on this machine may be the client itself.
             if proxy.is_loopback() {
                 tracing::info!(
                     proxy.address = %proxy,
-                    "logins from this machine are not limited by address: if they come through a proxy, have it send x-forwarded-for"
+                    "logins from this machine are not limited by address; if they come through a proxy, configure it to send x-forwarded-for"
                 );
             } else {
                 tracing::warn!(
                     proxy.address = %proxy,
-                    "logins come through a trusted proxy that does not tell the address of the client, so they are not limited by address: have it send x-forwarded-for, or take it out of throttle.trusted_proxies"
+                    "logins through a trusted proxy that sends no client address are not limited by address; configure it to send x-forwarded-for, or remove it from throttle.trusted_proxies"
                 );
             }
         }
         origin
     }
 
-    /// Whether this is the first time that a proxy does not say.
-    fn is_new(&self, proxy: IpAddr) -> bool {
+    /// Whether this proxy is seen without a client address for the first time.
+    fn is_newly_silent(&self, proxy: IpAddr) -> bool {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = silent.len() < MAX_SILENT && !silent.contains(&proxy);
         if is_new {
@@ -89,8 +81,8 @@ impl Origins {
         is_new
     }
 
-    /// The nearest address that is not a proxy of ours: only proxies of ours can be believed, and the
-    /// rest of the header may be the client's invention. `None` where all are ours.
+    /// Returns the nearest address that is not a trusted proxy. Addresses beyond it may be forged by the client.
+    /// Returns `None` if all addresses are trusted proxies.
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
         let mut nearest = peer.to_canonical();
         let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
@@ -98,7 +90,7 @@ impl Origins {
         while self.trusts(nearest) {
             match hops.next().map(address) {
                 Some(Some(address)) => nearest = address,
-                // A proxy of ours that does not say: what is beyond it is not known.
+                // A trusted proxy that sends no valid address hides its peer.
                 Some(None) | None => return None,
             }
         }
@@ -110,7 +102,7 @@ impl Origins {
     }
 }
 
-/// An address, with or without a port and brackets.
+/// Parses an address with or without brackets and port.
 fn address(hop: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(hop).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
@@ -132,14 +124,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_the_client_whatever_it_says() {
+    fn a_peer_that_is_not_trusted_is_the_client() {
         assert_eq!(client("192.0.2.1", &[]).unwrap(), "192.0.2.1");
         assert_eq!(client("192.0.2.1", &["198.51.100.7"]).unwrap(), "192.0.2.1");
         assert_eq!(client("::ffff:192.0.2.1", &[]).unwrap(), "192.0.2.1", "mapped");
     }
 
     #[test]
-    fn the_nearest_that_is_no_proxy_of_ours_is_the_client() {
+    fn the_nearest_address_that_is_not_a_trusted_proxy_is_the_client() {
         assert_eq!(client("10.0.0.1", &["203.0.113.5"]).unwrap(), "203.0.113.5");
         assert_eq!(client("10.0.0.1", &["6.6.6.6, 203.0.113.5, 10.0.0.2"]).unwrap(), "203.0.113.5");
         assert_eq!(client("10.0.0.1", &["6.6.6.6", "203.0.113.5, 10.0.0.2"]).unwrap(), "203.0.113.5");
@@ -148,15 +140,15 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_does_not_say_is_told_of_once() {
+    fn a_proxy_without_client_addresses_is_logged_once() {
         let origins = Origins::new(Vec::new());
         let proxy = |last: u8| IpAddr::from([10, 0, 0, last]);
-        assert_eq!([1, 1, 2, 1].map(|last| origins.is_new(proxy(last))), [true, false, true, false]);
-        assert_eq!((0..=255).filter(|last| origins.is_new(proxy(*last))).count(), MAX_SILENT - 2);
+        assert_eq!([1, 1, 2, 1].map(|last| origins.is_newly_silent(proxy(last))), [true, false, true, false]);
+        assert_eq!((0..=255).filter(|last| origins.is_newly_silent(proxy(*last))).count(), MAX_SILENT - 2);
     }
 
     #[test]
-    fn behind_a_proxy_that_does_not_say_the_client_is_unknown() {
+    fn behind_a_proxy_without_client_addresses_the_client_is_unknown() {
         assert_eq!(client("10.0.0.1", &[]), None);
         assert_eq!(client("10.0.0.1", &["10.0.0.9"]), None);
         for garbage in ["unknown", "203.0.113.5, ", "203.0.113.5, _hidden", "1.2.3"] {

@@ -1,4 +1,4 @@
-//! The generated services of `proto/`, and the messages of `latchkey-client` that they use.
+//! The generated services of `proto/`, and the generated messages of `latchkey-client`.
 
 #![expect(
     clippy::pedantic,
@@ -11,9 +11,9 @@ pub use latchkey_client::proto::*;
 
 tonic::include_proto!("latchkey.v1");
 
-/// The descriptor set of `proto/`, with everything it imports.
+/// The descriptor set of `proto/` with all imports.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latchkey.bin"));
 
-/// The descriptor set without Envoy's messages and with those of error details, as `latchkey descriptor` prints it:
-/// its options say how the methods are called with JSON over HTTP (`google.api.http`).
+/// The descriptor set that `latchkey descriptor` prints: with error details and without the messages of Envoy. Its
+/// options define the JSON mapping of the methods (`google.api.http`).
 pub const PUBLISHED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latchkey.binpb"));

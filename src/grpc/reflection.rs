@@ -1,4 +1,4 @@
-//! gRPC server reflection, in both versions: the Python library, ghz, Postman and older grpcurl ask for `v1alpha` only.
+//! gRPC server reflection in both versions. The Python library, ghz, Postman and older grpcurl use `v1alpha` only.
 
 use tonic::service::RoutesBuilder;
 use tonic_reflection::{
@@ -6,13 +6,15 @@ use tonic_reflection::{
     server::{Builder, Error},
 };
 
-use super::{COMPRESSION, MAX_REQUEST, pb};
+use super::{
+    codec::{COMPRESSION, MAX_REQUEST},
+    pb,
+};
 
-/// Adds both services, which describe the same files.
 pub(super) fn add_to(services: &mut RoutesBuilder) -> Result<(), String> {
-    let cannot_serve = |error: Error| format!("failed to build the reflection service: {error}");
-    let v1 = files().build_v1().map_err(cannot_serve)?;
-    let v1alpha = files().build_v1alpha().map_err(cannot_serve)?;
+    let failed = |error: Error| format!("failed to build the reflection service: {error}");
+    let v1 = files().build_v1().map_err(failed)?;
+    let v1alpha = files().build_v1alpha().map_err(failed)?;
     services
         .add_service(v1.max_decoding_message_size(MAX_REQUEST).accept_compressed(COMPRESSION))
         .add_service(v1alpha.max_decoding_message_size(MAX_REQUEST).accept_compressed(COMPRESSION));
@@ -24,7 +26,7 @@ fn files() -> Builder<'static> {
         .include_reflection_service(false)
         .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        // So that grpcurl can show the details of an error.
+        // Lets grpcurl decode error details.
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(v1alpha::FILE_DESCRIPTOR_SET)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, body::Body};
@@ -16,7 +16,7 @@ use tonic::{Status, body::Body};
 use super::{request_id::RequestId, status};
 use crate::{
     admission::{Connection, Permit},
-    isolation::panics,
+    isolation::panics::{self, Panic},
 };
 
 /// A body that can be ended with a status before its end.
@@ -59,6 +59,11 @@ impl ResponseBody {
         let mut trailers = HeaderMap::new();
         Poll::Ready(status.add_header(&mut trailers).ok().map(|()| Ok(Frame::trailers(trailers))))
     }
+}
+
+/// Returns the response to a request during which the dispatcher itself panicked.
+pub(super) fn panicked(panic: &Panic) -> Response<ResponseBody> {
+    status::panicked(panic, None).into_http().map(|body| ResponseBody::new(body, None))
 }
 
 impl OpenStream {

@@ -5,22 +5,22 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
+    call::Call,
     convert,
     cookie::Cookies,
     origin::Origins,
     pb::{self, session_service_server::SessionService},
-    status, watch,
+    watch,
 };
 use crate::domain::{
-    Engine, Error, Violation,
+    Engine, Violation,
     accounts::AccountKey,
     end_sessions::Target,
     login::{LoggedIn, SessionRequest},
-    origin::Origin,
     ports::Cursor,
     types::{Device, LoginKey, Notice, SessionId, Slot, UserId},
     username::Username,
-    watch_sessions::{Feed, Filter},
+    watch_sessions::Filter,
 };
 
 pub(super) struct SessionHandler {
@@ -32,60 +32,6 @@ impl SessionHandler {
     pub(super) fn new(engine: Arc<Engine>, origins: Origins) -> Self {
         Self { engine, origins }
     }
-
-    async fn issue(
-        &self,
-        message: pb::IssueSessionRequest,
-        origin: &Origin,
-        cookies: Option<&Cookies>,
-    ) -> Result<Response<pb::IssueSessionResponse>, Error> {
-        let subject = match (message.user_id.as_str(), message.username.as_str()) {
-            (user_id, "") => AccountKey::Id(UserId::parse(user_id)?),
-            ("", username) => AccountKey::Name(Username::parse(username)?),
-            _ => {
-                let both = "is set, and username, too: send the one that you know";
-                return Err(Violation::new("user_id", both).into());
-            }
-        };
-        let wanted = SessionRequest {
-            slot: message.slot,
-            device: Device::parse(&message.device)?,
-            login_key: LoginKey::parse(&message.idempotency_key)?,
-            takeover: message.takeover,
-        };
-        let LoggedIn { token, session, displaced, .. } =
-            self.engine.issue_session(&subject, wanted, origin).await?;
-        let lifetime = session.session().expires_at.since(self.engine.now());
-        Cookies::give(cookies, token, lifetime, |token| pb::IssueSessionResponse {
-            token,
-            session: Some(convert::session(&session)),
-            displaced: displaced.iter().map(convert::displaced).collect(),
-        })
-    }
-
-    async fn list(&self, message: pb::ListSessionsRequest) -> Result<pb::ListSessionsResponse, Error> {
-        let sessions = self.engine.list_sessions(&UserId::parse(&message.user_id)?).await?;
-        let sessions = sessions.iter().map(convert::session_with_use).collect();
-        Ok(pb::ListSessionsResponse { sessions })
-    }
-
-    async fn end(
-        &self,
-        message: pb::EndSessionsRequest,
-        origin: &Origin,
-    ) -> Result<pb::EndSessionsResponse, Error> {
-        let notice = Notice::parse(&message.message)?;
-        let ended = self.engine.end_sessions(&target(&message)?, notice, origin).await?;
-        Ok(pb::EndSessionsResponse { ended })
-    }
-
-    async fn watch(&self, message: pb::WatchSessionsRequest) -> Result<Feed, Error> {
-        let filter = Filter {
-            user_id: given(&message.user_id).map(UserId::parse).transpose()?,
-            slot: given(&message.slot).map(Slot::parse).transpose()?,
-        };
-        self.engine.watch_sessions(given(&message.after).map(|after| Cursor(after.to_owned())), filter).await
-    }
 }
 
 #[async_trait]
@@ -94,25 +40,51 @@ impl SessionService for SessionHandler {
         &self,
         request: Request<pb::IssueSessionRequest>,
     ) -> Result<Response<pb::IssueSessionResponse>, Status> {
-        let cookies = request.extensions().get().cloned();
-        let (message, origin, id) = self.origins.parts(request);
-        self.issue(message, &origin, cookies.as_ref()).await.map_err(|error| status::of(error, &id))
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let subject = subject(&message.user_id, &message.username)?;
+            let wanted = SessionRequest {
+                slot: message.slot,
+                device: Device::parse(&message.device)?,
+                login_key: LoginKey::parse(&message.idempotency_key)?,
+                takeover: message.takeover,
+            };
+            let LoggedIn { token, session, displaced, .. } =
+                self.engine.issue_session(&subject, wanted, &call.origin).await?;
+            let lifetime = session.session().expires_at.since(self.engine.now());
+            Cookies::set(call.cookies(), token, lifetime, |token| pb::IssueSessionResponse {
+                token,
+                session: Some(convert::session(&session)),
+                displaced: displaced.iter().map(convert::displaced).collect(),
+            })
+        })
+        .await
     }
 
     async fn list_sessions(
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
-        let (message, _, id) = self.origins.parts(request);
-        status::answer(self.list(message).await, &id)
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let sessions = self.engine.list_sessions(&UserId::parse(&message.user_id)?).await?;
+            let sessions = sessions.iter().map(convert::session_with_use).collect();
+            Ok(Response::new(pb::ListSessionsResponse { sessions }))
+        })
+        .await
     }
 
     async fn end_sessions(
         &self,
         request: Request<pb::EndSessionsRequest>,
     ) -> Result<Response<pb::EndSessionsResponse>, Status> {
-        let (message, origin, id) = self.origins.parts(request);
-        status::answer(self.end(message, &origin).await, &id)
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let notice = Notice::parse(&message.message)?;
+            let ended = self.engine.end_sessions(&target(&message)?, notice, &call.origin).await?;
+            Ok(Response::new(pb::EndSessionsResponse { ended }))
+        })
+        .await
     }
 
     type WatchSessionsStream = watch::FeedStream;
@@ -121,15 +93,32 @@ impl SessionService for SessionHandler {
         &self,
         request: Request<pb::WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
-        let (message, _, id) = self.origins.parts(request);
-        let feed = self.watch(message).await.map_err(|error| status::of(error, &id))?;
-        Ok(Response::new(watch::feed(feed, id)))
+        let (message, call) = Call::extract(request, &self.origins);
+        call.run(async {
+            let filter = Filter {
+                user_id: non_empty(&message.user_id).map(UserId::parse).transpose()?,
+                slot: non_empty(&message.slot).map(Slot::parse).transpose()?,
+            };
+            let after = non_empty(&message.after).map(|cursor| Cursor(cursor.to_owned()));
+            let feed = self.engine.watch_sessions(after, filter).await?;
+            Ok(Response::new(watch::feed(feed, call.id.clone())))
+        })
+        .await
+    }
+}
+
+fn subject(user_id: &str, username: &str) -> Result<AccountKey, Violation> {
+    match (user_id, username) {
+        (user_id, "") => UserId::parse(user_id).map(AccountKey::Id),
+        ("", username) => Username::parse(username).map(AccountKey::Name),
+        _ => Err(Violation::new("user_id", "is set, and username, too: set only one of them")),
     }
 }
 
 fn target(message: &pb::EndSessionsRequest) -> Result<Target, Violation> {
-    let narrowed = [&message.user_id, &message.slot, &message.session_id].iter().any(|text| !text.is_empty());
-    match (message.everyone, narrowed) {
+    let is_filtered =
+        [&message.user_id, &message.slot, &message.session_id].iter().any(|text| !text.is_empty());
+    match (message.everyone, is_filtered) {
         (true, false) => return Ok(Target::Everyone),
         (true, true) => {
             let both = "ends all sessions of all users: send it without user_id, slot and session_id";
@@ -137,18 +126,17 @@ fn target(message: &pb::EndSessionsRequest) -> Result<Target, Violation> {
         }
         (false, _) => {}
     }
-    let session_id = given(&message.session_id).map(|text| {
+    let session_id = non_empty(&message.session_id).map(|text| {
         SessionId::parse(text)
             .ok_or_else(|| Violation::new("session_id", "is not a session id, as ListSessions shows it"))
     });
     Ok(Target::User {
         user_id: UserId::parse(&message.user_id)?,
-        slot: given(&message.slot).map(Slot::parse).transpose()?,
+        slot: non_empty(&message.slot).map(Slot::parse).transpose()?,
         session_id: session_id.transpose()?,
     })
 }
 
-/// A field, where it is set.
-fn given(text: &str) -> Option<&str> {
+fn non_empty(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }

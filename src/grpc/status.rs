@@ -1,12 +1,12 @@
-//! The only table from errors to statuses, and the only place that logs them.
+//! The statuses of errors. This is the only place that maps errors to statuses and logs them.
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Response, Status};
+use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
-    MAX_REQUEST,
+    codec::MAX_REQUEST,
     pb::{ERROR_DOMAIN as DOMAIN, ErrorReason},
     request_id::RequestId,
 };
@@ -17,23 +17,19 @@ use crate::{
     isolation::{log_limiter::LogLimiter, panics::Panic},
 };
 
-/// When to try a store again that does not answer.
+/// The retry delay of clients while a store is unavailable.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
-/// When a reader that was too slow may come again.
+/// The retry delay of a reader that was too slow.
 const SLOW_RETRY: Duration = Duration::from_secs(1);
 
-/// Streams that end with the server come again within so long, so that they do not come all at once.
-const RECONNECTS: Duration = Duration::from_secs(5);
+/// The maximum retry delay of streams that the shutdown ends. The delay is random, so that they do not all return at
+/// once.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
 
-/// The answer to a request.
-pub(super) fn answer<T>(outcome: Result<T, Error>, request: &RequestId) -> Result<Response<T>, Status> {
-    outcome.map(Response::new).map_err(|error| of(error, request))
-}
-
-/// The status of an error. What the caller cannot mend is logged, under the id of the request.
-pub(super) fn of(error: Error, request: &RequestId) -> Status {
-    error.log(Some(request));
+/// Returns the status of an error. Logs the error with the request id if the client cannot correct it.
+pub(super) fn from_error(error: Error, id: &RequestId) -> Status {
+    error.log(Some(id));
     let message = error.to_string();
     match error {
         Error::Invalid(violation) => {
@@ -77,29 +73,32 @@ pub(super) fn of(error: Error, request: &RequestId) -> Status {
         Error::Store(StoreError::Unavailable { store, .. }) => {
             let mut details = info(ErrorReason::StoreUnavailable);
             details.set_retry_info(Some(STORE_RETRY));
-            // What the store said stays in the log.
+            // Only the log contains the message of the store.
             let message = format!("the {store} store is unavailable: try again");
             Status::with_error_details(Code::Unavailable, message, details)
         }
         Error::Store(StoreError::Corrupt { .. }) | Error::Internal(_) => {
-            let message = format!("internal error; the log has it under request {request}");
+            let message = internal_error(id);
             status(Code::Internal, message, ErrorReason::Internal)
         }
     }
 }
 
-/// The request, or the body of its answer, panicked.
-pub(super) fn panicked(panic: &Panic, request: Option<RequestId>) -> Status {
+/// A request, or the body of its response, panicked.
+pub(super) fn panicked(panic: &Panic, id: Option<RequestId>) -> Status {
     static PANICS: LogLimiter = LogLimiter::new("a request panicked", 20);
-    let request = request.unwrap_or_else(RequestId::random);
+    let id = id.unwrap_or_else(RequestId::random);
     if PANICS.admits("") {
-        tracing::error!(request.id = %request, error.message = %panic, "a request panicked");
+        tracing::error!(request.id = %id, error.message = %panic, "a request panicked");
     }
-    let message = format!("internal error; the log has it under request {request}");
-    request.on(status(Code::Internal, message, ErrorReason::Internal))
+    id.add_to(status(Code::Internal, internal_error(&id), ErrorReason::Internal))
 }
 
-/// The token that a request stands on is not good.
+fn internal_error(id: &RequestId) -> String {
+    format!("internal error; see the log for request {id}")
+}
+
+/// The token of a request was rejected.
 fn rejected(code: Code, rejection: &Rejection) -> Status {
     let terminal = rejection.reason.is_terminal().to_string();
     let mut metadata = HashMap::from([("terminal".to_owned(), terminal)]);
@@ -114,7 +113,7 @@ fn rejected(code: Code, rejection: &Rejection) -> Status {
     Status::with_error_details(code, rejection.message(), details)
 }
 
-/// What a gRPC client is told whom a gateway turns away.
+/// A gateway denies the request of a gRPC client.
 pub(super) fn denied(denial: &Denial) -> Status {
     let code = if denial.is_forbidden() { Code::PermissionDenied } else { Code::Unauthenticated };
     if let Cause::Rejected(rejection) = &denial.cause {
@@ -124,41 +123,41 @@ pub(super) fn denied(denial: &Denial) -> Status {
     match &denial.cause {
         Cause::WrongSlot(slot) => metadata.insert("slot".to_owned(), slot.as_str().to_owned()),
         Cause::MissingRole(role) => metadata.insert("role".to_owned(), role.as_str().to_owned()),
-        Cause::Rejected(_) | Cause::NoToken | Cause::Unclear(_) => None,
+        Cause::Rejected(_) | Cause::NoToken | Cause::Malformed(_) => None,
     };
     let details = ErrorDetails::with_error_info(denial.reason(), DOMAIN, metadata);
     Status::with_error_details(code, denial.message(), details)
 }
 
-/// More is asked of the server than it can do in time.
+/// The server has no capacity for the request.
 pub(super) fn overloaded(message: &str, retry_after: Duration) -> Status {
     exhausted(message, ErrorReason::Overloaded, retry_after)
 }
 
-/// The client, its connection or all clients together have as much of something as they may.
+/// A limit of a connection, of a client or of all clients was reached.
 pub(super) fn too_many(what: &str, scope: Scope) -> Status {
-    let whose = match scope {
+    let scope = match scope {
         Scope::Total => "at a time",
         Scope::Client => "at a time from this address",
         Scope::Connection => "at a time on this connection",
     };
-    overloaded(&format!("too many {what} {whose}"), Duration::from_secs(1))
+    overloaded(&format!("too many {what} {scope}"), Duration::from_secs(1))
 }
 
-/// The message of a request did not arrive in time. Nothing was done.
-pub(super) fn message_late() -> Status {
+/// The message of a request did not arrive in time. The method was not called.
+pub(super) fn message_timeout() -> Status {
     let message = "the message of the request did not arrive within server.body_timeout";
     status(Code::DeadlineExceeded, message, ErrorReason::DeadlineExceeded)
 }
 
-/// Not now, but later.
+/// The client must retry later.
 fn exhausted(message: impl Into<String>, reason: ErrorReason, retry_after: Duration) -> Status {
     let mut details = info(reason);
     details.set_retry_info(Some(retry_after));
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-/// Who holds the slot, for a client that asks its user whether to take over.
+/// The slot is full. The details describe the session in it, for a client that asks its user whether to take over.
 fn session_limit(message: String, holder: &Session, idle: Duration) -> Status {
     let mut metadata = HashMap::from([
         ("slot".to_owned(), holder.slot.as_str().to_owned()),
@@ -173,43 +172,45 @@ fn session_limit(message: String, holder: &Session, idle: Duration) -> Status {
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
-/// The status of a stream whose next message could not be read. What the library says of a message that is too large
-/// (`OUT_OF_RANGE`; `RESOURCE_EXHAUSTED` where it was compressed) or not the right one (INTERNAL) has no details.
-pub(super) fn of_message(status: Status) -> Status {
+/// Returns the status of a stream whose next message could not be read. The statuses of the library have no details:
+/// `OUT_OF_RANGE`, or `RESOURCE_EXHAUSTED` if compressed, for a message that is too large, and INTERNAL for a malformed
+/// one.
+pub(super) fn from_decode_error(status: Status) -> Status {
     let codes = [Code::OutOfRange, Code::ResourceExhausted, Code::Internal];
     if codes.contains(&status.code()) && status.details().is_empty() { undecodable() } else { status }
 }
 
-/// The message is too large, or not the one that the method takes.
+/// The message is too large or malformed.
 pub(super) fn undecodable() -> Status {
-    let message =
-        format!("the request is not the message that this method takes, or larger than {MAX_REQUEST} bytes");
+    let message = format!(
+        "the request is not a message of the type of this method, or larger than {MAX_REQUEST} bytes"
+    );
     let mut details = info(ErrorReason::InvalidRequest);
     details.add_bad_request_violation("", message.clone());
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
-/// A web page calls whose site is not named.
+/// The call comes from a web page of an origin that is not allowed.
 pub(super) fn foreign_origin(message: &str) -> Status {
     status(Code::PermissionDenied, message, ErrorReason::InvalidRequest)
 }
 
-/// The call took longer than any call may.
+/// The call exceeded its deadline.
 pub(super) fn deadline_exceeded() -> Status {
     let message = "the call took longer than its grpc-timeout or server.request_timeout allows; it may or may not have taken effect";
     status(Code::DeadlineExceeded, message, ErrorReason::DeadlineExceeded)
 }
 
-/// The next message of a stream did not come in time.
+/// The next message of a stream did not arrive in time.
 pub(super) fn stalled() -> Status {
-    let message = "no message came for longer than server.request_timeout; what came before has taken effect";
+    let message = "no message arrived within server.request_timeout; the messages before have taken effect";
     status(Code::DeadlineExceeded, message, ErrorReason::DeadlineExceeded)
 }
 
-/// A stream ends because the server does, or its connection.
+/// A stream ends because the server stops or closes the connection.
 pub(super) fn shutting_down() -> Status {
     let mut details = info(ErrorReason::ShuttingDown);
-    details.set_retry_info(Some(RECONNECTS.mul_f64(rand::random())));
+    details.set_retry_info(Some(MAX_RECONNECT_DELAY.mul_f64(rand::random())));
     Status::with_error_details(
         Code::Unavailable,
         "the server is stopping, or this connection has reached server.connection_age: connect again",

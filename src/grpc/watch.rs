@@ -1,4 +1,4 @@
-//! The streams that tell of sessions as they end.
+//! The response streams of WatchSession and WatchSessions.
 
 use std::pin::Pin;
 
@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::{
     convert,
-    pb::{self, watch_session_response::Verdict, watch_sessions_response::Event as Told},
+    pb::{self, watch_session_response::Verdict, watch_sessions_response::Event},
     request_id::RequestId,
     status,
 };
@@ -23,7 +23,7 @@ pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::WatchSessio
 
 pub(super) type FeedStream = Pin<Box<dyn Stream<Item = Result<pb::WatchSessionsResponse, Status>> + Send>>;
 
-/// First the session, last the rejection.
+/// Returns a stream of the session and, when it ends, its rejection.
 pub(super) fn session(session: &LiveSession, watch: SessionWatch) -> SessionStream {
     let first = Verdict::Session(convert::session(session));
     let last = async move { Verdict::Rejection(convert::rejection(&watch.end().await)) };
@@ -31,9 +31,9 @@ pub(super) fn session(session: &LiveSession, watch: SessionWatch) -> SessionStre
     Box::pin(verdicts.map(|verdict| Ok(pb::WatchSessionResponse { verdict: Some(verdict) })))
 }
 
-/// What the feed tells, until it ends with an error.
+/// Returns a stream of the events of the feed, until it ends with an error.
 pub(super) fn feed(feed: Feed, id: RequestId) -> FeedStream {
-    let told = stream::unfold(Some(feed), move |feed| {
+    let events = stream::unfold(Some(feed), move |feed| {
         let id = id.clone();
         async move {
             let mut feed = feed?;
@@ -42,21 +42,21 @@ pub(super) fn feed(feed: Feed, id: RequestId) -> FeedStream {
                     let event = Some(event(news));
                     Some((Ok(pb::WatchSessionsResponse { cursor: cursor.0, event }), Some(feed)))
                 }
-                Err(error) => Some((Err(status::of(error, &id)), None)),
+                Err(error) => Some((Err(status::from_error(error, &id)), None)),
             }
         }
     });
-    Box::pin(told)
+    Box::pin(events)
 }
 
-fn event(news: News) -> Told {
+fn event(news: News) -> Event {
     match news {
-        News::Ended { user_id, ended } => Told::Ended(ended_session(&user_id, &ended)),
+        News::Ended { user_id, ended } => Event::Ended(ended_session(&user_id, &ended)),
         News::Everyone(epoch) => {
-            Told::Everyone(pb::EndedEveryone { rejection: Some(convert::rejection(&epoch.rejection())) })
+            Event::Everyone(pb::EndedEveryone { rejection: Some(convert::rejection(&epoch.rejection())) })
         }
-        News::Resync => Told::Resync(pb::Resync {}),
-        News::Heartbeat(as_of) => Told::Heartbeat(pb::Heartbeat { as_of: as_of.map(convert::timestamp) }),
+        News::Resync => Event::Resync(pb::Resync {}),
+        News::Heartbeat(as_of) => Event::Heartbeat(pb::Heartbeat { as_of: as_of.map(convert::timestamp) }),
     }
 }
 

@@ -1,12 +1,12 @@
-//! `/forward-auth`: nginx (`auth_request`), Traefik (`ForwardAuth`) and Caddy (`forward_auth`) ask before they let a
-//! request pass. They send on the client's headers, and what the route asks for as query parameters.
+//! `/forward-auth`: nginx (`auth_request`), Traefik (`ForwardAuth`) and Caddy (`forward_auth`) call it before they
+//! forward a request. They send the headers of the client, and the requirements of the route as query parameters.
 //!
-//! | status | what it means |
+//! | status | meaning |
 //! |---|---|
-//! | 200 | the request may pass, with the identity headers of this answer |
-//! | 401, 403 | it may not, for the reason in `x-latchkey-reason` and in the body |
-//! | 500 | the gateway's settings are wrong, or its caller key, or it is a fault of ours: the log says which |
-//! | 503 | it could not be decided: try again after `retry-after` seconds |
+//! | 200 | The request is allowed. The response contains the identity headers. |
+//! | 401, 403 | The request is denied for the reason in `x-latchkey-reason` and in the body. |
+//! | 500 | The configuration or the caller key of the gateway is wrong, or an internal error occurred. See the log. |
+//! | 503 | Nothing was decided. Retry after `retry-after` seconds. |
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,14 +28,14 @@ use crate::{
     isolation::{log_limiter::LogLimiter, panics::Panic},
 };
 
-/// When to ask again where a store does not answer.
-const RETRY: Duration = Duration::from_secs(1);
+/// The retry delay of clients if the error has none of its own.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Knows who may ask for verdicts.
+/// Checks the callers of the HTTP port.
 #[async_trait]
 pub trait CallerCheck: Send + Sync {
-    /// Refuses who may not, by the headers of the request and where it comes from.
-    async fn may_ask(
+    /// Fails if the caller may not request verdicts.
+    async fn check(
         &self,
         headers: &HeaderMap,
         peer: SocketAddr,
@@ -43,55 +43,56 @@ pub trait CallerCheck: Send + Sync {
     ) -> Result<(), Error>;
 }
 
-/// Answers gateways.
+/// Answers the requests of gateways.
 #[derive(Clone)]
-pub struct ForwardAuth(Arc<Inner>);
-
-struct Inner {
+pub struct ForwardAuth {
     gateway: Arc<Gateway>,
     callers: Arc<dyn CallerCheck>,
     timeout: Duration,
 }
 
 impl ForwardAuth {
-    /// Each answer within this time.
+    /// Creates the handler. `timeout` limits each request.
     pub fn new(gateway: Arc<Gateway>, callers: Arc<dyn CallerCheck>, timeout: Duration) -> Self {
-        Self(Arc::new(Inner { gateway, callers, timeout }))
+        Self { gateway, callers, timeout }
     }
 
-    /// The rules behind it.
     pub(super) fn engine(&self) -> &Arc<Engine> {
-        self.0.gateway.engine()
+        self.gateway.engine()
     }
 }
 
-/// What is said of a request that was not decided.
+/// The body of an error response.
 #[derive(Serialize)]
-struct Failure<'a> {
+struct ErrorBody<'a> {
     reason: &'a str,
     message: String,
 }
 
 pub(super) async fn forward_auth(
-    State(ForwardAuth(inner)): State<ForwardAuth>,
+    State(forward_auth): State<ForwardAuth>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(connection): Extension<Arc<Connection>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let Ok(_place) = Permit::take(&*connection, Resource::Requests) else {
-        return later("OVERLOADED", "too many requests at a time".into(), RETRY);
+    let Ok(_permit) = Permit::take(&*connection, Resource::Requests) else {
+        return unavailable("OVERLOADED", "too many requests at a time".into(), RETRY_AFTER);
     };
-    let mut response = match timeout(inner.timeout, inner.decide(peer, &connection, &uri, &headers)).await {
-        Ok(Ok(decision)) => inner.answer(&decision),
-        Ok(Err(error)) => failed(&error),
-        Err(_) => later("DEADLINE_EXCEEDED", "it took longer than server.request_timeout".into(), RETRY),
+    let decision = forward_auth.decide(peer, &connection, &uri, &headers);
+    let mut response = match timeout(forward_auth.timeout, decision).await {
+        Ok(Ok(decision)) => forward_auth.response(&decision),
+        Ok(Err(error)) => error_response(&error),
+        Err(_) => {
+            let message = "the request took longer than server.request_timeout".into();
+            unavailable("DEADLINE_EXCEEDED", message, RETRY_AFTER)
+        }
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-impl Inner {
+impl ForwardAuth {
     async fn decide(
         &self,
         peer: SocketAddr,
@@ -99,81 +100,86 @@ impl Inner {
         uri: &Uri,
         headers: &HeaderMap,
     ) -> Result<Decision, Error> {
-        self.callers.may_ask(headers, peer, connection).await?;
+        self.callers.check(headers, peer, connection).await?;
         let query: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
         let route = self.gateway.route("query", query.iter().map(|(key, value)| (&**key, &**value)))?;
         let values = |name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
         self.gateway.decide(values(header::AUTHORIZATION), values(header::COOKIE), &route).await
     }
 
-    fn answer(&self, decision: &Decision) -> Response {
+    fn response(&self, decision: &Decision) -> Response {
         match decision {
             Decision::Allowed(None) => StatusCode::OK.into_response(),
             Decision::Allowed(Some(identity)) => {
                 let headers = identity.headers(&self.gateway.settings().headers);
-                with(StatusCode::OK.into_response(), headers)
+                with_headers(StatusCode::OK.into_response(), headers)
             }
-            Decision::Denied(denial) => denied(denial),
+            Decision::Denied(denial) => denial_response(denial),
         }
     }
 }
 
-fn denied(denial: &Denial) -> Response {
+fn denial_response(denial: &Denial) -> Response {
     let status = if denial.is_forbidden() { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
     let json = [(header::CONTENT_TYPE, "application/json")];
     let mut headers = denial.headers();
-    // nginx passes on no body of ours.
+    // nginx does not forward the body.
     headers.push(("x-latchkey-denial", denial.body_in_header()));
-    with((status, json, denial.body()).into_response(), headers)
+    with_headers((status, json, denial.body()).into_response(), headers)
 }
 
-/// The response with these headers; one that cannot be sent makes it a fault of ours, and nobody passes.
-fn with(mut response: Response, headers: Vec<(&str, String)>) -> Response {
+/// Adds headers to a response. A value that is not valid in a header becomes an internal error, so the request is not
+/// allowed.
+fn with_headers(mut response: Response, headers: Vec<(&str, String)>) -> Response {
     for (name, value) in headers {
         match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_maybe_shared(value)) {
             (Ok(name), Ok(value)) => response.headers_mut().insert(name, value),
-            _ => return failed(&Error::Internal(format!("the value of {name} cannot be sent in a header"))),
+            _ => {
+                return error_response(&Error::Internal(format!(
+                    "the value of {name} is not valid in a header"
+                )));
+            }
         };
     }
     response
 }
 
-/// What is no verdict must not look like one: 401 and 403 are for users.
-fn failed(error: &Error) -> Response {
+/// Returns the response to a request that was not decided. Its status is never 401 or 403, which are denials.
+fn error_response(error: &Error) -> Response {
     error.log(None::<&str>);
     match error {
         Error::Store(StoreError::Unavailable { store, .. }) => {
-            // What the store said stays in the log.
-            later(error.reason(), format!("the {store} store is unavailable: try again"), RETRY)
+            // Only the log contains the message of the store.
+            unavailable(error.reason(), format!("the {store} store is unavailable: try again"), RETRY_AFTER)
         }
-        Error::Overloaded { retry_after, .. } => later(error.reason(), error.to_string(), *retry_after),
+        Error::Overloaded { retry_after, .. } => unavailable(error.reason(), error.to_string(), *retry_after),
         Error::Invalid(_) | Error::CallerUnauthenticated(_) | Error::CallerNotAllowed { .. } => {
-            failure(StatusCode::INTERNAL_SERVER_ERROR, error.reason(), error.to_string())
+            json_error(StatusCode::INTERNAL_SERVER_ERROR, error.reason(), error.to_string())
         }
-        _ => {
-            let message = "internal error; the log has it".to_owned();
-            failure(StatusCode::INTERNAL_SERVER_ERROR, error.reason(), message)
-        }
+        _ => internal_error(error.reason()),
     }
 }
 
-/// The answer to a request that panicked.
+/// Returns the response to a request that panicked.
 pub(super) fn panicked(panic: &Panic) -> Response {
     static PANICS: LogLimiter = LogLimiter::new("a request panicked", 20);
     if PANICS.admits("") {
         tracing::error!(error.message = %panic, "a request panicked");
     }
-    let message = "internal error; the log has it".to_owned();
-    failure(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message)
+    internal_error("INTERNAL")
 }
 
-fn later(reason: &str, message: String, retry_after: Duration) -> Response {
-    let mut response = failure(StatusCode::SERVICE_UNAVAILABLE, reason, message);
+fn internal_error(reason: &str) -> Response {
+    json_error(StatusCode::INTERNAL_SERVER_ERROR, reason, "internal error; see the log".to_owned())
+}
+
+fn unavailable(reason: &str, message: String, retry_after: Duration) -> Response {
+    let mut response = json_error(StatusCode::SERVICE_UNAVAILABLE, reason, message);
     let seconds = retry_after.as_secs().max(1);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
 
-fn failure(status: StatusCode, reason: &str, message: String) -> Response {
-    (status, Json(Failure { reason, message })).into_response()
+fn json_error(status: StatusCode, reason: &str, message: String) -> Response {
+    (status, Json(ErrorBody { reason, message })).into_response()
 }

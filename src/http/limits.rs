@@ -1,4 +1,4 @@
-//! Metrics of admission control: what is in use, and what was refused.
+//! Metrics of admission control: resources in use, and requests and connections beyond the limits.
 
 use std::{fmt, sync::Arc};
 
@@ -10,31 +10,31 @@ use prometheus_client::{
 
 use crate::admission::{Admission, Resource, Scope};
 
-/// What admission control counts, read when it is asked for.
-pub(super) struct Limits(pub(super) Arc<Admission>);
+/// Collects the metrics of admission control at each scrape.
+pub(super) struct AdmissionCollector(pub(super) Arc<Admission>);
 
-impl fmt::Debug for Limits {
+impl fmt::Debug for AdmissionCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Limits")
+        f.write_str("AdmissionCollector")
     }
 }
 
-/// Whether requests, or else connections, count towards it.
-fn is_of_requests(resource: Resource) -> bool {
+/// Whether a resource is used by requests and not by connections.
+fn is_used_by_requests(resource: Resource) -> bool {
     !matches!(resource, Resource::GrpcConnections | Resource::HttpConnections)
 }
 
-impl Limits {
-    /// How often each resource was refused.
-    fn refused(
+impl AdmissionCollector {
+    /// Encodes how often the limit of each resource was exceeded.
+    fn encode_refused(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
         name: &str,
         help: &str,
-        which: fn(Resource) -> bool,
+        filter: fn(Resource) -> bool,
     ) -> fmt::Result {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for resource in Resource::ALL.into_iter().filter(|resource| which(*resource)) {
+        for resource in Resource::ALL.into_iter().filter(|resource| filter(*resource)) {
             for scope in Scope::ALL {
                 let labels = [("resource", resource.name()), ("scope", scope.name())];
                 let count = ConstCounter::new(self.0.refused(resource, scope));
@@ -45,29 +45,25 @@ impl Limits {
     }
 }
 
-impl Collector for Limits {
+impl Collector for AdmissionCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        self.refused(
+        self.encode_refused(
             &mut encoder,
             "requests_shed",
-            "Requests and streams that were refused because a limit was reached: of all clients (total), of one client address, or of one connection",
-            is_of_requests,
+            "Requests and streams rejected with OVERLOADED, by resource and by the limit that was reached: of all clients (total), of a client address (client) or of a connection",
+            is_used_by_requests,
         )?;
-        self.refused(
+        self.encode_refused(
             &mut encoder,
             "connections_refused",
-            "Connections that had to wait (total) or were closed at once (client) because a limit was reached",
-            |resource| !is_of_requests(resource),
+            "Connections that were delayed by the limit of all clients (total) or closed by the limit of a client address (client)",
+            |resource| !is_used_by_requests(resource),
         )?;
         let counters = [
-            (
-                "connections_evicted",
-                "Idle connections that were closed to make room for others",
-                self.0.evicted(),
-            ),
+            ("connections_evicted", "Idle connections closed to make room for new ones", self.0.evicted()),
             (
                 "reset_floods",
-                "Connections that were closed because their clients reset too many streams",
+                "Connections closed because the client reset too many streams",
                 self.0.reset_floods(),
             ),
         ];
@@ -76,25 +72,21 @@ impl Collector for Limits {
             ConstCounter::new(count).encode(family)?;
         }
         let gauges = [
-            ("requests_in_flight", "Requests that are complete and not answered", Resource::Requests),
-            (
-                "open_streams",
-                "Streaming calls that are open, without those of health and reflection",
-                Resource::Streams,
-            ),
+            ("requests_in_flight", "Complete requests that are not answered yet", Resource::Requests),
+            ("open_streams", "Open streaming calls, without health and reflection", Resource::Streams),
             (
                 "open_exchanges",
-                "Calls on the gRPC port that are open, in whatever state",
+                "Open HTTP exchanges on the gRPC port, from the request headers to the end of the response",
                 Resource::Exchanges,
             ),
-            ("grpc_connections", "Connections to the gRPC port", Resource::GrpcConnections),
-            ("http_connections", "Connections to the HTTP port", Resource::HttpConnections),
-            ("unfinished_body_bytes", "Bytes of request messages that are not complete", Resource::BodyBytes),
+            ("grpc_connections", "Open connections to the gRPC port", Resource::GrpcConnections),
+            ("http_connections", "Open connections to the HTTP port", Resource::HttpConnections),
+            ("unfinished_body_bytes", "Bytes of incomplete request messages in memory", Resource::BodyBytes),
         ];
         for (name, help, resource) in gauges {
-            let used = i64::try_from(self.0.used(resource)).unwrap_or(i64::MAX);
+            let value = i64::try_from(self.0.used(resource)).unwrap_or(i64::MAX);
             let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(used).encode(family)?;
+            ConstGauge::new(value).encode(family)?;
         }
         Ok(())
     }

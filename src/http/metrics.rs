@@ -1,4 +1,4 @@
-//! Metrics, in the OpenMetrics text format 1.0 that Prometheus scrapes.
+//! `/metrics` in the OpenMetrics text format 1.0.
 
 use std::{fmt, sync::Arc};
 
@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::limits::Limits;
+use super::limits::AdmissionCollector;
 use crate::{
     admission::Admission,
     domain::Engine,
@@ -23,24 +23,22 @@ use crate::{
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the engine counts, read when it is asked for.
-struct Engines(Arc<Engine>);
+/// Collects the metrics of the engine and of the process at each scrape.
+struct EngineCollector(Arc<Engine>);
 
-impl fmt::Debug for Engines {
+impl fmt::Debug for EngineCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Engines")
+        f.write_str("EngineCollector")
     }
 }
 
-/// Everything that can be scraped.
 pub(super) fn registry(engine: &Arc<Engine>, admission: &Arc<Admission>) -> Arc<Registry> {
     let mut registry = Registry::with_prefix("latchkey");
-    registry.register_collector(Box::new(Engines(Arc::clone(engine))));
-    registry.register_collector(Box::new(Limits(Arc::clone(admission))));
+    registry.register_collector(Box::new(EngineCollector(Arc::clone(engine))));
+    registry.register_collector(Box::new(AdmissionCollector(Arc::clone(admission))));
     Arc::new(registry)
 }
 
-/// What is counted now.
 pub(super) fn scrape(registry: &Registry) -> Response {
     let mut text = String::new();
     match encode(&mut text, registry) {
@@ -49,60 +47,60 @@ pub(super) fn scrape(registry: &Registry) -> Response {
     }
 }
 
-impl Collector for Engines {
+impl Collector for EngineCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (counts, events) = (self.0.metrics(), self.0.events());
         let counters = [
-            ("sessions_displaced", "Live sessions that had to go for another login", counts.displaced.get()),
+            (
+                "sessions_displaced",
+                "Live sessions ended by a newer login because the slot was full",
+                counts.displaced.get(),
+            ),
             (
                 "kick_wars",
-                "Times that clients were held off from a slot because they kept logging each other out",
+                "Detected kick wars: clients that displaced each other in a loop and were throttled",
                 counts.kick_wars.get(),
             ),
-            (
-                "store_rollbacks",
-                "Logins that the session store has lost after they were acknowledged",
-                counts.rollbacks.get(),
-            ),
+            ("store_rollbacks", "Acknowledged logins lost by the session store", counts.rollbacks.get()),
             (
                 "webhook_deliveries",
-                "Batches that the receiver of the webhook has taken",
+                "Batches of events accepted by the receiver of the webhook",
                 counts.webhook_deliveries.get(),
             ),
             (
                 "webhook_failures",
-                "Attempts to hand the receiver of the webhook a batch that failed",
+                "Failed attempts to deliver a batch of events to the receiver of the webhook",
                 counts.webhook_failures.get(),
             ),
             (
                 "audit_entries_lost",
-                "Entries of the audit trail that could not be written to audit.file",
+                "Audit entries that could not be written to audit.file",
                 self.0.audit().lost(),
             ),
             ("log_lines_lost", "Log lines that could not be written", telemetry::lines_lost()),
-            ("panics", "Panics, in requests and elsewhere", panics::count()),
-            (
-                "task_restarts",
-                "Background tasks that were started again after a panic",
-                supervisor::restarts(),
-            ),
+            ("panics", "Panics in requests and background tasks", panics::count()),
+            ("task_restarts", "Restarts of background tasks after a panic", supervisor::restarts()),
         ];
         for (name, help, count) in counters {
-            tell(&mut encoder, name, help, &ConstCounter::new(count))?;
+            encode_metric(&mut encoder, name, help, &ConstCounter::new(count))?;
         }
         let gauges = [
-            ("session_watches", "WatchSession streams that are open", events.waiting()),
-            ("feed_readers", "WatchSessions streams that are open, and the webhook", events.readers()),
+            ("session_watches", "Open WatchSession streams", events.waiting()),
+            (
+                "feed_readers",
+                "Open WatchSessions streams, plus one for the webhook on the replica that delivers it",
+                events.readers(),
+            ),
         ];
         for (name, help, count) in gauges {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            tell(&mut encoder, name, help, &ConstGauge::new(count))?;
+            encode_metric(&mut encoder, name, help, &ConstGauge::new(count))?;
         }
         Ok(())
     }
 }
 
-fn tell(
+fn encode_metric(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

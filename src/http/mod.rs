@@ -1,13 +1,13 @@
-//! Inbound: answers for gateways, probes, metrics and the public keys, over HTTP.
+//! The HTTP port: forward-auth for gateways, probes, metrics and the public keys.
 //!
-//! | path | answer |
+//! | path | response |
 //! |---|---|
-//! | `/forward-auth` | whether a request may pass, and who it is: see [`forward_auth`] |
-//! | `/livez` | 200 as long as the process runs |
-//! | `/readyz` | 200 while Validate can be served, 503 otherwise: the same as the gRPC health |
-//! | `/readyz?service=NAME` | the same of a service that the gRPC health tells of; 404 for others |
-//! | `/metrics` | what is counted, for Prometheus |
-//! | `/.well-known/jwks.json` | the public keys, RFC 7517 |
+//! | `/forward-auth` | whether a gateway may forward a request, with the identity headers: see [`forward_auth`] |
+//! | `/livez` | 200 while the process runs |
+//! | `/readyz` | 200 while Validate can be served, else 503, like the gRPC health of the server |
+//! | `/readyz?service=NAME` | the same for one service of the gRPC health; 404 for an unknown service |
+//! | `/metrics` | metrics in the OpenMetrics format |
+//! | `/.well-known/jwks.json` | the public keys as a JSON Web Key Set (RFC 7517) |
 
 pub mod forward_auth;
 mod jwks;
@@ -36,18 +36,18 @@ use crate::{
 };
 
 #[derive(Clone)]
-struct Shared {
+struct AppState {
     engine: Arc<Engine>,
     condition: watch::Receiver<Condition>,
     metrics: Arc<Registry>,
 }
 
-/// Serves on `listener` the clients that `gate` admits, until `shutdown`; then until the last request has its answer.
+/// Serves the clients of `listener` that `limiter` admits, until `shutdown` and the last response.
 pub async fn serve(
     listener: TcpListener,
     forward_auth: ForwardAuth,
     condition: watch::Receiver<Condition>,
-    gate: &ConnectionLimiter,
+    limiter: &ConnectionLimiter,
     admission: &Arc<Admission>,
     shutdown: CancellationToken,
 ) {
@@ -57,40 +57,40 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/.well-known/jwks.json", get(jwks))
         .route("/metrics", get(metrics))
-        .with_state(Shared { metrics: metrics::registry(&engine, admission), engine, condition })
+        .with_state(AppState { metrics: metrics::registry(&engine, admission), engine, condition })
         .merge(
-            // Gateways ask with the method of the request or with another one: it makes no difference.
+            // Some gateways use the method of the original request.
             Router::new().route("/forward-auth", any(forward_auth::forward_auth)).with_state(forward_auth),
         );
-    let serve = |socket, address, account| {
+    let serve = |socket, address, usage| {
         http1::serve(
             socket,
             address,
-            account,
+            usage,
             router.clone(),
             forward_auth::panicked,
             http1::HEAD_TIMEOUT,
             shutdown.clone(),
         )
     };
-    accept(listener, gate, &shutdown, serve).await;
+    accept(listener, limiter, &shutdown, serve).await;
 }
 
-async fn readyz(State(shared): State<Shared>, uri: Uri) -> impl IntoResponse {
+async fn readyz(State(state): State<AppState>, uri: Uri) -> impl IntoResponse {
     let query = uri.query().unwrap_or_default();
     let service = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "service");
     let service = service.map(|(_, service)| service).unwrap_or_default();
-    match shared.condition.borrow().serves(&service) {
+    match state.condition.borrow().serves(&service) {
         Some(true) => (StatusCode::OK, "ok\n"),
         Some(false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
         None => (StatusCode::NOT_FOUND, "unknown service\n"),
     }
 }
 
-async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
-    metrics::scrape(&shared.metrics)
+async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+    metrics::scrape(&state.metrics)
 }
 
-async fn jwks(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
-    jwks::answer(&shared.engine, &headers)
+async fn jwks(State(state): State<AppState>, headers: HeaderMap) -> impl IntoResponse {
+    jwks::response(&state.engine, &headers)
 }

@@ -1,7 +1,7 @@
-//! The accept loop of a port: admits connections until the shutdown.
+//! The accept loop of a port.
 //!
-//! An accept loop of our own, because those of the libraries spin at full speed or pause for long when file
-//! descriptors run out, and admit as many as come.
+//! The accept loops of the libraries do not limit connections, and spin or pause for long when file descriptors run
+//! out.
 
 use std::{
     io::{self, ErrorKind},
@@ -15,21 +15,22 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::admission::{Admitted, Connection, ConnectionLimiter};
 
-/// How long to wait after accepting failed: what it lacks, such as file descriptors, takes time to come.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Delay after a failed accept. Resources such as file descriptors take time to become free.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Has `serve` see to the clients of `listener` that `gate` admits, until `shutdown`; then waits until it is done with
-/// those that are there. A client beyond the limit waits, and those behind it in the system's backlog.
+/// Runs `serve` for each client of `listener` that `limiter` admits, until `shutdown`. Then waits until all connections
+/// have ended. A client beyond the limit of all clients waits, and the clients behind it wait in the backlog of the
+/// system.
 pub async fn accept<F>(
     listener: TcpListener,
-    gate: &ConnectionLimiter,
+    limiter: &ConnectionLimiter,
     shutdown: &CancellationToken,
     serve: impl Fn(TcpStream, SocketAddr, Arc<Connection>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     let connections = TaskTracker::new();
-    let accepting = admit(&listener, gate, |socket, address, admitted| {
+    let accepting = accept_loop(&listener, limiter, |socket, address, admitted| {
         let serving = serve(socket, address, Arc::clone(&admitted.connection));
         connections.spawn(async move {
             serving.await;
@@ -40,37 +41,37 @@ pub async fn accept<F>(
         () = shutdown.cancelled() => {}
         () = accepting => {}
     }
-    // At once, so that new clients are refused and go elsewhere instead of waiting.
+    // Closes the port at once, so that new clients connect to another replica instead of waiting.
     drop(listener);
     connections.close();
     connections.wait().await;
 }
 
-async fn admit(
+async fn accept_loop(
     listener: &TcpListener,
-    gate: &ConnectionLimiter,
+    limiter: &ConnectionLimiter,
     serve: impl Fn(TcpStream, SocketAddr, Admitted),
 ) {
     loop {
         match listener.accept().await {
-            // Small answers must not wait for more. Where that fails, the client is gone.
+            // Without Nagle's algorithm, which delays small responses. Fails if the client is gone.
             Ok((socket, address)) if socket.set_nodelay(true).is_ok() => {
-                // Otherwise its client has too many: it is hung up on, which costs less than any answer.
-                if let Some(admitted) = gate.admit(address.ip()).await {
+                // Closes the connection of a client that has too many. Any response would cost more.
+                if let Some(admitted) = limiter.admit(address.ip()).await {
                     serve(socket, address, admitted);
                 }
             }
             Ok(_) => {}
-            Err(error) if is_of_the_client(&error) => {}
+            Err(error) if is_client_gone(&error) => {}
             Err(error) => {
-                tracing::warn!(error.message = %error, "cannot accept a connection");
-                tokio::time::sleep(PAUSE).await;
+                tracing::warn!(error.message = %error, "failed to accept a connection");
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
 }
 
-/// Whether a client has gone before it was admitted.
-fn is_of_the_client(error: &io::Error) -> bool {
+/// Whether the client disconnected before it was accepted.
+fn is_client_gone(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset)
 }

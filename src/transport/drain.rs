@@ -6,12 +6,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Connection, Resource};
 
-/// How long a client may take to read what was sent to it, once none of its requests is worked on.
+/// Time for a client to read its responses once none of its requests is in progress.
 const LINGER: Duration = Duration::from_secs(1);
-/// Interval of the checks whether requests are worked on.
+/// Interval of the checks whether requests are in progress.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Waits until a connection must end: it is `age` old, has to make room for others, or the server stops.
+/// Waits until a connection must end: it reaches `age`, is evicted, or the server stops.
 pub(super) async fn retired(age: Duration, connection: &Connection, shutdown: &CancellationToken) {
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -20,8 +20,8 @@ pub(super) async fn retired(age: Duration, connection: &Connection, shutdown: &C
     }
 }
 
-/// Waits until none of the connection's requests is worked on and its client has had time to read the answers. A client
-/// that is silent or does not read delays nothing for longer.
+/// Waits until none of the connection's requests is in progress and its client has had time to read the responses. A
+/// client that does not read delays the end for no longer.
 pub(super) async fn idle(connection: &Connection) {
     let mut lingered = Duration::ZERO;
     while lingered < LINGER {

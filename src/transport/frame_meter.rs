@@ -1,8 +1,8 @@
-//! Follows the frames that a client sends, to end connections that flood the server with resets.
+//! Counts the RST_STREAM frames of a client and ends connections that flood the server with resets.
 //!
-//! A client may reset a stream at any time, and honest ones do: a pause of the server, or of the network, makes all
-//! calls under way exceed their deadlines, and their resets arrive at once. So resets are bounded as a rate over time
-//! with a generous burst. The library bounds only how many wait at a time, and closes the connection beyond that.
+//! Well-behaved clients reset streams, too: after a pause of the server or of the network, all calls in progress exceed
+//! their deadlines, and their resets arrive at once. So the limit is a rate with a large burst. The library limits only
+//! the number of pending resets, and closes the connection beyond that.
 
 use std::{
     io,
@@ -21,10 +21,10 @@ use crate::admission::Connection;
 
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const HEAD: usize = 9;
+const FRAME_HEADER_LEN: usize = 9;
 const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
 
-/// How many resets a client may send: so many at once, and so many a second.
+/// The number of resets that a client may send.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResetRate {
     pub(crate) burst: u32,
@@ -32,43 +32,43 @@ pub(crate) struct ResetRate {
 }
 
 impl ResetRate {
-    /// What clients need that may have this many streams open: eight times all of them at once, as after a pause of two
-    /// seconds with deadlines of a quarter, and twice all of them in every second.
-    pub(crate) const fn of(max_streams: u32) -> Self {
+    /// Returns the rate for clients with up to `max_streams` streams. The burst is eight times that, as after a pause
+    /// of two seconds with deadlines of 250 ms. The sustained rate is twice that per second.
+    pub(crate) const fn for_streams(max_streams: u32) -> Self {
         Self { burst: max_streams.saturating_mul(8), per_second: max_streams.saturating_mul(2) }
     }
 }
 
-/// A connection whose client must not reset streams faster than a rate. If it does, the connection ends for the library
-/// as if the client had closed it, and the client is sent a GOAWAY.
+/// A connection with a limited rate of resets. Beyond the limit, the library reads the end of the connection as if the
+/// client had closed it, and the client receives GOAWAY.
 pub(crate) struct FrameMeter<C> {
     connection: C,
-    frames: Option<Frames>,
-    account: Arc<Connection>,
-    goodbye: Option<Goodbye>,
+    frames: Option<FrameParser>,
+    usage: Arc<Connection>,
+    go_away: Option<GoAway>,
 }
 
-/// How long what a client still sends is read, so that the system does not reset the connection, which would lose the
-/// GOAWAY.
+/// Maximum time of reading from the client after GOAWAY. Closing a socket with unread data would reset the connection,
+/// and the client would lose the GOAWAY.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The last frame, how much of it was sent, and the time to read what still comes.
-struct Goodbye {
+/// The GOAWAY frame that ends the connection.
+struct GoAway {
     frame: Vec<u8>,
     sent: usize,
-    lingering: Option<Pin<Box<Sleep>>>,
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl<C> FrameMeter<C> {
-    /// A connection that begins with so many bytes that are no frames. Without a rate it is not metered.
+    /// Wraps a connection that begins with a preface of `preface_len` bytes. Without a rate, nothing is counted.
     pub(crate) fn new(
         connection: C,
         rate: Option<ResetRate>,
-        preface: usize,
-        account: &Arc<Connection>,
+        preface_len: usize,
+        usage: &Arc<Connection>,
     ) -> Self {
-        let frames = rate.map(|rate| Frames::new(rate, preface));
-        Self { connection, frames, account: Arc::clone(account), goodbye: None }
+        let frames = rate.map(|rate| FrameParser::new(rate, preface_len));
+        Self { connection, frames, usage: Arc::clone(usage), go_away: None }
     }
 }
 
@@ -79,16 +79,16 @@ impl<C: AsyncRead + Unpin> AsyncRead for FrameMeter<C> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.goodbye.is_some() {
+        if this.go_away.is_some() {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.connection).poll_read(cx, buffer))?;
         if let Some(frames) = &mut this.frames
-            && let Some(whole) = frames.follow(&buffer.filled()[before..], Instant::now)
+            && let Some(whole) = frames.receive(&buffer.filled()[before..], Instant::now)
         {
-            this.account.note_reset_flood();
-            this.goodbye = Some(Goodbye { frame: frames.go_away(), sent: 0, lingering: None });
+            this.usage.note_reset_flood();
+            this.go_away = Some(GoAway { frame: frames.go_away(), sent: 0, linger: None });
             buffer.set_filled(before + whole);
         }
         Poll::Ready(Ok(()))
@@ -104,27 +104,27 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameMeter<C> {
         Pin::new(&mut self.connection).poll_flush(cx)
     }
 
-    /// The library has written all of its frames before.
+    /// Sends the GOAWAY. The library has written all of its frames before.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let Some(goodbye) = &mut this.goodbye else {
+        let Some(go_away) = &mut this.go_away else {
             return Pin::new(&mut this.connection).poll_shutdown(cx);
         };
-        let lingering = goodbye.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        if lingering.as_mut().poll(cx).is_ready() {
+        let linger = go_away.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        if linger.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        while goodbye.sent < goodbye.frame.len() {
-            let rest = &goodbye.frame[goodbye.sent..];
+        while go_away.sent < go_away.frame.len() {
+            let rest = &go_away.frame[go_away.sent..];
             match ready!(Pin::new(&mut this.connection).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => goodbye.sent += sent,
+                sent => go_away.sent += sent,
             }
         }
         ready!(Pin::new(&mut this.connection).poll_shutdown(cx))?;
         let mut scratch = [0; 4096];
         let mut scratch = ReadBuf::new(&mut scratch);
-        // The runtime makes it give way to others now and then.
+        // The cooperative budget of the runtime makes this loop yield.
         loop {
             scratch.clear();
             ready!(Pin::new(&mut this.connection).poll_read(cx, &mut scratch))?;
@@ -147,53 +147,53 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameMeter<C> {
     }
 }
 
-/// Follows frames as they come in pieces.
-struct Frames {
+/// Finds the frame headers in a stream of bytes and counts resets.
+struct FrameParser {
     rate: ResetRate,
-    /// Bytes that belong to no head of a frame.
+    /// Number of bytes until the next frame header.
     skip: usize,
-    head: [u8; HEAD],
-    in_head: usize,
+    header: [u8; FRAME_HEADER_LEN],
+    header_len: usize,
     last_stream: [u8; 4],
-    /// Resets that count, in thousandths, as of then.
+    /// The level of the leaky bucket as of `as_of`, in thousandths of a reset.
     level: u64,
     as_of: Option<Instant>,
     flooded: bool,
 }
 
-impl Frames {
-    const fn new(rate: ResetRate, preface: usize) -> Self {
-        let (head, last_stream) = ([0; HEAD], [0; 4]);
-        let (in_head, level, as_of, flooded) = (0, 0, None, false);
-        Self { rate, skip: preface, head, in_head, last_stream, level, as_of, flooded }
+impl FrameParser {
+    const fn new(rate: ResetRate, preface_len: usize) -> Self {
+        let (header, last_stream) = ([0; FRAME_HEADER_LEN], [0; 4]);
+        let (header_len, level, as_of, flooded) = (0, 0, None, false);
+        Self { rate, skip: preface_len, header, header_len, last_stream, level, as_of, flooded }
     }
 
-    /// Follows what has come. Once there are too many resets, how much of it belongs to whole frames: the library takes
-    /// the end of the connection within a frame for an error.
-    fn follow(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Option<usize> {
+    /// Parses received bytes. After too many resets, returns the length of the complete frames among them: for the
+    /// library, the end of the connection within a frame is an error.
+    fn receive(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Option<usize> {
         let mut at = 0;
         loop {
             let skipped = self.skip.min(bytes.len() - at);
             self.skip -= skipped;
             at += skipped;
-            if self.skip == 0 && self.in_head == 0 && self.flooded {
+            if self.skip == 0 && self.header_len == 0 && self.flooded {
                 return Some(at);
             }
-            let part = (HEAD - self.in_head).min(bytes.len() - at);
-            if part == 0 {
+            let length = (FRAME_HEADER_LEN - self.header_len).min(bytes.len() - at);
+            if length == 0 {
                 return None;
             }
-            self.head[self.in_head..self.in_head + part].copy_from_slice(&bytes[at..at + part]);
-            self.in_head += part;
-            at += part;
-            if self.in_head < HEAD {
+            self.header[self.header_len..self.header_len + length].copy_from_slice(&bytes[at..at + length]);
+            self.header_len += length;
+            at += length;
+            if self.header_len < FRAME_HEADER_LEN {
                 return None;
             }
-            self.in_head = 0;
-            let kind = self.head[3];
-            self.skip = self.head[..3].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+            self.header_len = 0;
+            let kind = self.header[3];
+            self.skip = self.header[..3].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
             match kind {
-                HEADERS => self.last_stream.copy_from_slice(&self.head[5..]),
+                HEADERS => self.last_stream.copy_from_slice(&self.header[5..]),
                 RST_STREAM => self.count_reset(now()),
                 _ => {}
             }
@@ -210,14 +210,14 @@ impl Frames {
         self.flooded |= self.level > u64::from(self.rate.burst) * 1000;
     }
 
-    /// RFC 9113 section 6.8.
+    /// Returns a GOAWAY frame (RFC 9113 section 6.8).
     fn go_away(&self) -> Vec<u8> {
         let reason = b"too_many_resets";
         let length = u8::try_from(8 + reason.len()).unwrap_or(8);
-        let head = [0, 0, length, 7, 0, 0, 0, 0, 0];
+        let header = [0, 0, length, 7, 0, 0, 0, 0, 0];
         let mut last_stream = self.last_stream;
         last_stream[0] &= 0x7f;
-        [&head[..], &last_stream, &ENHANCE_YOUR_CALM, reason].concat()
+        [&header[..], &last_stream, &ENHANCE_YOUR_CALM, reason].concat()
     }
 }
 
@@ -234,30 +234,30 @@ mod tests {
         [&[0, 0, length, kind, 0, 0, 0, 0, stream][..], &vec![RST_STREAM; length.into()]].concat()
     }
 
-    /// How many resets pass at once, at this time.
-    fn burst(frames: &mut Frames, now: Instant) -> usize {
-        (0..1000).take_while(|_| frames.follow(&frame(RST_STREAM, 1, 4), || now).is_none()).count()
+    /// Returns the number of resets that pass at once.
+    fn burst(frames: &mut FrameParser, now: Instant) -> usize {
+        (0..1000).take_while(|_| frames.receive(&frame(RST_STREAM, 1, 4), || now).is_none()).count()
     }
 
     #[test]
     fn a_burst_of_resets_passes_and_then_as_many_as_the_rate_allows() {
         let begun = Instant::now();
-        assert_eq!(burst(&mut Frames::new(RATE, 0), begun), 10);
-        let mut frames = Frames::new(RATE, 0);
+        assert_eq!(burst(&mut FrameParser::new(RATE, 0), begun), 10);
+        let mut frames = FrameParser::new(RATE, 0);
         for second in 0..100 {
             let now = begun + Duration::from_secs(second);
             for _ in 0..5 {
-                assert_eq!(frames.follow(&frame(RST_STREAM, 1, 4), || now), None, "a sustained rate");
+                assert_eq!(frames.receive(&frame(RST_STREAM, 1, 4), || now), None, "a sustained rate");
             }
         }
         assert_eq!(burst(&mut frames, begun + Duration::from_secs(100)), 10);
     }
 
     #[test]
-    fn only_resets_count_however_the_frames_are_cut() {
+    fn only_resets_count_in_any_chunks() {
         let preface = [RST_STREAM; 24];
         for piece in [1, 2, 5, 9, 13, 1000] {
-            let mut frames = Frames::new(RATE, preface.len());
+            let mut frames = FrameParser::new(RATE, preface.len());
             let mut bytes = preface.to_vec();
             for stream in 1..=10 {
                 bytes.extend(frame(HEADERS, stream, 100));
@@ -265,15 +265,15 @@ mod tests {
                 bytes.extend(frame(RST_STREAM, stream, 4));
             }
             for piece in bytes.chunks(piece) {
-                assert_eq!(frames.follow(piece, Instant::now), None);
+                assert_eq!(frames.receive(piece, Instant::now), None);
             }
             assert_eq!(frames.last_stream, [0, 0, 0, 10]);
-            // What comes after the last frame that counts is cut off, wherever its pieces end.
+            // The bytes after the last reset are cut off in any chunks.
             let mut more = frame(RST_STREAM, 1, 4);
             more.extend(frame(HEADERS, 11, 100));
             let mut whole = 0;
             for piece in more.chunks(piece) {
-                match frames.follow(piece, Instant::now) {
+                match frames.receive(piece, Instant::now) {
                     None => whole += piece.len(),
                     Some(part) => {
                         whole += part;
@@ -281,15 +281,15 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(whole, 13, "in pieces of {piece}");
+            assert_eq!(whole, 13, "in chunks of {piece}");
         }
     }
 
     #[tokio::test]
     async fn a_flood_ends_the_connection_with_a_goaway() {
         let (mut client, server) = duplex(1 << 16);
-        let account = Admission::new(&[], Vec::new()).connection("192.0.2.1".parse().unwrap());
-        let mut server = FrameMeter::new(server, Some(RATE), 0, &account);
+        let usage = Admission::new(&[], Vec::new()).connection("192.0.2.1".parse().unwrap());
+        let mut server = FrameMeter::new(server, Some(RATE), 0, &usage);
         client.write_all(&frame(HEADERS, 7, 1)).await.unwrap();
         for _ in 0..20 {
             client.write_all(&frame(RST_STREAM, 7, 4)).await.unwrap();

@@ -1,4 +1,4 @@
-//! A connection of the HTTP port: HTTP/1.1, within bounds, from its first byte to its last.
+//! A connection of the HTTP port: HTTP/1.1 with limits.
 
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -16,13 +16,14 @@ use crate::{
     isolation::panics::{self, Panic},
 };
 
-/// How long a client may take for the head of a request, counted from when it has connected or was answered. Longer than
-/// gateways keep connections that they do not use (Caddy: two minutes), so that it is they who close them.
+/// Timeout for the headers of a request, from the start of the connection or from the previous response. It is longer
+/// than the idle timeout of gateways (Caddy: two minutes), so that they close idle connections and not the server.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(150);
-/// The head of a request, in bytes. A gateway sends on all that a browser has sent.
+/// Maximum size of the headers of a request, in bytes. Gateways send all headers of a browser.
 const MAX_HEAD: usize = 64 * 1024;
-/// Answers the requests of a client, until it leaves, asks nothing within `head_timeout`, has to make room for others, or
-/// has its last answer after `shutdown`.
+
+/// Serves a connection until the client closes it, sends no request within `head_timeout` or is evicted, or until
+/// `shutdown` and the last response.
 pub(crate) async fn serve(
     client: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     address: SocketAddr,
@@ -36,12 +37,12 @@ pub(crate) async fn serve(
         request.extensions_mut().insert(ConnectInfo(address));
         request.extensions_mut().insert(Arc::clone(&connection));
         connection.note_requests(1);
-        let (answer, connection) = (router.clone().call(request), Arc::clone(&connection));
+        let (response, connection) = (router.clone().call(request), Arc::clone(&connection));
         async move {
-            let mut answer = pin!(answer);
-            let answer = panics::caught(answer.as_mut()).await;
+            let mut response = pin!(response);
+            let response = panics::caught(response.as_mut()).await;
             connection.note_open(0);
-            answer.unwrap_or_else(|panic| Ok(panicked(&panic)))
+            response.unwrap_or_else(|panic| Ok(panicked(&panic)))
         }
     });
     let mut builder = http1::Builder::new();
@@ -92,8 +93,8 @@ mod tests {
             .route("/", get(async |peer: ConnectInfo<SocketAddr>| peer.0.to_string()))
             .route("/panic", get(async || -> &str { panic!("this is meant to happen") }));
         let address: SocketAddr = "192.0.2.1:7".parse().unwrap();
-        let account = Admission::new(&[], Vec::new()).connection(address.ip());
-        (ours, tokio::spawn(serve(theirs, address, account, router, panicked, TIMEOUT, shutdown.clone())))
+        let usage = Admission::new(&[], Vec::new()).connection(address.ip());
+        (ours, tokio::spawn(serve(theirs, address, usage, router, panicked, TIMEOUT, shutdown.clone())))
     }
 
     async fn ask(client: &mut DuplexStream) {
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_sends_no_request_in_time_is_let_go() {
+    async fn a_client_that_sends_no_request_in_time_is_disconnected() {
         let shutdown = CancellationToken::new();
         // Nothing at all, half a head, and nothing after an answer.
         for begin in ["", "GET / HTTP/1.1\r\nhost:", "answered"] {
@@ -117,7 +118,7 @@ mod tests {
                 client.write_all(begin.as_bytes()).await.unwrap();
             }
             let begun = Instant::now();
-            timeout(TIMEOUT * 50, serving).await.expect("it is let go").unwrap();
+            timeout(TIMEOUT * 50, serving).await.expect("it is disconnected").unwrap();
             assert!(begun.elapsed() >= TIMEOUT.mul_f32(0.9), "{begin}: {:?}", begun.elapsed());
         }
     }
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_that_is_too_large_is_refused() {
+    async fn headers_that_are_too_large_are_answered_with_431() {
         let (mut client, serving) = connect(&CancellationToken::new());
         let _ = client.write_all(b"GET / HTTP/1.1\r\nx: ").await;
         let _ = client.write_all(&vec![b'x'; MAX_HEAD]).await;
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_shutdown_lets_go_of_who_asks_nothing() {
+    async fn a_shutdown_disconnects_idle_clients() {
         let shutdown = CancellationToken::new();
         let (mut client, serving) = connect(&shutdown);
         ask(&mut client).await;

@@ -1,12 +1,12 @@
-//! The requests of a connection, run by the task of the connection.
+//! The inline executor: runs the requests of a connection in the task of the connection.
 //!
-//! In a task of its own each request would be woken, run, and wake the connection by itself, which then writes one
-//! answer to the socket and sleeps: a system call an answer, and most of the time goes there. Here the requests
-//! that have come together are all polled before the connection is, and their answers leave together.
+//! With one task per request, each response would wake the connection on its own and cost a system call, which takes
+//! most of the time. Here all requests that have arrived together are polled before the connection, and their responses
+//! are written together.
 //!
-//! So the requests of one connection share a core, as the bytes that they travel in do anyway. Nothing that takes
-//! long may happen in one of them: hashing has threads of its own, and the stores have tasks. A panic in one is
-//! caught, so that it does not end the connection and all others on it.
+//! So the requests of a connection share a core. None of them may block for long: hashing has its own threads, and
+//! stores have their own tasks. A panic of a request is caught, so that it does not end the connection and its other
+//! requests.
 
 use std::{
     future::Future,
@@ -25,7 +25,7 @@ use crate::{
 
 type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Where a connection leaves the requests that have begun.
+/// The queue of new requests between a connection and its executor.
 #[derive(Clone, Default)]
 pub(crate) struct SpawnQueue(Arc<Mutex<Vec<Request>>>);
 
@@ -41,27 +41,27 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for SpawnQueue {
     }
 }
 
-/// A connection, and its requests.
+/// A connection with its requests.
 pub(crate) struct InlineExecutor<C> {
     connection: Pin<Box<C>>,
-    begun: SpawnQueue,
+    new_requests: SpawnQueue,
     running: FuturesUnordered<Request>,
-    /// How it is accounted for, and how many requests were open after the last turn.
-    account: Arc<Connection>,
+    usage: Arc<Connection>,
+    /// Number of requests that were open after the previous poll.
     open: usize,
-    counted: Permit<Arc<Connection>>,
+    permit: Permit<Arc<Connection>>,
 }
 
 impl<C> InlineExecutor<C> {
-    /// A connection that leaves its requests in `begun`.
-    pub(crate) fn new(connection: C, begun: SpawnQueue, account: &Arc<Connection>) -> Self {
+    /// Creates an executor for a connection that spawns its requests into `new_requests`.
+    pub(crate) fn new(connection: C, new_requests: SpawnQueue, usage: &Arc<Connection>) -> Self {
         Self {
             connection: Box::pin(connection),
-            begun,
+            new_requests,
             running: FuturesUnordered::new(),
-            account: Arc::clone(account),
+            usage: Arc::clone(usage),
             open: 0,
-            counted: Permit::empty(Arc::clone(account), Resource::Exchanges),
+            permit: Permit::empty(Arc::clone(usage), Resource::Exchanges),
         }
     }
 
@@ -69,19 +69,19 @@ impl<C> InlineExecutor<C> {
         self.connection.as_mut()
     }
 
-    /// Accounts for the requests that are open after a turn: most were answered in it, and cost nothing here. Those
-    /// that exceed a limit are dropped, the newest first, which resets their streams.
-    fn account(&mut self, has_begun: bool, cx: &Context<'_>) {
+    /// Counts the requests that are open after a poll. Most are answered within the poll and cost nothing here.
+    /// Requests beyond the limit are dropped, the newest first, which resets their streams.
+    fn count_open(&mut self, has_new: bool, cx: &Context<'_>) {
         let open = self.running.len();
-        if has_begun {
-            self.account.note_requests(open);
+        if has_new {
+            self.usage.note_requests(open);
         } else if open != self.open {
-            self.account.note_open(open);
+            self.usage.note_open(open);
         }
         self.open = open;
-        if self.counted.set(open).is_err() {
-            let excess = open - self.counted.amount();
-            // It holds the newest first.
+        if self.permit.set(open).is_err() {
+            let excess = open - self.permit.amount();
+            // The set iterates from the newest to the oldest.
             let kept: Vec<_> = std::mem::take(&mut self.running).into_iter().skip(excess).collect();
             self.running.extend(kept.into_iter().rev());
             self.open = self.running.len();
@@ -99,19 +99,19 @@ impl<C: Future> Future for InlineExecutor<C> {
             return Poll::Ready(ended);
         }
         let before = this.running.len();
-        this.running.extend(this.begun.lock().drain(..));
-        let has_begun = this.running.len() > before;
-        // An answer wakes the connection, so there is another turn.
+        this.running.extend(this.new_requests.lock().drain(..));
+        let has_new = this.running.len() > before;
+        // A response wakes the connection, so this is polled again.
         loop {
             match panics::catch(|| this.running.poll_next_unpin(cx)) {
                 Ok(Poll::Ready(Some(()))) => {}
                 Ok(_) => break,
-                // Not in the service, which catches its own: in what reads and writes for it. The stream is reset, and
-                // the set has let go of the request.
+                // The service catches its own panics, so this one is in the library or in a body. The set has dropped
+                // the request, which resets its stream.
                 Err(panic) => tracing::error!(error.message = %panic, "a request panicked and was reset"),
             }
         }
-        this.account(has_begun, cx);
+        this.count_open(has_new, cx);
         Poll::Pending
     }
 }
@@ -126,13 +126,13 @@ mod tests {
     use crate::admission::Admission;
 
     #[tokio::test]
-    async fn one_that_panics_while_it_is_read_or_written_ends_no_other() {
+    async fn a_request_that_panics_outside_of_the_service_ends_no_other() {
         let begun = SpawnQueue::default();
         let (done, answered) = oneshot::channel();
         begun.execute(async { panic!("this is meant to happen") });
         begun.execute(async move { done.send(()).unwrap() });
-        let account = Admission::new(&[], Vec::new()).connection([127, 0, 0, 1].into());
-        let mut serving = InlineExecutor::new(pending::<()>(), begun, &account);
+        let usage = Admission::new(&[], Vec::new()).connection([127, 0, 0, 1].into());
+        let mut serving = InlineExecutor::new(pending::<()>(), begun, &usage);
         poll_fn(|cx| {
             assert!(Pin::new(&mut serving).poll(cx).is_pending());
             Poll::Ready(())

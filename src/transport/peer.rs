@@ -1,16 +1,16 @@
-//! The other end of a connection.
+//! The peer of a connection.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use crate::{admission::Connection, domain::callers::certificates::CertificateName};
 
-/// The other end of a connection, known to every request on it.
+/// The other end of a connection: the client or a proxy.
 #[derive(Clone)]
 pub struct Peer {
-    /// Its address.
+    /// The address.
     pub address: SocketAddr,
-    /// The names in its certificate, where it has presented one that was verified.
+    /// The names in the verified client certificate, if there is one.
     pub certificate: Option<Arc<[CertificateName]>>,
-    /// The account of what the connection uses.
+    /// The resources that the connection uses.
     pub connection: Arc<Connection>,
 }

@@ -1,4 +1,4 @@
-//! The gRPC port: plain or encrypted.
+//! The gRPC port, with or without TLS.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,11 +18,10 @@ use crate::admission::{Connection, ConnectionLimiter};
 
 pub use super::connection::ConnectionLimits;
 
-/// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves `services` on `listener` to the clients that `limiter` admits, until `shutdown` and the last response. With
-/// `tls`, every connection is encrypted.
+/// Serves the clients of `listener` that `limiter` admits, until `shutdown` and the last response. With `tls`, every
+/// connection is encrypted.
 pub async fn serve<S: Services>(
     listener: TcpListener,
     limiter: &ConnectionLimiter,
@@ -31,13 +30,13 @@ pub async fn serve<S: Services>(
     limits: ConnectionLimits,
     shutdown: CancellationToken,
 ) {
-    let serve = |socket, address, account| {
-        handshake(socket, address, account, tls.clone(), Arc::clone(&services), limits, shutdown.clone())
+    let serve = |socket, address, usage| {
+        handshake(socket, address, usage, tls.clone(), Arc::clone(&services), limits, shutdown.clone())
     };
     accept(listener, limiter, &shutdown, serve).await;
 }
 
-/// Serves a connection, after its TLS handshake where there is one.
+/// Serves a connection after the TLS handshake, if there is one.
 async fn handshake<S: Services>(
     socket: TcpStream,
     address: SocketAddr,
@@ -52,20 +51,20 @@ async fn handshake<S: Services>(
         let peer = Peer { address, certificate: None, connection };
         return connection::serve(from_client, to_client, peer, services, limits, shutdown).await;
     };
-    let shaken = tokio::select! {
+    let accepted = tokio::select! {
         () = shutdown.cancelled() => return,
         () = connection.evicted() => return,
-        shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => shaken,
+        accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => accepted,
     };
-    match shaken {
+    match accepted {
         Ok(Ok(stream)) => {
             let peer = Peer { address, certificate: tls::client_names(&stream), connection };
             let (from_client, to_client) = split(stream);
             connection::serve(from_client, to_client, peer, services, limits, shutdown).await;
         }
         Ok(Err(error)) => {
-            tracing::debug!(client.address = %address, error.message = %error, "a TLS handshake failed");
+            tracing::debug!(client.address = %address, error.message = %error, "TLS handshake failed");
         }
-        Err(_) => tracing::debug!(client.address = %address, "a TLS handshake took too long"),
+        Err(_) => tracing::debug!(client.address = %address, "TLS handshake timed out"),
     }
 }

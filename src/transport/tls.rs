@@ -1,4 +1,4 @@
-//! TLS on the gRPC port: what it is made of, and how it is replaced while connections are open.
+//! TLS on the gRPC port. Certificates can be replaced while connections are open.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -20,63 +20,63 @@ use webpki::EndEntityCert;
 
 use crate::domain::{callers::certificates::CertificateName, ports::Clock, types::Timestamp};
 
-/// What gRPC speaks (RFC 9113 section 3.2).
+/// The ALPN identifier of HTTP/2 (RFC 9113 section 3.2).
 const ALPN: &[u8] = b"h2";
 
-/// What is configured, in PEM. The sentences that refuse it name the settings.
+/// The contents of the configured PEM files. Errors name the settings.
 pub struct TlsFiles<'a> {
-    /// Our certificate, and those between it and its root (`tls.certificate_file`).
+    /// The certificate of the server and its intermediate certificates (`tls.certificate_file`).
     pub certificates: &'a [u8],
-    /// Its private key (`tls.key_file`).
+    /// The private key (`tls.key_file`).
     pub key: &'a [u8],
-    /// The roots of client certificates (`tls.client_ca_file`), and whether a client must have one.
+    /// The roots of client certificates (`tls.client_ca_file`), and whether clients must present one.
     pub clients: Option<(&'a [u8], bool)>,
 }
 
-/// The TLS of a port.
+/// The TLS configuration of a port.
 pub struct Tls {
     config: ArcSwap<ServerConfig>,
     clock: Arc<dyn Clock>,
 }
 
 impl Tls {
-    /// From files that fit together.
+    /// Creates the configuration from files.
     pub fn new(files: &TlsFiles<'_>, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let config = server_config(files, &clock)?;
         Ok(Self { config: ArcSwap::new(config), clock })
     }
 
-    /// Uses these from the next connection on; those that are open stay. An error changes nothing.
+    /// Replaces the files for new connections. Open connections stay. After an error, the previous files stay in use.
     pub fn replace(&self, files: &TlsFiles<'_>) -> Result<(), String> {
         self.config.store(server_config(files, &self.clock)?);
         Ok(())
     }
 
-    /// The handshake of a connection; an error closes it.
+    /// Performs the handshake of a connection.
     pub(crate) async fn accept(&self, socket: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TlsAcceptor::from(self.config.load_full()).accept(socket).await?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
-            return Err(std::io::Error::other("the client did not ask for HTTP/2 by ALPN"));
+            return Err(std::io::Error::other("the client did not offer HTTP/2 by ALPN"));
         }
         Ok(stream)
     }
 }
 
-/// The names in the certificate that the client of a connection has proved to be its own.
+/// Returns the names in the verified client certificate.
 pub(crate) fn client_names(stream: &TlsStream<TcpStream>) -> Option<Arc<[CertificateName]>> {
     let leaf = stream.get_ref().1.peer_certificates()?.first()?;
-    // It was verified, so it can be read.
+    // The certificate was verified, so it can be parsed.
     let certificate = EndEntityCert::try_from(leaf).ok()?;
     let uris = certificate.valid_uri_names().map(|uri| CertificateName::Uri(uri.to_owned()));
     let names = certificate.valid_dns_names().map(CertificateName::dns);
     Some(uris.chain(names).collect())
 }
 
-/// What is wrong with the dates of our own certificate, if anything is.
-pub fn validity(certificates: &[u8], now: Timestamp) -> Option<String> {
+/// Returns what is wrong with the validity dates of the server certificate, if anything is.
+pub fn validity_error(certificates: &[u8], now: Timestamp) -> Option<String> {
     let leaf = CertificateDer::from_pem_slice(certificates).ok()?;
     let certificate = EndEntityCert::try_from(&leaf).ok()?;
-    // Dates are looked at before roots, of which there are none here.
+    // The library checks dates before roots, and there are no roots here.
     let verified = certificate.verify_for_usage(
         &[],
         &[],
@@ -101,31 +101,30 @@ pub fn validity(certificates: &[u8], now: Timestamp) -> Option<String> {
 fn server_config(files: &TlsFiles<'_>, clock: &Arc<dyn Clock>) -> Result<Arc<ServerConfig>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let chain = certificates(files.certificates).map_err(|error| format!("tls.certificate_file {error}"))?;
-    let key = PrivateKeyDer::from_pem_slice(files.key).map_err(|_| {
-        "tls.key_file holds no private key in PEM: PKCS#8, PKCS#1 and SEC 1 are read".to_owned()
-    })?;
+    let key = PrivateKeyDer::from_pem_slice(files.key)
+        .map_err(|_| "tls.key_file holds no private key in PEM: use PKCS#8, PKCS#1 or SEC 1".to_owned())?;
     let verifier = match files.clients {
         None => WebPkiClientVerifier::no_client_auth(),
         Some((roots, required)) => {
             let mut store = RootCertStore::empty();
             for root in certificates(roots).map_err(|error| format!("tls.client_ca_file {error}"))? {
                 store.add(root).map_err(|error| {
-                    format!("tls.client_ca_file holds a certificate that cannot be a root: {error}")
+                    format!("tls.client_ca_file holds a certificate that is not valid as a root: {error}")
                 })?;
             }
             let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider));
             let builder = if required { builder } else { builder.allow_unauthenticated() };
-            builder.build().map_err(|error| format!("tls.client_ca_file cannot be used: {error}"))?
+            builder.build().map_err(|error| format!("tls.client_ca_file is not usable: {error}"))?
         }
     };
-    let mut config = ServerConfig::builder_with_details(provider, Arc::new(Time(Arc::clone(clock))))
+    let mut config = ServerConfig::builder_with_details(provider, Arc::new(ClockTime(Arc::clone(clock))))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| error.to_string())?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(|error| format!("tls.certificate_file and tls.key_file do not fit together: {error}"))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // A resumed session would stand on a certificate that was verified once, and may have expired since.
+    // A resumed session would skip the verification of a certificate that may have expired since.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
@@ -140,17 +139,17 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(certificates)
 }
 
-/// Our clock, for the library.
-struct Time(Arc<dyn Clock>);
+/// Gives the library the time of the clock port.
+struct ClockTime(Arc<dyn Clock>);
 
-impl TimeProvider for Time {
+impl TimeProvider for ClockTime {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_micros(self.0.now().as_micros())))
     }
 }
 
-impl fmt::Debug for Time {
+impl fmt::Debug for ClockTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Time")
+        f.write_str("ClockTime")
     }
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use h2::client::SendRequest;
-use http::{Request, Response};
+use http::Request;
 use hyper::body::Incoming;
 use tokio::{
     io::{duplex, split},
@@ -13,18 +13,14 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::*;
-use crate::{
-    grpc::dispatch,
-    isolation::panics::Panic,
-    transport::{
-        connection::{ConnectionLimits, Services, serve},
-        peer::Peer,
-    },
+use crate::transport::{
+    connection::{ConnectionLimits, Services, serve},
+    peer::Peer,
 };
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Answers `/wait` once it may, and panics for the rest.
+/// Answers `/wait` when it is notified and panics for other paths.
 #[derive(Default)]
 struct Panicking(Notify);
 
@@ -44,7 +40,7 @@ impl Services for Panicking {
     }
 
     fn panicked(&self, panic: &Panic) -> Response<ResponseBody> {
-        dispatch::panicked(panic)
+        super::panicked(panic)
     }
 }
 
@@ -65,8 +61,8 @@ impl http_body::Body for Half {
     }
 }
 
-/// How a request ends: the status, and what came before it.
-async fn ask(mut requests: SendRequest<Bytes>, path: &str) -> (Status, Vec<u8>) {
+/// Sends a request and returns its status and the data before it.
+async fn call(mut requests: SendRequest<Bytes>, path: &str) -> (Status, Vec<u8>) {
     let request = Request::post(format!("http://localhost{path}")).body(()).unwrap();
     let (response, _) = requests.send_request(request, true).unwrap();
     let (head, mut body) = response.await.unwrap().into_parts();
@@ -83,8 +79,8 @@ async fn a_request_that_panics_is_answered_and_harms_no_other_on_its_connection(
     let (client, server) = duplex(1 << 16);
     let (from_client, to_client) = split(server);
     let address: std::net::SocketAddr = "127.0.0.1:1".parse().unwrap();
-    let account = crate::admission::Admission::new(&[], Vec::new()).connection(address.ip());
-    let peer = Peer { address, certificate: None, connection: account };
+    let usage = crate::admission::Admission::new(&[], Vec::new()).connection(address.ip());
+    let peer = Peer { address, certificate: None, connection: usage };
     let limits = ConnectionLimits {
         max_streams: 100,
         age: Duration::from_hours(1),
@@ -97,18 +93,18 @@ async fn a_request_that_panics_is_answered_and_harms_no_other_on_its_connection(
     let (requests, connection) = h2::client::handshake(client).await.unwrap();
     tokio::spawn(connection);
 
-    let waiting = tokio::spawn(ask(requests.clone(), "/wait"));
+    let waiting = tokio::spawn(call(requests.clone(), "/wait"));
     for (path, before) in [("/future", &b""[..]), ("/body", b"the beginning")] {
-        let (status, data) = timeout(PATIENCE, ask(requests.clone(), path)).await.unwrap();
+        let (status, data) = timeout(TIMEOUT, call(requests.clone(), path)).await.unwrap();
         assert_eq!(status.code(), Code::Internal, "{path}: {status:?}");
         let info = status.get_details_error_info().unwrap();
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INTERNAL", "latchkey"));
         let id = status.metadata().get("x-request-id").unwrap().to_str().unwrap();
-        assert!(status.message().ends_with(id), "the log and the answer name the same request: {status:?}");
+        assert!(status.message().ends_with(id), "the log and the response have the same id: {status:?}");
         assert!(!status.message().contains("meant to happen"), "{status:?}");
         assert_eq!(data, before, "{path}");
     }
     services.0.notify_one();
-    let (status, _) = timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    let (status, _) = timeout(TIMEOUT, waiting).await.unwrap().unwrap();
     assert_eq!(status.code(), Code::Ok);
 }

@@ -1,7 +1,7 @@
-//! The answer to `Validate`, written from what the domain knows: the same bytes as the message, without making one.
+//! The codec of `Validate`: encodes the response directly from the values of the domain.
 //!
-//! It is what services ask for on every request of theirs, and a message would be ten allocations to hold copies of
-//! texts for as long as it takes to copy them again.
+//! The bytes are those of the generated message. The message itself would take ten allocations for copies of strings
+//! that are copied again at once.
 
 use prost::{
     Message,
@@ -15,33 +15,33 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::request::TokenRequest;
-use crate::domain::{
-    types::{SessionId, Timestamp},
-    validate::{LiveSession, Verdict},
-};
-use crate::grpc::{
-    codec::{BUFFER, TOGETHER},
-    convert, pb,
+use crate::{
+    domain::{
+        types::{SessionId, Timestamp},
+        validate::{LiveSession, Verdict},
+    },
+    grpc::{
+        codec::{BUFFER_SIZE, YIELD_THRESHOLD},
+        convert, pb,
+    },
 };
 
-/// The answer to one question.
+/// A message of a response.
 pub(in crate::grpc) enum Reply {
     Verdict(Verdict),
-    /// Another one than a verdict, in a stream.
+    /// An error in a stream, which stays open.
     Failure(pb::Failure),
 }
 
-/// Writes answers, and reads questions.
 pub(in crate::grpc) struct ValidateCodec {
-    /// For how many bytes of them there is room from the start.
-    buffer: usize,
+    /// Initial size of the buffers, in bytes.
+    buffer_size: usize,
 }
 
 impl ValidateCodec {
-    /// For one question.
-    pub(in crate::grpc) const UNARY: Self = Self { buffer: BUFFER };
-    /// For many: as many answers as are sent together are not moved on the way.
-    pub(in crate::grpc) const STREAMING: Self = Self { buffer: TOGETHER };
+    pub(in crate::grpc) const UNARY: Self = Self { buffer_size: BUFFER_SIZE };
+    /// The buffer of a stream holds all replies that are sent together, so it never grows.
+    pub(in crate::grpc) const STREAMING: Self = Self { buffer_size: YIELD_THRESHOLD };
 }
 
 impl Codec for ValidateCodec {
@@ -51,100 +51,100 @@ impl Codec for ValidateCodec {
     type Decoder = <ProstCodec<pb::ValidateResponse, TokenRequest> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ReplyEncoder { buffer: self.buffer }
+        ReplyEncoder { buffer_size: self.buffer_size }
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         ProstCodec::<pb::ValidateResponse, TokenRequest>::raw_decoder(BufferSettings::new(
-            self.buffer,
-            TOGETHER,
+            self.buffer_size,
+            YIELD_THRESHOLD,
         ))
     }
 }
 
 pub(in crate::grpc) struct ReplyEncoder {
-    buffer: usize,
+    buffer_size: usize,
 }
 
 impl Encoder for ReplyEncoder {
     type Item = Reply;
     type Error = Status;
 
-    fn encode(&mut self, answer: Reply, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        match answer {
-            Reply::Verdict(Verdict::Live(session)) => write_session(&session, to),
+    fn encode(&mut self, reply: Reply, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        match reply {
+            Reply::Verdict(Verdict::Live(session)) => encode_session(&session, buffer),
             Reply::Verdict(Verdict::Rejected(rejection)) => {
                 let verdict = pb::validate_response::Verdict::Rejection(convert::rejection(&rejection));
-                pb::ValidateResponse { verdict: Some(verdict), failure: None }.encode_raw(to);
+                pb::ValidateResponse { verdict: Some(verdict), failure: None }.encode_raw(buffer);
             }
             Reply::Failure(failure) => {
-                pb::ValidateResponse { verdict: None, failure: Some(failure) }.encode_raw(to);
+                pb::ValidateResponse { verdict: None, failure: Some(failure) }.encode_raw(buffer);
             }
         }
         Ok(())
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(self.buffer, TOGETHER)
+        BufferSettings::new(self.buffer_size, YIELD_THRESHOLD)
     }
 }
 
-/// `ValidateResponse` with the session that is its first field.
-fn write_session(verified: &LiveSession, to: &mut impl BufMut) {
+/// Encodes a `ValidateResponse` with a session.
+fn encode_session(live: &LiveSession, to: &mut impl BufMut) {
     let mut id = [0; SessionId::TEXT_LEN];
-    let session = verified.session();
-    // The fields of `Session`, by their numbers.
-    let texts = [
+    let session = live.session();
+    // The fields of `Session` by number.
+    let strings = [
         (1, session.id.write(&mut id)),
-        (2, verified.user_id().as_str()),
-        (3, verified.username()),
+        (2, live.user_id().as_str()),
+        (3, live.username()),
         (4, session.slot.as_str()),
         (5, session.device.as_str()),
     ];
-    let moments = [(7, session.issued_at), (8, session.expires_at), (9, verified.idle_expires_at())]
-        .map(|(field, moment)| Moment::new(field, moment));
+    let times = [(7, session.issued_at), (8, session.expires_at), (9, live.idle_expires_at())]
+        .map(|(field, time)| TimestampField::new(field, time));
 
-    let mut length = moments.iter().map(|moment| moment.written().len()).sum();
-    for (_, text) in texts.iter().filter(|(_, text)| !text.is_empty()) {
-        length += text_len(text);
+    let mut length = times.iter().map(|time| time.as_bytes().len()).sum();
+    for (_, text) in strings.iter().filter(|(_, text)| !text.is_empty()) {
+        length += string_field_len(text);
     }
-    for role in verified.roles() {
-        length += text_len(role.as_str());
+    for role in live.roles() {
+        length += string_field_len(role.as_str());
     }
-    put_head(1, length, to);
-    for (field, text) in texts.iter().filter(|(_, text)| !text.is_empty()) {
-        put_text(*field, text, to);
+    put_header(1, length, to);
+    for (field, text) in strings.iter().filter(|(_, text)| !text.is_empty()) {
+        put_string(*field, text, to);
     }
-    for role in verified.roles() {
-        put_text(6, role.as_str(), to);
+    for role in live.roles() {
+        put_string(6, role.as_str(), to);
     }
-    for moment in &moments {
-        to.put_slice(moment.written());
+    for time in &times {
+        to.put_slice(time.as_bytes());
     }
 }
 
-/// How long a field with a text is. Its key is one byte, as those of all our fields.
-fn text_len(text: &str) -> usize {
+/// Returns the length of a string field. The keys of all fields used here are one byte.
+fn string_field_len(text: &str) -> usize {
     1 + encoded_len_varint(text.len() as u64) + text.len()
 }
 
-fn put_text(field: u8, text: &str, to: &mut impl BufMut) {
-    put_head(field, text.len(), to);
+fn put_string(field: u8, text: &str, to: &mut impl BufMut) {
+    put_header(field, text.len(), to);
     to.put_slice(text.as_bytes());
 }
 
-/// What a field of a length begins with.
-fn put_head(field: u8, length: usize, to: &mut impl BufMut) {
-    let mut head = [key(field, WireType::LengthDelimited); 11];
-    let end = put_varint(&mut head, 1, length as u64);
-    to.put_slice(&head[..end]);
+/// Writes the key and the length of a length-delimited field.
+fn put_header(field: u8, length: usize, to: &mut impl BufMut) {
+    let mut header = [key(field, WireType::LengthDelimited); 11];
+    let end = put_varint(&mut header, 1, length as u64);
+    to.put_slice(&header[..end]);
 }
 
 const fn key(field: u8, wire_type: WireType) -> u8 {
     field << 3 | wire_type as u8
 }
 
-/// Writes a number to its place among bytes, as [`prost::encoding::encode_varint`] does to a buffer: where it ends.
+/// Writes a varint at a position of a slice, like [`prost::encoding::encode_varint`], and returns its end.
 fn put_varint(bytes: &mut [u8], mut at: usize, mut value: u64) -> usize {
     while value >= 0x80 {
         bytes[at] = value.to_le_bytes()[0] | 0x80;
@@ -155,22 +155,22 @@ fn put_varint(bytes: &mut [u8], mut at: usize, mut value: u64) -> usize {
     at + 1
 }
 
-/// A field with a moment: written by itself, because that is cheaper than byte by byte to where it goes.
-struct Moment {
-    bytes: [u8; Self::MOST],
+/// An encoded `Timestamp` field. Encoding it into an array is cheaper than byte by byte into the buffer.
+struct TimestampField {
+    bytes: [u8; Self::MAX_LEN],
     end: usize,
 }
 
-impl Moment {
-    /// A key and a length, and two keys with their numbers.
-    const MOST: usize = 2 + 1 + 10 + 1 + 10;
+impl TimestampField {
+    /// A key and a length, and two varint fields.
+    const MAX_LEN: usize = 2 + 1 + 10 + 1 + 10;
 
-    fn new(field: u8, moment: Timestamp) -> Self {
-        let prost_types::Timestamp { seconds, nanos } = convert::timestamp(moment);
-        let mut bytes = [0; Self::MOST];
+    fn new(field: u8, time: Timestamp) -> Self {
+        let prost_types::Timestamp { seconds, nanos } = convert::timestamp(time);
+        let mut bytes = [0; Self::MAX_LEN];
         let mut end = 2;
         for (field, value) in [(1, seconds), (2, i64::from(nanos))] {
-            // What has its default value is not written.
+            // A default value is not encoded.
             if value != 0 {
                 bytes[end] = key(field, WireType::Varint);
                 end = put_varint(&mut bytes, end + 1, value.cast_unsigned());
@@ -181,7 +181,7 @@ impl Moment {
         Self { bytes, end }
     }
 
-    fn written(&self) -> &[u8] {
+    fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.end]
     }
 }
@@ -198,14 +198,14 @@ mod tests {
         types::{Device, Generation, Role, Slot, Timestamp, UserId},
     };
 
-    fn moment() -> impl Strategy<Value = Timestamp> {
+    fn time() -> impl Strategy<Value = Timestamp> {
         prop_oneof![Just(0), 0..u64::from(u32::MAX) * 1_000_000].prop_map(Timestamp::from_micros)
     }
 
-    fn verified() -> impl Strategy<Value = LiveSession> {
-        let texts = ("[!-~]{1,128}", ".{0,150}", "[a-z]{1,32}", "[^\\p{Cc}]{0,128}");
+    fn live_session() -> impl Strategy<Value = LiveSession> {
+        let strings = ("[!-~]{1,128}", ".{0,150}", "[a-z]{1,32}", "[^\\p{Cc}]{0,128}");
         let roles = prop::collection::vec("[a-z]{1,64}", 0..32);
-        (texts, roles, any::<[u8; 16]>(), moment(), moment(), moment()).prop_map(
+        (strings, roles, any::<[u8; 16]>(), time(), time(), time()).prop_map(
             |((user_id, username, slot, device), roles, id, issued_at, expires_at, last_seen)| {
                 let profile = Profile { username: username.into(), roles: Role::parse_all(&roles).unwrap() };
                 let session = Session {
@@ -229,12 +229,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_the_message_to_the_byte(verified in verified()) {
-            let mut written = Vec::new();
-            write_session(&verified, &mut written);
-            let verdict = pb::validate_response::Verdict::Session(convert::session(&verified));
+        fn a_session_is_encoded_like_the_generated_message(live in live_session()) {
+            let mut encoded = Vec::new();
+            encode_session(&live, &mut encoded);
+            let verdict = pb::validate_response::Verdict::Session(convert::session(&live));
             let message = pb::ValidateResponse { verdict: Some(verdict), failure: None };
-            prop_assert_eq!(written, message.encode_to_vec());
+            prop_assert_eq!(encoded, message.encode_to_vec());
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The request of `Validate`, read without copying the token: it is half a kilobyte, and every service asks on every
-//! request of its own.
+//! The request of `Validate`, decoded without a copy of the token, which has half a kilobyte.
 
 use std::fmt;
 
@@ -8,7 +7,7 @@ use prost::Message;
 
 use crate::domain::Violation;
 
-/// `ValidateRequest`, with the token where it stands among the bytes that came.
+/// `ValidateRequest` with a token that refers to the received bytes.
 #[derive(Message)]
 #[prost(skip_debug)]
 pub(in crate::grpc) struct TokenRequest {
@@ -21,10 +20,10 @@ pub(in crate::grpc) struct TokenRequest {
 }
 
 impl TokenRequest {
-    /// The token, as far as there is one.
+    /// Returns the token, which may be empty.
     pub(in crate::grpc) fn token(&self) -> Result<&str, Violation> {
         str::from_utf8(&self.token)
-            .map_err(|_| Violation::new("token", "is not UTF-8: send it as Login gave it"))
+            .map_err(|_| Violation::new("token", "is not UTF-8: send the token of the login unchanged"))
     }
 }
 
@@ -43,7 +42,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_the_message(token in ".{0,600}", peek: bool, seconds in prop::option::of(any::<i64>())) {
+        fn a_request_decodes_like_the_generated_message(token in ".{0,600}", peek: bool, seconds in prop::option::of(any::<i64>())) {
             let max_staleness = seconds.map(|seconds| prost_types::Duration { seconds, nanos: 7 });
             let message = pb::ValidateRequest { token: token.clone(), peek, max_staleness };
             let request = TokenRequest::decode(&*message.encode_to_vec()).unwrap();
@@ -53,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_no_text_is_refused_by_name() {
+    fn a_token_that_is_not_utf_8_is_a_violation() {
         let request = TokenRequest::decode(&[0x0a, 2, 0xc3, 0x28][..]).unwrap();
         assert_eq!(request.token().unwrap_err().field, "token");
         assert!(!format!("{request:?}").contains("195"));

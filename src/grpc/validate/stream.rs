@@ -28,8 +28,8 @@ use crate::{
     grpc::{pb, request_id::RequestId, status},
 };
 
-/// Requests of one stream that are worked on at a time. No more are read before replies have been sent, so a client
-/// that does not read its replies is not read from.
+/// Maximum number of requests of a stream in progress. Beyond it, the stream is not read until replies have been sent.
+/// So the requests of a client that does not read its replies do not pile up.
 const IN_FLIGHT: usize = 256;
 
 /// Answers a request that has passed the access check.
@@ -50,8 +50,8 @@ where
     grpc(ValidateCodec::STREAMING).streaming(validate, request).await
 }
 
-/// The replies. Those that memory can give are sent at once. The others are read from the store together: all that
-/// have arrived by the time that no further request is ready.
+/// The replies. Replies from memory are sent at once. The other requests are resolved by one read of the store for all
+/// that have arrived by the time that no further request is ready.
 struct VerdictStream {
     engine: Arc<Engine>,
     /// The metadata of the stream, with the token of requests that carry none.
@@ -120,7 +120,7 @@ impl VerdictStream {
             let request = match requests.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(request))) => request,
                 Poll::Ready(end) => {
-                    self.requests = Incoming::Ended(end.and_then(Result::err).map(status::of_message));
+                    self.requests = Incoming::Ended(end.and_then(Result::err).map(status::from_decode_error));
                     break;
                 }
                 Poll::Pending => break,
@@ -219,7 +219,7 @@ fn unanswered(id: &RequestId) -> Reply {
 
 /// An error as one reply among others.
 fn failure(error: Error, id: &RequestId) -> Reply {
-    let status = status::of(error, id);
+    let status = status::from_error(error, id);
     let details = status.get_error_details();
     let retry = details.retry_info().and_then(|info| info.retry_delay);
     Reply::Failure(pb::Failure {

@@ -41,7 +41,7 @@ where
             Ok(verdict) => Ok(tonic::Response::new(Reply::Verdict(verdict))),
             Err(error) => {
                 let id = id.cloned().unwrap_or_else(RequestId::random);
-                Err(id.on(status::of(error, &id)))
+                Err(id.add_to(status::from_error(error, &id)))
             }
         }
     });

@@ -52,7 +52,7 @@ async fn unknown_methods_are_unimplemented() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_with_a_role_needs_a_key() {
-    use latchkey::grpc::access::{Rule, rule};
+    use latchkey::grpc::methods::{Rule, rule};
     use prost_reflect::DescriptorPool;
 
     use crate::support::server::{Server, Store};

@@ -75,7 +75,7 @@ async fn a_misconfigured_gateway_is_logged_once() {
     assert_eq!(get(process.http, "/livez", &[]).await.status, 200);
     let said = process.output_until("mend its settings");
     assert_eq!(said.matches("mend its settings").count(), 1, "{said}");
-    assert!(said.contains("`require_role` is not known here"), "{said}");
+    assert!(said.contains("`require_role` is not a known key"), "{said}");
 }
 
 #[rstest]

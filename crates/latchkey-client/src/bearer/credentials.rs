@@ -17,7 +17,7 @@ pub enum Credentials<'a> {
     Cookies(Candidates<'a>),
     /// The request has something that is not exactly one token. The text says what is wrong with it. Proxies and
     /// services disagree about which of two tokens counts, so neither is used.
-    Unclear(&'static str),
+    Malformed(&'static str),
 }
 
 impl<'a> Credentials<'a> {
@@ -31,7 +31,7 @@ impl<'a> Credentials<'a> {
     ) -> Self {
         let mut values = authorization.into_iter();
         match (values.next(), values.next()) {
-            (Some(_), Some(_)) => Self::Unclear("There is more than one `authorization`."),
+            (Some(_), Some(_)) => Self::Malformed("There is more than one `authorization`."),
             (Some(value), None) if !is_empty(value) => Self::from_authorization(value),
             (Some(_), None) | (None, _) => {
                 cookies.map_or(Self::None, |(name, values)| Self::from_cookies(name, values))
@@ -42,9 +42,9 @@ impl<'a> Credentials<'a> {
     fn from_authorization(value: &'a [u8]) -> Self {
         match std::str::from_utf8(value).ok().and_then(bearer) {
             // Envoy joins the values of a header with commas. No token contains one.
-            Some(token) if token.contains(',') => Self::Unclear("There is more than one `authorization`."),
+            Some(token) if token.contains(',') => Self::Malformed("There is more than one `authorization`."),
             Some(token) => Self::Token(token),
-            None => Self::Unclear("The header `authorization` is not of the form `Bearer <token>`."),
+            None => Self::Malformed("The header `authorization` is not of the form `Bearer <token>`."),
         }
     }
 
@@ -67,7 +67,7 @@ impl<'a> Credentials<'a> {
         }
         match candidates.as_slice() {
             [] if is_text => Self::None,
-            [] => Self::Unclear("The cookie with the token is not text."),
+            [] => Self::Malformed("The cookie with the token is not text."),
             [token] => Self::Token(token),
             _ => Self::Cookies(candidates),
         }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn is_malformed(credentials: &Credentials<'_>) -> bool {
-        matches!(credentials, Credentials::Unclear(_))
+        matches!(credentials, Credentials::Malformed(_))
     }
 
     #[test]

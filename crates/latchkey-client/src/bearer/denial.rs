@@ -35,7 +35,7 @@ pub enum Kind {
     /// The request has no token.
     NoToken,
     /// The request has something that is not exactly one token.
-    Unclear,
+    Malformed,
     /// The token is not, or no longer, valid.
     Rejected,
     /// The account is disabled. No other token would help.
@@ -90,7 +90,7 @@ impl Denial<'_> {
             Kind::Disabled => return None,
             Kind::NoToken => return Some("Bearer realm=\"latchkey\"".into()),
             Kind::Rejected => "invalid_token",
-            Kind::Unclear => "invalid_request",
+            Kind::Malformed => "invalid_request",
             Kind::Insufficient => "insufficient_scope",
         };
         // The description is the reason, which is plain ASCII. The message can contain the name of a device.
@@ -170,7 +170,7 @@ mod tests {
     fn each_kind_has_a_status_and_a_challenge() {
         for (kind, is_forbidden, error) in [
             (Kind::NoToken, false, None),
-            (Kind::Unclear, false, Some("invalid_request")),
+            (Kind::Malformed, false, Some("invalid_request")),
             (Kind::Rejected, false, Some("invalid_token")),
             (Kind::Insufficient, true, Some("insufficient_scope")),
         ] {

@@ -108,7 +108,7 @@ impl Denial {
         Some(match self {
             Self::Outage => return None,
             Self::NoToken => denial(Kind::NoToken, bearer::TOKEN_REQUIRED),
-            Self::Malformed(_) => denial(Kind::Unclear, bearer::MALFORMED),
+            Self::Malformed(_) => denial(Kind::Malformed, bearer::MALFORMED),
             Self::WrongSlot(_) => denial(Kind::Insufficient, bearer::SLOT_REQUIRED),
             Self::MissingRole(_) => denial(Kind::Insufficient, bearer::ROLE_REQUIRED),
             Self::Rejected(rejection) => bearer::Denial {

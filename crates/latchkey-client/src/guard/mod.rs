@@ -205,7 +205,7 @@ impl Guard {
         let token = match Credentials::find(authorization, None::<(&str, [&[u8]; 0])>) {
             Credentials::Token(token) => token,
             Credentials::None | Credentials::Cookies(_) => return Err(Denial::NoToken),
-            Credentials::Unclear(message) => return Err(Denial::Malformed(message)),
+            Credentials::Malformed(message) => return Err(Denial::Malformed(message)),
         };
         if self.rules.revocation_feed {
             self.checker.follow_feed();

@@ -1,7 +1,7 @@
-//! The body of a request while its message is on its way: it has a deadline, and what has come of it is bounded.
+//! The body of a request: limits how long a message may take to arrive and how many bytes of it are buffered.
 //!
-//! A request that waits for its message occupies no place under `server.max_requests`: places are for work. One that
-//! comes together with its headers, as nearly all do, sets no timer and counts towards nothing.
+//! A request takes its permit of `server.max_requests` only when its message is complete. A message that arrives
+//! together with its headers, as nearly all do, starts no timer and counts towards no limit of bytes.
 
 use std::{
     pin::Pin,
@@ -18,12 +18,11 @@ use tonic::codegen::StdError;
 use super::status;
 use crate::admission::{Connection, Permit, Resource};
 
-/// The place of a request, taken when its message is complete and kept until it is answered.
+/// The permit of a request, taken when its message is complete and held until the response.
 #[derive(Default)]
 pub(super) struct RequestPermit(Mutex<Option<Permit<Arc<Connection>>>>);
 
 impl RequestPermit {
-    /// Takes the place.
     pub(super) fn take(&self, connection: &Arc<Connection>) -> Result<(), tonic::Status> {
         let permit = Permit::take(Arc::clone(connection), Resource::Requests)
             .map_err(|scope| status::too_many("requests", scope))?;
@@ -32,59 +31,57 @@ impl RequestPermit {
     }
 }
 
-/// What a body consists of.
+/// The number of messages in a body.
 pub(super) enum Framing {
-    /// One message, and the end. The place is taken then.
+    /// One message. The permit is taken when it is complete.
     Message(Option<Arc<RequestPermit>>),
-    /// MessageFramer one after the other, each with a prefix of five bytes.
-    MessageFramer(MessageFramer),
+    Stream(MessageFramer),
 }
 
-/// A body with a deadline and bounds.
 pub(super) struct RequestBody<B> {
     body: B,
     connection: Arc<Connection>,
-    kind: Framing,
-    /// Bytes that have come.
+    framing: Framing,
+    /// Bytes received of a single message.
     received: usize,
-    /// What of them is counted, because more has to come.
-    counted: Permit<Arc<Connection>>,
+    /// Counts the bytes of an incomplete message.
+    permit: Permit<Arc<Connection>>,
     timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> RequestBody<B> {
-    pub(super) fn new(body: B, connection: &Arc<Connection>, kind: Framing, timeout: Duration) -> Self {
+    pub(super) fn new(body: B, connection: &Arc<Connection>, framing: Framing, timeout: Duration) -> Self {
         Self {
             body,
             connection: Arc::clone(connection),
-            kind,
+            framing,
             received: 0,
-            counted: Permit::empty(Arc::clone(connection), Resource::BodyBytes),
+            permit: Permit::empty(Arc::clone(connection), Resource::BodyBytes),
             timeout,
             timer: None,
         }
     }
 
     fn receive(&mut self, data: &[u8]) {
-        match &mut self.kind {
+        match &mut self.framing {
             Framing::Message(_) => self.received += data.len(),
-            Framing::MessageFramer(messages) => messages.receive(data),
+            Framing::Stream(messages) => messages.receive(data),
         }
     }
 
-    /// Counts what has come of a message that is not complete; `None` where none has begun.
+    /// Returns the number of bytes of the incomplete message, or `None` between the messages of a stream.
     fn unfinished(&self) -> Option<usize> {
-        match &self.kind {
+        match &self.framing {
             Framing::Message(_) => Some(self.received),
-            Framing::MessageFramer(messages) => Some(messages.received).filter(|received| *received > 0),
+            Framing::Stream(messages) => Some(messages.received).filter(|received| *received > 0),
         }
     }
 
-    /// More has to come: not for ever, and not beyond the bound.
-    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<StdError> {
+    /// Checks the limits while the body is pending.
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<StdError> {
         let unfinished = self.unfinished();
-        if let Err(scope) = self.counted.set(unfinished.unwrap_or(0)) {
+        if let Err(scope) = self.permit.set(unfinished.unwrap_or(0)) {
             return Poll::Ready(status::too_many("unfinished requests", scope).into());
         }
         if unfinished.is_none() {
@@ -92,19 +89,19 @@ impl<B> RequestBody<B> {
             return Poll::Pending;
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
-        timer.as_mut().poll(cx).map(|()| status::message_late().into())
+        timer.as_mut().poll(cx).map(|()| status::message_timeout().into())
     }
 
     fn end(&mut self) -> Result<(), StdError> {
         self.timer = None;
-        let _ = self.counted.set(0);
-        match &mut self.kind {
-            Framing::Message(place) => {
-                if let Some(place) = place.take() {
-                    place.take(&self.connection)?;
+        let _ = self.permit.set(0);
+        match &mut self.framing {
+            Framing::Message(permit) => {
+                if let Some(permit) = permit.take() {
+                    permit.take(&self.connection)?;
                 }
             }
-            Framing::MessageFramer(_) => {}
+            Framing::Stream(_) => {}
         }
         Ok(())
     }
@@ -137,7 +134,7 @@ where
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(None) => Poll::Ready(this.end().err().map(Err)),
-            Poll::Pending => this.wait(cx).map(|error| Some(Err(error))),
+            Poll::Pending => this.poll_limits(cx).map(|error| Some(Err(error))),
         }
     }
 
@@ -150,13 +147,13 @@ where
     }
 }
 
-/// Follows messages as they come in pieces.
+/// Finds the boundaries of length-prefixed messages in a stream of bytes.
 #[derive(Debug, Default)]
 pub(super) struct MessageFramer {
     prefix: [u8; 5],
-    /// Bytes that have come of the message under way, with its prefix.
+    /// Bytes received of the current message, including its prefix.
     received: usize,
-    /// Bytes that are still to come, once the prefix is complete.
+    /// Bytes missing of the current message, once its prefix is complete.
     missing: usize,
 }
 
@@ -172,10 +169,10 @@ impl MessageFramer {
                     self.missing = u32::from_be_bytes(length) as usize;
                 }
             } else {
-                let part = self.missing.min(data.len());
-                self.received += part;
-                self.missing -= part;
-                data = &data[part..];
+                let length = self.missing.min(data.len());
+                self.received += length;
+                self.missing -= length;
+                data = &data[length..];
             }
             if self.received >= self.prefix.len() && self.missing == 0 {
                 self.received = 0;
@@ -189,18 +186,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_followed_however_they_are_cut() {
+    fn message_boundaries_are_found_in_any_chunks() {
         let message = |length: u8| [&[0, 0, 0, 0, length][..], &vec![b'x'; length.into()]].concat();
         let all = [message(3), message(0), message(200), message(1)].concat();
-        // Where in a message each byte stands: the last of it ends it.
+        // The position of each byte in its message, which is 0 for the last byte.
         let expected: Vec<_> =
             [8, 5, 205, 6].iter().flat_map(|&length| (1..=length).map(move |at| at % length)).collect();
-        for piece in [1, 2, 3, 7, 100] {
+        for chunk_size in [1, 2, 3, 7, 100] {
             let mut messages = MessageFramer::default();
             let mut at = 0;
-            for piece in all.chunks(piece) {
-                messages.receive(piece);
-                at += piece.len();
+            for chunk in all.chunks(chunk_size) {
+                messages.receive(chunk);
+                at += chunk.len();
                 assert_eq!(messages.received, expected[at - 1], "after {at} bytes");
             }
         }
