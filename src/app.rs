@@ -1,13 +1,13 @@
-//! The composition root: with [`mod@parts`], the only place that knows all the others.
+//! The composition root: builds, starts and stops a server. It is the only module that knows all others.
 //!
-//! Tests and production start the same [`App`]; what differs are the settings and the clock.
+//! Tests and production start the same [`App`], with different settings and clocks.
 
 mod background;
 mod components;
 mod descriptors;
-mod exposure;
 mod gateways;
 mod limits;
+mod security_warnings;
 mod tls;
 
 use std::{fs::File, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use self::{
     background::{Reload, serve_port},
     components::{
-        Components, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail,
-        login_limiter, parts, prepare_data_dir, refuse_missing_keys, scheme, session_store, tokens,
+        CheckedComponents, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail,
+        check_config, check_missing_keys, login_limiter, prepare_data_dir, scheme, session_store, tokens,
         webhook_receiver,
     },
 };
@@ -50,16 +50,12 @@ use crate::{
     transport::{server::serve, tls::Tls},
 };
 
-/// How often debts of sessions to accounts are looked for.
 const DEBT_INTERVAL: Duration = Duration::from_secs(2);
+const AUDIT_SUMMARY_INTERVAL: Duration = Duration::from_secs(5);
+/// Time to record the latest uses of sessions at shutdown.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often to look whether there were refusals that have no entry in the audit trail.
-const REFUSALS_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long recording the latest uses of sessions may take at the end.
-const FLUSH: Duration = Duration::from_secs(2);
-
-/// Why the server did not start: one sentence with the remedy.
+/// The server could not start. The text is one sentence with the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartError(pub String);
@@ -72,23 +68,23 @@ impl From<String> for StartError {
 
 /// A running server.
 pub struct App {
-    /// Where the gRPC port listens.
+    /// The address of the gRPC port.
     pub grpc: SocketAddr,
-    /// Where the HTTP port listens.
+    /// The address of the HTTP port.
     pub http: SocketAddr,
-    /// The rules it serves.
+    /// The domain.
     pub engine: Arc<Engine>,
     health: Health,
     grace: Duration,
     shutdown: CancellationToken,
-    /// A port is closed that should be open.
+    /// Cancelled when a port has closed although the server is not stopping.
     failed: CancellationToken,
     reload: Reload,
-    /// The two ports and the webhook; they end after `shutdown`.
+    /// The two ports and the webhook, which end after `shutdown`.
     serving: JoinSet<()>,
-    /// What runs beside them; dropped at shutdown.
+    /// The other background tasks, which are aborted at shutdown.
     background: JoinSet<()>,
-    /// Records uses of sessions, to the last.
+    /// The write-behind of uses, which ends when all are recorded.
     recording: JoinHandle<()>,
     database: Database,
     audit: Arc<AuditTrail>,
@@ -96,9 +92,9 @@ pub struct App {
 }
 
 impl App {
-    /// Starts a server. It answers at once, and is healthy once its stores are.
+    /// Starts a server. It accepts requests at once and is healthy once its stores are.
     pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let (Components { slots, passwords }, lock) = prepare(config).await?;
+        let (CheckedComponents { slots, passwords }, lock) = prepare(config).await?;
         let admin_key = admin_key(config)?;
         let encryption = tls::encryption(config, &clock)?;
         let webhook = webhook_receiver(config, &clock)?;
@@ -127,7 +123,7 @@ impl App {
             events: SessionEvents::new(events, limits::watches(config)),
             slots,
             audit: audit_log,
-            clock,
+            clock: Arc::clone(&clock),
             max_staleness: config.validate.max_staleness,
         }));
         let health = Health::not_serving().await;
@@ -164,15 +160,17 @@ impl App {
         let port = serve_http(&admission, http_listener, forward_auth, &health, shutdown.clone());
         serving.spawn(serve_port("HTTP port", port, shutdown.clone(), failed.clone()));
         if let Some(receiver) = webhook {
-            deliver(&mut serving, receiver.webhook(config, &engine, deliveries), shutdown.clone());
+            start_webhook(&mut serving, receiver.webhook(config, &engine, deliveries), shutdown.clone());
         }
 
         connections.warn();
-        exposure::warn(config, grpc, http);
+        security_warnings::log(config, grpc, http);
         let reload = Reload::new();
-        let probes = Probes::new(probe, Arc::clone(engine.accounts()), Arc::clone(engine.clock()));
-        let background = background::start(&engine, &health, probes, &admission, config, encryption, &reload);
-        let recording = record_uses(&engine);
+        let probes = Probes::new(probe, Arc::clone(engine.accounts()), Arc::clone(&clock));
+        let certificates =
+            encryption.map(|encryption| tls::CertificateReload::new(encryption, config, clock));
+        let background = background::start(&engine, &health, probes, &admission, certificates, &reload);
+        let recording = start_write_behind(&engine);
 
         tracing::info!(
             listen.grpc = %grpc,
@@ -201,27 +199,27 @@ impl App {
         })
     }
 
-    /// Refuses what [`App::start`] would refuse before it opens a store or a port, and changes nothing. Where keys are
-    /// missing, it asks the accounts whether there is anybody yet.
+    /// Checks a configuration as [`App::start`] does before it opens a store or a port. Changes nothing. If keys are
+    /// missing, it checks whether there are accounts.
     pub async fn check(config: &Config) -> Result<(), StartError> {
-        parts(config)?;
-        refuse_missing_keys(config).await?;
+        check_config(config)?;
+        check_missing_keys(config).await?;
         telemetry::check(&config.log)?;
         Ok(())
     }
 
-    /// Reads signing keys and certificates again now, instead of after their intervals.
+    /// Reads signing keys and certificates now instead of after their intervals.
     pub fn reload(&self) {
         self.reload.request();
     }
 
-    /// Returns once the server cannot go on: a port is closed that should be open.
+    /// Waits until a port closes although the server is not stopping.
     pub async fn failed(&self) {
         self.failed.cancelled().await;
     }
 
-    /// Drains: health says NOT_SERVING, nobody new is let in, and what is under way may finish within
-    /// the grace. False if it did not.
+    /// Drains and stops: health reports NOT_SERVING, no connections are accepted, and requests in progress may finish
+    /// within `server.shutdown_grace`. Returns false if they did not.
     pub async fn stop(mut self) -> bool {
         self.background.shutdown().await;
         self.health.drain().await;
@@ -230,19 +228,19 @@ impl App {
             tokio::time::timeout(self.grace, async { while self.serving.join_next().await.is_some() {} })
                 .await;
         if drained.is_err() {
-            tracing::warn!("requests that were under way did not finish within server.shutdown_grace");
+            tracing::warn!("requests in progress did not finish within server.shutdown_grace");
         }
         self.serving.shutdown().await;
         self.engine.uses().close();
-        if tokio::time::timeout(FLUSH, &mut self.recording).await.is_err() {
+        if tokio::time::timeout(FLUSH_TIMEOUT, &mut self.recording).await.is_err() {
             self.recording.abort();
             tracing::warn!(
-                "the latest uses of some sessions could not be recorded; these may time out early"
+                "failed to record the latest uses of some sessions; these sessions may time out early"
             );
         }
-        // When callers were last seen. Of no great importance: not long.
+        // Records the last uses of callers.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.engine.callers().flush()).await;
-        // Writes what is in the log of the database into its file.
+        // Writes the write-ahead log of the database into its file.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.database.close()).await;
         self.engine.audit().close(self.engine.now());
         let audit = self.audit;
@@ -251,11 +249,11 @@ impl App {
     }
 }
 
-/// Refuses what can be refused before anything is made, and makes the data directory.
-async fn prepare(config: &Config) -> Result<(Components, Option<File>), String> {
-    let parts = parts(config)?;
-    refuse_missing_keys(config).await?;
-    Ok((parts, prepare_data_dir(config)?))
+/// Checks the configuration and creates the data directory.
+async fn prepare(config: &Config) -> Result<(CheckedComponents, Option<File>), String> {
+    let components = check_config(config)?;
+    check_missing_keys(config).await?;
+    Ok((components, prepare_data_dir(config)?))
 }
 
 async fn database(config: &Config) -> Result<Database, String> {
@@ -268,31 +266,31 @@ async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| format!("{key}: cannot listen on {address}: {error}"))
 }
 
-fn record_uses(engine: &Arc<Engine>) -> JoinHandle<()> {
+fn start_write_behind(engine: &Arc<Engine>) -> JoinHandle<()> {
     let engine = Arc::clone(engine);
     let recording = async move || engine.record_uses().await;
-    tokio::spawn(supervise("uses of sessions", Importance::Deferrable, recording))
+    tokio::spawn(supervise("write-behind of uses", Importance::Deferrable, recording))
 }
 
-/// Delivers the webhook until `stop`.
-fn deliver(serving: &mut JoinSet<()>, webhook: Webhook, stop: CancellationToken) {
+fn start_webhook(serving: &mut JoinSet<()>, webhook: Webhook, stop: CancellationToken) {
     let delivering = async move || webhook.run(&stop).await;
-    serving.spawn(supervise("webhook", Importance::Deferrable, delivering));
+    serving.spawn(supervise("webhook delivery", Importance::Deferrable, delivering));
 }
 
 async fn settle_debts(engine: Arc<Engine>) {
     loop {
         match engine.settle_debts().await {
             Ok(_) => {}
-            // Health has told of the outage.
+            // Health logs outages.
             Err(Error::Store(error)) if error.is_transient() => {}
-            Err(error) => tracing::error!(error.message = %error, "sessions cannot follow their accounts"),
+            Err(error) => {
+                tracing::error!(error.message = %error, "failed to settle debts of account changes");
+            }
         }
         tokio::time::sleep(DEBT_INTERVAL).await;
     }
 }
 
-/// Serves the HTTP port.
 fn serve_http(
     admission: &Arc<Admission>,
     listener: TcpListener,
@@ -300,12 +298,12 @@ fn serve_http(
     health: &Health,
     shutdown: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let gate = ConnectionLimiter::new(Arc::clone(admission), Resource::HttpConnections);
+    let limiter = ConnectionLimiter::new(Arc::clone(admission), Resource::HttpConnections);
     let (admission, condition) = (Arc::clone(admission), health.condition());
-    async move { http::serve(listener, forward_auth, condition, &gate, &admission, shutdown).await }
+    async move { http::serve(listener, forward_auth, condition, &limiter, &admission, shutdown).await }
 }
 
-/// Serves the gRPC port; browsers, too, where some sites may call.
+/// Serves the gRPC port, for browsers too if `browser.origins` is set.
 fn serve_grpc(
     config: &Config,
     admission: &Arc<Admission>,
@@ -315,25 +313,23 @@ fn serve_grpc(
     shutdown: CancellationToken,
 ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, String> {
     let limits = limits::connections(config);
-    let gate = ConnectionLimiter::new(Arc::clone(admission), Resource::GrpcConnections);
+    let limiter = ConnectionLimiter::new(Arc::clone(admission), Resource::GrpcConnections);
     let origins = config.browser.origins.iter().map(|origin| HeaderValue::from_str(origin));
-    let origins = origins.collect::<Result<Vec<_>, _>>().map_err(|_| "browser.origins: not an origin")?;
+    let origins = origins
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| "browser.origins: not an origin such as https://shop.example")?;
     if origins.is_empty() {
         let services = Arc::new(services);
-        return Ok(Box::pin(async move { serve(listener, &gate, tls, services, limits, shutdown).await }));
+        return Ok(Box::pin(async move { serve(listener, &limiter, tls, services, limits, shutdown).await }));
     }
     let browsers = Browsers::new(services, origins, gateways::token_cookie(config));
     let browsers = Arc::new(browsers);
-    Ok(Box::pin(async move { serve(listener, &gate, tls, browsers, limits, shutdown).await }))
+    Ok(Box::pin(async move { serve(listener, &limiter, tls, browsers, limits, shutdown).await }))
 }
 
-/// Keeps the callers known, and the audit trail told of those that were refused.
-async fn keep_callers(engine: Arc<Engine>) {
-    let telling = async {
-        loop {
-            tokio::time::sleep(REFUSALS_INTERVAL).await;
-            engine.audit().tell_held_back(engine.now());
-        }
-    };
-    tokio::join!(engine.callers().keep(), telling);
+async fn record_audit_summaries(engine: Arc<Engine>) {
+    loop {
+        tokio::time::sleep(AUDIT_SUMMARY_INTERVAL).await;
+        engine.audit().record_summaries(engine.now());
+    }
 }

@@ -1,4 +1,4 @@
-//! What runs beside the ports on every server, supervised.
+//! Starts the background tasks under supervision.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +9,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{keep_callers, settle_debts, tls};
+use super::{record_audit_summaries, settle_debts, tls::CertificateReload};
 use crate::{
     admission::Admission,
-    config::Config,
     domain::{Engine, health::Probes},
     grpc::health::Health,
     isolation::{
@@ -21,14 +20,13 @@ use crate::{
     },
 };
 
-/// How often it is looked whether repeated log lines are to be reported.
 const LOG_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Asks those who read files again at intervals to do so now.
+/// Requests that tasks which read files at intervals read them now.
 #[derive(Clone)]
 pub(super) struct Reload(watch::Sender<()>);
 
-/// One who reads files again.
+/// Receives the requests of [`Reload`].
 #[derive(Clone)]
 pub(super) struct ReloadRequests(watch::Receiver<()>);
 
@@ -37,7 +35,6 @@ impl Reload {
         Self(watch::Sender::new(()))
     }
 
-    /// Has everybody read now.
     pub(super) fn request(&self) {
         self.0.send_replace(());
     }
@@ -48,13 +45,13 @@ impl Reload {
 }
 
 impl ReloadRequests {
-    /// Waits until somebody asks. False once nobody can.
+    /// Waits for a request. Returns false if there can be none any more.
     pub(super) async fn requested(&mut self) -> bool {
         self.0.changed().await.is_ok()
     }
 
-    /// Returns when it is time to read again: true if somebody has asked for it.
-    pub(super) async fn due(&mut self, interval: Duration) -> bool {
+    /// Waits for a request, at most `interval`. Returns whether there was one.
+    pub(super) async fn requested_within(&mut self, interval: Duration) -> bool {
         tokio::select! {
             () = sleep(interval) => false,
             Ok(()) = self.0.changed() => true,
@@ -62,61 +59,60 @@ impl ReloadRequests {
     }
 }
 
-/// Starts everything that runs beside the ports. Dropping it ends it.
+/// Starts the background tasks. Dropping the set aborts them.
 pub(super) fn start(
     engine: &Arc<Engine>,
     health: &Health,
     probes: Probes,
     admission: &Arc<Admission>,
-    config: &Config,
-    encryption: Option<tls::Encryption>,
+    certificates: Option<CertificateReload>,
     reload: &Reload,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    let essential = || Importance::Essential(health.tasks());
     let watched = health.clone();
     let mut restarted = false;
-    let watching = async move || {
+    let probing = async move || {
         if restarted {
-            // What was known before it panicked may not be true any more.
+            // The state from before the panic may be outdated.
             watched.drain().await;
         }
         restarted = true;
         watched.watch(&probes).await;
     };
-    let essential = || Importance::Essential(health.tasks());
-    tasks.spawn(supervise("health", essential(), watching));
+    tasks.spawn(supervise("health probes", essential(), probing));
     let own = Arc::clone(engine);
-    let telling = async move || own.follow_session_events().await;
-    tasks.spawn(supervise("event log", essential(), telling));
-    let own = Arc::clone(engine);
-    tasks.spawn(supervise("debts", Importance::Deferrable, async move || {
-        settle_debts(Arc::clone(&own)).await;
-    }));
-    let own = Arc::clone(engine);
-    tasks.spawn(supervise("callers", Importance::Deferrable, async move || {
-        keep_callers(Arc::clone(&own)).await;
-    }));
+    let following = async move || own.follow_session_events().await;
+    tasks.spawn(supervise("session events", essential(), following));
 
     let own = Arc::clone(engine);
-    let keys = async move || own.tokens().rotate_keys().await;
-    tasks.spawn(supervise("signing keys", Importance::Deferrable, keys));
+    let settling = async move || settle_debts(Arc::clone(&own)).await;
+    tasks.spawn(supervise("debt settlement", Importance::Deferrable, settling));
+    let own = Arc::clone(engine);
+    let reading = async move || own.callers().run().await;
+    tasks.spawn(supervise("callers", Importance::Deferrable, reading));
+    let own = Arc::clone(engine);
+    let summarizing = async move || record_audit_summaries(Arc::clone(&own)).await;
+    tasks.spawn(supervise("audit summaries", Importance::Deferrable, summarizing));
+    let own = Arc::clone(engine);
+    let rotating = async move || own.tokens().rotate_keys().await;
+    tasks.spawn(supervise("key rotation", Importance::Deferrable, rotating));
     let (own, mut requests) = (Arc::clone(engine), reload.requests());
-    let early = async move || {
+    let reloading = async move || {
         while requests.requested().await {
             own.tokens().reload_keys();
         }
     };
-    tasks.spawn(supervise("reload of signing keys", Importance::Deferrable, early));
-    if let Some(mut encryption) = encryption {
-        tls::look_at_dates(config, &encryption, &**engine.clock());
-        let (clock, settings, mut requests) = (Arc::clone(engine.clock()), config.clone(), reload.requests());
-        let certificates =
-            async move || tls::reload(&mut encryption, &settings, &*clock, &mut requests).await;
-        tasks.spawn(supervise("certificates", Importance::Deferrable, certificates));
+    tasks.spawn(supervise("key reload", Importance::Deferrable, reloading));
+    if let Some(mut certificates) = certificates {
+        certificates.check_validity();
+        let mut requests = reload.requests();
+        let reloading = async move || certificates.run(&mut requests).await;
+        tasks.spawn(supervise("certificate reload", Importance::Deferrable, reloading));
     }
     let own = Arc::clone(admission);
-    let watching = async move || own.watch().await;
-    tasks.spawn(supervise("admission report", Importance::Deferrable, watching));
+    let reporting = async move || own.watch().await;
+    tasks.spawn(supervise("admission report", Importance::Deferrable, reporting));
     tasks.spawn(supervise("log report", Importance::Deferrable, report_log_lines));
     tasks
 }
@@ -130,8 +126,8 @@ async fn report_log_lines() {
     }
 }
 
-/// Runs what serves a port. It cannot be started again, because its socket goes with it: where it ends before
-/// `shutdown`, `failed` says so, and the whole server is to stop and be started again.
+/// Runs the task that serves a port. It cannot be restarted, because its socket is closed with it: if it ends before
+/// `shutdown`, `failed` is cancelled and the server stops.
 pub(super) async fn serve_port(
     name: &'static str,
     serving: impl Future<Output = ()>,
@@ -139,7 +135,7 @@ pub(super) async fn serve_port(
     failed: CancellationToken,
 ) {
     if !supervisor::run_once(name, serving).await || !shutdown.is_cancelled() {
-        tracing::error!(task.name = name, "a port is closed that should be open; the server stops");
+        tracing::error!(task.name = name, "a port has closed unexpectedly; stopping the server");
         failed.cancel();
     }
 }
@@ -162,6 +158,6 @@ mod tests {
         let failed = CancellationToken::new();
         shutdown.cancel();
         serve_port("port", async {}, shutdown, failed.clone()).await;
-        assert!(!failed.is_cancelled(), "at the end it is meant to close");
+        assert!(!failed.is_cancelled(), "a port closes at shutdown");
     }
 }

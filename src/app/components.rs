@@ -1,4 +1,4 @@
-//! What a server is made of, from the settings and the files they name.
+//! Creates the components of a server from the configuration and its files.
 
 mod accounts;
 mod missing_keys;
@@ -44,23 +44,23 @@ use crate::{
 };
 
 pub(super) use self::{
-    accounts::accounts_and_callers, missing_keys::refuse_missing_keys, webhook::webhook_receiver,
+    accounts::accounts_and_callers, missing_keys::check_missing_keys, webhook::webhook_receiver,
 };
 
-/// How many letters and digits of an admin key have to be more than words.
-const ENOUGH: usize = 10;
+/// Letters and digits of an admin key that must not be part of words.
+const MIN_RANDOM_CHARACTERS: usize = 10;
 
-/// Of the streams of a connection, logins that wait for long may take one in so many. The others are for those who are
+/// Logins that wait for long may use one of this many streams of a connection. The others stay free for users who are
 /// logged in.
-const CONNECTION_SHARE: u32 = 2;
+const LOGIN_STREAM_SHARE: u32 = 2;
 
-/// What follows from the settings and the files they name.
-pub(super) struct Components {
+/// Components that are created while the configuration is checked.
+pub(super) struct CheckedComponents {
     pub(super) slots: Slots,
     pub(super) passwords: Passwords,
 }
 
-/// One store, as the rules see it, and as readers of the log do.
+/// The ports of the session store.
 pub(super) struct SessionStore {
     pub(super) sessions: Arc<dyn Registers<UserSessions>>,
     pub(super) throttle: Arc<dyn Registers<Throttle>>,
@@ -71,8 +71,8 @@ pub(super) struct SessionStore {
 }
 
 impl SessionStore {
-    /// To be made where tasks can be spawned.
-    fn of<R: Backend>(registers: R) -> Self {
+    /// Requires a runtime, because it spawns tasks.
+    fn new<R: Backend>(registers: R) -> Self {
         let store = Arc::new(CodecStore::new(registers));
         Self {
             sessions: Arc::new(BatchingSessions::new(store.clone())),
@@ -84,7 +84,7 @@ impl SessionStore {
         }
     }
 
-    /// With a near-cache, where the settings have one.
+    /// Adds the near-cache, if it is configured.
     pub(super) fn cached(self, config: &Config) -> Self {
         let bytes = config.validate.cache_mib * 1024 * 1024;
         if bytes == 0 {
@@ -95,9 +95,9 @@ impl SessionStore {
     }
 }
 
-/// Refuses what can be refused without making anything.
-pub(super) fn parts(config: &Config) -> Result<Components, String> {
-    let parts = Components { slots: slots(config)?, passwords: passwords(config)? };
+/// Checks the configuration and its files. Creates no files.
+pub(super) fn check_config(config: &Config) -> Result<CheckedComponents, String> {
+    let components = CheckedComponents { slots: slots(config)?, passwords: passwords(config)? };
     if config.admin_key_file().exists() {
         admin_key(config)?;
     }
@@ -124,30 +124,29 @@ pub(super) fn parts(config: &Config) -> Result<Components, String> {
     }
     accounts::check(config)?;
     webhook_receiver(config, &clock)?;
-    Ok(parts)
+    Ok(components)
 }
 
 pub(super) fn prepare_data_dir(config: &Config) -> Result<Option<File>, String> {
     let dir = &config.data_dir;
-    let refused = |error: std::io::Error| format!("data_dir: cannot use {}: {error}", dir.display());
+    let failed = |error: std::io::Error| format!("data_dir: cannot use {}: {error}", dir.display());
     if !dir.exists() {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(refused)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     }
     if !is_embedded(config) {
         return Ok(None);
     }
-    let lock = File::create(dir.join("latchkey.lock")).map_err(refused)?;
+    let lock = File::create(dir.join("latchkey.lock")).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(format!(
             "another Latchkey is running on {}: stop it, choose another data_dir, or share sessions through Redis (sessions.url)",
             dir.display()
         )),
-        Err(TryLockError::Error(error)) => Err(refused(error)),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 
-/// What the settings say of callers.
 pub(super) fn access_settings(config: &Config) -> Result<AccessSettings, String> {
     Ok(AccessSettings {
         validate_needs_role: config.access.validate == ValidateAccess::Caller,
@@ -155,14 +154,14 @@ pub(super) fn access_settings(config: &Config) -> Result<AccessSettings, String>
     })
 }
 
-/// The admin key; made where there is none.
+/// Reads the admin key. Generates it if there is none.
 pub(super) fn admin_key(config: &Config) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
     let path = config.admin_key_file();
     if !path.exists() {
         let mut random = zeroize::Zeroizing::new([0; 32]);
         getrandom::fill(&mut *random).map_err(|error| format!("no randomness for the admin key: {error}"))?;
         let key = zeroize::Zeroizing::new(format!("lka_{}\n", BASE64URL_NOPAD.encode(&*random)));
-        // Another process may have been faster; then its key counts.
+        // If another process has created the file meanwhile, its key is used.
         if let Err(error) = secret_file::create(&path, key.as_bytes())
             && !path.exists()
         {
@@ -170,23 +169,22 @@ pub(super) fn admin_key(config: &Config) -> Result<zeroize::Zeroizing<Vec<u8>>, 
         }
     }
     let key = secret_file::read(&path).map_err(|error| format!("access.admin_key_file: {error}"))?;
-    let refuse = |what: &str| {
+    let invalid = |problem: &str| {
         Err(format!(
-            "access.admin_key_file: {} holds {what}: remove it, and `latchkey serve --allow-new-keys` makes a good one",
+            "access.admin_key_file: {} holds {problem}: remove it, and start with `latchkey serve --allow-new-keys` to generate a new one",
             path.display()
         ))
     };
     let secret = key.trim_ascii();
     if secret.len() < 16 {
-        return refuse("fewer than 16 characters");
+        return invalid("fewer than 16 characters");
     }
-    match why_guessable(secret.strip_prefix(b"lka_").unwrap_or(secret), ENOUGH) {
-        Some(why) => refuse(&format!("a key that can be guessed, because {why}")),
+    match why_guessable(secret.strip_prefix(b"lka_").unwrap_or(secret), MIN_RANDOM_CHARACTERS) {
+        Some(why) => invalid(&format!("a key that can be guessed, because {why}")),
         None => Ok(key),
     }
 }
 
-/// What signs and verifies tokens, and what keeps its keys up to date.
 pub(super) fn tokens(config: &Config, clock: &dyn Clock) -> Result<(Tokens, Rotation), String> {
     let dir = config.keys_dir();
     if config.token.keys_dir.is_empty() {
@@ -214,11 +212,11 @@ pub(super) fn session_store(
     clock: &Arc<dyn Clock>,
 ) -> Result<SessionStore, String> {
     if is_embedded(config) {
-        return Ok(SessionStore::of(EmbeddedRegisters::start(database.clone(), Arc::clone(clock))));
+        return Ok(SessionStore::new(EmbeddedRegisters::start(database.clone(), Arc::clone(clock))));
     }
     let registers = RedisRegisters::start(&redis_settings(config)?, &config.sessions.key_prefix)
         .map_err(|error| format!("sessions.url: {error}"))?;
-    Ok(SessionStore::of(registers))
+    Ok(SessionStore::new(registers))
 }
 
 fn is_embedded(config: &Config) -> bool {
@@ -259,7 +257,7 @@ fn redis_settings(config: &Config) -> Result<RedisSettings, String> {
         response_timeout: sessions.response_timeout,
     };
     settings.check()?;
-    // Read for each connection; what is wrong with it from the beginning is said at the start.
+    // The file is read for each connection. It is checked here, so that the server does not start without it.
     password("sessions", "", &config.sessions.password_file)?;
     Ok(settings)
 }
@@ -268,7 +266,7 @@ pub(super) fn scheme(url: &str) -> &str {
     url.split_once(':').map_or(url, |(scheme, _)| scheme)
 }
 
-/// A password that is given as a value or as a file, or not at all.
+/// The password of a store: a value, the content of a file, or none.
 fn password(key: &str, value: &str, file: &str) -> Result<Option<String>, String> {
     if file.is_empty() {
         return Ok(Some(value.to_owned()).filter(|password| !password.is_empty()));
@@ -287,13 +285,13 @@ fn passwords(config: &Config) -> Result<Passwords, String> {
         parallelism: password.parallelism,
     };
     let threads = match password.threads {
-        // One processor stays free for everything else.
+        // One processor stays free for other requests.
         0 => std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1).max(1)),
         threads => threads,
     };
     let policy = PasswordPolicy::new(password.min_length, ["latchkey", &config.token.issuer]);
     let passwords = Passwords::new(params, threads, password.queue).map_err(|error| error.to_string())?;
-    let share = usize::try_from(config.server.max_streams / CONNECTION_SHARE).unwrap_or(usize::MAX).max(1);
+    let share = usize::try_from(config.server.max_streams / LOGIN_STREAM_SHARE).unwrap_or(usize::MAX).max(1);
     Ok(passwords.with_policy(policy).with_connection_share(share))
 }
 

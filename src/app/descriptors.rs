@@ -1,25 +1,24 @@
-//! File descriptors: as many as the system allows, and some of them reserved for what is not a client.
+//! File descriptors: raises their limit and divides them between clients and everything else.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Descriptors beside those of clients and of `accounts.max_connections`: the session store, the callers, the
-/// embedded database, the webhook, listeners, logs, and files that are read again.
-const OTHERS: u64 = 128;
-/// Each port accepts this many connections however few descriptors there are.
-const FEWEST: u64 = 8;
+/// Descriptors for everything but clients and `accounts.max_connections`: the session store, the callers, the embedded
+/// database, the webhook, listeners, logs, and files that are read again.
+const RESERVED: u64 = 128;
+/// The fewest connections per port, however few descriptors there are.
+const MIN_CONNECTIONS: u64 = 8;
 
-/// How many connections each of the two ports can accept.
+/// The number of connections that each port can accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Connections {
     /// At most `server.max_connections`.
     pub(super) per_port: usize,
-    /// The shortage of descriptors to warn of, if there is one.
+    /// Set if there are fewer descriptors than the settings need.
     shortage: Option<Shortage>,
 }
 
-/// There are fewer descriptors than the settings need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shortage {
     limit: u64,
@@ -27,7 +26,7 @@ struct Shortage {
     configured: usize,
 }
 
-/// Raises the limit of descriptors as far as this process may, and divides them up.
+/// Raises the limit of descriptors to its maximum and divides them.
 pub(super) fn connections(config: &Config) -> Connections {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised =
@@ -36,14 +35,14 @@ pub(super) fn connections(config: &Config) -> Connections {
     divide(limit, config.server.max_connections, config.accounts.max_connections.get())
 }
 
-/// `None` is no limit.
+/// Divides `limit` descriptors; `None` means no limit.
 fn divide(limit: Option<u64>, max_connections: usize, database_connections: u32) -> Connections {
-    let reserve = OTHERS + u64::from(database_connections);
+    let reserve = RESERVED + u64::from(database_connections);
     let needed = (max_connections as u64).saturating_mul(2).saturating_add(reserve);
     let Some(limit) = limit.filter(|limit| *limit < needed) else {
         return Connections { per_port: max_connections, shortage: None };
     };
-    let per_port = (limit.saturating_sub(reserve) / 2).max(FEWEST).min(max_connections as u64);
+    let per_port = (limit.saturating_sub(reserve) / 2).max(MIN_CONNECTIONS).min(max_connections as u64);
     Connections {
         per_port: usize::try_from(per_port).unwrap_or(max_connections),
         shortage: Some(Shortage { limit, needed, configured: max_connections }),
@@ -51,7 +50,7 @@ fn divide(limit: Option<u64>, max_connections: usize, database_connections: u32)
 }
 
 impl Connections {
-    /// Warns if there are fewer descriptors than the settings need.
+    /// Logs a warning about a shortage.
     pub(super) fn warn(&self) {
         let Some(Shortage { limit, needed, configured }) = self.shortage else { return };
         tracing::warn!(

@@ -1,4 +1,4 @@
-//! What answers gateways.
+//! Turns settings into the gateway, forward-auth and cookies.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     http::forward_auth::{CallerCheck, ForwardAuth},
 };
 
-/// The one that both ports ask.
+/// Creates the gateway that both ports share.
 pub(super) fn gateway(config: &Config, engine: &Arc<Engine>) -> Arc<Gateway> {
     let names = &config.gateway;
     let headers = HeaderNames {
@@ -31,7 +31,7 @@ pub(super) fn gateway(config: &Config, engine: &Arc<Engine>) -> Arc<Gateway> {
     Arc::new(Gateway::new(Arc::clone(engine), GatewaySettings { cookie, headers }))
 }
 
-/// The cookie in which pages get their token, if they do.
+/// The cookie that carries tokens to pages, if `browser.set_cookie` is set.
 pub(super) fn token_cookie(config: &Config) -> Option<TokenCookie> {
     let browser = &config.browser;
     let same_site = match browser.cookie_same_site {
@@ -43,12 +43,11 @@ pub(super) fn token_cookie(config: &Config) -> Option<TokenCookie> {
     browser.set_cookie.then(|| TokenCookie::new(&config.gateway.cookie, same_site, domain))
 }
 
-/// What answers on the HTTP port.
 pub(super) fn forward_auth(config: &Config, gateway: &Arc<Gateway>, access: Access) -> ForwardAuth {
     ForwardAuth::new(Arc::clone(gateway), Arc::new(Callers(access)), config.server.request_timeout)
 }
 
-/// Who may ask over HTTP: who may call Validate.
+/// Checks the callers of forward-auth by the rule of Validate.
 struct Callers(Access);
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! The limits that the settings give to clients.
+//! Turns settings into the limits of clients.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,14 +10,14 @@ use crate::{
     transport::server::ConnectionLimits,
 };
 
-/// Health watches and reflection streams on one connection.
+/// Health watches and reflection streams per connection.
 const PROBES_ON_A_CONNECTION: usize = 4;
-/// Reflection streams at a time. Each can hold the largest of the descriptors.
+/// Concurrent reflection streams. Each may hold the largest descriptor in memory.
 const REFLECTION_STREAMS: usize = 64;
-/// The bytes of unfinished messages on one connection are this part of all.
-const CONNECTIONS_THAT_FILL_ALL: usize = 16;
+/// Connections that can together use all bytes of unfinished messages.
+const CONNECTIONS_TO_FILL_BYTES: usize = 16;
 
-/// What clients may use at a time; so many connections on each port.
+/// Creates the admission control, with this many connections per port.
 pub(super) fn admission(config: &Config, max_connections: usize) -> Result<Arc<Admission>, String> {
     let server = &config.server;
     let shared = |total, connection| Limit::shared(total, server.client_share_percent, connection);
@@ -35,19 +35,18 @@ pub(super) fn admission(config: &Config, max_connections: usize) -> Result<Arc<A
             Resource::Exchanges,
             shared(server.max_requests.saturating_add(server.max_open_streams), usize::MAX),
         ),
-        (Resource::BodyBytes, shared(bytes, bytes.div_ceil(CONNECTIONS_THAT_FILL_ALL))),
+        (Resource::BodyBytes, shared(bytes, bytes.div_ceil(CONNECTIONS_TO_FILL_BYTES))),
     ];
     let trusted = config.trusted_proxies().map_err(|error| error.to_string())?;
     Ok(Admission::new(&limits, trusted))
 }
 
-/// How many streams may tell of the ends of sessions.
 pub(super) fn watches(config: &Config) -> WatchLimits {
     let server = &config.server;
     WatchLimits {
         streams: server.max_watches,
-        of_session: server.max_watches_per_session,
-        of_user: server.max_watches_per_user,
+        per_session: server.max_watches_per_session,
+        per_user: server.max_watches_per_user,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The TLS of the gRPC port: made at the start, made anew when its files change.
+//! TLS of the gRPC port: created at startup, and again when its files change.
 
 use std::{path::Path, sync::Arc};
 
@@ -10,78 +10,97 @@ use crate::{
     transport::tls::{self, Tls, TlsFiles},
 };
 
-/// A port that is encrypted, and what its files held when it was last made.
+/// TLS of the gRPC port, and the contents of the files that it was created from.
 pub(super) struct Encryption {
     pub(super) tls: Arc<Tls>,
     files: tls_files::TlsFiles,
 }
 
-/// The encryption of the gRPC port, where the settings ask for it.
+/// Creates the TLS of the gRPC port, if it is configured.
 pub(super) fn encryption(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<Encryption>, String> {
     if !config.tls.is_on() {
         return Ok(None);
     }
     let files = read(config)?;
-    let tls = Tls::new(&parts(config, &files), Arc::clone(clock)).map_err(|error| named(config, &error))?;
+    let tls = Tls::new(&pem_files(config, &files), Arc::clone(clock))
+        .map_err(|error| with_file_names(config, &error))?;
     Ok(Some(Encryption { tls: Arc::new(tls), files }))
 }
 
-/// Warns of a certificate that no client will accept.
-pub(super) fn look_at_dates(config: &Config, encryption: &Encryption, clock: &dyn Clock) {
-    if let Some(what) = tls::validity_error(&encryption.files.certificates, clock.now()) {
-        tracing::warn!("the certificate in {} {what}: clients will refuse it", config.tls.certificate_file);
-    }
+/// Uses new certificates when their files change.
+pub(super) struct CertificateReload {
+    encryption: Encryption,
+    config: Config,
+    clock: Arc<dyn Clock>,
 }
 
-/// Uses new files once they are there. What is wrong with them is said once.
-pub(super) async fn reload(
-    encryption: &mut Encryption,
-    config: &Config,
-    clock: &dyn Clock,
-    requests: &mut ReloadRequests,
-) {
-    // What was wrong at the last look, and whether that was said.
-    let mut wrong: Option<(String, bool)> = None;
-    loop {
-        let requested = requests.due(config.tls.reload_interval).await;
-        match update(encryption, config) {
-            Ok(changed) => {
-                wrong = None;
-                if changed {
-                    tracing::info!("using the new certificate in {}", config.tls.certificate_file);
-                    look_at_dates(config, encryption, clock);
-                } else if requested {
-                    tracing::info!("the certificate in {} is unchanged", config.tls.certificate_file);
-                }
-            }
-            // Two files are not replaced at the same moment: what is wrong at one look only is no fault.
-            Err(error) => {
-                let said = match &wrong {
-                    Some((before, said)) if *before == error => {
-                        if !said || requested {
-                            tracing::error!(
-                                error.message = error,
-                                "the TLS files cannot be used; going on with those in memory"
-                            );
-                        }
-                        true
+impl CertificateReload {
+    pub(super) fn new(encryption: Encryption, config: &Config, clock: Arc<dyn Clock>) -> Self {
+        Self { encryption, config: config.clone(), clock }
+    }
+
+    /// Logs a warning about a certificate that is expired or not valid yet.
+    pub(super) fn check_validity(&self) {
+        if let Some(problem) = tls::validity_error(&self.encryption.files.certificates, self.clock.now()) {
+            let file = &self.config.tls.certificate_file;
+            tracing::warn!("the certificate in {file} {problem}: clients will reject it");
+        }
+    }
+
+    /// Reads the files at intervals and on request. Logs an error about invalid files once.
+    pub(super) async fn run(&mut self, requests: &mut ReloadRequests) {
+        // The latest error, and whether it has been logged.
+        let mut latest: Option<(String, bool)> = None;
+        loop {
+            let requested = requests.requested_within(self.config.tls.reload_interval).await;
+            match self.update() {
+                Ok(changed) => {
+                    latest = None;
+                    if changed {
+                        tracing::info!("using the new certificate in {}", self.config.tls.certificate_file);
+                        self.check_validity();
+                    } else if requested {
+                        tracing::info!(
+                            "the certificate in {} is unchanged",
+                            self.config.tls.certificate_file
+                        );
                     }
-                    _ => false,
-                };
-                wrong = Some((error, said));
+                }
+                // The files cannot be replaced at the same moment, so an error is logged if the next read returns it,
+                // too.
+                Err(error) => {
+                    let logged = match &latest {
+                        Some((before, logged)) if *before == error => {
+                            if !logged || requested {
+                                tracing::error!(
+                                    error.message = error,
+                                    "failed to use the TLS files; keeping those in memory"
+                                );
+                            }
+                            true
+                        }
+                        _ => false,
+                    };
+                    latest = Some((error, logged));
+                }
             }
         }
     }
-}
 
-fn update(encryption: &mut Encryption, config: &Config) -> Result<bool, String> {
-    let files = read(config)?;
-    if files == encryption.files {
-        return Ok(false);
+    /// Reads the files and uses them. Returns whether they have changed.
+    fn update(&mut self) -> Result<bool, String> {
+        let Self { encryption, config, .. } = self;
+        let files = read(config)?;
+        if files == encryption.files {
+            return Ok(false);
+        }
+        encryption
+            .tls
+            .replace(&pem_files(config, &files))
+            .map_err(|error| with_file_names(config, &error))?;
+        encryption.files = files;
+        Ok(true)
     }
-    encryption.tls.replace(&parts(config, &files)).map_err(|error| named(config, &error))?;
-    encryption.files = files;
-    Ok(true)
 }
 
 fn read(config: &Config) -> Result<tls_files::TlsFiles, String> {
@@ -90,7 +109,7 @@ fn read(config: &Config) -> Result<tls_files::TlsFiles, String> {
     tls_files::read(Path::new(&tls.certificate_file), Path::new(&tls.key_file), client_ca)
 }
 
-fn parts<'a>(config: &Config, files: &'a tls_files::TlsFiles) -> TlsFiles<'a> {
+fn pem_files<'a>(config: &Config, files: &'a tls_files::TlsFiles) -> TlsFiles<'a> {
     let required = config.tls.client_certificate == ClientCertificate::Required;
     TlsFiles {
         certificates: &files.certificates,
@@ -99,8 +118,8 @@ fn parts<'a>(config: &Config, files: &'a tls_files::TlsFiles) -> TlsFiles<'a> {
     }
 }
 
-/// With the names of the files behind those of the settings.
-fn named(config: &Config, sentence: &str) -> String {
+/// Adds the names of the files to the settings that an error names.
+fn with_file_names(config: &Config, sentence: &str) -> String {
     let tls = &config.tls;
     let files = [
         ("tls.certificate_file", &tls.certificate_file),

@@ -1,9 +1,12 @@
-//! Accounts: create, read, change, delete. What ends sessions ends them before it answers.
+//! Accounts: create, read, change, delete and unlock.
+//!
+//! A change that must end sessions ends them before it answers. Accounts and sessions may be in different databases, so
+//! the change records a debt that is settled next (`background/debts`, ADR 0014).
 
 use super::{
     Engine, Error, Violation,
     audit::Action,
-    limiter::Standing,
+    limiter::ThrottleStatus,
     origin::Origin,
     password::NewPassword,
     ports::{Account, AccountChange, DebtCause, Disabled},
@@ -11,26 +14,26 @@ use super::{
     username::Username,
 };
 
-/// Names an account.
+/// Identifies an account.
 #[derive(Debug, Clone)]
 pub enum AccountKey {
-    /// By id.
+    /// The id of the user.
     Id(UserId),
-    /// By name.
+    /// The username.
     Name(Username),
 }
 
-/// A change to an account, as asked for: what is `None` stays.
+/// A change of an account. `None` keeps the old value.
 #[derive(Debug, Clone, Default)]
 pub struct Update {
-    /// In place of all old roles.
+    /// The new roles.
     pub roles: Option<Vec<Role>>,
-    /// In place of the old state.
+    /// The new disabled state.
     pub disabled: Option<Disabled>,
 }
 
 impl Update {
-    /// What is to be changed, for the audit trail.
+    /// Describes the change for the audit trail.
     fn detail(&self) -> String {
         let roles = self.roles.as_deref().map(roles_detail);
         let disabled = self.disabled.map(|disabled| match disabled {
@@ -47,7 +50,7 @@ fn roles_detail(roles: &[Role]) -> String {
 }
 
 impl Engine {
-    /// Adds an account.
+    /// Creates an account.
     pub async fn create_account(
         &self,
         username: Username,
@@ -71,7 +74,7 @@ impl Engine {
         password: NewPassword,
         roles: Vec<Role>,
     ) -> Result<Account, Error> {
-        self.writable()?;
+        self.check_accounts_writable()?;
         let password = self.passwords.check_policy(password, &username)?;
         let account = Account {
             user_id: UserId::random(),
@@ -88,8 +91,8 @@ impl Engine {
     pub async fn account(&self, key: &AccountKey) -> Result<Account, Error> {
         let account = match key {
             AccountKey::Id(_) if !self.accounts.finds_by_id() => {
-                return Err(Error::AccountsElsewhere(
-                    "accounts are looked up in another system by their usernames only: give the username, or set accounts.lookup_by_id",
+                return Err(Error::ExternalAccounts(
+                    "accounts belong to another system and are found by username only: give the username, or set accounts.lookup_by_id",
                 ));
             }
             AccountKey::Id(user_id) => self.accounts.get(user_id).await?,
@@ -98,17 +101,17 @@ impl Engine {
         account.ok_or(Error::AccountNotFound)
     }
 
-    /// Accounts in the order of their usernames, those after `after`, at most `limit`.
+    /// Returns at most `limit` accounts, in the order of their usernames, beginning after `after`.
     pub async fn list_accounts(&self, after: Option<&Username>, limit: u32) -> Result<Vec<Account>, Error> {
         if self.accounts.read_only() {
-            return Err(Error::AccountsElsewhere(
-                "accounts are looked up in another system, one at a time (accounts.lookup is set): list them there",
+            return Err(Error::ExternalAccounts(
+                "accounts belong to another system and are found one at a time (accounts.lookup is set): list them there",
             ));
         }
         Ok(self.accounts.list(after, limit).await?)
     }
 
-    /// Changes roles, disables or enables; with how many sessions that ended.
+    /// Changes the roles of an account, or disables or enables it. Returns the account and how many sessions ended.
     pub async fn update_account(
         &self,
         user_id: &UserId,
@@ -139,7 +142,7 @@ impl Engine {
         self.change_account(user_id, AccountChange::Update { roles, disabled }, debt).await
     }
 
-    /// Sets a password; with how many sessions that ended.
+    /// Sets a password. Returns how many sessions ended.
     pub async fn set_password(
         &self,
         user_id: &UserId,
@@ -147,7 +150,7 @@ impl Engine {
         origin: &Origin,
     ) -> Result<u32, Error> {
         let outcome = async {
-            self.writable()?;
+            self.check_accounts_writable()?;
             let account = self.accounts.get(user_id).await?.ok_or(Error::AccountNotFound)?;
             let password = self.passwords.check_policy(password, &account.username)?;
             let change = AccountChange::Password(self.passwords.hash(password).await?);
@@ -155,18 +158,18 @@ impl Engine {
         };
         let outcome = outcome.await;
         let username = outcome.as_ref().ok().map(|(account, _)| account.username.clone());
-        let ended = self.audited_change(Action::SetPassword, user_id, outcome, origin)?;
+        let ended = self.audit_change(Action::SetPassword, user_id, outcome, origin)?;
         if let Some(username) = username {
-            // Nobody has failed with this password yet.
+            // The failures were about the old password.
             self.passwords.clear_failures(&username, Some(user_id)).await?;
         }
         Ok(ended)
     }
 
-    /// Lets a username that was locked or has to wait be tried again: how many failures that forgets.
+    /// Unlocks a username, or ends its wait. Returns how many failures were cleared.
     pub async fn unlock_account(&self, key: &AccountKey, origin: &Origin) -> Result<u32, Error> {
         let (username, user_id) = match key {
-            // Whether there is such an account or not: failures are counted by what was typed, too.
+            // The account need not exist: failures are counted for unknown usernames, too.
             AccountKey::Name(username) => {
                 (username.clone(), self.accounts.find(username).await?.map(|account| account.user_id))
             }
@@ -185,18 +188,19 @@ impl Engine {
     }
 
     /// The state of a username in the login limiter.
-    pub async fn standing(&self, username: &Username) -> Result<Standing, Error> {
-        self.passwords.standing(username).await
+    pub async fn throttle_status(&self, username: &Username) -> Result<ThrottleStatus, Error> {
+        self.passwords.throttle_status(username).await
     }
 
-    /// Deletes an account; with how many sessions that ended.
+    /// Deletes an account. Returns how many sessions ended.
     pub async fn delete_account(&self, user_id: &UserId, origin: &Origin) -> Result<u32, Error> {
         let outcome =
             self.change_account(user_id, AccountChange::Delete, Some(DebtCause::AccountDisabled)).await;
-        self.audited_change(Action::DeleteAccount, user_id, outcome, origin)
+        self.audit_change(Action::DeleteAccount, user_id, outcome, origin)
     }
 
-    fn audited_change(
+    /// Records a change in the audit trail. Returns how many sessions it ended.
+    fn audit_change(
         &self,
         action: Action,
         user_id: &UserId,
@@ -211,8 +215,8 @@ impl Engine {
         outcome.map(|(_, ended)| ended)
     }
 
-    /// Refuses to change accounts that are only read.
-    pub(super) fn writable(&self) -> Result<(), Error> {
+    /// Returns an error if accounts cannot be changed, because they belong to another system.
+    pub(super) fn check_accounts_writable(&self) -> Result<(), Error> {
         if self.accounts.read_only() { Err(Error::AccountsReadOnly) } else { Ok(()) }
     }
 
@@ -222,9 +226,9 @@ impl Engine {
         change: AccountChange,
         debt: Option<DebtCause>,
     ) -> Result<(Account, u32), Error> {
-        self.writable()?;
+        self.check_accounts_writable()?;
         let changed = self.accounts.change(user_id, change, debt, self.clock.now()).await?;
         let (account, debt) = changed.ok_or(Error::AccountNotFound)?;
-        Ok((account, self.follow(debt, None).await?))
+        Ok((account, self.settle(debt, None).await?))
     }
 }

@@ -1,8 +1,7 @@
-//! The audit trail: who did what, from where, and what came of it.
+//! The audit trail: who did what, from where, and with which outcome.
 //!
-//! An entry is made where the outcome is known, once for each. What becomes of it is the business of the
-//! [`Audit`] port. Entries hold no secret; they hold text that users chose, which whoever writes it down
-//! has to escape.
+//! Each verb records one entry once its outcome is known, and the [`Audit`] port writes it. Entries hold no secrets.
+//! They hold text that users have chosen, which the writer has to escape.
 
 mod limited;
 
@@ -17,7 +16,7 @@ use super::{
 
 pub use self::limited::LimitedAudit;
 
-/// What was done, or tried.
+/// What was done or attempted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "docs/audit.md documents each of them, once")]
 pub enum Action {
@@ -35,13 +34,13 @@ pub enum Action {
     SetPassword,
     UnlockAccount,
     DeleteAccount,
-    /// From now on there are waits between the attempts on a username.
+    /// Logins to a username have to wait between attempts from now on.
     AccountSlowed,
     /// A username is locked until an operator unlocks it.
     AccountLocked,
     CreateCaller,
     RevokeCaller,
-    /// A caller that has not proved who it is, or lacks the role.
+    /// A call was refused, because its caller did not authenticate or lacks the role.
     Call,
     UseSigningKey,
 }
@@ -71,7 +70,7 @@ impl Action {
         Self::UseSigningKey,
     ];
 
-    /// The name on every surface.
+    /// The name in the log, the audit file and the documentation.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Login => "login",
@@ -98,19 +97,19 @@ impl Action {
     }
 }
 
-/// What came of it.
+/// The outcome of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was done.
+    /// The action was done.
     Done,
-    /// It was refused, for this reason: an `ErrorReason` or `RejectionReason` of the protocol.
+    /// The action was refused, for this `ErrorReason` or `RejectionReason` of the protocol.
     Refused(&'static str),
-    /// It could not be done, for this reason; it may or may not have taken effect.
+    /// The action failed, for this reason. It may or may not have taken effect.
     Failed(&'static str),
 }
 
 impl Outcome {
-    /// The outcome of what ended in this error.
+    /// The outcome of an action that returned this error.
     pub fn of(error: &Error) -> Self {
         match error {
             Error::Store(_) | Error::Internal(_) | Error::Overloaded { .. } => Self::Failed(error.reason()),
@@ -119,22 +118,22 @@ impl Outcome {
     }
 }
 
-/// One entry of the audit trail. What is `None` is not known or does not apply.
+/// An entry of the audit trail. `None` means unknown or not applicable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// When.
+    /// The time.
     pub at: Timestamp,
-    /// What.
+    /// The action.
     pub action: Action,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// From where, and by whom.
+    /// The client, the caller and the request id.
     pub origin: Origin,
-    /// Whose account.
+    /// The user.
     pub user_id: Option<UserId>,
-    /// Its name.
+    /// The username.
     pub username: Option<String>,
-    /// Which session: for a displacement the one that had to go.
+    /// The session; for a displacement the displaced one.
     pub session_id: Option<SessionId>,
     /// The slot of the session.
     pub slot: Option<String>,
@@ -142,12 +141,12 @@ pub struct Entry {
     pub device: Option<String>,
     /// How many sessions ended.
     pub ended: Option<u32>,
-    /// What else there is to say, such as what was changed to what.
+    /// Further details, such as the new roles.
     pub detail: Option<String>,
 }
 
 impl Entry {
-    /// An entry that says no more than this.
+    /// Creates an entry without further fields.
     pub fn new(at: Timestamp, action: Action, outcome: Outcome, origin: &Origin) -> Self {
         Self {
             at,
@@ -164,33 +163,33 @@ impl Entry {
         }
     }
 
-    /// Of this user.
+    /// Sets the user.
     #[must_use]
     pub fn user(mut self, user_id: &UserId) -> Self {
         self.user_id = Some(user_id.clone());
         self
     }
 
-    /// Under this name.
+    /// Sets the username.
     #[must_use]
     pub fn named(mut self, username: &str) -> Self {
         self.username = Some(username.to_owned());
         self
     }
 
-    /// Of a login under this name, with what else there is to say. What nobody is called may be a password that was
-    /// typed into the wrong field: of that there is only a hash.
+    /// Sets the user and the username of a login. An unknown username may be a password that was typed into the wrong
+    /// field, so only its hash is recorded.
     #[must_use]
-    pub fn of_login(self, user_id: Option<&UserId>, username: &Username, more: Option<&str>) -> Self {
+    pub fn of_login(self, user_id: Option<&UserId>, username: &Username, detail: Option<&str>) -> Self {
         let (entry, hash) = match user_id {
             Some(user_id) => (self.user(user_id).named(username.as_str()), None),
             None => (self, Some(format!("username with the hash {}", username.hash()))),
         };
-        let detail: Vec<_> = hash.as_deref().into_iter().chain(more).collect();
+        let detail: Vec<_> = hash.as_deref().into_iter().chain(detail).collect();
         if detail.is_empty() { entry } else { entry.detail(detail.join(": ")) }
     }
 
-    /// Of this session.
+    /// Sets the session, its slot and its device.
     #[must_use]
     pub fn session(mut self, session: &Session) -> Self {
         self.session_id = Some(session.id);
@@ -199,14 +198,14 @@ impl Entry {
         self
     }
 
-    /// That ended so many sessions.
+    /// Sets how many sessions ended.
     #[must_use]
     pub const fn ended(mut self, count: u32) -> Self {
         self.ended = Some(count);
         self
     }
 
-    /// With this to be said besides.
+    /// Sets further details.
     #[must_use]
     pub fn detail(mut self, text: impl Into<String>) -> Self {
         self.detail = Some(text.into());
@@ -214,25 +213,25 @@ impl Entry {
     }
 }
 
-/// Keeps the audit trail.
+/// A writer of the audit trail.
 pub trait Audit: Send + Sync {
-    /// Keeps an entry. Never waits: requests are not held up by their audit trail.
+    /// Writes an entry. Never waits, so that requests are not delayed.
     fn record(&self, entry: Entry);
 
-    /// Entries that were lost so far, because they could not be written.
+    /// The number of entries that were lost because they could not be written.
     fn lost(&self) -> u64 {
         0
     }
 }
 
 impl Engine {
-    /// Begins an entry about something that came to an end now.
+    /// Creates an entry about an action that has just ended.
     pub fn entry<T>(&self, action: Action, outcome: &Result<T, Error>, origin: &Origin) -> Entry {
         let outcome = outcome.as_ref().map_or_else(Outcome::of, |_| Outcome::Done);
         Entry::new(self.clock.now(), action, outcome, origin)
     }
 
-    /// Begins an entry about something that was refused because of a token.
+    /// Creates an entry about an action whose token was rejected.
     pub(super) fn rejected(&self, action: Action, reason: Reason, origin: &Origin) -> Entry {
         Entry::new(self.clock.now(), action, Outcome::Refused(reason.name()), origin)
     }

@@ -1,7 +1,8 @@
 //! Callers: the services that call Latchkey, as opposed to the users whose tokens they hold.
 //!
-//! A caller proves who it is with a key ([`key`]) or with a certificate ([`certificates`]). What its roles
-//! allow is said in [`role`]; which method needs which role is the business of the port that is called.
+//! A caller authenticates with a key ([`key`]) or a certificate ([`certificates`]). [`role`] defines what its roles
+//! allow; `grpc::access` defines which method requires which role. It also checks the admin key, which is in a file and
+//! never in the store.
 
 pub mod certificates;
 pub mod key;
@@ -20,25 +21,25 @@ use super::{
 
 pub use self::known::KnownCallers;
 
-/// A caller that has proved who it is.
+/// An authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Names it in the audit trail.
+    /// The name in the audit trail.
     pub name: Arc<str>,
-    /// What it may do.
+    /// The roles of the caller.
     pub roles: CallerRoles,
 }
 
-/// The name of whoever has the admin key. Of no other caller.
+/// The name of the caller with the admin key. No other caller can have it.
 pub const ADMIN: &str = "admin";
 
-/// The name of a caller with a key.
+/// The name of a caller that has a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerName(String);
 
 impl CallerName {
-    /// 1 to 64 letters, digits or `_ - . : /`; neither that of the admin key nor one that a certificate could
-    /// bear, so that a name in the audit trail means one caller.
+    /// Parses 1 to 64 letters, digits or `_ - . : /`. The name of the admin key and names that a certificate could have
+    /// are violations, so that a name in the audit trail means one caller.
     pub fn parse(text: &str) -> Result<Self, Violation> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
         if !(1..=64).contains(&text.len()) || !text.bytes().all(plain) {
@@ -46,28 +47,28 @@ impl CallerName {
         }
         let lower = text.to_ascii_lowercase();
         if lower == ADMIN {
-            return Err(Violation::new("name", "is what the admin key is called: choose another"));
+            return Err(Violation::new("name", "is the name of the admin key: choose another"));
         }
         if lower.starts_with("dns:") || lower.starts_with("uri:") || lower.contains("://") {
-            return Err(Violation::new("name", "looks like that of a certificate: choose another"));
+            return Err(Violation::new("name", "looks like the name of a certificate: choose another"));
         }
         Ok(Self(text.to_owned()))
     }
 
-    /// As text.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl Engine {
-    /// Records that a call of `method` was refused with this error.
-    pub fn call_refused(&self, error: &Error, origin: &Origin, method: &str) {
+    /// Records in the audit trail that a call of `method` was refused.
+    pub fn audit_refused_call(&self, error: &Error, origin: &Origin, method: &str) {
         let entry = Entry::new(self.clock.now(), Action::Call, Outcome::of(error), origin);
         self.audit.record(entry.detail(format!("method: {method}")));
     }
 
-    /// Makes a caller and its key, which nobody sees again.
+    /// Creates a caller and its key. The key cannot be shown again.
     pub async fn create_caller(
         &self,
         name: &CallerName,
@@ -93,12 +94,12 @@ impl Engine {
         outcome
     }
 
-    /// Every caller with a key, in the order of the names.
+    /// Returns all callers that have a key, in the order of their names.
     pub async fn list_callers(&self) -> Result<Vec<Caller>, Error> {
         Ok(self.callers.list().await?)
     }
 
-    /// Takes a caller's key away: at once here, and elsewhere as soon as [`KnownCallers`] says.
+    /// Revokes the key of a caller: on this server at once, on others as described at [`KnownCallers`].
     pub async fn revoke_caller(&self, name: &CallerName, origin: &Origin) -> Result<(), Error> {
         let outcome = match self.callers.revoke(name.as_str()).await {
             Ok(true) => Ok(()),

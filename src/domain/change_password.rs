@@ -1,4 +1,4 @@
-//! `ChangePassword`: who knows the current password and holds a live session sets a new one.
+//! `ChangePassword`: a user with a live session and the current password sets a new one.
 
 use super::{
     Engine, Error,
@@ -11,13 +11,13 @@ use super::{
     types::Claims,
 };
 
-/// How often the current password is checked again because its hash was changed meanwhile.
+/// Checks of the current password, if its hash is changed meanwhile.
 const MAX_ATTEMPTS: u32 = 3;
 
 impl Engine {
-    /// Sets a new password and ends every other session of the user: how many.
+    /// Sets a new password and ends all other sessions of the user. Returns how many ended.
     ///
-    /// The current password is asked for because a token can be stolen, and is throttled as at login.
+    /// The current password is required because a token can be stolen. It is limited as at login.
     pub async fn change_password(
         &self,
         token: &str,
@@ -25,7 +25,7 @@ impl Engine {
         new: NewPassword,
         origin: &Origin,
     ) -> Result<u32, Error> {
-        self.writable()?;
+        self.check_accounts_writable()?;
         let claims = self.tokens.claims(token).await?;
         let outcome = self.replace_password(&claims, &current, new, origin).await;
         let mut entry = self.entry(Action::ChangePassword, &outcome, origin).user(&claims.user_id);
@@ -44,10 +44,10 @@ impl Engine {
         new: NewPassword,
         origin: &Origin,
     ) -> Result<u32, Error> {
-        let gone = || Error::Rejected(Rejection::bare(Reason::AccountDisabled));
-        let account = async || self.accounts.get(&claims.user_id).await?.ok_or_else(gone);
+        let disabled = || Error::Rejected(Rejection::bare(Reason::AccountDisabled));
+        let account = async || self.accounts.get(&claims.user_id).await?.ok_or_else(disabled);
         let mut found = account().await?;
-        // Before any work: what cannot be the new password is refused for free.
+        // Checked first, because a violation costs no hash.
         let new = self.passwords.check_policy(new, &found.username)?;
         let mut new_hash = None;
         for _ in 0..MAX_ATTEMPTS {
@@ -63,29 +63,29 @@ impl Engine {
                 }
             }
             if found.disabled.at(self.clock.now()) {
-                return Err(gone());
+                return Err(disabled());
             }
             let old = found.password;
-            let who = PresentedPassword {
+            let presented = PresentedPassword {
                 user_id: &claims.user_id,
                 username: &found.username,
                 password: current,
                 origin,
             };
-            if self.passwords.check(&who, &read.state, Some(&old)).await? == PasswordCheck::Wrong {
+            if self.passwords.check(&presented, &read.state, Some(&old)).await? == PasswordCheck::Wrong {
                 return Err(Error::InvalidCredentials);
             }
             let new = match &new_hash {
                 Some(hash) => hash,
                 None => &*new_hash.insert(self.passwords.hash(new.clone()).await?),
             };
-            // Only in place of the hash that was checked: a password that an operator has reset meanwhile
-            // must not be overwritten by whoever knew the one before.
+            // Replaces only the hash that was checked: a password that an operator has set meanwhile must not be
+            // overwritten by someone who knew the one before.
             let change = AccountChange::ReplacePassword { old, new: new.clone() };
             let cause = Some(DebtCause::CredentialsChanged);
             let changed = self.accounts.change(&claims.user_id, change, cause, self.clock.now()).await?;
             if let Some((_, debt)) = changed {
-                return self.follow(debt, Some(claims.session_id)).await;
+                return self.settle(debt, Some(claims.session_id)).await;
             }
             found = account().await?;
         }

@@ -1,4 +1,4 @@
-//! `EndSessions`: an operator ends sessions, of one user or of everybody.
+//! `EndSessions`: an operator ends sessions of one user or of all users.
 
 use super::{
     Engine, Error,
@@ -10,24 +10,24 @@ use super::{
     types::{Notice, SessionId, Slot, UserId},
 };
 
-/// Whose sessions, and which of them.
+/// The sessions to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// Of this user.
+    /// Sessions of one user.
     User {
-        /// Whose.
+        /// The user.
         user_id: UserId,
-        /// Only those in this slot.
+        /// Only sessions in this slot.
         slot: Option<Slot>,
-        /// Only this one.
+        /// Only this session.
         session_id: Option<SessionId>,
     },
-    /// Of everybody.
+    /// All sessions of all users.
     Everyone,
 }
 
 impl Engine {
-    /// Ends sessions as KICKED: how many. Those of everybody are not counted.
+    /// Ends sessions as KICKED. Returns how many ended, or 0 for those of all users, which are not counted.
     pub async fn end_sessions(
         &self,
         target: &Target,
@@ -66,16 +66,16 @@ impl Engine {
     ) -> Result<u32, Error> {
         let read = self.sessions.load(user_id).await?;
         let longest = self.slots.longest();
-        let which = |session: &Session| {
+        let is_selected = |session: &Session| {
             slot.is_none_or(|slot| session.slot == *slot) && session_id.is_none_or(|id| session.id == id)
         };
         self.sessions
             .transact(user_id, read, |state, at| {
                 if slot.is_none() && session_id.is_none() {
-                    // With what nobody remembers, and every login that is under way.
+                    // A fence also ends sessions that the register no longer holds, and logins in progress.
                     return Decision::Write(state.fence(why.clone(), longest, at));
                 }
-                let next = state.close(which, why.clone(), at);
+                let next = state.close(is_selected, why.clone(), at);
                 if next.outcome == 0 { Decision::Keep(0) } else { Decision::Write(next) }
             })
             .await

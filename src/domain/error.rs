@@ -1,4 +1,4 @@
-//! Why a request was not done. `grpc::status` alone turns these into statuses.
+//! Errors of the domain. Only `grpc::status` turns them into statuses.
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -10,37 +10,36 @@ use crate::isolation::log_limiter::LogLimiter;
 static STORE_UNAVAILABLE: LogLimiter = LogLimiter::new("a store did not answer", 1);
 static INTERNAL: LogLimiter = LogLimiter::new("a request failed with an internal error", 20);
 
-/// What is wrong with one field of a request.
+/// A wrong field of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// The name of the field in the protocol.
     pub field: &'static str,
-    /// What is wrong and what would be right, to be read after the field's name.
+    /// What is wrong and what would be right, to be read after the name of the field.
     pub description: String,
 }
 
 impl Violation {
-    /// A violation of `field`.
+    /// Creates a violation.
     pub fn new(field: &'static str, description: impl Into<String>) -> Self {
         Self { field, description: description.into() }
     }
 }
 
-/// Why a request was not done.
-///
-/// A bad token is not among these: that is a verdict, an answer like any other.
+/// An error of a request. A rejected token is an error only where a request requires a live session; for Validate it is
+/// an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field is missing, too long or ill-formed.
+    /// A field is missing, too long or malformed.
     #[error("{} {}", .0.field, .0.description)]
     Invalid(Violation),
-    /// Unknown user or wrong password.
+    /// The user is unknown or the password is wrong.
     #[error("unknown user or wrong password")]
     InvalidCredentials,
-    /// The right password of a disabled account.
+    /// The password is right, but the account is disabled.
     #[error("the account is disabled")]
     AccountDisabled {
-        /// When it will be enabled by itself, if ever.
+        /// The time at which the account is enabled by itself, if any.
         until: Option<Timestamp>,
     },
     /// The username is taken.
@@ -49,21 +48,21 @@ pub enum Error {
     /// There is no such account.
     #[error("there is no such account")]
     AccountNotFound,
-    /// Accounts are only read here.
+    /// Accounts belong to another system and cannot be changed here.
     #[error("accounts belong to another system (accounts.lookup is set): change them there")]
     AccountsReadOnly,
-    /// Accounts are kept elsewhere, and cannot be read from here in this way.
+    /// Accounts belong to another system and cannot be read in this way.
     #[error("{0}")]
-    AccountsElsewhere(&'static str),
-    /// A caller is needed and none has proved who it is.
+    ExternalAccounts(&'static str),
+    /// The method requires a caller and none has authenticated.
     #[error("{0}")]
     CallerUnauthenticated(&'static str),
-    /// The caller is known and may not do this.
+    /// The caller lacks the required role.
     #[error("the caller `{caller}` does not have the role `{}`, which this method needs", .role.name())]
     CallerNotAllowed {
-        /// Its name.
+        /// The name of the caller.
         caller: Arc<str>,
-        /// What it would need.
+        /// The required role.
         role: CallerRole,
     },
     /// The name of a caller is taken.
@@ -72,46 +71,47 @@ pub enum Error {
     /// There is no such caller.
     #[error("there is no caller with this name")]
     CallerNotFound,
-    /// Too many failures. Says nothing about the password, nor whether there is such an account.
-    #[error("too many failed attempts: {}", if *.stopped { "an operator has to unlock this username" } else { "wait before you try again" })]
+    /// Too many login attempts have failed. It says neither whether the password is right nor whether the account
+    /// exists.
+    #[error("too many failed attempts: {}", if *.locked { "an operator has to unlock this username" } else { "wait before you try again" })]
     Throttled {
-        /// When another attempt can be made, or is worth making.
+        /// The time until the next attempt.
         retry_after: Duration,
-        /// Waiting alone does not help.
-        stopped: bool,
+        /// An operator has to unlock the username.
+        locked: bool,
     },
-    /// The slot is full, and nobody is displaced unasked. Only for the right password.
+    /// The slot is full and `session.on_limit` is `deny`. Returned only after the right password.
     #[error("the slot `{}` is taken{}; a login with takeover displaces that session", .holder.slot.as_str(), by(.holder))]
     SessionLimit {
-        /// The session that would have to go.
+        /// The session that a takeover would displace.
         holder: Box<Session>,
-        /// For how long it has not been used.
+        /// The time since its last use.
         idle: Duration,
     },
-    /// Two clients push each other out of a slot. Only for the right password.
+    /// This client is a party of a kick war. Returned only after the right password.
     #[error("this client and another one keep logging each other out: wait before you try again")]
     KickWar {
-        /// When another login is let in.
+        /// The time until the next login.
         retry_after: Duration,
     },
-    /// A reader of a stream has fallen too far behind.
+    /// The reader of a stream has fallen too far behind.
     #[error("this reader has fallen too far behind: open the stream again with the last cursor")]
     TooSlow,
-    /// The token that the request stands on is not good, or the session that it repeats has ended.
+    /// The token of the request was rejected, or the session of a repeated login has ended.
     #[error("{}", .0.message())]
     Rejected(Rejection),
-    /// More work is waiting than can be done in time.
+    /// There is more work than can be done in time.
     #[error("the server is overloaded: {what}")]
     Overloaded {
-        /// What there is too much of.
+        /// The overloaded resource.
         what: &'static str,
-        /// When to try again.
+        /// The time until a retry.
         retry_after: Duration,
     },
-    /// A store did not answer, or not sensibly.
+    /// A store did not answer, or holds invalid data.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A fault of ours.
+    /// A bug in Latchkey.
     #[error("{0}")]
     Internal(String),
 }
@@ -130,8 +130,8 @@ impl From<Violation> for Error {
 }
 
 impl Error {
-    /// Logs an error that the caller cannot mend, under the id of the request where there is one. Of an outage the
-    /// first, because every request says the same.
+    /// Logs an error that the client did not cause. Repeated lines are limited, because in an outage every request
+    /// fails with the same error.
     pub fn log(&self, request: Option<impl Display>) {
         let id = request.map(tracing::field::display);
         match self {
@@ -150,7 +150,7 @@ impl Error {
         }
     }
 
-    /// The `reason` that callers and the audit trail see. See `ErrorReason` in the protocol.
+    /// The name of the `ErrorReason` or `RejectionReason` in the protocol.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "INVALID_REQUEST",
@@ -158,7 +158,7 @@ impl Error {
             Self::AccountDisabled { .. } => "ACCOUNT_DISABLED",
             Self::AccountExists => "ACCOUNT_EXISTS",
             Self::AccountNotFound => "ACCOUNT_NOT_FOUND",
-            Self::AccountsReadOnly | Self::AccountsElsewhere(_) => "ACCOUNTS_READ_ONLY",
+            Self::AccountsReadOnly | Self::ExternalAccounts(_) => "ACCOUNTS_READ_ONLY",
             Self::CallerUnauthenticated(_) => "CALLER_UNAUTHENTICATED",
             Self::CallerNotAllowed { .. } => "CALLER_NOT_ALLOWED",
             Self::CallerExists => "CALLER_EXISTS",

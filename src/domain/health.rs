@@ -1,7 +1,8 @@
-//! Health: what each service needs, and whether the stores provide it.
+//! Health: the dependencies of each service, and probes of these dependencies.
 //!
-//! A probe does what requests do: it reads a register, it commits one through the same path, it reads the accounts.
-//! Each need is probed by itself, so that one store that hangs does not delay what is known of the others.
+//! [`SERVICES`] is the only table of dependencies; `grpc/health.rs` and `/readyz` both report by it. A probe does what
+//! requests do: it reads a register, commits to a register of its own through the same path, or reads the accounts.
+//! Each dependency is probed by itself with a timeout, so a store that hangs does not delay the probes of the others.
 
 use std::{
     sync::Arc,
@@ -18,22 +19,19 @@ use super::{
     types::Timestamp,
 };
 
-/// How often reads of the session store are probed.
 const READ_INTERVAL: Duration = Duration::from_millis(250);
-/// How often the accounts are probed.
 const ACCOUNTS_INTERVAL: Duration = Duration::from_millis(500);
-/// How often writes to the session store are probed: each costs a sync of the disk.
+/// Longer than the others, because a write costs a sync of the disk.
 const WRITE_INTERVAL: Duration = Duration::from_secs(2);
-/// How often what has failed is probed again.
+/// The interval while a probe fails.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
-/// A probe that takes longer has failed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a store keeps the register that is written by probes.
-const KEPT: Duration = Duration::from_mins(10);
+/// Retention of the register that probes write.
+const RETENTION: Duration = Duration::from_mins(10);
 
-/// What a service can need.
+/// A capability of a store that services depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
+pub enum Dependency {
     /// Reads of the session store.
     SessionReads,
     /// Writes to the session store.
@@ -42,12 +40,11 @@ pub enum Need {
     Accounts,
 }
 
-use Need::{Accounts as AccountReads, SessionReads, SessionWrites};
+use Dependency::{Accounts as AccountReads, SessionReads, SessionWrites};
 
-/// Every service that health tells of, by its name there, and what it needs. The empty name is the server as a
-/// whole: it stands for Validate, which the clients of most connections call, so that these go on calling it
-/// while only logins are impossible.
-pub const SERVICES: [(&str, &[Need]); 7] = [
+/// Every service of the health API and its dependencies. The empty name is the server as a whole. It has the
+/// dependencies of Validate, which most clients call, so they keep the server while only logins fail.
+pub const SERVICES: [(&str, &[Dependency]); 7] = [
     ("", &[SessionReads]),
     ("latchkey.v1.AuthService", &[SessionReads]),
     ("latchkey.v1.AuthService/Login", &[SessionReads, SessionWrites, AccountReads]),
@@ -57,57 +54,59 @@ pub const SERVICES: [(&str, &[Need]); 7] = [
     ("envoy.service.auth.v3.Authorization", &[SessionReads]),
 ];
 
-/// What the latest probes have found.
+/// The results of the latest probes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Condition {
-    /// Why each need is not met, in the order of [`Need`]; `None` where it is.
-    causes: [Option<String>; 3],
+pub struct HealthReport {
+    /// The error of each dependency, in the order of [`Dependency`]; `None` if it works.
+    errors: [Option<String>; 3],
 }
 
-impl Condition {
-    /// No need is met, for this reason.
-    pub fn down(cause: &str) -> Self {
-        Self { causes: [(); 3].map(|()| Some(cause.to_owned())) }
+impl HealthReport {
+    /// A report in which every dependency fails with this error.
+    pub fn down(error: &str) -> Self {
+        Self { errors: [(); 3].map(|()| Some(error.to_owned())) }
     }
 
-    /// Whether the service with this name can serve; `None` where there is no such service.
+    /// Whether the service with this name can serve; `None` if there is no such service.
     pub fn serves(&self, service: &str) -> Option<bool> {
-        let (_, needs) = SERVICES.iter().find(|(name, _)| *name == service)?;
-        Some(self.cause(needs).is_none())
+        let (_, dependencies) = SERVICES.iter().find(|(name, _)| *name == service)?;
+        Some(self.cause(dependencies).is_none())
     }
 
-    /// Why these needs are not met.
-    pub fn cause(&self, needs: &[Need]) -> Option<&str> {
-        needs.iter().find_map(|need| self.causes[*need as usize].as_deref())
+    /// The first error of these dependencies.
+    pub fn cause(&self, dependencies: &[Dependency]) -> Option<&str> {
+        dependencies.iter().find_map(|dependency| self.errors[*dependency as usize].as_deref())
     }
 
-    fn set(&mut self, need: Need, cause: Option<String>) -> bool {
-        let changed = self.causes[need as usize].is_some() != cause.is_some();
-        self.causes[need as usize] = cause;
+    /// Sets the error of a dependency. Returns whether it has begun or stopped to fail.
+    fn set(&mut self, dependency: Dependency, error: Option<String>) -> bool {
+        let current = &mut self.errors[dependency as usize];
+        let changed = current.is_some() != error.is_some();
+        *current = error;
         changed
     }
 }
 
-/// The register that probes write: one a process, so that processes do not compete for it.
+/// The key of the register that probes write. Each process has its own, so that processes do not conflict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeKey(String);
 
 impl ProbeKey {
     fn random() -> Self {
-        // A user id holds no space, so this is nobody's.
+        // It contains a space, so no user id is equal to it.
         Self(format!("probe {:016x}", rand::random::<u64>()))
     }
 
-    /// As text.
+    /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What probes write.
+/// The state that probes write.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProbeMark {
-    /// When it was written.
+    /// The time of the write.
     pub written_at: Timestamp,
 }
 
@@ -116,9 +115,8 @@ impl State for ProbeMark {
     type Event = std::convert::Infallible;
 }
 
-/// Probes the stores.
+/// Probes the dependencies.
 pub struct Probes {
-    /// Of the session store.
     registers: Arc<dyn Registers<ProbeMark>>,
     accounts: Arc<dyn Accounts>,
     clock: Arc<dyn Clock>,
@@ -126,7 +124,7 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Of these stores.
+    /// Creates probes of these stores.
     pub fn new(
         registers: Arc<dyn Registers<ProbeMark>>,
         accounts: Arc<dyn Accounts>,
@@ -135,34 +133,39 @@ impl Probes {
         Self { registers, accounts, clock, key: ProbeKey::random() }
     }
 
-    /// Keeps `condition` up to date, for as long as it is polled.
-    pub async fn run(&self, condition: &watch::Sender<Condition>) {
+    /// Probes at intervals and updates `report`. Never returns.
+    pub async fn run(&self, report: &watch::Sender<HealthReport>) {
         tokio::join!(
-            self.keep(Need::SessionReads, READ_INTERVAL, condition),
-            self.keep(Need::SessionWrites, WRITE_INTERVAL, condition),
-            self.keep(Need::Accounts, ACCOUNTS_INTERVAL, condition),
+            self.probe_repeatedly(Dependency::SessionReads, READ_INTERVAL, report),
+            self.probe_repeatedly(Dependency::SessionWrites, WRITE_INTERVAL, report),
+            self.probe_repeatedly(Dependency::Accounts, ACCOUNTS_INTERVAL, report),
         );
     }
 
-    async fn keep(&self, need: Need, interval: Duration, condition: &watch::Sender<Condition>) {
+    async fn probe_repeatedly(
+        &self,
+        dependency: Dependency,
+        interval: Duration,
+        report: &watch::Sender<HealthReport>,
+    ) {
         loop {
-            let begun = Instant::now();
-            let cause = match timeout(PROBE_TIMEOUT, self.probe(need)).await {
+            let started = Instant::now();
+            let error = match timeout(PROBE_TIMEOUT, self.probe(dependency)).await {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(_) => Some(format!("no answer within {PROBE_TIMEOUT:?}")),
             };
-            let pause = if cause.is_some() { RETRY_INTERVAL } else { interval };
-            condition.send_if_modified(|condition| condition.set(need, cause));
-            sleep(pause.saturating_sub(begun.elapsed()).max(RETRY_INTERVAL / 2)).await;
+            let pause = if error.is_some() { RETRY_INTERVAL } else { interval };
+            report.send_if_modified(|report| report.set(dependency, error));
+            sleep(pause.saturating_sub(started.elapsed()).max(RETRY_INTERVAL / 2)).await;
         }
     }
 
-    async fn probe(&self, need: Need) -> Result<(), StoreError> {
-        match need {
-            Need::SessionReads => self.read().await,
-            Need::SessionWrites => self.write().await,
-            Need::Accounts => self.accounts.ping().await,
+    async fn probe(&self, dependency: Dependency) -> Result<(), StoreError> {
+        match dependency {
+            Dependency::SessionReads => self.read().await,
+            Dependency::SessionWrites => self.write().await,
+            Dependency::Accounts => self.accounts.ping().await,
         }
     }
 
@@ -172,17 +175,17 @@ impl Probes {
 
     async fn write(&self) -> Result<(), StoreError> {
         let mut expected = Revision::ABSENT;
-        // The first attempt finds out what is there, and the second one writes.
+        // The first attempt may conflict and finds the revision; the second one writes.
         for _ in 0..2 {
             let now = self.clock.now();
             let state = ProbeMark { written_at: now };
-            let change = Change { state, keep_until: now.after(KEPT), events: Vec::new() };
+            let change = Change { state, keep_until: now.after(RETENTION), events: Vec::new() };
             match self.registers.commit(&self.key, expected, change).await? {
                 Commit::Committed(_) => return Ok(()),
                 Commit::Conflict(newer) => expected = newer.revision,
             }
         }
-        let cause = "a register that nobody else writes has changed".to_owned();
+        let cause = "the register of the probe was changed by another process".to_owned();
         Err(StoreError::Unavailable { store: "session", cause })
     }
 }
@@ -192,15 +195,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_serves_where_all_that_it_needs_is_there_and_nothing_else_counts() {
-        let mut condition = Condition::down("not probed yet");
-        assert!(SERVICES.iter().all(|(name, _)| condition.serves(name) == Some(false)));
-        condition.set(Need::SessionReads, None);
-        assert!(condition.set(Need::SessionWrites, None));
-        assert!(!condition.set(Need::SessionWrites, None), "nothing has changed");
-        let serving = |condition: &Condition| -> Vec<_> {
-            let served =
-                |(name, _): &(&'static str, _)| (condition.serves(name) == Some(true)).then_some(*name);
+    fn a_service_serves_if_and_only_if_all_its_dependencies_work() {
+        let mut report = HealthReport::down("not probed yet");
+        assert!(SERVICES.iter().all(|(name, _)| report.serves(name) == Some(false)));
+        report.set(Dependency::SessionReads, None);
+        assert!(report.set(Dependency::SessionWrites, None));
+        assert!(!report.set(Dependency::SessionWrites, None), "nothing has changed");
+        let serving = |report: &HealthReport| -> Vec<_> {
+            let served = |(name, _): &(&'static str, _)| (report.serves(name) == Some(true)).then_some(*name);
             SERVICES.iter().filter_map(served).collect()
         };
         let without_accounts = [
@@ -209,12 +211,12 @@ mod tests {
             "latchkey.v1.SessionService",
             "envoy.service.auth.v3.Authorization",
         ];
-        assert_eq!(serving(&condition), without_accounts);
-        condition.set(Need::Accounts, None);
-        assert_eq!(serving(&condition).len(), SERVICES.len());
-        condition.set(Need::SessionReads, Some("gone".into()));
-        assert_eq!(serving(&condition), ["latchkey.v1.AccountService", "latchkey.v1.CallerService"]);
-        assert_eq!(condition.cause(&[Need::Accounts, Need::SessionReads]), Some("gone"));
-        assert_eq!(condition.serves("latchkey.v1.Unknown"), None);
+        assert_eq!(serving(&report), without_accounts);
+        report.set(Dependency::Accounts, None);
+        assert_eq!(serving(&report).len(), SERVICES.len());
+        report.set(Dependency::SessionReads, Some("gone".into()));
+        assert_eq!(serving(&report), ["latchkey.v1.AccountService", "latchkey.v1.CallerService"]);
+        assert_eq!(report.cause(&[Dependency::Accounts, Dependency::SessionReads]), Some("gone"));
+        assert_eq!(report.serves("latchkey.v1.Unknown"), None);
     }
 }

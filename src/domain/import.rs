@@ -1,4 +1,7 @@
-//! Import: accounts that come from somewhere else, with the hashes of their passwords.
+//! `ImportAccounts`: adds accounts of another system, with their password hashes.
+//!
+//! An import is a stream with one transaction per message: a message is stored before the next one is read, so memory
+//! holds one message, and a stream that breaks leaves whole messages.
 
 use std::collections::{HashMap, hash_map};
 
@@ -12,57 +15,57 @@ use super::{
     username::Username,
 };
 
-/// The longest hash, in bytes. The formats that are read need half of it.
-const MAX_HASH: usize = 512;
+/// The longest hash in bytes, twice of what the supported formats need.
+const MAX_HASH_LEN: usize = 512;
 
-/// An account as it comes.
+/// An account to import.
 #[derive(Debug, Clone)]
 pub struct NewAccount {
-    /// Where it stands in what it comes from.
+    /// The line in the file that it comes from.
     pub line: u64,
-    /// The id that it has there and keeps. Without one it gets an id of ours, and is there already if
-    /// its username is.
+    /// The id in the other system, which the account keeps. Without one it gets a new id, and is present if its
+    /// username is.
     pub user_id: Option<UserId>,
-    /// What its user types.
+    /// The username.
     pub username: Username,
-    /// What the password is checked against.
+    /// The hash of the password.
     pub password: PasswordHash,
-    /// Roles, sorted.
+    /// The roles, sorted.
     pub roles: Vec<Role>,
-    /// Whether it is disabled.
+    /// Whether the account is disabled.
     pub disabled: Disabled,
-    /// When it was created, where that is known.
+    /// The time at which it was created, if known.
     pub created_at: Option<Timestamp>,
 }
 
-/// What became of one account.
+/// The result of importing one account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImportOutcome {
-    /// It was added, or would be.
+    /// The account was added, or would be.
     Added,
-    /// It was there already, and was left as it is.
+    /// The account exists and was not changed.
     Present,
-    /// It was refused.
+    /// The account was refused.
     Refused(Violation),
 }
 
 impl Engine {
-    /// Adds those of the accounts that are not there yet, in one transaction: for each, in order, what
-    /// became of it. What could not even be read comes as the violation that it is. Safe to repeat.
+    /// Adds the accounts that do not exist yet, in one transaction. Returns one outcome for each, in order. An account
+    /// that could not be parsed is passed as its violation. Can be repeated safely.
     pub async fn import_accounts(
         &self,
         accounts: Vec<Result<NewAccount, Violation>>,
         origin: &Origin,
     ) -> Result<Vec<ImportOutcome>, Error> {
-        let accounts = self.readable(accounts);
-        let added = match self.writable() {
+        let accounts = self.prepare_import(accounts);
+        let added = match self.check_accounts_writable() {
             Ok(()) => self.add(&accounts).await.map_err(Error::from),
             Err(error) => Err(error),
         };
         match added {
-            Ok(fates) => {
-                self.record_import(&accounts, &fates, origin);
-                Ok(fates)
+            Ok(outcomes) => {
+                self.audit_import(&accounts, &outcomes, origin);
+                Ok(outcomes)
             }
             Err(error) => {
                 let count = accounts.len();
@@ -73,25 +76,25 @@ impl Engine {
         }
     }
 
-    /// What would become of the accounts, as far as can be said without adding any: what two of them would
-    /// do to each other in different calls is not seen.
+    /// Returns the outcomes of an import without adding accounts. Conflicts between accounts of different calls are not
+    /// found.
     pub async fn check_import(
         &self,
         accounts: Vec<Result<NewAccount, Violation>>,
     ) -> Result<Vec<ImportOutcome>, Error> {
-        self.writable()?;
-        let mut fates = Vec::with_capacity(accounts.len());
-        for account in self.readable(accounts) {
-            fates.push(match account {
-                Ok((account, named)) => fate(self.look_up(&account, named).await?, named),
+        self.check_accounts_writable()?;
+        let mut outcomes = Vec::with_capacity(accounts.len());
+        for account in self.prepare_import(accounts) {
+            outcomes.push(match account {
+                Ok((account, has_id)) => import_outcome(self.find_existing(&account, has_id).await?, has_id),
                 Err(violation) => ImportOutcome::Refused(violation),
             });
         }
-        Ok(fates)
+        Ok(outcomes)
     }
 
-    /// The accounts as they can be stored, and whether each brought an id of its own.
-    fn readable(
+    /// Returns the accounts as they can be stored, and whether each has an id of the other system.
+    fn prepare_import(
         &self,
         accounts: Vec<Result<NewAccount, Violation>>,
     ) -> Vec<Result<(Account, bool), Violation>> {
@@ -102,13 +105,13 @@ impl Engine {
             .map(|account| {
                 let account = account?;
                 check_hash(&account.password)?;
-                // The store would say the same of the second, but not where the first one is; and without
-                // ids it could not tell the second from an account that was there before.
+                // The store would refuse a repeated username, too, but without the line of the first one; and without
+                // ids it would take the second for an account that exists.
                 match seen.entry(account.username.key().to_owned()) {
                     hash_map::Entry::Occupied(first) => return Err(repeated(*first.get())),
-                    hash_map::Entry::Vacant(place) => place.insert(account.line),
+                    hash_map::Entry::Vacant(entry) => entry.insert(account.line),
                 };
-                let named = account.user_id.is_some();
+                let has_id = account.user_id.is_some();
                 let account = Account {
                     user_id: account.user_id.unwrap_or_else(UserId::random),
                     username: account.username,
@@ -117,7 +120,7 @@ impl Engine {
                     disabled: account.disabled,
                     created_at: account.created_at.unwrap_or(now),
                 };
-                Ok((account, named))
+                Ok((account, has_id))
             })
             .collect()
     }
@@ -126,23 +129,25 @@ impl Engine {
         &self,
         accounts: &[Result<(Account, bool), Violation>],
     ) -> Result<Vec<ImportOutcome>, StoreError> {
-        let (new, named): (Vec<Account>, Vec<bool>) = accounts.iter().flatten().cloned().unzip();
+        let (new, have_ids): (Vec<Account>, Vec<bool>) = accounts.iter().flatten().cloned().unzip();
         let imported = if new.is_empty() { Vec::new() } else { self.accounts.import(&new).await? };
         if imported.len() != new.len() {
             let cause = format!("{} outcomes for {} accounts", imported.len(), new.len());
             return Err(StoreError::Corrupt { store: "accounts", cause });
         }
-        let mut stored = imported.into_iter().zip(named);
-        let fates = accounts.iter().map(|account| match account {
+        let mut results = imported.into_iter().zip(have_ids);
+        let outcomes = accounts.iter().map(|account| match account {
             Err(violation) => ImportOutcome::Refused(violation.clone()),
-            // There is one for each, as was just seen.
-            Ok(_) => stored.next().map_or(ImportOutcome::Present, |(imported, named)| fate(imported, named)),
+            // There is a result for each, as was checked above.
+            Ok(_) => results
+                .next()
+                .map_or(ImportOutcome::Present, |(imported, has_id)| import_outcome(imported, has_id)),
         });
-        Ok(fates.collect())
+        Ok(outcomes.collect())
     }
 
-    async fn look_up(&self, account: &Account, named: bool) -> Result<Imported, StoreError> {
-        let by_id = if named { self.accounts.get(&account.user_id).await? } else { None };
+    async fn find_existing(&self, account: &Account, has_id: bool) -> Result<Imported, StoreError> {
+        let by_id = if has_id { self.accounts.get(&account.user_id).await? } else { None };
         if let Some(found) = by_id {
             let same = found.username.key() == account.username.key();
             return Ok(if same { Imported::Present } else { Imported::IdTaken });
@@ -151,16 +156,16 @@ impl Engine {
         Ok(if found.is_some() { Imported::UsernameTaken } else { Imported::Added })
     }
 
-    /// One entry for each account that was added or refused; what was there already has not changed.
-    fn record_import(
+    /// Records an entry for each account that was added or refused.
+    fn audit_import(
         &self,
         accounts: &[Result<(Account, bool), Violation>],
-        fates: &[ImportOutcome],
+        outcomes: &[ImportOutcome],
         origin: &Origin,
     ) {
         let now = self.clock.now();
-        for (account, fate) in accounts.iter().zip(fates) {
-            let (outcome, detail) = match fate {
+        for (account, outcome) in accounts.iter().zip(outcomes) {
+            let (outcome, detail) = match outcome {
                 ImportOutcome::Present => continue,
                 ImportOutcome::Added => (Outcome::Done, None),
                 ImportOutcome::Refused(violation) => {
@@ -179,13 +184,13 @@ impl Engine {
     }
 }
 
-/// What an outcome of the store means for an account that brought an id of its own, or did not.
-fn fate(imported: Imported, named: bool) -> ImportOutcome {
+/// The outcome of an account by the result of the store.
+fn import_outcome(imported: Imported, has_id: bool) -> ImportOutcome {
     match imported {
         Imported::Added => ImportOutcome::Added,
         Imported::Present => ImportOutcome::Present,
-        // The id was made up a moment ago; the account is known by its name.
-        Imported::UsernameTaken if !named => ImportOutcome::Present,
+        // The id was generated for this import, so the accounts are compared by username.
+        Imported::UsernameTaken if !has_id => ImportOutcome::Present,
         Imported::UsernameTaken => {
             ImportOutcome::Refused(Violation::new("username", "belongs to an account with another user_id"))
         }
@@ -195,19 +200,19 @@ fn fate(imported: Imported, named: bool) -> ImportOutcome {
     }
 }
 
-/// The second of two accounts with one name; `first` is where the first one stands.
+/// The violation of an account whose username was in an earlier line.
 fn repeated(first: u64) -> Violation {
     Violation::new("username", format!("is the same as in line {first}; case makes no difference"))
 }
 
-/// What is wrong with a hash, never with the hash in it: it may be a password by mistake.
+/// Checks a hash. A violation does not quote it, because it may be a password by mistake.
 fn check_hash(hash: &PasswordHash) -> Result<(), Violation> {
     let wrong = if hash.as_str().is_empty() {
-        "is missing; `!` is an account that nobody can log in to by password".to_owned()
-    } else if hash.as_str().len() > MAX_HASH {
+        "is missing; use `!` for an account without a password".to_owned()
+    } else if hash.as_str().len() > MAX_HASH_LEN {
         "must be at most 512 bytes".to_owned()
-    } else if let Err(unreadable) = hash.check_supported() {
-        format!("cannot be checked: {unreadable}; with `!` in its place the user can be given a new password")
+    } else if let Err(error) = hash.check_supported() {
+        format!("is not supported: {error}; use `!` instead and set a new password for the user")
     } else {
         return Ok(());
     };

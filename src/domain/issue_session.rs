@@ -1,27 +1,27 @@
-//! `IssueSession`: a session for a user whom a trusted service has authenticated itself.
+//! `IssueSession`: opens a session for a user whom a trusted service has authenticated.
 
 use super::{
     Engine, Error,
     accounts::AccountKey,
     audit::Action,
     login::{LoggedIn, SessionRequest},
-    open_session::Proof,
+    open_session::Authentication,
     origin::Origin,
     types::UserId,
 };
 
 impl Engine {
-    /// Opens a session without a password: the same as a login in everything else.
+    /// Opens a session as a login does, but without a password.
     pub async fn issue_session(
         &self,
         subject: &AccountKey,
-        wanted: SessionRequest,
+        request: SessionRequest,
         origin: &Origin,
     ) -> Result<LoggedIn, Error> {
-        let mut known = None;
-        let outcome = self.vouch(subject, wanted, origin, &mut known).await;
+        let mut found = None;
+        let outcome = self.issue(subject, request, origin, &mut found).await;
         let mut entry = self.entry(Action::IssueSession, &outcome, origin);
-        if let Some(user_id) = &known {
+        if let Some(user_id) = &found {
             entry = entry.user(user_id);
         }
         match (&outcome, subject) {
@@ -33,20 +33,20 @@ impl Engine {
         outcome
     }
 
-    async fn vouch(
+    async fn issue(
         &self,
         subject: &AccountKey,
-        wanted: SessionRequest,
+        request: SessionRequest,
         origin: &Origin,
-        known: &mut Option<UserId>,
+        found: &mut Option<UserId>,
     ) -> Result<LoggedIn, Error> {
-        self.slots.resolve(&wanted.slot)?;
+        self.slots.resolve(&request.slot)?;
         let account = self.account(subject).await?;
-        let user_id = &*known.insert(account.user_id);
+        let user_id = &*found.insert(account.user_id);
         let username = match subject {
             AccountKey::Name(username) => Some(username),
             AccountKey::Id(_) => None,
         };
-        self.open_session(wanted, &Proof::Vouched { user_id, username, origin }).await
+        self.open_session(request, &Authentication::ByIssuer { user_id, username, origin }).await
     }
 }

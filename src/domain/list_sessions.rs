@@ -1,9 +1,9 @@
-//! `ListSessions`: who is logged in as this user, and where.
+//! `ListSessions`: the live sessions of a user.
 
 use super::{Engine, Error, types::UserId, validate::LiveSession};
 
 impl Engine {
-    /// The live sessions of a user, the oldest login first.
+    /// Returns the live sessions of a user, the oldest login first.
     pub async fn list_sessions(&self, user_id: &UserId) -> Result<Vec<LiveSession>, Error> {
         let read = self.sessions.load(user_id).await?;
         let known = self.sessions.epoch().known().await?;

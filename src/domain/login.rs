@@ -1,59 +1,59 @@
-//! Login: check a password, open a session, displace the one that held the slot.
+//! `Login`: checks a password and opens a session, which displaces the one in its slot.
 
 use super::{
-    Engine, Error, audit::Action, open_session::Proof, origin::Origin, password::Password,
+    Engine, Error, audit::Action, open_session::Authentication, origin::Origin, password::Password,
     password_service::PresentedPassword, types::UserId, username::Username,
 };
 
 pub use super::open_session::{LoggedIn, SessionRequest};
 
-/// Who wants to log in, and where.
+/// A login request.
 #[derive(Debug, Clone)]
 pub struct Login {
-    /// Who.
+    /// The username.
     pub username: Username,
-    /// The proof.
+    /// The password.
     pub password: Password,
-    /// What session.
-    pub wanted: SessionRequest,
+    /// The session to open.
+    pub session: SessionRequest,
 }
 
 impl Engine {
     /// Logs a user in.
     pub async fn login(&self, login: Login, origin: &Origin) -> Result<LoggedIn, Error> {
-        let Login { username, password, wanted } = login;
-        let mut known = None;
-        let outcome = self.log_in(&username, &password, wanted, origin, &mut known).await;
+        let Login { username, password, session } = login;
+        let mut found = None;
+        let outcome = self.log_in(&username, &password, session, origin, &mut found).await;
         let entry = self.entry(Action::Login, &outcome, origin);
-        let entry = entry.of_login(known.as_ref(), &username, throttled(&outcome));
+        let entry = entry.of_login(found.as_ref(), &username, throttle_detail(&outcome));
         self.audit_opened(entry, &outcome, origin);
         outcome
     }
 
-    /// Tells `known` whose account it is, as soon as there is one.
+    /// Sets `found` to the id of the account, for the audit trail.
     async fn log_in(
         &self,
         username: &Username,
         password: &Password,
-        wanted: SessionRequest,
+        session: SessionRequest,
         origin: &Origin,
-        known: &mut Option<UserId>,
+        found: &mut Option<UserId>,
     ) -> Result<LoggedIn, Error> {
-        // Before anything is asked of a store.
-        self.slots.resolve(&wanted.slot)?;
-        // An unknown user takes the same way as a known one, under an id that nobody has.
-        *known = self.accounts.find(username).await?.map(|account| account.user_id);
-        let user_id = &known.clone().unwrap_or_else(UserId::random);
-        self.open_session(wanted, &Proof::Password(PresentedPassword { user_id, username, password, origin }))
-            .await
+        // Checked before a store is used.
+        self.slots.resolve(&session.slot)?;
+        // An unknown username takes the same path with an id that nobody has, at the same cost.
+        *found = self.accounts.find(username).await?.map(|account| account.user_id);
+        let user_id = &found.clone().unwrap_or_else(UserId::random);
+        let presented = PresentedPassword { user_id, username, password, origin };
+        self.open_session(session, &Authentication::Password(presented)).await
     }
 }
 
-/// For the audit trail: what kind of refusal it was.
-fn throttled<T>(outcome: &Result<T, Error>) -> Option<&'static str> {
+/// Describes a throttled login for the audit trail.
+fn throttle_detail<T>(outcome: &Result<T, Error>) -> Option<&'static str> {
     match outcome {
-        Err(Error::Throttled { stopped: true, .. }) => Some("locked until an operator unlocks it"),
-        Err(Error::Throttled { stopped: false, .. }) => Some("has to wait"),
+        Err(Error::Throttled { locked: true, .. }) => Some("locked until an operator unlocks it"),
+        Err(Error::Throttled { locked: false, .. }) => Some("has to wait"),
         _ => None,
     }
 }

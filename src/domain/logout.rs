@@ -1,4 +1,6 @@
-//! Logout: end the session of a token, the others of its user, or all. A stale token harms nobody.
+//! `Logout`: ends the session of a token, the others of its user, or all.
+//!
+//! Only the token of a live session ends sessions, so a stale token cannot end those of a later login (promise P3).
 
 use super::{
     Engine, Error,
@@ -11,28 +13,28 @@ use super::{
     types::Claims,
 };
 
-/// Which sessions to end.
+/// The sessions to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// The session of the token.
     This,
-    /// Every other one of the user.
+    /// All other sessions of the user.
     Others,
-    /// Every one of the user.
+    /// All sessions of the user.
     All,
 }
 
 /// The outcome of a logout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoggedOut {
-    /// So many sessions ended.
+    /// This many sessions ended.
     Ended(u32),
-    /// The token was not good any more, and nothing was ended.
+    /// The token was rejected, and no session ended.
     Rejected(Rejection),
 }
 
 impl Engine {
-    /// Logs out. Only a live session can end others, so repeating it ends nothing more.
+    /// Ends sessions. A repeated call ends none, because the session of its token has ended.
     pub async fn logout(&self, token: &str, scope: Scope, origin: &Origin) -> Result<LoggedOut, Error> {
         let claims = match self.tokens.claims(token).await {
             Ok(claims) => claims,
@@ -57,7 +59,7 @@ impl Engine {
 
     async fn end_by_token(&self, claims: &Claims, scope: Scope) -> Result<LoggedOut, Error> {
         let read = self.sessions.load(&claims.user_id).await?;
-        let which = |session: &Session| match scope {
+        let is_selected = |session: &Session| match scope {
             Scope::This => session.id == claims.session_id,
             Scope::Others => session.id != claims.session_id,
             Scope::All => true,
@@ -68,7 +70,7 @@ impl Engine {
                 if let Err(rejection) = state.verdict(claims, at) {
                     return lapses::record(state, claims.session_id, at, LoggedOut::Rejected(rejection));
                 }
-                let next = state.close(which, Reason::LoggedOut, at);
+                let next = state.close(is_selected, Reason::LoggedOut, at);
                 if next.outcome == 0 {
                     return Decision::Keep(LoggedOut::Ended(0));
                 }

@@ -1,8 +1,8 @@
-//! Counters of what happened since the process began. `http/metrics.rs` exports them.
+//! Counters since the start of the process. `http/metrics.rs` exports them.
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Counters of what happened since the process began.
+/// Counters since the start of the process.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Logins that the session store lost after they were acknowledged.

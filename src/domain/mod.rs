@@ -1,7 +1,8 @@
-//! The rules of Latchkey: who is logged in, and since when no longer.
+//! The rules of Latchkey.
 //!
-//! One verb, one file. [`Engine`] holds what the verbs need; each verb adds its method to it. Time is a
-//! parameter ([`ports::Clock`]), storage is a port, and [`sessions`] is pure.
+//! Each verb is a method of [`Engine`] in a file of its own, such as `login.rs`. Verbs share services, such as
+//! [`SessionRepository`], and use clocks and stores through [`ports`]. `model` has the pure state machines,
+//! `background` the tasks that run beside the requests.
 
 pub mod accounts;
 pub mod audit;
@@ -58,7 +59,7 @@ use self::{
     write_behind::WriteBehind,
 };
 
-/// The verbs of Latchkey, each in a file of its own, over the services that they share. A process has one.
+/// The entry point of the domain. Its methods are the verbs. A process has one.
 pub struct Engine {
     sessions: SessionRepository,
     accounts: Arc<dyn Accounts>,
@@ -74,32 +75,32 @@ pub struct Engine {
     max_staleness: Duration,
 }
 
-/// What an [`Engine`] is built from.
+/// The services of an [`Engine`].
 pub struct Services {
     /// The sessions of users.
     pub sessions: SessionRepository,
-    /// The accounts.
+    /// The store of accounts.
     pub accounts: Arc<dyn Accounts>,
     /// Checks and hashes passwords.
     pub passwords: PasswordService,
     /// Issues and verifies tokens.
     pub tokens: TokenService,
-    /// The services that may call.
+    /// The callers that have a key.
     pub callers: KnownCallers,
-    /// Notifies watches and feeds.
+    /// Notifies watches and readers of the feed.
     pub events: SessionEvents,
     /// The configured slots.
     pub slots: Slots,
     /// The audit trail.
     pub audit: LimitedAudit,
-    /// The clock.
+    /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// How old a verdict may be where a request does not say.
+    /// The default of `max_staleness` in requests.
     pub max_staleness: Duration,
 }
 
 impl Engine {
-    /// An engine over these services.
+    /// Creates an engine.
     pub fn new(services: Services) -> Self {
         let Services {
             sessions,
@@ -135,17 +136,12 @@ impl Engine {
         self.clock.now()
     }
 
-    /// The clock.
-    pub fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
-    }
-
     /// The sessions of users.
     pub fn sessions(&self) -> &SessionRepository {
         &self.sessions
     }
 
-    /// The accounts.
+    /// The store of accounts.
     pub fn accounts(&self) -> &Arc<dyn Accounts> {
         &self.accounts
     }
@@ -160,17 +156,17 @@ impl Engine {
         &self.tokens
     }
 
-    /// The services that may call.
+    /// The callers that have a key.
     pub fn callers(&self) -> &KnownCallers {
         &self.callers
     }
 
-    /// Notifies watches and feeds.
+    /// Notifies watches and readers of the feed.
     pub fn events(&self) -> &SessionEvents {
         &self.events
     }
 
-    /// The uses of sessions that wait to be recorded.
+    /// The queue of uses to record.
     pub fn uses(&self) -> &WriteBehind {
         &self.uses
     }
@@ -185,17 +181,17 @@ impl Engine {
         &self.audit
     }
 
-    /// Counters of what happened since the process began.
+    /// Counters since the start of the process.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Follows the event log and notifies, for as long as it is polled.
+    /// Runs the task of [`SessionEvents`]. Never returns.
     pub async fn follow_session_events(&self) {
         self.events.run(self.sessions.epoch(), &*self.clock).await;
     }
 
-    /// Records the uses of sessions until [`WriteBehind::close`] and the last of them.
+    /// Runs the task of [`WriteBehind`].
     pub async fn record_uses(&self) {
         self.uses.run(&self.sessions).await;
     }
@@ -209,12 +205,12 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Each slot with its rules. `slots` must not be empty: then this is `None`.
+    /// Creates the slots, the default one first. Returns `None` if there are none.
     pub fn new(slots: Vec<(Slot, SlotPolicy)>) -> Option<Self> {
         Some(Self { first: slots.first()?.0.clone(), policies: slots.into_iter().collect() })
     }
 
-    /// The slot a request names, or the first where it names none.
+    /// Returns the slot with this name, or the first one if the name is empty.
     pub(crate) fn resolve(&self, requested: &str) -> Result<(Slot, SlotPolicy), Violation> {
         if requested.is_empty() {
             return Ok((self.first.clone(), self.policies[&self.first]));
@@ -229,8 +225,8 @@ impl Slots {
             })
     }
 
-    /// The longest that any session can live.
-    pub(crate) fn longest(&self) -> std::time::Duration {
+    /// The longest absolute timeout.
+    pub(crate) fn longest(&self) -> Duration {
         self.policies.values().map(|policy| policy.absolute_timeout).max().unwrap_or_default()
     }
 }

@@ -1,4 +1,7 @@
-//! Opening a session for somebody who has proved who they are, or for whom a trusted service vouches.
+//! Opens sessions, for `Login` and `IssueSession`.
+//!
+//! The register is read before the account. A change of the account that ends sessions changes the register, too, so
+//! the commit conflicts and the account is read again.
 
 use super::{
     Engine, Error, Violation,
@@ -9,86 +12,84 @@ use super::{
     ports::Account,
     session_repository::{Committed, Contention},
     sessions::{ClientMark, Open, OpenError, Opened, Profile, Session, SlotPolicy, UserSessions},
-    types::{Device, LoginKey, SessionId, Slot, UserId},
+    types::{Device, LoginKey, SessionId, Slot, Timestamp, UserId},
     username::Username,
     validate::LiveSession,
 };
 
-/// What session is wanted.
+/// The session to open.
 #[derive(Debug, Clone)]
 pub struct SessionRequest {
-    /// The name of the slot; empty for the first one.
+    /// The name of the slot; empty for the first configured one.
     pub slot: String,
-    /// The client.
+    /// The device.
     pub device: Device,
-    /// By what the login can be repeated.
+    /// The idempotency key of the login.
     pub login_key: Option<LoginKey>,
-    /// Displace where that is otherwise denied.
+    /// Displace a session although `session.on_limit` is `deny`.
     pub takeover: bool,
 }
 
-/// A login that took place.
+/// A successful login.
 #[derive(Debug)]
 pub struct LoggedIn {
     /// The token of the session.
     pub token: String,
     /// The session.
     pub session: LiveSession,
-    /// The live sessions that had to go, the oldest first.
+    /// The displaced sessions, the oldest first.
     pub displaced: Vec<Session>,
-    /// With this, clients have logged each other out of the slot often enough to be held off for a while.
+    /// This login has started a kick war.
     pub kick_war: bool,
 }
 
-/// Who is to be let in, and on what grounds.
-pub(super) enum Proof<'a> {
-    /// Whoever knows the password.
+/// The authentication of a user.
+pub(super) enum Authentication<'a> {
+    /// By password.
     Password(PresentedPassword<'a>),
-    /// Whom a trusted service has authenticated, by id or, where accounts have no other, by name.
-    Vouched { user_id: &'a UserId, username: Option<&'a Username>, origin: &'a Origin },
+    /// By the issuer that calls `IssueSession`. `username` is set if the account is found by it.
+    ByIssuer { user_id: &'a UserId, username: Option<&'a Username>, origin: &'a Origin },
 }
 
-/// An account whose user is let in.
-struct Admitted {
+/// The account of an authenticated user.
+struct AuthenticatedAccount {
     account: Account,
-    /// Its hash should be renewed.
+    /// The password hash should be renewed.
     outdated: bool,
 }
 
-impl Proof<'_> {
+impl Authentication<'_> {
     fn user_id(&self) -> &UserId {
         match self {
             Self::Password(presented) => presented.user_id,
-            Self::Vouched { user_id, .. } => user_id,
+            Self::ByIssuer { user_id, .. } => user_id,
         }
     }
 
-    /// From where the login comes, where that is known.
+    /// The mark of the client, if its address is known.
     fn client(&self) -> Option<ClientMark> {
-        let (Self::Password(PresentedPassword { origin, .. }) | Self::Vouched { origin, .. }) = self;
+        let (Self::Password(PresentedPassword { origin, .. }) | Self::ByIssuer { origin, .. }) = self;
         origin.address.map(|address| ClientMark::of(self.user_id(), address))
     }
 }
 
 impl Engine {
     /// Opens a session.
-    ///
-    /// The register is read before the account. So whatever changes the account meanwhile and then ends
-    /// the sessions makes the commit below conflict, and the account is read again.
     pub(super) async fn open_session(
         &self,
-        wanted: SessionRequest,
-        proof: &Proof<'_>,
+        request: SessionRequest,
+        authentication: &Authentication<'_>,
     ) -> Result<LoggedIn, Error> {
-        let (slot, policy) = self.slots.resolve(&wanted.slot)?;
-        let user_id = proof.user_id();
+        let (slot, policy) = self.slots.resolve(&request.slot)?;
+        let user_id = authentication.user_id();
         let mut read = self.sessions.load(user_id).await?;
-        let mut admitted = self.admit(proof, &read.state, None).await?;
+        let mut authenticated = self.authenticate(authentication, &read.state, None).await?;
 
         let id = SessionId::random();
         let mut contention = Contention::default();
         let opened = loop {
-            let open = wanted.open(id, &slot, policy, &admitted.account, proof.client());
+            let account = &authenticated.account;
+            let open = request.open(id, &slot, policy, account, authentication.client());
             let next = {
                 let known = self.sessions.epoch().known().await?;
                 read.state.open(open, self.sessions.at(&known))
@@ -98,7 +99,7 @@ impl Engine {
                 Err(OpenError::Repeated(session)) => {
                     break Opened { session: *session, displaced: Vec::new(), kick_war: false };
                 }
-                Err(refusal) => return Err(refused(refusal, self.clock.now())),
+                Err(error) => return Err(open_error(error, self.clock.now())),
             };
             match self.sessions.commit(user_id, &read, next).await? {
                 Committed::Done(opened) => break opened,
@@ -106,16 +107,16 @@ impl Engine {
                     read = self.sessions.after_conflict(user_id, newer, &mut contention).await?
                 }
             }
-            admitted = self.admit(proof, &read.state, Some(admitted)).await?;
+            authenticated = self.authenticate(authentication, &read.state, Some(authenticated)).await?;
         };
         let Opened { session, displaced, kick_war } = opened;
-        let Admitted { account, outdated } = admitted;
+        let AuthenticatedAccount { account, outdated } = authenticated;
         let token = self.tokens.issue(user_id, &session, &account.roles)?;
-        if let Proof::Password(who) = proof
+        if let Authentication::Password(presented) = authentication
             && outdated
         {
-            // Only now, so that a login which has to read the account again finds the hash it has checked.
-            self.passwords.renew(who, &account.password);
+            // After the commit, so that a login that reads the account again finds the hash that it has checked.
+            self.passwords.renew(presented, &account.password);
         }
 
         let profile = Profile { username: account.username.as_str().into(), roles: account.roles };
@@ -123,69 +124,70 @@ impl Engine {
         Ok(LoggedIn { token, session, displaced, kick_war })
     }
 
-    /// The account, if its user is to be let in and it is not disabled. A password that was checked against
+    /// Reads the account and checks that it is enabled and its user authenticated. A password that was checked against
     /// the hash of `before` is not checked again while the hash is the same.
-    async fn admit(
+    async fn authenticate(
         &self,
-        proof: &Proof<'_>,
+        authentication: &Authentication<'_>,
         sessions: &UserSessions,
-        before: Option<Admitted>,
-    ) -> Result<Admitted, Error> {
-        let admitted = match proof {
-            Proof::Password(who) => self.admit_by_password(who, sessions, before).await?,
-            Proof::Vouched { user_id, username, .. } => {
+        before: Option<AuthenticatedAccount>,
+    ) -> Result<AuthenticatedAccount, Error> {
+        let authenticated = match authentication {
+            Authentication::Password(presented) => {
+                self.authenticate_by_password(presented, sessions, before).await?
+            }
+            Authentication::ByIssuer { user_id, username, .. } => {
                 let found = match username {
                     Some(username) => self.accounts.find(username).await?,
                     None => self.accounts.get(user_id).await?,
                 };
                 let account = found.filter(|account| account.user_id == **user_id);
-                Admitted { account: account.ok_or(Error::AccountNotFound)?, outdated: false }
+                AuthenticatedAccount { account: account.ok_or(Error::AccountNotFound)?, outdated: false }
             }
         };
-        let disabled = admitted.account.disabled;
+        let disabled = authenticated.account.disabled;
         if disabled.at(self.clock.now()) {
             return Err(Error::AccountDisabled { until: disabled.until() });
         }
-        Ok(admitted)
+        Ok(authenticated)
     }
 
-    async fn admit_by_password(
+    async fn authenticate_by_password(
         &self,
-        who: &PresentedPassword<'_>,
+        presented: &PresentedPassword<'_>,
         sessions: &UserSessions,
-        before: Option<Admitted>,
-    ) -> Result<Admitted, Error> {
-        // By name, because a table of somebody else's may be readable in no other way.
-        let found = self.accounts.find(who.username).await?;
-        let account = found.filter(|account| account.user_id == *who.user_id);
+        before: Option<AuthenticatedAccount>,
+    ) -> Result<AuthenticatedAccount, Error> {
+        // Found by username, because an external users table may support nothing else.
+        let found = self.accounts.find(presented.username).await?;
+        let account = found.filter(|account| account.user_id == *presented.user_id);
         let stored = account.as_ref().map(|account| &account.password);
         let outdated = match before {
             Some(before) if Some(&before.account.password) == stored => before.outdated,
-            _ => match self.passwords.check(who, sessions, stored).await? {
+            _ => match self.passwords.check(presented, sessions, stored).await? {
                 PasswordCheck::Right { outdated } => outdated,
                 PasswordCheck::Wrong => return Err(Error::InvalidCredentials),
             },
         };
-        Ok(Admitted { account: account.ok_or(Error::InvalidCredentials)?, outdated })
+        Ok(AuthenticatedAccount { account: account.ok_or(Error::InvalidCredentials)?, outdated })
     }
 
-    /// Records a session that was opened, those that had to go for it, and the kick war, if it is one.
-    /// `entry` has who it is about.
+    /// Records a login in the audit trail: `entry`, the displaced sessions, and a kick war.
     pub(super) fn audit_opened(&self, mut entry: Entry, outcome: &Result<LoggedIn, Error>, origin: &Origin) {
         if let Ok(LoggedIn { session, displaced, kick_war, .. }) = outcome {
             let opened = session.session();
             entry = entry.session(opened).ended(u32::try_from(displaced.len()).unwrap_or(u32::MAX));
-            let about = |action| {
+            let entry_about = |action| {
                 self.entry(action, outcome, origin).user(session.user_id()).named(session.username())
             };
-            for old in displaced {
+            for victim in displaced {
                 let by = format!("by session {}", opened.id);
-                self.audit.record(about(Action::SessionDisplaced).session(old).detail(by));
+                self.audit.record(entry_about(Action::SessionDisplaced).session(victim).detail(by));
                 self.metrics.displaced.inc();
             }
             if *kick_war {
                 let detail = "clients log each other out of the slot: it stays with its holder for a while";
-                self.audit.record(about(Action::KickWar).session(opened).detail(detail));
+                self.audit.record(entry_about(Action::KickWar).session(opened).detail(detail));
                 self.metrics.kick_wars.inc();
             }
         }
@@ -215,8 +217,8 @@ impl SessionRequest {
     }
 }
 
-fn refused(refusal: OpenError, now: super::types::Timestamp) -> Error {
-    match refusal {
+fn open_error(error: OpenError, now: Timestamp) -> Error {
+    match error {
         OpenError::Full(holder) => Error::SessionLimit { idle: now.since(holder.last_seen), holder },
         OpenError::KickWar(retry_after) => Error::KickWar { retry_after },
         OpenError::RepeatedTooLate(rejection) => Error::Rejected(rejection),
@@ -228,6 +230,6 @@ fn refused(refusal: OpenError, now: super::types::Timestamp) -> Error {
             ),
         )
         .into(),
-        OpenError::Repeated(_) => Error::Internal("a repeated login was taken for a refusal".into()),
+        OpenError::Repeated(_) => Error::Internal("a repeated login was handled as an error".into()),
     }
 }

@@ -1,4 +1,8 @@
-//! A password that somebody presents, checked as an attempt that counts.
+//! Checks presented passwords as attempts of the login limiter, and hashes new ones.
+//!
+//! From its turn in the password queue on, an attempt runs in a task of its own, so a client that hangs up does not
+//! change how it counts. Before its turn, nothing is recorded. Then the attempt is taken back if its hash has not
+//! begun; otherwise it counts.
 
 use std::sync::Arc;
 
@@ -7,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     Error, Violation,
     audit::{self, Action, Entry, LimitedAudit},
-    limiter::{LoginLimiter, Observation, Penalty, Standing},
+    limiter::{Begun, LoginLimiter, Observation, Penalty, ThrottleStatus},
     origin::Origin,
     password::{HashingTurn, NewPassword, Password, PasswordCheck, PasswordHash, Passwords, Requester},
     ports::{Accounts, Clock},
@@ -18,27 +22,24 @@ use super::{
 };
 use crate::isolation::log_limiter::LogLimiter;
 
-/// A password that somebody presents.
+/// A password that a client presents for a user.
 pub(super) struct PresentedPassword<'a> {
-    /// Whose it is said to be; an id that nobody has, where the username is unknown.
+    /// The id of the account; an id that nobody has if the username is unknown.
     pub(super) user_id: &'a UserId,
-    /// The name that was typed.
     pub(super) username: &'a Username,
-    /// The password that was typed.
     pub(super) password: &'a Password,
-    /// From where.
     pub(super) origin: &'a Origin,
 }
 
-/// What became of an attempt.
-enum Tried {
+/// The result of an attempt.
+enum Attempted {
     /// The password was checked.
     Checked(PasswordCheck),
-    /// Others on the same account are being checked. The turn was not used.
+    /// Other attempts on the same account are in progress. The turn was not used.
     Busy(HashingTurn),
 }
 
-/// Checks passwords as attempts that are counted, and hashes new ones.
+/// Checks and hashes passwords.
 pub struct PasswordService {
     hasher: Arc<Passwords>,
     limiter: Arc<LoginLimiter>,
@@ -48,7 +49,7 @@ pub struct PasswordService {
 }
 
 impl PasswordService {
-    /// A service that hashes with `hasher` and limits attempts by `limiter`.
+    /// Creates the service.
     pub fn new(
         hasher: Passwords,
         limiter: LoginLimiter,
@@ -59,12 +60,12 @@ impl PasswordService {
         Self { hasher: Arc::new(hasher), limiter: Arc::new(limiter), accounts, audit, clock }
     }
 
-    /// The threads that hash.
+    /// The hashing threads and their queue.
     pub fn hasher(&self) -> &Passwords {
         &self.hasher
     }
 
-    /// Checks that a password may be a new one of this user.
+    /// Checks a new password of a user against the policy.
     pub(super) fn check_policy(
         &self,
         password: NewPassword,
@@ -87,93 +88,95 @@ impl PasswordService {
     }
 
     /// The state of a username in the login limiter.
-    pub(super) async fn standing(&self, username: &Username) -> Result<Standing, Error> {
-        let others = self.accounts.has_other_names();
-        let found = if others { self.accounts.find(username).await? } else { None };
-        self.limiter.standing(username, found.map(|account| account.user_id).as_ref()).await
+    pub(super) async fn throttle_status(&self, username: &Username) -> Result<ThrottleStatus, Error> {
+        let has_other_names = self.accounts.has_other_names();
+        let found = if has_other_names { self.accounts.find(username).await? } else { None };
+        self.limiter.status(username, found.map(|account| account.user_id).as_ref()).await
     }
 
-    /// Checks a password, once and as an attempt that counts.
-    ///
-    /// A client that hangs up while it waits leaves the queue, and nothing was counted. From its turn on, its attempt
-    /// runs in a task of its own, so that hanging up neither keeps the outcome from being recorded nor has it
-    /// recorded as a failure: a hash that has not begun by then is not begun, and the attempt is taken back; one that
-    /// has begun counts.
+    /// Checks a password as one attempt.
     pub(super) async fn check(
         &self,
-        who: &PresentedPassword<'_>,
+        presented: &PresentedPassword<'_>,
         sessions: &UserSessions,
         stored: Option<&PasswordHash>,
     ) -> Result<PasswordCheck, Error> {
-        let subject = self.subject(who, sessions, stored.is_some());
-        let mut looked = self.limiter.look(&subject).await?;
-        let mut place = self.hasher.admit(Requester::from(who.origin))?;
-        let mut line = None;
+        let subject = self.subject(presented, sessions, stored.is_some());
+        let mut observation = self.limiter.observe(&subject).await?;
+        let mut place = self.hasher.admit(Requester::from(presented.origin))?;
+        let mut queued = None;
         loop {
             let turn = place.turn().await?;
-            match self.attempt(turn, looked, who, stored).await? {
-                Tried::Checked(checked) => return Ok(checked),
-                Tried::Busy(turn) => place = turn.release(),
+            match self.attempt(turn, observation, presented, stored).await? {
+                Attempted::Checked(checked) => return Ok(checked),
+                Attempted::Busy(turn) => place = turn.release(),
             }
-            if line.is_none() {
-                line = Some(self.limiter.line(who.username).await);
+            if queued.is_none() {
+                queued = Some(self.limiter.queue(presented.username).await);
             }
-            looked = self.limiter.until_free(&subject).await?;
+            observation = self.limiter.wait_until_free(&subject).await?;
         }
     }
 
-    fn subject<'a>(&self, who: &PresentedPassword<'a>, sessions: &UserSessions, exists: bool) -> Subject<'a> {
-        let mark = who.origin.address.map(|address| ClientMark::of(who.user_id, address));
+    fn subject<'a>(
+        &self,
+        presented: &PresentedPassword<'a>,
+        sessions: &UserSessions,
+        exists: bool,
+    ) -> Subject<'a> {
+        let PresentedPassword { user_id, username, origin, .. } = *presented;
+        let mark = origin.address.map(|address| ClientMark::of(user_id, address));
         Subject {
-            username: who.username,
-            user_id: Some(who.user_id).filter(|_| exists),
+            username,
+            user_id: Some(user_id).filter(|_| exists),
             has_other_names: self.accounts.has_other_names(),
-            address: who.origin.address,
+            address: origin.address,
             is_known: mark.is_some_and(|mark| sessions.is_known_client(mark)),
             has_known_clients: sessions.has_known_clients(),
         }
     }
 
-    /// Checks a password in its turn.
+    /// Makes one attempt with a turn of the password queue.
     async fn attempt(
         &self,
         turn: HashingTurn,
-        looked: Observation,
-        who: &PresentedPassword<'_>,
+        observation: Observation,
+        presented: &PresentedPassword<'_>,
         stored: Option<&PasswordHash>,
-    ) -> Result<Tried, Error> {
+    ) -> Result<Attempted, Error> {
         let (limiter, hasher) = (Arc::clone(&self.limiter), Arc::clone(&self.hasher));
-        let (audit, clock, origin) = (self.audit.clone(), Arc::clone(&self.clock), who.origin.clone());
-        let (username, exists) = (who.username.clone(), stored.is_some());
-        let (user_id, password, stored) = (who.user_id.clone(), who.password.clone(), stored.cloned());
-        let (answer, answered) = oneshot::channel();
-        // Dropped with whoever waits for the answer.
-        let waits = Arc::new(());
-        let waiting = Arc::downgrade(&waits);
+        let (audit, clock, origin) = (self.audit.clone(), Arc::clone(&self.clock), presented.origin.clone());
+        let (username, exists) = (presented.username.clone(), stored.is_some());
+        let (user_id, password) = (presented.user_id.clone(), presented.password.clone());
+        let stored = stored.cloned();
+        let (sender, receiver) = oneshot::channel();
+        // Dropped together with the request that waits.
+        let request = Arc::new(());
+        let waiting = Arc::downgrade(&request);
         tokio::spawn(async move {
             if waiting.strong_count() == 0 {
                 return;
             }
-            let ticket = match limiter.begin(looked).await {
-                Ok(Some(ticket)) => ticket,
-                Ok(None) => return drop(answer.send(Ok(Tried::Busy(turn)))),
-                Err(error) => return drop(answer.send(Err(error))),
+            let permit = match limiter.begin(observation).await {
+                Ok(Begun::Permitted(permit)) => permit,
+                Ok(Begun::Busy) => return drop(sender.send(Ok(Attempted::Busy(turn)))),
+                Err(error) => return drop(sender.send(Err(error))),
             };
             let is_wanted = move || waiting.strong_count() > 0;
-            let stored = stored.as_ref().filter(|_| !ticket.is_for_nothing());
+            let stored = stored.as_ref().filter(|_| !permit.must_fail());
             let checked = hasher.check_in(turn, is_wanted, &user_id, &password, stored).await;
             let outcome = match &checked {
                 Ok(PasswordCheck::Right { .. }) => {
-                    // The user does not wait for us to forget earlier failures.
-                    let _ = answer.send(checked.map(Tried::Checked));
-                    limiter.finish(ticket, Outcome::Right).await;
+                    // The user does not wait until earlier failures are cleared.
+                    let _ = sender.send(checked.map(Attempted::Checked));
+                    limiter.finish(permit, Outcome::Right).await;
                     return;
                 }
                 Ok(PasswordCheck::Wrong) => Outcome::Wrong,
                 Err(_) => Outcome::NotChecked,
             };
-            // Before the answer: the next attempt must find it.
-            let action = match limiter.finish(ticket, outcome).await {
+            // Recorded before the answer, so that the next attempt finds it.
+            let action = match limiter.finish(permit, outcome).await {
                 Penalty::Nothing => None,
                 Penalty::Slowed => Some(Action::AccountSlowed),
                 Penalty::Locked => Some(Action::AccountLocked),
@@ -182,31 +185,31 @@ impl PasswordService {
                 let entry = Entry::new(clock.now(), action, audit::Outcome::Done, &origin);
                 audit.record(entry.of_login(Some(&user_id).filter(|_| exists), &username, None));
             }
-            let _ = answer.send(checked.map(Tried::Checked));
+            let _ = sender.send(checked.map(Attempted::Checked));
         });
-        let outcome = answered.await;
-        drop(waits);
-        outcome.unwrap_or_else(|_| Err(Error::Internal("checking a password failed".into())))
+        let result = receiver.await;
+        drop(request);
+        result.unwrap_or_else(|_| Err(Error::Internal("the task that checked a password has failed".into())))
     }
 
-    /// Brings a hash to the configured kind and cost, in the background: no login fails with it, and none
-    /// gives up its place for it. Where the threads are busy it is left to the next login.
-    pub(super) fn renew(&self, who: &PresentedPassword<'_>, old: &PasswordHash) {
+    /// Replaces an outdated hash by one of the configured format and cost, in the background. While the hashing threads
+    /// are busy, it is left to the next login.
+    pub(super) fn renew(&self, presented: &PresentedPassword<'_>, old: &PasswordHash) {
         if !self.accounts.renews_hashes() {
             return;
         }
-        let Some(renewed) = self.hasher.renew(who.password, old) else { return };
+        let Some(renewed) = self.hasher.renew(presented.password, old) else { return };
         let (accounts, old) = (Arc::clone(&self.accounts), old.clone());
-        let (username, user_id) = (who.username.clone(), who.user_id.clone());
+        let (username, user_id) = (presented.username.clone(), presented.user_id.clone());
         tokio::spawn(async move {
             let outcome = match renewed.await {
                 Ok(new) => accounts.rehash(&username, &user_id, &old, &new).await.map_err(Error::from),
                 Err(error) => Err(error),
             };
             if let Err(error) = outcome {
-                static UNRENEWED: LogLimiter = LogLimiter::new("a password hash could not be renewed", 5);
-                if UNRENEWED.admits("") {
-                    tracing::warn!(user.id = %user_id, error.message = %error, "a password hash could not be renewed; the next login tries again");
+                static NOT_RENEWED: LogLimiter = LogLimiter::new("failed to renew a password hash", 5);
+                if NOT_RENEWED.admits("") {
+                    tracing::warn!(user.id = %user_id, error.message = %error, "failed to renew a password hash; the next login tries again");
                 }
             }
         });

@@ -1,4 +1,4 @@
-//! What the rules ask of the world: capabilities, not tables.
+//! Ports: the traits through which the domain uses clocks, stores and the receiver of the webhook.
 
 mod accounts;
 mod callers;
@@ -24,24 +24,24 @@ pub use self::{
     webhook::{DeliveryError, EventBatch, Receiver},
 };
 
-/// Why a store did not answer.
+/// A store did not answer, or answered with something invalid.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// It cannot be reached, refused, or took too long. What was asked of it may or may not have
-    /// happened. Trying again later can help.
+    /// The store could not be reached, returned an error, or took too long. A write may or may not have happened.
+    /// Trying again later can help.
     #[error("the {store} store is unavailable: {cause}")]
     Unavailable {
-        /// Which store.
+        /// The name of the store.
         store: &'static str,
-        /// What it said, for the log.
+        /// The cause, for the log.
         cause: String,
     },
-    /// It answered with something that we did not write or cannot read. Trying again does not help.
-    #[error("the {store} store holds something unreadable: {cause}")]
+    /// The store returned data that this version did not write or cannot decode. Trying again does not help.
+    #[error("the {store} store holds invalid data: {cause}")]
     Corrupt {
-        /// Which store.
+        /// The name of the store.
         store: &'static str,
-        /// What is wrong with it, for the log.
+        /// What is wrong with the data, for the log.
         cause: String,
     },
 }
@@ -53,35 +53,35 @@ impl StoreError {
     }
 }
 
-/// What time it is. Wall clocks step back and differ between replicas; see `Generation`.
+/// The wall clock. It can step back, and differs between replicas; see `Generation`.
 pub trait Clock: Send + Sync {
-    /// This moment.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 }
 
-/// What a register can hold.
+/// A state that a register can hold.
 pub trait State: Default + Send + Sync + 'static {
-    /// What such registers are named by.
+    /// The key of such a register.
     type Key: Send + Sync;
-    /// What their changes append to the event log.
+    /// The events that a commit appends to the event log.
     type Event: Send + Sync;
 }
 
-/// Which value of a register this is. It grows with every commit to the register.
+/// The number of a value in its register. It grows with every commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
 impl Revision {
-    /// The revision of a register that holds nothing.
+    /// The revision of an empty register.
     pub const ABSENT: Self = Self(0);
 }
 
-/// A value as it stood in its register.
+/// A value and its revision.
 #[derive(Debug)]
 pub struct Versioned<S> {
-    /// To be expected by the commit that follows from having read this.
+    /// The revision that a commit which follows from this value expects.
     pub revision: Revision,
-    /// The value; the default one where the register holds nothing.
+    /// The value, or the default value if the register is empty.
     pub state: Arc<S>,
 }
 
@@ -91,48 +91,48 @@ impl<S> Clone for Versioned<S> {
     }
 }
 
-/// What to write to a register.
+/// The next value of a register.
 #[derive(Debug, Clone)]
 pub struct Change<S: State> {
     /// The new value.
     pub state: S,
-    /// From when on the store may forget the register: nothing in it matters any more then.
+    /// The time after which the store may delete the register, because nothing in it matters any more.
     pub keep_until: Timestamp,
-    /// Appended to the event log in the same atomic step.
+    /// The events to append to the event log in the same atomic step.
     pub events: Vec<S::Event>,
 }
 
-/// How a commit ended.
+/// The result of a commit.
 #[derive(Debug)]
 pub enum Commit<S> {
-    /// The register holds the new value, at this revision, and a crash of the process that said so will not undo it.
+    /// The register holds the new value at this revision. A crash of this process does not undo that.
     Committed(Revision),
-    /// The register had moved on; nothing was written. This stands there instead.
+    /// The register had another revision, and nothing was written. It holds this value.
     Conflict(Versioned<S>),
 }
 
-/// This moment, which is read off the clock only if somebody wants to know.
+/// The current instant, read from the clock on first use.
 pub type Moment = LazyCell<Instant>;
 
-/// Compare-and-set registers, each holding one `S`.
+/// Registers under compare-and-set, each holding one `S`.
 #[async_trait]
 pub trait Registers<S: State>: Send + Sync {
-    /// What the register holds.
+    /// Reads a register.
     async fn load(&self, key: &S::Key) -> Result<Versioned<S>, StoreError>;
 
-    /// What many registers hold, in the order of their keys: as many answers as keys.
+    /// Reads many registers. Returns one result for each key, in the order of the keys.
     async fn load_many(&self, keys: &[&S::Key]) -> Vec<Result<Versioned<S>, StoreError>> {
         join_all(keys.iter().map(|key| self.load(key))).await
     }
 
-    /// What the register held at some moment at most `max_staleness` before `now`, if that is known without asking.
+    /// Returns a value that the register held at most `max_staleness` before `now`, if one is in memory.
     fn recall(&self, key: &S::Key, max_staleness: Duration, now: &Moment) -> Option<Versioned<S>> {
         let _ = (key, max_staleness, now);
         None
     }
 
-    /// Replaces the value if the register still is at `expected`, and appends the events, in one
-    /// atomic step. Safe to repeat: the second of two equal commits changes nothing and succeeds.
+    /// Replaces the value if the register still has the revision `expected`, and appends the events in the same atomic
+    /// step. Can be repeated safely: the second of two equal commits changes nothing and succeeds.
     async fn commit(
         &self,
         key: &S::Key,
@@ -141,56 +141,55 @@ pub trait Registers<S: State>: Send + Sync {
     ) -> Result<Commit<S>, StoreError>;
 }
 
-/// A place in the event log. Opaque; only the log that gave it understands it.
+/// An opaque position in the event log. Only the log that returned it understands it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor(pub String);
 
-/// What the event log tells.
+/// An entry of the event log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A session has ended.
     Ended {
-        /// Whose.
+        /// The user.
         user_id: UserId,
-        /// Which, and why.
+        /// The session and the reason.
         ended: Ended,
     },
-    /// What verdicts say of a user has changed: the name or the roles.
+    /// The profile of a user (the username or the roles) has changed.
     Changed {
-        /// Whose.
+        /// The user.
         user_id: UserId,
     },
-    /// The sessions of all users have ended, because this epoch has begun.
+    /// An epoch has begun, so all earlier sessions of all users have ended.
     Epoch(Epoch),
 }
 
-/// Events from some place in the log on.
+/// Events after a cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tail {
-    /// The events, in the order of their commits as far as they concern one user.
+    /// The events. Those of one user are in the order of their commits.
     pub events: Vec<Event>,
-    /// Where to go on.
+    /// The cursor to continue with.
     pub next: Cursor,
-    /// Events between the cursor and these have been trimmed, or the log was lost: what was derived
-    /// from the log must be thrown away.
+    /// Events between the cursor and these were trimmed, or the log was lost. Everything derived from the log must be
+    /// discarded.
     pub gap: bool,
 }
 
-/// The log of sessions that ended.
+/// The log that commits append to.
 #[async_trait]
 pub trait EventLog: Send + Sync {
-    /// The events after `after`, at most about `limit` of them; without a cursor none, only the end
-    /// of the log. At least once: after a crash an event may be seen again, never skipped silently.
+    /// Reads about `limit` events after `after`; without a cursor, returns no events and the end of the log. Delivery
+    /// is at least once: after a crash an event may be read again, but none is skipped without a gap.
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<Tail, StoreError>;
 
-    /// As `tail`, but waits until there is something after `after`, whichever process commits it. Once
-    /// `patience` is over it answers without events, and with the cursor to go on with.
+    /// Like `tail`, but waits for events after `after` from any process. Returns no events if none arrive within
+    /// `timeout`.
     ///
-    /// A gap is told at the latest about one `patience` after it came about, however busy the log is. An
-    /// error is told at once, for the reader to pause before it tries again. It skips nothing, nor does
-    /// giving up in the middle: the same cursor is good for the next call.
+    /// A gap is reported within about one `timeout`, however busy the log is. An error is returned at once; the reader
+    /// pauses before it tries again. After an error, or if the future is dropped, the same cursor remains valid.
     ///
-    /// For the one reader of a process, who calls again as soon as it has been answered: a store may
-    /// keep a connection for it, on which a second reader would wait for the first.
-    async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<Tail, StoreError>;
+    /// Each process has one reader. A store may keep a connection for it, on which a second reader would wait for the
+    /// first.
+    async fn follow(&self, after: &Cursor, limit: usize, timeout: Duration) -> Result<Tail, StoreError>;
 }

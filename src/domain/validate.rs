@@ -121,7 +121,7 @@ impl Engine {
     /// Judges a token without waiting, as is possible for most tokens most of the time.
     ///
     /// Memory may say that a session is live, and repeat a terminal rejection. Any other rejection could be due to a
-    /// login or a use that this server has not heard of yet, so the store is asked.
+    /// login or a use that this server has not heard of yet, so the store is read.
     pub fn validate_from_memory(&self, token: &str, peek: bool, max_staleness: Option<Duration>) -> Lookup {
         let now = self.clock.now();
         let max_staleness = max_staleness.unwrap_or(self.max_staleness);
@@ -266,7 +266,7 @@ impl Engine {
         let (mut verdict, due) = judge(&claims, &read.state, peek, at);
         let due =
             due.filter(|due| due.is_urgent || self.note_use(&claims, *due, &read, &mut verdict).is_err());
-        // A lost login and a lapse that is not written down yet are written before they are told.
+        // A lost login and a lapse that is not written down yet are written before they are reported.
         let is_unwritten = matches!(verdict, Verdict::Rejected(_))
             && (read.state.has_lost_login(&claims) || read.state.has_timed_out(claims.session_id, at));
         if due.is_some() || is_unwritten {
@@ -315,7 +315,7 @@ impl Engine {
         verdict: &mut Verdict,
     ) -> Result<(), QueueFull> {
         let used = || SessionUse { user_id: claims.user_id.clone(), at: due.at, read: read.clone() };
-        self.uses.note(claims.session_id, used)?;
+        self.uses.enqueue(claims.session_id, used)?;
         if let Verdict::Live(session) = verdict
             && self.uses.is_failing()
         {

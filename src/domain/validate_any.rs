@@ -1,4 +1,4 @@
-//! Validate, where several tokens may be meant: the cookies of one name that a browser sends for different scopes.
+//! Validates several tokens: a browser may send several cookies of one name, for different scopes.
 
 use super::{
     Engine, Error,
@@ -7,31 +7,33 @@ use super::{
 };
 
 impl Engine {
-    /// Returns the first of these tokens whose session is live, by its place, with its verdict. Where none is, the one
-    /// whose rejection says most. `tokens` must not be empty.
+    /// Returns the index and the verdict of the first token whose session is live, or of the most relevant rejection.
+    /// `tokens` must not be empty.
     ///
-    /// Tokens after the live one are not looked at, and their sessions are not used. An outage is an error even if
-    /// other tokens were rejected: the one that could not be judged may be live.
+    /// Tokens after the live one are not judged, and their sessions are not used. An outage is an error even if other
+    /// tokens were rejected, because the token that could not be judged may be live.
     pub async fn validate_any(&self, tokens: &[&str], peek: bool) -> Result<(usize, Verdict), Error> {
         let mut best: Option<(usize, Rejection)> = None;
-        for (place, token) in tokens.iter().enumerate() {
+        for (index, token) in tokens.iter().enumerate() {
             match self.validate(token, peek, None).await? {
-                live @ Verdict::Live(_) => return Ok((place, live)),
+                live @ Verdict::Live(_) => return Ok((index, live)),
                 Verdict::Rejected(rejection) => {
-                    if best.as_ref().is_none_or(|(_, best)| weight(rejection.reason) > weight(best.reason)) {
-                        best = Some((place, rejection));
+                    let is_better =
+                        |(_, best): &(usize, Rejection)| relevance(rejection.reason) > relevance(best.reason);
+                    if best.as_ref().is_none_or(is_better) {
+                        best = Some((index, rejection));
                     }
                 }
             }
         }
-        let (place, rejection) = best.unwrap_or((0, Rejection::bare(Reason::Malformed)));
-        Ok((place, Verdict::Rejected(rejection)))
+        let (index, rejection) = best.unwrap_or((0, Rejection::bare(Reason::Malformed)));
+        Ok((index, Verdict::Rejected(rejection)))
     }
 }
 
-/// How much a rejection says. A terminal one keeps the client from logging in again by itself, and so pushing out
-/// whoever has just done so; what was never signed here says nothing.
-fn weight(reason: Reason) -> u8 {
+/// The relevance of a rejection. A terminal one is most relevant: it keeps the client from logging in again by itself
+/// and displacing a newer login. A token that was not signed here is not relevant.
+fn relevance(reason: Reason) -> u8 {
     match reason {
         Reason::Malformed | Reason::BadSignature => 0,
         reason if reason.is_terminal() => 2,

@@ -1,4 +1,4 @@
-//! `WatchSession`: the holder of a token learns of the end of its session when it comes.
+//! `WatchSession`: notifies the holder of a token when its session ends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,39 +8,39 @@ use super::{
     Engine, Error,
     ports::StoreError,
     rejection::Rejection,
-    session_events::{Signal, Wait, WatchPermit},
+    session_events::{Signal, Waiter, WatchPermit},
     types::Claims,
     validate::{LiveSession, Verdict},
 };
 use crate::isolation::log_limiter::LogLimiter;
 
-/// How long to wait, at most, before asking a store again that does not answer.
-const PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause before a store that did not answer is read again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// One who watches a session.
+/// A watch of one session.
 pub struct SessionWatch {
     engine: Arc<Engine>,
     claims: Arc<Claims>,
-    ticket: Wait,
-    _place: (OwnedSemaphorePermit, WatchPermit),
+    waiter: Waiter,
+    _permits: (OwnedSemaphorePermit, WatchPermit),
 }
 
 impl Engine {
-    /// The session of a token as it stands, and its end when it comes. This is no use of the session.
+    /// Returns the session of a token and a watch for its end. A watch does not count as a use of the session.
     pub async fn watch_session(self: &Arc<Self>, token: &str) -> Result<(LiveSession, SessionWatch), Error> {
         let claims = self.tokens.claims(token).await?;
-        let place = self.events.watch(&claims)?;
-        // First wait, then read: what happens between is told.
-        let ticket = self.events.those_waiting().wait(&claims);
-        let session = match self.look(&claims, &ticket).await? {
+        let permits = self.events.reserve_watch(&claims)?;
+        // The waiter is added before the session is read, so that an end in between is not missed.
+        let waiter = self.events.waiters().add(&claims);
+        let session = match self.read_watched(&claims, &waiter).await? {
             Verdict::Live(session) => session,
             Verdict::Rejected(rejection) => return Err(Error::Rejected(rejection)),
         };
-        Ok((session, SessionWatch { engine: Arc::clone(self), claims, ticket, _place: place }))
+        Ok((session, SessionWatch { engine: Arc::clone(self), claims, waiter, _permits: permits }))
     }
 
-    /// How a session stands that `ticket` waits for.
-    async fn look(&self, claims: &Claims, ticket: &Wait) -> Result<Verdict, Error> {
+    /// Judges a watched session by the store and updates its waiter.
+    async fn read_watched(&self, claims: &Claims, waiter: &Waiter) -> Result<Verdict, Error> {
         let read = self.sessions.load(&claims.user_id).await?;
         let verdict = {
             let known = self.sessions.epoch().known().await?;
@@ -48,53 +48,53 @@ impl Engine {
             verdict.map(|session| LiveSession::of(&claims.user_id, &read.state, session, None))
         };
         if let Ok(session) = verdict {
-            ticket.expect(session.session());
+            waiter.update(session.session());
             return Ok(Verdict::Live(session));
         }
         self.detect_rollback(claims, &read).await?;
         match self.record_lapse(claims, read).await? {
             Some(rejection) => Ok(Verdict::Rejected(rejection)),
-            // It has been used meanwhile.
-            None => Box::pin(self.look(claims, ticket)).await,
+            // It was used meanwhile.
+            None => Box::pin(self.read_watched(claims, waiter)).await,
         }
     }
 }
 
 impl SessionWatch {
-    /// Why the session has ended, once it has.
+    /// Waits for the end of the session. Returns its reason.
     pub async fn end(mut self) -> Rejection {
         loop {
-            if let Signal::Ended(rejection) = self.ticket.told().await {
+            if let Signal::Ended(rejection) = self.waiter.signal().await {
                 return rejection;
             }
-            // Boxed, because it is large and seldom happens: who only waits does not have to hold it.
-            if let Err(rejection) = Box::pin(self.look_again()).await {
+            // Boxed, because its future is large and rarely needed.
+            if let Some(rejection) = Box::pin(self.recheck()).await {
                 return rejection;
             }
         }
     }
 
-    /// Its time may be up, or the log has lost something. An outage of the store ends no watch: it is asked
-    /// until it answers.
-    async fn look_again(&mut self) -> Result<(), Rejection> {
+    /// Reads the session, which may have lapsed or whose event may be lost. Returns the rejection if it has ended.
+    /// During an outage it tries again until the store answers, so an outage ends no watch.
+    async fn recheck(&mut self) -> Option<Rejection> {
         loop {
-            self.ticket = self.engine.events.those_waiting().wait(&self.claims);
-            let looked = {
-                let _one_of_few = self.engine.events.look().await;
-                self.engine.look(&self.claims, &self.ticket).await
+            self.waiter = self.engine.events.waiters().add(&self.claims);
+            let verdict = {
+                let _permit = self.engine.events.recheck_permit().await;
+                self.engine.read_watched(&self.claims, &self.waiter).await
             };
-            match looked {
-                Ok(Verdict::Live(_)) => return Ok(()),
-                Ok(Verdict::Rejected(rejection)) => return Err(rejection),
+            match verdict {
+                Ok(Verdict::Live(_)) => return None,
+                Ok(Verdict::Rejected(rejection)) => return Some(rejection),
                 Err(Error::Store(StoreError::Unavailable { .. })) => {}
                 Err(error) => {
-                    static UNKNOWN: LogLimiter = LogLimiter::new("failed to read a watched session", 5);
-                    if UNKNOWN.admits("") {
+                    static READ_FAILED: LogLimiter = LogLimiter::new("failed to read a watched session", 5);
+                    if READ_FAILED.admits("") {
                         tracing::error!(error.message = %error, "failed to read a watched session");
                     }
                 }
             }
-            tokio::time::sleep(PAUSE.mul_f64(rand::random_range(0.5..1.0))).await;
+            tokio::time::sleep(RETRY_PAUSE.mul_f64(rand::random_range(0.5..1.0))).await;
         }
     }
 }

@@ -1,4 +1,8 @@
-//! `WatchSessions`: the revocation feed, from any place in the log on.
+//! `WatchSessions`: the revocation feed, from any cursor on.
+//!
+//! A feed catches up with the event log by its cursor and then receives the pages that all readers share
+//! (`session_events`). A reader that falls out of the ring of pages gets [`Error::TooSlow`] and continues from its
+//! cursor.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -13,170 +17,166 @@ use tokio::{
 use super::{
     Engine, Error,
     ports::{Cursor, Event, Tail},
-    session_events::{Page, Subscription},
+    session_events::{LogPage, Subscription},
     sessions::{Ended, Epoch},
     types::{SessionId, Slot, Timestamp, UserId},
 };
 
-/// How long nothing is said, at most.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Events that are read at once to catch up.
-const PAGE: usize = 256;
+/// The longest time without an event.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// Events that are read from the log at once.
+const PAGE_SIZE: usize = 256;
 
-/// Which sessions are wanted; what is `None` is not asked for.
+/// Selects sessions. Epochs and resyncs pass every filter.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Those of this user.
+    /// Only sessions of this user.
     pub user_id: Option<UserId>,
-    /// Those in this slot.
+    /// Only sessions in this slot.
     pub slot: Option<Slot>,
 }
 
-/// Something that is told.
+/// An event of the feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum FeedEvent {
     /// A session has ended.
     Ended {
-        /// Whose.
+        /// The user.
         user_id: UserId,
-        /// Which, and why.
+        /// The session and the reason.
         ended: Ended,
     },
-    /// Everybody's sessions have ended.
+    /// All sessions of all users have ended.
     Everyone(Epoch),
     /// Events were missed.
     Resync,
-    /// Nothing has happened: what had ended by then has been told. `None` at the beginning, where something
-    /// may still have to be.
+    /// All events up to this time were sent before this one. `None` in the first event of a feed, which may have to
+    /// catch up first.
     Heartbeat(Option<Timestamp>),
 }
 
-/// One who reads the feed.
+/// A reader of the feed.
 pub struct Feed {
     engine: Arc<Engine>,
     filter: Filter,
-    /// What is yet to be told, each with where to go on after it.
-    ready: VecDeque<(Cursor, News)>,
-    /// Where to go on after all of that.
+    /// Events to return, each with the cursor after it.
+    ready: VecDeque<(Cursor, FeedEvent)>,
+    /// The cursor after the events in `ready`.
     cursor: Cursor,
-    /// `None` until it has caught up with the log.
-    live: Option<Subscription>,
-    /// The latest that were read of the log: what is told live begins with some of them.
+    /// `None` until the feed has caught up with the log.
+    subscription: Option<Subscription>,
+    /// The sessions of the latest events read from the log. The first pages of the subscription may repeat them.
     seen: VecDeque<SessionId>,
     heartbeat_at: Instant,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Engine {
-    /// The feed, after this place or from now on.
+    /// Opens the feed after a cursor, or from now on.
     pub async fn watch_sessions(
         self: &Arc<Self>,
         after: Option<Cursor>,
         filter: Filter,
     ) -> Result<Feed, Error> {
-        let place = self.events.stream()?;
-        let (cursor, live) = if let Some(cursor) = after {
+        let permit = self.events.reserve_stream()?;
+        let (cursor, subscription) = if let Some(cursor) = after {
             (cursor, None)
         } else {
-            let live = self.events.subscribe().await?;
-            (live.from.clone(), Some(live))
+            let subscription = self.events.subscribe().await?;
+            (subscription.from.clone(), Some(subscription))
         };
         Ok(Feed {
             engine: Arc::clone(self),
             filter,
-            ready: VecDeque::from([(cursor.clone(), News::Heartbeat(None))]),
+            ready: VecDeque::from([(cursor.clone(), FeedEvent::Heartbeat(None))]),
             cursor,
-            live,
+            subscription,
             seen: VecDeque::new(),
-            heartbeat_at: Instant::now() + HEARTBEAT,
-            _place: place,
+            heartbeat_at: Instant::now() + HEARTBEAT_INTERVAL,
+            _permit: permit,
         })
     }
 }
 
 impl Feed {
-    /// What is told next, once there is something, with where to go on after it.
-    pub async fn next(&mut self) -> Result<(Cursor, News), Error> {
+    /// Waits for the next event. Returns it with the cursor after it.
+    pub async fn next(&mut self) -> Result<(Cursor, FeedEvent), Error> {
         loop {
-            if let Some(news) = self.ready.pop_front() {
-                self.heartbeat_at = Instant::now() + HEARTBEAT;
-                return Ok(news);
+            if let Some(event) = self.ready.pop_front() {
+                self.heartbeat_at = Instant::now() + HEARTBEAT_INTERVAL;
+                return Ok(event);
             }
-            match &mut self.live {
+            match &mut self.subscription {
                 None => self.catch_up().await?,
-                Some(live) => {
+                Some(subscription) => {
                     let page = tokio::select! {
-                        page = live.pages.recv() => page.map_err(|error| missed(&error))?,
+                        page = subscription.pages.recv() => page.map_err(|error| receive_error(&error))?,
                         () = sleep_until(self.heartbeat_at) => {
-                            self.beat()?;
+                            self.heartbeat()?;
                             continue;
                         }
                     };
-                    self.take_live(&page);
+                    self.push_page(&page);
                 }
             }
         }
     }
 
-    /// Reads on in the log, and at its end goes over to what is told live.
+    /// Reads a page of the log, and subscribes once its end is reached.
     async fn catch_up(&mut self) -> Result<(), Error> {
         let engine = Arc::clone(&self.engine);
-        if self.read_on(&engine).await? {
+        if self.read_page(&engine).await? {
             return Ok(());
         }
-        let live = engine.events.subscribe().await?;
-        // On to the end, for what has come between: more than a page, where the server has only just begun and
-        // the subscription took long.
-        while self.read_on(&engine).await? {}
-        self.live = Some(live);
+        let subscription = engine.events.subscribe().await?;
+        // Reads the events from before the subscription. They can be many if the server has just started and
+        // subscribing took long.
+        while self.read_page(&engine).await? {}
+        self.subscription = Some(subscription);
         Ok(())
     }
 
-    /// Reads a page of the log; whether there may be more.
-    async fn read_on(&mut self, engine: &Engine) -> Result<bool, Error> {
-        let tail = engine.events.log().tail(Some(&self.cursor), PAGE).await?;
-        // A full page can be short of a few: of what is in the log not all are events.
-        let more = tail.events.len() >= PAGE / 2;
-        self.take_read(tail);
+    /// Reads a page of the log. Returns whether there may be more.
+    async fn read_page(&mut self, engine: &Engine) -> Result<bool, Error> {
+        let tail = engine.events.log().tail(Some(&self.cursor), PAGE_SIZE).await?;
+        // A full page can have fewer events, because not every entry of the log is one.
+        let more = tail.events.len() >= PAGE_SIZE / 2;
+        self.seen.extend(tail.events.iter().filter_map(session_id));
+        let surplus = self.seen.len().saturating_sub(4 * PAGE_SIZE);
+        self.seen.drain(..surplus);
+        self.push(tail);
         Ok(more)
     }
 
-    fn take_read(&mut self, tail: Tail) {
-        self.seen.extend(tail.events.iter().filter_map(session_id));
-        let surplus = self.seen.len().saturating_sub(4 * PAGE);
-        self.seen.drain(..surplus);
-        self.take(tail);
-    }
-
-    /// What is told live can lie a little behind what was read of the log.
-    fn take_live(&mut self, page: &Page) {
-        let Page { gap, events, to } = page;
-        let new = |event: &&Event| session_id(event).is_none_or(|id| !self.seen.contains(&id));
-        let new: Vec<_> = events.iter().filter(new).cloned().collect();
+    /// Queues the events of a page of the subscription, except for those that were read from the log before.
+    fn push_page(&mut self, page: &LogPage) {
+        let LogPage { gap, events, next } = page;
+        let is_new = |event: &&Event| session_id(event).is_none_or(|id| !self.seen.contains(&id));
+        let new: Vec<_> = events.iter().filter(is_new).cloned().collect();
         if new.len() == events.len() {
             self.seen.clear();
         } else if new.is_empty() && !gap {
-            // Its end would lead back.
+            // Its cursor is before that of the feed.
             return;
         }
-        self.take(Tail { events: new, next: to.clone(), gap: *gap });
+        self.push(Tail { events: new, next: next.clone(), gap: *gap });
     }
 
-    fn take(&mut self, tail: Tail) {
+    fn push(&mut self, tail: Tail) {
         let Tail { events, next, gap } = tail;
         if gap {
-            self.ready.push_back((self.cursor.clone(), News::Resync));
+            self.ready.push_back((self.cursor.clone(), FeedEvent::Resync));
         }
         for event in events {
-            let news = match event {
-                Event::Ended { user_id, ended } if self.filter.wants(&user_id, &ended) => {
-                    News::Ended { user_id, ended }
+            let event = match event {
+                Event::Ended { user_id, ended } if self.filter.matches(&user_id, &ended) => {
+                    FeedEvent::Ended { user_id, ended }
                 }
                 Event::Ended { .. } | Event::Changed { .. } => continue,
-                Event::Epoch(epoch) => News::Everyone(epoch),
+                Event::Epoch(epoch) => FeedEvent::Everyone(epoch),
             };
-            // In the middle of a page one goes on at its beginning: rather twice than not at all.
-            self.ready.push_back((self.cursor.clone(), news));
+            // Within a page the cursor is that of its beginning: events may be repeated but not skipped.
+            self.ready.push_back((self.cursor.clone(), event));
         }
         if let Some((cursor, _)) = self.ready.back_mut() {
             cursor.clone_from(&next);
@@ -184,37 +184,37 @@ impl Feed {
         self.cursor = next;
     }
 
-    /// Nothing has come for long. While the log does not answer, nothing is known, and nothing said.
-    fn beat(&mut self) -> Result<(), Error> {
-        self.heartbeat_at = Instant::now() + HEARTBEAT;
-        // Read before it is looked whether there is something: what is not there by then is not part of it.
+    /// Queues a heartbeat, unless a page has arrived meanwhile or the log does not answer.
+    fn heartbeat(&mut self) -> Result<(), Error> {
+        self.heartbeat_at = Instant::now() + HEARTBEAT_INTERVAL;
+        // Read before the pages: events that are not there yet are later than this time.
         let as_of = self.engine.events.as_of();
-        let page = match self.live.as_mut().map(|live| live.pages.try_recv()) {
+        let page = match self.subscription.as_mut().map(|subscription| subscription.pages.try_recv()) {
             Some(Ok(page)) => page,
             Some(Err(TryRecvError::Lagged(_))) => return Err(Error::TooSlow),
             Some(Err(_)) | None => {
-                if self.engine.clock.now().since(as_of) < HEARTBEAT {
-                    self.ready.push_back((self.cursor.clone(), News::Heartbeat(Some(as_of))));
+                if self.engine.clock.now().since(as_of) < HEARTBEAT_INTERVAL {
+                    self.ready.push_back((self.cursor.clone(), FeedEvent::Heartbeat(Some(as_of))));
                 }
                 return Ok(());
             }
         };
-        self.take_live(&page);
+        self.push_page(&page);
         Ok(())
     }
 }
 
-fn missed(error: &RecvError) -> Error {
+fn receive_error(error: &RecvError) -> Error {
     match error {
         RecvError::Lagged(_) => Error::TooSlow,
-        RecvError::Closed => Error::Internal("the hub is gone".into()),
+        RecvError::Closed => Error::Internal("the session events have stopped".into()),
     }
 }
 
 impl Filter {
-    fn wants(&self, user_id: &UserId, ended: &Ended) -> bool {
-        self.user_id.as_ref().is_none_or(|wanted| wanted == user_id)
-            && self.slot.as_ref().is_none_or(|wanted| *wanted == ended.slot)
+    fn matches(&self, user_id: &UserId, ended: &Ended) -> bool {
+        self.user_id.as_ref().is_none_or(|only| only == user_id)
+            && self.slot.as_ref().is_none_or(|only| *only == ended.slot)
     }
 }
 

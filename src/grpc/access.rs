@@ -122,7 +122,7 @@ impl Access {
             // The caller could not be checked, such as in an outage of the accounts.
             _ => return,
         }
-        self.engine.call_refused(error, &origin, method);
+        self.engine.audit_refused_call(error, &origin, method);
     }
 
     /// Returns the name of the caller without a query to the store.

@@ -69,10 +69,10 @@ impl AccountService for AccountHandler {
                 None => return Err(no_key().into()),
             };
             let account = self.engine.account(&key).await?;
-            let standing = self.engine.standing(&account.username).await?;
+            let status = self.engine.throttle_status(&account.username).await?;
             Ok(Response::new(pb::GetAccountResponse {
                 account: Some(self.convert(&account)),
-                login_throttle: Some(convert::standing(&standing)),
+                login_throttle: Some(convert::login_throttle(&status)),
             }))
         })
         .await

@@ -120,7 +120,7 @@ fn login(message: pb::LoginRequest) -> Result<Login, Violation> {
     Ok(Login {
         username: Username::parse(&message.username)?,
         password: Password::presented(message.password)?,
-        wanted: SessionRequest {
+        session: SessionRequest {
             slot: message.slot,
             device: Device::parse(&message.device)?,
             login_key: LoginKey::parse(&message.idempotency_key)?,

@@ -7,7 +7,7 @@ use tonic::metadata::MetadataMap;
 use super::pb;
 use crate::domain::{
     Violation,
-    limiter::Standing,
+    limiter::ThrottleStatus,
     ports::{Account, Caller},
     rejection::Rejection,
     sessions::Session,
@@ -72,11 +72,11 @@ pub(super) fn rejection(rejection: &Rejection) -> pb::Rejection {
     }
 }
 
-pub(super) fn standing(standing: &Standing) -> pb::LoginThrottle {
+pub(super) fn login_throttle(status: &ThrottleStatus) -> pb::LoginThrottle {
     pb::LoginThrottle {
-        failures: standing.failures,
-        locked: standing.stopped,
-        next_attempt_at: standing.next_attempt_at.map(timestamp),
+        failures: status.failures,
+        locked: status.locked,
+        next_attempt_at: status.next_attempt_at.map(timestamp),
     }
 }
 

@@ -12,7 +12,7 @@ use tonic_health::{
 
 use super::codec::{COMPRESSION, MAX_REQUEST};
 use crate::{
-    domain::health::{Condition, Probes, SERVICES},
+    domain::health::{HealthReport, Probes, SERVICES},
     isolation::supervisor::TaskHealth,
 };
 
@@ -24,9 +24,9 @@ const TASK_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 pub struct Health {
     reporter: HealthReporter,
     /// The result of the latest probes.
-    probed: watch::Sender<Condition>,
+    probed: watch::Sender<HealthReport>,
     /// The reported condition: the result of the probes, or down while a background task that requests need is down.
-    condition: watch::Sender<Condition>,
+    condition: watch::Sender<HealthReport>,
     tasks: TaskHealth,
 }
 
@@ -35,8 +35,8 @@ impl Health {
     pub async fn not_serving() -> Self {
         let health = Self {
             reporter: HealthReporter::new(),
-            probed: watch::Sender::new(Condition::down("not probed yet")),
-            condition: watch::Sender::new(Condition::down("not probed yet")),
+            probed: watch::Sender::new(HealthReport::down("not probed yet")),
+            condition: watch::Sender::new(HealthReport::down("not probed yet")),
             tasks: TaskHealth::default(),
         };
         for (service, _) in SERVICES {
@@ -46,7 +46,7 @@ impl Health {
     }
 
     /// Returns a receiver of the reported condition.
-    pub fn condition(&self) -> watch::Receiver<Condition> {
+    pub fn condition(&self) -> watch::Receiver<HealthReport> {
         self.condition.subscribe()
     }
 
@@ -68,21 +68,21 @@ impl Health {
 
     /// Reports NOT_SERVING from now on. The streams of watchers end with their connections.
     pub async fn drain(&self) {
-        self.condition.send_replace(Condition::down("shutting down"));
+        self.condition.send_replace(HealthReport::down("shutting down"));
         for (service, _) in SERVICES {
             self.set(service, false).await;
         }
     }
 
-    async fn report(&self, mut probed: watch::Receiver<Condition>) {
-        let mut before = Condition::down("");
+    async fn report(&self, mut probed: watch::Receiver<HealthReport>) {
+        let mut before = HealthReport::down("");
         loop {
             // Also without a new probe result, because a task that stops sends no notification.
             let _ = timeout(TASK_CHECK_INTERVAL, probed.changed()).await;
             let condition = if self.tasks.is_good() {
                 probed.borrow_and_update().clone()
             } else {
-                Condition::down("a background task has panicked and is restarting")
+                HealthReport::down("a background task has panicked and is restarting")
             };
             if condition == before {
                 continue;
@@ -106,7 +106,7 @@ impl Health {
 }
 
 /// Logs changes: one line for the services that serve again, and one line for each cause of an outage.
-fn log(before: &Condition, condition: &Condition) {
+fn log(before: &HealthReport, condition: &HealthReport) {
     let mut changes: Vec<(Option<&str>, Vec<&str>)> = Vec::new();
     for (service, needs) in SERVICES {
         let cause = condition.cause(needs);

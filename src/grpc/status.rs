@@ -49,7 +49,7 @@ pub(super) fn from_error(error: Error, id: &RequestId) -> Status {
         }
         Error::AccountExists => status(Code::AlreadyExists, message, ErrorReason::AccountExists),
         Error::AccountNotFound => status(Code::NotFound, message, ErrorReason::AccountNotFound),
-        Error::AccountsReadOnly | Error::AccountsElsewhere(_) => {
+        Error::AccountsReadOnly | Error::ExternalAccounts(_) => {
             status(Code::FailedPrecondition, message, ErrorReason::AccountsReadOnly)
         }
         Error::CallerUnauthenticated(_) => {

@@ -16,7 +16,7 @@ use crate::domain::{
     types::UserId,
     validate::LiveSession,
     watch_session::SessionWatch,
-    watch_sessions::{Feed, News},
+    watch_sessions::{Feed, FeedEvent},
 };
 
 pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::WatchSessionResponse, Status>> + Send>>;
@@ -38,8 +38,8 @@ pub(super) fn feed(feed: Feed, id: RequestId) -> FeedStream {
         async move {
             let mut feed = feed?;
             match feed.next().await {
-                Ok((cursor, news)) => {
-                    let event = Some(event(news));
+                Ok((cursor, event)) => {
+                    let event = Some(to_pb(event));
                     Some((Ok(pb::WatchSessionsResponse { cursor: cursor.0, event }), Some(feed)))
                 }
                 Err(error) => Some((Err(status::from_error(error, &id)), None)),
@@ -49,14 +49,16 @@ pub(super) fn feed(feed: Feed, id: RequestId) -> FeedStream {
     Box::pin(events)
 }
 
-fn event(news: News) -> Event {
-    match news {
-        News::Ended { user_id, ended } => Event::Ended(ended_session(&user_id, &ended)),
-        News::Everyone(epoch) => {
+fn to_pb(event: FeedEvent) -> Event {
+    match event {
+        FeedEvent::Ended { user_id, ended } => Event::Ended(ended_session(&user_id, &ended)),
+        FeedEvent::Everyone(epoch) => {
             Event::Everyone(pb::EndedEveryone { rejection: Some(convert::rejection(&epoch.rejection())) })
         }
-        News::Resync => Event::Resync(pb::Resync {}),
-        News::Heartbeat(as_of) => Event::Heartbeat(pb::Heartbeat { as_of: as_of.map(convert::timestamp) }),
+        FeedEvent::Resync => Event::Resync(pb::Resync {}),
+        FeedEvent::Heartbeat(as_of) => {
+            Event::Heartbeat(pb::Heartbeat { as_of: as_of.map(convert::timestamp) })
+        }
     }
 }
 

@@ -85,11 +85,11 @@ impl Collector for EngineCollector {
             encode_metric(&mut encoder, name, help, &ConstCounter::new(count))?;
         }
         let gauges = [
-            ("session_watches", "Open WatchSession streams", events.waiting()),
+            ("session_watches", "Open WatchSession streams", events.watch_count()),
             (
                 "feed_readers",
                 "Open WatchSessions streams, plus one for the webhook on the replica that delivers it",
-                events.readers(),
+                events.reader_count(),
             ),
         ];
         for (name, help, count) in gauges {

@@ -31,14 +31,14 @@ use url::form_urlencoded;
 use self::forward_auth::ForwardAuth;
 use crate::{
     admission::{Admission, ConnectionLimiter},
-    domain::{Engine, health::Condition},
+    domain::{Engine, health::HealthReport},
     transport::{accept::accept, http1},
 };
 
 #[derive(Clone)]
 struct AppState {
     engine: Arc<Engine>,
-    condition: watch::Receiver<Condition>,
+    condition: watch::Receiver<HealthReport>,
     metrics: Arc<Registry>,
 }
 
@@ -46,7 +46,7 @@ struct AppState {
 pub async fn serve(
     listener: TcpListener,
     forward_auth: ForwardAuth,
-    condition: watch::Receiver<Condition>,
+    condition: watch::Receiver<HealthReport>,
     limiter: &ConnectionLimiter,
     admission: &Arc<Admission>,
     shutdown: CancellationToken,

@@ -101,7 +101,7 @@ impl HttpReceiver {
 
 #[async_trait]
 impl Receiver for HttpReceiver {
-    async fn take(&self, batch: &EventBatch) -> Result<(), DeliveryError> {
+    async fn deliver(&self, batch: &EventBatch) -> Result<(), DeliveryError> {
         let error = |cause| DeliveryError { cause, retry_after: None };
         let now = self.clock.now();
         let request = self.request(batch, now).map_err(|cause| error(chain(&*cause)))?;

@@ -1,4 +1,4 @@
-//! Who can log in, and who may call what needs a permission.
+//! Opens the stores of accounts and callers.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::{
     },
 };
 
-/// The file in the data directory.
+/// The URL of the database in the data directory.
 const EMBEDDED: &str = "embedded:";
 
-/// Where callers are kept by themselves, there are few questions at a time.
+/// Connections to a database that holds only the callers.
 const CALLER_CONNECTIONS: u32 = 4;
 
-/// Refuses what can be refused without a database.
+/// Checks the settings without connecting to a database.
 pub(super) fn check(config: &Config) -> Result<(), String> {
     if config.accounts.url != EMBEDDED {
         let settings = settings(config)?;
@@ -35,8 +35,8 @@ pub(super) fn check(config: &Config) -> Result<(), String> {
     }
 }
 
-/// Whether there are accounts, where tables of ours have them. Makes and changes nothing.
-pub(super) async fn any(config: &Config) -> Result<Option<bool>, StoreError> {
+/// Whether there are accounts; `None` if they belong to another system. Changes nothing.
+pub(super) async fn exist(config: &Config) -> Result<Option<bool>, StoreError> {
     if config.accounts.url == EMBEDDED {
         return embedded::has_accounts(&config.data_dir.join("latchkey.db")).await.map(Some);
     }
@@ -46,7 +46,6 @@ pub(super) async fn any(config: &Config) -> Result<Option<bool>, StoreError> {
     }
 }
 
-/// Who can log in, and who may call what needs a permission.
 pub(in crate::app) async fn accounts_and_callers(
     config: &Config,
     database: &Database,
@@ -55,7 +54,7 @@ pub(in crate::app) async fn accounts_and_callers(
     let (accounts, callers): (Arc<dyn Accounts>, _) = if config.accounts.url == EMBEDDED {
         (Arc::new(SqlAccounts::embedded(database)), embedded())
     } else if let Some(lookup) = lookup(config) {
-        // Nothing of ours goes into that database.
+        // The database belongs to another system, so the callers are in the embedded one.
         (Arc::new(ExternalUsers::open(&settings(config)?, &lookup).await?), embedded())
     } else {
         let accounts =

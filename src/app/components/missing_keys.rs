@@ -1,19 +1,18 @@
-//! Keys that are missing beside accounts that exist. New ones would log everybody out, or lock the operators out, and
-//! hide that the old ones are lost or were not mounted.
+//! Prevents a start without keys if there are accounts. New keys would log all users out or lock the
+//! operators out, and hide that the old ones are lost or not mounted.
 
 use super::accounts;
 use crate::{config::Config, store::key_files};
 
-/// What is known of the accounts.
 enum Accounts {
     None,
     Some,
-    /// They cannot be read now, or not from here.
+    /// They cannot be read now, or belong to another system.
     Unknown,
 }
 
-/// Refuses to go on without keys that somebody depends on.
-pub(in crate::app) async fn refuse_missing_keys(config: &Config) -> Result<(), String> {
+/// Returns an error if a signing key or the admin key is missing and accounts depend on it.
+pub(in crate::app) async fn check_missing_keys(config: &Config) -> Result<(), String> {
     let keys = config.keys_dir();
     let admin_key = config.admin_key_file();
     let no_keys = config.token.keys_dir.is_empty() && !key_files::exist(&keys)?;
@@ -22,7 +21,7 @@ pub(in crate::app) async fn refuse_missing_keys(config: &Config) -> Result<(), S
         return Ok(());
     }
     let served_before = config.data_dir.join("latchkey.db").exists();
-    let found = match accounts::any(config).await {
+    let found = match accounts::exist(config).await {
         Ok(Some(true)) => Accounts::Some,
         Ok(Some(false)) => Accounts::None,
         Ok(None) | Err(_) => Accounts::Unknown,

@@ -1,4 +1,4 @@
-//! The webhook, where the settings name a receiver.
+//! Creates the webhook if `webhook.url` is set.
 
 use std::{path::Path, sync::Arc};
 
@@ -18,13 +18,13 @@ use crate::{
     },
 };
 
-/// Who is told of sessions that ended.
+/// The receiver in the configuration.
 pub(in crate::app) struct WebhookReceiver {
     http: HttpReceiver,
     url: Url,
 }
 
-/// The receiver that the settings name, if they name one.
+/// Returns the receiver, if one is configured.
 pub(in crate::app) fn webhook_receiver(
     config: &Config,
     clock: &Arc<dyn Clock>,
@@ -37,7 +37,7 @@ pub(in crate::app) fn webhook_receiver(
 }
 
 impl WebhookReceiver {
-    /// What tells it.
+    /// Creates the webhook that delivers to it.
     pub(in crate::app) fn webhook(
         self,
         config: &Config,
@@ -58,5 +58,5 @@ fn secret(config: &Config) -> Result<Secret, String> {
     let contents = secret_file::read(path).map_err(|error| format!("webhook.secret_file: {error}"))?;
     let text = std::str::from_utf8(&contents).unwrap_or_default();
     Secret::parse(text.trim())
-        .map_err(|error| format!("webhook.secret_file: what {} holds {error}", path.display()))
+        .map_err(|error| format!("webhook.secret_file: the content of {} {error}", path.display()))
 }

@@ -1,11 +1,13 @@
-//! What anybody can cause without credentials, in the audit trail: each refusal by itself while they are few, and how
-//! many there were when they are not, so that a flood of refusals does not flood the trail.
+//! Limits on audit entries that clients without credentials can cause.
+//!
+//! The first refused requests of a window have entries of their own. The others are counted, and a summary reports
+//! them, so that a flood of refused requests does not flood the trail.
 
 use std::{
     cmp::Reverse,
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -14,59 +16,62 @@ use ipnet::IpNet;
 use super::{Action, Audit, Entry, Outcome};
 use crate::domain::{origin::Origin, types::Timestamp};
 
-/// How long is counted before there are entries again.
+/// The window in which entries are counted.
 const WINDOW: Duration = Duration::from_mins(1);
-/// Entries about one client in a window; what comes after them is counted.
-const OF_A_CLIENT: u32 = 20;
-/// The same about users whose address is not known, who may be many.
-const OF_UNKNOWN: u32 = 200;
+/// Entries about one client in a window. Further ones are only counted.
+const MAX_PER_CLIENT: u32 = 20;
+/// Entries about users of unknown addresses in a window. They may be many users.
+const MAX_OF_UNKNOWN: u32 = 200;
 /// Entries about all clients in a window.
-const OF_ALL: u32 = 600;
-/// Clients that are told apart; those beyond them count as one.
-const CLIENTS: usize = 4096;
-/// Counts that are told by client; those of the others are told as one.
-const COUNTS: usize = 20;
+const MAX_TOTAL: u32 = 600;
+/// Clients that are counted separately. Those beyond count as one.
+const MAX_CLIENTS: usize = 4096;
+/// Clients with a summary of their own. The others share one.
+const MAX_SUMMARIES: usize = 20;
 
-/// An audit trail that floods of refusals do not flood. A clone is the same trail.
+/// An audit trail that limits refused requests, so that a flood of them does not flood the trail. A clone is the same
+/// trail.
 #[derive(Clone)]
 pub struct LimitedAudit {
     trail: Arc<dyn Audit>,
-    refusals: Arc<Mutex<Refusals>>,
+    window: Arc<Mutex<Window>>,
 }
 
-/// What is limited by itself: an action, and whether the caller has proved who it is. So a flood of unknown callers does
-/// not hide what a known one tries.
+/// Entries of one kind share their limits: an action, and whether the caller has authenticated. So a flood of unknown
+/// callers does not hide the requests of a known one.
 type Kind = (Action, bool);
 
+/// The counts of the current window.
 #[derive(Default)]
-struct Refusals {
-    since: Timestamp,
-    of_all: HashMap<Kind, u32>,
-    of_clients: HashMap<(Kind, Option<IpNet>), Count>,
+struct Window {
+    started_at: Timestamp,
+    totals: HashMap<Kind, u32>,
+    clients: HashMap<(Kind, Option<IpNet>), Count>,
 }
 
 #[derive(Default)]
 struct Count {
-    entries: u32,
-    held_back: u64,
+    recorded: u32,
+    suppressed: u64,
+    /// The outcome of the latest suppressed entry.
     outcome: Option<Outcome>,
 }
 
 impl LimitedAudit {
-    /// Entries go to `trail`.
+    /// Creates an audit trail whose entries go to `trail`.
     pub fn new(trail: Arc<dyn Audit>) -> Self {
-        Self { trail, refusals: Arc::default() }
+        Self { trail, window: Arc::default() }
     }
 
-    /// Keeps an entry, or counts it where there are too many of its kind. Never waits.
+    /// Records an entry, or counts it if there are too many of its kind. Never waits.
     pub fn record(&self, entry: Entry) {
         if is_limited(&entry) {
-            let (before, told) = {
-                let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-                (refusals.turn(entry.at), refusals.admit(&entry))
+            let (summaries, admitted) = {
+                let mut window = self.window();
+                (window.end_if_over(entry.at), window.admit(&entry))
             };
-            self.record_all(before);
-            if !told {
+            self.record_all(summaries);
+            if !admitted {
                 return;
             }
         }
@@ -79,93 +84,97 @@ impl LimitedAudit {
         }
     }
 
-    /// Entries that were lost so far, because they could not be written.
+    /// The number of entries that were lost because they could not be written.
     pub fn lost(&self) -> u64 {
         self.trail.lost()
     }
 
-    /// Records how many refusals have no entry of their own, once their minute is over.
-    pub fn tell_held_back(&self, now: Timestamp) {
-        let entries = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).turn(now);
-        self.record_all(entries);
+    /// Records summaries of suppressed entries once their window is over.
+    pub fn record_summaries(&self, now: Timestamp) {
+        let summaries = self.window().end_if_over(now);
+        self.record_all(summaries);
     }
 
-    /// Records the same now, because there will be no more.
+    /// Records summaries of suppressed entries at shutdown.
     pub fn close(&self, now: Timestamp) {
-        let entries = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).begin_anew(now);
-        self.record_all(entries);
+        let summaries = self.window().end(now);
+        self.record_all(summaries);
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether somebody without credentials can cause such an entry.
+/// Whether a client without credentials can cause such an entry.
 fn is_limited(entry: &Entry) -> bool {
-    let open = matches!(entry.action, Action::Login | Action::Logout | Action::ChangePassword | Action::Call);
-    open && entry.outcome != Outcome::Done
+    let is_open =
+        matches!(entry.action, Action::Login | Action::Logout | Action::ChangePassword | Action::Call);
+    is_open && entry.outcome != Outcome::Done
 }
 
-impl Refusals {
-    /// Whether this one becomes an entry.
+impl Window {
+    /// Counts an entry. Returns whether it is within the limits.
     fn admit(&mut self, entry: &Entry) -> bool {
         let kind = (entry.action, entry.origin.caller.is_some());
         let mut client = (kind, entry.origin.address.and_then(network));
-        if self.of_clients.len() >= CLIENTS && !self.of_clients.contains_key(&client) {
+        if self.clients.len() >= MAX_CLIENTS && !self.clients.contains_key(&client) {
             client.1 = None;
         }
-        let count = self.of_clients.entry(client).or_default();
-        // Callers are services, of which few are refused; users are many.
-        let of_users = entry.action != Action::Call;
-        let most = if client.1.is_none() && of_users { OF_UNKNOWN } else { OF_A_CLIENT };
-        let of_all = self.of_all.entry(kind).or_default();
-        if count.entries < most && *of_all < OF_ALL {
-            count.entries += 1;
-            *of_all += 1;
+        let count = self.clients.entry(client).or_default();
+        // Calls are made by services, of which few are refused; users are many.
+        let is_of_user = entry.action != Action::Call;
+        let limit = if client.1.is_none() && is_of_user { MAX_OF_UNKNOWN } else { MAX_PER_CLIENT };
+        let total = self.totals.entry(kind).or_default();
+        if count.recorded < limit && *total < MAX_TOTAL {
+            count.recorded += 1;
+            *total += 1;
             return true;
         }
-        count.held_back += 1;
+        count.suppressed += 1;
         count.outcome = Some(entry.outcome);
         false
     }
 
-    /// Begins anew once the window is over: the entries that tell how many were held back.
-    fn turn(&mut self, now: Timestamp) -> Vec<Entry> {
-        if now.since(self.since) < WINDOW && now >= self.since {
+    /// Starts a new window if this one is over. Returns the summaries of this one.
+    fn end_if_over(&mut self, now: Timestamp) -> Vec<Entry> {
+        if now.since(self.started_at) < WINDOW && now >= self.started_at {
             return Vec::new();
         }
-        self.begin_anew(now)
+        self.end(now)
     }
 
-    fn begin_anew(&mut self, now: Timestamp) -> Vec<Entry> {
-        let over = std::mem::replace(self, Self { since: now, ..Self::default() });
+    fn end(&mut self, now: Timestamp) -> Vec<Entry> {
+        let ended = std::mem::replace(self, Self { started_at: now, ..Self::default() });
         let mut by_kind: HashMap<Kind, Vec<(Option<IpNet>, Outcome, u64)>> = HashMap::new();
-        for ((kind, client), count) in over.of_clients {
+        for ((kind, client), count) in ended.clients {
             if let Some(outcome) = count.outcome {
-                by_kind.entry(kind).or_default().push((client, outcome, count.held_back));
+                by_kind.entry(kind).or_default().push((client, outcome, count.suppressed));
             }
         }
-        let mut entries = Vec::new();
+        let mut summaries = Vec::new();
         for ((action, _), mut counts) in by_kind {
-            counts.sort_by_key(|(client, _, held_back)| (client.is_none(), Reverse(*held_back)));
-            let rest = counts.split_off(counts.len().min(COUNTS));
-            let told = counts.into_iter().map(|(client, outcome, count)| {
+            counts.sort_by_key(|(client, _, suppressed)| (client.is_none(), Reverse(*suppressed)));
+            let rest = counts.split_off(counts.len().min(MAX_SUMMARIES));
+            summaries.extend(counts.into_iter().map(|(client, outcome, count)| {
                 let origin = Origin { address: client.map(|client| client.addr()), ..Origin::default() };
-                let whose = client.map_or(String::new(), |client| format!(" from {client}"));
+                let from = client.map_or(String::new(), |client| format!(" from {client}"));
                 Entry::new(now, action, outcome, &origin)
-                    .detail(format!("{count} more{whose} were refused, and have no entries"))
-            });
-            entries.extend(told);
+                    .detail(format!("{count} more{from} were refused, and have no entries"))
+            }));
             if let Some((_, outcome, _)) = rest.first() {
                 let (clients, count) = (rest.len(), rest.iter().map(|(_, _, count)| count).sum::<u64>());
-                let entry = Entry::new(now, action, *outcome, &Origin::default());
-                entries.push(entry.detail(format!(
+                let summary = Entry::new(now, action, *outcome, &Origin::default());
+                summaries.push(summary.detail(format!(
                     "{count} more from {clients} other clients were refused, and have no entries"
                 )));
             }
         }
-        entries
+        summaries
     }
 }
 
-/// A client: an IPv4 address or an IPv6 /64.
+/// The network of a client: an IPv4 address or an IPv6 /64.
 fn network(address: IpAddr) -> Option<IpNet> {
     let length = if address.is_ipv4() { 32 } else { 64 };
     IpNet::new(address, length).ok().map(|network| network.trunc())
@@ -202,7 +211,7 @@ mod tests {
             self.limited.record(Entry::new(at(second), action, outcome, &origin));
         }
 
-        fn taken(&self) -> Vec<Entry> {
+        fn take(&self) -> Vec<Entry> {
             std::mem::take(&mut *self.kept.0.lock().unwrap())
         }
     }
@@ -216,34 +225,34 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_becomes_a_few_entries_and_a_count() {
+    fn a_flood_becomes_a_few_entries_and_a_summary() {
         let trail = Trail::new();
         for _ in 0..4000 {
             trail.record(0, Action::Login, REFUSED, "192.0.2.1");
         }
-        assert_eq!(trail.taken().len(), 20);
-        trail.limited.tell_held_back(at(59));
-        assert!(trail.taken().is_empty());
-        trail.limited.tell_held_back(at(60));
-        let told = trail.taken();
-        assert_eq!(details(&told), ["3980 more from 192.0.2.1/32 were refused, and have no entries"]);
-        assert_eq!((told[0].action, told[0].outcome), (Action::Login, REFUSED));
+        assert_eq!(trail.take().len(), 20);
+        trail.limited.record_summaries(at(59));
+        assert!(trail.take().is_empty());
+        trail.limited.record_summaries(at(60));
+        let summaries = trail.take();
+        assert_eq!(details(&summaries), ["3980 more from 192.0.2.1/32 were refused, and have no entries"]);
+        assert_eq!((summaries[0].action, summaries[0].outcome), (Action::Login, REFUSED));
         trail.record(61, Action::Login, REFUSED, "192.0.2.1");
-        assert_eq!(trail.taken().len(), 1, "the next minute has entries again");
-        trail.limited.tell_held_back(at(121));
-        assert!(trail.taken().is_empty(), "there is nothing to add");
+        assert_eq!(trail.take().len(), 1, "the next window has entries again");
+        trail.limited.record_summaries(at(121));
+        assert!(trail.take().is_empty(), "nothing was suppressed");
         trail.record(122, Action::Login, REFUSED, "192.0.2.1");
         trail.record(0, Action::Login, REFUSED, "192.0.2.1");
-        assert_eq!(trail.taken().len(), 2, "a clock that steps back begins a new minute");
+        assert_eq!(trail.take().len(), 2, "a clock that steps back starts a new window");
     }
 
     #[test]
-    fn one_client_hides_no_other_and_no_other_action_and_nothing_that_was_done() {
+    fn a_flood_hides_no_other_client_no_other_action_and_nothing_that_was_done() {
         let trail = Trail::new();
         for _ in 0..100 {
             trail.record(0, Action::Login, REFUSED, "192.0.2.1");
         }
-        trail.taken();
+        trail.take();
         trail.record(0, Action::Login, REFUSED, "192.0.2.2");
         trail.record(0, Action::Logout, REFUSED, "192.0.2.1");
         for action in [Action::Login, Action::ImportAccount] {
@@ -254,11 +263,11 @@ mod tests {
         for _ in 0..100 {
             trail.record(0, Action::ImportAccount, REFUSED, "192.0.2.1");
         }
-        assert_eq!(trail.taken().len(), 302);
+        assert_eq!(trail.take().len(), 302);
     }
 
     #[test]
-    fn many_clients_together_are_limited_too_and_their_counts_are_few() {
+    fn many_clients_share_a_limit_and_few_summaries() {
         let trail = Trail::new();
         for number in 0..10_000 {
             for host in 1..4 {
@@ -266,12 +275,12 @@ mod tests {
                 trail.record(0, Action::Logout, Outcome::Failed("X"), &address);
             }
         }
-        assert_eq!(trail.taken().len(), 600);
-        assert_eq!(trail.limited.refusals.lock().unwrap().of_clients.len(), CLIENTS + 1);
+        assert_eq!(trail.take().len(), 600);
+        assert_eq!(trail.limited.window().clients.len(), MAX_CLIENTS + 1);
         trail.limited.close(at(1));
-        let told = trail.taken();
-        assert_eq!(told.len(), 21);
-        let numbers = details(&told).into_iter().map(|detail| detail.split(' ').next().unwrap());
+        let summaries = trail.take();
+        assert_eq!(summaries.len(), 21);
+        let numbers = details(&summaries).into_iter().map(|detail| detail.split(' ').next().unwrap());
         assert_eq!(numbers.map(|number| number.parse::<u64>().unwrap()).sum::<u64>(), 30_000 - 600);
     }
 }

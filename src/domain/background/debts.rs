@@ -1,7 +1,7 @@
 //! Debts: session changes that follow from account changes and are still owed.
 //!
 //! An account change and its debt are written in one transaction, like a row of a transactional outbox. The request
-//! that made the debt settles it; after a crash or an outage this task does.
+//! that changes the account settles the debt before it answers; after a crash or an outage this task does (ADR 0014).
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ use crate::{
     isolation::log_limiter::LogLimiter,
 };
 
-/// A younger debt is being settled by the request that made it, which reports how many sessions it ended.
-const DEBT_AGE: Duration = Duration::from_secs(15);
+/// Younger debts are left to the requests that made them, because these report how many sessions ended.
+const MIN_AGE: Duration = Duration::from_secs(15);
 
 impl Engine {
-    /// Settles debts that were left behind by a crash or an outage: how many.
+    /// Settles debts that were left by a crash or an outage. Returns their number.
     pub async fn settle_debts(&self) -> Result<usize, Error> {
         if self.accounts.read_only() {
             return Ok(0);
         }
-        let before = self.clock.now().before(DEBT_AGE);
+        let before = self.clock.now().before(MIN_AGE);
         let debts = self.accounts.debts(before, 100).await?;
-        let mut failure = None;
+        let mut last_error = None;
         for debt in &debts {
-            // One that cannot be settled must not hold up the others.
-            match self.settle(debt, None).await {
+            // A debt that cannot be settled must not block the others.
+            match self.apply_debt(debt, None).await {
                 Ok(ended) => {
                     self.accounts.settled(debt).await?;
                     let entry = Entry::new(
@@ -44,37 +44,36 @@ impl Engine {
                     let detail = "sessions have followed an earlier change of the account";
                     self.audit.record(entry.user(&debt.user_id).ended(ended).detail(detail));
                 }
-                Err(error) => failure = Some(error),
+                Err(error) => last_error = Some(error),
             }
         }
-        failure.map_or(Ok(debts.len()), Err)
+        last_error.map_or(Ok(debts.len()), Err)
     }
 
-    /// Makes sessions follow their account, all but `kept`: how many ended.
-    pub(in crate::domain) async fn follow(
+    /// Settles the debt of an account change; the session `kept` stays. Returns how many sessions ended.
+    pub(in crate::domain) async fn settle(
         &self,
         debt: Option<Debt>,
         kept: Option<SessionId>,
     ) -> Result<u32, Error> {
         let Some(debt) = debt else { return Ok(0) };
-        let ended = self.settle(&debt, kept).await?;
+        let ended = self.apply_debt(&debt, kept).await?;
         if let Err(error) = self.accounts.settled(&debt).await {
-            // The debt will be settled once more, which ends what the user has opened by then: too much
-            // rather than too little.
-            static UNSETTLED: LogLimiter =
-                LogLimiter::new("could not record that sessions have followed an account", 1);
-            if UNSETTLED.admits("") {
-                tracing::warn!(error.message = %error, "could not record that sessions have followed an account");
+            // The debt will be settled again, which also ends sessions that the user has opened by then.
+            static NOT_REMOVED: LogLimiter =
+                LogLimiter::new("failed to remove the settled debt of an account change", 1);
+            if NOT_REMOVED.admits("") {
+                tracing::warn!(error.message = %error, "failed to remove the settled debt of an account change; it will be settled again");
             }
         }
         Ok(ended)
     }
 
-    async fn settle(&self, debt: &Debt, kept: Option<SessionId>) -> Result<u32, Error> {
+    async fn apply_debt(&self, debt: &Debt, kept: Option<SessionId>) -> Result<u32, Error> {
         let reason = match debt.cause {
             DebtCause::AccountDisabled => Reason::AccountDisabled,
             DebtCause::CredentialsChanged => Reason::CredentialsChanged,
-            DebtCause::Profile => return self.show_profile(&debt.user_id).await,
+            DebtCause::Profile => return self.update_profile(&debt.user_id).await,
         };
         let read = self.sessions.load(&debt.user_id).await?;
         let longest = self.slots.longest();
@@ -85,12 +84,11 @@ impl Engine {
             .await
     }
 
-    async fn show_profile(&self, user_id: &UserId) -> Result<u32, Error> {
+    async fn update_profile(&self, user_id: &UserId) -> Result<u32, Error> {
         let mut contention = Contention::default();
         let mut read = self.sessions.load(user_id).await?;
         loop {
-            // The register before the account, as at login: whoever is faster with a newer account makes
-            // this conflict.
+            // The register is read before the account, as at login, so a newer account makes the commit conflict.
             let Some(account) = self.accounts.get(user_id).await? else { return Ok(0) };
             let next = {
                 let known = self.sessions.epoch().known().await?;

@@ -1,4 +1,4 @@
-//! What the rules do beside answering requests.
+//! Background tasks: session events, write-behind of uses, debts, the webhook.
 
 mod debts;
 pub mod session_events;

@@ -1,8 +1,14 @@
-//! Tells of sessions as they end: one reader of the event log a process, and everybody who wants to know.
+//! Session events: follows the event log and notifies watches and readers of the revocation feed.
 //!
-//! The log is read once, whoever reads along: those who wait for the end of one session (`waiting`) are
-//! found by its id, and the readers of the feed share one ring of pages. Nobody holds up the reader: who does
-//! not keep up with the ring is told so.
+//! Every commit that ends sessions appends their events to the log in the same atomic step. One task per process
+//! follows the log. It passes each event to the waiters of that session ([`waiters`]) and each page to a ring that all
+//! readers of the feed share, so a stream costs an entry in a table and no connection. A slow reader does not delay the
+//! task: it falls out of the ring and gets an error.
+//!
+//! No event is missed between reading and waiting, because readers subscribe first: a watch registers before it loads
+//! the sessions; a feed catches up with the log, subscribes, and reads once more. Ends without an event are found by
+//! rechecks: a session is checked when it lapses, and after a gap in the log every watched session is checked,
+//! [`MAX_RECHECKS`] at a time.
 
 mod waiters;
 mod watch_limits;
@@ -15,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, broadcast};
 
 use crate::domain::{
     Error,
@@ -27,238 +33,235 @@ use crate::domain::{
 use self::watch_limits::WatchCounts;
 pub use self::watch_limits::WatchLimits;
 pub(in crate::domain) use self::{
-    waiters::{Signal, Wait, Waiters},
+    waiters::{Signal, Waiter, Waiters},
     watch_limits::WatchPermit,
 };
 
 /// Events that are read at once.
-const PAGE: usize = 256;
-/// How long to wait for events before looking whether the log is still the same.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How long to wait before trying a log again that does not answer.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAGE_SIZE: usize = 256;
+/// How long one call to follow the log waits for events.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
+/// The pause after an error of the log.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Pages that a reader of the feed may be behind.
-const RING: usize = 1024;
-/// How often it is looked whose time is up.
-const TICK: Duration = Duration::from_millis(10);
-/// How many of those who wait ask the store at a time, where all of them have to.
-const LOOKS: usize = 64;
+const RING_SIZE: usize = 1024;
+/// Interval at which lapsed sessions are found.
+const LAPSE_INTERVAL: Duration = Duration::from_millis(10);
+/// Watched sessions that are read from the store at the same time.
+const MAX_RECHECKS: usize = 64;
 
-/// Tells of sessions as they end.
+/// Follows the event log and notifies watches and readers of the feed.
 pub struct SessionEvents {
     log: Arc<dyn EventLog>,
-    waiting: Arc<Waiters>,
-    ring: broadcast::Sender<Arc<Page>>,
-    /// Where the reader of the log is; `None` before it has begun. Held while a page is passed on, so that
-    /// who subscribes knows from where on.
-    place: Mutex<Option<Cursor>>,
-    /// What had ended by then has been told, in microseconds.
+    waiters: Arc<Waiters>,
+    ring: broadcast::Sender<Arc<LogPage>>,
+    /// The position of the task in the log; `None` before its first read. Locked while a page is published, so that a
+    /// subscription knows the position at which it begins.
+    position: Mutex<Option<Cursor>>,
+    /// All events up to this time have been published. In microseconds.
     as_of: AtomicU64,
     streams: Arc<Semaphore>,
-    places: Arc<WatchCounts>,
-    looks: Semaphore,
+    watches: Arc<WatchCounts>,
+    rechecks: Semaphore,
 }
 
-/// What was read of the log at once.
+/// Events that were read from the log together.
 #[derive(Debug)]
-pub(in crate::domain) struct Page {
-    /// Events were missed before these.
+pub(in crate::domain) struct LogPage {
+    /// Events before these were missed.
     pub(in crate::domain) gap: bool,
-    /// In the order of the log.
     pub(in crate::domain) events: Vec<Event>,
-    /// Where the page ends.
-    pub(in crate::domain) to: Cursor,
+    /// The cursor after the last event.
+    pub(in crate::domain) next: Cursor,
 }
 
-/// One who reads the pages that come from now on.
+/// Receives the pages that are published from now on.
 pub(in crate::domain) struct Subscription {
-    pub(in crate::domain) pages: broadcast::Receiver<Arc<Page>>,
-    /// Where they begin.
+    pub(in crate::domain) pages: broadcast::Receiver<Arc<LogPage>>,
+    /// The cursor before the first page.
     pub(in crate::domain) from: Cursor,
 }
 
 impl SessionEvents {
-    /// Over this log. At most so many streams are open at a time.
+    /// Creates the service over an event log. [`Self::run`] follows it.
     pub fn new(log: Arc<dyn EventLog>, limits: WatchLimits) -> Self {
         Self {
             log,
-            waiting: Arc::default(),
-            ring: broadcast::Sender::new(RING),
-            place: Mutex::default(),
+            waiters: Arc::default(),
+            ring: broadcast::Sender::new(RING_SIZE),
+            position: Mutex::default(),
             as_of: AtomicU64::default(),
             streams: Arc::new(Semaphore::new(limits.streams)),
-            places: WatchCounts::new(limits),
-            looks: Semaphore::new(LOOKS),
+            watches: WatchCounts::new(limits),
+            rechecks: Semaphore::new(MAX_RECHECKS),
         }
     }
 
-    /// How many wait for the end of a session.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
+    /// The number of open watches.
+    pub fn watch_count(&self) -> usize {
+        self.waiters.len()
     }
 
-    /// How many read the feed.
-    pub fn readers(&self) -> usize {
+    /// The number of readers of the feed.
+    pub fn reader_count(&self) -> usize {
         self.ring.receiver_count()
     }
 
-    /// A place for one more stream.
-    pub(in crate::domain) fn stream(&self) -> Result<OwnedSemaphorePermit, Error> {
+    /// Reserves one of the streams that may be open at a time.
+    pub(in crate::domain) fn reserve_stream(&self) -> Result<OwnedSemaphorePermit, Error> {
         Arc::clone(&self.streams).try_acquire_owned().map_err(|_| Error::Overloaded {
             what: "too many open streams",
             retry_after: Duration::from_secs(5),
         })
     }
 
-    /// A place for one more who watches the session of these claims: no session and no user takes all.
-    pub(in crate::domain) fn watch(
+    /// Reserves a stream for a watch, within the limits of its session and its user.
+    pub(in crate::domain) fn reserve_watch(
         &self,
         claims: &Claims,
     ) -> Result<(OwnedSemaphorePermit, WatchPermit), Error> {
-        let place = self.places.take(claims)?;
-        Ok((self.stream()?, place))
+        let watch = self.watches.reserve(claims)?;
+        Ok((self.reserve_stream()?, watch))
     }
 
-    /// Those who wait for the end of one session.
-    pub(in crate::domain) fn those_waiting(&self) -> &Arc<Waiters> {
-        &self.waiting
+    pub(in crate::domain) fn waiters(&self) -> &Arc<Waiters> {
+        &self.waiters
     }
 
-    /// Leave to ask the store although nothing is known to have happened.
-    pub(in crate::domain) async fn look(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        self.looks.acquire().await.ok()
+    /// Waits for permission to read a watched session from the store.
+    pub(in crate::domain) async fn recheck_permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.rechecks.acquire().await.ok()
     }
 
-    /// The log itself, for what has happened before.
     pub(in crate::domain) fn log(&self) -> &dyn EventLog {
         &*self.log
     }
 
-    /// What had ended by then has been told.
+    /// The time up to which all events have been published.
     pub(in crate::domain) fn as_of(&self) -> Timestamp {
         Timestamp::from_micros(self.as_of.load(Ordering::Acquire))
     }
 
-    /// Everything from now on.
+    /// Subscribes to the pages that are published from now on.
     pub(in crate::domain) async fn subscribe(&self) -> Result<Subscription, Error> {
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             {
-                let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(from) = place.clone() {
+                let position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(from) = position.clone() {
                     return Ok(Subscription { pages: self.ring.subscribe(), from });
                 }
             }
-            // The server has only just begun, or its store does not answer.
-            if begun.elapsed() > PATIENCE {
+            // The server has just started, or its store does not answer.
+            if started.elapsed() > FOLLOW_TIMEOUT {
                 let cause = "the event log has not answered yet".to_owned();
                 return Err(StoreError::Unavailable { store: "events", cause }.into());
             }
-            tokio::time::sleep(TICK).await;
+            tokio::time::sleep(LAPSE_INTERVAL).await;
         }
     }
 
     fn publish(&self, tail: Tail, as_of: Timestamp) {
         let Tail { events, next, gap } = tail;
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        *place = Some(next.clone());
+        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        *position = Some(next.clone());
         if gap || !events.is_empty() {
-            // An error says that nobody reads.
-            let _ = self.ring.send(Arc::new(Page { gap, events, to: next }));
+            // It fails if there are no readers.
+            let _ = self.ring.send(Arc::new(LogPage { gap, events, next }));
         }
-        drop(place);
+        drop(position);
         self.as_of.store(as_of.as_micros(), Ordering::Release);
     }
 }
 
-/// The background task that reads the log and notifies.
+/// The background task.
 impl SessionEvents {
-    /// Follows the log, the clock and the epoch for as long as it is polled.
+    /// Notifies of events, lapses and epochs. Never returns.
     pub async fn run(&self, epoch: &CurrentEpoch, clock: &dyn Clock) {
         tokio::join!(self.follow_log(epoch, clock), self.notify_lapses(clock), self.notify_epochs(epoch));
     }
 
     async fn follow_log(&self, current: &CurrentEpoch, clock: &dyn Clock) {
-        let mut place = None;
-        let mut reported = false;
-        let mut failing = false;
+        let mut position = None;
+        let mut is_unavailable = false;
+        let mut is_corrupt = false;
         loop {
             let as_of = clock.now();
-            let read = match &place {
+            let read = match &position {
                 None => self.log.tail(None, 1).await,
-                Some(place) => self.log.follow(place, PAGE, PATIENCE).await,
+                Some(position) => self.log.follow(position, PAGE_SIZE, FOLLOW_TIMEOUT).await,
             };
             let mut tail = match read {
                 Ok(tail) => {
-                    if std::mem::take(&mut failing) {
+                    if std::mem::take(&mut is_unavailable) {
                         tracing::info!("following the event log again");
                     }
-                    reported = false;
+                    is_corrupt = false;
                     tail
                 }
                 Err(StoreError::Unavailable { cause, .. }) => {
-                    // Health does not tell of it where only the log is unavailable, as by a missing permission.
-                    if !std::mem::replace(&mut failing, true) {
+                    // Logged here too: health does not notice if only the log is unavailable, as without a permission.
+                    if !std::mem::replace(&mut is_unavailable, true) {
                         tracing::warn!(
                             error.message = cause,
-                            "cannot follow the event log: watches and feeds learn of nothing until it answers"
+                            "failed to follow the event log; watches and feeds get no events until it answers"
                         );
                     }
-                    // The place stays: what happens meanwhile is not missed.
-                    tokio::time::sleep(PAUSE).await;
+                    // The position stays, so no event is missed.
+                    tokio::time::sleep(RETRY_PAUSE).await;
                     continue;
                 }
                 Err(StoreError::Corrupt { cause, .. }) => {
-                    if !std::mem::replace(&mut reported, true) {
+                    if !std::mem::replace(&mut is_corrupt, true) {
                         tracing::error!(
                             error.message = cause,
-                            "the event log holds something unreadable; its readers are told to begin anew"
+                            "the event log holds invalid data; readers of the feed get a resync"
                         );
                     }
-                    // What cannot be read is as good as lost.
-                    place = None;
-                    tokio::time::sleep(PAUSE).await;
+                    // Invalid events are handled as lost ones.
+                    position = None;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                     continue;
                 }
             };
-            // Whoever came before the reader had a place, or while it had lost it, may have missed something.
-            tail.gap |= place.is_none();
+            // Without a position, events since a watch or a feed began may have been missed.
+            tail.gap |= position.is_none();
             for event in &tail.events {
                 match event {
-                    Event::Ended { ended, .. } => self.waiting.tell(ended),
+                    Event::Ended { ended, .. } => self.waiters.notify_ended(ended),
                     Event::Changed { .. } => {}
                     Event::Epoch(epoch) => {
                         current.learn(epoch);
-                        self.waiting.tell_everyone(epoch);
+                        self.waiters.notify_epoch(epoch);
                     }
                 }
             }
             if tail.gap {
-                self.waiting.tell_all_to_look();
+                self.waiters.recheck_all();
             }
-            place = Some(tail.next.clone());
+            position = Some(tail.next.clone());
             self.publish(tail, as_of);
         }
     }
 
-    /// A session whose time is up ends without an event.
+    /// Requests a recheck of sessions that lapse, because these end without an event.
     async fn notify_lapses(&self, clock: &dyn Clock) {
         loop {
-            tokio::time::sleep(TICK).await;
-            self.waiting.tell_due(clock.now());
+            tokio::time::sleep(LAPSE_INTERVAL).await;
+            self.waiters.recheck_lapsed(clock.now());
         }
     }
 
-    /// A new epoch is told by the log; and where the log has lost it, by the register.
+    /// Notifies of epochs that are found in the register, in case the log has lost their events.
     async fn notify_epochs(&self, current: &CurrentEpoch) {
-        let tell = async {
-            let mut told = 0;
+        let notify = async {
+            let mut latest = 0;
             loop {
-                let epoch = current.after(told).await;
-                self.waiting.tell_everyone(&epoch);
-                told = epoch.number;
+                let epoch = current.after(latest).await;
+                self.waiters.notify_epoch(&epoch);
+                latest = epoch.number;
             }
         };
-        tokio::join!(current.keep(), tell);
+        tokio::join!(current.keep(), notify);
     }
 }

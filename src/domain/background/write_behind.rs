@@ -1,16 +1,17 @@
-//! Uses of sessions that are to be recorded, off the way of the answer.
+//! Write-behind of uses: sessions are used now and their use is recorded after the answer.
 //!
-//! A verdict that slides the idle timeout of a session says what the record will be, and leaves the record to
-//! [`WriteBehind::run`]. That is right as long as the session cannot lapse meanwhile: until its idle timeout
-//! has run out it has a whole touch interval left. A use in that last interval is recorded before it is answered,
-//! and so is one that finds the queue full or closed.
+//! A verdict that slides the idle timeout reports what the record will say and leaves the record to
+//! [`WriteBehind::run`]. That is safe as long as the session cannot lapse meanwhile: until its idle timeout has run out
+//! it has a whole touch interval left. A use in that last interval is recorded before the answer, and so is a use that
+//! finds the queue full or closed.
 //!
-//! While the store takes no uses, those that are noted wait, and answers promise no more than what is recorded. A
-//! session that times out by the record although a use of it waits is neither live nor dead until that is recorded
-//! (`lapses`).
+//! While the store is unavailable, uses stay in the queue and verdicts promise no more than what is recorded. A session
+//! that times out by the record although a use of it is queued is neither live nor dead until the use is recorded
+//! (`lapses`): the answer is UNAVAILABLE. Queued uses are written at shutdown.
 //!
-//! What is recorded at once goes to the store together: the embedded store makes one transaction of it, Redis
-//! one pipeline. A crash loses the uses of the few milliseconds that were under way.
+//! A batch goes to the store together: the embedded store makes one transaction of it, Redis one pipeline. A crash
+//! loses the uses of the last few milliseconds; a session that is not used again can then time out early, by the time
+//! since the use before.
 
 use std::{
     collections::HashMap,
@@ -35,59 +36,57 @@ use crate::domain::{
 };
 use crate::isolation::{log_limiter::LogLimiter, panics};
 
-/// How many uses wait, at most.
-const MOST: usize = 65_536;
-/// How many are recorded at a time.
-const AT_A_TIME: usize = 64;
-/// After the store did not answer.
-const PAUSE: Duration = Duration::from_millis(250);
+/// The size of the queue.
+const MAX_QUEUED: usize = 65_536;
+/// Uses that are recorded at the same time.
+const CONCURRENCY: usize = 64;
+/// The pause after the store did not answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// A use of a session.
 #[derive(Debug, Clone)]
 pub(in crate::domain) struct SessionUse {
-    /// Whose.
     pub(in crate::domain) user_id: UserId,
-    /// When.
     pub(in crate::domain) at: Timestamp,
-    /// What was known of the user's sessions then.
+    /// The user's sessions as they were read for the verdict.
     pub(in crate::domain) read: Versioned<UserSessions>,
 }
 
-/// No more can be taken, for now or for good.
+/// The queue is full or closed.
 pub(in crate::domain) struct QueueFull;
 
-/// The uses that wait to be recorded.
+/// A queue of uses that are recorded in the background.
 #[derive(Default)]
 pub struct WriteBehind {
     queue: Mutex<Queue>,
     changed: Notify,
-    /// The store has not taken the latest batch.
+    /// The store did not record all uses of the latest batch.
     failing: AtomicBool,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: HashMap<SessionId, SessionUse>,
-    /// Those of the batch that is at work, which are not noted again meanwhile.
-    under_way: HashMap<SessionId, SessionUse>,
+    /// The batch that is being recorded.
+    batch: HashMap<SessionId, SessionUse>,
     closed: bool,
 }
 
 impl WriteBehind {
-    /// Has a use recorded soon: with the one of the same session that is about to be, where there is one.
-    pub(in crate::domain) fn note(
+    /// Queues a use, or updates the queued use of the same session.
+    pub(in crate::domain) fn enqueue(
         &self,
         session: SessionId,
         used: impl FnOnce() -> SessionUse,
     ) -> Result<(), QueueFull> {
         let mut queue = self.queue();
-        let Queue { waiting, under_way, closed } = &mut *queue;
-        if let Some(pending) = under_way.get_mut(&session).or_else(|| waiting.get_mut(&session)) {
-            // Where the store does not take it at once, it is the latest use that has to be recorded in the end.
+        let Queue { waiting, batch, closed } = &mut *queue;
+        if let Some(pending) = batch.get_mut(&session).or_else(|| waiting.get_mut(&session)) {
+            // If the batch fails, the latest use is recorded with the next one.
             pending.at = pending.at.max(used().at);
             return Ok(());
         }
-        if *closed || waiting.len() >= MOST {
+        if *closed || waiting.len() >= MAX_QUEUED {
             return Err(QueueFull);
         }
         waiting.insert(session, used());
@@ -96,37 +95,37 @@ impl WriteBehind {
         Ok(())
     }
 
-    /// Whether the store does not take what is to be recorded.
+    /// Whether the store failed to record uses of the latest batch.
     pub(in crate::domain) fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
 
-    /// The use of a session that waits to be recorded, if one does.
+    /// The queued use of a session.
     pub(in crate::domain) fn pending(&self, session: SessionId) -> Option<SessionUse> {
         let queue = self.queue();
-        queue.under_way.get(&session).or_else(|| queue.waiting.get(&session)).cloned()
+        queue.batch.get(&session).or_else(|| queue.waiting.get(&session)).cloned()
     }
 
-    /// Takes no more. [`WriteBehind::run`] ends once what waits is recorded.
+    /// Closes the queue. [`WriteBehind::run`] returns once all queued uses are recorded.
     pub fn close(&self) {
         self.queue().closed = true;
         self.changed.notify_one();
     }
 
-    /// Whether all that was noted is recorded.
+    /// Whether all uses are recorded.
     pub fn is_idle(&self) -> bool {
         let queue = self.queue();
-        queue.waiting.is_empty() && queue.under_way.is_empty()
+        queue.waiting.is_empty() && queue.batch.is_empty()
     }
 
-    /// What waits, once something does; `None` at the end.
-    async fn next(&self) -> Option<Vec<(SessionId, SessionUse)>> {
+    /// Waits for the next batch. Returns `None` once the queue is closed and empty.
+    async fn next_batch(&self) -> Option<Vec<(SessionId, SessionUse)>> {
         loop {
             {
                 let mut queue = self.queue();
                 if !queue.waiting.is_empty() {
-                    queue.under_way = mem::take(&mut queue.waiting);
-                    return Some(queue.under_way.iter().map(|(id, used)| (*id, used.clone())).collect());
+                    queue.batch = mem::take(&mut queue.waiting);
+                    return Some(queue.batch.iter().map(|(id, used)| (*id, used.clone())).collect());
                 }
                 if queue.closed {
                     return None;
@@ -137,17 +136,17 @@ impl WriteBehind {
     }
 
     fn done(&self, session: SessionId) {
-        self.queue().under_way.remove(&session);
+        self.queue().batch.remove(&session);
     }
 
-    /// What the store has not taken waits again: whether there is any.
-    fn again(&self) -> bool {
+    /// Queues the uses of the batch that were not recorded. Returns whether there are any.
+    fn requeue(&self) -> bool {
         let mut queue = self.queue();
-        let left = mem::take(&mut queue.under_way);
-        let any = !left.is_empty();
-        queue.waiting.extend(left);
-        self.failing.store(any, Ordering::Relaxed);
-        any
+        let unrecorded = mem::take(&mut queue.batch);
+        let failing = !unrecorded.is_empty();
+        queue.waiting.extend(unrecorded);
+        self.failing.store(failing, Ordering::Relaxed);
+        failing
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -155,26 +154,26 @@ impl WriteBehind {
     }
 }
 
-/// The background task that records.
+/// The background task.
 impl WriteBehind {
-    /// Records the uses that are noted, until [`WriteBehind::close`] and the last of them.
+    /// Records queued uses. Returns after [`WriteBehind::close`], once all are recorded.
     pub async fn run(&self, sessions: &SessionRepository) {
-        // What was at work when this was last ended by a panic.
-        self.again();
-        while let Some(batch) = self.next().await {
-            let recorded = stream::iter(batch).for_each_concurrent(AT_A_TIME, async |(session, used)| {
+        // A batch may be left from before a panic.
+        self.requeue();
+        while let Some(batch) = self.next_batch().await {
+            let recorded = stream::iter(batch).for_each_concurrent(CONCURRENCY, async |(session, used)| {
                 let mut recorded = pin!(sessions.record_use(session, used));
                 let recorded = panics::caught(recorded.as_mut()).await;
-                // One that panics must not hold up the others for ever.
+                // A use that panics must not block the others forever.
                 match recorded.unwrap_or_else(|panic| Err(Error::Internal(panic.to_string()))) {
-                    // Health has told of the outage.
+                    // Health logs outages.
                     Err(Error::Store(error)) if error.is_transient() => return,
                     Err(Error::Overloaded { .. }) => return,
                     Err(error) => {
                         static UNRECORDED: LogLimiter =
-                            LogLimiter::new("a use of a session cannot be recorded", 5);
+                            LogLimiter::new("failed to record a use of a session", 5);
                         if UNRECORDED.admits("") {
-                            tracing::error!(error.message = %error, "a use of a session cannot be recorded");
+                            tracing::error!(error.message = %error, "failed to record a use of a session");
                         }
                     }
                     Ok(()) => {}
@@ -182,8 +181,8 @@ impl WriteBehind {
                 self.done(session);
             });
             recorded.await;
-            if self.again() {
-                tokio::time::sleep(PAUSE).await;
+            if self.requeue() {
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
     }
@@ -204,20 +203,20 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_does_not_take_at_once_is_recorded_as_of_the_latest_use() {
-        let (touches, session) = (WriteBehind::default(), SessionId::random());
-        let next = || touches.next().now_or_never().flatten().map(|batch| batch[0].1.at.as_secs());
-        assert!(touches.note(session, || used(10)).is_ok());
-        assert!(touches.note(session, || used(20)).is_ok());
-        assert_eq!(next(), Some(20), "one that waits is as good as the latest");
-        assert!(touches.note(session, || used(30)).is_ok());
-        assert!(!touches.is_failing());
-        assert!(touches.again() && touches.is_failing(), "the store did not answer");
-        assert_eq!(touches.pending(session).map(|used| used.at), Some(Timestamp::from_secs(30)));
-        assert_eq!(next(), Some(30), "so is one that was under way");
-        touches.done(session);
-        assert!(!touches.again() && touches.is_idle() && !touches.is_failing());
-        touches.close();
-        assert!(touches.note(session, || used(40)).is_err());
+    fn a_use_that_could_not_be_recorded_is_recorded_as_of_the_latest_use() {
+        let (uses, session) = (WriteBehind::default(), SessionId::random());
+        let next = || uses.next_batch().now_or_never().flatten().map(|batch| batch[0].1.at.as_secs());
+        assert!(uses.enqueue(session, || used(10)).is_ok());
+        assert!(uses.enqueue(session, || used(20)).is_ok());
+        assert_eq!(next(), Some(20), "a queued use is updated");
+        assert!(uses.enqueue(session, || used(30)).is_ok());
+        assert!(!uses.is_failing());
+        assert!(uses.requeue() && uses.is_failing(), "the store did not answer");
+        assert_eq!(uses.pending(session).map(|used| used.at), Some(Timestamp::from_secs(30)));
+        assert_eq!(next(), Some(30), "a use in the batch is updated, too");
+        uses.done(session);
+        assert!(!uses.requeue() && uses.is_idle() && !uses.is_failing());
+        uses.close();
+        assert!(uses.enqueue(session, || used(40)).is_err());
     }
 }

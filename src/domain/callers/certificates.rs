@@ -1,4 +1,4 @@
-//! Callers that prove who they are with a certificate: the names they may bear, and their roles.
+//! Callers that authenticate with a client certificate: their names and roles.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -6,27 +6,27 @@ use super::{Identity, role::CallerRole, role::CallerRoles};
 
 /// A name in the subject alternative names of a certificate (RFC 5280 section 4.2.1.6).
 ///
-/// Other kinds of names, and the common name, which means something else to everybody, identify nobody.
+/// Other kinds of names and the common name do not identify a caller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CertificateName {
     /// A DNS name, in lower case.
     Dns(String),
-    /// A URI, such as a SPIFFE id, exactly as it stands there.
+    /// A URI such as a SPIFFE id, compared byte by byte.
     Uri(String),
 }
 
 impl CertificateName {
-    /// A DNS name.
+    /// Creates a DNS name.
     pub fn dns(name: &str) -> Self {
         Self::Dns(name.to_ascii_lowercase())
     }
 
-    /// As the settings write it: `dns:<name>`, `uri:<uri>`, or a URI with `://` in it as it is.
+    /// Parses a name as written in the configuration: `dns:<name>`, `uri:<uri>`, or a URI that contains `://`.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
         let name = match (text.strip_prefix("dns:"), text.strip_prefix("uri:")) {
             (Some(name), _) if name.contains('*') => {
-                return Err("is a wildcard: list every name by itself");
+                return Err("is a wildcard: list each name");
             }
             (Some(name), _) => Self::dns(name),
             (_, Some(uri)) => Self::Uri(uri.to_owned()),
@@ -35,7 +35,7 @@ impl CertificateName {
         };
         match &name {
             Self::Dns(text) | Self::Uri(text) if plain && !text.is_empty() => Ok(name),
-            _ => Err("must not be empty or hold anything but printable ASCII characters"),
+            _ => Err("must be one or more printable ASCII characters"),
         }
     }
 }
@@ -50,15 +50,15 @@ impl fmt::Display for CertificateName {
     }
 }
 
-/// Which names of certificates are callers, and what these may do.
+/// The callers that authenticate with a certificate, by the names in it.
 #[derive(Debug, Clone, Default)]
 pub struct Certificates(HashMap<CertificateName, Identity>);
 
 impl Certificates {
-    /// From entries of a name and roles, separated by blanks: `spiffe://prod/web validator`. What is wrong
-    /// with one is a sentence that quotes it.
+    /// Parses entries of a name and roles, separated by blanks: `spiffe://prod/web validator`. An error is a sentence
+    /// that quotes the entry.
     pub fn parse<T: AsRef<str>>(entries: &[T]) -> Result<Self, String> {
-        let mut known = HashMap::new();
+        let mut callers = HashMap::new();
         for entry in entries {
             let entry = entry.as_ref();
             let mut words = entry.split_whitespace();
@@ -76,23 +76,23 @@ impl Certificates {
                 return Err(format!("\"{entry}\" names no role: add admin, issuer, operator or validator"));
             }
             let identity = Identity { name: name.to_string().into(), roles };
-            if known.insert(name, identity).is_some() {
+            if callers.insert(name, identity).is_some() {
                 return Err(format!("the name in \"{entry}\" is listed twice: put its roles into one entry"));
             }
         }
-        Ok(Self(known))
+        Ok(Self(callers))
     }
 
-    /// Whether no certificate is a caller.
+    /// Whether no caller authenticates with a certificate.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The caller with these names: the first that is listed names it, and the roles of all count.
+    /// The caller whose certificate has these names. Its name is the first that is listed; its roles are those of all.
     pub fn identify(&self, names: &[CertificateName]) -> Option<Identity> {
         let mut listed = names.iter().filter_map(|name| self.0.get(name));
         let first = listed.next()?;
-        let roles = listed.fold(first.roles, |roles, other| roles.and(other.roles));
+        let roles = listed.fold(first.roles, |roles, other| roles.union(other.roles));
         Some(Identity { name: Arc::clone(&first.name), roles })
     }
 }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_counts_exactly_or_not_at_all() {
+    fn names_must_match_exactly() {
         let entries =
             ["spiffe://prod/web validator", "dns:Gateway.internal validator issuer", "uri:urn:x admin"];
         let uri = |uri: &str| CertificateName::Uri(uri.into());
@@ -145,19 +145,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_an_entry_is_said() {
-        for (entries, said) in [
+    fn errors_say_what_is_wrong_with_an_entry() {
+        for (entries, expected) in [
             (&["web validator"][..], "must be dns:<name>"),
             (&[""], "must be dns:<name>"),
-            (&["dns: validator"], "must not be empty"),
+            (&["dns: validator"], "must be one or more"),
             (&["dns:*.internal validator"], "is a wildcard"),
             (&["dns:a"], "names no role"),
             (&["dns:a root"], "\"root\" in \"dns:a root\" is not a role"),
             (&["dns:a validator", "dns:A issuer"], "listed twice"),
             (&["spiffe://prod/\u{e9} validator"], "printable ASCII"),
         ] {
-            let refusal = Certificates::parse(entries).unwrap_err();
-            assert!(refusal.contains(said), "{entries:?}: {refusal}");
+            let error = Certificates::parse(entries).unwrap_err();
+            assert!(error.contains(expected), "{entries:?}: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The keys with which callers prove who they are.
+//! Caller keys.
 
 use std::fmt;
 
@@ -8,18 +8,18 @@ use zeroize::Zeroizing;
 
 use crate::domain::{ports::CallerKeyHash, types};
 
-/// What every key begins with, so that people and secret scanners know one when they see it.
+/// The prefix by which people and secret scanners recognize a key.
 const PREFIX: &str = "lkc_";
-/// Random bytes in a key.
+/// The number of random bytes.
 const SIZE: usize = 32;
 
 /// A caller's key: `lkc_` and 256 random bits in base64url.
 ///
-/// With that much randomness a plain hash is enough to store it: there is nothing to guess.
+/// It cannot be guessed, so the store holds a plain hash of it.
 pub struct CallerKey(Zeroizing<String>);
 
 impl CallerKey {
-    /// A new key.
+    /// Generates a key.
     pub fn random() -> Self {
         let random = Zeroizing::new(types::random::<SIZE>());
         let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + SIZE * 4 / 3 + 1));
@@ -28,18 +28,17 @@ impl CallerKey {
         Self(text)
     }
 
-    /// To be shown once, to whoever made it.
+    /// The key as text, to be shown once to its creator.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// What is stored of it.
+    /// The hash that the store holds.
     pub fn hash(&self) -> CallerKeyHash {
         hash(self.0.as_bytes())
     }
 
-    /// What would be stored of this key, if it has the shape of one. What has not is known to nobody, and no
-    /// store is asked for it.
+    /// The hash of a presented key, or `None` if it does not have the form of a key.
     pub fn hash_of(presented: &[u8]) -> Option<CallerKeyHash> {
         let body = presented.strip_prefix(PREFIX.as_bytes())?;
         let mut random = Zeroizing::new([0; SIZE]);
@@ -66,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_found_by_its_hash_and_no_two_are_the_same() {
+    fn the_hash_of_a_presented_key_is_that_of_the_key_and_keys_are_unique() {
         let key = CallerKey::random();
         assert_eq!(key.reveal().len(), 47);
         assert_eq!(CallerKey::hash_of(key.reveal().as_bytes()), Some(key.hash()));
@@ -74,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_the_shape_of_a_key_is_none() {
+    fn text_without_the_form_of_a_key_has_no_hash() {
         let key = CallerKey::random();
         let good = key.reveal();
         for wrong in [
@@ -87,7 +86,7 @@ mod tests {
             &good.replace("lkc_", "lka_"),
             &good.replace("lkc_", "LKC_"),
             &format!("lkc_{}", "*".repeat(43)),
-            // Bits after the last whole byte, which would make a second spelling.
+            // Bits after the last whole byte would allow a second spelling.
             &format!("lkc_{}B", "A".repeat(42)),
         ] {
             assert!(CallerKey::hash_of(wrong.as_bytes()).is_none(), "{wrong}");

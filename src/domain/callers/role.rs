@@ -1,25 +1,25 @@
-//! What a caller may do.
+//! The roles of callers.
 
 use crate::domain::Violation;
 
-/// A role of a caller. Not to be confused with the roles of users, to which Latchkey gives no meaning.
+/// A role of a caller. The roles of users are different: Latchkey gives those no meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CallerRole {
-    /// Manages accounts and callers, and has every other role besides.
+    /// Manages accounts and callers, and includes every other role.
     Admin,
     /// Opens sessions for users that it has authenticated itself.
     Issuer,
-    /// Sees and ends the sessions of others.
+    /// Lists and ends the sessions of users.
     Operator,
-    /// Asks for verdicts, where `access.validate` is `caller`.
+    /// Calls Validate if `access.validate` is `caller`.
     Validator,
 }
 
 impl CallerRole {
-    /// All of them, in the order of their names.
+    /// All roles, in the order of their names.
     pub const ALL: [Self; 4] = [Self::Admin, Self::Issuer, Self::Operator, Self::Validator];
 
-    /// The name on every surface.
+    /// The name in the protocol, the configuration and the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Admin => "admin",
@@ -29,7 +29,7 @@ impl CallerRole {
         }
     }
 
-    /// The role of this name.
+    /// The role with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
@@ -39,12 +39,12 @@ impl CallerRole {
     }
 }
 
-/// Roles of one caller.
+/// The set of roles of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CallerRoles(u8);
 
 impl CallerRoles {
-    /// The roles that a request names: at least one, and all of them known.
+    /// Parses the names of at least one role.
     pub fn parse<T: AsRef<str>>(names: &[T]) -> Result<Self, Violation> {
         let roles = names.iter().map(|name| CallerRole::named(name.as_ref())).collect::<Option<Self>>();
         roles.filter(|roles| *roles != Self::default()).ok_or_else(|| {
@@ -52,20 +52,19 @@ impl CallerRoles {
         })
     }
 
-    /// Whether these suffice where `needed` is asked for: `admin` suffices for everything, the others for
-    /// themselves alone.
-    pub const fn allow(self, needed: CallerRole) -> bool {
-        self.0 & (needed.bit() | CallerRole::Admin.bit()) != 0
+    /// Whether these roles include `required`. The role `admin` includes every other one.
+    pub const fn allow(self, required: CallerRole) -> bool {
+        self.0 & (required.bit() | CallerRole::Admin.bit()) != 0
     }
 
-    /// Their names, sorted.
+    /// The names of the roles, sorted.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         CallerRole::ALL.into_iter().filter(move |role| self.0 & role.bit() != 0).map(CallerRole::name)
     }
 
-    /// These and those.
+    /// The union of both sets.
     #[must_use]
-    pub const fn and(self, others: Self) -> Self {
+    pub const fn union(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }
 }
@@ -78,7 +77,7 @@ impl From<CallerRole> for CallerRoles {
 
 impl FromIterator<CallerRole> for CallerRoles {
     fn from_iter<I: IntoIterator<Item = CallerRole>>(roles: I) -> Self {
-        roles.into_iter().fold(Self::default(), |all, role| all.and(role.into()))
+        roles.into_iter().fold(Self::default(), |all, role| all.union(role.into()))
     }
 }
 

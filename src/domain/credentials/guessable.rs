@@ -3,8 +3,8 @@
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use zeroize::Zeroizing;
 
-/// Secrets of at least 32 bytes from standards, documentation and tutorials, which lists of known JWT secrets contain and
-/// attack tools try first. Secrets made of words are found by [`WORDS`].
+/// Secrets of at least 32 bytes from standards, documentation and tutorials, which lists of known JWT secrets contain
+/// and attack tools try first. Secrets made of words are found by [`WORDS`].
 const PUBLISHED: &[&str] = &[
     // RFC 7515 appendix A.1, RFC 7520 section 3.5, RFC 9421 appendix B.1.5
     "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",

@@ -1,7 +1,7 @@
 //! The key ring: one key signs tokens, all keys verify them.
 //!
-//! The id of a key is its RFC 7638 thumbprint, so an id cannot name two keys. The thumbprint of an HS256 key would be a hash
-//! of the secret, so its id is a hash of that thumbprint.
+//! The id of a key is its RFC 7638 thumbprint, so an id cannot name two keys. The thumbprint of an HS256 key would be a
+//! hash of the secret, so its id is a hash of that thumbprint.
 
 use std::sync::{
     Arc,

@@ -34,7 +34,8 @@ const MAX_BYTES: usize = 4096;
 pub struct Password(Zeroizing<String>);
 
 impl Password {
-    /// Accepts a password to check, from the field `password`: 1 to 4,096 bytes. See [`PasswordPolicy`] for new passwords.
+    /// Accepts a password to check, from the field `password`: 1 to 4,096 bytes. See [`PasswordPolicy`] for new
+    /// passwords.
     pub fn presented(text: String) -> Result<Self, Violation> {
         Self::presented_in("password", text)
     }
@@ -70,7 +71,8 @@ impl fmt::Debug for Password {
 pub struct PasswordHash(String);
 
 impl PasswordHash {
-    /// Wraps a stored hash. See [`check_supported`](Self::check_supported) for whether passwords can be checked against it.
+    /// Wraps a stored hash. See [`check_supported`](Self::check_supported) for whether passwords can be checked against
+    /// it.
     pub const fn new(text: String) -> Self {
         Self(text)
     }
@@ -95,8 +97,8 @@ impl PasswordHash {
         !text.starts_with(['$', '{']) && text.contains('$') || text.starts_with('!')
     }
 
-    /// Fails if passwords cannot be checked against the hash. A hash that no password matches on purpose is supported: an
-    /// empty one, or one of Django that begins with `!`.
+    /// Fails if passwords cannot be checked against the hash. A hash that no password matches on purpose is supported:
+    /// an empty one, or one of Django that begins with `!`.
     pub fn check_supported(&self) -> Result<(), UnsupportedHash> {
         formats::HashFormat::parse(&self.0).map(drop)
     }

@@ -1,9 +1,9 @@
 //! Access tokens: JWTs in the profile of RFC 9068, verified as strictly as RFC 8725 recommends.
 //!
-//! A token is valid if this module could have written it: for a key of the ring, with exactly its header, with claims of
-//! exactly one type each, and at this time. The library verifies the signature, the issuer and the audience. It accepts
-//! more than this module writes, so the rest is checked here and tried in the tests. The size is checked before anything
-//! is parsed, the signature before the claims, and the claims before the store is read. See ADR 0004.
+//! A token is valid if this module could have written it: for a key of the ring, with exactly its header, with claims
+//! of exactly one type each, and at this time. The library verifies the signature, the issuer and the audience. It
+//! accepts more than this module writes, so the rest is checked here and tried in the tests. The size is checked before
+//! anything is parsed, the signature before the claims, and the claims before the store is read. See ADR 0004.
 
 use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
@@ -46,11 +46,11 @@ pub struct Tokens {
 /// The key ring, and the claims of the tokens that were verified with it.
 struct ActiveKeys {
     ring: Arc<Keyring>,
-    /// The claims by a hash of the whole token, so that no token is kept, and none matches another by a part of it. Only
-    /// valid tokens are cached, so invalid ones cannot displace them.
+    /// The claims by a hash of the whole token, so that no token is kept, and none matches another by a part of it.
+    /// Only valid tokens are cached, so invalid ones cannot displace them.
     verified: Arc<VerifiedTokens>,
-    /// The key of the hash: `HighwayHash` with 128 bits, a pseudo-random function (Alakuijala, Cox and Wassenberg 2016).
-    /// Nobody knows the key, so a forged token can match a cached one only by chance.
+    /// The key of the hash: `HighwayHash` with 128 bits, a pseudo-random function (Alakuijala, Cox and Wassenberg
+    /// 2016). Nobody knows the key, so a forged token can match a cached one only by chance.
     hash_key: HashKey,
 }
 
@@ -137,8 +137,8 @@ impl Tokens {
         Self { current: ArcSwap::from_pointee(ActiveKeys::new(ring)), settings }
     }
 
-    /// Replaces the key ring. Returns the ids of the keys that were removed, whose tokens are no longer valid, each with
-    /// the latest `exp` of its tokens that this process has issued or verified.
+    /// Replaces the key ring. Returns the ids of the keys that were removed, whose tokens are no longer valid, each
+    /// with the latest `exp` of its tokens that this process has issued or verified.
     pub fn rotate(&self, mut ring: Keyring) -> Vec<(String, Timestamp)> {
         let before = self.current.load();
         ring.inherit_needed_until(&before.ring);
@@ -194,8 +194,8 @@ impl Tokens {
             .map_err(|error| Error::Internal(format!("failed to sign a token: {error}")))
     }
 
-    /// Verifies a token and returns its claims. Whether its session is live is not checked here, nor whether the token is
-    /// valid already: if the session was displaced before, its end is the reason to report.
+    /// Verifies a token and returns its claims. Whether its session is live is not checked here, nor whether the token
+    /// is valid already: if the session was displaced before, its end is the reason to report.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Arc<Claims>, Rejection> {
         if token.len() > MAX_LEN {
             return Err(Rejection::bare(Reason::Malformed));
@@ -236,8 +236,8 @@ impl Tokens {
         Ok(claims)
     }
 
-    /// The checks of the library. It must not check times: it reads the wall clock, and accepts a token in the very second
-    /// of its `exp`.
+    /// The checks of the library. It must not check times: it reads the wall clock, and accepts a token in the very
+    /// second of its `exp`.
     fn validation(&self, key: &Key) -> Validation {
         let mut validation = Validation::new(key.jwt_algorithm);
         validation.set_issuer(&[&self.settings.issuer]);

@@ -1,4 +1,4 @@
-//! What operators see of the throttle, and do to it.
+//! The view of operators: the throttle of a username, and unlocking it.
 
 use super::{LoginLimiter, Throttle, ThrottleKey, ThrottleRule};
 use crate::domain::{
@@ -7,25 +7,29 @@ use crate::domain::{
     username::Username,
 };
 
-/// How an account stands.
+/// The state of a username in the login limiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// Failures in a row.
+pub struct ThrottleStatus {
+    /// The number of failures in a row.
     pub failures: u32,
-    /// Passwords that are being checked.
-    pub under_way: usize,
-    /// Nothing is let through until an operator ends it.
-    pub stopped: bool,
-    /// When the next attempt is let through, where that is not now.
+    /// The number of attempts in progress.
+    pub attempts: usize,
+    /// The username is locked until an operator unlocks it.
+    pub locked: bool,
+    /// The time of the next possible attempt, if none is possible now.
     pub next_attempt_at: Option<Timestamp>,
 }
 
 impl LoginLimiter {
-    /// Clears the failures of a name, and of the account that it finds: how many there were.
-    pub(crate) async fn clear(&self, username: &Username, user_id: Option<&UserId>) -> Result<u32, Error> {
+    /// Clears the failures of a username and of its account. Returns how many there were.
+    pub(in crate::domain) async fn clear(
+        &self,
+        username: &Username,
+        user_id: Option<&UserId>,
+    ) -> Result<u32, Error> {
         let now = self.clock.now();
         let mut before = 0;
-        for (key, rule) in self.of_account(username, user_id) {
+        for (key, rule) in self.registers_of(username, user_id) {
             let read = self.registers.load(&key).await?;
             before = before.max(read.state.at(rule, now).failures);
             let clear = |state: &Throttle, now| {
@@ -37,15 +41,15 @@ impl LoginLimiter {
         Ok(before)
     }
 
-    /// How an account stands: by its name, or by the other names that find it, whichever is worse.
-    pub(crate) async fn standing(
+    /// The state of a username. If its account can be found by other usernames, this is the state with more failures.
+    pub(in crate::domain) async fn status(
         &self,
         username: &Username,
         user_id: Option<&UserId>,
-    ) -> Result<Standing, Error> {
+    ) -> Result<ThrottleStatus, Error> {
         let (now, rule) = (self.clock.now(), self.rules.account);
         let mut worst: Option<Throttle> = None;
-        for (key, _) in self.of_account(username, user_id).into_iter().filter(|(_, of)| *of == rule) {
+        for (key, _) in self.registers_of(username, user_id).into_iter().filter(|(_, of)| *of == rule) {
             let state = self.registers.load(&key).await?.state.at(rule, now);
             if worst.as_ref().is_none_or(|worst| worst.failures < state.failures) {
                 worst = Some(state);
@@ -53,15 +57,19 @@ impl LoginLimiter {
         }
         let state = worst.unwrap_or_default();
         let next = state.next_attempt(rule);
-        Ok(Standing {
+        Ok(ThrottleStatus {
             failures: state.failures,
-            under_way: state.attempts.len(),
-            stopped: state.is_locked(rule),
+            attempts: state.attempts.len(),
+            locked: state.is_locked(rule),
             next_attempt_at: Some(next).filter(|next| *next > now),
         })
     }
 
-    fn of_account(&self, username: &Username, user_id: Option<&UserId>) -> Vec<(ThrottleKey, ThrottleRule)> {
+    fn registers_of(
+        &self,
+        username: &Username,
+        user_id: Option<&UserId>,
+    ) -> Vec<(ThrottleKey, ThrottleRule)> {
         let account = self.rules.account;
         let found = user_id.map_or_else(|| ThrottleKey::nobody(username), ThrottleKey::user);
         let known = user_id.map(ThrottleKey::known_clients).zip(self.rules.known_clients());

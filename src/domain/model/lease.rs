@@ -1,8 +1,9 @@
 //! The lease on the delivery of the webhook, with the cursor of the delivered events, as a pure state machine.
 //!
 //! The replica that has the lease delivers; the others look every second whether the lease has expired. The expiry is
-//! written by the clock of the holder and read by the clocks of others, so the holder stops [`MARGIN`] earlier. While no
-//! two clocks differ by more than that, no two servers deliver at the same time. If they do, events are delivered twice.
+//! written by the clock of the holder and read by the clocks of others, so the holder stops [`MARGIN`] earlier. While
+//! no two clocks differ by more than that, no two servers deliver at the same time. If they do, events are delivered
+//! twice.
 //!
 //! A register without a cursor belongs to a new receiver, or the store has lost it. These cannot be told apart, so the
 //! first event is a resync.
@@ -81,8 +82,8 @@ impl Delivery {
         Some(self.leased(me, self.cursor.as_ref(), now))
     }
 
-    /// Renews the lease and records the cursor, if it is known. Returns `None` if another server has acquired the lease.
-    /// An expired lease can be renewed as long as nobody else has acquired it.
+    /// Renews the lease and records the cursor, if it is known. Returns `None` if another server has acquired the
+    /// lease. An expired lease can be renewed as long as nobody else has acquired it.
     pub fn renew(&self, me: HolderId, cursor: Option<&Cursor>, now: Timestamp) -> Option<Self> {
         self.is_held_by(me).then(|| self.leased(me, cursor.or(self.cursor.as_ref()), now))
     }

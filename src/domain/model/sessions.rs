@@ -7,9 +7,9 @@
 //!
 //! Generations order the logins of a user: each is greater than all before it, whatever the clocks say.
 //!
-//! A tombstone remembers how one session ended. It is kept for `tombstone_ttl`, but never beyond the `exp` of the token,
-//! and at most [`MAX_TOMBSTONES`] are kept. A later session of the same slot still proves that a session without a
-//! tombstone was replaced. See ADR 0002.
+//! A tombstone remembers how one session ended. It is kept for `tombstone_ttl`, but never beyond the `exp` of the
+//! token, and at most [`MAX_TOMBSTONES`] are kept. A later session of the same slot still proves that a session without
+//! a tombstone was replaced. See ADR 0002.
 
 mod client;
 mod epoch;
@@ -64,8 +64,8 @@ pub struct UserSessions {
     pub generation: Generation,
     /// What verdicts report of the user.
     pub profile: Profile,
-    /// Sessions whose end is not recorded. Those that have lapsed are dead nevertheless; the next transition moves them to
-    /// the tombstones.
+    /// Sessions whose end is not recorded. Those that have lapsed are dead nevertheless; the next transition moves them
+    /// to the tombstones.
     pub sessions: Vec<Session>,
     /// Sessions whose end is recorded, the latest last; at most [`MAX_TOMBSTONES`].
     pub tombstones: Vec<Tombstone>,
@@ -179,14 +179,14 @@ pub struct Transition<T> {
 }
 
 impl Session {
-    /// The earliest moment at which the session can lapse: one idle timeout after its latest recorded use, and not after
-    /// its absolute deadline.
+    /// The earliest moment at which the session can lapse: one idle timeout after its latest recorded use, and not
+    /// after its absolute deadline.
     pub fn idle_expires_at(&self) -> Timestamp {
         self.last_seen.after(self.idle_timeout).min(self.expires_at)
     }
 
-    /// How old the latest recorded use must be before another is recorded: a twentieth of the idle timeout, one minute at
-    /// most.
+    /// How old the latest recorded use must be before another is recorded: a twentieth of the idle timeout, one minute
+    /// at most.
     pub fn touch_interval(&self) -> Duration {
         (self.idle_timeout / 20).min(Duration::from_mins(1))
     }
@@ -198,8 +198,8 @@ impl Session {
 
     /// The moment at which the session lapses unless it is used before.
     ///
-    /// A use within the touch interval after the recorded one is not recorded. The idle deadline is therefore one interval
-    /// later than the record says: a session never times out early, and at most one interval late.
+    /// A use within the touch interval after the recorded one is not recorded. The idle deadline is therefore one
+    /// interval later than the record says: a session never times out early, and at most one interval late.
     pub fn lapses_at(&self) -> Timestamp {
         self.idle_deadline().min(self.expires_at)
     }

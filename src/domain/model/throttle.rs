@@ -17,8 +17,8 @@ pub use self::key::ThrottleKey;
 pub(in crate::domain) use self::subject::{Counter, CounterKind, Rules, Subject};
 
 /// When an attempt without an outcome counts as a failure, because the server that checked it has crashed. The time
-/// starts with the turn of the attempt, not while it waits in the password queue. An attempt that takes longer is counted,
-/// and cleared if the password turns out to be right.
+/// starts with the turn of the attempt, not while it waits in the password queue. An attempt that takes longer is
+/// counted, and cleared if the password turns out to be right.
 const ATTEMPT_TTL: Duration = Duration::from_secs(5);
 /// How long failures are kept after the latest one, unless the account is locked.
 const RETENTION: Duration = Duration::from_hours(24 * 30);
@@ -210,8 +210,8 @@ impl Throttle {
 
     /// The state as of `now`: expired attempts have failed and failures are forgotten.
     ///
-    /// A time in the future was written by a clock that was ahead and is replaced by `now`, so no wait is longer than the
-    /// rule says.
+    /// A time in the future was written by a clock that was ahead and is replaced by `now`, so no wait is longer than
+    /// the rule says.
     #[must_use]
     pub fn at(&self, rule: ThrottleRule, now: Timestamp) -> Self {
         let mut next =

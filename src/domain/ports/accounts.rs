@@ -1,4 +1,4 @@
-//! Who can log in.
+//! The port to the accounts.
 
 use async_trait::async_trait;
 
@@ -13,22 +13,22 @@ use crate::domain::{
 /// An account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// Stable and opaque.
+    /// The stable, opaque id of the user.
     pub user_id: UserId,
-    /// What a person types.
+    /// The name that the user types at login.
     pub username: Username,
-    /// What the password is checked against.
+    /// The hash of the password.
     pub password: PasswordHash,
-    /// Roles, sorted.
+    /// The roles, sorted.
     pub roles: Vec<Role>,
-    /// Whether it is disabled.
+    /// Whether the account is disabled.
     pub disabled: Disabled,
-    /// When it was created.
+    /// The time at which it was created.
     pub created_at: Timestamp,
 }
 
 impl Account {
-    /// What verdicts say of its user.
+    /// The profile that verdicts report.
     pub fn profile(&self) -> Profile {
         Profile { username: self.username.as_str().into(), roles: self.roles.clone() }
     }
@@ -37,11 +37,11 @@ impl Account {
 /// Whether an account is disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disabled {
-    /// It is not.
+    /// The account is enabled.
     No,
-    /// Until further notice.
+    /// The account is disabled until it is changed.
     Yes,
-    /// It enables itself at this moment.
+    /// The account is disabled until this time.
     Until(Timestamp),
 }
 
@@ -55,7 +55,7 @@ impl Disabled {
         }
     }
 
-    /// When it enables itself.
+    /// The time at which the account is enabled by itself, if any.
     pub const fn until(self) -> Option<Timestamp> {
         match self {
             Self::Until(until) => Some(until),
@@ -64,12 +64,12 @@ impl Disabled {
     }
 }
 
-/// What became of an account that was to be imported.
+/// The result of importing one account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Imported {
-    /// It was added.
+    /// The account was added.
     Added,
-    /// There is an account with this id and this username: left as it is.
+    /// An account with this id and this username exists; it was not changed.
     Present,
     /// The username belongs to an account with another id.
     UsernameTaken,
@@ -80,94 +80,91 @@ pub enum Imported {
 /// A change to an account.
 #[derive(Debug, Clone)]
 pub enum AccountChange {
-    /// New roles and a new state of being disabled, each where given.
+    /// Replaces the roles or the disabled state; `None` keeps the old value.
     Update {
-        /// In place of all old roles.
+        /// The new roles.
         roles: Option<Vec<Role>>,
-        /// In place of the old state.
+        /// The new disabled state.
         disabled: Option<Disabled>,
     },
-    /// A new password.
+    /// Replaces the password.
     Password(PasswordHash),
-    /// A new password in place of this one; no change if another one stands there.
+    /// Replaces the password if its hash still is `old`.
     ReplacePassword {
-        /// The hash that must stand there.
+        /// The expected hash.
         old: PasswordHash,
-        /// The hash to put there.
+        /// The new hash.
         new: PasswordHash,
     },
-    /// No account any more.
+    /// Deletes the account.
     Delete,
 }
 
-/// A change of an account that the user's session state has yet to follow.
+/// A session change that an account change still owes.
 ///
-/// Accounts and sessions may live in different databases, so no transaction spans them. Instead the
-/// account's own transaction records the debt, and whoever finds it settles it.
+/// Accounts and sessions may be in different databases, so no transaction spans both. The transaction that changes the
+/// account records the debt, as a row of a transactional outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Debt {
-    /// Names the debt.
+    /// The id of the debt.
     pub id: i64,
-    /// Whose sessions.
+    /// The user whose sessions must change.
     pub user_id: UserId,
-    /// What the sessions must follow.
+    /// The account change.
     pub cause: DebtCause,
 }
 
-/// What session state has to follow.
+/// The account change that causes a debt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DebtCause {
-    /// The account was disabled or deleted: end every session.
+    /// The account was disabled or deleted; every session ends.
     AccountDisabled,
-    /// The password was changed: end every session.
+    /// The password was changed; every session ends.
     CredentialsChanged,
-    /// Name or roles changed: show them from now on.
+    /// The username or the roles were changed; verdicts report the new ones.
     Profile,
 }
 
-/// Who can log in.
+/// A store of accounts.
 #[async_trait]
 pub trait Accounts: Send + Sync {
-    /// By username, compared by its rule.
+    /// Finds an account by its username. [`Username`] defines which names are equal.
     async fn find(&self, username: &Username) -> Result<Option<Account>, StoreError>;
 
-    /// By id.
+    /// Finds an account by its id.
     async fn get(&self, user_id: &UserId) -> Result<Option<Account>, StoreError>;
 
-    /// Accounts in the order of their usernames, those after `after`, at most `limit`.
+    /// Returns at most `limit` accounts, in the order of their usernames, beginning after `after`.
     async fn list(&self, after: Option<&Username>, limit: u32) -> Result<Vec<Account>, StoreError>;
 
-    /// Whether accounts are only read here, because the table belongs to somebody else. Where this is
-    /// true, what changes an account must not be called.
+    /// Whether the accounts belong to another system. If true, no method that changes an account may be called.
     fn read_only(&self) -> bool;
 
-    /// Whether accounts are found by their ids. Where this is false, [`Accounts::get`] must not be called:
-    /// only [`Accounts::find`] answers.
+    /// Whether accounts can be found by their ids. If false, [`Accounts::get`] must not be called.
     fn finds_by_id(&self) -> bool {
         true
     }
 
-    /// Whether [`Accounts::find`] finds an account under names that are not its own by our rule, as where a table
-    /// compares names by a rule of its own or has users found by their e-mail addresses.
+    /// Whether [`Accounts::find`] may find one account by several usernames, such as a name and an e-mail address, or
+    /// because the table compares names by a rule of its own.
     fn has_other_names(&self) -> bool {
         false
     }
 
-    /// Whether [`Accounts::rehash`] does anything now, so that a new hash is worth its cost.
+    /// Whether [`Accounts::rehash`] currently stores hashes. If false, a new hash would be wasted.
     fn renews_hashes(&self) -> bool {
         true
     }
 
-    /// Adds an account; false if the username is taken.
+    /// Adds an account. Returns false if the username is taken.
     async fn create(&self, account: &Account) -> Result<bool, StoreError>;
 
-    /// Adds those of the accounts that are not there yet, in one transaction: for each, in order, what
-    /// became of it. Safe to repeat.
+    /// Adds the accounts that do not exist yet, in one transaction. Returns one result for each account, in order. Can
+    /// be repeated safely.
     async fn import(&self, accounts: &[Account]) -> Result<Vec<Imported>, StoreError>;
 
-    /// Changes an account and records, in the same transaction, the debt that follows from it.
-    /// Answers with the account as it was left and the debt; `None` if there is no such account,
-    /// or none to which the change applies.
+    /// Changes an account and records `debt` in the same transaction. Returns the account after the change and the
+    /// debt, or `None` if there is no such account or the change does not apply to it.
     async fn change(
         &self,
         user_id: &UserId,
@@ -176,8 +173,8 @@ pub trait Accounts: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<(Account, Option<Debt>)>, StoreError>;
 
-    /// Replaces a hash by another of the same password, if it still is `old` and the other one can be stored as it
-    /// is. `username` is what the account was found by.
+    /// Replaces the hash `old` by another hash of the same password, if the account still has it and the new hash can
+    /// be stored unchanged. `username` is the name by which the account was found.
     async fn rehash(
         &self,
         username: &Username,
@@ -186,12 +183,12 @@ pub trait Accounts: Send + Sync {
         new: &PasswordHash,
     ) -> Result<(), StoreError>;
 
-    /// The oldest of the debts recorded before `before`, at most `limit`.
+    /// Returns at most `limit` of the debts that were recorded before `before`, the oldest first.
     async fn debts(&self, before: Timestamp, limit: u32) -> Result<Vec<Debt>, StoreError>;
 
-    /// A debt has been settled.
+    /// Removes a debt that has been settled.
     async fn settled(&self, debt: &Debt) -> Result<(), StoreError>;
 
-    /// Whether the store answers.
+    /// Checks that the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -1,4 +1,4 @@
-//! Who may call what needs a permission.
+//! The port to the callers that have a key.
 
 use std::fmt;
 
@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use super::StoreError;
 use crate::domain::types::Timestamp;
 
-/// The SHA-256 of a caller's key. The key is 256 random bits, so a plain hash is enough; still a secret to
-/// those who may not see who calls.
+/// The SHA-256 of a caller key.
+///
+/// A key is 256 random bits, so a plain hash protects it. `Debug` hides the hash, because it identifies a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CallerKeyHash(pub [u8; 32]);
 
@@ -18,33 +19,33 @@ impl fmt::Debug for CallerKeyHash {
     }
 }
 
-/// A service that may call what needs a permission.
+/// A service that authenticates with a caller key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// Names it, to operators and in the audit trail: unique, chosen by the operator.
+    /// The unique name that an operator has chosen; it appears in the audit trail.
     pub name: String,
-    /// The hash of its key.
+    /// The hash of the key.
     pub key: CallerKeyHash,
-    /// Names of its roles, sorted: `admin`, `issuer`, `operator`, `validator`.
+    /// The names of its roles, sorted: `admin`, `issuer`, `operator`, `validator`.
     pub roles: Vec<String>,
-    /// When it was made.
+    /// The time at which it was created.
     pub created_at: Timestamp,
-    /// When it was last used, as far as is recorded; some minutes may be missing.
+    /// The last recorded use; later uses may not be recorded yet.
     pub last_used_at: Option<Timestamp>,
 }
 
-/// Who may call what needs a permission.
+/// A store of callers.
 #[async_trait]
 pub trait Callers: Send + Sync {
-    /// Adds a caller; false if the name is taken.
+    /// Adds a caller. Returns false if the name is taken.
     async fn create(&self, caller: &Caller) -> Result<bool, StoreError>;
 
-    /// All of them, in the order of their names.
+    /// Returns all callers, in the order of their names.
     async fn list(&self) -> Result<Vec<Caller>, StoreError>;
 
-    /// Removes a caller; false if there was none of this name.
+    /// Removes a caller. Returns false if no caller has this name.
     async fn revoke(&self, name: &str) -> Result<bool, StoreError>;
 
-    /// It was used at this moment. Never moves the record back.
+    /// Records a use of a caller. A later recorded use stays.
     async fn used(&self, name: &str, at: Timestamp) -> Result<(), StoreError>;
 }

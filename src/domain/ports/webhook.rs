@@ -1,34 +1,34 @@
-//! What the rules ask of the receiver of a webhook.
+//! The port to the receiver of the webhook.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::domain::{types::Timestamp, watch_sessions::News};
+use crate::domain::{types::Timestamp, watch_sessions::FeedEvent};
 
-/// What is handed over at once.
+/// Events that are delivered together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventBatch {
-    /// Names it, and stays the same however often it is sent.
+    /// The id of the batch, the same for every attempt to deliver it.
     pub id: String,
-    /// When it was put together.
-    pub made_at: Timestamp,
-    /// In the order in which it happened. Without heartbeats.
-    pub news: Vec<News>,
+    /// The time at which the batch was created.
+    pub created_at: Timestamp,
+    /// The events in the order in which they happened, without heartbeats.
+    pub events: Vec<FeedEvent>,
 }
 
-/// Why a batch was not taken.
+/// A failed attempt to deliver a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryError {
-    /// What went wrong, for the log. Nothing secret.
+    /// The cause, for the log. It holds no secrets.
     pub cause: String,
-    /// How long the receiver asks to be left alone, where it does.
+    /// The pause that the receiver has asked for, if any.
     pub retry_after: Option<Duration>,
 }
 
-/// Who is told of sessions as they end.
+/// A receiver of webhook batches.
 #[async_trait]
 pub trait Receiver: Send + Sync {
-    /// Hands a batch over. After an error it may or may not have been taken.
-    async fn take(&self, batch: &EventBatch) -> Result<(), DeliveryError>;
+    /// Delivers a batch. After an error the receiver may have accepted it or not.
+    async fn deliver(&self, batch: &EventBatch) -> Result<(), DeliveryError>;
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::domain::{ports::EventBatch, rejection::Rejection, types::Timestamp, watch_sessions::News};
+use crate::domain::{ports::EventBatch, rejection::Rejection, types::Timestamp, watch_sessions::FeedEvent};
 
 /// The latest time that RFC 3339 can represent, the last microsecond of the year 9999.
 const MAX_MICROS: u64 = 253_402_300_799_999_999;
@@ -51,23 +51,23 @@ struct RejectionPayload {
 pub(super) fn encode(batch: &EventBatch) -> Result<String, serde_json::Error> {
     serde_json::to_string(&Payload {
         r#type: "sessions.ended",
-        timestamp: format_time(batch.made_at),
-        data: Data { events: batch.news.iter().filter_map(event).collect() },
+        timestamp: format_time(batch.created_at),
+        data: Data { events: batch.events.iter().filter_map(event).collect() },
     })
 }
 
-fn event(news: &News) -> Option<EventPayload<'_>> {
-    Some(match news {
-        News::Ended { user_id, ended } => EventPayload::Ended {
+fn event(event: &FeedEvent) -> Option<EventPayload<'_>> {
+    Some(match event {
+        FeedEvent::Ended { user_id, ended } => EventPayload::Ended {
             user_id: user_id.as_str(),
             session_id: ended.session_id.to_string(),
             slot: ended.slot.as_str(),
             rejection: rejection(&ended.rejection),
             expires_at: format_time(ended.expires_at),
         },
-        News::Everyone(epoch) => EventPayload::Everyone { rejection: rejection(&epoch.rejection()) },
-        News::Resync => EventPayload::Resync {},
-        News::Heartbeat(_) => return None,
+        FeedEvent::Everyone(epoch) => EventPayload::Everyone { rejection: rejection(&epoch.rejection()) },
+        FeedEvent::Resync => EventPayload::Resync {},
+        FeedEvent::Heartbeat(_) => return None,
     })
 }
 
@@ -113,12 +113,12 @@ mod tests {
         let epoch = Epoch { number: 7, since: at, notice: Notice::parse("maintenance").unwrap() };
         let user_id = UserId::parse("alice").unwrap();
         let news = vec![
-            News::Resync,
-            News::Ended { user_id, ended },
-            News::Heartbeat(Some(at)),
-            News::Everyone(epoch),
+            FeedEvent::Resync,
+            FeedEvent::Ended { user_id, ended },
+            FeedEvent::Heartbeat(Some(at)),
+            FeedEvent::Everyone(epoch),
         ];
-        let body = encode(&EventBatch { id: "msg_1".into(), made_at: at, news }).unwrap();
+        let body = encode(&EventBatch { id: "msg_1".into(), created_at: at, events: news }).unwrap();
         let expected = json!({
             "type": "sessions.ended",
             "timestamp": "2023-11-14T22:13:20.000001Z",

@@ -203,7 +203,7 @@ fn the_report_names_the_line_the_user_and_the_reason() {
     let lines: Vec<_> = done.out.lines().collect();
     assert_eq!(lines[0], "added 1, present 0, refused 6");
     for (line, begins) in lines[1..].iter().zip([
-        "line 2 (bob): password_hash cannot be checked",
+        "line 2 (bob): password_hash is not supported",
         "line 4 (carol): password cannot be imported: only hashes are imported",
         "line 5 (ALICE): username is the same as in line 1;",
         "line 6 (dave): roles must be an array of strings",

@@ -326,7 +326,7 @@ async fn tls_connections_are_drained() {
 async fn unsafe_settings_are_logged_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let open = Process::start(&folder.path().join("open"), &[("LISTEN__GRPC", "0.0.0.0:0")]);
-    assert!(open.output_until("travel in clear").contains("tls.certificate_file"));
+    assert!(open.output_until("travel unencrypted").contains("tls.certificate_file"));
 
     let mut old = server_params();
     (old.not_before, old.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
@@ -335,7 +335,7 @@ async fn unsafe_settings_are_logged_at_the_start() {
     settings.push(("LISTEN__GRPC", "0.0.0.0:0"));
     let expired = Process::start(&folder.path().join("expired"), &settings);
     assert!(expired.output_until("expired at 2021-01-01T00:00:00Z").contains("server.pem"));
-    assert!(!expired.output().contains("travel in clear"));
+    assert!(!expired.output().contains("travel unencrypted"));
 }
 
 #[test]

@@ -90,8 +90,8 @@ impl Server {
         let username = Username::parse(username).unwrap();
         let begun = std::time::Instant::now();
         loop {
-            let standing = self.app.engine.standing(&username).await.unwrap();
-            if (standing.failures, standing.under_way) == (0, 0) {
+            let standing = self.app.engine.throttle_status(&username).await.unwrap();
+            if (standing.failures, standing.attempts) == (0, 0) {
                 return;
             }
             assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{standing:?}");

@@ -1,4 +1,4 @@
-//! Those who wait for the end of one session.
+//! The watches of this process, by session.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,120 +13,112 @@ use crate::domain::{
     types::{Claims, SessionId, Timestamp},
 };
 
-/// What one is told who waits.
+/// A notification of a waiter.
 #[derive(Debug)]
 pub(in crate::domain) enum Signal {
-    /// It has ended, and this is why.
+    /// The session has ended, for this reason.
     Ended(Rejection),
-    /// It may have ended: ask the store.
-    Look,
+    /// The session may have ended and has to be read from the store.
+    Recheck,
 }
 
-/// Everybody who waits, by session.
+/// All waiters, by session.
 #[derive(Debug, Default)]
 pub(in crate::domain) struct Waiters(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    last_number: u64,
-    sessions: HashMap<SessionId, Watched>,
-    /// When to look whether a session's time is up.
-    due: BTreeSet<(Timestamp, SessionId)>,
+    last_id: u64,
+    sessions: HashMap<SessionId, WatchedSession>,
+    /// The watched sessions in the order in which they lapse.
+    lapses: BTreeSet<(Timestamp, SessionId)>,
 }
 
 #[derive(Debug)]
-struct Watched {
-    /// The epoch it was opened in, once that is known.
+struct WatchedSession {
+    /// The epoch in which the session was opened, once it is known.
     epoch: Option<u64>,
-    due: Option<Timestamp>,
-    waiters: Vec<Waiter>,
+    lapses_at: Option<Timestamp>,
+    senders: Vec<Sender>,
 }
 
 #[derive(Debug)]
-struct Waiter {
-    number: u64,
-    tell: oneshot::Sender<Signal>,
+struct Sender {
+    waiter_id: u64,
+    signal: oneshot::Sender<Signal>,
 }
 
-/// A place among those who wait, given up when it is dropped.
+/// Waits for a signal about one session. It is removed from [`Waiters`] when it is dropped.
 #[derive(Debug)]
-pub(in crate::domain) struct Wait {
+pub(in crate::domain) struct Waiter {
+    id: u64,
     session_id: SessionId,
-    number: u64,
-    told: oneshot::Receiver<Signal>,
-    waiting: Arc<Waiters>,
+    signal: oneshot::Receiver<Signal>,
+    waiters: Arc<Waiters>,
 }
 
 impl Waiters {
-    /// Begins to wait. What ends the session from now on is told.
-    pub(in crate::domain) fn wait(self: &Arc<Self>, claims: &Claims) -> Wait {
-        let (tell, told) = oneshot::channel();
+    /// Adds a waiter. It gets a signal when the session ends from now on.
+    pub(in crate::domain) fn add(self: &Arc<Self>, claims: &Claims) -> Waiter {
+        let (sender, signal) = oneshot::channel();
         let mut inner = self.inner();
-        inner.last_number += 1;
-        let number = inner.last_number;
-        let watched = inner.sessions.entry(claims.session_id).or_insert_with(|| Watched {
+        inner.last_id += 1;
+        let id = inner.last_id;
+        let session = inner.sessions.entry(claims.session_id).or_insert_with(|| WatchedSession {
             epoch: None,
-            due: None,
-            waiters: Vec::with_capacity(1),
+            lapses_at: None,
+            senders: Vec::with_capacity(1),
         });
-        watched.waiters.push(Waiter { number, tell });
+        session.senders.push(Sender { waiter_id: id, signal: sender });
         drop(inner);
-        Wait { session_id: claims.session_id, number, told, waiting: Arc::clone(self) }
+        Waiter { id, session_id: claims.session_id, signal, waiters: Arc::clone(self) }
     }
 
-    /// How many wait.
     pub(super) fn len(&self) -> usize {
-        self.inner().sessions.values().map(|watched| watched.waiters.len()).sum()
+        self.inner().sessions.values().map(|session| session.senders.len()).sum()
     }
 
-    /// A session has ended.
-    pub(super) fn tell(&self, ended: &Ended) {
-        let waiters = self.inner().take(&ended.session_id);
-        for waiter in waiters {
-            // Whoever has gone away meanwhile does not need to know.
-            let _ = waiter.tell.send(Signal::Ended(ended.rejection.clone()));
-        }
+    /// Notifies the waiters of a session that has ended.
+    pub(super) fn notify_ended(&self, ended: &Ended) {
+        let senders = self.inner().remove(&ended.session_id);
+        send(senders, || Signal::Ended(ended.rejection.clone()));
     }
 
-    /// Everybody's sessions have ended.
-    pub(super) fn tell_everyone(&self, epoch: &Epoch) {
-        let before = |watched: &Watched| watched.epoch.is_some_and(|opened| opened < epoch.number);
-        self.tell_where(before, || Signal::Ended(epoch.rejection()));
-        self.tell_where(|watched| watched.epoch.is_none(), || Signal::Look);
+    /// Notifies the waiters whose sessions an epoch has ended. Those of unknown epochs get a recheck.
+    pub(super) fn notify_epoch(&self, epoch: &Epoch) {
+        let is_earlier = |session: &WatchedSession| session.epoch.is_some_and(|opened| opened < epoch.number);
+        self.notify_where(is_earlier, || Signal::Ended(epoch.rejection()));
+        self.notify_where(|session| session.epoch.is_none(), || Signal::Recheck);
     }
 
-    /// Something may have happened, and nobody knows what.
-    pub(super) fn tell_all_to_look(&self) {
-        self.tell_where(|_| true, || Signal::Look);
+    /// Requests a recheck of all sessions, after events were missed.
+    pub(super) fn recheck_all(&self) {
+        self.notify_where(|_| true, || Signal::Recheck);
     }
 
-    /// Whoever's session may be over by now has to look.
-    pub(super) fn tell_due(&self, now: Timestamp) {
-        let mut due = Vec::new();
+    /// Requests a recheck of the sessions that may have lapsed by `now`.
+    pub(super) fn recheck_lapsed(&self, now: Timestamp) {
+        let mut senders = Vec::new();
         {
             let mut inner = self.inner();
-            while let Some((_, session_id)) = inner.due.first().filter(|(at, _)| *at <= now).copied() {
-                due.extend(inner.take(&session_id));
+            while let Some((_, session_id)) = inner.lapses.first().filter(|(at, _)| *at <= now).copied() {
+                senders.extend(inner.remove(&session_id));
             }
         }
-        for waiter in due {
-            let _ = waiter.tell.send(Signal::Look);
-        }
+        send(senders, || Signal::Recheck);
     }
 
-    fn tell_where(&self, which: impl Fn(&Watched) -> bool, signal: impl Fn() -> Signal) {
-        let mut told = Vec::new();
+    fn notify_where(&self, matches: impl Fn(&WatchedSession) -> bool, signal: impl Fn() -> Signal) {
+        let mut senders = Vec::new();
         {
             let mut inner = self.inner();
-            let picked: Vec<_> =
-                inner.sessions.iter().filter(|(_, watched)| which(watched)).map(|(id, _)| *id).collect();
-            for session_id in picked {
-                told.extend(inner.take(&session_id));
+            let matching = inner.sessions.iter().filter(|(_, session)| matches(session));
+            let ids: Vec<_> = matching.map(|(id, _)| *id).collect();
+            for id in ids {
+                senders.extend(inner.remove(&id));
             }
         }
-        for waiter in told {
-            let _ = waiter.tell.send(signal());
-        }
+        send(senders, signal);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -134,45 +126,52 @@ impl Waiters {
     }
 }
 
-impl Inner {
-    /// Those who wait for this session, who do so no longer.
-    fn take(&mut self, session_id: &SessionId) -> Vec<Waiter> {
-        let Some(watched) = self.sessions.remove(session_id) else { return Vec::new() };
-        if let Some(due) = watched.due {
-            self.due.remove(&(due, *session_id));
-        }
-        watched.waiters
+fn send(senders: Vec<Sender>, signal: impl Fn() -> Signal) {
+    for sender in senders {
+        // It fails if the watch was closed meanwhile.
+        let _ = sender.signal.send(signal());
     }
 }
 
-impl Wait {
-    /// Waits for the end of this session. Has the store asked when it lapses, unless something happens before.
-    pub(in crate::domain) fn expect(&self, session: &Session) {
-        let due = session.lapses_at();
-        let mut inner = self.waiting.inner();
+impl Inner {
+    /// Removes a session. Returns the senders to its waiters.
+    fn remove(&mut self, session_id: &SessionId) -> Vec<Sender> {
+        let Some(session) = self.sessions.remove(session_id) else { return Vec::new() };
+        if let Some(at) = session.lapses_at {
+            self.lapses.remove(&(at, *session_id));
+        }
+        session.senders
+    }
+}
+
+impl Waiter {
+    /// Sets the epoch of the session and the time at which it lapses, as just read from the store.
+    pub(in crate::domain) fn update(&self, session: &Session) {
+        let lapses_at = session.lapses_at();
+        let mut inner = self.waiters.inner();
         let Some(watched) = inner.sessions.get_mut(&self.session_id) else { return };
         watched.epoch = Some(session.epoch);
-        let before = watched.due.replace(due);
+        let before = watched.lapses_at.replace(lapses_at);
         if let Some(before) = before {
-            inner.due.remove(&(before, self.session_id));
+            inner.lapses.remove(&(before, self.session_id));
         }
-        inner.due.insert((due, self.session_id));
+        inner.lapses.insert((lapses_at, self.session_id));
     }
 
-    /// What is told.
-    pub(in crate::domain) async fn told(&mut self) -> Signal {
-        // Nobody to tell it any more: then the store has to.
-        (&mut self.told).await.unwrap_or(Signal::Look)
+    /// Waits for the signal.
+    pub(in crate::domain) async fn signal(&mut self) -> Signal {
+        // Without a sender no signal will come, so the store has to be read.
+        (&mut self.signal).await.unwrap_or(Signal::Recheck)
     }
 }
 
-impl Drop for Wait {
+impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut inner = self.waiting.inner();
-        let Some(watched) = inner.sessions.get_mut(&self.session_id) else { return };
-        watched.waiters.retain(|waiter| waiter.number != self.number);
-        if watched.waiters.is_empty() {
-            inner.take(&self.session_id);
+        let mut inner = self.waiters.inner();
+        let Some(session) = inner.sessions.get_mut(&self.session_id) else { return };
+        session.senders.retain(|sender| sender.waiter_id != self.id);
+        if session.senders.is_empty() {
+            inner.remove(&self.session_id);
         }
     }
 }
@@ -222,59 +221,59 @@ mod tests {
         }
     }
 
-    fn told(ticket: &mut Wait) -> &'static str {
-        match ticket.told.try_recv() {
+    fn received(waiter: &mut Waiter) -> &'static str {
+        match waiter.signal.try_recv() {
             Ok(Signal::Ended(rejection)) => rejection.reason.name(),
-            Ok(Signal::Look) => "look",
+            Ok(Signal::Recheck) => "recheck",
             Err(_) => "",
         }
     }
 
     #[test]
-    fn everybody_who_waits_for_a_session_is_told_of_its_end_and_nobody_else() {
-        let waiting = Arc::new(Waiters::default());
+    fn the_end_of_a_session_notifies_all_its_waiters_and_no_others() {
+        let waiters = Arc::new(Waiters::default());
         let (mut first, mut second, mut other) =
-            (waiting.wait(&claims(1)), waiting.wait(&claims(1)), waiting.wait(&claims(2)));
-        waiting.tell(&ended(1));
-        assert_eq!(told(&mut first), "REPLACED");
-        assert_eq!(told(&mut second), "REPLACED");
-        assert_eq!(told(&mut other), "");
-        assert_eq!(waiting.len(), 1);
+            (waiters.add(&claims(1)), waiters.add(&claims(1)), waiters.add(&claims(2)));
+        waiters.notify_ended(&ended(1));
+        assert_eq!(received(&mut first), "REPLACED");
+        assert_eq!(received(&mut second), "REPLACED");
+        assert_eq!(received(&mut other), "");
+        assert_eq!(waiters.len(), 1);
     }
 
     #[test]
-    fn a_new_epoch_is_told_to_those_who_are_of_an_earlier_one() {
-        let waiting = Arc::new(Waiters::default());
+    fn an_epoch_ends_sessions_of_earlier_epochs_and_rechecks_those_of_unknown_ones() {
+        let waiters = Arc::new(Waiters::default());
         let (mut old, mut new, mut unknown) =
-            (waiting.wait(&claims(1)), waiting.wait(&claims(2)), waiting.wait(&claims(3)));
-        old.expect(&session(0, 100));
-        new.expect(&session(1, 100));
-        waiting.tell_everyone(&Epoch { number: 1, ..Epoch::FIRST });
-        assert_eq!((told(&mut old), told(&mut new)), ("KICKED", ""));
-        assert_eq!(told(&mut unknown), "look", "whose epoch is not known yet has to look");
+            (waiters.add(&claims(1)), waiters.add(&claims(2)), waiters.add(&claims(3)));
+        old.update(&session(0, 100));
+        new.update(&session(1, 100));
+        waiters.notify_epoch(&Epoch { number: 1, ..Epoch::FIRST });
+        assert_eq!((received(&mut old), received(&mut new)), ("KICKED", ""));
+        assert_eq!(received(&mut unknown), "recheck");
     }
 
     #[test]
-    fn whoever_may_be_over_looks_at_the_latest_moment_that_was_named() {
-        let waiting = Arc::new(Waiters::default());
-        let mut ticket = waiting.wait(&claims(1));
-        ticket.expect(&session(0, 10));
-        ticket.expect(&session(0, 20));
-        waiting.tell_due(Timestamp::from_secs(19));
-        assert_eq!(told(&mut ticket), "");
-        waiting.tell_due(Timestamp::from_secs(20));
-        assert_eq!(told(&mut ticket), "look");
+    fn a_session_is_rechecked_at_the_latest_time_of_lapse_that_was_set() {
+        let waiters = Arc::new(Waiters::default());
+        let mut waiter = waiters.add(&claims(1));
+        waiter.update(&session(0, 10));
+        waiter.update(&session(0, 20));
+        waiters.recheck_lapsed(Timestamp::from_secs(19));
+        assert_eq!(received(&mut waiter), "");
+        waiters.recheck_lapsed(Timestamp::from_secs(20));
+        assert_eq!(received(&mut waiter), "recheck");
     }
 
     #[test]
-    fn nothing_stays_of_those_who_have_gone() {
-        let waiting = Arc::new(Waiters::default());
-        let (ticket, told) = (waiting.wait(&claims(1)), waiting.wait(&claims(2)));
-        ticket.expect(&session(0, 10));
-        told.expect(&session(0, 10));
-        waiting.tell(&ended(2));
-        drop((ticket, told));
-        let inner = waiting.inner();
-        assert!(inner.sessions.is_empty() && inner.due.is_empty(), "{inner:?}");
+    fn nothing_is_kept_of_closed_watches() {
+        let waiters = Arc::new(Waiters::default());
+        let (waiting, notified) = (waiters.add(&claims(1)), waiters.add(&claims(2)));
+        waiting.update(&session(0, 10));
+        notified.update(&session(0, 10));
+        waiters.notify_ended(&ended(2));
+        drop((waiting, notified));
+        let inner = waiters.inner();
+        assert!(inner.sessions.is_empty() && inner.lapses.is_empty(), "{inner:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! How many watch one session, and the sessions of one user.
+//! Limits of watches by session and by user.
 
 use std::{
     collections::HashMap,
@@ -12,78 +12,75 @@ use crate::domain::{
     types::{Claims, SessionId, UserId},
 };
 
-/// When to try again.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How many streams may tell of the ends of sessions at a time.
+/// The limits of open watches and feeds.
 #[derive(Debug, Clone, Copy)]
 pub struct WatchLimits {
-    /// All together, with the readers of the feed.
+    /// All watches and feeds.
     pub streams: usize,
-    /// Those that watch one session.
-    pub of_session: usize,
-    /// Those that watch sessions of one user.
-    pub of_user: usize,
+    /// Watches of one session.
+    pub per_session: usize,
+    /// Watches of the sessions of one user.
+    pub per_user: usize,
 }
 
-/// Counts those who watch.
+/// The open watches, counted by session and by user.
 #[derive(Debug)]
 pub(super) struct WatchCounts {
     limits: WatchLimits,
-    taken: Mutex<Taken>,
+    open: Mutex<OpenWatches>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct OpenWatches {
     sessions: HashMap<SessionId, usize>,
     users: HashMap<UserId, usize>,
 }
 
-/// A place of one who watches, given up when it is dropped.
+/// An open watch, counted until this is dropped.
 #[derive(Debug)]
 pub(in crate::domain) struct WatchPermit {
-    places: Arc<WatchCounts>,
+    counts: Arc<WatchCounts>,
     session_id: SessionId,
     user_id: UserId,
 }
 
 impl WatchCounts {
     pub(super) fn new(limits: WatchLimits) -> Arc<Self> {
-        Arc::new(Self { limits, taken: Mutex::default() })
+        Arc::new(Self { limits, open: Mutex::default() })
     }
 
-    pub(super) fn take(self: &Arc<Self>, claims: &Claims) -> Result<WatchPermit, Error> {
-        let mut taken = self.taken();
-        if taken.sessions.get(&claims.session_id).is_some_and(|count| *count >= self.limits.of_session) {
-            return Err(Error::Overloaded {
-                what: "too many open streams of this session",
-                retry_after: RETRY,
-            });
+    pub(super) fn reserve(self: &Arc<Self>, claims: &Claims) -> Result<WatchPermit, Error> {
+        let overloaded = |what| Err(Error::Overloaded { what, retry_after: RETRY_AFTER });
+        let mut open = self.open();
+        if open.sessions.get(&claims.session_id).is_some_and(|count| *count >= self.limits.per_session) {
+            return overloaded("too many open streams of this session");
         }
-        if taken.users.get(&claims.user_id).is_some_and(|count| *count >= self.limits.of_user) {
-            return Err(Error::Overloaded { what: "too many open streams of this user", retry_after: RETRY });
+        if open.users.get(&claims.user_id).is_some_and(|count| *count >= self.limits.per_user) {
+            return overloaded("too many open streams of this user");
         }
-        *taken.sessions.entry(claims.session_id).or_default() += 1;
-        *taken.users.entry(claims.user_id.clone()).or_default() += 1;
-        drop(taken);
+        *open.sessions.entry(claims.session_id).or_default() += 1;
+        *open.users.entry(claims.user_id.clone()).or_default() += 1;
+        drop(open);
         let (session_id, user_id) = (claims.session_id, claims.user_id.clone());
-        Ok(WatchPermit { places: Arc::clone(self), session_id, user_id })
+        Ok(WatchPermit { counts: Arc::clone(self), session_id, user_id })
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, OpenWatches> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for WatchPermit {
     fn drop(&mut self) {
-        let mut taken = self.places.taken();
-        give_back(&mut taken.sessions, &self.session_id);
-        give_back(&mut taken.users, &self.user_id);
+        let mut open = self.counts.open();
+        decrement(&mut open.sessions, &self.session_id);
+        decrement(&mut open.users, &self.user_id);
     }
 }
 
-fn give_back<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+fn decrement<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {

@@ -1,4 +1,4 @@
-//! The lease over its register.
+//! Takes, renews and releases the lease to deliver the webhook.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,62 +7,62 @@ use std::{
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::domain::lease::{Delivery, DeliveryKey, HolderId};
 use crate::domain::{
+    lease::{Delivery, DeliveryKey, HolderId},
     ports::{Change, Clock, Commit, Cursor, Registers, StoreError},
     types::Timestamp,
 };
 
-/// How often it is looked whether the lease is free.
-const LOOK: Duration = Duration::from_secs(1);
-/// How often the lease is renewed by who holds it.
-const RENEWAL: Duration = Duration::from_secs(2);
+/// Interval at which replicas without the lease try to take it.
+const ACQUIRE_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which the holder renews the lease.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Takes and keeps the lease of one receiver.
+/// Holds the lease of one receiver, or tries to take it.
 pub(super) struct LeaseHolder {
     register: Arc<dyn Registers<Delivery>>,
     clock: Arc<dyn Clock>,
     key: DeliveryKey,
-    me: HolderId,
+    id: HolderId,
 }
 
-/// The lease while it is held, and how far things have been taken under it.
+/// A lease that is held, and the cursor up to which events are delivered.
 pub(super) struct HeldLease {
     cursor: Mutex<Option<Cursor>>,
-    good_until: Mutex<LeaseDeadline>,
+    deadline: Mutex<LeaseDeadline>,
 }
 
-/// When to stop: by the clock that cannot be set, and by that of the wall, because the other one stands still while
-/// a machine sleeps.
+/// The time by which the holder must stop: by the monotonic clock, which cannot be set, and by the wall clock, because
+/// the monotonic one stops while a machine is suspended.
 #[derive(Clone, Copy)]
 struct LeaseDeadline {
-    counted: Instant,
-    by_the_wall: Timestamp,
+    monotonic: Instant,
+    wall: Timestamp,
 }
 
 impl HeldLease {
-    /// Up to where everything has been taken.
+    /// The cursor up to which all events are delivered.
     pub(super) fn cursor(&self) -> Option<Cursor> {
         self.cursor.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Is written down when the lease is next renewed.
+    /// Sets the cursor. The next renewal writes it.
     pub(super) fn set_cursor(&self, cursor: Option<Cursor>) {
         *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) = cursor;
     }
 
-    fn good_until(&self) -> LeaseDeadline {
-        *self.good_until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn deadline(&self) -> LeaseDeadline {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_good_until(&self, until: LeaseDeadline) {
-        *self.good_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    fn set_deadline(&self, deadline: LeaseDeadline) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
     }
 
-    /// When the lease can soon be another's, because it was not renewed.
-    async fn lapse(&self) {
-        while self.good_until().counted > Instant::now() {
-            sleep_until(self.good_until().counted).await;
+    /// Waits until the deadline has passed without a renewal.
+    async fn expired(&self) {
+        while self.deadline().monotonic > Instant::now() {
+            sleep_until(self.deadline().monotonic).await;
         }
     }
 }
@@ -73,35 +73,35 @@ impl LeaseHolder {
         clock: Arc<dyn Clock>,
         key: DeliveryKey,
     ) -> Self {
-        Self { register, clock, key, me: rand::random() }
+        Self { register, clock, key, id: rand::random() }
     }
 
-    /// The lease, once it is ours.
+    /// Waits until this process has the lease.
     pub(super) async fn acquire(&self) -> HeldLease {
         let mut reported = false;
         loop {
-            match self.change(|state, now| state.acquire(self.me, now)).await {
-                Ok(Some((state, until))) => {
-                    return HeldLease { cursor: Mutex::new(state.cursor), good_until: Mutex::new(until) };
+            match self.change(|state, now| state.acquire(self.id, now)).await {
+                Ok(Some((state, deadline))) => {
+                    return HeldLease { cursor: Mutex::new(state.cursor), deadline: Mutex::new(deadline) };
                 }
-                // Of an outage health has told.
+                // Health logs outages.
                 Ok(None) | Err(StoreError::Unavailable { .. }) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut reported, true) {
-                        tracing::error!(error.message = %error, "it cannot be read who delivers the webhook; nobody does");
+                        tracing::error!(error.message = %error, "failed to read webhook lease; this server delivers no webhook events");
                     }
                 }
             }
-            sleep(LOOK).await;
+            sleep(ACQUIRE_INTERVAL).await;
         }
     }
 
-    /// Renews the lease, until that has come too late or it is another's.
-    pub(super) async fn keep(&self, held: &HeldLease) {
+    /// Renews the lease. Returns when it has expired or another process has it.
+    pub(super) async fn keep_renewed(&self, held: &HeldLease) {
         let renewing = async {
             loop {
-                sleep(RENEWAL).await;
-                // While the store does not answer, the lease lapses by itself.
+                sleep(RENEWAL_INTERVAL).await;
+                // While the store does not answer, the lease expires by itself.
                 if let Ok(false) = self.renew(held).await {
                     return;
                 }
@@ -109,50 +109,50 @@ impl LeaseHolder {
         };
         tokio::select! {
             () = renewing => {}
-            () = held.lapse() => {}
+            () = held.expired() => {}
         }
     }
 
-    /// Renews the lease and writes down how far things have been taken. False if it is another's.
+    /// Renews the lease and writes the cursor. Returns false if another process has the lease.
     pub(super) async fn renew(&self, held: &HeldLease) -> Result<bool, StoreError> {
-        let kept = self.change(|state, now| state.renew(self.me, held.cursor().as_ref(), now)).await?;
-        if let Some((_, until)) = &kept {
-            held.set_good_until(*until);
+        let renewed = self.change(|state, now| state.renew(self.id, held.cursor().as_ref(), now)).await?;
+        if let Some((_, deadline)) = &renewed {
+            held.set_deadline(*deadline);
         }
-        Ok(kept.is_some())
+        Ok(renewed.is_some())
     }
 
-    /// Whether there is still leave to deliver. To be asked before anything is sent: who was held up for long may
-    /// not have noticed yet that the lease has lapsed.
-    pub(super) fn is_good(&self, held: &HeldLease) -> bool {
-        let until = held.good_until();
-        Instant::now() < until.counted && self.clock.now() < until.by_the_wall
+    /// Whether the lease is still valid. It is checked before each delivery, because a process that was suspended may
+    /// not have noticed that its lease has expired.
+    pub(super) fn is_valid(&self, held: &HeldLease) -> bool {
+        let deadline = held.deadline();
+        Instant::now() < deadline.monotonic && self.clock.now() < deadline.wall
     }
 
-    /// Gives the lease up, so that another server need not wait until it has run out.
+    /// Releases the lease, so that another server can take it before it expires.
     pub(super) async fn release(&self, held: &HeldLease) {
         let cursor = held.cursor();
-        if let Err(error) = self.change(|state, now| state.release(self.me, cursor.as_ref(), now)).await {
-            tracing::debug!(error.message = %error, "the lease of the webhook was not given up; it will run out");
+        if let Err(error) = self.change(|state, now| state.release(self.id, cursor.as_ref(), now)).await {
+            tracing::debug!(error.message = %error, "failed to release webhook lease; it will expire");
         }
     }
 
-    /// What the register holds after this change, and until when the lease in it is good; `None` where there is
-    /// nothing to change.
+    /// Changes the register under compare-and-set. Returns the new state and the deadline of its lease, or `None` if
+    /// `next` changes nothing.
     async fn change(
         &self,
         next: impl Fn(&Delivery, Timestamp) -> Option<Delivery>,
     ) -> Result<Option<(Delivery, LeaseDeadline)>, StoreError> {
         let mut read = self.register.load(&self.key).await?;
         loop {
-            // Counted from before the store is asked, however long it takes.
-            let (asked, now) = (Instant::now(), self.clock.now());
+            // The deadline counts from before the commit, however long that takes.
+            let (started, now) = (Instant::now(), self.clock.now());
             let Some(state) = next(&read.state, now) else { return Ok(None) };
-            let good_for = state.time_left(now);
-            let good_until = LeaseDeadline { counted: asked + good_for, by_the_wall: now.after(good_for) };
+            let time_left = state.time_left(now);
+            let deadline = LeaseDeadline { monotonic: started + time_left, wall: now.after(time_left) };
             let change = Change { keep_until: state.keep_until(), state: state.clone(), events: Vec::new() };
             match self.register.commit(&self.key, read.revision, change).await? {
-                Commit::Committed(_) => return Ok(Some((state, good_until))),
+                Commit::Committed(_) => return Ok(Some((state, deadline))),
                 Commit::Conflict(newer) => read = newer,
             }
         }

@@ -1,4 +1,4 @@
-//! The secret that a webhook is signed with.
+//! The secret that signs webhook batches, in the form of Standard Webhooks 1.0.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use aws_lc_rs::hmac;
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
-/// What every secret begins with, as Standard Webhooks has it.
 const PREFIX: &str = "whsec_";
-/// Bytes in a secret, as Standard Webhooks has it: with fewer it could be guessed.
+/// Allowed sizes in bytes.
 const SIZES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// A secret shared with the receiver.
+/// A signing secret, shared with the receiver.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// From its text, `whsec_` and 24 to 64 bytes in base64. One sentence, to be read after its name, if it is not.
+    /// Parses `whsec_` and 24 to 64 bytes in base64. The error is a sentence without a subject, to be read after the
+    /// name of the setting.
     pub fn parse(text: &str) -> Result<Self, String> {
         let decoded = text.strip_prefix(PREFIX).and_then(|body| BASE64.decode(body.as_bytes()).ok());
         decoded.map(Zeroizing::new).filter(|bytes| SIZES.contains(&bytes.len())).map(Self).ok_or_else(|| {
@@ -25,7 +25,7 @@ impl Secret {
         })
     }
 
-    /// The signature of a body that is sent under this id at this time, in seconds since the Unix epoch.
+    /// Signs a body that is sent with this id at this time, in seconds since the Unix epoch.
     pub fn sign(&self, id: &str, time: u64, body: &str) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
         let signature = hmac::sign(&key, format!("{id}.{time}.{body}").as_bytes());
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_body_is_signed_as_the_libraries_of_standard_webhooks_verify_it() {
-        // The example that these libraries test themselves with.
+        // The test vector of these libraries.
         let body = r#"{"test": 2432232314}"#;
         let signature =
             Secret::parse(TEXT).unwrap().sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_that_could_be_guessed_are_refused() {
+    fn short_and_malformed_secrets_are_errors() {
         let of = |size: usize| format!("whsec_{}", BASE64.encode(&vec![7; size]));
         for good in [TEXT.to_owned(), of(24), of(64)] {
             assert!(Secret::parse(&good).is_ok(), "{good}");

@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::domain::callers::key::CallerKey;
 
-/// A store that counts how often it is asked, and can fail.
+/// A store that counts its calls and can fail.
 #[derive(Default)]
 struct Store {
     callers: std::sync::Mutex<Vec<Caller>>,
@@ -61,25 +61,25 @@ impl Callers for Store {
     }
 }
 
-struct Hand(AtomicU64);
+struct ManualClock(AtomicU64);
 
-impl Clock for Hand {
+impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_micros(self.0.load(Ordering::SeqCst))
     }
 }
 
-/// Replicas on one store, under one clock.
+/// Replicas that share a store and a clock.
 struct World {
     store: Arc<Store>,
-    clock: Arc<Hand>,
+    clock: Arc<ManualClock>,
 }
 
 const GRACE: Duration = Duration::from_mins(5);
 
 impl World {
     fn new() -> Self {
-        Self { store: Arc::default(), clock: Arc::new(Hand(AtomicU64::new(1_000_000_000_000))) }
+        Self { store: Arc::default(), clock: Arc::new(ManualClock(AtomicU64::new(1_000_000_000_000))) }
     }
 
     fn replica(&self) -> KnownCallers {
@@ -107,7 +107,7 @@ async fn name(replica: &KnownCallers, key: &CallerKeyHash) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_key_is_known_and_revoked_at_once_here_and_soon_elsewhere() {
+async fn keys_are_created_and_revoked_at_once_here_and_within_seconds_on_other_replicas() {
     let world = World::new();
     let (here, there) = (world.replica(), world.replica());
     let (caller, key) = world.caller("web", &["validator"]);
@@ -115,20 +115,24 @@ async fn a_key_is_known_and_revoked_at_once_here_and_soon_elsewhere() {
     assert!(here.create(&caller).await.unwrap());
     assert!(!here.create(&caller).await.unwrap());
     assert_eq!(name(&here, &key).await.as_deref(), Some("web"));
-    world.wait(PAUSE);
-    assert_eq!(name(&there, &key).await.as_deref(), Some("web"), "a second later it is known there");
+    world.wait(MIN_INTERVAL);
+    assert_eq!(
+        name(&there, &key).await.as_deref(),
+        Some("web"),
+        "after MIN_INTERVAL the other replica reads again"
+    );
 
     assert!(here.revoke("web").await.unwrap());
     assert_eq!(name(&here, &key).await, None);
-    world.wait(FRESH);
-    assert_eq!(name(&there, &key).await.as_deref(), Some("web"), "it was read so long ago and no longer");
+    world.wait(MAX_AGE);
+    assert_eq!(name(&there, &key).await.as_deref(), Some("web"), "its list is not older than MAX_AGE");
     world.wait(Duration::from_micros(1));
     assert_eq!(name(&there, &key).await, None);
     assert!(!here.revoke("web").await.unwrap());
 }
 
 #[tokio::test]
-async fn a_flood_of_keys_that_nobody_knows_costs_a_query_a_second_and_no_memory() {
+async fn a_flood_of_unknown_keys_costs_a_query_a_second_and_no_memory() {
     let world = World::new();
     let replica = world.replica();
     let (caller, key) = world.caller("web", &["validator"]);
@@ -137,11 +141,11 @@ async fn a_flood_of_keys_that_nobody_knows_costs_a_query_a_second_and_no_memory(
         for _ in 0..100 {
             assert_eq!(name(&replica, &CallerKey::random().hash()).await, None);
         }
-        world.wait(PAUSE);
+        world.wait(MIN_INTERVAL);
     }
     assert_eq!(world.store.lists(), 10);
     assert_eq!(replica.latest.load().by_key.len(), 1);
-    // Nor does a flood of a key that is known.
+    // A flood of a known key costs no query.
     for _ in 0..1000 {
         assert!(name(&replica, &key).await.is_some());
     }
@@ -149,7 +153,7 @@ async fn a_flood_of_keys_that_nobody_knows_costs_a_query_a_second_and_no_memory(
 }
 
 #[tokio::test]
-async fn many_at_once_share_one_query() {
+async fn concurrent_requests_share_one_query() {
     let world = World::new();
     let replica = world.replica();
     let (caller, key) = world.caller("web", &["validator"]);
@@ -160,7 +164,7 @@ async fn many_at_once_share_one_query() {
 }
 
 #[tokio::test]
-async fn in_an_outage_those_known_go_on_for_a_while_and_of_others_nothing_is_said() {
+async fn in_an_outage_known_keys_are_accepted_for_the_grace_and_others_are_an_error() {
     let world = World::new();
     let replica = world.replica();
     let (caller, key) = world.caller("web", &["validator"]);
@@ -170,12 +174,12 @@ async fn in_an_outage_those_known_go_on_for_a_while_and_of_others_nothing_is_sai
 
     world.fails(true);
     world.wait(Duration::from_secs(30));
-    let asked = world.store.lists();
+    let before = world.store.lists();
     for _ in 0..100 {
         assert_eq!(name(&replica, &key).await.as_deref(), Some("web"));
         assert!(replica.authenticate(&stranger).await.unwrap_err().is_transient());
     }
-    assert_eq!(world.store.lists(), asked + 1, "it is left alone for a second");
+    assert_eq!(world.store.lists(), before + 1, "one query per MIN_INTERVAL");
     world.wait(GRACE.checked_sub(Duration::from_secs(30)).unwrap());
     assert_eq!(name(&replica, &key).await.as_deref(), Some("web"));
     world.wait(Duration::from_secs(1));
@@ -183,17 +187,17 @@ async fn in_an_outage_those_known_go_on_for_a_while_and_of_others_nothing_is_sai
     assert_eq!(replica.recall(&key), None);
 
     world.fails(false);
-    world.wait(PAUSE);
+    world.wait(MIN_INTERVAL);
     assert_eq!(name(&replica, &key).await.as_deref(), Some("web"));
     assert_eq!(name(&replica, &stranger).await, None);
-    // Who has never been read is not known.
+    // A replica that has never read the callers knows none.
     let late = world.replica();
     world.fails(true);
     assert!(late.authenticate(&key).await.is_err());
 }
 
 #[tokio::test]
-async fn a_clock_that_steps_back_prolongs_no_key() {
+async fn a_clock_that_steps_back_does_not_prolong_a_revoked_key() {
     let world = World::new();
     let (here, there) = (world.replica(), world.replica());
     let (caller, key) = world.caller("web", &["validator"]);
@@ -205,7 +209,7 @@ async fn a_clock_that_steps_back_prolongs_no_key() {
 }
 
 #[tokio::test]
-async fn use_is_recorded_once_a_minute_and_listed_at_once() {
+async fn uses_are_recorded_once_a_minute_and_listed_at_once() {
     let world = World::new();
     let replica = world.replica();
     let (caller, key) = world.caller("web", &["validator"]);
@@ -216,7 +220,7 @@ async fn use_is_recorded_once_a_minute_and_listed_at_once() {
     for second in 0..=60 {
         name(&replica, &key).await.unwrap();
         let listed = replica.list().await.unwrap()[0].last_used_at;
-        assert_eq!(listed, Some(world.clock.now()), "what is not recorded is listed all the same");
+        assert_eq!(listed, Some(world.clock.now()), "unrecorded uses are listed");
         replica.record(RECORD_INTERVAL).await;
         assert_eq!(uses(), if second < 60 { 1 } else { 2 }, "after {second} s");
         if second < 60 {
@@ -224,7 +228,7 @@ async fn use_is_recorded_once_a_minute_and_listed_at_once() {
         }
     }
     assert_eq!(world.store.list().await.unwrap()[0].last_used_at, Some(world.clock.now()));
-    // The end does not wait for the minute.
+    // The flush at shutdown does not wait for the interval.
     world.wait(Duration::from_secs(1));
     name(&replica, &key).await.unwrap();
     replica.flush().await;
@@ -232,7 +236,7 @@ async fn use_is_recorded_once_a_minute_and_listed_at_once() {
 }
 
 #[tokio::test]
-async fn a_role_that_is_not_known_here_allows_nothing_and_harms_nothing() {
+async fn unknown_roles_are_ignored_and_kept() {
     let world = World::new();
     let replica = world.replica();
     let (newer, newer_key) = world.caller("newer", &["superuser", "validator"]);
@@ -242,11 +246,15 @@ async fn a_role_that_is_not_known_here_allows_nothing_and_harms_nothing() {
     let roles = |identity: Option<Identity>| identity.unwrap().roles.names().collect::<Vec<_>>();
     assert_eq!(roles(replica.authenticate(&newer_key).await.unwrap()), ["validator"]);
     assert_eq!(roles(replica.authenticate(&newest_key).await.unwrap()), [""; 0]);
-    assert_eq!(replica.list().await.unwrap()[0].roles, ["superuser", "validator"], "it is not lost");
+    assert_eq!(
+        replica.list().await.unwrap()[0].roles,
+        ["superuser", "validator"],
+        "the unknown role is not lost"
+    );
 }
 
 #[tokio::test]
-async fn who_need_not_be_known_is_known_without_asking() {
+async fn recall_uses_memory_only() {
     let world = World::new();
     let replica = world.replica();
     let (caller, key) = world.caller("web", &["validator"]);

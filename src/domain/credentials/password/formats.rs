@@ -132,8 +132,8 @@ impl HashFormat {
         }
     }
 
-    /// Whether the hash depends on the whole of a password that matches it, so that a new hash of this password would match
-    /// the same passwords. HMAC, on which PBKDF2 and scrypt are built, ignores zeros at the end of its key.
+    /// Whether the hash depends on the whole of a password that matches it, so that a new hash of this password would
+    /// match the same passwords. HMAC, on which PBKDF2 and scrypt are built, ignores zeros at the end of its key.
     pub(super) fn covers(&self, password: &[u8]) -> bool {
         match self {
             Self::Argon2(_) => true,

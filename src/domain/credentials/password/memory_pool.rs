@@ -1,4 +1,5 @@
-//! The memory of Argon2, kept between hashes: 19 MiB by default. Mapping it anew would take a tenth of the time of a hash.
+//! The memory of Argon2, kept between hashes: 19 MiB by default. Mapping it anew would take a tenth of the time of a
+//! hash.
 
 use std::{
     fmt,

@@ -83,8 +83,8 @@ impl PasswordPolicy {
     }
 }
 
-/// Normalizes a text for comparison: compatibility caseless matching (The Unicode Standard, definition D146) with one round
-/// of folding instead of two, which makes a difference for a handful of characters.
+/// Normalizes a text for comparison: compatibility caseless matching (The Unicode Standard, definition D146) with one
+/// round of folding instead of two, which makes a difference for a handful of characters.
 pub(super) fn compared(text: &str) -> Zeroizing<String> {
     Zeroizing::new(text.nfkc().default_case_fold().nfkc().collect())
 }

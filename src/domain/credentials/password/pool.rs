@@ -1,8 +1,8 @@
 //! Hashes and checks passwords on threads of its own.
 //!
-//! Hashing is slow on purpose, so it is bounded by the number of threads and by the password queue ([`Queue`]). A hash is
-//! not begun if nobody waits for it any more. Once begun, it is not cancelled when its client goes away, and keeps its
-//! place in the queue until it is done.
+//! Hashing is slow on purpose, so it is bounded by the number of threads and by the password queue ([`Queue`]). A hash
+//! is not begun if nobody waits for it any more. Once begun, it is not cancelled when its client goes away, and keeps
+//! its place in the queue until it is done.
 
 use std::{
     sync::{
@@ -145,8 +145,8 @@ impl Passwords {
 
     /// Checks a password against the stored hash of a user, unless nobody waits for it when the hash is to begin.
     ///
-    /// Exactly one hash is computed, whatever is stored. Without a hash, or with one that is not supported or matches no
-    /// password, the decoy is checked and the password is wrong. See [`RefusalDelay`] for the duration.
+    /// Exactly one hash is computed, whatever is stored. Without a hash, or with one that is not supported or matches
+    /// no password, the decoy is checked and the password is wrong. See [`RefusalDelay`] for the duration.
     pub(crate) async fn check_in(
         &self,
         turn: HashingTurn,

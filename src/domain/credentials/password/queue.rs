@@ -1,11 +1,12 @@
 //! The password queue: a bounded, fair queue in front of the hashing threads.
 //!
-//! A login takes a [`QueuePlace`] and then waits for its [`HashingTurn`]. If no place is free, the oldest request of the
-//! address with the most waiting requests loses its place. In a turn the attempt is recorded and the hash begins. There are
-//! two turns for each thread, so that the next attempts are recorded while a password is hashed.
+//! A login takes a [`QueuePlace`] and then waits for its [`HashingTurn`]. If no place is free, the oldest request of
+//! the address with the most waiting requests loses its place. In a turn the attempt is recorded and the hash begins.
+//! There are two turns for each thread, so that the next attempts are recorded while a password is hashed.
 //!
-//! Turns are shared fairly between addresses (see `waiting`). A request that cannot be answered before its deadline, judging
-//! by the recent duration of hashes, fails at once. A request whose client has gone is dropped together with its place.
+//! Turns are shared fairly between addresses (see `waiting`). A request that cannot be answered before its deadline,
+//! judging by the recent duration of hashes, fails at once. A request whose client has gone is dropped together with
+//! its place.
 
 mod waiting;
 
@@ -25,8 +26,8 @@ use crate::domain::{
     origin::{Origin, network},
 };
 
-/// When overload begins, and with it serving the newest first: when a request has waited for the longer of this time and
-/// the duration of this many hashes.
+/// When overload begins, and with it serving the newest first: when a request has waited for the longer of this time
+/// and the duration of this many hashes.
 const PATIENCE: (Duration, u32) = (Duration::from_millis(100), 4);
 /// How many turns each thread has. Recording an attempt takes a moment, during which no thread should be idle.
 const TURNS: usize = 2;

@@ -11,14 +11,14 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// Holds back the answers to wrong passwords, so that their duration does not reveal which hash was checked.
 ///
 /// Each login attempt costs exactly one hash. If the stored hash has another format or cost than new ones, its duration
-/// would reveal that the account exists: the decoy of an unknown user may take 20 ms, a PBKDF2 hash of Django 300 ms, and
-/// an old, weak hash 1 ms. A second hash after a cheap one would not hide expensive ones, and attackers could make the
-/// server do twice the work. Delaying the answer costs nothing: it is sent when a hash as configured and a hash of
+/// would reveal that the account exists: the decoy of an unknown user may take 20 ms, a PBKDF2 hash of Django 300 ms,
+/// and an old, weak hash 1 ms. A second hash after a cheap one would not hide expensive ones, and attackers could make
+/// the server do twice the work. Delaying the answer costs nothing: it is sent when a hash as configured and a hash of
 /// another kind would be done, by their recent averages. A right password is never delayed.
 ///
-/// Some differences remain visible: work that takes longer than these averages, which concerns accounts whose hashes are
-/// more expensive than most of those not renewed yet; the first checks after a start; and differences below the noise of
-/// the machine, which take many attempts to measure.
+/// Some differences remain visible: work that takes longer than these averages, which concerns accounts whose hashes
+/// are more expensive than most of those not renewed yet; the first checks after a start; and differences below the
+/// noise of the machine, which take many attempts to measure.
 #[derive(Debug, Default)]
 pub(super) struct RefusalDelay {
     /// The average duration of a hash as configured, in microseconds; 0 before the first one.

@@ -158,7 +158,8 @@ async fn a_renewed_hash_has_the_format_of_the_old_one() {
 
 const SLOW: Argon2Params = Argon2Params { memory_kib: 1024, iterations: 64, parallelism: 1 };
 
-/// With one thread and no queue there is one place. A renewal must not take it, neither while it waits nor while it runs.
+/// With one thread and no queue there is one place. A renewal must not take it, neither while it waits nor while it
+/// runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_yields_to_logins() {
     let passwords = Arc::new(Passwords::new(SLOW, 1, 0).unwrap());

@@ -1,7 +1,7 @@
 //! The hashing threads.
 //!
-//! A hash takes as long as thousands of verdicts, so these threads run at a lower priority than all others of the process.
-//! Login bursts then raise the latency of verdicts less. An idle core is still used fully.
+//! A hash takes as long as thousands of verdicts, so these threads run at a lower priority than all others of the
+//! process. Login bursts then raise the latency of verdicts less. An idle core is still used fully.
 
 use std::{
     io,
@@ -50,8 +50,8 @@ impl Threads {
         Ok(Self { jobs })
     }
 
-    /// Runs work on a free thread, in the order of the calls. Work is not begun if the returned future was dropped; once
-    /// begun, it is finished.
+    /// Runs work on a free thread, in the order of the calls. Work is not begun if the returned future was dropped;
+    /// once begun, it is finished.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

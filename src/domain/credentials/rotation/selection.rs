@@ -57,8 +57,8 @@ impl KeySelection {
         self.keys = keys;
     }
 
-    /// The key ring at a given time. All keys verify. Of the active keys, the last by name signs; if none is active, such
-    /// as on the first day, the oldest key signs.
+    /// The key ring at a given time. All keys verify. Of the active keys, the last by name signs; if none is active,
+    /// such as on the first day, the oldest key signs.
     pub(super) fn ring(&self, now: Instant) -> Result<Keyring, String> {
         let activation = |file: &KeyFile| self.activation.get(&file.key.kid).copied();
         let index = if let Some(name) = &self.signing {
@@ -88,8 +88,8 @@ pub(crate) fn activation_time(keys: &[KeyFile], now: Timestamp, delay: Duration)
     (keys.len() > 1 && last < delay).then(|| now.after(delay.saturating_sub(last)))
 }
 
-/// How long the keys have been in the directory. If all of them are new, as on a volume that was just mounted, the times at
-/// which they were created count.
+/// How long the keys have been in the directory. If all of them are new, as on a volume that was just mounted, the
+/// times at which they were created count.
 fn ages(keys: &[KeyFile], now: Timestamp, delay: Duration) -> Vec<Duration> {
     let written: Vec<_> = keys.iter().map(|file| now.since(file.written)).collect();
     if written.iter().any(|age| *age >= delay) {

@@ -101,8 +101,8 @@ enum Command {
     Release,
 }
 
-/// A pending change: the expected revision, the new value, and until when in real time its server delivers if the change
-/// is committed.
+/// A pending change: the expected revision, the new value, and until when in real time its server delivers if the
+/// change is committed.
 type PendingChange = (u64, Delivery, u64);
 
 /// Some servers and the real time in microseconds, which none of them can see.

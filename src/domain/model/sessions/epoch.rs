@@ -23,8 +23,8 @@ impl Epoch {
     /// The epoch before all sessions were ended for the first time.
     pub const FIRST: Self = Self { number: 0, since: Timestamp::from_micros(0), notice: None };
 
-    /// The epoch that begins now, after the one with this number. Like generations, numbers grow even if the register is
-    /// lost.
+    /// The epoch that begins now, after the one with this number. Like generations, numbers grow even if the register
+    /// is lost.
     pub fn after(number: u64, now: Timestamp, notice: Option<Notice>) -> Self {
         Self { number: Generation(number).next(now).0, since: now, notice }
     }

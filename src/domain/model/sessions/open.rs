@@ -51,8 +51,8 @@ pub struct Opened {
 pub enum OpenError {
     /// A login with the same idempotency key opened this session, which is live.
     Repeated(Box<Session>),
-    /// A login with the same idempotency key opened a session that has ended. Opening another one would displace a later
-    /// login.
+    /// A login with the same idempotency key opened a session that has ended. Opening another one would displace a
+    /// later login.
     RepeatedTooLate(Rejection),
     /// The idempotency key was used for a login in this other slot.
     KeyOfOtherSlot(Slot),
@@ -164,10 +164,10 @@ impl UserSessions {
         holders
     }
 
-    /// Finds the latest kick war over the slot in the tombstones. There is one if the last displacements, as many as the
-    /// policy says, were made within its window by clients that displaced each other: by at most one client more than the
-    /// slot has room for, and never twice in a row by the same client. Clients with neither an address nor a device name
-    /// may be different ones each time.
+    /// Finds the latest kick war over the slot in the tombstones. There is one if the last displacements, as many as
+    /// the policy says, were made within its window by clients that displaced each other: by at most one client more
+    /// than the slot has room for, and never twice in a row by the same client. Clients with neither an address nor a
+    /// device name may be different ones each time.
     fn kick_war(&self, slot: &Slot, policy: SlotPolicy) -> Option<ActiveKickWar<'_>> {
         let KickWar { changes, window } = policy.kick_war;
         let mut displacements: Vec<_> = self

@@ -39,8 +39,8 @@ pub enum Victim {
     LeastRecentlyUsed,
 }
 
-/// The definition of a kick war: clients displace each other this often within a window. Further logins of these clients
-/// are throttled until the window has passed after the latest displacement.
+/// The definition of a kick war: clients displace each other this often within a window. Further logins of these
+/// clients are throttled until the window has passed after the latest displacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KickWar {
     /// The number of displacements, at most [`MAX_TOMBSTONES`](super::MAX_TOMBSTONES) because no more are remembered. 0

@@ -9,8 +9,8 @@
 //! 5. a later session of the same slot: the token was REPLACED even if its tombstone is gone;
 //! 6. otherwise UNKNOWN_SESSION.
 //!
-//! Whether the token is NOT_YET_VALID is checked last: a session that has ended is dead, whatever the clock of the server
-//! that opened it said.
+//! Whether the token is NOT_YET_VALID is checked last: a session that has ended is dead, whatever the clock of the
+//! server that opened it said.
 
 use super::{Context, Session, UserSessions};
 use crate::domain::{

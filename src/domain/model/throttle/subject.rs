@@ -43,8 +43,8 @@ pub(in crate::domain) enum CounterKind {
     /// The account by the typed username, or a known client of it. It records attempts, and too many failures throttle
     /// further ones.
     Account,
-    /// The account that was found. It records attempts, but throttling must not show: it would reveal which names belong
-    /// to one account.
+    /// The account that was found. It records attempts, but throttling must not show: it would reveal which names
+    /// belong to one account.
     Hidden,
     /// The account, when another counter decides. It records only failures and throttles nothing.
     FailuresOnly,

@@ -28,12 +28,12 @@ async fn broken_files_leave_the_old_certificate_in_use_and_are_logged_once() {
     let server = TlsServer::start(&[]).await;
     let path = server.folder.path().join("server.pem");
     std::fs::write(&path, "broken").unwrap();
-    let output = server.process.output_until("the TLS files cannot be used");
+    let output = server.process.output_until("failed to use the TLS files");
     assert!(output.contains("server.pem"), "{output}");
     // Many reload intervals pass.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(server.answers(None).await);
-    assert_eq!(server.process.output().matches("the TLS files cannot be used").count(), 1);
+    assert_eq!(server.process.output().matches("failed to use the TLS files").count(), 1);
 
     // A certificate with the wrong key is ignored too.
     let next = Authority::new("next");

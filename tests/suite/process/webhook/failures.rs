@@ -163,7 +163,7 @@ async fn a_frozen_server_sends_nothing_after_another_has_taken_over() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     first.signal("CONT");
-    first.output_until("does not deliver the webhook any more");
+    first.output_until("no longer delivers the webhook");
     receiver.always(None);
     receiver.until_delivered(&ended, SOON).await;
     let posts = receiver.posts();

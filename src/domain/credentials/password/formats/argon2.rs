@@ -16,8 +16,8 @@ use crate::domain::{password::memory_pool::MemoryPool, types::random};
 const MAX_MEMORY_KIB: u32 = 1 << 20;
 /// The most passes, and the most lanes.
 const MAX_PASSES: u32 = 64;
-/// The most memory that all passes process together, in KiB: 4 GiB, which takes some seconds. The most expensive preset of
-/// libsodium asks for exactly this.
+/// The most memory that all passes process together, in KiB: 4 GiB, which takes some seconds. The most expensive preset
+/// of libsodium asks for exactly this.
 const MAX_WORK_KIB: u64 = 1 << 22;
 /// The length of new hashes, in bytes.
 const OUR_LEN: usize = Params::DEFAULT_OUTPUT_LEN;

@@ -44,9 +44,9 @@ impl BcryptHash {
 
     /// Checks a password as the implementations that made the hash do.
     ///
-    /// Only the first 72 bytes of a long password count. Rejecting it, as Python's bcrypt 5 does, would lock out users who
-    /// have had one all along. A NUL does not end the password as in crypt(3), which would match whatever follows; it is a
-    /// byte like any other, as in Python's bcrypt since 4.0.
+    /// Only the first 72 bytes of a long password count. Rejecting it, as Python's bcrypt 5 does, would lock out users
+    /// who have had one all along. A NUL does not end the password as in crypt(3), which would match whatever follows;
+    /// it is a byte like any other, as in Python's bcrypt since 4.0.
     pub(super) fn matches(&self, password: &[u8]) -> bool {
         let digits = Zeroizing::new(if self.of_sha256 {
             HEXLOWER.encode(digest::digest(&digest::SHA256, password).as_ref())
@@ -75,7 +75,8 @@ impl BcryptHash {
     }
 }
 
-/// Decodes bcrypt's Base64. Surplus bits at the end are ignored, because some implementations write random ones into salts.
+/// Decodes bcrypt's Base64. Surplus bits at the end are ignored, because some implementations write random ones into
+/// salts.
 fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     let (mut bits, mut count, mut filled) = (0_u32, 0, 0);

@@ -1,8 +1,8 @@
 //! The waiting requests and the order of their turns. Time is a parameter.
 //!
 //! Networks are served by start-time fair queueing, so that none of them can starve the others. The oldest request is
-//! served first. Under overload the newest is: the oldest are about to be abandoned, and serving them first would answer
-//! everybody a moment too late.
+//! served first. Under overload the newest is: the oldest are about to be abandoned, and serving them first would
+//! answer everybody a moment too late.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

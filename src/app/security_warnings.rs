@@ -1,4 +1,4 @@
-//! Warnings at the start about what others in the network could read or forge: one line each, with the remedy.
+//! Warnings at startup about settings by which others in the network could read or forge something.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,27 +7,26 @@ use url::Url;
 
 use crate::config::Config;
 
-/// A setting that exposes something.
 #[derive(Debug, PartialEq, Eq)]
-struct Exposure {
+struct Warning {
     setting: &'static str,
     advice: &'static str,
 }
 
-/// Warns of settings that expose something, with these addresses of the two ports.
-pub(super) fn warn(config: &Config, grpc: SocketAddr, http: SocketAddr) {
-    for Exposure { setting, advice } in exposures(config, grpc, http) {
+/// Logs the warnings for a configuration and the addresses of the two ports.
+pub(super) fn log(config: &Config, grpc: SocketAddr, http: SocketAddr) {
+    for Warning { setting, advice } in warnings(config, grpc, http) {
         tracing::warn!(setting = setting, "{setting}: {advice}");
     }
 }
 
-fn exposures(config: &Config, grpc: SocketAddr, http: SocketAddr) -> Vec<Exposure> {
+fn warnings(config: &Config, grpc: SocketAddr, http: SocketAddr) -> Vec<Warning> {
     let trusted = config.trusted_proxies().unwrap_or_default();
     let checks = [
         (
             "listen.grpc",
             !config.tls.is_on() && !grpc.ip().is_loopback(),
-            "passwords, tokens and keys travel in clear: set tls.certificate_file and tls.key_file, or let only a proxy that speaks TLS reach this port",
+            "passwords, tokens and keys travel unencrypted: set tls.certificate_file and tls.key_file, or let only a TLS proxy reach this port",
         ),
         (
             "listen.http",
@@ -36,36 +35,36 @@ fn exposures(config: &Config, grpc: SocketAddr, http: SocketAddr) -> Vec<Exposur
         ),
         (
             "throttle.trusted_proxies",
-            trust_everybody(&trusted),
-            "every client is trusted to name its own address in x-forwarded-for, so limits by address do not hold: list the addresses of the proxies alone",
+            trust_all_addresses(&trusted),
+            "every client can set its own address with x-forwarded-for, so limits by address have no effect: list only the addresses of the proxies",
         ),
         (
             "sessions.url",
-            redis_in_clear(&config.sessions.url),
-            "session ids, usernames and the password of Redis travel in clear: use rediss://, or keep Redis on this machine or in a network of its own",
+            redis_is_unencrypted(&config.sessions.url),
+            "session ids, usernames and the password of Redis travel unencrypted: use rediss://, or run Redis on this machine or in a network of its own",
         ),
         (
             "accounts.url",
-            database_in_clear(&config.accounts.url),
-            "password hashes may travel in clear: add ?sslmode=verify-full (PostgreSQL) or ?ssl-mode=VERIFY_IDENTITY (MySQL)",
+            database_is_unencrypted(&config.accounts.url),
+            "password hashes may travel unencrypted: add ?sslmode=verify-full (PostgreSQL) or ?ssl-mode=VERIFY_IDENTITY (MySQL)",
         ),
         (
             "access.callers_url",
-            database_in_clear(&config.access.callers_url.0),
-            "hashes of callers' keys may travel in clear: add ?sslmode=verify-full (PostgreSQL) or ?ssl-mode=VERIFY_IDENTITY (MySQL)",
+            database_is_unencrypted(&config.access.callers_url.0),
+            "hashes of caller keys may travel unencrypted: add ?sslmode=verify-full (PostgreSQL) or ?ssl-mode=VERIFY_IDENTITY (MySQL)",
         ),
         (
             "webhook.url",
-            config.webhook_url().is_ok_and(|url| url.is_some_and(|url| webhook_in_clear(&url))),
-            "events travel in clear: let the receiver speak TLS, and write https://",
+            config.webhook_url().is_ok_and(|url| url.is_some_and(|url| webhook_is_unencrypted(&url))),
+            "events travel unencrypted: enable TLS at the receiver and use https://",
         ),
     ];
-    let found = checks.into_iter().filter(|(_, exposed, _)| *exposed);
-    found.map(|(setting, _, advice)| Exposure { setting, advice }).collect()
+    let insecure = checks.into_iter().filter(|(_, insecure, _)| *insecure);
+    insecure.map(|(setting, _, advice)| Warning { setting, advice }).collect()
 }
 
-/// Whether all addresses of IPv4 or of IPv6 are among these.
-fn trust_everybody(networks: &[IpNet]) -> bool {
+/// Whether these networks contain all IPv4 or all IPv6 addresses.
+fn trust_all_addresses(networks: &[IpNet]) -> bool {
     IpNet::aggregate(&networks.to_vec()).iter().any(|network| network.prefix_len() == 0)
 }
 
@@ -74,8 +73,8 @@ fn is_local(host: &str) -> bool {
     host.is_empty() || host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// Whether any of the hosts of a Redis URL is reached without TLS over a network.
-fn redis_in_clear(url: &str) -> bool {
+/// Whether any host of a Redis URL is reached over a network without TLS.
+fn redis_is_unencrypted(url: &str) -> bool {
     let Some((scheme, rest)) = url.split_once("://") else { return false };
     if !scheme.starts_with("redis") || scheme.starts_with("rediss") {
         return false;
@@ -89,8 +88,8 @@ fn redis_in_clear(url: &str) -> bool {
     hosts.split(',').map(host).any(|host| !is_local(&host))
 }
 
-/// Whether a database is reached over a network in a way that can end up without TLS.
-fn database_in_clear(url: &str) -> bool {
+/// Whether a database is reached over a network and TLS is not required.
+fn database_is_unencrypted(url: &str) -> bool {
     let Ok(url) = Url::parse(url) else { return false };
     let (parameter, unsafe_modes) = match url.scheme() {
         "postgres" | "postgresql" => ("sslmode", ["disable", "prefer"]),
@@ -98,13 +97,13 @@ fn database_in_clear(url: &str) -> bool {
         _ => return false,
     };
     let mode = url.query_pairs().find(|(name, _)| name == parameter).map(|(_, mode)| mode);
-    let may_be_clear =
+    let tls_is_optional =
         mode.is_none_or(|mode| unsafe_modes.iter().any(|other| mode.eq_ignore_ascii_case(other)));
-    may_be_clear && !is_local(url.host_str().unwrap_or_default())
+    tls_is_optional && !is_local(url.host_str().unwrap_or_default())
 }
 
-/// Whether what a webhook tells leaves this machine unencrypted.
-fn webhook_in_clear(url: &Url) -> bool {
+/// Whether a receiver is reached over a network without TLS.
+fn webhook_is_unencrypted(url: &Url) -> bool {
     url.scheme() == "http" && !is_local(url.host_str().unwrap_or_default())
 }
 
@@ -115,16 +114,16 @@ mod tests {
     fn settings(settings: &[(&str, &str)], grpc: &str, http: &str) -> Vec<&'static str> {
         let settings = settings.iter().map(|(name, value)| (format!("LATCHKEY_{name}"), (*value).to_owned()));
         let config = Config::load(None, settings).unwrap();
-        let found = exposures(&config, grpc.parse().unwrap(), http.parse().unwrap());
-        found.into_iter().map(|exposure| exposure.setting).collect()
+        let found = warnings(&config, grpc.parse().unwrap(), http.parse().unwrap());
+        found.into_iter().map(|warning| warning.setting).collect()
     }
 
     #[test]
-    fn what_others_could_read_is_warned_of_and_nothing_else() {
+    fn insecure_settings_and_no_others_cause_warnings() {
         let local = ("127.0.0.1:1", "[::1]:2");
         assert!(settings(&[], local.0, local.1).is_empty());
         assert_eq!(settings(&[], "0.0.0.0:1", "[::]:2"), ["listen.grpc", "listen.http"]);
-        let exposed = [
+        let insecure = [
             ("SESSIONS__URL", "redis://10.0.0.1/0"),
             ("ACCOUNTS__URL", "postgres://latchkey@db.internal/latchkey"),
             ("ACCESS__CALLERS_URL", "mysql://latchkey@db.internal/latchkey"),
@@ -134,20 +133,20 @@ mod tests {
         ];
         let expected =
             ["throttle.trusted_proxies", "sessions.url", "accounts.url", "access.callers_url", "webhook.url"];
-        assert_eq!(settings(&exposed, local.0, local.1), expected);
+        assert_eq!(settings(&insecure, local.0, local.1), expected);
     }
 
     #[test]
-    fn networks_that_hold_every_address_trust_everybody() {
+    fn networks_that_contain_every_address_are_found() {
         let trust = |networks: &[&str]| {
-            trust_everybody(&networks.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>())
+            trust_all_addresses(&networks.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>())
         };
         assert!(trust(&["0.0.0.0/0"]) && trust(&["::/0"]) && trust(&["0.0.0.0/1", "128.0.0.0/1"]));
         assert!(!trust(&["127.0.0.0/8", "::1/128"]) && !trust(&["0.0.0.0/1"]) && !trust(&[]));
     }
 
     #[test]
-    fn a_link_is_in_clear_without_tls_over_a_network() {
+    fn a_link_over_a_network_without_tls_is_unencrypted() {
         for (url, expected) in [
             ("embedded:", false),
             ("redis://127.0.0.1:6379", false),
@@ -161,7 +160,7 @@ mod tests {
             ("redis+sentinel://127.0.0.1:1,10.0.0.1:2/master", true),
             ("rediss+sentinel://10.0.0.1:2/master", false),
         ] {
-            assert_eq!(redis_in_clear(url), expected, "{url}");
+            assert_eq!(redis_is_unencrypted(url), expected, "{url}");
         }
         for (url, expected) in [
             ("embedded:", false),
@@ -176,7 +175,7 @@ mod tests {
             ("mariadb://u@db/d", true),
             ("mysql://u@db/d?ssl-mode=REQUIRED", false),
         ] {
-            assert_eq!(database_in_clear(url), expected, "{url}");
+            assert_eq!(database_is_unencrypted(url), expected, "{url}");
         }
         for (url, expected) in [
             ("https://example.com/", false),
@@ -187,7 +186,7 @@ mod tests {
             ("http://[::1]/", false),
             ("http://localhost.example.com/", true),
         ] {
-            assert_eq!(webhook_in_clear(&Url::parse(url).unwrap()), expected, "{url}");
+            assert_eq!(webhook_is_unencrypted(&Url::parse(url).unwrap()), expected, "{url}");
         }
     }
 }
