@@ -112,7 +112,9 @@ async fn connect(common: &Common, kind: CallKind) -> Result<Channel, CommandErro
         Some(connector) => endpoint.connect_with_connector(connector).await,
     };
     connected.map_err(|error| match tls::tls_error(&error) {
-        Some(error) => CommandError::Failed(format!("TLS with {server} failed: {error}")),
+        Some(error) => CommandError::Failed(format!(
+            "{server} is not trusted, or does not trust this client: {error}; --ca-file names the root certificates to trust"
+        )),
         None => CommandError::Unavailable(format!(
             "no server answers at {server}: start one with `latchkey serve`, or name it with --server"
         )),

@@ -104,7 +104,7 @@ impl Engine {
             match self.sessions.commit(user_id, &read, next).await? {
                 Committed::Done(opened) => break opened,
                 Committed::Conflict(newer) => {
-                    read = self.sessions.after_conflict(user_id, newer, &mut contention).await?
+                    read = self.sessions.after_conflict(user_id, newer, &mut contention).await?;
                 }
             }
             authenticated = self.authenticate(authentication, &read.state, Some(authenticated)).await?;

@@ -161,7 +161,7 @@ impl SessionRepository {
             match self.commit(user, &read, next).await? {
                 Committed::Done(outcome) => return Ok(outcome),
                 Committed::Conflict(newer) => {
-                    read = self.after_conflict(user, newer, &mut contention).await?
+                    read = self.after_conflict(user, newer, &mut contention).await?;
                 }
             }
         }

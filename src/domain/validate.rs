@@ -205,7 +205,7 @@ impl Engine {
             match (pending, &read) {
                 (PendingVerdict::Verified(token), _) => verified.push(token),
                 (PendingVerdict::UnknownKey(_), Err(error)) => {
-                    others.push((index, Err(error.clone().into())))
+                    others.push((index, Err(error.clone().into())));
                 }
                 (PendingVerdict::UnknownKey(token), Ok(())) => match self.verify_again(*token) {
                     Ok(token) => verified.push(token),

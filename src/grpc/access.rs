@@ -51,9 +51,9 @@ impl Access {
         Self { admin_key_hash: sha256(admin_key.trim_ascii()), settings, engine, origins }
     }
 
-    fn required_role(&self, rule: Rule) -> Option<CallerRole> {
+    fn role_for(&self, rule: Rule) -> Option<CallerRole> {
         match rule {
-            Rule::Role(role) => Some(role),
+            Rule::Role(required) => Some(required),
             Rule::Validator if self.settings.validate_needs_role => Some(CallerRole::Validator),
             Rule::Open | Rule::Validator => None,
         }
@@ -61,7 +61,7 @@ impl Access {
 
     /// Whether a method with this rule requires a role.
     pub(super) fn requires_role(&self, rule: Rule) -> bool {
-        self.required_role(rule).is_some()
+        self.role_for(rule).is_some()
     }
 
     /// Returns the name of the caller, if it is known. Fails if the caller may not call a method with this rule.
@@ -72,7 +72,7 @@ impl Access {
         peer: &Peer,
     ) -> Result<Option<Arc<str>>, Error> {
         let keys = CallerKeys::find(headers);
-        let Some(role) = self.required_role(rule) else { return Ok(self.identify_from_memory(&keys, peer)) };
+        let Some(required) = self.role_for(rule) else { return Ok(self.identify_from_memory(&keys, peer)) };
         let identity = match keys {
             CallerKeys::One(key) if self.is_admin_key(key.as_bytes()) => admin(),
             CallerKeys::One(key) => self.authenticate_key(key).await?,
@@ -83,10 +83,10 @@ impl Access {
                 ));
             }
         };
-        if identity.roles.allow(role) {
+        if identity.roles.allow(required) {
             Ok(Some(identity.name))
         } else {
-            Err(Error::CallerNotAllowed { caller: identity.name, role })
+            Err(Error::CallerNotAllowed { caller: identity.name, role: required })
         }
     }
 

@@ -79,9 +79,10 @@ impl AuthService for AuthHandler {
             // Only with the scope OTHERS the session of this token lives on.
             let clears_cookie = rejection.is_some() || scope != Scope::Others;
             let message = pb::LogoutResponse { ended, rejection };
-            Ok(match clears_cookie {
-                true => Cookies::clear(call.cookies(), token, message),
-                false => Response::new(message),
+            Ok(if clears_cookie {
+                Cookies::clear(call.cookies(), token, message)
+            } else {
+                Response::new(message)
             })
         })
         .await

@@ -44,10 +44,8 @@ pub(super) fn error_response<B>(request: &Request<B>, allowed: &[HeaderValue]) -
     if matches!(PageOrigin::find(headers, allowed), PageOrigin::Foreign) {
         let is_grpc = headers.get(header::CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes(), false));
         // A gRPC client, or a gateway that translates to gRPC, reads a status and no text.
-        let mut response = match is_grpc {
-            true => status::foreign_origin(FOREIGN_ORIGIN).into_http(),
-            false => text(FOREIGN_ORIGIN),
-        };
+        let mut response =
+            if is_grpc { status::foreign_origin(FOREIGN_ORIGIN).into_http() } else { text(FOREIGN_ORIGIN) };
         *response.status_mut() = StatusCode::FORBIDDEN;
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
         return Some(response);

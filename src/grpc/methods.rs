@@ -67,6 +67,7 @@ pub(super) fn reads_stream(path: &str) -> bool {
         "/latchkey.v1.AuthService/ValidateStream"
             | "/latchkey.v1.AccountService/ImportAccounts"
             | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+            | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     )
 }
 
@@ -80,7 +81,10 @@ pub(super) fn is_upload(path: &str) -> bool {
 pub(super) fn stream_resource(path: &str) -> Option<Resource> {
     match path {
         "/grpc.health.v1.Health/Watch" => Some(Resource::HealthStreams),
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Some(Resource::ReflectionStreams),
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
+            Some(Resource::ReflectionStreams)
+        }
         _ => (sends_stream(path) || reads_stream(path)).then_some(Resource::Streams),
     }
 }

@@ -5,7 +5,7 @@
 //! the request with [`call`], converts the message, calls one verb and converts the result. Validate bypasses the
 //! generated router: see [`validate`].
 //!
-//! `browser` puts the token of a cookie into `authorization`. So only Login, IssueSession and Logout know cookies,
+//! `browser` puts the token of a cookie into `authorization`. So only `Login`, `IssueSession` and `Logout` know cookies,
 //! because they set or delete one. JSON is not served here: Envoy transcodes it with the descriptor set that `latchkey
 //! descriptor` prints.
 

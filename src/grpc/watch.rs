@@ -1,4 +1,4 @@
-//! The response streams of WatchSession and WatchSessions.
+//! The response streams of `WatchSession` and `WatchSessions`.
 
 use std::pin::Pin;
 

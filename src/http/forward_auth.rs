@@ -183,3 +183,21 @@ fn unavailable(reason: &str, message: String, retry_after: Duration) -> Response
 fn json_error(status: StatusCode, reason: &str, message: String) -> Response {
     (status, Json(ErrorBody { reason, message })).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+    use crate::isolation::panics;
+
+    #[tokio::test]
+    async fn a_panic_is_answered_with_500_and_the_reason_internal() {
+        let panic = panics::catch(|| panic!("intended")).unwrap_err();
+        let response = panicked(&panic);
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = to_bytes(response.into_body(), 1000).await.unwrap();
+        let body = str::from_utf8(&body).unwrap();
+        assert!(body.contains(r#""reason":"INTERNAL""#) && !body.contains("intended"), "{body}");
+    }
+}

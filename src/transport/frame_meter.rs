@@ -1,4 +1,4 @@
-//! Counts the RST_STREAM frames of a client and ends connections that flood the server with resets.
+//! Counts the `RST_STREAM` frames of a client and ends connections that flood the server with resets.
 //!
 //! Well-behaved clients reset streams, too: after a pause of the server or of the network, all calls in progress exceed
 //! their deadlines, and their resets arrive at once. So the limit is a rate with a large burst. The library limits only

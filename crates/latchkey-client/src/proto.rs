@@ -3,7 +3,12 @@
 //! They serve calls that [`Client`](crate::Client) has no method for. `Debug` does not print passwords, tokens and
 //! keys.
 
-#![expect(clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated")]
+#![expect(
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    clippy::doc_lazy_continuation,
+    reason = "generated"
+)]
 
 use std::fmt;
 

@@ -97,7 +97,7 @@ impl Engine {
             match self.sessions.commit(user_id, &read, next).await? {
                 Committed::Done(()) => return Ok(0),
                 Committed::Conflict(newer) => {
-                    read = self.sessions.after_conflict(user_id, newer, &mut contention).await?
+                    read = self.sessions.after_conflict(user_id, newer, &mut contention).await?;
                 }
             }
         }

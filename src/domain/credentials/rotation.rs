@@ -3,7 +3,7 @@
 //! A new key is published before it signs: every server verifies with it, and the JWKS contains it. It signs after the
 //! activation delay, counted from its first sight by a monotonic clock. The delay is longer than any server takes to
 //! read the directory again, so a key that signs anywhere was in the directory when any server last read it. A token of
-//! an unknown key waits for another read of the directory before it is a BAD_SIGNATURE; however many tokens ask for
+//! an unknown key waits for another read of the directory before it is a `BAD_SIGNATURE`; however many tokens ask for
 //! one, the directory is read at most once in `MAX_READ_AGE`.
 //!
 //! After a start, only the times of the files can tell how long a key has been there (see `selection`). See ADR 0013.

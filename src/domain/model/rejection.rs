@@ -2,7 +2,7 @@
 
 use crate::domain::types::{Device, Notice, Timestamp};
 
-/// EndCause a token is not, or is no longer, good. See `RejectionReason` in the protocol.
+/// Why a token is not, or is no longer, good. See `RejectionReason` in the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the protocol documents each of them, once")]
 pub enum Reason {

@@ -125,7 +125,7 @@ pub struct Tombstone {
     pub generation: Generation,
     /// The slot of the session.
     pub slot: Slot,
-    /// EndCause the session ended.
+    /// Why the session ended.
     pub reason: Reason,
     /// When the session ended.
     pub at: Timestamp,
@@ -161,7 +161,7 @@ pub struct Ended {
     pub session_id: SessionId,
     /// The slot of the session.
     pub slot: Slot,
-    /// EndCause, when and because of which device the session ended.
+    /// Why, when and because of which device the session ended.
     pub rejection: Rejection,
     /// The `exp` of the token. The event is irrelevant afterwards.
     pub expires_at: Timestamp,

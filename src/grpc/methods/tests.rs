@@ -46,6 +46,14 @@ fn every_stream_of_responses_is_listed() {
 }
 
 #[test]
+fn every_stream_of_requests_is_listed() {
+    for method in methods() {
+        let path = path(&method);
+        assert_eq!(reads_stream(&path), method.is_client_streaming(), "{path}");
+    }
+}
+
+#[test]
 fn every_upload_is_listed() {
     let is_upload = |method: &MethodDescriptor| method.is_client_streaming() && !method.is_server_streaming();
     let methods = methods();

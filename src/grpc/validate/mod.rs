@@ -5,7 +5,7 @@
 //!
 //! - [`request`] borrows the token from the received bytes, and [`codec`] writes the response from the values of the
 //!   domain. With messages, a call takes ten more allocations for strings that are copied again at once.
-//! - The [dispatcher](super::dispatch) calls [`unary`] directly, without a boxed future, and without a request id or a
+//! - The [dispatcher](super::dispatch) calls [`unary()`] directly, without a boxed future, and without a request id or a
 //!   timer unless one is needed. A verdict carries a request id only if the client sent one or an error occurred.
 //!
 //! Together with smaller changes this reduced a call from 86,000 to 69,000 instructions, of which an empty call of the

@@ -19,14 +19,15 @@ local expected = ARGV[1] ~= '' and ARGV[1]
 if revision ~= expected then
   return { current }
 end
+-- The time is read before the events are appended, so that none of them counts as old.
+local time = #ARGV >= 6 and redis.call('TIME')
 -- Events are appended first: a failed script is not rolled back, and of the two writes only this one can fail.
 for i = 6, #ARGV do
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'e', ARGV[i])
 end
 -- Old entries are trimmed next, except for the newest of them, which the cursor of an up-to-date reader may name. This
 -- follows the XADD, because Redis checks its memory limit only before the first write of a script.
-if #ARGV >= 6 then
-  local time = redis.call('TIME')
+if time then
   local recent = string.format('%.0f', math.max(0, time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[5]))
   -- The first query starts at the oldest entry: from the newest, Redis would visit every entry to find that none is old.
   if redis.call('XRANGE', KEYS[2], '-', recent, 'COUNT', 1)[1] then

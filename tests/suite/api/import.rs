@@ -151,7 +151,7 @@ async fn a_violation_refuses_only_its_account() {
         (ImportedAccount { created_at: time(-1), ..good() }, "created_at", "1970"),
         (ImportedAccount { disabled_until: time(1_700_000_000_000), ..good() }, "disabled_until", "9999"),
         (ImportedAccount { password_hash: String::new(), ..good() }, "password_hash", "is missing"),
-        (ImportedAccount { password_hash: "hunter2".into(), ..good() }, "password_hash", "no kind that"),
+        (ImportedAccount { password_hash: "hunter2".into(), ..good() }, "password_hash", "unknown kind"),
         (
             ImportedAccount { password_hash: hash.replace("m=8", "m=99999999"), ..good() },
             "password_hash",

@@ -68,7 +68,7 @@ async fn a_login_that_overlaps_a_disable_or_a_delete_does_not_survive_it(
         }
         match login.await.unwrap() {
             Ok(answer) => {
-                assert!(!is_live(&client.validate(&answer.token).await), "it was first, and was ended")
+                assert!(!is_live(&client.validate(&answer.token).await), "it was first, and was ended");
             }
             Err(status) => {
                 let reason = if delete { "INVALID_CREDENTIALS" } else { "ACCOUNT_DISABLED" };

@@ -112,7 +112,7 @@ fn many(count: usize) -> String {
 
 #[test]
 fn json_lines_are_imported_exactly_once() {
-    let test = ImportTest::open();
+    let shop = ImportTest::open();
     let text = format!(
         "{}\n\n{}\n",
         json!({
@@ -124,51 +124,51 @@ fn json_lines_are_imported_exactly_once() {
             "disabled_until": null,
         }),
     );
-    let file = test.file("users.jsonl", text);
-    let done = test.import(&file, &["--role", "customer", "--id-prefix", "shop-"]);
+    let file = shop.file("users.jsonl", text);
+    let done = shop.import(&file, &["--role", "customer", "--id-prefix", "shop-"]);
     assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (0, "added 2, present 0, refused 0\n", ""));
     let accounts = ["shop-7 Alice enabled customer,staff", "shop-b Jürgen disabled customer"];
-    assert_eq!(test.accounts(), accounts);
-    assert!(test.logs_in("alice") && !test.logs_in("Jürgen"));
-    assert!(test.latchkey(&["account", "show", "alice"], "").out.contains("2024-05-01T12:34:56"));
+    assert_eq!(shop.accounts(), accounts);
+    assert!(shop.logs_in("alice") && !shop.logs_in("Jürgen"));
+    assert!(shop.latchkey(&["account", "show", "alice"], "").out.contains("2024-05-01T12:34:56"));
 
-    let (code, again) = test.import_json(&file, &["--id-prefix", "shop-"]);
+    let (code, again) = shop.import_json(&file, &["--id-prefix", "shop-"]);
     let nothing_new =
         json!({ "added": 0, "present": 2, "skipped": 0, "refused": [], "complete": true, "dry_run": false });
     assert_eq!((code, again), (0, nothing_new));
-    assert_eq!(test.accounts(), accounts);
+    assert_eq!(shop.accounts(), accounts);
 }
 
 #[test]
 fn csv_is_imported_from_standard_input() {
-    let test = ImportTest::open();
+    let shop = ImportTest::open();
     let hash = hash();
     // Excel writes a byte order mark and CRLF, and hashes contain commas.
     let text = format!(
         "\u{feff}username,password_hash,roles,email,disabled\r\n\"O'Brien, \"\"Bob\"\"\",\"{hash}\",a b,x@y,\r\n\r\n\
          bob,\"{hash}\",,,yes\r\ncarol,{hash},,,\r\n"
     );
-    let done = test.latchkey(&["account", "import", "-", "--ignore", "email"], &text);
+    let done = shop.latchkey(&["account", "import", "-", "--ignore", "email"], &text);
     assert_eq!(done.code, 1, "{done:?}");
     let report = "added 2, present 0, refused 1\nline 5: has 7 cells where the first row has 5\n";
     assert_eq!(done.out, report);
     assert!(done.err.contains("1 of 3 accounts were refused"), "{done:?}");
-    assert!(test.logs_in("o'brien, \"BOB\""));
+    assert!(shop.logs_in("o'brien, \"BOB\""));
     let names: Vec<_> =
-        test.accounts().iter().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect();
+        shop.accounts().iter().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect();
     assert_eq!(names, ["bob disabled", "O'Brien, \"Bob\" enabled a,b"]);
 }
 
 #[test]
 fn a_real_dump_of_django_is_imported() {
     for dump in ["natural.json", "lines.jsonl", "groups_first.json"] {
-        let test = ImportTest::open();
+        let shop = ImportTest::open();
         let text = fs::read_to_string(format!("{DUMPS}{dump}")).unwrap();
-        let file = test.file(dump, text.replace("\"argon2$argon2id$", "\"$argon2id$"));
-        let (code, report) = test.import_json(&file, &["--group-role", "Content Editors=content"]);
+        let file = shop.file(dump, text.replace("\"argon2$argon2id$", "\"$argon2id$"));
+        let (code, report) = shop.import_json(&file, &["--group-role", "Content Editors=content"]);
         assert_eq!(code, 1, "{dump}: nobody can check md5");
         assert!(report.to_string().contains(r#""username":"md5""#), "{dump}: {report}");
-        let accounts = test.accounts();
+        let accounts = shop.accounts();
         for account in [
             "1 root enabled staff,superuser",
             "8 Jürgen enabled editors",
@@ -180,14 +180,14 @@ fn a_real_dump_of_django_is_imported() {
         ] {
             assert!(accounts.contains(&account.to_owned()), "{dump}: {account} is not in {accounts:?}");
         }
-        assert!(test.logs_in("root") && test.logs_in("jürgen"), "{dump}");
-        assert!(!test.logs_in("sso") && !test.logs_in("blank") && !test.logs_in("gone"), "{dump}");
+        assert!(shop.logs_in("root") && shop.logs_in("jürgen"), "{dump}");
+        assert!(!shop.logs_in("sso") && !shop.logs_in("blank") && !shop.logs_in("gone"), "{dump}");
     }
 }
 
 #[test]
 fn the_report_names_the_line_the_user_and_the_reason() {
-    let test = ImportTest::open();
+    let shop = ImportTest::open();
     let text = r#"{"username": "alice", "password_hash": "!"}
 {"username": "bob", "password_hash": "hunter2 in clear"}
 
@@ -197,8 +197,8 @@ fn the_report_names_the_line_the_user_and_the_reason() {
 {"username": "eve", "password_hash": "!", "roles": ["Content Editors"]}
 {"username": "frank
 "#;
-    let file = test.file("users.jsonl", text);
-    let done = test.import(&file, &[]);
+    let file = shop.file("users.jsonl", text);
+    let done = shop.import(&file, &[]);
     assert_eq!(done.code, 1);
     let lines: Vec<_> = done.out.lines().collect();
     assert_eq!(lines[0], "added 1, present 0, refused 6");
@@ -214,7 +214,7 @@ fn the_report_names_the_line_the_user_and_the_reason() {
     }
     assert!(!done.out.contains("hunter2") && !done.err.contains("hunter2"), "{done:?}");
 
-    let (code, report) = test.import_json(&file, &[]);
+    let (code, report) = shop.import_json(&file, &[]);
     assert_eq!((code, &report["added"], &report["present"]), (1, &json!(0), &json!(1)));
     let refused = report["refused"].as_array().unwrap();
     assert_eq!(
@@ -225,46 +225,46 @@ fn the_report_names_the_line_the_user_and_the_reason() {
     assert!(refused[1]["reason"].as_str().unwrap().contains("only hashes"));
 
     // The report can go to a file.
-    let path = test.files.path().join("report");
-    let into = test.import(&file, &["--report", path.to_str().unwrap()]);
+    let path = shop.files.path().join("report");
+    let into = shop.import(&file, &["--report", path.to_str().unwrap()]);
     assert_eq!((into.code, into.out.as_str()), (1, "added 0, present 1, refused 6\n"));
     assert_eq!(fs::read_to_string(path).unwrap().lines().collect::<Vec<_>>(), lines[1..]);
 }
 
 #[test]
 fn a_dry_run_reports_the_outcome_and_changes_nothing() {
-    let test = ImportTest::open();
-    let file = test.file("users.jsonl", many(1500) + &many(1));
-    let dry = test.import(&file, &["--dry-run"]);
+    let shop = ImportTest::open();
+    let file = shop.file("users.jsonl", many(1500) + &many(1));
+    let dry = shop.import(&file, &["--dry-run"]);
     assert_eq!(dry.code, 1);
     assert!(
         dry.out.starts_with("to be added 1500, present 0, refused 1\nline 1501 (user000000): username"),
         "{dry:?}"
     );
-    assert_eq!(test.accounts().len(), 0);
+    assert_eq!(shop.accounts().len(), 0);
 }
 
 #[test]
 fn wrong_usage_and_invalid_files_have_different_exit_codes() {
-    let test = ImportTest::open();
+    let shop = ImportTest::open();
     let fails = |file: &Path, code: i32, said: &str| {
-        let done = test.import(file, &[]);
+        let done = shop.import(file, &[]);
         assert_eq!(done.code, code, "{done:?}");
         assert!(done.err.contains(said), "{done:?}");
     };
     fails(Path::new("/nowhere/users.csv"), 2, "cannot be read");
-    fails(&test.file("a.csv", "username,password\n"), 2, "line 1: password cannot be imported: only hashes");
-    fails(&test.file("b.csv", "username,password_hash,email\n"), 2, "--ignore email");
+    fails(&shop.file("a.csv", "username,password\n"), 2, "line 1: password cannot be imported: only hashes");
+    fails(&shop.file("b.csv", "username,password_hash,email\n"), 2, "--ignore email");
     // The entries before the error are imported.
     let dump = r#"[{"model": "auth.user", "pk": 1, "fields": {"username": "alice", "password": "!"}},
         {"model": "auth.user", "pk": 2, "fields": {"username": "bob"#;
-    fails(&test.file("c.json", dump), 1, "line 2 begins an entry that is cut off; nothing from there on");
-    assert_eq!(test.accounts(), ["1 alice enabled"]);
+    fails(&shop.file("c.json", dump), 1, "line 2 begins an entry that is cut off; nothing from there on");
+    assert_eq!(shop.accounts(), ["1 alice enabled"]);
 }
 
 /// Starts an import in the background.
-fn begin(test: &ImportTest, file: &Path, options: &[&str]) -> Child {
-    let mut command = test.command(&[&["account", "import", file.to_str().unwrap()], options].concat());
+fn begin(shop: &ImportTest, file: &Path, options: &[&str]) -> Child {
+    let mut command = shop.command(&[&["account", "import", file.to_str().unwrap()], options].concat());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -273,10 +273,10 @@ fn end(import: Child) -> Done {
 }
 
 /// Waits until an import has begun.
-fn until_importing(test: &ImportTest) {
+fn until_importing(shop: &ImportTest) {
     let begun = Instant::now();
     let has_begun =
-        || fs::read(test.data.path().join("latchkey.db-wal")).is_ok_and(|log| log.len() > 500_000);
+        || fs::read(shop.data.path().join("latchkey.db-wal")).is_ok_and(|log| log.len() > 500_000);
     while !has_begun() {
         assert!(begun.elapsed() < Duration::from_secs(20), "the import does not begin");
         std::thread::sleep(Duration::from_millis(1));
@@ -287,52 +287,52 @@ const MANY: usize = 20_000;
 
 #[test]
 fn the_same_command_continues_after_a_crash() {
-    let mut test = ImportTest::open();
-    let file = test.file("users.jsonl", many(MANY));
-    let import = begin(&test, &file, &["--retry-for", "0s"]);
-    until_importing(&test);
-    test.server.kill();
+    let mut shop = ImportTest::open();
+    let file = shop.file("users.jsonl", many(MANY));
+    let import = begin(&shop, &file, &["--retry-for", "0s"]);
+    until_importing(&shop);
+    shop.server.kill();
     let broken = end(import);
     assert_eq!(broken.code, 3, "{broken:?}");
     assert!(broken.err.contains("run the same command again to go on"), "{broken:?}");
     assert!(broken.out.starts_with("added "), "{broken:?}");
 
-    test.server = Process::start(test.data.path(), &[]);
-    let (code, report) = test.import_json(&file, &[]);
+    shop.server = Process::start(shop.data.path(), &[]);
+    let (code, report) = shop.import_json(&file, &[]);
     let (added, present) = (report["added"].as_u64().unwrap(), report["present"].as_u64().unwrap());
     assert_eq!((code, added + present, report["complete"].as_bool()), (0, MANY as u64, Some(true)));
     assert!(added > 0 && present > 0, "the import was not interrupted: {report}");
     // Every account that was reported as added exists.
     let said: u64 = broken.out.split([' ', ',']).nth(1).unwrap().parse().unwrap();
     assert!(said <= present, "{said} were said to be there, {present} are");
-    assert_eq!(test.accounts().len(), MANY);
+    assert_eq!(shop.accounts().len(), MANY);
 }
 
 #[test]
 fn an_import_waits_for_a_restart_of_the_server() {
-    let mut test = ImportTest::open();
-    let address = test.server.grpc.to_string();
-    let file = test.file("users.jsonl", many(MANY));
-    let import = begin(&test, &file, &["--output", "json"]);
-    until_importing(&test);
-    test.server.kill();
-    test.server = Process::start(test.data.path(), &[("LISTEN__GRPC", &address)]);
+    let mut shop = ImportTest::open();
+    let address = shop.server.grpc.to_string();
+    let file = shop.file("users.jsonl", many(MANY));
+    let import = begin(&shop, &file, &["--output", "json"]);
+    until_importing(&shop);
+    shop.server.kill();
+    shop.server = Process::start(shop.data.path(), &[("LISTEN__GRPC", &address)]);
     let done = end(import);
     assert_eq!(done.code, 0, "{done:?}");
     let report: Value = serde_json::from_str(&done.out).unwrap();
     let total = report["added"].as_u64().unwrap() + report["present"].as_u64().unwrap();
     assert_eq!(total, MANY as u64);
     assert!(done.err.contains("trying again"), "{done:?}");
-    assert_eq!(test.accounts().len(), MANY);
+    assert_eq!(shop.accounts().len(), MANY);
 }
 
 #[test]
 fn an_import_without_a_server_fails_at_once() {
-    let test = ImportTest::open();
+    let shop = ImportTest::open();
     let nobody = unused_address();
-    let file = test.file("users.jsonl", many(1));
+    let file = shop.file("users.jsonl", many(1));
     let begun = Instant::now();
-    let done = test.import(&file, &["--server", &nobody.to_string()]);
+    let done = shop.import(&file, &["--server", &nobody.to_string()]);
     assert_eq!(done.code, 3, "{done:?}");
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
@@ -348,8 +348,8 @@ fn peak(pid: u32) -> u64 {
 /// Imports this number of accounts and returns the peak memory of the client and the server in KiB.
 #[cfg(target_os = "linux")]
 fn memory(count: usize) -> (u64, u64) {
-    let test = ImportTest::open();
-    let mut command = test.command(&["account", "import", "-"]);
+    let shop = ImportTest::open();
+    let mut command = shop.command(&["account", "import", "-"]);
     let mut import = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut input = import.stdin.take().unwrap();
     input.write_all(many(count).as_bytes()).unwrap();
@@ -357,8 +357,8 @@ fn memory(count: usize) -> (u64, u64) {
     let client = peak(import.id());
     drop(input);
     assert!(import.wait().unwrap().success());
-    let server = peak(test.server.pid());
-    assert_eq!(test.accounts().len(), count);
+    let server = peak(shop.server.pid());
+    assert_eq!(shop.accounts().len(), count);
     (client, server)
 }
 
@@ -376,20 +376,20 @@ fn memory_does_not_grow_with_the_file() {
 
 #[test]
 fn no_hash_is_printed_and_every_account_is_in_the_audit_trail() {
-    let test = ImportTest::with(&[("LOG__LEVEL", "trace"), ("LOG__FORMAT", "json")]);
+    let shop = ImportTest::with(&[("LOG__LEVEL", "trace"), ("LOG__FORMAT", "json")]);
     let (good, bad) = (hash(), "md5$salt$5f4dcc3b5aa765d61d8327deb882cf99");
     let text = format!(
         "{}\n{}\n",
         json!({ "username": "alice", "password_hash": good }),
         json!({ "username": "bob", "password_hash": bad })
     );
-    let file = test.file("users.jsonl", text);
-    let first = test.import(&file, &[]);
-    let second = test.import(&file, &[]);
+    let file = shop.file("users.jsonl", text);
+    let first = shop.import(&file, &[]);
+    let second = shop.import(&file, &[]);
     assert!(first.out.starts_with("added 1, present 0, refused 1"), "{first:?}");
     assert!(second.out.starts_with("added 0, present 1, refused 1"), "{second:?}");
-    test.server.terminate();
-    let (code, log) = test.server.wait(Duration::from_secs(15));
+    shop.server.terminate();
+    let (code, log) = shop.server.wait(Duration::from_secs(15));
     assert_eq!(code, Some(0));
     // Added and refused, then refused; what was there has not changed.
     assert_eq!(log.matches("account.import").count(), 3, "{log}");

@@ -167,7 +167,7 @@ async fn a_key_removed_too_early_is_logged_and_a_wrong_file_changes_nothing() {
         .unwrap();
     fs::set_permissions(&public, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let said = process.output_until("9-public.pem holds a public key in PEM");
-    assert!(said.contains("going on with those in memory"), "{said}");
+    assert!(said.contains("continuing with those in memory"), "{said}");
     client.session(&old).await;
     fs::remove_file(&public).unwrap();
 

@@ -146,7 +146,7 @@ async fn a_failed_delivery_is_repeated_with_the_same_id_until_it_succeeds() {
 
     receiver.answer(&[Answer::Later(503, 2), Answer::Never, Answer::Status(307)]);
     let mut ended = displace(&client, "alice", 3).await;
-    process.output_until("does not take what it is sent");
+    process.output_until("failed to deliver webhook events");
     ended.extend(displace(&client, "alice", 3).await);
     receiver.until_delivered(&ended, SOON).await;
 
@@ -163,20 +163,20 @@ async fn a_failed_delivery_is_repeated_with_the_same_id_until_it_succeeds() {
     proxy.set(ProxyMode::Disconnect);
     let more = displace(&client, "alice", 2).await;
     let begun = Instant::now();
-    while process.output().matches("does not take what it is sent").count() < 2 {
+    while process.output().matches("failed to deliver webhook events").count() < 2 {
         assert!(begun.elapsed() < SOON, "{}", process.output());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     proxy.set(ProxyMode::Forward);
     receiver.until_delivered(&more, SOON).await;
-    process.output_until("takes what it is sent again");
+    process.output_until("delivering webhook events again");
     ended.extend(more);
     assert_eq!(told(&receiver.events()), ended);
 
     process.terminate();
     let (_, log) = process.wait(SOON);
-    assert_eq!(log.matches("does not take what it is sent").count(), 2, "{log}");
-    assert_eq!(log.matches("takes what it is sent again").count(), 2, "{log}");
+    assert_eq!(log.matches("failed to deliver webhook events").count(), 2, "{log}");
+    assert_eq!(log.matches("delivering webhook events again").count(), 2, "{log}");
     assert!(log.contains("the receiver answered 503 Service Unavailable"), "{log}");
     for secret in [SECRET, "hunter2"] {
         assert!(!log.contains(secret), "{secret} is in the log");

@@ -284,10 +284,9 @@ async fn a_rehash_replaces_only_the_hash_it_was_made_from(
 async fn an_import_says_of_each_account_what_became_of_it(
     #[values(Database::Embedded, Database::Postgres, Database::MariaDb)] database: Database,
 ) {
-    let store = TestAccounts::on(database).await;
-
     use Imported::{Added, IdTaken, Present, UsernameTaken};
 
+    let store = TestAccounts::on(database).await;
     let accounts = &*store.accounts;
     let alice = created(accounts, "alice").await;
     let bob = account("Bob");

@@ -241,10 +241,9 @@ async fn of_concurrent_commits_at_one_revision_exactly_one_wins(
 async fn no_increment_is_lost_under_contention(
     #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
 ) {
-    let Some(store) = TestStore::start(kind).await else { return };
-
     const TASKS: u64 = 16;
     const EACH: u64 = 20;
+    let Some(store) = TestStore::start(kind).await else { return };
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
         let registers = Arc::clone(&store.registers);

@@ -252,7 +252,7 @@ async fn calls_over_a_stalled_connection_to_postgres_fail_in_time() {
     let url = url.replace(&Postgres::shared().port().to_string(), &proxy.address.port().to_string());
     let accounts = SqlAccounts::open(&quick(&url)).await.unwrap();
     outlive_silence(&accounts, |silent| {
-        proxy.set(if silent { ProxyMode::Stall } else { ProxyMode::Forward })
+        proxy.set(if silent { ProxyMode::Stall } else { ProxyMode::Forward });
     })
     .await;
 }

@@ -46,7 +46,7 @@ pub struct Opened {
     pub kick_war: bool,
 }
 
-/// EndCause no session was opened. The state is unchanged.
+/// Why no session was opened. The state is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OpenError {
     /// A login with the same idempotency key opened this session, which is live.

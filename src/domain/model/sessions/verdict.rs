@@ -2,14 +2,14 @@
 //!
 //! A verdict checks in this order:
 //!
-//! 1. a session or tombstone with another generation or slot than the token names: MALFORMED;
+//! 1. a session or tombstone with another generation or slot than the token names: `MALFORMED`;
 //! 2. the session itself, with its two timeouts and the epoch;
 //! 3. its tombstone;
 //! 4. the fence;
-//! 5. a later session of the same slot: the token was REPLACED even if its tombstone is gone;
-//! 6. otherwise UNKNOWN_SESSION.
+//! 5. a later session of the same slot: the token was `REPLACED` even if its tombstone is gone;
+//! 6. otherwise `UNKNOWN_SESSION`.
 //!
-//! Whether the token is NOT_YET_VALID is checked last: a session that has ended is dead, whatever the clock of the
+//! Whether the token is `NOT_YET_VALID` is checked last: a session that has ended is dead, whatever the clock of the
 //! server that opened it said.
 
 use super::{Context, Session, UserSessions};

@@ -76,7 +76,7 @@ async fn a_stopping_server_finishes_its_delivery_without_retries_and_releases_th
     let client = process.serving_client().await;
     receiver.answer(&[Answer::Later(503, 300)]);
     ended.extend(displace(&client, "alice", 1).await);
-    process.output_until("does not take what it is sent");
+    process.output_until("failed to deliver webhook events");
     assert_eq!(receiver.posts().len(), 3, "an accepted delivery was repeated");
     process.terminate();
     let begun = Instant::now();
@@ -153,7 +153,7 @@ async fn a_frozen_server_sends_nothing_after_another_has_taken_over() {
     receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
     receiver.always(Some(Answer::Status(500)));
     let ended = displace(&client, "alice", 3).await;
-    first.output_until("does not take what it is sent");
+    first.output_until("failed to deliver webhook events");
     first.signal("STOP");
     let its_own = receiver.posts().len();
     let second = Process::start(data.path(), &settings);
@@ -187,7 +187,7 @@ async fn only_a_store_that_lost_events_causes_a_resync() {
         receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
         receiver.answer(&[Answer::Status(500)]);
         let before = displace(&client, "alice", 3).await;
-        process.output_until("does not take what it is sent");
+        process.output_until("failed to deliver webhook events");
         redis.kill();
         client.until(NotServing, SOON).await;
         redis.restart();

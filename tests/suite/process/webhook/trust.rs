@@ -32,7 +32,7 @@ async fn a_receiver_with_tls_needs_a_trusted_certificate() {
         if trusted {
             receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
         } else {
-            let log = process.output_until("does not take what it is sent");
+            let log = process.output_until("failed to deliver webhook events");
             assert!(log.contains("invalid peer certificate"), "{log}");
             assert!(receiver.posts().is_empty());
         }
@@ -45,8 +45,8 @@ fn an_invalid_or_unprotected_secret_is_an_error_at_the_start() {
     let path = data.path().join("secret");
     for (contents, mode, said) in [
         (SECRET, 0o644, "webhook.secret_file: "),
-        ("whsec_hunter2", 0o600, "webhook.secret_file: what "),
-        ("hunter2 hunter2 hunter2 hunter2", 0o600, "webhook.secret_file: what "),
+        ("whsec_hunter2", 0o600, "webhook.secret_file: the content of "),
+        ("hunter2 hunter2 hunter2 hunter2", 0o600, "webhook.secret_file: the content of "),
     ] {
         fs::write(&path, contents).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();

@@ -9,7 +9,7 @@ use super::{super::*, Command, SLOTS};
 pub(super) struct Known {
     pub(super) session: Session,
     key: Option<u64>,
-    /// EndCause the session was ended, if it was.
+    /// Why the session was ended, if it was.
     pub(super) ended: Option<Reason>,
     /// The latest confirmed use.
     used: Timestamp,
