@@ -18,7 +18,7 @@ use super::{CommandError, client, output};
 const MIN_BACKOFF: Duration = Duration::from_millis(250);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// How long to retry.
+/// The limits of retries while the server does not answer.
 #[derive(Args)]
 pub(super) struct Retry {
     /// How long to retry while the server does not answer, such as 10m. Then the command exits with 3.

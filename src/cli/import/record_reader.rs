@@ -8,7 +8,7 @@ use std::{fmt::Display, io::BufRead};
 /// The size of a record in bytes beyond which its contents are dropped.
 const MAX_RECORD: usize = 1 << 20;
 
-/// What to do with a byte.
+/// The decision of a record reader about one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Skips a byte between records.

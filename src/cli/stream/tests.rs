@@ -1,4 +1,4 @@
-//! When a stream is opened again.
+//! Tests of the conditions under which a stream is opened again.
 
 use std::{collections::VecDeque, vec};
 

@@ -44,7 +44,7 @@ pub(super) struct ReadToken(u64);
 #[derive(Debug, Clone)]
 pub(super) struct LiveVerdict {
     pub(super) identity: Identity,
-    /// When the validation was sent.
+    /// The moment at which the validation was sent.
     pub(super) sent: Instant,
     /// The wall-clock time at `sent`, for the deadlines of the session.
     pub(super) sent_at: SystemTime,
