@@ -22,3 +22,4 @@ mod renewal;
 mod rows;
 mod states;
 mod tls;
+mod topologies;

@@ -1,13 +1,22 @@
 //! A Redis or Valkey server on a free port, which ends with the test.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
+
+use super::{address::server_port, skip::find_program};
+
+/// How long a server may take to answer a question of a test.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
@@ -23,6 +32,19 @@ impl Flavour {
             Self::Valkey => ("valkey-server", "LATCHKEY_TEST_VALKEY_SERVER"),
         }
     }
+
+    /// Whether tests can start servers of this kind. Every test run needs Redis; without Valkey its tests are skipped.
+    pub fn is_installed(self) -> bool {
+        let (program, variable) = self.program();
+        self == Self::Redis || find_program(program, variable).is_some()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Master,
+    Replica,
+    Sentinel,
 }
 
 pub struct RedisServer {
@@ -30,6 +52,7 @@ pub struct RedisServer {
     pub port: u16,
     dir: TempDir,
     child: Option<Child>,
+    config: Option<PathBuf>,
     arguments: Vec<String>,
 }
 
@@ -40,21 +63,37 @@ impl RedisServer {
 
     /// Starts with these arguments besides the usual ones.
     pub fn with(flavour: Flavour, arguments: &[&str]) -> Self {
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let dir = tempfile::tempdir().unwrap();
-        let mut server = Self { flavour, port: 0, dir, child: None, arguments };
+        let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         // Another process may take the port first, so several ports are tried.
-        for _ in 0..10 {
-            server.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            if server.launch() {
-                return server;
-            }
-        }
-        panic!("{flavour:?} did not start; `make test` installs what the tests need");
+        let server = (0..10).find_map(|_| Self::on(flavour, server_port(), None, &arguments));
+        server
+            .unwrap_or_else(|| panic!("{flavour:?} did not start; `make test` installs what the tests need"))
+    }
+
+    /// Starts on this port with the text of a configuration file, which the server may rewrite. Returns `None` if the
+    /// server does not start: its ports may be taken.
+    pub fn on(flavour: Flavour, port: u16, config: Option<&str>, arguments: &[String]) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config.map(|text| {
+            let file = dir.path().join("server.conf");
+            fs::write(&file, text).unwrap();
+            file
+        });
+        let mut server = Self { flavour, port, dir, child: None, config, arguments: arguments.to_vec() };
+        server.launch().then_some(server)
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The directory with the data, which survives a restart.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// Ends the server at once, as a power failure would.
@@ -65,10 +104,27 @@ impl RedisServer {
         }
     }
 
+    /// Stops the process, which keeps its connections and answers nothing, until it is resumed.
+    pub fn pause(&self) {
+        let pid = self.pid();
+        kill_process(pid, Signal::STOP).unwrap();
+        // The signal takes effect some time after it is delivered.
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
+    }
+
+    pub fn resume(&self) {
+        kill_process(self.pid(), Signal::CONT).unwrap();
+    }
+
     /// Restarts the server on the same port with the same directory.
     pub fn restart(&mut self) {
         self.kill();
-        assert!(self.launch(), "the server did not start again on port {}", self.port);
+        // A connection may have the port for a moment.
+        let started = (0..20).any(|attempt| {
+            std::thread::sleep(Duration::from_millis(50) * attempt.min(4));
+            self.launch()
+        });
+        assert!(started, "the server did not start again on port {}", self.port);
     }
 
     /// Sets the arguments besides the usual ones for the next start.
@@ -86,15 +142,66 @@ impl RedisServer {
     }
 
     /// Sends a command over a new connection and returns the answer.
-    pub fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
-        let client = redis::Client::open(self.url()).unwrap();
-        command.query(&mut client.get_connection().unwrap()).unwrap()
+    pub fn query<T: FromRedisValue>(&self, command: &Cmd) -> T {
+        command.query(&mut self.client().get_connection().unwrap()).unwrap()
+    }
+
+    /// Sends a command to a server that may be down, over a new connection, and waits one second for the answer.
+    pub async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        let mut connection = self.client().get_multiplexed_async_connection_with_config(&config).await?;
+        command.query_async(&mut connection).await
+    }
+
+    pub async fn role(&self) -> RedisResult<Role> {
+        let role: Vec<Value> = self.ask(&redis::cmd("ROLE")).await?;
+        let name: String = redis::from_redis_value(role.into_iter().next().unwrap())?;
+        Ok(match name.as_str() {
+            "master" => Role::Master,
+            "slave" => Role::Replica,
+            "sentinel" => Role::Sentinel,
+            name => panic!("unknown role {name}"),
+        })
+    }
+
+    /// Makes this server a replica of another, until `promote`. It gets the data of the other in the background.
+    pub fn replicate(&self, master: &Self) {
+        let () = self.query(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port));
+    }
+
+    /// Makes a replica a master by hand.
+    pub fn promote(&self) {
+        let () = self.query(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));
+    }
+
+    /// Returns the fields of a section of `INFO`, one in each line.
+    pub async fn info(&self, section: &str) -> RedisResult<String> {
+        self.ask(redis::cmd("INFO").arg(section)).await
+    }
+
+    /// Connects with the password that the server was started with.
+    fn client(&self) -> redis::Client {
+        let password = self.argument("--requirepass").map(|password| format!(":{password}@"));
+        let url = format!("redis://{}127.0.0.1:{}", password.unwrap_or_default(), self.port);
+        redis::Client::open(url).unwrap()
+    }
+
+    fn argument(&self, name: &str) -> Option<&str> {
+        let position = self.arguments.iter().position(|argument| argument == name)?;
+        self.arguments.get(position + 1).map(String::as_str)
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().unwrap())
     }
 
     fn launch(&mut self) -> bool {
         let (name, variable) = self.flavour.program();
         let program = std::env::var_os(variable).unwrap_or_else(|| name.into());
         let mut child = Command::new(&program)
+            .args(&self.config)
             .args(["--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"])
             .arg("--port")
             .arg(self.port.to_string())
