@@ -4,13 +4,12 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::TcpStream,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 use super::{address::server_port, skip::find_program};
@@ -87,11 +86,6 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The directory with the data, which survives a restart.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
@@ -106,14 +100,23 @@ impl RedisServer {
 
     /// Stops the process, which keeps its connections and answers nothing, until it is resumed.
     pub fn pause(&self) {
-        let pid = self.pid();
-        kill_process(pid, Signal::STOP).unwrap();
+        self.signal("STOP");
         // The signal takes effect some time after it is delivered.
-        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
+        let state =
+            || Command::new("ps").args(["-o", "stat=", "-p", &self.pid().to_string()]).output().unwrap();
+        while state().stdout.first() != Some(&b'T') {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub fn resume(&self) {
-        kill_process(self.pid(), Signal::CONT).unwrap();
+        self.signal("CONT");
+    }
+
+    /// Sends a signal to the process by its name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(status.unwrap().success());
     }
 
     /// Restarts the server on the same port with the same directory.
@@ -193,8 +196,8 @@ impl RedisServer {
         self.arguments.get(position + 1).map(String::as_str)
     }
 
-    fn pid(&self) -> Pid {
-        Pid::from_child(self.child.as_ref().unwrap())
+    fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     fn launch(&mut self) -> bool {

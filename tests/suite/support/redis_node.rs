@@ -15,7 +15,7 @@ use super::{
 };
 
 /// How long a topology may take to reach a state that it must reach, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What all servers of a topology have in common.
 #[derive(Debug, Clone, Default)]
@@ -53,7 +53,6 @@ pub enum Reach {
 /// The ports of a server before it starts. Clients and other servers use `announced`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
-    pub(super) plain: u16,
     pub(super) tls: Option<u16>,
     pub(super) bus: u16,
     pub(super) announced: u16,
@@ -97,7 +96,7 @@ impl Node {
             let own_bus = server_port();
             let announced = proxy.as_ref().map_or(tls.unwrap_or(plain), Proxy::port);
             let announced_bus = bus.as_ref().map_or(own_bus, Proxy::port);
-            let ports = Ports { plain, tls, bus: own_bus, announced, announced_bus, source };
+            let ports = Ports { tls, bus: own_bus, announced, announced_bus, source };
             let (config, arguments) = arguments(&ports);
             let start = move || RedisServer::on(flavour, plain, config.as_deref(), &arguments);
             let Some(server) = tokio::task::spawn_blocking(start).await.unwrap() else { continue };
