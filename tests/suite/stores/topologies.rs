@@ -1,7 +1,11 @@
 //! The topologies and the proxy that tests of failures rely on.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
+use rcgen::ExtendedKeyUsagePurpose;
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult, aio::MultiplexedConnection};
 use rstest::rstest;
 
@@ -11,7 +15,7 @@ use crate::support::{
     redis::{Flavour, RedisServer, Role},
     redis_node::{NodeOptions, Reach, TlsFiles},
     sentinel::{SentinelGroup, SentinelOptions},
-    tls::Authority,
+    tls::{Authority, server_params},
 };
 
 /// Longer than anything takes that must happen, also on a busy machine.
@@ -71,20 +75,32 @@ async fn a_partitioned_master_goes_on_and_the_sentinels_elect_another() {
     let group = SentinelGroup::start(Flavour::Redis, options).await.unwrap();
     let old = group.partition_master(Reach::Process(std::process::id())).await;
     let mut client = connect(old).await.unwrap();
-    group.wait_for_master_other_than(old).await;
+    let (new, _) = group.wait_for_master_other_than(old).await;
     let () = call(&mut client, &["SET", "written to", "the old master"]).await.unwrap();
-    group.heal(old);
-    group.until_in_sync().await;
-    let lost: Option<String> = call(&mut connect(old).await.unwrap(), &["GET", "written to"]).await.unwrap();
+    let lost: Option<String> = call(&mut connect(new).await.unwrap(), &["GET", "written to"]).await.unwrap();
     assert_eq!(lost, None);
+    group.heal(old);
+    until("the Sentinels see the old master again", async || {
+        let replicas = redis::cmd("SENTINEL").arg("REPLICAS").arg("mymaster").to_owned();
+        let replicas: Vec<HashMap<String, String>> = group.sentinels[0].ask(&replicas).await.unwrap();
+        replicas
+            .iter()
+            .any(|replica| replica["port"] == old.to_string() && !replica["flags"].contains("down"))
+    })
+    .await;
+}
 
-    // Only clients are cut, so nothing else changes.
-    let master = group.master().await;
-    group.node(master).set_for_clients(ProxyMode::Disconnect);
-    assert!(connect(master).await.is_err());
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_cut_from_a_master_that_sentinels_replace_by_order() {
+    let options = SentinelOptions { nodes: proxied(), ..SentinelOptions::default() };
+    let group = SentinelGroup::start(Flavour::Redis, options).await.unwrap();
+    let old = group.master().await;
+    group.node(old).set_for_clients(ProxyMode::Disconnect);
+    assert!(connect(old).await.is_err());
     group.until_ready().await;
-    assert_eq!(group.failover().await, master);
-    group.wait_for_master_other_than(master).await;
+    group.until_in_sync().await;
+    assert_eq!(group.failover().await, old);
+    group.wait_for_master_other_than(old).await;
 
     group.set_for_clients(ProxyMode::Disconnect);
     for node in group.nodes.iter().chain(&group.sentinels) {
@@ -175,7 +191,10 @@ async fn a_slot_moves_with_its_keys(#[values(Flavour::Redis, Flavour::Valkey)] f
 async fn topologies_serve_tls() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new("Redis CA");
-    let (certificate, key) = authority.server().write(dir.path(), "server");
+    // On the cluster bus a server also presents its certificate as a client.
+    let mut params = server_params();
+    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    let (certificate, key) = authority.sign(&params).write(dir.path(), "server");
     let tls = TlsFiles { certificate, key, ca: authority.write(dir.path()), verifies_clients: false };
     let nodes = NodeOptions { tls: Some(tls), ..proxied() };
     let options = SentinelOptions { replicas: 1, nodes: nodes.clone(), ..SentinelOptions::default() };

@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use self::duplicate::Duplicates;
+use self::peer::Origin;
 pub use self::peer::Peer;
 
 static PROXIES: LazyLock<Runtime> =
@@ -162,7 +163,8 @@ async fn accept(
         };
         match accepted {
             Some(Ok((client, peer))) => {
-                let modes = Modes { rules: connections, peer, proxy: address.port() };
+                let origin = Arc::new(Origin::new(peer, address.port()));
+                let modes = Modes { rules: connections, origin };
                 tokio::spawn(forward(client, target.load(Ordering::Relaxed), modes));
             }
             // No file descriptors are left.
@@ -197,24 +199,28 @@ async fn reserve(address: SocketAddr) -> TcpSocket {
 #[derive(Clone)]
 struct Modes {
     rules: watch::Receiver<Rules>,
-    peer: SocketAddr,
-    proxy: u16,
+    origin: Arc<Origin>,
 }
 
 impl Modes {
     fn now(&self) -> ProxyMode {
-        Self::of(&self.rules.borrow(), self.peer, self.proxy)
+        Self::of(&self.rules.borrow(), &self.origin)
     }
 
     /// Waits for a mode that fits. Returns `None` at the end of the proxy.
     async fn wait_for(&mut self, fits: impl Fn(ProxyMode) -> bool) -> Option<ProxyMode> {
-        let (peer, proxy) = (self.peer, self.proxy);
-        let rules = self.rules.wait_for(|rules| fits(Self::of(rules, peer, proxy))).await.ok()?;
-        Some(Self::of(&rules, peer, proxy))
+        let mut found = ProxyMode::Forward;
+        let origin = &self.origin;
+        let is_fit = |rules: &Rules| {
+            found = Self::of(rules, origin);
+            fits(found)
+        };
+        self.rules.wait_for(is_fit).await.ok()?;
+        Some(found)
     }
 
-    fn of(rules: &Rules, peer: SocketAddr, proxy: u16) -> ProxyMode {
-        let of_peer = rules.of_peers.iter().rev().find(|(of, _)| of.fits(peer, proxy));
+    fn of(rules: &Rules, origin: &Origin) -> ProxyMode {
+        let of_peer = rules.of_peers.iter().rev().find(|(peer, _)| origin.is(*peer));
         of_peer.map_or(rules.default, |(_, mode)| *mode)
     }
 }

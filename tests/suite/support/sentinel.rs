@@ -90,17 +90,9 @@ impl SentinelGroup {
         self.nodes.iter_mut().find(|node| node.port == port).unwrap()
     }
 
-    /// Returns the port of the master, as the first Sentinel that answers says.
+    /// Returns the port of the master, as a quorum of the Sentinels says.
     pub async fn master(&self) -> u16 {
-        until("a Sentinel answers", async || {
-            for sentinel in &self.sentinels {
-                if let Some(port) = master_of(sentinel).await {
-                    return Some(port);
-                }
-            }
-            None
-        })
-        .await
+        until("a quorum of Sentinels names a master", async || self.named_by_quorum().await).await
     }
 
     /// Returns the ports of all servers with data but the master, also of those that are down.
@@ -152,8 +144,8 @@ impl SentinelGroup {
         master
     }
 
-    /// Waits until a Sentinel names a master other than that of this port, which also has the role. Returns its port
-    /// and the instant at which the first Sentinel named it.
+    /// Waits until a quorum of Sentinels names a master other than that of this port, which also has the role. Returns
+    /// its port and the instant at which the first Sentinel named it.
     pub async fn wait_for_master_other_than(&self, port: u16) -> (u16, Instant) {
         let elected = until("another master is elected", async || {
             let answers = join_all(self.sentinels.iter().map(master_of)).await;
@@ -161,7 +153,8 @@ impl SentinelGroup {
             Some((other, Instant::now()))
         })
         .await;
-        until("the new master has its role", async || {
+        until("a quorum of Sentinels names the new master, which has its role", async || {
+            (self.named_by_quorum().await? == elected.0).then_some(())?;
             (self.node(elected.0).server.role().await.ok()? == Role::Master).then_some(())
         })
         .await;
@@ -170,11 +163,12 @@ impl SentinelGroup {
 
     /// Waits until every server with data but the master is its replica and has all that the master wrote.
     pub async fn until_in_sync(&self) {
-        let master = if self.sentinels.is_empty() { self.nodes[0].port } else { self.master().await };
-        let master = self.node(master);
-        let replicas: Vec<_> = self.nodes.iter().filter(|node| node.port != master.port).collect();
         until("the replicas are in sync", async || {
-            let in_sync = join_all(replicas.iter().map(|replica| is_in_sync(replica, master))).await;
+            let at_start = self.sentinels.is_empty().then_some(self.nodes[0].port);
+            let master =
+                self.node(if let Some(port) = at_start { port } else { self.named_by_quorum().await? });
+            let replicas = self.nodes.iter().filter(|node| node.port != master.port);
+            let in_sync = join_all(replicas.map(|replica| is_in_sync(replica, master))).await;
             in_sync.into_iter().all(|is| is).then_some(())
         })
         .await;
@@ -197,6 +191,14 @@ impl SentinelGroup {
             all.into_iter().collect::<Option<()>>()
         })
         .await;
+    }
+
+    async fn named_by_quorum(&self) -> Option<u16> {
+        let mut votes: HashMap<u16, u8> = HashMap::new();
+        for port in join_all(self.sentinels.iter().map(master_of)).await.into_iter().flatten() {
+            *votes.entry(port).or_default() += 1;
+        }
+        votes.into_iter().find(|(_, votes)| *votes >= self.options.quorum).map(|(port, _)| port)
     }
 
     async fn start_sentinels(&mut self, flavour: Flavour) {

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::OnceLock,
 };
 
 /// Whose connections a mode is for.
@@ -18,27 +19,49 @@ pub enum Peer {
     Process(u32),
 }
 
-impl Peer {
-    pub(super) fn fits(self, peer: SocketAddr, proxy: u16) -> bool {
-        match self {
-            Self::Nodes => peer.ip() != IpAddr::V4(Ipv4Addr::LOCALHOST),
-            Self::Node(address) => peer.ip() == IpAddr::V4(address),
-            Self::Clients => peer.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST),
-            Self::Process(id) => socket(peer, proxy).is_some_and(|socket| has(id, &socket)),
-        }
-    }
+/// Where a connection to a proxy comes from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) peer: SocketAddr,
+    pub(super) proxy: u16,
+    socket: OnceLock<String>,
 }
 
-/// Returns the name of the socket at the other end of a connection, as a link in `/proc` shows it.
-fn socket(peer: SocketAddr, proxy: u16) -> Option<String> {
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let (local, remote) = (format!(":{:04X}", peer.port()), format!(":{proxy:04X}"));
-    let inode = table.lines().skip(1).find_map(|line| {
-        let columns: Vec<_> = line.split_whitespace().collect();
-        let is_it = columns.get(1)?.ends_with(&local) && columns.get(2)?.ends_with(&remote);
-        is_it.then(|| columns.get(9).copied()).flatten()
-    })?;
-    Some(format!("socket:[{inode}]"))
+impl Origin {
+    pub(super) fn new(peer: SocketAddr, proxy: u16) -> Self {
+        Self { peer, proxy, socket: OnceLock::new() }
+    }
+
+    pub(super) fn is(&self, peer: Peer) -> bool {
+        let ip = self.peer.ip();
+        match peer {
+            Peer::Nodes => ip != IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Peer::Node(address) => ip == IpAddr::V4(address),
+            Peer::Clients => ip == IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Peer::Process(id) => self.socket().is_some_and(|socket| has(id, socket)),
+        }
+    }
+
+    /// Returns the name of the socket at the other end, as a link in `/proc` shows it.
+    fn socket(&self) -> Option<&str> {
+        if self.socket.get().is_none() {
+            // The table is not read at one instant, so an entry may be missing in it.
+            let inode = (0..20).find_map(|_| self.inode())?;
+            let _ = self.socket.set(format!("socket:[{inode}]"));
+        }
+        self.socket.get().map(String::as_str)
+    }
+
+    fn inode(&self) -> Option<u64> {
+        let table = fs::read_to_string("/proc/net/tcp").ok()?;
+        let (local, remote) = (format!(":{:04X}", self.peer.port()), format!(":{:04X}", self.proxy));
+        table.lines().skip(1).find_map(|line| {
+            let columns: Vec<_> = line.split_whitespace().collect();
+            let is_it = columns.get(1)?.ends_with(&local) && columns.get(2)?.ends_with(&remote);
+            // A socket that its process has closed has none.
+            columns.get(9)?.parse().ok().filter(|inode| is_it && *inode != 0)
+        })
+    }
 }
 
 fn has(process: u32, socket: &str) -> bool {
