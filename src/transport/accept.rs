@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,19 +31,19 @@ pub async fn accept<F>(
     F: Future<Output = ()> + Send + 'static,
 {
     let connections = TaskTracker::new();
-    let accepting = accept_loop(&listener, limiter, |socket, address, admitted| {
+    let serve = |socket, address, admitted: Admitted| {
         let serving = serve(socket, address, Arc::clone(&admitted.connection));
         connections.spawn(async move {
             serving.await;
             drop(admitted);
         });
-    });
+    };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = accepting => {}
+        () = accept_loop(&listener, limiter, &serve) => {}
     }
     // Closes the port at once, so that new clients connect to another replica instead of waiting.
-    drop(listener);
+    accept_backlog(listener, limiter, serve);
     connections.close();
     connections.wait().await;
 }
@@ -67,6 +68,27 @@ async fn accept_loop(
                 tracing::warn!(error.message = %error, "failed to accept a connection");
                 tokio::time::sleep(RETRY_DELAY).await;
             }
+        }
+    }
+}
+
+/// Closes the port and serves the clients in its backlog. The system has completed their connections, so they may have
+/// sent requests already, which closing the port would reset.
+fn accept_backlog(
+    listener: TcpListener,
+    limiter: &ConnectionLimiter,
+    serve: impl Fn(TcpStream, SocketAddr, Admitted),
+) {
+    // The runtime may not know yet that clients are waiting, but the system does.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((socket, address)) = listener.accept() {
+        let socket = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
+        if let Ok(socket) = socket
+            && socket.set_nodelay(true).is_ok()
+            // At the limit, nobody is waited for any more.
+            && let Some(Some(admitted)) = limiter.admit(address.ip()).now_or_never()
+        {
+            serve(socket, address, admitted);
         }
     }
 }

@@ -90,8 +90,7 @@ pub(crate) async fn serve<S: Services>(
     // The library would read the preface without a timeout.
     let mut preface = [0; PREFACE.len()];
     let read = tokio::select! {
-        () = shutdown.cancelled() => return,
-        () = peer.connection.evicted() => return,
+        () = drain::too_late(&peer.connection, &shutdown) => return,
         read = tokio::time::timeout(PREFACE_TIMEOUT, read_preface(&mut from_client, &mut preface)) => read,
     };
     let Ok(Some(start)) = read else { return };

@@ -11,6 +11,22 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Interval of the checks whether requests are in progress.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Time for a connection that is being established while the server stops. Its client may have sent requests.
+const ESTABLISH_GRACE: Duration = Duration::from_millis(500);
+
+/// Waits until a connection that is not established must end: it is evicted, or the server stops and the client has had
+/// time to finish.
+pub(super) async fn too_late(connection: &Connection, shutdown: &CancellationToken) {
+    let stopped = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(ESTABLISH_GRACE).await;
+    };
+    tokio::select! {
+        () = stopped => {}
+        () = connection.evicted() => {}
+    }
+}
+
 /// Waits until a connection must end: it reaches `age`, is evicted, or the server stops.
 pub(super) async fn retired(age: Duration, connection: &Connection, shutdown: &CancellationToken) {
     tokio::select! {

@@ -46,17 +46,19 @@ pub(crate) struct FrameMeter<C> {
     frames: Option<FrameParser>,
     usage: Arc<Connection>,
     go_away: Option<GoAway>,
+    /// Ends the reading from the client after the last frame.
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
-/// Maximum time of reading from the client after GOAWAY. Closing a socket with unread data would reset the connection,
-/// and the client would lose the GOAWAY.
+/// Maximum time of reading from the client after the last GOAWAY, until the client closes. Closing a socket with unread
+/// data would reset the connection, and the client would lose the GOAWAY and responses. A client can send a request
+/// after it has acknowledged the first GOAWAY.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The GOAWAY frame that ends the connection.
 struct GoAway {
     frame: Vec<u8>,
     sent: usize,
-    linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl<C> FrameMeter<C> {
@@ -68,7 +70,7 @@ impl<C> FrameMeter<C> {
         usage: &Arc<Connection>,
     ) -> Self {
         let frames = rate.map(|rate| FrameParser::new(rate, preface_len));
-        Self { connection, frames, usage: Arc::clone(usage), go_away: None }
+        Self { connection, frames, usage: Arc::clone(usage), go_away: None, linger: None }
     }
 }
 
@@ -88,7 +90,7 @@ impl<C: AsyncRead + Unpin> AsyncRead for FrameMeter<C> {
             && let Some(whole) = frames.receive(&buffer.filled()[before..], Instant::now)
         {
             this.usage.note_reset_flood();
-            this.go_away = Some(GoAway { frame: frames.go_away(), sent: 0, linger: None });
+            this.go_away = Some(GoAway { frame: frames.go_away(), sent: 0 });
             buffer.set_filled(before + whole);
         }
         Poll::Ready(Ok(()))
@@ -104,21 +106,24 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FrameMeter<C> {
         Pin::new(&mut self.connection).poll_flush(cx)
     }
 
-    /// Sends the GOAWAY. The library has written all of its frames before.
+    /// Sends the own GOAWAY, if there is one, and reads until the client closes. The library has written all of its
+    /// frames before.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let Some(go_away) = &mut this.go_away else {
+        if this.frames.is_none() {
             return Pin::new(&mut this.connection).poll_shutdown(cx);
-        };
-        let linger = go_away.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        }
+        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
         if linger.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        while go_away.sent < go_away.frame.len() {
-            let rest = &go_away.frame[go_away.sent..];
-            match ready!(Pin::new(&mut this.connection).poll_write(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => go_away.sent += sent,
+        if let Some(go_away) = &mut this.go_away {
+            while go_away.sent < go_away.frame.len() {
+                let rest = &go_away.frame[go_away.sent..];
+                match ready!(Pin::new(&mut this.connection).poll_write(cx, rest))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    sent => go_away.sent += sent,
+                }
             }
         }
         ready!(Pin::new(&mut this.connection).poll_shutdown(cx))?;

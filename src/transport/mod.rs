@@ -1,7 +1,7 @@
 //! Connections: accept loop, TLS, HTTP/2 and HTTP/1.1 with limits, and drain.
 //!
 //! A connection that has to end (age, eviction, shutdown) sends GOAWAY. Then its streams end with trailers, and it
-//! closes once no request is in progress and its client has had a second to read the rest.
+//! closes once no request is in progress and its client has closed, or has had a second to read the rest.
 
 pub mod accept;
 pub mod connection;

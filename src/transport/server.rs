@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     accept::accept,
     connection::{self, Services},
+    drain,
     peer::Peer,
     tls::{self, Tls},
 };
@@ -52,8 +53,7 @@ async fn handshake<S: Services>(
         return connection::serve(from_client, to_client, peer, services, limits, shutdown).await;
     };
     let accepted = tokio::select! {
-        () = shutdown.cancelled() => return,
-        () = connection.evicted() => return,
+        () = drain::too_late(&connection, &shutdown) => return,
         accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => accepted,
     };
     match accepted {
