@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,8 @@ type fakeLatchkey struct {
 	answer  *latchkeyv1.ValidateResponse
 	err     error
 	hangs   bool
+	outages atomic.Int32
+	logins  atomic.Int32
 	asked   *latchkeyv1.ValidateRequest
 	headers metadata.MD
 }
@@ -38,7 +41,15 @@ func (f *fakeLatchkey) Validate(
 	if f.hangs {
 		<-ctx.Done()
 	}
+	if f.outages.Add(-1) >= 0 {
+		return nil, status.Error(codes.Unavailable, "restarting")
+	}
 	return f.answer, f.err
+}
+
+func (f *fakeLatchkey) Login(context.Context, *latchkeyv1.LoginRequest) (*latchkeyv1.LoginResponse, error) {
+	f.logins.Add(1)
+	return nil, status.Error(codes.Unavailable, "restarting")
 }
 
 func live() *latchkeyv1.ValidateResponse {
@@ -98,6 +109,22 @@ func expect(t *testing.T, err error, code codes.Code, reason string) *errdetails
 	}
 	t.Fatalf("not %v %s: %v %v", code, reason, answer, answer.Details())
 	return nil
+}
+
+func TestTheServiceConfigRepeatsValidateAndNotLogin(t *testing.T) {
+	fake := &fakeLatchkey{answer: live()}
+	fake.outages.Store(3)
+	guard := guardOf(t, fake)
+	if _, err := call(guard, "/a.B/C"); err != nil {
+		t.Fatal(err)
+	}
+	fake.outages.Store(4)
+	_, err := call(guard, "/a.B/C")
+	expect(t, err, codes.Unavailable, "STORE_UNAVAILABLE")
+	_, err = guard.latchkey.Login(context.Background(), &latchkeyv1.LoginRequest{})
+	if logins := fake.logins.Load(); status.Code(err) != codes.Unavailable || logins != 1 {
+		t.Fatalf("%v after %d logins", err, logins)
+	}
 }
 
 func TestTheGuardAsksAsItIsTold(t *testing.T) {

@@ -33,6 +33,9 @@ function rejects(rejection: Partial<Rejection>): ValidateResponse {
 
 interface Fake {
   answer: ValidateResponse | { code: status; details: string } | undefined;
+  /** The number of calls that fail first. */
+  outages?: number;
+  logins?: number;
   asked?: ValidateRequest;
   metadata?: Metadata;
 }
@@ -53,9 +56,15 @@ async function latchkey(t: TestContext, fake: Fake) {
     validate(call: { request: ValidateRequest; metadata: Metadata }, done: (e: unknown, a?: unknown) => void) {
       fake.asked = call.request;
       fake.metadata = call.metadata;
-      if (fake.answer !== undefined) {
+      if (fake.outages !== undefined && fake.outages-- > 0) {
+        done({ code: status.UNAVAILABLE, details: "restarting" });
+      } else if (fake.answer !== undefined) {
         "code" in fake.answer ? done(fake.answer) : done(null, fake.answer);
       }
+    },
+    login(_: unknown, done: (e: unknown) => void) {
+      fake.logins = (fake.logins ?? 0) + 1;
+      done({ code: status.UNAVAILABLE, details: "restarting" });
     },
   } as never);
   const client = connect(await listen(t, server));
@@ -190,4 +199,14 @@ test("an empty token is a rejection and is not sent", async (t) => {
   });
   const logout = await client.logout("");
   assert.deepEqual([logout.ended, logout.rejection?.message], [0, "There is no access token."]);
+});
+
+test("the service config repeats validate and not login", async (t) => {
+  const fake: Fake = { answer: LIVE, outages: 3 };
+  const client = new Client(await latchkey(t, fake));
+  assert.equal((await client.validate("t")).userId, "u1");
+  fake.outages = 4;
+  await assert.rejects(client.validate("t"), { code: status.UNAVAILABLE });
+  await assert.rejects(client.login("anna", "password"), { code: status.UNAVAILABLE });
+  assert.equal(fake.logins, 1);
 });

@@ -20,10 +20,19 @@ class FakeLatchkey(auth_pb2_grpc.AuthServiceServicer):
     answer = LIVE
     code = None
     hangs = 0.0
+    outages = 0
+    logins = 0
+
+    def Login(self, request, context):
+        self.logins += 1
+        context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
 
     def Validate(self, request, context):
         self.asked, self.metadata = request, dict(context.invocation_metadata())
         time.sleep(self.hangs)
+        self.outages -= 1
+        if self.outages >= 0:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
         if self.code is not None:
             context.abort(self.code, "told to the guard alone")
         return self.answer
@@ -183,6 +192,24 @@ async def test_only_the_methods_that_are_named_are_open(fake, call):
 async def test_one_string_is_no_list_of_methods(call):
     with pytest.raises(TypeError):
         await call(open_methods="/a.B/C")
+
+
+async def test_the_service_config_repeats_validate_and_not_login(call, fake):
+    fake.outages = 3
+    assert (await call()).user_id == "u1"
+    fake.outages = 4
+    await denied(call, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+    async with latchkey.aio.channel(fake.address) as channel:
+        with pytest.raises(grpc.RpcError):
+            await latchkey.aio.Client(channel).login("anna", "password")
+    assert fake.logins == 1
+
+
+async def test_a_channel_to_several_addresses_has_a_valid_authority(fake):
+    async with latchkey.aio.channel(f"ipv4:{fake.address},127.0.0.1:1") as channel:
+        assert (await latchkey.aio.Client(channel).validate("t")).user_id == "u1"
+    with latchkey.channel(f"ipv4:{fake.address},127.0.0.1:1") as channel:
+        assert latchkey.Client(channel).validate("t").user_id == "u1"
 
 
 async def test_a_client_tells_a_rejection_from_an_outage(fake):

@@ -7,6 +7,7 @@ mod compare;
 mod guarded;
 mod play;
 mod scenario;
+mod service_config;
 mod streams;
 
 use std::{collections::BTreeSet, fs, path::Path};

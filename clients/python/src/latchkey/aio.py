@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from latchkey.aio_stream import watched
-from latchkey.channel import OPTIONS
+from latchkey.channel import OPTIONS, authority
 from latchkey.denial import Denial
 from latchkey.identity import Identity, current
 from latchkey.news import News, NoPlace, Places
@@ -28,7 +28,7 @@ def channel(
     options: Sequence[tuple[str, object]] = (),
 ) -> grpc.aio.Channel:
     """As :func:`latchkey.channel`."""
-    options = (*OPTIONS, *options)
+    options = (*OPTIONS, *authority(target), *options)
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=options)
     return grpc.aio.secure_channel(target, credentials, options=options)

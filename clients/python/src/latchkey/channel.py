@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
 
 import grpc
 
-OPTIONS: tuple[tuple[str, int], ...] = (
+# Calls take turns over all addresses of the target, and calls that are safe to repeat are repeated if Latchkey is
+# unavailable. The file is a copy of proto/latchkey/v1/service_config.json.
+SERVICE_CONFIG = resources.files("latchkey").joinpath("service_config.json").read_text()
+
+OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.service_config", SERVICE_CONFIG),
     # By default gRPC waits up to two minutes between attempts, and every call fails meanwhile.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -21,13 +27,21 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+def authority(target: str) -> Sequence[tuple[str, str]]:
+    """Returns the authority for a list of addresses, which gRPC would send as a whole. HTTP/2 servers reject that."""
+    return [("grpc.default_authority", "latchkey")] if "," in target else []
+
+
 def channel(
     target: str,
     credentials: grpc.ChannelCredentials | None = None,
     options: Sequence[tuple[str, object]] = (),
 ) -> grpc.Channel:
-    """Creates a channel with keepalives and a short reconnect backoff. It uses plaintext without credentials."""
-    options = (*OPTIONS, *options)
+    """Creates a channel with keepalives, a short reconnect backoff and the service config of Latchkey.
+
+    It uses plaintext without credentials. ``options`` override these settings.
+    """
+    options = (*OPTIONS, *authority(target), *options)
     if credentials is None:
         return grpc.insecure_channel(target, options=options)
     return grpc.secure_channel(target, credentials, options=options)
