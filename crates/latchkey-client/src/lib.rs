@@ -7,8 +7,8 @@
 //!
 //! # Connecting
 //!
-//! [`Client::connect`] takes the address of Latchkey. The client connects with the first call and reconnects when it
-//! has to. Clones share the connection.
+//! [`Client::connect`] takes the address of Latchkey, or those of its replicas. The client connects with the first call
+//! and reconnects when it has to. Clones share the connections.
 //!
 //! A [caller key](Client::with_caller_key) authenticates the calling service. It is required if the server has
 //! `access.validate = "caller"`, and for the [revocation feed](Guard::revocation_feed).
@@ -73,6 +73,21 @@
 //! the [timeout](Client::with_timeout), or refused to serve this caller. It says nothing about the token: deny
 //! access, and do not log the user out. A [`Guard`] answers UNAVAILABLE (gRPC) or 503 (HTTP), and there is no option
 //! to let requests through instead.
+//!
+//! # Restarts of Latchkey
+//!
+//! A client for several replicas survives the restart of one of them without a failed call. `validate`, `logout`, and
+//! `login` with an [idempotency key](Login::idempotency_key) are repeated, on another replica if there is one, when
+//! Latchkey is unavailable or the connection fails: at most four attempts within the timeout, with a short backoff, and
+//! none while more than half of the calls fail. A `login` without a key is repeated only if it was not sent.
+//! [`Client::without_retries`] turns this off.
+//!
+//! ```no_run
+//! # fn example() -> Result<(), latchkey_client::ConnectError> {
+//! let client = latchkey_client::Client::connect("10.0.0.1:50051,10.0.0.2:50051")?;
+//! # let _ = client; Ok(())
+//! # }
+//! ```
 //!
 //! # Guarding a tonic server
 //!
@@ -189,21 +204,27 @@ mod caller_key;
 mod connect;
 mod guard;
 mod identity;
+mod jitter;
 mod login;
 pub mod proto;
 mod rejection;
+mod replicas;
 mod verdict;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tonic::{
     Request, Response, Status,
     service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 
-use crate::proto::{
-    self as pb, auth_service_client::AuthServiceClient, session_service_client::SessionServiceClient,
+use crate::{
+    proto::{
+        self as pb, auth_service_client::AuthServiceClient, session_service_client::SessionServiceClient,
+    },
+    replicas::{Replicas, Retry},
 };
 
 pub use self::{
@@ -228,12 +249,13 @@ const MAX_PROTO_DURATION: prost_types::Duration =
 
 type AuthenticatedChannel = InterceptedService<Channel, CallerKey>;
 
-/// A client for Latchkey. Clones share the connection.
+/// A client for Latchkey. Clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
+    replicas: Arc<Replicas>,
     key: CallerKey,
     timeout: Duration,
+    retries: bool,
 }
 
 /// Options of [`Client::validate`].
@@ -248,7 +270,8 @@ pub struct ValidateOptions {
 }
 
 impl Client {
-    /// Creates a client for an address such as `127.0.0.1:50051` or `http://latchkey:50051`, without TLS.
+    /// Creates a client for an address such as `127.0.0.1:50051` or `http://latchkey:50051`, without TLS. Several
+    /// addresses are separated by commas, see [`with_endpoints`](Self::with_endpoints).
     ///
     /// The client connects with the first call. It must be created within a Tokio runtime.
     ///
@@ -261,7 +284,8 @@ impl Client {
     ///
     /// Panics outside of a Tokio runtime.
     pub fn connect(address: &str) -> Result<Self, ConnectError> {
-        connect::parse_endpoint(address).map(Self::with_endpoint)
+        let endpoints = address.split(',').map(connect::parse_endpoint).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::with_endpoints(endpoints))
     }
 
     /// Creates a client for an endpoint with settings of its own, such as TLS.
@@ -273,12 +297,29 @@ impl Client {
     ///
     /// Panics outside of a Tokio runtime.
     pub fn with_endpoint(endpoint: Endpoint) -> Self {
-        Self::with_channel(connect::with_keep_alive(endpoint).connect_lazy())
+        Self::with_endpoints([endpoint])
+    }
+
+    /// Creates a client for several replicas of Latchkey, with the settings of [`with_endpoint`](Self::with_endpoint).
+    ///
+    /// Calls take turns. A replica to which the connection has failed gets no calls for a second, unless all have
+    /// failed.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a Tokio runtime, and if there is no endpoint.
+    pub fn with_endpoints(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        Self::over(endpoints.into_iter().map(|endpoint| connect::with_keep_alive(endpoint).connect_lazy()))
     }
 
     /// Creates a client over an existing channel. The settings of the channel are not changed.
     pub fn with_channel(channel: Channel) -> Self {
-        Self { channel, key: CallerKey::default(), timeout: DEFAULT_TIMEOUT }
+        Self::over([channel])
+    }
+
+    fn over(channels: impl IntoIterator<Item = Channel>) -> Self {
+        let replicas = Replicas::new(channels);
+        Self { replicas, key: CallerKey::default(), timeout: DEFAULT_TIMEOUT, retries: true }
     }
 
     /// Sends this caller key with every call. An empty key sends none.
@@ -306,6 +347,13 @@ impl Client {
         self
     }
 
+    /// Sends every call once. The default is [to repeat](crate#restarts-of-latchkey) calls that are safe to repeat.
+    #[must_use]
+    pub fn without_retries(mut self) -> Self {
+        self.retries = false;
+        self
+    }
+
     /// Validates an access token. Counts as a use of the session, unless [`ValidateOptions::peek`] is set.
     ///
     /// A token that is not valid is a [`Verdict::Rejected`] and not an error.
@@ -317,9 +365,15 @@ impl Client {
         if let Some(rejection) = verdict::reject_locally(token) {
             return Ok(Verdict::Rejected(rejection));
         }
-        let mut auth = self.auth();
-        let response = tokio::time::timeout(self.timeout, auth.validate(options.to_request(token))).await;
-        response.map_err(|_| Unavailable::timed_out(self.timeout))??.into_inner().try_into()
+        let request = options.to_request(token);
+        let validate = |channel| {
+            let (mut auth, request) = (self.auth_over(channel), request.clone());
+            async move { auth.validate(request).await }
+        };
+        match self.call(self.timeout, Retry::Safe, validate).await {
+            Some(response) => response?.try_into(),
+            None => Err(Unavailable::timed_out(self.timeout)),
+        }
     }
 
     /// Opens a session with a username and a password.
@@ -330,9 +384,13 @@ impl Client {
     /// `INVALID_CREDENTIALS`, `ACCOUNT_DISABLED`, `SESSION_LIMIT` or `THROTTLED`. After `STORE_UNAVAILABLE` and after a
     /// timeout the login may have taken place: repeat it with the same [`Login::idempotency_key`].
     pub async fn login(&self, login: Login) -> Result<LoggedIn, Status> {
-        let mut request = Request::new(pb::LoginRequest::from(login));
-        request.set_timeout(LOGIN_TIMEOUT);
-        with_timeout(LOGIN_TIMEOUT, self.auth().login(request)).await?.try_into()
+        let message = pb::LoginRequest::from(login);
+        let retry = if message.idempotency_key.is_empty() { Retry::Unsent } else { Retry::Safe };
+        let login = |channel| {
+            let (mut auth, request) = (self.auth_over(channel), with_login_timeout(message.clone()));
+            async move { auth.login(request).await }
+        };
+        timely(self.call(LOGIN_TIMEOUT, retry, login).await)?.try_into()
     }
 
     /// Ends the session of a token, other sessions of its user, or all of them.
@@ -347,22 +405,44 @@ impl Client {
         if let Some(rejection) = verdict::reject_locally(token) {
             return Ok(LoggedOut { ended: 0, rejection: Some(rejection) });
         }
-        let mut request = Request::new(pb::LogoutRequest { token: token.into(), scope: scope.into() });
-        request.set_timeout(LOGIN_TIMEOUT);
-        let response = with_timeout(LOGIN_TIMEOUT, self.auth().logout(request)).await?;
+        let message = pb::LogoutRequest { token: token.into(), scope: scope.into() };
+        let logout = |channel| {
+            let (mut auth, request) = (self.auth_over(channel), with_login_timeout(message.clone()));
+            async move { auth.logout(request).await }
+        };
+        let response = timely(self.call(LOGIN_TIMEOUT, Retry::Safe, logout).await)?;
         Ok(LoggedOut { ended: response.ended, rejection: response.rejection.map(Rejection::from) })
     }
 
     /// Returns the generated client of `AuthService`, which has the other calls of users, such as `change_password` and
-    /// `watch_session`. It shares the connection and the caller key. The timeout does not apply to it.
+    /// `watch_session`. It shares the connection to one replica and the caller key. The timeout does not apply to it, and
+    /// nothing is repeated.
     pub fn auth(&self) -> AuthServiceClient<AuthenticatedChannel> {
-        AuthServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
+        self.auth_over(self.replicas.pick().channel.clone())
     }
 
     /// Returns the generated client of `SessionService`, which opens, lists and ends sessions of all users. It requires
-    /// a caller key with the role `issuer` or `operator`. The timeout does not apply to it.
+    /// a caller key with the role `issuer` or `operator`. The timeout does not apply to it, and nothing is repeated.
     pub fn sessions(&self) -> SessionServiceClient<AuthenticatedChannel> {
-        SessionServiceClient::with_interceptor(self.channel.clone(), self.key.clone())
+        SessionServiceClient::with_interceptor(self.replicas.pick().channel.clone(), self.key.clone())
+    }
+
+    fn auth_over(&self, channel: Channel) -> AuthServiceClient<AuthenticatedChannel> {
+        AuthServiceClient::with_interceptor(channel, self.key.clone())
+    }
+
+    /// Makes a call with the retries of this client. `None` means that there was no answer in time.
+    async fn call<T, F>(
+        &self,
+        timeout: Duration,
+        retry: Retry,
+        call: impl Fn(Channel) -> F,
+    ) -> Option<Result<T, Status>>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = deadline(timeout);
+        self.replicas.call(deadline, self.retries.then_some(retry), call).await
     }
 }
 
@@ -392,14 +472,22 @@ pub fn error_reason(status: &Status) -> Option<String> {
     (info.domain == pb::ERROR_DOMAIN).then_some(info.reason)
 }
 
-async fn with_timeout<T>(
-    timeout: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout(timeout, call).await {
-        Ok(response) => response.map(Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {timeout:?}"))),
-    }
+fn with_login_timeout<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(LOGIN_TIMEOUT);
+    request
+}
+
+/// Returns a status instead of no answer in time.
+fn timely<T>(result: Option<Result<T, Status>>) -> Result<T, Status> {
+    result.unwrap_or_else(|| Err(Status::deadline_exceeded(format!("no answer within {LOGIN_TIMEOUT:?}"))))
+}
+
+/// Returns the end of a time limit, or a time in the far future if the limit is longer than time itself.
+fn deadline(timeout: Duration) -> Instant {
+    const FAR: Duration = Duration::from_hours(24 * 365 * 30);
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + FAR)
 }
 
 #[cfg(test)]

@@ -11,11 +11,10 @@ use tonic_types::StatusExt as _;
 
 use super::{
     cache::{Cache, FEED_TIMEOUT},
-    jitter,
     session_watchers::{SessionWatchers, StreamEnd},
 };
-use crate::Client;
 use crate::proto::{self as pb, watch_sessions_response::Event};
+use crate::{Client, jitter};
 
 const MIN_BACKOFF: Duration = Duration::from_millis(250);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);

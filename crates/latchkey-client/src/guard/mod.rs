@@ -5,7 +5,6 @@ mod cache;
 mod checker;
 mod denial;
 mod feed;
-mod jitter;
 mod layer;
 mod log_limiter;
 mod session_watchers;

@@ -18,9 +18,9 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{jitter, log_limiter::LogLimiter, validate_stream::ValidateStream, wall_clock};
+use super::{log_limiter::LogLimiter, validate_stream::ValidateStream, wall_clock};
 use crate::proto::{WatchSessionRequest, watch_session_response};
-use crate::{Identity, Rejection, ValidateOptions, Verdict};
+use crate::{Identity, Rejection, ValidateOptions, Verdict, jitter};
 
 /// The interval of validations for sessions that can be watched in no other way.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);

@@ -163,8 +163,10 @@ async fn read_responses(
     generation: u64,
     requests: UnboundedReceiverStream<ValidateRequest>,
 ) {
+    let replica = client.replicas.pick();
     let read = async {
-        let mut responses = client.auth().validate_stream(requests).await?.into_inner();
+        let mut auth = client.auth_over(replica.channel.clone());
+        let mut responses = auth.validate_stream(requests).await?.into_inner();
         while let Some(response) = responses.message().await? {
             if !lock(&state).respond(generation, response) {
                 return Ok(());
@@ -174,7 +176,11 @@ async fn read_responses(
     };
     let unavailable = match read.await {
         Ok(()) => Unavailable::new(Code::Unavailable, "Latchkey has ended the stream"),
-        Err(status) => status.into(),
+        Err(status) => {
+            // The next stream is opened on another replica.
+            client.replicas.failed(replica, &status);
+            status.into()
+        }
     };
     lock(&state).close(generation, &unavailable);
 }

@@ -6,13 +6,13 @@ use std::{
 };
 
 /// Returns half of the delay plus a random part of the other half ("equal jitter").
-pub(super) fn equal(delay: Duration) -> Duration {
+pub(crate) fn equal(delay: Duration) -> Duration {
     let half = delay / 2;
     half + up_to(half)
 }
 
 /// Returns a random delay below the limit ("full jitter").
-pub(super) fn up_to(limit: Duration) -> Duration {
+pub(crate) fn up_to(limit: Duration) -> Duration {
     // Each `RandomState` has different keys. That is random enough for delays and saves a dependency.
     let [a, b, c, d, ..] = RandomState::new().hash_one(()).to_ne_bytes();
     let random = u32::from_ne_bytes([a, b, c, d]);
