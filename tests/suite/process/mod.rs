@@ -21,6 +21,7 @@ mod python;
 mod raw;
 mod readme;
 mod replicas;
+mod rolling;
 mod rotation;
 mod session_cli;
 mod signals;

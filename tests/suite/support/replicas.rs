@@ -47,7 +47,8 @@ impl Replicas {
     }
 }
 
-fn all_settings<'a>(url: &'a str, settings: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+/// Returns the settings of a replica on this Redis, besides those of the test.
+pub fn all_settings<'a>(url: &'a str, settings: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     // A busy machine must not look like an outage.
     let mut all = vec![
         ("SESSIONS__URL", url),
