@@ -91,6 +91,7 @@ test_python() {
   scenarios "Python, grpc.aio" "$python clients/python/tests/sample_aio.py"
   scenarios "Python, threads" "$python clients/python/tests/sample_sync.py"
   rolling "Python, with retries" "$python clients/python/tests/rolling.py retry"
+  rolling "Python, without retries" "$python clients/python/tests/rolling.py once"
 }
 
 test_node() {

@@ -353,7 +353,7 @@ fn report(client: &str, drains: &[Duration], text: &str) {
 async fn restarts_of_all_replicas_in_turn_fail_no_call_of_a_client_that_repeats() {
     let load = roll_under_load(|_| Way::Repeating).await;
     assert_eq!(*load.failures.lock().unwrap(), BTreeMap::new());
-    assert!(load.validations.load(Relaxed) > 1000 && load.logins.load(Relaxed) > 20);
+    assert!(load.validations.load(Relaxed) > 500 && load.logins.load(Relaxed) > 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -406,7 +406,7 @@ async fn restarts_of_all_replicas_in_turn_fail_no_call_of_another_client() {
     client.interrupt();
     let result: Value = serde_json::from_str(&client.line()).unwrap();
     report(&program, &drains, &result.to_string());
-    assert!(result["validates"].as_u64().unwrap() > 1000, "{result}");
+    assert!(result["validates"].as_u64().unwrap() > 500, "{result}");
     assert_eq!(result["failures"], serde_json::json!({}));
 }
 
