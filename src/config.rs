@@ -72,6 +72,13 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
+        Self::load_and_check(file, environment).map_err(|ConfigError(message)| ConfigError(escaped(&message)))
+    }
+
+    fn load_and_check(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let defaults: Table =
             toml::from_str(DEFAULTS).map_err(|error| ConfigError(format!("invalid defaults: {error}")))?;
         let mut settings = defaults.clone();
@@ -188,6 +195,19 @@ impl Config {
     fn path_or(&self, set: &str, name: &str) -> PathBuf {
         if set.is_empty() { self.data_dir.join(name) } else { PathBuf::from(set) }
     }
+}
+
+/// Escapes control characters: a message repeats names and values, which may contain any character.
+fn escaped(message: &str) -> String {
+    let mut escaped = String::with_capacity(message.len());
+    for character in message.chars() {
+        if character.is_control() {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
 }
 
 /// Makes one line of the error. The first line of its text has the position.

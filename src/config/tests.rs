@@ -284,6 +284,20 @@ fn variables() -> Vec<String> {
 }
 
 #[test]
+fn an_error_is_one_line_whatever_it_repeats() {
+    for (file, variables, expected) in [
+        ("\"a\\nb\" = 1\n", &[][..], "a\\nb is not a configuration key"),
+        ("[session]\n\"a\\u001bb\" = 1\n", &[], "session.a\\u{1b}b is not a configuration key"),
+        ("[session]\nslots = [\"a\\nb\"]\n", &[], "session.slots: \"a\\nb\""),
+        ("", &[("LATCHKEY_A\0B", "1")], "LATCHKEY_A\\u{0}B is not a configuration key"),
+        ("", &[("LATCHKEY_SESSION__ON_LIMIT", "a\nb")], "session.on_limit"),
+    ] {
+        let error = error_of(file, variables);
+        assert!(error.contains(expected) && !error.chars().any(char::is_control), "{error:?}");
+    }
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Some(Path::new("/nowhere/latchkey.toml")), []).unwrap_err();
     assert!(error.0.starts_with("cannot read /nowhere/latchkey.toml: "), "{error}");
