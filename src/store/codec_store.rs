@@ -23,6 +23,9 @@ use crate::domain::{
     types::UserId,
 };
 
+/// The highest revision, because the integers of SQLite have a sign.
+const MAX_REVISION: u64 = i64::MAX.cast_unsigned();
+
 /// A state that can be stored by a backend.
 pub trait StateCodec: State + Sized {
     /// Returns the name of the register.
@@ -189,9 +192,13 @@ impl<B: Backend> CodecStore<B> {
         let Some(EncodedValue { revision, bytes }) = value else {
             return Ok(Versioned { revision: Revision::ABSENT, state: Arc::default() });
         };
+        let corrupt = |cause: &str| Err(StoreError::Corrupt { store: B::NAME, cause: cause.to_owned() });
         if !binding::belongs(S::name(key), &bytes) {
-            let cause = "the value of a register belongs to another register".to_owned();
-            return Err(StoreError::Corrupt { store: B::NAME, cause });
+            return corrupt("the value of a register belongs to another register");
+        }
+        // Revision 0 would pass for that of an empty register, and there is none after the highest.
+        if !(1..=MAX_REVISION).contains(&revision) {
+            return corrupt("the value of a register has an impossible revision");
         }
         let state = decode(bytes).map_err(|error| Self::corrupt(&error))?;
         Ok(Versioned { revision: Revision(revision), state })
@@ -232,7 +239,11 @@ impl<B: Backend, S: StateCodec> Registers<S> for CodecStore<B> {
         let Change { state, keep_until, events } = change;
         // Not simply the next number: a register that was deleted and created again must not reach a revision that a
         // slow reader still holds.
-        let revision = state.min_revision().max(expected.0 + 1);
+        let revision = state.min_revision().max(expected.0.saturating_add(1));
+        if revision > MAX_REVISION {
+            let cause = "the state of a register would have an impossible revision".to_owned();
+            return Err(StoreError::Corrupt { store: B::NAME, cause });
+        }
         let change = EncodedChange {
             expected: expected.0,
             value: EncodedValue { revision, bytes: binding::bind(S::name(key), &state.encode()) },

@@ -126,3 +126,31 @@ async fn answers_to_other_commands_are_never_accepted() {
         assert_eq!(*epochs.load(&EpochKey).await.unwrap().state, epoch);
     }
 }
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_with_an_impossible_revision_is_corrupt(
+    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(0, u64::MAX)] revision: u64,
+) {
+    let Some(store) = TestStore::start(kind).await else { return };
+    let alice = user("alice");
+    store.commit(&alice, Revision::ABSENT, change(1)).await;
+    match &store.backend {
+        Backend::Embedded { database, .. } => {
+            let changed = sqlx::query("UPDATE registers SET revision = ? WHERE key = ?");
+            let changed = changed.bind(revision.cast_signed()).bind("alice");
+            assert_eq!(changed.execute(&database.writer).await.unwrap().rows_affected(), 1);
+        }
+        Backend::Redis(server) => {
+            let keys: Vec<String> = server.query(redis::cmd("KEYS").arg("*:s:alice"));
+            let value: Vec<u8> = server.query(redis::cmd("GET").arg(&keys[0]));
+            let value = [&revision.to_be_bytes(), &value[8..]].concat();
+            let () = server.query(redis::cmd("SET").arg(&keys[0]).arg(value));
+        }
+    }
+    // With revision 0 it would pass for an empty register, and every commit would conflict.
+    assert!(corrupt(store.registers.load(&alice).await).contains("revision"));
+    corrupt(store.registers.load_many(&[&alice, &user("bob")]).await[0].clone());
+    corrupt(store.registers.commit(&alice, Revision::ABSENT, change(2)).await);
+}
