@@ -65,6 +65,7 @@ impl EventStreams {
         // have more.
         let mut unread: VecDeque<u64> = buckets.into_iter().collect();
         let mut remaining = limit.max(1);
+        let mut without_events = 0;
         while remaining > 0 && !unread.is_empty() {
             let share = (remaining / unread.len()).max(1);
             let round: Vec<_> = unread.drain(..remaining.min(unread.len())).collect();
@@ -73,12 +74,17 @@ impl EventStreams {
                 .map(|bucket| self.read_bucket(connection, *bucket, cursor.last_id(*bucket).clone(), share));
             for (bucket, tail) in round.iter().zip(try_join_all(tails.collect::<Vec<_>>()).await?) {
                 remaining -= tail.events.len().min(remaining);
+                without_events += u64::from(tail.events.is_empty());
                 *cursor.last_id(*bucket) = tail.last_id;
                 gap |= tail.gap;
                 events.extend(tail.events.into_iter().map(Bytes::from));
                 if tail.may_have_more {
                     unread.push_back(*bucket);
                 }
+            }
+            // At most one entry of a stream is not an event, so a stream that goes on without any does not end.
+            if without_events > 2 * BUCKETS {
+                return Err(corrupt("the event streams have more entries, but return none"));
             }
         }
         Ok(EncodedTail { events, next: cursor.encode(), gap })
