@@ -10,6 +10,7 @@ WORKDIR /src
 # Builds the dependencies in a layer of their own, which changes only with the lock file.
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
 COPY crates crates
+COPY fuzz fuzz
 RUN mkdir src \
  && echo 'fn main() {}' | tee src/main.rs > build.rs \
  && touch src/lib.rs \

@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 # Arguments for the program (`run`, `bench`, `growth`, `micro`, `displacement`, `reads`, `commits`), for the test runner
-# (`test`), or the languages to test (`test-clients`).
+# (`test`), the seconds and targets of `fuzz`, or the languages to test (`test-clients`).
 ARGS ?=
 
 .PHONY: help
@@ -20,12 +20,16 @@ run: ## Build and serve with the embedded store in ./latchkey-data (ARGS="..." a
 test: ## Install missing test tools and run all tests (ARGS="name" selects)
 	@scripts/test.sh $(ARGS)
 
+.PHONY: fuzz
+fuzz: ## Fuzz each target for ten seconds, from fuzz/corpus (ARGS="600 token" selects the time and targets)
+	@scripts/fuzz.sh $(ARGS)
+
 .PHONY: test-clients
 test-clients: ## Test the clients in Go, Python, Node.js, Java and Rust against the server (ARGS="go" selects)
 	@scripts/test-clients.sh $(ARGS)
 
 .PHONY: ci
-ci: fmt-check lint unused docs deny proto test test-clients ## Run all checks that must pass before a change is merged
+ci: fmt-check lint unused docs deny proto test fuzz test-clients ## Run all checks that must pass before a change is merged
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -114,7 +118,7 @@ freeze-proto: ## Store the current protocol as that of the last release
 
 .PHONY: tools
 tools: ## Install the missing tools of all targets
-	@scripts/tools.sh install rustfmt clippy cargo-deny buf redis postgres mariadb valkey grpcurl \
+	@scripts/tools.sh install rustfmt clippy c++ cargo-deny buf redis postgres mariadb valkey grpcurl \
 	  grpc-health-probe django envoy nginx go node java clients-python
 
 .PHONY: image

