@@ -178,6 +178,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         request(&[bearer], &[], &[("require_role", "admin")]),
         request(&[bearer, ("content-type", "application/grpc+proto")], &[], &[("required_role", "admin")]),
         request(&[("authorization", "bearer"), ("content-type", "application/grpc")], &[], &[]),
+        request(&[bearer, ("X-Latchkey-User-Id", "root")], &[("X-LATCHKEY-ROLES", "admin")], &[]),
         request(&[("Authorization", "BEARER  $TOKEN ")], &[], &[]),
         CheckRequest { attributes: None }.encode_to_vec(),
         CheckRequest { attributes: Some(AttributeContext::default()) }.encode_to_vec(),

@@ -62,8 +62,8 @@ impl CheckHandler {
     fn allowed(&self, identity: Option<&Identity>, request: &HttpRequest) -> CheckResponse {
         let names = &self.gateway.settings().headers;
         let set = identity.map(|identity| identity.headers(names)).unwrap_or_default();
-        // Envoy removes headers last, so a header that is set must not be removed.
-        let is_set = |name: &str| set.iter().any(|(set, _)| *set == name);
+        // Envoy removes headers last and ignores case, so a header that is set must not be removed in any spelling.
+        let is_set = |name: &str| set.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
         let spoofed = headers(request).map(|(name, _)| name).filter(|name| names.contain_similar(name));
         let mut removed: Vec<_> =
             names.used().chain(spoofed).filter(|name| !is_set(name)).map(str::to_owned).collect();
