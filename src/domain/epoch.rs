@@ -1,16 +1,25 @@
 //! The epoch of sessions: beginning a new one ends the sessions of all users, for example after a signing key leaked.
 //!
-//! The epoch is one register, and every server keeps it in memory, so a verdict needs no additional read. A server
-//! that has not read the register for longer than [`LEASE`] reads it before the next verdict, and the server that
-//! begins an epoch waits for that long before it answers. So after the answer no server judges by the old epoch,
-//! whether or not the event reached it, and no clocks are compared. See ADR 0005.
+//! The epoch is kept in several registers, so that a cluster that has lost one node still has a copy. Every server
+//! keeps it in memory, so a verdict needs no additional read. A server that has not read any copy for longer than
+//! [`LEASE`] reads one before the next verdict, and the server that begins an epoch writes all copies and waits for that
+//! long before it answers. So after the answer no server judges by the old epoch, whether or not the event reached it,
+//! and no clocks are compared. See ADR 0005.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, Guard};
+use futures_util::{
+    StreamExt as _,
+    future::{join_all, try_join_all},
+    stream::FuturesUnordered,
+};
 use tokio::sync::{Mutex, Notify};
 
 use super::{
@@ -23,20 +32,34 @@ use super::{
 /// How long a server may judge by the epoch that it has read.
 const LEASE: Duration = Duration::from_secs(1);
 /// How often the epoch is read in the background, so that verdicts do not wait for a read.
-/// How often it reads again, so that verdicts need not.
 const RENEWAL: Duration = Duration::from_millis(250);
 /// How often a conflicting commit is tried again.
 const MAX_ATTEMPTS: u32 = 20;
 /// The retention of the register: longer than sessions and processes live.
 const KEPT: Duration = Duration::from_hours(24 * 365 * 10);
 
-/// The key of the only epoch register.
+/// The key of a register that holds a copy of the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EpochKey;
+pub struct EpochKey(usize);
 
 impl EpochKey {
-    /// The name of the register. It contains a space, so no user id is equal to it.
-    pub const NAME: &str = "epoch of sessions";
+    /// The names of the registers. They contain a space, so no user id is equal to one of them. Their buckets are on
+    /// different nodes of a cluster, as a rule.
+    const NAMES: [&str; 5] = [
+        "epoch of sessions",
+        "epoch of sessions 2",
+        "epoch of sessions 3",
+        "epoch of sessions 4",
+        "epoch of sessions 5",
+    ];
+
+    /// The keys of all copies.
+    pub const ALL: [Self; Self::NAMES.len()] = [Self(0), Self(1), Self(2), Self(3), Self(4)];
+
+    /// The name of the register.
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self.0]
+    }
 }
 
 impl State for Epoch {
@@ -46,9 +69,11 @@ impl State for Epoch {
 
 /// The current epoch, kept in memory.
 pub struct CurrentEpoch {
-    register: Arc<dyn Registers<Epoch>>,
+    registers: Arc<dyn Registers<Epoch>>,
     known: ArcSwap<Known>,
-    /// Held while the register is read, so that concurrent readers share one read.
+    /// The copies that were read at least once. Until all were, a copy may be older than what another has.
+    seen: [AtomicBool; EpochKey::ALL.len()],
+    /// Held while the copies are read, so that concurrent readers share one read.
     reading: Mutex<()>,
     /// Notified when the known epoch may be newer than before.
     newer: Notify,
@@ -70,9 +95,15 @@ impl Known {
 }
 
 impl CurrentEpoch {
-    /// Serves the epoch of this register.
-    pub fn new(register: Arc<dyn Registers<Epoch>>) -> Self {
-        Self { register, known: ArcSwap::default(), reading: Mutex::default(), newer: Notify::new() }
+    /// Serves the epoch of these registers.
+    pub fn new(registers: Arc<dyn Registers<Epoch>>) -> Self {
+        Self {
+            registers,
+            known: ArcSwap::default(),
+            seen: Default::default(),
+            reading: Mutex::default(),
+            newer: Notify::new(),
+        }
     }
 
     /// Returns the epoch if it was read recently enough to judge by. Do not hold the guard longer than a verdict takes.
@@ -87,17 +118,21 @@ impl CurrentEpoch {
         }
         let _reading = self.reading.lock().await;
         if !self.known.load().is_fresh(Instant::now()) {
-            self.read().await?;
+            self.read_any().await?;
         }
         Ok(self.known.load())
     }
 
-    /// Reads the epoch at intervals, for as long as the future is polled.
+    /// Reads all copies at intervals, for as long as the future is polled.
     pub async fn keep(&self) {
+        join_all(EpochKey::ALL.map(|key| self.keep_copy(key))).await;
+    }
+
+    async fn keep_copy(&self, key: EpochKey) {
         loop {
             // Health reports an unavailable store.
-            if let Ok(read) = self.read().await {
-                self.restore(read).await;
+            if let Ok(read) = self.read(key).await {
+                self.restore(key, read).await;
             }
             tokio::time::sleep(RENEWAL).await;
         }
@@ -129,49 +164,88 @@ impl CurrentEpoch {
     }
 
     async fn commit(&self, now: Timestamp, notice: Option<Notice>) -> Result<Epoch, Error> {
-        let mut read = self.register.load(&EpochKey).await?;
+        let [first, others @ ..] = EpochKey::ALL;
+        let mut read = self.registers.load(&first).await?;
         for _ in 0..MAX_ATTEMPTS {
             // The known epoch may be one that the store has lost.
             let before = read.state.number.max(self.known.load().epoch.number);
             let epoch = Epoch::after(before, now, notice.clone());
-            match self.write(&read, epoch.clone(), vec![epoch.clone()]).await? {
-                Commit::Committed(_) => return Ok(epoch),
+            match self.write(first, &read, epoch.clone(), vec![epoch.clone()]).await? {
+                Commit::Committed(_) => {
+                    try_join_all(others.map(|key| self.raise(key, &epoch))).await?;
+                    return Ok(epoch);
+                }
                 Commit::Conflict(newer) => read = newer,
             }
         }
-        Err(Error::Overloaded {
-            what: "too many concurrent endings of all sessions",
-            retry_after: Duration::from_secs(1),
-        })
+        Err(too_many_epochs())
     }
 
-    async fn read(&self) -> Result<Versioned<Epoch>, StoreError> {
+    /// Writes an epoch to a copy unless that has a later one.
+    async fn raise(&self, key: EpochKey, epoch: &Epoch) -> Result<(), Error> {
+        let mut read = self.registers.load(&key).await?;
+        for _ in 0..MAX_ATTEMPTS {
+            if read.state.number >= epoch.number {
+                return Ok(());
+            }
+            match self.write(key, &read, epoch.clone(), Vec::new()).await? {
+                Commit::Committed(_) => return Ok(()),
+                Commit::Conflict(newer) => read = newer,
+            }
+        }
+        Err(too_many_epochs())
+    }
+
+    /// Reads the copies until one has answered that is enough to judge by.
+    async fn read_any(&self) -> Result<(), StoreError> {
+        let mut reads: FuturesUnordered<_> = EpochKey::ALL.into_iter().map(|key| self.read(key)).collect();
+        let mut result = Ok(());
+        while let Some(read) = reads.next().await {
+            if let Err(error) = read {
+                result = Err(error);
+            } else if self.known.load().is_fresh(Instant::now()) {
+                return Ok(());
+            }
+        }
+        result
+    }
+
+    async fn read(&self, key: EpochKey) -> Result<Versioned<Epoch>, StoreError> {
         // The value is at least as new as the start of the read.
         let as_of = Instant::now();
-        let read = self.register.load(&EpochKey).await?;
-        self.update(&read.state, Some(as_of));
+        let read = self.registers.load(&key).await?;
+        self.update(&read.state, None);
+        self.seen[key.0].store(true, Ordering::Release);
+        if self.seen.iter().all(|seen| seen.load(Ordering::Acquire)) {
+            self.update(&read.state, Some(as_of));
+        }
         Ok(read)
     }
 
-    /// Writes the known epoch again if the store has lost it, as replicated Redis can in a failover. Otherwise a
-    /// server that starts later would open sessions that all others reject.
-    async fn restore(&self, read: Versioned<Epoch>) {
+    /// Writes the known epoch to a copy that has an earlier one, because the store has lost it, as replicated Redis can
+    /// in a failover, or because not all copies could be written. Otherwise a server that starts later would open
+    /// sessions that all others reject.
+    async fn restore(&self, key: EpochKey, read: Versioned<Epoch>) {
         let known = self.known.load_full();
         if read.state.number < known.epoch.number {
-            tracing::warn!("the store has lost an acknowledged end of all sessions; restoring it");
+            tracing::warn!(
+                register = key.name(),
+                "a copy of the epoch of sessions is not the latest; restoring it"
+            );
             // A failed write is repeated after the next read.
-            let _ = self.write(&read, known.epoch.clone(), Vec::new()).await;
+            let _ = self.write(key, &read, known.epoch.clone(), Vec::new()).await;
         }
     }
 
     async fn write(
         &self,
+        key: EpochKey,
         read: &Versioned<Epoch>,
         epoch: Epoch,
         events: Vec<Epoch>,
     ) -> Result<Commit<Epoch>, StoreError> {
         let change = Change { keep_until: epoch.since.after(KEPT), state: epoch, events };
-        self.register.commit(&EpochKey, read.revision, change).await
+        self.registers.commit(&key, read.revision, change).await
     }
 
     /// Keeps the newer of two epochs: an event may arrive while an older value is read.
@@ -181,5 +255,12 @@ impl CurrentEpoch {
             as_of: as_of.max(known.as_of),
         });
         self.newer.notify_one();
+    }
+}
+
+fn too_many_epochs() -> Error {
+    Error::Overloaded {
+        what: "too many concurrent endings of all sessions",
+        retry_after: Duration::from_secs(1),
     }
 }

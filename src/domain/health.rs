@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt as _, TryFutureExt as _, future::select_ok};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -26,7 +27,9 @@ const WRITE_INTERVAL: Duration = Duration::from_secs(2);
 /// The interval while a probe fails.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Retention of the register that probes write.
+/// The number of registers that probes read and write. All but the first are used only if that fails.
+const PROBE_REGISTERS: usize = 8;
+/// Retention of the registers that probes write.
 const RETENTION: Duration = Duration::from_mins(10);
 
 /// A capability of a store that services depend on.
@@ -87,7 +90,7 @@ impl HealthReport {
     }
 }
 
-/// The key of the register that probes write. Each process has its own, so that processes do not conflict.
+/// The key of a register that probes write. Each process has its own, so that processes do not conflict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeKey(String);
 
@@ -120,7 +123,9 @@ pub struct Probes {
     registers: Arc<dyn Registers<ProbeMark>>,
     accounts: Arc<dyn Accounts>,
     clock: Arc<dyn Clock>,
-    key: ProbeKey,
+    /// In a cluster they are on different nodes, as a rule. The store works if one of them does: the loss of a node
+    /// must not end the service for the users of all others.
+    keys: [ProbeKey; PROBE_REGISTERS],
 }
 
 impl Probes {
@@ -130,7 +135,7 @@ impl Probes {
         accounts: Arc<dyn Accounts>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { registers, accounts, clock, key: ProbeKey::random() }
+        Self { registers, accounts, clock, keys: std::array::from_fn(|_| ProbeKey::random()) }
     }
 
     /// Probes at intervals and updates `report`. Never returns.
@@ -170,17 +175,34 @@ impl Probes {
     }
 
     async fn read(&self) -> Result<(), StoreError> {
-        self.registers.load(&self.key).await.map(drop)
+        self.any(|key| self.registers.load(key).map_ok(drop)).await
     }
 
     async fn write(&self) -> Result<(), StoreError> {
+        self.any(|key| self.write_to(key)).await
+    }
+
+    /// Uses the first register, and if that fails all others at once. Succeeds if one of them does.
+    async fn any<'a, F>(&'a self, access: impl Fn(&'a ProbeKey) -> F) -> Result<(), StoreError>
+    where
+        F: Future<Output = Result<(), StoreError>> + Send + 'a,
+    {
+        let [first, others @ ..] = &self.keys;
+        let Err(error) = access(first).await else { return Ok(()) };
+        match select_ok(others.iter().map(|key| access(key).boxed())).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(error),
+        }
+    }
+
+    async fn write_to(&self, key: &ProbeKey) -> Result<(), StoreError> {
         let mut expected = Revision::ABSENT;
         // The first attempt may conflict and finds the revision; the second one writes.
         for _ in 0..2 {
             let now = self.clock.now();
             let state = ProbeMark { written_at: now };
             let change = Change { state, keep_until: now.after(RETENTION), events: Vec::new() };
-            match self.registers.commit(&self.key, expected, change).await? {
+            match self.registers.commit(key, expected, change).await? {
                 Commit::Committed(_) => return Ok(()),
                 Commit::Conflict(newer) => expected = newer.revision,
             }

@@ -102,8 +102,8 @@ impl StateCodec for Throttle {
 }
 
 impl StateCodec for Epoch {
-    fn name(_: &EpochKey) -> &str {
-        EpochKey::NAME
+    fn name(key: &EpochKey) -> &str {
+        key.name()
     }
 
     fn min_revision(&self) -> u64 {

@@ -103,7 +103,7 @@ async fn answers_to_other_commands_are_never_accepted() {
     let epoch = Epoch::after(0, now(), None);
     let begin =
         Change { state: epoch.clone(), keep_until: now().after(Duration::from_hours(1)), events: vec![] };
-    epochs.commit(&EpochKey, Revision::ABSENT, begin).await.unwrap();
+    epochs.commit(&EpochKey::ALL[0], Revision::ABSENT, begin).await.unwrap();
 
     for round in 0..10 {
         // The proxy answers the next command with the answer to this one.
@@ -116,14 +116,14 @@ async fn answers_to_other_commands_are_never_accepted() {
             0 | 1 => unavailable(of_sessions(&*store).load(&alice).await),
             2 | 3 => unavailable(of_sessions(&*store).load_many(&[&alice, &nobody]).await.remove(0)),
             4 | 5 => unavailable(throttles.load(&throttle).await),
-            6 | 7 => unavailable(epochs.load(&EpochKey).await),
+            6 | 7 => unavailable(epochs.load(&EpochKey::ALL[0]).await),
             _ => unavailable(store.commit(&bob, revision, change(9)).await),
         };
         assert!(cause.contains("belong"), "round {round}: {cause}");
         proxy.set(ProxyMode::Forward);
         until_up(&*store).await;
         assert_eq!(*of_sessions(&*store).load(&alice).await.unwrap().state, state(1));
-        assert_eq!(*epochs.load(&EpochKey).await.unwrap().state, epoch);
+        assert_eq!(*epochs.load(&EpochKey::ALL[0]).await.unwrap().state, epoch);
     }
 }
 
