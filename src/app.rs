@@ -31,7 +31,7 @@ use crate::{
     admission::{Admission, ConnectionLimiter, Resource},
     config::Config,
     domain::{
-        Engine, Error, Services,
+        Engine, Error, Metrics, Services,
         audit::{Audit, LimitedAudit},
         callers::KnownCallers,
         health::Probes,
@@ -100,14 +100,14 @@ impl App {
         let webhook = webhook_receiver(config, &clock)?;
         let (tokens, rotation) = tokens(config, &*clock)?;
         let database = database(config).await?;
+        let metrics = Metrics::default();
         let SessionStore { sessions, throttle, epoch, deliveries, probe, events } =
-            session_store(config, &database, &clock)?.cached(config);
+            session_store(config, &database, &clock, &metrics)?.cached(config);
         let (accounts, callers) = accounts_and_callers(config, &database).await?;
 
         let audit = Arc::new(audit_trail(config)?);
         let audit_log = LimitedAudit::new(Arc::clone(&audit) as Arc<dyn Audit>);
-        let leeway = config.token.leeway;
-        let tombstone_ttl = config.session.tombstone_ttl;
+        let (leeway, tombstone_ttl) = (config.token.leeway, config.session.tombstone_ttl);
         let engine = Arc::new(Engine::new(Services {
             sessions: SessionRepository::new(sessions, epoch, Arc::clone(&clock), leeway, tombstone_ttl),
             passwords: PasswordService::new(
@@ -122,6 +122,7 @@ impl App {
             callers: KnownCallers::new(callers, Arc::clone(&clock), config.access.outage_grace),
             events: SessionEvents::new(events, limits::watches(config)),
             slots,
+            metrics,
             audit: audit_log,
             clock: Arc::clone(&clock),
             max_staleness: config.validate.max_staleness,
@@ -180,13 +181,12 @@ impl App {
             version = env!("CARGO_PKG_VERSION"),
             "listening"
         );
-        let grace = config.server.shutdown_grace;
         Ok(Self {
             grpc,
             http,
             engine,
             health,
-            grace,
+            grace: config.server.shutdown_grace,
             shutdown,
             failed,
             reload,

@@ -6,7 +6,10 @@ use std::{fs, path::PathBuf, sync::LazyLock, time::Duration};
 
 use latchkey::{
     config::{Config, DEFAULTS},
-    store::{redis::RedisSettings, sql},
+    store::{
+        redis::{Password, RedisSettings},
+        sql,
+    },
 };
 use tempfile::TempDir;
 use toml::{Table, Value};
@@ -88,7 +91,7 @@ fn check_valid(config: &Config) {
 fn check_urls(config: &Config) {
     let timeout = Duration::from_secs(1);
     let mut redis = RedisSettings::new(config.sessions.url.clone(), timeout, timeout);
-    redis.password = Some(PASSWORD.to_owned());
+    redis.password = Password::Value(PASSWORD.to_owned());
     let accounts = sql::Settings {
         url: config.accounts.url.clone(),
         password: Some(PASSWORD.to_owned()),

@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use data_encoding::BASE64URL_NOPAD;
@@ -16,7 +17,7 @@ use data_encoding::BASE64URL_NOPAD;
 use crate::{
     config::{Config, ValidateAccess},
     domain::{
-        Slots,
+        Metrics, Slots,
         guessable::why_guessable,
         health::ProbeMark,
         lease::Delivery,
@@ -38,7 +39,7 @@ use crate::{
         embedded::{Database, EmbeddedRegisters},
         key_files::{self, KeyFileDirectory},
         near_cache,
-        redis::{RedisRegisters, RedisSettings, RedisTlsFiles},
+        redis::{Durability, Password, RedisOptions, RedisRegisters, RedisSettings, RedisTlsFiles},
         secret_file,
     },
 };
@@ -46,6 +47,10 @@ use crate::{
 pub(super) use self::{
     accounts::accounts_and_callers, missing_keys::check_missing_keys, webhook::webhook_receiver,
 };
+
+/// The schemes of `sessions.url` for Redis.
+const REDIS_SCHEMES: [&str; 7] =
+    ["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
 
 /// Letters and digits of an admin key that must not be part of words.
 const MIN_RANDOM_CHARACTERS: usize = 10;
@@ -210,12 +215,15 @@ pub(super) fn session_store(
     config: &Config,
     database: &Database,
     clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
 ) -> Result<SessionStore, String> {
     if is_embedded(config) {
         return Ok(SessionStore::new(EmbeddedRegisters::start(database.clone(), Arc::clone(clock))));
     }
-    let registers = RedisRegisters::start(&redis_settings(config)?, &config.sessions.key_prefix)
-        .map_err(|error| format!("sessions.url: {error}"))?;
+    let options = RedisOptions { rollbacks: metrics.rollbacks.clone(), ..RedisOptions::default() };
+    let registers =
+        RedisRegisters::start_with(&redis_settings(config)?, &config.sessions.key_prefix, options)
+            .map_err(|error| format!("sessions.url: {error}"))?;
     Ok(SessionStore::new(registers))
 }
 
@@ -224,42 +232,51 @@ fn is_embedded(config: &Config) -> bool {
 }
 
 fn redis_settings(config: &Config) -> Result<RedisSettings, String> {
-    let url = config.sessions.url.clone();
-    if !["redis", "rediss", "unix"].contains(&scheme(&url)) {
+    let sessions = &config.sessions;
+    let url = sessions.url.clone();
+    if !REDIS_SCHEMES.contains(&scheme(&url)) {
         return Err(format!(
-            "sessions.url: {} is not supported: use embedded:, redis://host:port/db, rediss://host:port/db or unix:///path",
+            "sessions.url: {} is not supported: use embedded:, redis://host:port/db, rediss://host:port/db, \
+             unix:///path, redis+sentinel://host:port,host:port/master-name or redis+cluster://host:port,host:port",
             scheme(&url)
         ));
     }
     let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
-    let sessions = &config.sessions;
     if sessions.tls_certificate_file.is_empty() != sessions.tls_key_file.is_empty() {
         return Err(
             "sessions.tls_certificate_file and sessions.tls_key_file go together: set both or neither"
                 .to_owned(),
         );
     }
-    if scheme(&url) != "rediss" && !(sessions.tls_ca_file.is_empty() && sessions.tls_key_file.is_empty()) {
-        return Err(
-            "sessions.tls_ca_file, tls_certificate_file and tls_key_file need sessions.url = \"rediss://...\""
-                .to_owned(),
-        );
-    }
+    let password = |value: &str, path: &str| match (value, file(path)) {
+        (_, Some(path)) => Password::File(path),
+        ("", None) => Password::None,
+        (value, None) => Password::Value(value.to_owned()),
+    };
     let identity = file(&sessions.tls_certificate_file).zip(file(&sessions.tls_key_file));
     let settings = RedisSettings {
         url,
-        password: Some(config.sessions.password.clone()).filter(|password| !password.is_empty()),
-        password_file: Some(config.sessions.password_file.as_str())
-            .filter(|file| !file.is_empty())
-            .map(|file| Path::new(file).to_owned()),
+        password: password(&sessions.password, &sessions.password_file),
+        sentinel_password: password(&sessions.sentinel_password, &sessions.sentinel_password_file),
         tls: RedisTlsFiles { ca: file(&sessions.tls_ca_file), identity },
         connect_timeout: sessions.connect_timeout,
         response_timeout: sessions.response_timeout,
+        durability: durability(&sessions.durability, sessions.durability_timeout)?,
+        buckets: sessions.buckets,
     };
     settings.check()?;
-    // The file is read for each connection. It is checked here, so that the server does not start without it.
-    password("sessions", "", &config.sessions.password_file)?;
     Ok(settings)
+}
+
+/// Parses `primary` or `replicas:N`.
+fn durability(text: &str, timeout: Duration) -> Result<Durability, String> {
+    let replicas = || text.strip_prefix("replicas:")?.parse().ok().filter(|count| (1..=100).contains(count));
+    match text {
+        "primary" => Ok(Durability::Primary),
+        _ => replicas().map(|count| Durability::Replicas { count, timeout }).ok_or_else(|| {
+            format!("sessions.durability: {text:?} is neither primary nor replicas:N with N from 1 to 100")
+        }),
+    }
 }
 
 pub(super) fn scheme(url: &str) -> &str {

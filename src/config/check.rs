@@ -18,6 +18,14 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if !config.sessions.password.is_empty() && !config.sessions.password_file.is_empty() {
         return invalid("sessions.password and sessions.password_file are both set: remove one");
     }
+    if !config.sessions.sentinel_password.is_empty() && !config.sessions.sentinel_password_file.is_empty() {
+        return invalid(
+            "sessions.sentinel_password and sessions.sentinel_password_file are both set: remove one",
+        );
+    }
+    if !(Duration::from_millis(1)..=Duration::from_mins(1)).contains(&config.sessions.durability_timeout) {
+        return invalid("sessions.durability_timeout must be 1ms to 1m");
+    }
     if config.sessions.key_prefix.is_empty() || config.sessions.key_prefix.contains(['{', '}']) {
         return invalid("sessions.key_prefix must not be empty or contain braces");
     }

@@ -19,10 +19,16 @@ pub struct Sessions {
     pub url: String,
     pub password: String,
     pub password_file: String,
+    pub sentinel_password: String,
+    pub sentinel_password_file: String,
     pub tls_ca_file: String,
     pub tls_certificate_file: String,
     pub tls_key_file: String,
     pub key_prefix: String,
+    pub buckets: u16,
+    pub durability: String,
+    #[serde(deserialize_with = "duration")]
+    pub durability_timeout: Duration,
     #[serde(deserialize_with = "duration")]
     pub connect_timeout: Duration,
     #[serde(deserialize_with = "duration")]

@@ -76,7 +76,7 @@ impl Engine {
                     return Decision::Write(state.fence(why.clone(), longest, at));
                 }
                 let next = state.close(is_selected, why.clone(), at);
-                if next.outcome == 0 { Decision::Keep(0) } else { Decision::Write(next) }
+                if next.outcome == 0 { Decision::Acknowledge(0) } else { Decision::Write(next) }
             })
             .await
     }

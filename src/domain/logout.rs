@@ -68,11 +68,15 @@ impl Engine {
         self.sessions
             .transact(&claims.user_id, read, |state, at| {
                 if let Err(rejection) = state.verdict(claims, at) {
-                    return lapses::record(state, claims.session_id, at, LoggedOut::Rejected(rejection));
+                    let rejected = LoggedOut::Rejected(rejection);
+                    return match lapses::record(state, claims.session_id, at, rejected) {
+                        Decision::Keep(outcome) => Decision::Acknowledge(outcome),
+                        write => write,
+                    };
                 }
                 let next = state.close(is_selected, Reason::LoggedOut, at);
                 if next.outcome == 0 {
-                    return Decision::Keep(LoggedOut::Ended(0));
+                    return Decision::Acknowledge(LoggedOut::Ended(0));
                 }
                 let outcome = LoggedOut::Ended(next.outcome);
                 Decision::Write(super::sessions::Transition {

@@ -5,7 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 /// Counters since the start of the process.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Logins that the session store lost after they were acknowledged.
+    /// Commits that the session store lost after they were acknowledged.
     pub rollbacks: Counter,
     /// Kick wars that were stopped.
     pub kick_wars: Counter,

@@ -91,6 +91,8 @@ pub struct Services {
     pub events: SessionEvents,
     /// The configured slots.
     pub slots: Slots,
+    /// Counters.
+    pub metrics: Metrics,
     /// The audit trail.
     pub audit: LimitedAudit,
     /// The wall clock.
@@ -110,11 +112,11 @@ impl Engine {
             callers,
             events,
             slots,
+            metrics,
             audit,
             clock,
             max_staleness,
         } = services;
-        let (uses, metrics) = (WriteBehind::default(), Metrics::default());
         Self {
             sessions,
             accounts,
@@ -122,7 +124,7 @@ impl Engine {
             tokens,
             callers,
             events,
-            uses,
+            uses: WriteBehind::default(),
             slots,
             audit,
             metrics,

@@ -97,6 +97,7 @@ impl Engine {
             let next = match next {
                 Ok(next) => next,
                 Err(OpenError::Repeated(session)) => {
+                    self.sessions.confirm(user_id).await?;
                     break Opened { session: *session, displaced: Vec::new(), kick_war: false };
                 }
                 Err(error) => return Err(open_error(error, self.clock.now())),

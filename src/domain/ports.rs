@@ -125,6 +125,13 @@ pub trait Registers<S: State>: Send + Sync {
         join_all(keys.iter().map(|key| self.load(key))).await
     }
 
+    /// Returns the part of the store that answers for this register. A part that is slow delays no load of another one
+    /// unless one call of `load_many` asks for both.
+    fn shard(&self, key: &S::Key) -> usize {
+        let _ = key;
+        0
+    }
+
     /// Returns a value that the register held at most `max_staleness` before `now`, if one is in memory.
     fn recall(&self, key: &S::Key, max_staleness: Duration, now: &Moment) -> Option<Versioned<S>> {
         let _ = (key, max_staleness, now);
@@ -139,6 +146,13 @@ pub trait Registers<S: State>: Send + Sync {
         expected: Revision,
         change: Change<S>,
     ) -> Result<Commit<S>, StoreError>;
+
+    /// Waits until everything that was read of a register before the call is as durable as an acknowledged commit. It
+    /// may come from a commit whose outcome is unknown to the caller that made it.
+    async fn confirm(&self, key: &S::Key) -> Result<(), StoreError> {
+        let _ = key;
+        Ok(())
+    }
 }
 
 /// An opaque position in the event log. Only the log that returned it understands it.
@@ -174,6 +188,9 @@ pub struct Tail {
     /// Events between the cursor and these were trimmed, or the log was lost. Everything derived from the log must be
     /// discarded.
     pub gap: bool,
+    /// Whether these are all events that were in the log when the read began, or more. Otherwise there are more, or a
+    /// part of the log did not answer.
+    pub complete: bool,
 }
 
 /// The log that commits append to.

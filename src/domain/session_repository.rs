@@ -36,6 +36,8 @@ pub struct SessionRepository {
 pub(super) enum Decision<T> {
     /// Nothing has to be written.
     Keep(T),
+    /// Nothing has to be written, and the answer acknowledges what was read, as that to a repeated logout does.
+    Acknowledge(T),
     /// The next state is to be committed.
     Write(Transition<T>),
 }
@@ -156,6 +158,10 @@ impl SessionRepository {
             let decision = decide(&read.state, self.at(&*self.epoch.known().await?));
             let next = match decision {
                 Decision::Keep(outcome) => return Ok(outcome),
+                Decision::Acknowledge(outcome) => {
+                    self.confirm(user).await?;
+                    return Ok(outcome);
+                }
                 Decision::Write(next) => next,
             };
             match self.commit(user, &read, next).await? {
@@ -165,6 +171,11 @@ impl SessionRepository {
                 }
             }
         }
+    }
+
+    /// Waits until what was read of a user is as durable as an acknowledged commit.
+    pub(super) async fn confirm(&self, user: &UserId) -> Result<(), StoreError> {
+        self.registers.confirm(user).await
     }
 
     /// Records a use of a session, at most once in a touch interval over all servers.

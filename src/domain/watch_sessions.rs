@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Engine, Error,
-    ports::{Cursor, Event, Tail},
+    ports::{Cursor, Event},
     session_events::{LogPage, Subscription},
     sessions::{Ended, Epoch},
     types::{SessionId, Slot, Timestamp, UserId},
@@ -144,7 +144,7 @@ impl Feed {
         self.seen.extend(tail.events.iter().filter_map(session_id));
         let surplus = self.seen.len().saturating_sub(4 * PAGE_SIZE);
         self.seen.drain(..surplus);
-        self.push(tail);
+        self.push(tail.events, tail.next, tail.gap);
         Ok(more)
     }
 
@@ -159,11 +159,10 @@ impl Feed {
             // Its cursor is before that of the feed.
             return;
         }
-        self.push(Tail { events: new, next: next.clone(), gap: *gap });
+        self.push(new, next.clone(), *gap);
     }
 
-    fn push(&mut self, tail: Tail) {
-        let Tail { events, next, gap } = tail;
+    fn push(&mut self, events: Vec<Event>, next: Cursor, gap: bool) {
         if gap {
             self.ready.push_back((self.cursor.clone(), FeedEvent::Resync));
         }

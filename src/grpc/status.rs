@@ -73,8 +73,12 @@ pub(super) fn from_error(error: Error, id: &RequestId) -> Status {
         Error::Store(StoreError::Unavailable { store, .. }) => {
             let mut details = info(ErrorReason::StoreUnavailable);
             details.set_retry_info(Some(STORE_RETRY));
-            // Only the log contains the message of the store.
-            let message = format!("the {store} store is unavailable: try again");
+            // Only the log contains the message of the store. A commit may have happened without an answer, or without
+            // the confirmation of replicas.
+            let message = format!(
+                "the {store} store is unavailable, and the outcome of a change is unknown: try again, with the same \
+                 idempotency_key if the call has one"
+            );
             Status::with_error_details(Code::Unavailable, message, details)
         }
         Error::Store(StoreError::Corrupt { .. }) | Error::Internal(_) => {

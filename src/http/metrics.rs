@@ -61,7 +61,7 @@ impl Collector for EngineCollector {
                 "Detected kick wars: clients that displaced each other in a loop and were throttled",
                 counts.kick_wars.get(),
             ),
-            ("store_rollbacks", "Acknowledged logins lost by the session store", counts.rollbacks.get()),
+            ("store_rollbacks", "Acknowledged commits lost by the session store", counts.rollbacks.get()),
             (
                 "webhook_deliveries",
                 "Batches of events accepted by the receiver of the webhook",

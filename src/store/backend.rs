@@ -54,6 +54,8 @@ pub struct EncodedTail {
     pub next: Cursor,
     /// Events between the cursor and this page are lost.
     pub gap: bool,
+    /// See `Tail::complete`.
+    pub complete: bool,
 }
 
 /// A store of bytes under keys.
@@ -70,8 +72,20 @@ pub trait Backend: Send + Sync + 'static {
         join_all(keys.iter().map(|key| self.load(key))).await
     }
 
+    /// See `Registers::shard`.
+    fn shard(&self, key: &str) -> usize {
+        let _ = key;
+        0
+    }
+
     /// See `Registers::commit`.
     async fn commit(&self, key: &str, change: EncodedChange) -> Result<EncodedCommit, StoreError>;
+
+    /// See `Registers::confirm`.
+    async fn confirm(&self, key: &str) -> Result<(), StoreError> {
+        let _ = key;
+        Ok(())
+    }
 
     /// See `EventLog::tail`.
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<EncodedTail, StoreError>;

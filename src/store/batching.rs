@@ -5,7 +5,7 @@
 //! Nobody waits for a timer or for a request under way.
 //!
 //! A load sees every commit that was answered before it began (promise P1), because it only joins a batch that has
-//! not been sent. Joining a batch and taking it to send it happen under one lock, so the store is read after the last
+//! not been sent. Each shard of the store has its own batch, so that a slow one delays no others. Joining a batch and taking it to send it happen under one lock, so the store is read after the last
 //! load of the batch has begun. A response is never shared with a load that came after the request was sent, not even
 //! with one of the same register.
 
@@ -18,6 +18,7 @@ use std::{
 
 use async_trait::async_trait;
 use foldhash::fast::RandomState;
+use futures_util::future::join_all;
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
 use crate::domain::{
@@ -33,8 +34,12 @@ pub struct BatchingSessions {
     inner: Arc<dyn Registers<UserSessions>>,
     /// Runs the requests of batches, so that they survive the load that sends them.
     runtime: Handle,
-    next: Mutex<Batch>,
+    /// By shard, modulo their number.
+    next: [Mutex<Batch>; SHARDS],
 }
+
+/// Shards with batches of their own.
+const SHARDS: usize = 32;
 
 /// Loads that have not been sent.
 #[derive(Default)]
@@ -63,12 +68,13 @@ struct BatchResult {
 /// belongs to; then dropping the guard sends the batch for the others.
 struct SendGuard<'a> {
     sessions: &'a BatchingSessions,
+    shard: usize,
     number: u64,
 }
 
 impl Drop for SendGuard<'_> {
     fn drop(&mut self) {
-        if let Some(batch) = self.sessions.take(self.number) {
+        if let Some(batch) = self.sessions.take(self.shard, self.number) {
             self.sessions.send(batch);
         }
     }
@@ -77,17 +83,21 @@ impl Drop for SendGuard<'_> {
 impl BatchingSessions {
     /// Needs a Tokio runtime.
     pub fn new(inner: Arc<dyn Registers<UserSessions>>) -> Self {
-        Self { inner, runtime: Handle::current(), next: Mutex::default() }
+        Self { inner, runtime: Handle::current(), next: Default::default() }
     }
 
-    /// Returns the result of the batch with these keys, and their range in it.
-    async fn read(&self, keys: &[&UserId]) -> Result<(Arc<BatchResult>, Range<usize>), StoreError> {
+    /// Returns the result of the batch with these keys, which are of one shard, and their range in it.
+    async fn read(
+        &self,
+        shard: usize,
+        keys: &[&UserId],
+    ) -> Result<(Arc<BatchResult>, Range<usize>), StoreError> {
         // If this is cancelled, `receiver` is dropped before `guard`, so that the batch is sent without this load.
-        let (guard, range, receiver) = self.join(keys);
+        let (guard, range, receiver) = self.join(shard, keys);
         if let Some(guard) = &guard {
             // Returns once all tasks that are ready have been polled.
             yield_now().await;
-            if let Some(batch) = self.take(guard.number) {
+            if let Some(batch) = self.take(shard, guard.number) {
                 if batch.waiters.len() == 1 {
                     // Awaited in this task, so that cancelling the load cancels the request.
                     return Ok((Arc::new(batch.read(&*self.inner).await), range));
@@ -106,23 +116,24 @@ impl BatchingSessions {
     /// Joins the next batch. The load that begins a batch gets the duty to send it.
     fn join(
         &self,
+        shard: usize,
         keys: &[&UserId],
     ) -> (Option<SendGuard<'_>>, Range<usize>, oneshot::Receiver<Arc<BatchResult>>) {
         let (sender, receiver) = oneshot::channel();
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.next[shard].lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = next.waiters.is_empty();
         let start = next.keys.len();
         next.keys.extend(keys.iter().copied().cloned());
         let range = start..next.keys.len();
         next.waiters.push(Waiter { range: range.clone(), sender });
         // Not `then_some`: it would drop an unneeded guard, which takes the lock that is held here.
-        let guard = is_first.then(|| SendGuard { sessions: self, number: next.number });
+        let guard = is_first.then(|| SendGuard { sessions: self, shard, number: next.number });
         (guard, range, receiver)
     }
 
     /// Takes the batch with this number, unless it has been sent.
-    fn take(&self, number: u64) -> Option<Batch> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(&self, shard: usize, number: u64) -> Option<Batch> {
+        let mut next = self.next[shard].lock().unwrap_or_else(PoisonError::into_inner);
         (next.number == number).then(|| next.take())
     }
 
@@ -174,15 +185,33 @@ impl BatchResult {
 #[async_trait]
 impl Registers<UserSessions> for BatchingSessions {
     async fn load(&self, key: &UserId) -> Read {
-        let (result, range) = self.read(&[key]).await?;
+        let (result, range) = self.read(self.shard(key), &[key]).await?;
         result.get(range.start)
     }
 
     async fn load_many(&self, keys: &[&UserId]) -> Vec<Read> {
-        match self.read(keys).await {
-            Ok((result, range)) => range.map(|position| result.get(position)).collect(),
-            Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
-        }
+        let mut by_shard: Vec<_> =
+            keys.iter().enumerate().map(|(index, key)| (self.shard(key), index)).collect();
+        by_shard.sort_unstable();
+        let reads = by_shard.chunk_by(|a, b| a.0 == b.0).map(async |group| {
+            let keys: Vec<_> = group.iter().map(|(_, index)| keys[*index]).collect();
+            let reads = match self.read(group[0].0, &keys).await {
+                Ok((result, range)) => range.map(|position| result.get(position)).collect(),
+                Err(error) => vec![Err(error); keys.len()],
+            };
+            group.iter().map(|(_, index)| *index).zip(reads).collect::<Vec<_>>()
+        });
+        let mut reads: Vec<_> = join_all(reads.collect::<Vec<_>>()).await.into_iter().flatten().collect();
+        reads.sort_unstable_by_key(|(index, _)| *index);
+        reads.into_iter().map(|(_, read)| read).collect()
+    }
+
+    async fn confirm(&self, key: &UserId) -> Result<(), StoreError> {
+        self.inner.confirm(key).await
+    }
+
+    fn shard(&self, key: &UserId) -> usize {
+        self.inner.shard(key) % SHARDS
     }
 
     async fn commit(

@@ -205,9 +205,9 @@ impl<B: Backend> CodecStore<B> {
     }
 
     fn decode_tail(tail: EncodedTail) -> Result<Tail, StoreError> {
-        let events: Result<Vec<Event>, _> =
-            tail.events.iter().map(|bytes| codec::decode_event(bytes)).collect();
-        Ok(Tail { events: events.map_err(|error| Self::corrupt(&error))?, next: tail.next, gap: tail.gap })
+        let EncodedTail { events, next, gap, complete } = tail;
+        let events: Result<Vec<Event>, _> = events.iter().map(|bytes| codec::decode_event(bytes)).collect();
+        Ok(Tail { events: events.map_err(|error| Self::corrupt(&error))?, next, gap, complete })
     }
 
     fn corrupt(error: &CodecError) -> StoreError {
@@ -228,6 +228,14 @@ impl<B: Backend, S: StateCodec> Registers<S> for CodecStore<B> {
             Self::decode_with(*key, read?, |bytes| S::decode_cached(key, bytes, &self.decode_cache))
         };
         keys.iter().zip(reads).map(decode).collect()
+    }
+
+    async fn confirm(&self, key: &S::Key) -> Result<(), StoreError> {
+        self.backend.confirm(S::name(key)).await
+    }
+
+    fn shard(&self, key: &S::Key) -> usize {
+        self.backend.shard(S::name(key))
     }
 
     async fn commit(

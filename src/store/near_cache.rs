@@ -109,6 +109,10 @@ impl Registers<UserSessions> for NearCache {
         reads
     }
 
+    async fn confirm(&self, key: &UserId) -> Result<(), StoreError> {
+        self.inner.confirm(key).await
+    }
+
     fn recall(&self, key: &UserId, max_staleness: Duration, now: &Moment) -> Option<Versioned<UserSessions>> {
         if self.is_only_writer {
             return self.entries.get(key);
@@ -185,7 +189,9 @@ impl EventLog for InvalidatingLog {
                 Event::Epoch(_) => {}
             }
         }
-        self.entries.mark_current(as_of);
+        if tail.complete {
+            self.entries.mark_current(as_of);
+        }
         Ok(tail)
     }
 }

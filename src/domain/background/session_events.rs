@@ -162,7 +162,7 @@ impl SessionEvents {
     }
 
     fn publish(&self, tail: Tail, as_of: Timestamp) {
-        let Tail { events, next, gap } = tail;
+        let Tail { events, next, gap, complete } = tail;
         let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
         *position = Some(next.clone());
         if gap || !events.is_empty() {
@@ -170,7 +170,9 @@ impl SessionEvents {
             let _ = self.ring.send(Arc::new(LogPage { gap, events, next }));
         }
         drop(position);
-        self.as_of.store(as_of.as_micros(), Ordering::Release);
+        if complete {
+            self.as_of.store(as_of.as_micros(), Ordering::Release);
+        }
     }
 }
 

@@ -76,7 +76,7 @@ impl Backend for EmbeddedRegisters {
         let Some(Cursor(after)) = after else {
             let newest = self.events("SELECT * FROM events ORDER BY seq DESC LIMIT ?2", 0, 1).await?;
             let next = newest.last().map_or(EventId::NONE, |event| event.id).to_cursor();
-            return Ok(EncodedTail { events: Vec::new(), next, gap: false });
+            return Ok(EncodedTail { events: Vec::new(), next, gap: false, complete: true });
         };
         // The log only ever loses its oldest events. So if the event that the cursor names still exists, all later
         // ones do; otherwise events may be missing.
@@ -89,9 +89,10 @@ impl Backend for EmbeddedRegisters {
         } else {
             events.remove(0);
         }
+        let complete = events.len() < limit;
         let next = events.last().map_or(if gap { EventId::NONE } else { id }, |event| event.id);
         let events = events.into_iter().filter_map(|event| event.value).collect();
-        Ok(EncodedTail { events, next: next.to_cursor(), gap })
+        Ok(EncodedTail { events, next: next.to_cursor(), gap, complete })
     }
 
     async fn follow(

@@ -1,21 +1,30 @@
-//! Follows the event log, on a connection of its own, because a blocked connection serves nobody else.
+//! Follows the event log of one primary, on a connection of its own, because a blocked connection serves nobody else.
 //!
 //! One `XREAD BLOCK` waits on the streams of all buckets. Its response is only a hint: the streams that it names are
 //! then read by `tail.lua`, which detects gaps. XREAD does not report that a stream was lost, because it simply waits
 //! for an entry beyond the end of the new stream; so a full pass reads all streams once per `patience`.
+//!
+//! A cluster allows no XREAD over several hash slots; see `announcements`.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use redis::streams::StreamReadReply;
-use tokio::{sync::Mutex, time::timeout};
+use redis::{Value, streams::StreamReadReply};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 
 use super::{
-    BUCKETS, NAME, bucket_index,
-    connect::RedisSettings,
-    connection::{ConnectionKind, SupervisedConnection},
+    connection::SupervisedConnection,
     corrupt,
     cursor::StreamCursor,
-    event_streams::EventStreams,
+    event_streams::{EventStreams, Runner},
+    layout::Layout,
+    script_call::ScriptCall,
+    topology::{Node, Topology},
 };
 use crate::{
     domain::ports::{Cursor, StoreError},
@@ -23,93 +32,132 @@ use crate::{
 };
 
 /// The longest wait of one XREAD. The health checks of the supervisor queue behind it on the same connection.
-const MAX_BLOCK: Duration = Duration::from_millis(500);
+pub(super) const MAX_BLOCK: Duration = Duration::from_millis(500);
 
-/// Follows the log for the one reader of this process.
-pub(super) struct Follower {
-    settings: RedisSettings,
-    /// `None` until the first call. A second reader waits for the first, as it would behind it on the connection.
-    blocking: Mutex<Option<BlockingReader>>,
+/// An XREAD costs Redis about a quarter of a microsecond for each stream, and a busy log would cause one for each event.
+/// So one follows another only after this time for each stream, and reads what has come meanwhile. 64 streams need no
+/// pause; with 4096 an event waits for up to 16 ms.
+const PACE_PER_STREAM: Duration = Duration::from_micros(4);
+
+/// Shorter pauses are not worth a timer.
+const MIN_PACE: Duration = Duration::from_millis(1);
+
+/// Returns the shortest time from one XREAD to the next.
+pub(super) fn pace(streams: u16) -> Duration {
+    let pace = PACE_PER_STREAM * u32::from(streams);
+    if pace < MIN_PACE { Duration::ZERO } else { pace }
 }
 
-struct BlockingReader {
-    connection: SupervisedConnection,
+/// Follows the log for the one reader of this process.
+#[derive(Default)]
+pub(super) struct Follower {
+    /// A second reader waits for the first, as it would behind it on the connection.
+    progress: Mutex<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// The primary that was read from.
+    node: Option<Arc<Node>>,
     /// The start of the last full pass; `None` if one is due.
     last_full_pass: Option<Instant>,
+    /// The end of the last XREAD that found events.
+    last_events: Option<Instant>,
+}
+
+/// Reads over the connection for events.
+struct Blocking<'a> {
+    topology: &'a Topology,
+    node: &'a Node,
+    connection: &'a SupervisedConnection,
+}
+
+impl Runner for Blocking<'_> {
+    async fn run(&self, _: u16, call: &ScriptCall<'_>) -> Result<Value, StoreError> {
+        // The lease of the primary may have ended meanwhile.
+        self.topology.primary(0)?;
+        let response = self.connection.run_script(call, false, |_| true).await;
+        response.map_err(|failure| failure.into_store_error(&self.node.endpoint))
+    }
 }
 
 impl Follower {
-    /// Connects when it is first used.
-    pub(super) fn new(settings: &RedisSettings) -> Self {
-        // An XREAD that finds nothing must not count as a time-out.
-        let response_timeout = settings.response_timeout + MAX_BLOCK;
-        let settings = RedisSettings { response_timeout, ..settings.clone() };
-        Self { settings, blocking: Mutex::default() }
-    }
-
     /// See `EventLog::follow`. If it is cancelled, the server may stay blocked for up to [`MAX_BLOCK`], and the next
     /// call waits behind it; an event wakes both.
     pub(super) async fn follow(
         &self,
+        topology: &Topology,
         streams: &EventStreams,
+        layout: &Layout,
         after: &Cursor,
         limit: usize,
         patience: Duration,
     ) -> Result<EncodedTail, StoreError> {
         let start = Instant::now();
-        let mut reader = self.blocking.lock().await;
-        let reader = match &mut *reader {
-            Some(reader) => reader,
-            none => none.insert(BlockingReader::start(&self.settings)?),
-        };
+        let mut progress = self.progress.lock().await;
+        let node = topology.primary(0)?;
+        if !progress.node.as_ref().is_some_and(|known| Arc::ptr_eq(known, &node)) {
+            *progress = Progress { node: Some(Arc::clone(&node)), ..Progress::default() };
+        }
+        let connection = topology.events(&node, || None);
         // A reader that waits for events can wait for a new connection as well. If there is none after `patience`,
         // the first command fails.
-        let _ = timeout(patience, reader.connection.first_attempt()).await;
-        let tail = reader.follow(streams, after, limit, start, patience).await;
+        let _ = timeout(patience, connection.first_attempt()).await;
+        let reader = Blocking { topology, node: &node, connection };
+        let tail = reader.follow(&mut progress, streams, layout, after, limit, start, patience).await;
         if tail.is_err() {
             // The next connection may lead to another server, with another log.
-            reader.last_full_pass = None;
+            progress.last_full_pass = None;
         }
         tail
     }
 }
 
-impl BlockingReader {
-    fn start(settings: &RedisSettings) -> Result<Self, StoreError> {
-        let connection = SupervisedConnection::start(settings, ConnectionKind::Events)
-            .map_err(|cause| StoreError::Unavailable { store: NAME, cause })?;
-        Ok(Self { connection, last_full_pass: None })
-    }
-
+impl Blocking<'_> {
+    #[expect(clippy::too_many_arguments, reason = "the arguments of `EventLog::follow` and what it needs")]
     async fn follow(
-        &mut self,
+        &self,
+        progress: &mut Progress,
         streams: &EventStreams,
+        layout: &Layout,
         after: &Cursor,
         limit: usize,
         start: Instant,
         patience: Duration,
     ) -> Result<EncodedTail, StoreError> {
-        let Some(mut cursor) = StreamCursor::parse(after) else {
-            return streams.tail(&self.connection, Some(after), limit).await;
+        let Some(mut cursor) = StreamCursor::parse(after, layout.buckets()) else {
+            return streams.tail(self, layout, Some(after), limit).await;
         };
         // The limit allows at least one event per stream, so that a full pass reaches every stream.
-        let limit = limit.max(bucket_index(BUCKETS));
+        let limit = limit.max(usize::from(layout.buckets()));
         loop {
             let remaining = patience.saturating_sub(start.elapsed());
             let until_full_pass =
-                self.last_full_pass.map_or(Duration::ZERO, |at| patience.saturating_sub(at.elapsed()));
+                progress.last_full_pass.map_or(Duration::ZERO, |at| patience.saturating_sub(at.elapsed()));
             let wait = remaining.min(until_full_pass).min(MAX_BLOCK);
-            let tail = if wait.is_zero() {
+            let read = if wait.is_zero() {
                 let now = Instant::now();
-                let tail = streams.read(&self.connection, &mut cursor, 0..BUCKETS, limit).await?;
-                self.last_full_pass = Some(now);
-                tail
+                let read = streams.read(self, layout, &mut cursor, 0..layout.buckets(), limit).await;
+                progress.last_full_pass = Some(now);
+                read
             } else {
-                let buckets = self.wait_for_events(streams, &cursor, wait).await?;
-                streams.read(&self.connection, &mut cursor, buckets, limit).await?
+                if let Some(last_events) = progress.last_events.take() {
+                    sleep(pace(layout.buckets()).saturating_sub(last_events.elapsed())).await;
+                }
+                let buckets = self.wait_for_events(layout, &cursor, wait).await?;
+                progress.last_events = (!buckets.is_empty()).then(Instant::now);
+                streams.read(self, layout, &mut cursor, buckets, limit).await
             };
-            if tail.gap || !tail.events.is_empty() || remaining.is_zero() {
-                return Ok(tail);
+            if let Some((_, error)) = read.failed.into_iter().next() {
+                return Err(error);
+            }
+            if read.gap || !read.events.is_empty() || remaining.is_zero() {
+                return Ok(EncodedTail {
+                    events: read.events,
+                    next: cursor.encode(),
+                    gap: read.gap,
+                    complete: read.unread.is_empty(),
+                });
             }
         }
     }
@@ -117,22 +165,21 @@ impl BlockingReader {
     /// Waits until a stream has entries after the cursor or the time is over. Returns the buckets of these streams.
     async fn wait_for_events(
         &self,
-        streams: &EventStreams,
+        layout: &Layout,
         cursor: &StreamCursor,
         wait: Duration,
-    ) -> Result<Vec<u64>, StoreError> {
-        let keys: Vec<_> = (0..BUCKETS).map(|bucket| streams.key(bucket)).collect();
+    ) -> Result<Vec<u16>, StoreError> {
+        self.topology.primary(0)?;
         // Rounded up, because BLOCK 0 waits for ever.
         let millis = u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
-        // XREAD and MGET are the only commands with keys of more than one hash tag. A cluster needs one XREAD per
-        // node.
         let mut command = redis::cmd("XREAD");
-        command.arg("BLOCK").arg(millis).arg("COUNT").arg(1).arg("STREAMS").arg(&keys).arg(cursor.ids());
+        command.arg("BLOCK").arg(millis).arg("COUNT").arg(1);
+        command.arg("STREAMS").arg(layout.stream_keys()).arg(cursor.ids());
+        let response = self.connection.read(&command, |_| true).await;
+        let response = response.map_err(|failure| failure.into_store_error(&self.node.endpoint))?;
         let response: Option<StreamReadReply> =
-            redis::from_redis_value(self.connection.read(&command, |_| true).await?)
-                .map_err(|error| corrupt(&error.to_string()))?;
+            redis::from_redis_value(response).map_err(|error| corrupt(&error.to_string()))?;
         let ready = response.map_or_else(Vec::new, |response| response.keys);
-        let is_ready = |key: &String| ready.iter().any(|stream| stream.key == *key);
-        Ok((0..BUCKETS).zip(&keys).filter(|(_, key)| is_ready(key)).map(|(bucket, _)| bucket).collect())
+        Ok(ready.iter().filter_map(|stream| layout.bucket_of_stream(&stream.key)).collect())
     }
 }

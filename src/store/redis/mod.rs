@@ -7,131 +7,307 @@
 //! |---|---|
 //! | `<prefix>:{<bucket>}:s:<user id>` | revision (8 bytes, big-endian), then the encoded state; expires by itself |
 //! | `<prefix>:{<bucket>}:events` | a stream with the field `e`, an encoded event; trimmed by length and by age |
+//! | `<prefix>:{0}:buckets` | the number of buckets, which never changes |
+//! | `<prefix>:{<bucket>}:confirm` | empty; written so that replicas can confirm what was written before |
 //!
-//! Requests share one supervised connection with a channel for reads and one for writes (`connection`); the
-//! follower of the event log has a connection of its own (`follow`). A connection is replaced at the first error
-//! that a new one may solve, and while there is none every request fails at once.
+//! `topology` knows which server is the primary of a bucket: always the same one, the one that Sentinels name, or the
+//! one that the masters of a cluster name. Requests to a server share one supervised connection with a channel for reads
+//! and one for writes (`connection`); the follower of the event log has connections of its own (`follow`,
+//! `announcements`). A connection is replaced at the first error that a new one may solve, and while there is none every
+//! request fails at once. Before a new connection is used, commits that the server has lost are made again
+//! (`recent_commits`).
 
+mod agreement;
+mod announcements;
+mod cluster;
+mod commit;
 mod connect;
 mod connection;
 mod cursor;
 mod event_streams;
 mod follow;
+mod layout;
+mod preparation;
+mod recent_commits;
+mod replication;
+mod script_call;
+mod sentinel;
+mod settings;
 mod supervisor;
+mod topology;
+mod url;
+mod voters;
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use futures_util::future::join_all;
-use redis::{Cmd, Script, Value};
+use prometheus_client::metrics::counter::Counter;
+use redis::{Cmd, Pipeline, Value};
+use tokio::time::sleep;
 
 use self::{
-    connection::{ConnectionKind, SupervisedConnection},
-    event_streams::EventStreams,
+    announcements::AnnouncedLog,
+    commit::CommitScript,
+    connection::Failure,
+    event_streams::{EventStreams, Runner},
     follow::Follower,
+    layout::Layout,
+    preparation::Preparation,
+    recent_commits::RecentCommits,
+    script_call::ScriptCall,
+    topology::{Node, Topology, TopologyKind},
 };
 use super::backend::{Backend, EVENT_RETENTION, EncodedChange, EncodedCommit, EncodedTail, EncodedValue};
 use super::binding;
 use crate::domain::ports::{Cursor, StoreError};
 
-pub use connect::{RedisSettings, RedisTlsFiles};
+pub use settings::{Durability, MAX_BUCKETS, Password, RedisSettings, RedisTlsFiles};
 
 /// The name of the store in messages.
 const NAME: &str = "redis";
-
-/// The number of buckets. It is part of the format: with another number, no session is found.
-const BUCKETS: u64 = 64;
 
 /// The most registers that one MGET reads. The server serves nobody else meanwhile, and the first of them waits for
 /// the last.
 const MAX_MGET_KEYS: usize = 512;
 
-/// The approximate number of events that the stream of a bucket keeps.
-const STREAM_LENGTH: usize = 4096;
+/// The pause before a request is sent again whose hash slot is being moved.
+const REDIRECT_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a server and a test choose differently.
+pub struct RedisOptions {
+    /// Counts acknowledged commits that the store had lost.
+    pub rollbacks: Counter,
+    /// How long streams keep events, approximately. Only a commit that appends to a stream trims it.
+    pub retention: Duration,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self { rollbacks: Counter::default(), retention: EVENT_RETENTION }
+    }
+}
 
 /// Registers and event log in Redis.
 pub struct RedisRegisters {
-    connection: SupervisedConnection,
-    /// The prefix of the register keys, by bucket.
-    key_prefixes: Vec<String>,
-    commit: Script,
+    topology: Topology,
+    layout: Arc<Layout>,
+    commit: Arc<CommitScript>,
+    recent: Arc<RecentCommits>,
     streams: EventStreams,
     follower: Follower,
-    retention: Duration,
+    announced: AnnouncedLog,
+    durability: Durability,
+    /// How long a request follows redirections of a cluster.
+    redirect_timeout: Duration,
 }
 
 impl RedisRegisters {
     /// Starts to connect to `settings.url` in the background; the store is unavailable until that has succeeded. All
     /// keys begin with `prefix`.
     pub fn start(settings: &RedisSettings, prefix: &str) -> Result<Self, String> {
-        let connection = SupervisedConnection::start(settings, ConnectionKind::Requests)?;
+        Self::start_with(settings, prefix, RedisOptions::default())
+    }
+
+    /// Starts with options.
+    pub fn start_with(settings: &RedisSettings, prefix: &str, options: RedisOptions) -> Result<Self, String> {
+        let RedisOptions { rollbacks, retention } = options;
+        settings.check()?;
+        let layout = Arc::new(Layout::new(prefix, settings.buckets));
+        let commit = Arc::new(CommitScript::new(retention, settings.is_cluster()?));
+        let recent = Arc::new(RecentCommits::default());
+        let topology = Topology::start(settings, |routes| Preparation {
+            layout: Arc::clone(&layout),
+            commit: Arc::clone(&commit),
+            recent: Arc::clone(&recent),
+            routes,
+            rollbacks,
+        })?;
         Ok(Self {
-            connection,
-            key_prefixes: (0..BUCKETS).map(|bucket| format!("{prefix}:{{{bucket}}}:s:")).collect(),
-            commit: Script::new(include_str!("commit.lua")),
-            streams: EventStreams::new(prefix),
-            follower: Follower::new(settings),
-            retention: EVENT_RETENTION,
+            topology,
+            announced: AnnouncedLog::new(Arc::clone(&layout)),
+            layout,
+            commit,
+            recent,
+            streams: EventStreams::new(),
+            follower: Follower::default(),
+            durability: settings.durability,
+            redirect_timeout: settings.response_timeout,
         })
     }
 
-    /// Replaces the approximate retention of events. Only a commit that appends to a stream trims it.
-    #[must_use]
-    pub fn with_retention(self, retention: Duration) -> Self {
-        Self { retention, ..self }
+    /// Attempts of a request to the primary of a bucket. The request has to be safe to repeat.
+    fn attempts(&self, bucket: u16) -> Attempts<'_> {
+        Attempts { registers: self, bucket, start: Instant::now(), importing: None }
     }
 
-    fn register_key(&self, key: &str) -> String {
+    /// Loads registers of one node in one write, with one MGET for each hash slot.
+    async fn load_from_node(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
+        let all_failed = |error: &StoreError| keys.iter().map(|_| Err(error.clone())).collect();
+        let node = match self.topology.primary(self.layout.bucket(keys[0])) {
+            Ok(node) => node,
+            // The buckets of a node may differ in whether it may be used.
+            Err(_) if self.is_cluster() => return self.load_each(keys).await,
+            Err(error) => return all_failed(&error),
+        };
+        // The positions of keys that one command reads.
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        if self.is_cluster() {
+            let mut order: Vec<_> =
+                (0..keys.len()).map(|index| (self.layout.bucket(keys[index]), index)).collect();
+            order.sort_unstable();
+            for bucket in order.chunk_by(|a, b| a.0 == b.0) {
+                if self.topology.primary(bucket[0].0).is_ok_and(|other| Arc::ptr_eq(&other, &node)) {
+                    let positions: Vec<_> = bucket.iter().map(|(_, index)| *index).collect();
+                    groups.extend(positions.chunks(MAX_MGET_KEYS).map(<[usize]>::to_vec));
+                }
+            }
+        } else {
+            groups.extend((0..keys.len()).collect::<Vec<_>>().chunks(MAX_MGET_KEYS).map(<[usize]>::to_vec));
+        }
+
+        if groups.is_empty() {
+            return self.load_each(keys).await;
+        }
+        let mut pipeline = Pipeline::with_capacity(groups.len() + 1);
         let mut register_key = String::new();
-        self.push_register_key(key, &mut register_key);
-        register_key
-    }
-
-    fn push_register_key(&self, key: &str, to: &mut String) {
-        to.push_str(&self.key_prefixes[bucket_index(bucket(key))]);
-        to.push_str(key);
-    }
-
-    /// Loads up to [`MAX_MGET_KEYS`] registers by one MGET.
-    async fn mget(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
-        // The keys have more than one hash tag; a cluster needs one MGET per slot.
-        let mut command = Cmd::with_capacity(1 + keys.len(), 64 * keys.len());
-        command.arg("MGET");
-        let mut register_key = String::new();
-        for key in keys {
-            register_key.clear();
-            self.push_register_key(key, &mut register_key);
-            command.arg(register_key.as_str());
+        for group in &groups {
+            let command = pipeline.cmd("MGET");
+            for index in group {
+                register_key.clear();
+                self.layout.push_register_key(keys[*index], &mut register_key);
+                command.arg(register_key.as_str());
+            }
         }
         // Nil proves nothing about the response, but these registers are loaded again below.
-        let is_expected = |response: &Value| {
-            let all_match = |values: &Vec<Value>| {
-                values.len() == keys.len()
-                    && keys
-                        .iter()
-                        .zip(values)
-                        .all(|(key, value)| *value == Value::Nil || is_bound_to(key, value))
-            };
-            matches!(response, Value::Array(values) if all_match(values))
+        let is_expected = |responses: &[Result<Value, Failure>]| {
+            groups.iter().zip(responses).all(|(group, response)| match response {
+                Ok(Value::Array(values)) => {
+                    values.len() == group.len()
+                        && group
+                            .iter()
+                            .zip(values)
+                            .all(|(index, value)| *value == Value::Nil || is_bound_to(keys[*index], value))
+                }
+                Ok(_) => false,
+                Err(_) => true,
+            })
         };
-        let values = match self.connection.read(&command, is_expected).await {
-            Ok(Value::Array(values)) if values.len() == keys.len() => values,
-            Ok(_) => {
-                let error = corrupt("the response to MGET has another number of values than keys");
-                return keys.iter().map(|_| Err(error.clone())).collect();
+        let responses = match node.requests.read_many(pipeline, !self.is_cluster(), is_expected).await {
+            Ok(responses) => responses,
+            Err(failure) => return all_failed(&failure.into_store_error(&node.endpoint)),
+        };
+        let mut reads: Vec<Option<Result<Option<EncodedValue>, StoreError>>> = vec![None; keys.len()];
+        for (group, response) in groups.iter().zip(responses) {
+            match response {
+                Ok(Value::Array(values)) if values.len() == group.len() => {
+                    for (index, value) in group.iter().zip(values) {
+                        // MGET answers nil for a key of the wrong type, too, and GET tells the two apart. Both are
+                        // rare, because batched loads are for users with live tokens.
+                        reads[*index] = (value != Value::Nil).then(|| decode(value));
+                    }
+                }
+                Ok(_) => {
+                    let error = corrupt("the response to MGET has another number of values than keys");
+                    for index in group {
+                        reads[*index] = Some(Err(error.clone()));
+                    }
+                }
+                Err(Failure::Store(error)) => {
+                    for index in group {
+                        reads[*index] = Some(Err(error.clone()));
+                    }
+                }
+                // GET follows redirections.
+                Err(_) => {}
             }
-            Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
-        };
-        let mut reads: Vec<_> = values.into_iter().map(decode).collect();
-        // MGET answers nil for a key of the wrong type, too, and GET tells the two apart. Both are rare, because
-        // batched loads are for users with live tokens.
-        let missing = (0..keys.len()).filter(|index| matches!(reads[*index], Ok(None)));
-        let loads = missing.map(async |index| (index, self.load(keys[index]).await));
-        for (index, read) in join_all(loads).await {
-            reads[index] = read;
         }
-        reads
+        let missing = (0..keys.len()).filter(|index| reads[*index].is_none());
+        let loads = missing.map(async |index| (index, self.load(keys[index]).await));
+        for (index, read) in join_all(loads.collect::<Vec<_>>()).await {
+            reads[index] = Some(read);
+        }
+        reads.into_iter().flatten().collect()
+    }
+
+    /// Sends GET for a register.
+    async fn get(&self, node: &Node, asking: bool, key: &str, command: &Cmd) -> Result<Value, Failure> {
+        if asking {
+            return node.requests.ask(command).await;
+        }
+        // Nil does not say which key it is about, so it is not certainly the response to this command.
+        if self.is_cluster() {
+            return node.requests.read(command, |response| is_bound_to(key, response)).await;
+        }
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.add_command(command.clone());
+        let is_expected = |responses: &[Result<Value, Failure>]| match &responses[0] {
+            Ok(value) => is_bound_to(key, value),
+            Err(_) => true,
+        };
+        let responses = node.requests.read_many(pipeline, true, is_expected).await?;
+        responses.into_iter().next().unwrap_or(Ok(Value::Nil))
+    }
+
+    async fn load_each(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
+        join_all(keys.iter().map(|key| self.load(key))).await
+    }
+
+    fn is_cluster(&self) -> bool {
+        self.topology.kind == TopologyKind::Cluster
+    }
+}
+
+/// Sends a request again when a cluster redirects it.
+struct Attempts<'a> {
+    registers: &'a RedisRegisters,
+    bucket: u16,
+    start: Instant,
+    /// The node that the last attempt was sent to by `ASK`.
+    importing: Option<Arc<Node>>,
+}
+
+impl Attempts<'_> {
+    /// Returns the node for the next attempt, and whether it has to be asked (`ASKING`).
+    fn next(&mut self) -> Result<(Arc<Node>, bool), StoreError> {
+        match self.importing.take() {
+            Some(node) => Ok((node, true)),
+            None => Ok((self.registers.topology.primary(self.bucket)?, false)),
+        }
+    }
+
+    /// Prepares the next attempt after one has failed, or returns the error if there is none.
+    async fn follow(&mut self, failure: Failure, node: &Node, asked: bool) -> Result<(), StoreError> {
+        let is_late = self.start.elapsed() >= self.registers.redirect_timeout;
+        match failure {
+            Failure::Store(error) => return Err(error),
+            failure if is_late => return Err(failure.into_store_error(&node.endpoint)),
+            Failure::Ask(endpoint) if !asked => {
+                self.importing = Some(self.registers.topology.importing(&endpoint).await);
+            }
+            Failure::Moved | Failure::TryAgain | Failure::Ask(_) => {
+                self.registers.topology.refresh();
+                sleep(REDIRECT_PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Runner for RedisRegisters {
+    async fn run(&self, bucket: u16, call: &ScriptCall<'_>) -> Result<Value, StoreError> {
+        let mut attempts = self.attempts(bucket);
+        loop {
+            let (node, asking) = attempts.next()?;
+            match node.requests.run_script(call, asking, |_| true).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => attempts.follow(failure, &node, asking).await?,
+            }
+        }
     }
 }
 
@@ -141,44 +317,68 @@ impl Backend for RedisRegisters {
 
     async fn load(&self, key: &str) -> Result<Option<EncodedValue>, StoreError> {
         let mut command = redis::cmd("GET");
-        command.arg(self.register_key(key));
-        // Nil does not say which key it is about, so it is not certainly the response to this command.
-        decode(self.connection.read(&command, |response| is_bound_to(key, response)).await?)
+        command.arg(self.layout.register_key(key));
+        let mut attempts = self.attempts(self.layout.bucket(key));
+        loop {
+            let (node, asking) = attempts.next()?;
+            match self.get(&node, asking, key, &command).await {
+                Ok(response) => return decode(response),
+                Err(failure) => attempts.follow(failure, &node, asking).await?,
+            }
+        }
     }
 
     async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
-        if let [key] = keys {
-            return vec![self.load(key).await];
+        match keys {
+            [] => return Vec::new(),
+            [key] => return vec![self.load(key).await],
+            _ => {}
         }
-        let commands = keys.chunks(MAX_MGET_KEYS).map(|chunk| self.mget(chunk));
-        join_all(commands).await.into_iter().flatten().collect()
+        if !self.is_cluster() {
+            return self.load_from_node(keys).await;
+        }
+        let mut by_node: Vec<(usize, usize)> =
+            keys.iter().enumerate().map(|(index, key)| (self.shard(key), index)).collect();
+        by_node.sort_unstable();
+        let mut reads = vec![None; keys.len()];
+        let loads = by_node.chunk_by(|a, b| a.0 == b.0).map(async |group| {
+            let keys: Vec<_> = group.iter().map(|(_, index)| keys[*index]).collect();
+            (group, self.load_from_node(&keys).await)
+        });
+        for (group, loaded) in join_all(loads.collect::<Vec<_>>()).await {
+            for ((_, index), read) in group.iter().zip(loaded) {
+                reads[*index] = Some(read);
+            }
+        }
+        reads.into_iter().flatten().collect()
+    }
+
+    fn shard(&self, key: &str) -> usize {
+        self.topology.node_index(self.layout.bucket(key))
     }
 
     async fn commit(&self, key: &str, change: EncodedChange) -> Result<EncodedCommit, StoreError> {
-        let EncodedChange { expected, value: new, keep_until, events } = change;
-        let mut bytes = Vec::with_capacity(8 + new.bytes.len());
-        bytes.extend_from_slice(&new.revision.to_be_bytes());
-        bytes.extend_from_slice(&new.bytes);
-
-        let mut commit = self.commit.key(self.register_key(key));
-        commit
-            .key(self.streams.key(bucket(key)))
-            .arg(if expected == 0 { Vec::new() } else { expected.to_be_bytes().to_vec() })
-            .arg(bytes)
-            // PXAT rejects 0.
-            .arg(keep_until.as_micros().div_ceil(1000).max(1))
-            .arg(STREAM_LENGTH)
-            .arg(u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX));
-        for event in &events {
-            commit.arg(event.as_ref());
-        }
-        let is_committed = |response: &Value| matches!(response, Value::BulkString(revision) if *revision == new.revision.to_be_bytes());
+        let call = self.commit.call(&self.layout, key, change.expected, &change);
+        let revision = change.value.revision.to_be_bytes();
+        let is_committed =
+            |response: &Value| matches!(response, Value::BulkString(bytes) if *bytes == revision);
         let is_expected = |response: &Value| match response {
             Value::Array(current) => current.first().is_some_and(|current| is_bound_to(key, current)),
             response => is_committed(response),
         };
-        match self.connection.run_script(&commit, is_expected).await? {
-            response if is_committed(&response) => Ok(EncodedCommit::Committed),
+        let mut attempts = self.attempts(self.layout.bucket(key));
+        let response = loop {
+            let (node, asking) = attempts.next()?;
+            match node.requests.commit(&call, asking, self.durability, is_committed, is_expected).await {
+                Ok(response) => break response,
+                Err(failure) => attempts.follow(failure, &node, asking).await?,
+            }
+        };
+        match response {
+            response if is_committed(&response) => {
+                self.recent.insert(key, change, Instant::now());
+                Ok(EncodedCommit::Committed)
+            }
             Value::Array(current) => {
                 decode(current.into_iter().next().unwrap_or(Value::Nil)).map(EncodedCommit::Conflict)
             }
@@ -186,8 +386,25 @@ impl Backend for RedisRegisters {
         }
     }
 
+    async fn confirm(&self, key: &str) -> Result<(), StoreError> {
+        if self.durability == Durability::Primary {
+            return Ok(());
+        }
+        let bucket = self.layout.bucket(key);
+        let mut attempts = self.attempts(bucket);
+        loop {
+            let (node, asking) = attempts.next()?;
+            let confirmed =
+                node.requests.confirm(&self.layout.confirmation_key(bucket), self.durability).await;
+            match confirmed {
+                Ok(()) => return Ok(()),
+                Err(failure) => attempts.follow(failure, &node, asking).await?,
+            }
+        }
+    }
+
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<EncodedTail, StoreError> {
-        self.streams.tail(&self.connection, after, limit).await
+        self.streams.tail(self, &self.layout, after, limit).await
     }
 
     async fn follow(
@@ -196,7 +413,11 @@ impl Backend for RedisRegisters {
         limit: usize,
         patience: Duration,
     ) -> Result<EncodedTail, StoreError> {
-        self.follower.follow(&self.streams, after, limit, patience).await
+        if self.is_cluster() {
+            self.announced.follow(&self.topology, self, &self.streams, after, limit, patience).await
+        } else {
+            self.follower.follow(&self.topology, &self.streams, &self.layout, after, limit, patience).await
+        }
     }
 }
 
@@ -220,27 +441,4 @@ fn decode(response: Value) -> Result<Option<EncodedValue>, StoreError> {
 
 fn corrupt(cause: &str) -> StoreError {
     StoreError::Corrupt { store: NAME, cause: cause.to_owned() }
-}
-
-fn bucket_index(bucket: u64) -> usize {
-    usize::try_from(bucket).unwrap_or_default()
-}
-
-/// FNV-1a, which is the same in all versions and on all machines, unlike the hashes of the standard library.
-fn bucket(key: &str) -> u64 {
-    let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    hash % BUCKETS
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_bucket_of_a_user_never_changes() {
-        assert_eq!(bucket(""), 0xcbf2_9ce4_8422_2325 % 64);
-        assert_eq!(bucket("foobar"), 0x8594_4171_f739_67e8 % 64, "the test vector of the FNV authors");
-    }
 }

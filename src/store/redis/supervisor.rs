@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
-    connect::{FileVersion, RedisSettings, connect},
+    connect::Connector,
     connection::{Access, ConnectionKind, Inner, State, SupervisedConnection},
+    settings::{FileVersion, RedisSettings},
 };
 
 const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -15,35 +16,41 @@ const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 /// Runs until the last handle to the connection is dropped.
-pub(super) async fn supervise(connection: Weak<Inner>, settings: RedisSettings) {
+pub(super) async fn supervise(connection: Weak<Inner>, connector: Arc<Connector>) {
+    {
+        let Some(inner) = connection.upgrade() else { return };
+        inner.permitted.wait().await;
+    }
     let mut backoff = BACKOFF.0;
     let mut last_error = String::new();
     loop {
-        let Some(kind) = connection.upgrade().map(|inner| inner.kind) else { return };
-        let connected = connect(&settings, kind).await;
+        if connection.strong_count() == 0 {
+            return;
+        }
+        let connected = connector.connect().await;
         let Some(inner) = connection.upgrade() else { return };
         match connected {
             Ok(channels) => {
                 tracing::info!(
-                    redis.address = inner.address,
-                    redis.purpose = kind.name(),
+                    redis.address = %inner.endpoint,
+                    redis.purpose = inner.kind.name(),
                     "connected to Redis"
                 );
                 let password_version = channels.password_version;
-                inner.writes_stalled.store(false, Ordering::Release);
+                inner.replacement_due.store(false, Ordering::Release);
                 inner.state.store(Arc::new(State::Connected(channels)));
                 // An error means that an earlier attempt has set it.
                 let _ = inner.first_attempt.set(());
                 drop(inner);
-                monitor(&connection, &settings, password_version).await;
+                monitor(&connection, &connector, password_version).await;
                 (backoff, last_error) = (BACKOFF.0, String::new());
             }
             Err(cause) => {
                 if cause != last_error {
                     tracing::warn!(
                         error.message = cause,
-                        redis.address = inner.address,
-                        redis.purpose = kind.name(),
+                        redis.address = %inner.endpoint,
+                        redis.purpose = inner.kind.name(),
                         "failed to connect to Redis; retrying"
                     );
                     last_error.clone_from(&cause);
@@ -59,20 +66,17 @@ pub(super) async fn supervise(connection: Weak<Inner>, settings: RedisSettings) 
 }
 
 /// Returns once the connection is lost or the last handle to it is dropped.
-async fn monitor(
-    connection: &Weak<Inner>,
-    settings: &RedisSettings,
-    mut password_version: Option<FileVersion>,
-) {
+async fn monitor(connection: &Weak<Inner>, connector: &Connector, mut password_version: Option<FileVersion>) {
+    let settings = &*connector.settings;
     let mut tls_version = settings.tls.version();
     loop {
         let Some(connection) = connection.upgrade().map(SupervisedConnection) else { return };
         if matches!(*connection.state(), State::Disconnected(_)) {
             return;
         }
-        if connection.0.writes_stalled.load(Ordering::Acquire) {
-            connection.replace_channels(settings).await;
-            connection.0.writes_stalled.store(false, Ordering::Release);
+        if connection.0.replacement_due.load(Ordering::Acquire) {
+            connection.replace_channels(connector).await;
+            connection.0.replacement_due.store(false, Ordering::Release);
             continue;
         }
         tokio::select! {
@@ -87,7 +91,7 @@ async fn monitor(
                 let current = settings.tls.version();
                 if current != tls_version {
                     tls_version = current;
-                    connection.replace_channels(settings).await;
+                    connection.replace_channels(connector).await;
                 }
             }
         }
@@ -116,11 +120,11 @@ impl SupervisedConnection {
     }
 
     /// Replaces the channels when the write channel no longer responds. Reads go on over the old one until then.
-    async fn replace_channels(&self, settings: &RedisSettings) {
+    async fn replace_channels(&self, connector: &Connector) {
         let state = self.state();
-        match connect(settings, self.0.kind).await {
+        match connector.connect().await {
             Ok(channels) => {
-                tracing::debug!(redis.address = self.0.address, "replaced the connections to Redis");
+                tracing::debug!(redis.address = %self.0.endpoint, "replaced the connections to Redis");
                 // Does nothing if the connection was lost meanwhile.
                 self.0.state.compare_and_swap(&state, Arc::new(State::Connected(channels)));
             }
@@ -138,7 +142,7 @@ impl SupervisedConnection {
         let failed = |cause: String| {
             tracing::warn!(
                 error.message = cause,
-                redis.address = self.0.address,
+                redis.address = %self.0.endpoint,
                 "failed to authenticate with the new password in sessions.password_file; open connections keep \
                  the previous one"
             );
@@ -153,6 +157,6 @@ impl SupervisedConnection {
                 return failed(cause);
             }
         }
-        tracing::info!(redis.address = self.0.address, "authenticated with the new Redis password");
+        tracing::info!(redis.address = %self.0.endpoint, "authenticated with the new Redis password");
     }
 }

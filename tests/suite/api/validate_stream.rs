@@ -109,10 +109,9 @@ async fn an_outage_is_a_failure_of_each_request_and_the_stream_goes_on_after_it(
     loop {
         match ask().await.verdict {
             None => tokio::time::sleep(Duration::from_millis(10)).await,
-            Some(Verdict::Rejection(rejection)) => {
-                break assert_eq!(rejection.reason(), RejectionReason::UnknownSession);
-            }
-            Some(Verdict::Session(session)) => panic!("the store is empty: {session:?}"),
+            // The server has made its commits again in the empty Redis.
+            Some(Verdict::Session(_)) => break,
+            Some(Verdict::Rejection(rejection)) => panic!("a rejection after an outage: {rejection:?}"),
         }
     }
 }

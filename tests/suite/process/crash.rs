@@ -1,6 +1,12 @@
 //! Promise P6 on the embedded store: a kill loses nothing acknowledged.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt as _, stream};
 use latchkey::grpc::pb::{LogoutRequest, RejectionReason, validate_response::Verdict};
@@ -77,7 +83,7 @@ impl History {
 }
 
 /// Logs in, and out every other time, until the server is killed.
-async fn work(client: Client, username: String, round: u32) -> History {
+async fn work(client: Client, username: String, round: u32, answered: Arc<AtomicUsize>) -> History {
     let mut history = History::default();
     loop {
         let Ok(answer) = client.try_login(login_request(&username, "crash")).await else {
@@ -85,6 +91,7 @@ async fn work(client: Client, username: String, round: u32) -> History {
             return history;
         };
         let token = answer.token;
+        answered.fetch_add(1, Ordering::Relaxed);
         history.logins.push(Login {
             round,
             generation: generation(&token),
@@ -125,12 +132,18 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
 
     let mut histories = vec![History::default(); USERS];
     for round in 0..KILLS {
+        let answered = Arc::new(AtomicUsize::new(0));
         let mut workers = JoinSet::new();
         for worker in 0..USERS * CLIENTS {
-            let work = work(client.clone(), users[worker % USERS].clone(), round);
+            let work = work(client.clone(), users[worker % USERS].clone(), round, Arc::clone(&answered));
             workers.spawn(async move { (worker % USERS, work.await) });
         }
-        tokio::time::sleep(Duration::from_millis(rand::random_range(50..300))).await;
+        let logins = rand::random_range(11..30);
+        let begun = Instant::now();
+        while answered.load(Ordering::Relaxed) < logins {
+            assert!(begun.elapsed() < Duration::from_mins(1), "too few logins are answered");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         process.kill();
         for (user, history) in workers.join_all().await {
             histories[user].logins.extend(history.logins);

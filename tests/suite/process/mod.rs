@@ -11,6 +11,7 @@ mod demo;
 mod django;
 mod floods;
 mod history;
+mod host_names;
 mod import;
 mod leaks;
 mod limits;
@@ -55,7 +56,7 @@ fn claims(token: &str) -> Value {
 }
 
 /// Reads the generation from a token.
-fn generation(token: &str) -> u64 {
+pub fn generation(token: &str) -> u64 {
     claims(token)["gen"].as_u64().unwrap()
 }
 

@@ -105,7 +105,12 @@ fn invalid_settings_end_the_start() {
         ("PASSWORD__ALLOW_WEAK", "false", "password.allow_weak"),
         ("SESSIONS__URL", "mongodb://localhost", "sessions.url: mongodb is not supported"),
         ("SESSIONS__URL", "redis://[", "sessions.url"),
-        ("SESSIONS__URL", "redis+sentinel://127.0.0.1:1/main", "redis+sentinel is not supported"),
+        ("SESSIONS__URL", "redis+sentinel://127.0.0.1:1", "the name of the master is missing"),
+        ("SESSIONS__URL", "redis+cluster://127.0.0.1:1/3", "a cluster has no other database than 0"),
+        ("SESSIONS__SENTINEL_PASSWORD", "secret", "needs sessions.url = \"redis+sentinel://...\""),
+        ("SESSIONS__DURABILITY", "replicas:0", "is neither primary nor replicas:N"),
+        ("SESSIONS__DURABILITY_TIMEOUT", "2m", "sessions.durability_timeout must be 1ms to 1m"),
+        ("SESSIONS__BUCKETS", "4097", "sessions.buckets must be 1 to 4096"),
         ("SESSIONS__URL", "rediss://127.0.0.1:1/#insecure", "sessions.tls_ca_file"),
         ("SESSIONS__TLS_CA_FILE", "/ca.pem", "need sessions.url = \"rediss://...\""),
         ("SESSIONS__TLS_KEY_FILE", "/key.pem", "sessions.tls_certificate_file and sessions.tls_key_file"),
@@ -115,8 +120,8 @@ fn invalid_settings_end_the_start() {
         ("LISTEN__GRPC", "50051", "listen.grpc"),
     ] {
         let redis = [("SESSIONS__URL", "redis://127.0.0.1:1")];
-        let needs_redis = ["SESSIONS__PASSWORD_FILE", "SESSIONS__TLS_CA_FILE", "SESSIONS__TLS_KEY_FILE"];
-        let with_redis = if needs_redis.contains(&name) { &redis[..] } else { &[] };
+        let needs_redis = name.starts_with("SESSIONS__") && name != "SESSIONS__URL";
+        let with_redis = if needs_redis { &redis[..] } else { &[] };
         directory.refuses(&[with_redis, &[(name, value)]].concat(), &[], said);
     }
 }

@@ -192,7 +192,8 @@ async fn batches_respect_their_limit_and_deliveries_and_failures_are_counted() {
     let client = process.serving_client().await;
     receiver.until(SOON, "greeted", |receiver| receiver.events().len() == 1).await;
     client.user("alice").await;
-    receiver.answer(&[Answer::Slowly(300)]);
+    // On a busy machine a login takes seconds.
+    receiver.answer(&[Answer::Slowly(4000)]);
     let ended = displace(&client, "alice", 12).await;
     receiver.until_delivered(&ended, SOON).await;
     let sizes: Vec<_> = receiver.posts().iter().map(|post| post.events().len()).collect();

@@ -9,15 +9,20 @@ use latchkey::{
     domain::ports::{Commit, EventLog as _, Registers as _, Revision},
     store::{
         codec_store::CodecStore,
-        redis::{RedisRegisters, RedisSettings},
+        redis::{Password, RedisRegisters, RedisSettings},
     },
 };
 
 use super::{
     states::{change, change_with, numbers, state, user},
-    test_store::{check, connect, of_sessions, redis_server, settings, unavailable, until_up},
+    test_store::{
+        check, connect, of_sessions, redis_server, settings, start_with_retention, unavailable, until_up,
+    },
 };
-use crate::support::redis::{Flavour, RedisServer};
+use crate::support::{
+    cluster::{ClusterOptions, RedisCluster},
+    redis::{Flavour, RedisServer},
+};
 
 type Store = Arc<CodecStore<RedisRegisters>>;
 
@@ -53,7 +58,8 @@ async fn a_password_that_changes_in_its_file_needs_no_restart() {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     };
     write("open-sesame");
-    let store = connect(&RedisSettings { password_file: Some(file.clone()), ..settings(server.url()) }).await;
+    let store =
+        connect(&RedisSettings { password: Password::File(file.clone()), ..settings(server.url()) }).await;
     store.commit(&user("alice"), Revision::ABSENT, change(1)).await.unwrap();
 
     // The server restarts with a password that the file does not have yet.
@@ -88,7 +94,7 @@ async fn an_open_connection_goes_on_with_the_new_password() {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
     let url = format!("redis://app@127.0.0.1:{}", server.port);
-    let store = connect(&RedisSettings { password_file: Some(file.clone()), ..settings(url) }).await;
+    let store = connect(&RedisSettings { password: Password::File(file.clone()), ..settings(url) }).await;
     let authenticated = || -> u64 {
         let info: String = server.query(redis::cmd("INFO").arg("commandstats"));
         let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_auth:calls="));
@@ -105,13 +111,16 @@ async fn an_open_connection_goes_on_with_the_new_password() {
     check(&*store).await.unwrap();
 }
 
-/// Returns the rules of the Redis user in the documentation.
-fn documented_user() -> Vec<String> {
-    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/integration.md");
+/// Returns the rules of the Redis user in the documentation. `commands` is how many of the commands there count.
+fn documented_user(commands: usize) -> Vec<String> {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md");
     let text = std::fs::read_to_string(docs).unwrap();
-    let command = text.split("ACL SETUSER latchkey ").nth(1).unwrap();
-    let command = command.split("```").next().unwrap().replace('\\', " ");
-    command.split_whitespace().map(str::to_owned).collect()
+    let commands = text.split("ACL SETUSER latchkey ").skip(1).take(commands);
+    let rules = commands.flat_map(|command| {
+        let rules = command.split("```").next().unwrap().replace('\\', " ");
+        rules.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    });
+    rules.collect()
 }
 
 /// Uses every command that the store sends to Redis.
@@ -138,15 +147,14 @@ async fn everything_works(store: &Store, server: &RedisServer) {
 
 async fn with_the_documented_user(flavour: Flavour) {
     let Some(server) = redis_server(flavour) else { return };
-    let rules = documented_user();
+    let rules = documented_user(1);
     assert!(rules.iter().any(|rule| rule == "-@all"), "{rules:?}");
     let () = server.query(redis::cmd("ACL").arg("SETUSER").arg("latchkey").arg(&rules));
     let password = rules.iter().find_map(|rule| rule.strip_prefix('>')).unwrap();
     let store = connect(&settings(server_url(&server, password))).await;
     everything_works(&store, &server).await;
     // Without retention every commit trims the log.
-    let trimming = RedisRegisters::start(&settings(server_url(&server, password)), "lk").unwrap();
-    let trimming = Arc::new(CodecStore::new(trimming.with_retention(Duration::ZERO)));
+    let trimming = Arc::new(start_with_retention(server_url(&server, password), Duration::ZERO));
     until_up(&*trimming).await;
     everything_works(&trimming, &server).await;
     // Redis has denied only commands that the store can do without.
@@ -155,6 +163,37 @@ async fn with_the_documented_user(flavour: Flavour) {
         refused.iter().map(|entry| redis::from_redis_value(entry[7].clone()).unwrap()).collect();
     let without = ["role", "info", "client|setinfo"];
     assert!(refused.iter().all(|command| without.contains(&command.as_str())), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_user_has_all_rights_that_are_needed_on_a_cluster() {
+    let options = ClusterOptions { replicas_per_master: 0, ..ClusterOptions::default() };
+    let Some(cluster) = RedisCluster::start(Flavour::Redis, options).await else { return };
+    let rules = documented_user(3);
+    assert!(rules.iter().any(|rule| rule == "+ssubscribe") && rules.iter().any(|rule| rule == "+wait"));
+    for node in &cluster.nodes {
+        let () = node.server.query(redis::cmd("ACL").arg("SETUSER").arg("latchkey").arg(&rules));
+    }
+    let password = rules.iter().find_map(|rule| rule.strip_prefix('>')).unwrap();
+    let url = cluster.url().replace("://", &format!("://latchkey:{password}@"));
+    let store = connect(&settings(url)).await;
+    let end = store.tail(None, 10).await.unwrap().next;
+    let users: Vec<_> = (0..30).map(|number| user(&format!("user{number}"))).collect();
+    for user in &users {
+        let committed = store.commit(user, Revision::ABSENT, change_with(1, [1])).await.unwrap();
+        assert!(matches!(committed, Commit::Committed(_)), "{committed:?}");
+    }
+    for read in of_sessions(&*store).load_many(&users.iter().collect::<Vec<_>>()).await {
+        assert_eq!(*read.unwrap().state, state(1));
+    }
+    assert!(!store.follow(&end, 10, Duration::from_secs(5)).await.unwrap().events.is_empty());
+    for node in &cluster.nodes {
+        let denied: Vec<Vec<redis::Value>> = node.server.query(redis::cmd("ACL").arg("LOG"));
+        let denied: Vec<String> =
+            denied.iter().map(|entry| redis::from_redis_value(entry[7].clone()).unwrap()).collect();
+        let optional = ["role", "info", "client|setinfo"];
+        assert!(denied.iter().all(|command| optional.contains(&command.as_str())), "{denied:?}");
+    }
 }
 
 fn server_url(server: &RedisServer, password: &str) -> String {

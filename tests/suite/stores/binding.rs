@@ -34,13 +34,11 @@ async fn copy(store: &TestStore, from: &str, to: &str) {
             let copied = copied.bind(from).bind(to).execute(&database.writer).await.unwrap();
             assert_eq!(copied.rows_affected(), 1);
         }
-        Backend::Redis(server) => {
-            let key = |user: &str| -> String {
-                let keys: Vec<String> = server.query(redis::cmd("KEYS").arg(format!("*:s:{user}")));
-                keys[0].clone()
-            };
-            let value: Vec<u8> = server.query(redis::cmd("GET").arg(key(from)));
-            let () = server.query(redis::cmd("SET").arg(key(to)).arg(value));
+        Backend::Redis(servers) => {
+            let key = |user: &str| servers.keys(&format!("*:s:{user}")).remove(0);
+            let ((source, from), (target, to)) = (key(from), key(to));
+            let value: Vec<u8> = source.query(redis::cmd("GET").arg(from));
+            let () = target.query(redis::cmd("SET").arg(to).arg(value));
         }
     }
 }
@@ -48,7 +46,14 @@ async fn copy(store: &TestStore, from: &str, to: &str) {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_copied_from_another_register_is_corrupt_for_that_user_only(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -142,11 +147,11 @@ async fn a_value_with_an_impossible_revision_is_corrupt(
             let changed = changed.bind(revision.cast_signed()).bind("alice");
             assert_eq!(changed.execute(&database.writer).await.unwrap().rows_affected(), 1);
         }
-        Backend::Redis(server) => {
-            let keys: Vec<String> = server.query(redis::cmd("KEYS").arg("*:s:alice"));
-            let value: Vec<u8> = server.query(redis::cmd("GET").arg(&keys[0]));
+        Backend::Redis(servers) => {
+            let (server, key) = servers.keys("*:s:alice").remove(0);
+            let value: Vec<u8> = server.query(redis::cmd("GET").arg(&key));
             let value = [&revision.to_be_bytes(), &value[8..]].concat();
-            let () = server.query(redis::cmd("SET").arg(&keys[0]).arg(value));
+            let () = server.query(redis::cmd("SET").arg(&key).arg(value));
         }
     }
     // With revision 0 it would pass for an empty register, and every commit would conflict.

@@ -19,7 +19,14 @@ use super::states::{
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_register_has_the_default_state_at_revision_absent(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -29,7 +36,14 @@ async fn an_empty_register_has_the_default_state_at_revision_absent(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_returns_the_committed_state(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -48,7 +62,14 @@ async fn a_load_returns_the_committed_state(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_registers_are_read_in_the_order_of_their_keys(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -70,7 +91,14 @@ async fn many_registers_are_read_in_the_order_of_their_keys(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_throttle_is_kept_in_a_register_of_its_own(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -103,7 +131,14 @@ async fn a_throttle_is_kept_in_a_register_of_its_own(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_are_read_as_they_were_committed(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -120,7 +155,14 @@ async fn events_are_read_as_they_were_committed(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_revision_grows_with_every_commit_whatever_the_generation_does(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -136,7 +178,14 @@ async fn the_revision_grows_with_every_commit_whatever_the_generation_does(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_the_current_value(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -157,7 +206,14 @@ async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_the_current_va
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_expects_no_value_conflicts_with_a_value(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -172,7 +228,14 @@ async fn a_commit_that_expects_no_value_conflicts_with_a_value(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_expects_a_value_conflicts_with_none(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -187,7 +250,14 @@ async fn a_commit_that_expects_a_value_conflicts_with_none(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_commit_succeeds_and_appends_its_events_once(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -206,7 +276,14 @@ async fn a_repeated_commit_succeeds_and_appends_its_events_once(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_concurrent_commits_at_one_revision_exactly_one_wins(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -239,7 +316,14 @@ async fn of_concurrent_commits_at_one_revision_exactly_one_wins(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_increment_is_lost_under_contention(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     const TASKS: u64 = 16;
     const EACH: u64 = 20;
@@ -274,7 +358,14 @@ async fn no_increment_is_lost_under_contention(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_never_see_each_others_registers_whatever_their_ids(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -332,7 +423,14 @@ async fn users_never_see_each_others_registers_whatever_their_ids(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_register_is_kept_as_long_as_its_commit_demands(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -350,7 +448,14 @@ async fn a_register_is_kept_as_long_as_its_commit_demands(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_register_is_deleted_once_it_may_be(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -375,7 +480,14 @@ async fn a_register_is_deleted_once_it_may_be(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_register_to_be_kept_until_a_past_time_is_deleted_soon(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 

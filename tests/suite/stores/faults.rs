@@ -10,7 +10,7 @@ use latchkey::{
     domain::sessions::{Profile, UserSessions},
     store::{
         codec_store::CodecStore,
-        redis::{RedisRegisters, RedisSettings},
+        redis::{Password, RedisRegisters, RedisSettings},
     },
 };
 
@@ -290,7 +290,7 @@ async fn a_commit_whose_events_cannot_be_appended_does_not_happen() {
 async fn the_configured_password_is_used_and_a_wrong_one_is_not_printed() {
     let server = RedisServer::with(Flavour::Redis, &["--requirepass", "open-sesame"]);
     let with = |password: Option<&str>| RedisSettings {
-        password: password.map(str::to_owned),
+        password: password.map_or(Password::None, |password| Password::Value(password.to_owned())),
         ..settings(server.url())
     };
     let store = connect(&with(Some("open-sesame"))).await;

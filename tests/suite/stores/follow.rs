@@ -68,7 +68,14 @@ fn commit_at_once(store: &Arc<TestStore>, pause: Duration) -> JoinSet<()> {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn following_returns_existing_events_at_once(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -82,7 +89,14 @@ async fn following_returns_existing_events_at_once(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_commit_with_events_wakes_a_follower(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -106,7 +120,14 @@ async fn every_commit_with_events_wakes_a_follower(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn following_without_events_returns_after_the_given_time(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -126,7 +147,14 @@ async fn following_without_events_returns_after_the_given_time(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn following_shows_what_many_commit_at_once_completely_and_in_order(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -140,7 +168,14 @@ async fn following_shows_what_many_commit_at_once_completely_and_in_order(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_follow_skips_nothing(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -170,7 +205,14 @@ async fn a_cancelled_follow_skips_nothing(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn following_from_a_trimmed_cursor_reports_a_gap_at_once(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -186,7 +228,14 @@ async fn following_from_a_trimmed_cursor_reports_a_gap_at_once(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn following_from_a_foreign_cursor_reports_a_gap(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -197,7 +246,14 @@ async fn following_from_a_foreign_cursor_reports_a_gap(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_log_is_a_gap_for_a_waiting_follower(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -221,7 +277,7 @@ async fn a_lost_log_is_a_gap_for_a_waiting_follower(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_stream_is_a_gap_while_other_streams_are_busy() {
     let store = Arc::new(TestStore::redis(Flavour::Redis).await.unwrap());
-    let super::test_store::Backend::Redis(server) = &store.backend else { panic!("not Redis") };
+    let server = store.server();
     // The users are in two buckets.
     let streams = || -> Vec<String> { server.query(redis::cmd("KEYS").arg("*:events")) };
     store.commit(&user("quiet"), Revision::ABSENT, change_with(1, [1])).await;
@@ -279,7 +335,7 @@ async fn following_may_wait_longer_than_the_response_timeout() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_holds_two_connections_and_a_third_while_it_follows() {
     let store = TestStore::redis(Flavour::Redis).await.unwrap();
-    let super::test_store::Backend::Redis(server) = &store.backend else { panic!("not Redis") };
+    let server = store.server();
     let connections = async |expected: usize| {
         let begun = Instant::now();
         loop {
@@ -383,7 +439,10 @@ async fn a_follower_misses_no_event_when_the_server_restarts_with_its_data() {
 async fn a_server_that_restarts_without_its_data_is_a_gap() {
     let mut server = RedisServer::start();
     let store = connect(&settings(server.url())).await;
-    store.commit(&user("alice"), Revision::ABSENT, change_with(1, [1])).await.unwrap();
+    // Another process, which does not make its commit again.
+    let other = connect(&settings(server.url())).await;
+    other.commit(&user("alice"), Revision::ABSENT, change_with(1, [1])).await.unwrap();
+    drop(other);
     let end = store.tail(None, 100).await.unwrap().next;
     store.follow(&end, 100, SETTLED).await.unwrap();
     let following = tokio::spawn({

@@ -11,15 +11,12 @@ use std::{
     time::Duration,
 };
 
-use latchkey::{
-    domain::ports::{Cursor, EventLog as _, Registers as _, Revision},
-    store::{codec_store::CodecStore, redis::RedisRegisters},
-};
+use latchkey::domain::ports::{Cursor, EventLog as _, Registers as _, Revision};
 use tokio::task::JoinSet;
 
 use super::{
     states::{change, change_with, numbers, user},
-    test_store::{settings, until_up},
+    test_store::{start_with_retention, until_up},
 };
 use crate::support::redis::{Flavour, RedisServer};
 
@@ -50,7 +47,14 @@ pub fn assert_complete(seen: &[(&str, u64)], users: u64, each: u64) {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_cursor_the_log_is_at_its_end(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -63,7 +67,14 @@ async fn without_a_cursor_the_log_is_at_its_end(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_appear_with_their_commit_in_its_order(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -83,7 +94,14 @@ async fn events_appear_with_their_commit_in_its_order(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_misses_nothing_whatever_its_limit(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -98,7 +116,14 @@ async fn a_reader_misses_nothing_whatever_its_limit(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_user_does_not_hold_up_the_others(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -114,7 +139,14 @@ async fn a_busy_user_does_not_hold_up_the_others(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_keeps_up_with_commits_that_go_on(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -153,14 +185,21 @@ async fn a_reader_keeps_up_with_commits_that_go_on(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_cursor_is_a_gap(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 3, 1).await;
     let ours = store.end_of_log().await.0;
     let odd = ["", "0", "17", "-1", "0-0", "9-9", ",", "nonsense", "18446744073709551616-0", "1-1;"];
-    let bent = [format!("{ours},1-1"), format!(" {ours}"), ours.replacen('-', "-9", 1)];
+    let bent = [format!("{ours},1-1"), format!(" {ours}"), format!("9{ours}")];
     for foreign in odd.map(str::to_owned).into_iter().chain(bent) {
         let tail = store.tail(Some(&Cursor(foreign.clone())), 100).await;
         assert!(tail.gap, "{foreign:?} was taken for a cursor");
@@ -172,7 +211,14 @@ async fn a_foreign_cursor_is_a_gap(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_of_another_store_is_a_gap(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -191,7 +237,14 @@ async fn a_cursor_of_another_store_is_a_gap(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_trimmed_past_the_cursor_is_a_gap(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -211,7 +264,14 @@ async fn a_log_that_was_trimmed_past_the_cursor_is_a_gap(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_lost_is_a_gap_and_goes_on(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -230,7 +290,14 @@ async fn a_log_that_was_lost_is_a_gap_and_goes_on(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_lost_before_they_were_read_are_a_gap(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -246,7 +313,14 @@ async fn events_lost_before_they_were_read_are_a_gap(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_log_that_has_grown_again_past_the_cursor_is_a_gap(
-    #[values(StoreKind::Embedded, StoreKind::Redis, StoreKind::Valkey)] kind: StoreKind,
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
 ) {
     let Some(store) = TestStore::start(kind).await else { return };
 
@@ -298,8 +372,7 @@ fn stream_length(server: &RedisServer) -> usize {
 async fn redis_trims_old_events_with_the_next_commit_and_keeps_cursors_valid() {
     const RETENTION: Duration = Duration::from_millis(200);
     let server = RedisServer::start();
-    let registers = RedisRegisters::start(&settings(server.url()), "lk").unwrap().with_retention(RETENTION);
-    let store = CodecStore::new(registers);
+    let store = start_with_retention(server.url(), RETENTION);
     until_up(&store).await;
     let alice = user("alice");
     let beginning = store.tail(None, 10).await.unwrap().next;
@@ -321,8 +394,7 @@ async fn redis_trims_old_events_with_the_next_commit_and_keeps_cursors_valid() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_at_the_end_misses_nothing_however_old_the_end_is() {
     let server = RedisServer::start();
-    let registers = RedisRegisters::start(&settings(server.url()), "lk").unwrap();
-    let store = CodecStore::new(registers.with_retention(Duration::from_millis(1)));
+    let store = start_with_retention(server.url(), Duration::from_millis(1));
     until_up(&store).await;
     let (alice, mut revision) = (user("alice"), Revision::ABSENT);
     let mut end = store.tail(None, 10).await.unwrap().next;

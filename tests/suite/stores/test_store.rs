@@ -13,7 +13,7 @@ use latchkey::{
         batching::BatchingSessions,
         codec_store::CodecStore,
         embedded::{Database, EmbeddedRegisters},
-        redis::{RedisRegisters, RedisSettings},
+        redis::{RedisOptions, RedisRegisters, RedisSettings},
     },
 };
 use tempfile::TempDir;
@@ -21,7 +21,9 @@ use tempfile::TempDir;
 use super::states::{change, now, user};
 use crate::support::{
     clock::ManualClock,
+    cluster::{ClusterOptions, RedisCluster},
     redis::{Flavour, RedisServer},
+    sentinel::{SentinelGroup, SentinelOptions},
     skip::find_program,
 };
 
@@ -31,6 +33,8 @@ pub enum StoreKind {
     Embedded,
     Redis,
     Valkey,
+    Sentinel,
+    Cluster,
 }
 
 pub struct TestStore {
@@ -48,7 +52,32 @@ pub fn of_sessions(store: &impl Registers<UserSessions>) -> &dyn Registers<UserS
 /// Access to the data past the store.
 pub enum Backend {
     Embedded { database: Database, store: Arc<CodecStore<EmbeddedRegisters>>, _dir: TempDir },
-    Redis(RedisServer),
+    Redis(RedisServers),
+}
+
+/// The servers of a store on Redis.
+pub enum RedisServers {
+    Single(RedisServer),
+    Sentinel(SentinelGroup),
+    Cluster(RedisCluster),
+}
+
+impl RedisServers {
+    /// The servers that are primaries at the start.
+    fn primaries(&self) -> Vec<&RedisServer> {
+        match self {
+            Self::Single(server) => vec![server],
+            Self::Sentinel(group) => vec![&group.nodes[0].server],
+            Self::Cluster(cluster) => cluster.nodes.iter().map(|node| &node.server).collect(),
+        }
+    }
+
+    /// Returns the keys that match the pattern, each with its server.
+    pub fn keys(&self, pattern: &str) -> Vec<(&RedisServer, String)> {
+        let keys = |server: &RedisServer| -> Vec<String> { server.query(redis::cmd("KEYS").arg(pattern)) };
+        let servers = self.primaries().into_iter();
+        servers.flat_map(|server| keys(server).into_iter().map(move |key| (server, key))).collect()
+    }
 }
 
 impl TestStore {
@@ -58,6 +87,16 @@ impl TestStore {
             StoreKind::Embedded => Some(Self::embedded().await),
             StoreKind::Redis => Self::redis(Flavour::Redis).await,
             StoreKind::Valkey => Self::redis(Flavour::Valkey).await,
+            StoreKind::Sentinel => {
+                let options = SentinelOptions { replicas: 0, ..SentinelOptions::default() };
+                let group = SentinelGroup::start(Flavour::Redis, options).await?;
+                Some(Self::on(&group.url(), RedisServers::Sentinel(group)).await)
+            }
+            StoreKind::Cluster => {
+                let options = ClusterOptions { replicas_per_master: 0, ..ClusterOptions::default() };
+                let cluster = RedisCluster::start(Flavour::Redis, options).await?;
+                Some(Self::on(&cluster.url(), RedisServers::Cluster(cluster)).await)
+            }
         }
     }
 
@@ -72,10 +111,22 @@ impl TestStore {
 
     pub async fn redis(flavour: Flavour) -> Option<Self> {
         let server = redis_server(flavour)?;
-        let store = connect(&settings(server.url())).await;
-        let backend = Backend::Redis(server);
+        Some(Self::on(&server.url(), RedisServers::Single(server)).await)
+    }
+
+    async fn on(url: &str, servers: RedisServers) -> Self {
+        let store = connect(&settings(url.to_owned())).await;
+        let backend = Backend::Redis(servers);
         let registers = Arc::new(BatchingSessions::new(store.clone()));
-        Some(Self { registers, throttles: store.clone(), log: store, backend })
+        Self { registers, throttles: store.clone(), log: store, backend }
+    }
+
+    /// The only server of a store on Redis.
+    pub fn server(&self) -> &RedisServer {
+        let Backend::Redis(RedisServers::Single(server)) = &self.backend else {
+            panic!("not one Redis server")
+        };
+        server
     }
 
     pub async fn load(&self, user: &UserId) -> (Revision, UserSessions) {
@@ -142,9 +193,8 @@ impl TestStore {
                     .unwrap();
                 Timestamp::from_micros(until.unsigned_abs()).since(now())
             }
-            Backend::Redis(server) => {
-                let keys: Vec<String> = server.query(redis::cmd("KEYS").arg("*:s:*"));
-                let key = keys.iter().find(|key| key.ends_with(&format!(":s:{user}"))).unwrap();
+            Backend::Redis(servers) => {
+                let (server, key) = servers.keys(&format!("*:s:{user}")).remove(0);
                 Duration::from_millis(server.query(redis::cmd("PTTL").arg(key)))
             }
         }
@@ -162,9 +212,8 @@ impl TestStore {
     pub async fn trim_log(&self) {
         match &self.backend {
             Backend::Embedded { .. } => self.pass(Duration::from_hours(25)).await,
-            Backend::Redis(server) => {
-                let streams: Vec<String> = server.query(redis::cmd("KEYS").arg("*:events"));
-                for stream in streams {
+            Backend::Redis(servers) => {
+                for (server, stream) in servers.keys("*:events") {
                     let _: u64 = server.query(redis::cmd("XTRIM").arg(stream).arg("MAXLEN").arg(1));
                 }
             }
@@ -179,7 +228,9 @@ impl TestStore {
                     sqlx::query(statement).execute(&database.writer).await.unwrap();
                 }
             }
-            Backend::Redis(server) => server.query(&redis::cmd("FLUSHALL")),
+            Backend::Redis(servers) => {
+                servers.primaries().into_iter().for_each(|server| server.query(&redis::cmd("FLUSHALL")));
+            }
         }
     }
 }
@@ -191,6 +242,12 @@ pub fn redis_server(flavour: Flavour) -> Option<RedisServer> {
         find_program(program, variable)?;
     }
     Some(RedisServer::with(flavour, &[]))
+}
+
+/// Starts with another retention of events.
+pub fn start_with_retention(url: String, retention: Duration) -> CodecStore<RedisRegisters> {
+    let options = RedisOptions { retention, ..RedisOptions::default() };
+    CodecStore::new(RedisRegisters::start_with(&settings(url), "lk", options).unwrap())
 }
 
 /// Settings as in production, but with shorter time-outs.

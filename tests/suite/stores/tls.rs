@@ -2,21 +2,26 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use latchkey::store::{
     codec_store::CodecStore,
-    redis::{RedisRegisters, RedisSettings, RedisTlsFiles},
+    redis::{Password, RedisRegisters, RedisSettings, RedisTlsFiles},
 };
+use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use tempfile::TempDir;
 
 use super::test_store::{check, settings, unavailable, until_up};
 use crate::support::{
+    cluster::{ClusterOptions, RedisCluster},
     redis::{Flavour, RedisServer},
-    tls::Authority,
+    redis_node::{NodeOptions, TlsFiles},
+    sentinel::{SentinelGroup, SentinelOptions},
+    tls::{Authority, server_params},
 };
 
 /// A Redis that serves TLS and a Unix socket beside the plain port of the tests.
@@ -138,4 +143,69 @@ fn settings_that_would_not_verify_the_server_are_rejected() {
     let missing = RedisTlsFiles { ca: Some("/no/such.pem".into()), identity: None };
     let missing = RedisSettings { tls: missing, ..settings("rediss://redis.example.com".to_owned()) };
     assert!(missing.check().unwrap_err().starts_with("sessions.tls_ca_file: /no/such.pem: "));
+}
+
+/// A topology over TLS, with clients that are verified and passwords, also those of Sentinels.
+fn secured(dir: &TempDir) -> (NodeOptions, RedisTlsFiles) {
+    let authority = Authority::new("Redis CA");
+    // A server also presents its certificate as a client of other servers.
+    let mut params = server_params();
+    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    params.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+    let (certificate, key) = authority.sign(&params).write(dir.path(), "server");
+    let identity = authority.client(&["latchkey"]).write(dir.path(), "client");
+    let ca = authority.write(dir.path());
+    let tls = TlsFiles { certificate, key, ca: ca.clone(), verifies_clients: true };
+    let nodes = NodeOptions { tls: Some(tls), password: Some("data".to_owned()), ..NodeOptions::default() };
+    (nodes, RedisTlsFiles { ca: Some(ca), identity: Some(identity) })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_and_their_primary_serve_tls_with_passwords_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (nodes, tls) = secured(&dir);
+    let sentinel_password = Some("sentinel".to_owned());
+    let options = SentinelOptions { replicas: 1, sentinel_password, nodes, ..SentinelOptions::default() };
+    let Some(mut group) = SentinelGroup::start(Flavour::Redis, options).await else { return };
+    let password_file = dir.path().join("sentinel-password");
+    fs::write(&password_file, "sentinel\n").unwrap();
+    fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600)).unwrap();
+    let with = RedisSettings {
+        tls,
+        password: Password::Value("data".to_owned()),
+        sentinel_password: Password::File(password_file),
+        ..settings(group.url())
+    };
+    let store = start(&with);
+    until_up(&store).await;
+    let old = group.kill_master().await;
+    group.wait_for_master_other_than(old).await;
+    until_up(&store).await;
+
+    let wrong = RedisSettings { sentinel_password: Password::Value("wrong".to_owned()), ..with };
+    let store = start(&wrong);
+    let begun = Instant::now();
+    loop {
+        let cause = unavailable(check(&store).await);
+        if cause.contains("of 3 Sentinels answer") && cause.contains("WRONGPASS") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{cause}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_serves_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let (nodes, tls) = secured(&dir);
+    let options = ClusterOptions { replicas_per_master: 0, nodes, ..ClusterOptions::default() };
+    let Some(cluster) = RedisCluster::start(Flavour::Redis, options).await else { return };
+    let password = Password::Value("data".to_owned());
+    let store = start(&RedisSettings { tls, password, ..settings(cluster.url()) });
+    until_up(&store).await;
+    for number in 0..20 {
+        let user = super::states::user(&format!("user{number}"));
+        super::test_store::of_sessions(&store).load(&user).await.unwrap();
+    }
 }

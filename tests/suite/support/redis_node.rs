@@ -190,7 +190,7 @@ pub(super) fn data_arguments(options: &NodeOptions) -> Vec<String> {
 }
 
 /// Asks until the answer is there, and fails if that takes too long.
-pub(super) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = ask().await {

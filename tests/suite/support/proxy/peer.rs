@@ -25,12 +25,15 @@ pub enum Peer {
 pub(super) struct Origin {
     pub(super) peer: SocketAddr,
     pub(super) proxy: u16,
-    socket: OnceLock<String>,
+    /// `None` if its process has closed it.
+    socket: OnceLock<Option<String>>,
+    /// Whether a process has the socket. It is asked for every chunk, and mostly about one process.
+    owner: OnceLock<(u32, bool)>,
 }
 
 impl Origin {
     pub(super) fn new(peer: SocketAddr, proxy: u16) -> Self {
-        Self { peer, proxy, socket: OnceLock::new() }
+        Self { peer, proxy, socket: OnceLock::new(), owner: OnceLock::new() }
     }
 
     pub(super) fn is(&self, peer: Peer) -> bool {
@@ -39,18 +42,24 @@ impl Origin {
             Peer::Nodes => ip != IpAddr::V4(Ipv4Addr::LOCALHOST),
             Peer::Node(address) => ip == IpAddr::V4(address),
             Peer::Clients => ip == IpAddr::V4(Ipv4Addr::LOCALHOST),
-            Peer::Process(id) => self.socket().is_some_and(|socket| has(id, socket)),
+            Peer::Process(id) => ip == IpAddr::V4(Ipv4Addr::LOCALHOST) && self.belongs_to(id),
         }
+    }
+
+    fn belongs_to(&self, process: u32) -> bool {
+        let Some(socket) = self.socket() else { return false };
+        let (asked, belongs) = *self.owner.get_or_init(|| (process, has(process, socket)));
+        if asked == process { belongs } else { has(process, socket) }
     }
 
     /// Returns the name of the socket at the other end, as a link in `/proc` shows it.
     fn socket(&self) -> Option<&str> {
-        if self.socket.get().is_none() {
+        let find = || {
             // The kernel finds one connection among many thousands faster than a test, which has to read them all.
             let inode = (0..3).find_map(|_| self.inode_by_ss().or_else(|| self.inode_by_table()))?;
-            let _ = self.socket.set(format!("socket:[{inode}]"));
-        }
-        self.socket.get().map(String::as_str)
+            Some(format!("socket:[{inode}]"))
+        };
+        self.socket.get_or_init(find).as_deref()
     }
 
     fn inode_by_ss(&self) -> Option<u64> {
