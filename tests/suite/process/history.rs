@@ -1,201 +1,173 @@
-//! Promises P1 and P2 together: the answers of two servers are linearizable, even with lost answers and broken
-//! connections.
+//! Promises P1, P2 and P6 together: the answers of two servers are linearizable, whatever fails in Redis and on the way
+//! to it, and nothing that was acknowledged is lost.
+//!
+//! A run prints its seed. `SEED=` repeats the calls and the failures of a run, but not how they interleave.
+
+#![expect(clippy::print_stdout, reason = "libtest shows what a failed test has printed")]
 
 mod checker;
+mod lab;
+mod losses;
+mod users;
 
 use std::{
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use latchkey::grpc::pb::{self, LogoutScope, RejectionReason, validate_response::Verdict};
-use tokio::{task::JoinSet, time::timeout};
-use tonic::Status;
+use futures_util::{StreamExt as _, stream};
+use rand::{SeedableRng as _, rngs::StdRng};
+use rstest::rstest;
+use tokio::{task::JoinSet, time::sleep};
 
-use self::checker::{Answer, Ask, Call, Number, SessionState, check};
-use super::{claims, generation};
-use crate::support::{
-    client::{Client, login_request},
-    proxy::{Proxy, ProxyMode},
-    redis::RedisServer,
-    replicas::Replicas,
+use self::{
+    checker::{Answer, Ask, Call, Complaint, SessionState, check},
+    lab::{
+        Fault::{self, Duplicate, Kill, Links, MoveSlots, Partition, Pause, Promote},
+        Lab,
+        Shape::{self, Cluster, Sentinel, Single},
+    },
+    users::{CLIENTS, Errors, Run, User, Ways},
 };
+use crate::support::redis::Flavour::{self, Redis, Valkey};
 
-/// The number of concurrent users, and of rounds with new ones.
-const USERS: usize = 40;
-const ROUNDS: usize = 6;
-/// The number of clients of each user.
-const CLIENTS: usize = 3;
-/// The number of calls of each client.
-const CALLS: usize = 20;
-/// Logins of one user: so many ended sessions are remembered one by one, each with its reason.
-const LOGINS: u8 = 16;
-/// Calls of one user whose effect is not known, about: each doubles what the checker has to think of.
-const UNKNOWN: usize = 8;
+/// One in so many histories may be too hard for the checker.
+const HARD: usize = 50;
 
-/// The connections to the servers.
-struct Ways {
-    /// Direct connections to both servers.
-    straight: Vec<Client>,
-    /// Connections to both servers through proxies that stall, drop responses and disconnect.
-    troubled: Vec<Client>,
+/// How long the clients work before the first failure.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+struct Plan {
+    flavour: Flavour,
+    shape: Shape,
+    faults: &'static [Fault],
+    durability: &'static str,
+    /// The number of users at a time, and how many times others follow them.
+    users: usize,
+    waves: usize,
+    /// The longest pause of a client between two calls, in milliseconds.
+    pause: u64,
+    /// The faults are repeated until all users have finished.
+    repeats: bool,
 }
 
-/// One user and the history of its clients.
-struct User {
-    name: String,
-    id: String,
-    calls: Mutex<Vec<Call>>,
-    /// All tokens of the user, the newest last.
-    tokens: Mutex<Vec<(Number, String)>>,
-    logins: AtomicU8,
-    unknown: AtomicUsize,
+/// What the histories of a run say.
+#[derive(Debug, Default)]
+struct Findings {
+    users: usize,
+    calls: usize,
+    unanswered: usize,
+    /// Logins without an answer that took effect.
+    came_true: usize,
+    /// The most states that the checker visited for one user.
+    hardest: usize,
+    /// Users whose history is too hard for the checker.
+    too_hard: usize,
+    /// Users who saw the effect of a call that was never acknowledged, and later saw it undone.
+    undone: usize,
 }
 
-impl User {
-    async fn new(name: String, client: &Client) -> Self {
-        Self {
-            id: client.user(&name).await,
-            name,
-            calls: Mutex::default(),
-            tokens: Mutex::default(),
-            logins: AtomicU8::new(0),
-            unknown: AtomicUsize::new(0),
-        }
-    }
+#[expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "the seed of a test is no setting of the product"
+)]
+fn seed() -> u64 {
+    let seed = std::env::var("SEED").ok().filter(|seed| !seed.is_empty());
+    seed.map_or_else(rand::random, |seed| seed.parse().expect("SEED is a number"))
+}
 
-    /// Chooses the newest token or any other.
-    fn token(&self) -> Option<(Number, String)> {
-        let tokens = self.tokens.lock().unwrap();
-        let back = if rand::random() { 0 } else { rand::random_range(0..tokens.len().max(1)) };
-        tokens.iter().nth_back(back).cloned()
-    }
+/// Runs a plan and checks every history.
+async fn run(plan: Plan) -> Option<Findings> {
+    let seed = seed();
+    println!("SEED={seed}");
+    let mut lab = Lab::start(plan.flavour, plan.shape, &[("SESSIONS__DURABILITY", plan.durability)]).await?;
+    let troubled =
+        if plan.faults.contains(&Links) { lab.clients_through_proxies().await } else { Vec::new() };
+    let ways = Ways { straight: lab.clients().await, troubled };
+    let names = (0..plan.users * plan.waves).map(|number| format!("user{number}"));
+    let users: Vec<_> = stream::iter(names)
+        .map(|name| async { Arc::new(User::new(name, &ways.straight[0]).await) })
+        .buffered(4)
+        .collect()
+        .await;
+    let run = Arc::new(Run {
+        ways,
+        seed,
+        start: Instant::now(),
+        pause: plan.pause,
+        over: AtomicBool::new(false),
+        errors: Errors::default(),
+    });
 
-    /// Makes random calls on both servers.
-    async fn work(&self, ways: &Ways, start: Instant) {
-        for _ in 0..CALLS {
-            let (ask, token) = match (rand::random_range(0..20), self.token()) {
-                (0..5, _) | (_, None) => {
-                    let number = self.logins.fetch_add(1, Ordering::Relaxed);
-                    if number >= LOGINS {
-                        continue;
+    let working = tokio::spawn({
+        let (run, users) = (Arc::clone(&run), users.clone());
+        async move {
+            for (wave, users) in (0_u64..).zip(users.chunks(plan.users)) {
+                let mut working = JoinSet::new();
+                for (number, user) in (wave * 100_000..).zip(users) {
+                    for client in 0..CLIENTS {
+                        working.spawn(Arc::clone(user).work(Arc::clone(&run), number, client as u64));
                     }
-                    (Ask::Login(number), String::new())
                 }
-                (5..15, Some((number, token))) => (Ask::Validate(number), token),
-                (15..18, Some((number, token))) => (Ask::Logout(number), token),
-                _ => (Ask::EndSessions, String::new()),
-            };
-            let careful = self.unknown.load(Ordering::Relaxed) >= UNKNOWN;
-            let troubled = !careful && rand::random_range(0..4) == 0;
-            let clients = if troubled { &ways.troubled } else { &ways.straight };
-            let client = &clients[rand::random_range(0..clients.len())];
-            let patience = if !careful && rand::random_range(0..12) == 0 {
-                Duration::from_millis(rand::random_range(0..60))
-            } else {
-                Duration::from_mins(1)
-            };
-
-            let begun = start.elapsed();
-            let told = timeout(patience, self.call(client, ask, &token)).await;
-            let answered = start.elapsed();
-            let answer = match told {
-                Ok(Ok(answer)) => Some((nanos(answered), answer)),
-                // Even an error does not prove that the call had no effect.
-                Ok(Err(_)) | Err(_) => None,
-            };
-            if answer.is_some() || !matches!(ask, Ask::Validate(_)) {
-                self.calls.lock().unwrap().push(Call { ask, begun: nanos(begun), answer });
+                working.join_all().await;
             }
-            if answer.is_none() {
-                self.unknown.fetch_add(1, Ordering::Relaxed);
-                // The next call waits until the failure is over.
-                tokio::time::sleep(Duration::from_millis(rand::random_range(0..100))).await;
+        }
+    });
+    let mut random = StdRng::seed_from_u64(seed);
+    sleep(WARM_UP).await;
+    for (number, fault) in plan.faults.iter().cycle().enumerate() {
+        if if plan.repeats { working.is_finished() } else { number == plan.faults.len() } {
+            break;
+        }
+        let begun = run.start.elapsed();
+        lab.inject(*fault, &mut random).await;
+        println!("{fault:?} from {begun:?} to {:?}", run.start.elapsed());
+    }
+    run.over.store(true, Ordering::Relaxed);
+    working.await.unwrap();
+    for client in &run.ways.straight {
+        client.until_serving().await;
+    }
+    stream::iter(&users).for_each_concurrent(16, |user| user.finish(&run)).await;
+    println!("{:?} {:?} {}: {:?}", plan.flavour, plan.shape, plan.durability, run.start.elapsed());
+
+    let findings = findings(&users);
+    println!("{findings:?}");
+    println!("errors: {:?}", run.errors.0.lock().unwrap());
+    assert!(!run.errors.other_than_unavailable() || plan.faults.contains(&Links), "SEED={seed}");
+    assert!(findings.too_hard * HARD <= findings.users, "SEED={seed}: {findings:?}");
+    Some(findings)
+}
+
+fn findings(users: &[Arc<User>]) -> Findings {
+    let mut findings = Findings::default();
+    for user in users {
+        let history = user.calls.lock().unwrap();
+        findings.users += usize::from(!history.is_empty());
+        findings.calls += history.len();
+        findings.unanswered += history.iter().filter(|call| call.answer.is_none()).count();
+        findings.came_true += came_true(&history);
+        match check(&history) {
+            Ok(states) => findings.hardest = findings.hardest.max(states),
+            Err(Complaint::TooHard) => findings.too_hard += 1,
+            Err(complaint) => {
+                if check(&without_undone(&history)).is_err() {
+                    let mut calls = history.clone();
+                    calls.sort_by_key(|call| call.begun);
+                    panic!("{}: {complaint:#?} in {calls:#?}", user.name);
+                }
+                if findings.undone == 0 {
+                    println!("{}: {complaint:?}", user.name);
+                }
+                findings.undone += 1;
             }
         }
     }
-
-    async fn call(&self, client: &Client, ask: Ask, token: &str) -> Result<Answer, Status> {
-        Ok(match ask {
-            Ask::Login(number) => {
-                let answer = client.try_login(login_request(&self.name, &number.to_string())).await?;
-                let opened = Answer::Opened {
-                    generation: generation(&answer.token),
-                    displaced: displaced(&answer.displaced),
-                };
-                self.tokens.lock().unwrap().push((number, answer.token));
-                opened
-            }
-            Ask::Validate(_) => Answer::Stood(match client.try_validate(token).await? {
-                Verdict::Session(session) if claims(token)["jti"] == session.session_id => SessionState::Live,
-                Verdict::Session(_) => SessionState::Other,
-                Verdict::Rejection(rejection) => fate(&rejection),
-            }),
-            Ask::Logout(_) => {
-                let message = pb::LogoutRequest { token: token.into(), scope: LogoutScope::This.into() };
-                let answer = client.auth.clone().logout(message).await?.into_inner();
-                Answer::Stood(match (answer.ended, &answer.rejection) {
-                    (1, None) => SessionState::Live,
-                    (0, Some(rejection)) => fate(rejection),
-                    _ => SessionState::Other,
-                })
-            }
-            Ask::EndSessions => {
-                let message = pb::EndSessionsRequest { user_id: self.id.clone(), ..Default::default() };
-                Answer::Ended(client.try_end(message).await?)
-            }
-        })
-    }
-}
-
-/// The name of the device identifies a login.
-fn displaced(sessions: &[pb::DisplacedSession]) -> Option<Number> {
-    match sessions {
-        [] => None,
-        [session] => session.device.parse().ok(),
-        _ => Some(Number::MAX),
-    }
-}
-
-fn fate(rejection: &pb::Rejection) -> SessionState {
-    match rejection.reason() {
-        RejectionReason::Replaced => {
-            rejection.by_device.parse().map_or(SessionState::Other, |by| SessionState::Replaced { by })
-        }
-        RejectionReason::LoggedOut => SessionState::LoggedOut,
-        RejectionReason::Kicked => SessionState::Kicked,
-        _ => SessionState::Other,
-    }
-}
-
-fn nanos(since: Duration) -> u64 {
-    u64::try_from(since.as_nanos()).unwrap()
-}
-
-/// Injects failures into a proxy until all clients have finished.
-async fn trouble(proxies: &[Proxy], over: &AtomicBool) {
-    while !over.load(Ordering::Relaxed) {
-        let proxy = &proxies[rand::random_range(0..proxies.len())];
-        let pause = |millis: std::ops::Range<u64>| {
-            tokio::time::sleep(Duration::from_millis(rand::random_range(millis)))
-        };
-        match rand::random_range(0..4) {
-            0 => {
-                // The call takes effect and its answer is lost.
-                proxy.set(ProxyMode::DropResponses);
-                pause(5..40).await;
-                proxy.set(ProxyMode::Disconnect);
-            }
-            1 => proxy.set(ProxyMode::Disconnect),
-            _ => proxy.set(ProxyMode::Stall),
-        }
-        pause(1..40).await;
-        proxy.set(ProxyMode::Forward);
-        pause(50..250).await;
-    }
+    findings
 }
 
 /// Finds logins without an answer that later answers mention.
@@ -215,62 +187,87 @@ fn came_true(calls: &[Call]) -> usize {
     numbers.filter(|number| speaks_of(*number)).count()
 }
 
+/// Leaves out the answers that only read what a call without an answer may have written: a primary that fails may take
+/// a commit with it that no replica has, and that was never acknowledged.
+fn without_undone(calls: &[Call]) -> Vec<Call> {
+    let is_lost = |ask: Ask| calls.iter().any(|call| call.answer.is_none() && call.ask == ask);
+    let is_any_lost = calls.iter().any(|call| call.answer.is_none());
+    let may_be_undone = |call: &Call| match (call.ask, call.answer) {
+        (Ask::Validate(_) | Ask::Logout(_), Some((_, Answer::Stood(SessionState::Replaced { by })))) => {
+            is_lost(Ask::Login(by))
+        }
+        (Ask::Validate(of) | Ask::Logout(of), Some((_, Answer::Stood(SessionState::LoggedOut)))) => {
+            is_lost(Ask::Logout(of))
+        }
+        (Ask::Validate(_) | Ask::Logout(_), Some((_, Answer::Stood(SessionState::Kicked)))) => {
+            is_lost(Ask::EndSessions)
+        }
+        (Ask::EndSessions, Some((_, Answer::Ended(0)))) => is_any_lost,
+        _ => false,
+    };
+    calls.iter().filter(|call| !may_be_undone(call)).copied().collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answers_of_two_servers_are_linearizable() {
-    let redis = RedisServer::start();
-    let to_redis = Proxy::to(redis.port).await;
-    let urls = [redis.url(), format!("redis://{}", to_redis.address)];
-    // An interrupted login counts as failed, and this test interrupts many.
-    let settings = [("THROTTLE__FREE_ATTEMPTS", "100"), ("THROTTLE__ADDRESS_FAILURES", "0")];
-    let replicas = Replicas::on(redis, [&urls[0], &urls[1]], &settings).await;
-    let mut proxies = vec![to_redis];
-    let mut troubled = Vec::new();
-    for process in &replicas.processes {
-        let proxy = Proxy::to(process.grpc.port()).await;
-        troubled.push(Client::connect(proxy.address, &process.client().await.admin_key).await);
-        proxies.push(proxy);
-    }
-    let ways = Arc::new(Ways { straight: replicas.clients(2).await, troubled });
+    let plan = Plan {
+        flavour: Redis,
+        shape: Single,
+        faults: &[Links],
+        durability: "primary",
+        users: 40,
+        waves: 2,
+        pause: 20,
+        repeats: true,
+    };
+    let findings = run(plan).await.unwrap();
+    assert_eq!(findings.undone, 0);
+    assert!(findings.calls > findings.users * 40, "the histories are too short");
+    assert!(findings.unanswered > findings.users / 4 && findings.came_true > 0, "no answer was lost");
+}
 
-    let over = Arc::new(AtomicBool::new(false));
-    let (proxies, still) = (Arc::new(proxies), Arc::clone(&over));
-    let troubling = tokio::spawn({
-        let proxies = Arc::clone(&proxies);
-        async move { trouble(&proxies, &still).await }
-    });
-    let start = Instant::now();
-    let mut histories = Vec::new();
-    for round in 0..ROUNDS {
-        let mut working = JoinSet::new();
-        for number in 0..USERS {
-            let user = Arc::new(User::new(format!("user{round}x{number}"), &ways.straight[0]).await);
-            for _ in 0..CLIENTS {
-                let (user, ways) = (Arc::clone(&user), Arc::clone(&ways));
-                working.spawn(async move { user.work(&ways, start).await });
-            }
-            histories.push(user);
-        }
-        working.join_all().await;
-    }
-    over.store(true, Ordering::Relaxed);
-    troubling.await.unwrap();
-    let took = start.elapsed();
+#[rstest]
+#[case::killed(Redis, Sentinel, &[Kill])]
+#[case::cut_off(Valkey, Sentinel, &[Partition])]
+#[case::promoted(Redis, Sentinel, &[Promote, Duplicate])]
+#[case::stopped(Redis, Cluster, &[Pause])]
+#[case::moved(Redis, Cluster, &[MoveSlots, Duplicate])]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_are_linearizable_while_the_primary_changes(
+    #[case] flavour: Flavour,
+    #[case] shape: Shape,
+    #[case] faults: &'static [Fault],
+) {
+    let plan = Plan {
+        flavour,
+        shape,
+        faults,
+        durability: "replicas:1",
+        users: 30,
+        waves: 3,
+        pause: 300,
+        repeats: false,
+    };
+    let Some(findings) = run(plan).await else { return };
+    assert!(findings.calls > findings.users * 10, "the histories are too short");
+}
 
-    let checking = Instant::now();
-    let (mut calls, mut unanswered, mut true_all_the_same, mut hardest) = (0, 0, 0, 0);
-    for user in &histories {
-        let history = user.calls.lock().unwrap();
-        let states = check(&history).unwrap_or_else(|complaint| panic!("{}: {complaint:#?}", user.name));
-        hardest = hardest.max(states);
-        calls += history.len();
-        unanswered += history.iter().filter(|call| call.answer.is_none()).count();
-        true_all_the_same += came_true(&history);
-    }
-    println!(
-        "{calls} calls of {} users in {took:?}, checked in {:?}, the hardest history with {hardest} states: {unanswered} calls were not answered, and at least {true_all_the_same} logins among these took effect",
-        histories.len(),
-        checking.elapsed(),
-    );
-    assert!(calls > USERS * ROUNDS * 40 && unanswered > USERS * ROUNDS / 4, "the history is too short");
-    assert!(true_all_the_same > 0, "no answer was lost");
+/// `make histories` prints what it finds.
+#[rstest]
+#[case::single(Redis, Single, "primary", &[Links, Duplicate, Pause])]
+#[case::sentinel(Redis, Sentinel, "replicas:1", &[Kill, Partition, Promote, Pause, Duplicate])]
+#[case::valkey(Valkey, Sentinel, "replicas:1", &[Kill, Partition, Promote, Pause, Duplicate])]
+#[case::cluster(Redis, Cluster, "replicas:1", &[Kill, MoveSlots, Partition, Promote, Pause, Duplicate])]
+#[case::valkey_cluster(Valkey, Cluster, "replicas:1", &[Kill, MoveSlots, Partition, Promote, Pause, Duplicate])]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes many minutes; make histories runs it"]
+async fn answers_of_thousands_of_users_are_linearizable(
+    #[case] flavour: Flavour,
+    #[case] shape: Shape,
+    #[case] durability: &'static str,
+    #[case] faults: &'static [Fault],
+) {
+    let plan = Plan { flavour, shape, faults, durability, users: 100, waves: 20, pause: 300, repeats: true };
+    let Some(findings) = run(plan).await else { return };
+    assert!(findings.calls > findings.users * 40, "the histories are too short");
 }
