@@ -6,6 +6,7 @@
 //! | `stores` | one conformance suite for every store, and failures of networks and disks |
 //! | `gateways` | the interfaces for gateways, and the samples in `deploy/` with real gateways |
 //! | `guard` | the guard of the Rust client, in front of tonic and axum servers |
+//! | `faults` | what callers see while something fails: the table in `docs/operations.md` |
 //! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the README |
 //! | `architecture` | the direction of dependencies |
 //! | `documents` | that documents link to what exists |
@@ -19,6 +20,7 @@ mod api;
 mod architecture;
 mod clients;
 mod documents;
+mod faults;
 mod gateways;
 mod generated;
 mod guard;
