@@ -4,9 +4,12 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Arguments for the program (`run`, `bench`, `growth`, `micro`, `displacement`, `reads`, `commits`), for the test runner
-# (`test`), the seconds and targets of `fuzz`, or the languages to test (`test-clients`).
+# Arguments for the program (`run`, `bench`, `growth`, `topologies`, `scaling`, `micro`, `displacement`, `reads`,
+# `commits`), for the test runner (`test`), the failures to cause (`faults`), the histories to check (`histories`), the
+# seconds and targets of `fuzz`, or the languages to test (`test-clients`).
 ARGS ?=
+# The seed of a run of `histories` to repeat.
+export SEED ?=
 
 .PHONY: help
 help: ## Show this list
@@ -24,9 +27,17 @@ test: ## Install missing test tools and run all tests (ARGS="name" selects)
 fuzz: ## Fuzz each target for ten seconds, from fuzz/corpus (ARGS="600 token" selects the time and targets)
 	@scripts/fuzz.sh $(ARGS)
 
+.PHONY: faults
+faults: ## Run the fault lab and update docs/operations.md (ARGS="sentinel" selects, RUNS=5 for medians)
+	@scripts/faults.sh $(ARGS)
+
 .PHONY: test-clients
 test-clients: ## Test the clients in Go, Python, Node.js, Java and Rust against the server (ARGS="go" selects)
 	@scripts/test-clients.sh $(ARGS)
+
+.PHONY: histories
+histories: ## Check the histories of thousands of users while Redis fails, and measure its losses (ARGS="losses" selects)
+	@scripts/test.sh process::history::$(ARGS) -- --ignored --nocapture --test-threads 1
 
 .PHONY: ci
 ci: fmt-check lint unused docs deny proto test fuzz test-clients ## Run all checks that must pass before a change is merged
@@ -71,6 +82,16 @@ growth: ## Measure memory, startup and random access with a million sessions, an
 	@scripts/tools.sh install redis
 	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin growth
 	cargo run --release --locked -p latchkey-bench --bin growth -- $(ARGS)
+
+.PHONY: topologies
+topologies: ## Measure what Sentinel, a cluster, buckets and followers cost, and update docs/performance
+	@scripts/tools.sh install redis
+	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin topologies
+	cargo run --release --locked -p latchkey-bench --bin topologies -- $(ARGS)
+
+.PHONY: scaling
+scaling: ## Estimate what a number of users needs, and update docs/scaling.md (ARGS="--users 3e6" only prints)
+	cargo run --locked -p latchkey-bench --bin scaling -- $(ARGS)
 
 .PHONY: micro
 micro: ## Run the microbenchmarks (ARGS="name" selects)

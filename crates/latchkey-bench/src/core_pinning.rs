@@ -74,12 +74,17 @@ impl CorePinning {
     }
 }
 
-/// Pins this process with all its threads.
+/// Pins this process with all its threads. Tries again, because taskset fails if a thread ends meanwhile.
 fn pin(cores: &[u32]) -> bool {
+    (0..10).any(|_| try_to_pin(cores))
+}
+
+fn try_to_pin(cores: &[u32]) -> bool {
     let cores: Vec<_> = cores.iter().map(u32::to_string).collect();
     let pid = std::process::id().to_string();
     let mut taskset = Command::new("taskset");
-    taskset.args(["--all-tasks", "--cpu-list", "--pid", &cores.join(","), &pid]).stdout(Stdio::null());
+    taskset.args(["--all-tasks", "--cpu-list", "--pid", &cores.join(","), &pid]);
+    taskset.stdout(Stdio::null()).stderr(Stdio::null());
     taskset.status().is_ok_and(|status| status.success())
 }
 

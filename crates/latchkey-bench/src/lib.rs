@@ -18,7 +18,20 @@ pub mod page;
 pub mod processes;
 pub mod seed;
 pub mod statistics;
-pub mod support;
+
+/// The client, the Redis servers and the memory measurement of the test suite.
+#[path = "../../../tests/suite/support"]
+pub mod support {
+    pub mod address;
+    pub mod client;
+    pub mod cluster;
+    pub mod memory;
+    pub mod proxy;
+    pub mod redis;
+    pub mod redis_node;
+    pub mod sentinel;
+    pub mod skip;
+}
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -218,7 +218,7 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
 }
 
 /// User and system time of a process: the twelfth and thirteenth field after the name, which is in parentheses.
-fn cpu_time(pid: u32) -> Option<Duration> {
+pub fn cpu_time(pid: u32) -> Option<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: f64 = fields.next()?.parse().ok()?;

@@ -8,7 +8,8 @@ use latchkey::{
     domain::{
         ports::{Change, Clock as _, Commit, Registers, Revision},
         sessions::{
-            Context, Epoch, KickWar, OnLimit, Open, Profile, Session, SlotPolicy, UserSessions, Victim,
+            Context, Epoch, KickWar, OnLimit, Open, Opened, Profile, Session, SlotPolicy, Transition,
+            UserSessions, Victim,
         },
         token::{TokenSettings, Tokens},
         types::{Device, Role, SessionId, Slot, Timestamp, UserId},
@@ -49,7 +50,16 @@ pub async fn embedded(data: &Path) -> Result<(CodecStore<EmbeddedRegisters>, Dat
 
 /// The registers of a server with this Redis.
 pub async fn redis(url: String) -> Result<CodecStore<RedisRegisters>> {
+    redis_with(RedisSettings::new(url, CONNECT_TIMEOUT, CONNECT_TIMEOUT)).await
+}
+
+/// The registers of a server with a Redis that has this number of buckets.
+pub async fn redis_with_buckets(url: String, buckets: u16) -> Result<CodecStore<RedisRegisters>> {
     let settings = RedisSettings::new(url, CONNECT_TIMEOUT, CONNECT_TIMEOUT);
+    redis_with(RedisSettings { buckets, ..settings }).await
+}
+
+async fn redis_with(settings: RedisSettings) -> Result<CodecStore<RedisRegisters>> {
     let registers = CodecStore::new(RedisRegisters::start(&settings, "lk")?);
     let begun = std::time::Instant::now();
     while let Err(error) = Registers::<UserSessions>::load(&registers, &UserId::random()).await {
@@ -84,6 +94,18 @@ pub fn write_tokens<'a>(path: &Path, tokens: impl Iterator<Item = &'a String>) -
 
 /// The sessions of a new user after one login at `now`, and the session that it opened.
 pub fn first_login(username: &str, device: &str, roles: &[Role], now: Timestamp) -> (UserSessions, Session) {
+    let opened = log_in_again(&UserSessions::default(), username, device, roles, now);
+    (opened.state, opened.outcome.session)
+}
+
+/// What a login at `now` makes of the sessions of a user.
+pub fn log_in_again(
+    sessions: &UserSessions,
+    username: &str,
+    device: &str,
+    roles: &[Role],
+    now: Timestamp,
+) -> Transition<Opened> {
     let open = Open {
         id: SessionId::random(),
         slot: Slot::parse("default").unwrap(),
@@ -96,7 +118,7 @@ pub fn first_login(username: &str, device: &str, roles: &[Role], now: Timestamp)
             on_limit: OnLimit::Displace,
             victim: Victim::Oldest,
             exclusive: false,
-            kick_war: KickWar { changes: 6, window: Duration::from_mins(1) },
+            kick_war: KickWar { changes: 0, window: Duration::from_mins(1) },
         },
         login_key: None,
         takeover: false,
@@ -108,8 +130,7 @@ pub fn first_login(username: &str, device: &str, roles: &[Role], now: Timestamp)
         leeway: Duration::ZERO,
         epoch: &Epoch::FIRST,
     };
-    let opened = UserSessions::default().open(open, at).unwrap();
-    (opened.state, opened.outcome.session)
+    sessions.open(open, at).unwrap()
 }
 
 /// Commits what a login commits, with a user id of 26 characters and a username of 12, and returns the token.
