@@ -58,7 +58,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// What decodes can be encoded, and the result decodes to the same state again. The first encoding may differ from the
+/// Checks that a decoded state can be encoded, and that the result decodes to the same state again. The first encoding may differ from the
 /// input, which may have unknown fields, or times that the codec does not keep exactly.
 fn decode<T: PartialEq + Debug>(
     bytes: &[u8],

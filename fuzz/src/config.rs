@@ -70,7 +70,7 @@ fn check_error(error: &str, input: &str) {
     );
 }
 
-/// What needs a valid configuration must not fail on one.
+/// Checks that a valid configuration can be used.
 fn check_valid(config: &Config) {
     let printed = format!("{config:?}");
     assert!(!printed.contains(PASSWORD), "the password is printed");

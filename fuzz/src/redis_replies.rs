@@ -47,7 +47,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 type Store = CodecStore<RedisRegisters>;
 
-/// What the server answers.
+/// The answers of the server.
 #[derive(Default)]
 struct Script {
     flags: u8,

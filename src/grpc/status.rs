@@ -76,8 +76,8 @@ pub(super) fn from_error(error: Error, id: &RequestId) -> Status {
             // Only the log contains the message of the store. A commit may have happened without an answer, or without
             // the confirmation of replicas.
             let message = format!(
-                "the {store} store is unavailable, and the outcome of a change is unknown: try again, with the same \
-                 idempotency_key if the call has one"
+                "the {store} store is unavailable, so the outcome of a login or another change is unknown: try again, \
+                 a Login with the same idempotency_key"
             );
             Status::with_error_details(Code::Unavailable, message, details)
         }

@@ -38,12 +38,15 @@ fn bound_to(bytes: &[u8]) -> Option<u32> {
     }
 }
 
-/// The upper half of 64-bit FNV-1a, which is part of the format.
+/// The upper half of the hash, which is part of the format.
 fn hash(name: &str) -> u32 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    u32::try_from(hash >> 32).unwrap_or_default()
+    u32::try_from(fnv1a(name) >> 32).unwrap_or_default()
+}
+
+/// 64-bit FNV-1a, which is the same in all versions and on all machines, unlike the hashes of the standard library.
+pub(super) fn fnv1a(name: &str) -> u64 {
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ use crate::admission::{Admitted, Connection, ConnectionLimiter};
 /// Delay after a failed accept. Resources such as file descriptors take time to become free.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
+/// The most clients that are served after the end, so that a flood of new ones does not delay it.
+const MAX_BACKLOG: usize = 4096;
+
 /// Runs `serve` for each client of `listener` that `limiter` admits, until `shutdown`. Then waits until all connections
 /// have ended. A client beyond the limit of all clients waits, and the clients behind it wait in the backlog of the
 /// system.
@@ -81,7 +84,12 @@ fn accept_backlog(
 ) {
     // The runtime may not know yet that clients are waiting, but the system does.
     let Ok(listener) = listener.into_std() else { return };
-    while let Ok((socket, address)) = listener.accept() {
+    for _ in 0..MAX_BACKLOG {
+        let (socket, address) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if is_client_gone(&error) => continue,
+            Err(_) => return,
+        };
         let socket = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
         if let Ok(socket) = socket
             && socket.set_nodelay(true).is_ok()

@@ -34,11 +34,11 @@ type Account struct {
 	Username string `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
 	// Roles, which appear in the user's tokens and verdicts. Latchkey attaches no meaning to them.
 	Roles []string `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
-	// Whether the account is disabled now.
+	// True while the account is disabled.
 	Disabled bool `protobuf:"varint,4,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	// If set, the account is disabled until then and is enabled automatically afterwards.
 	DisabledUntil *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=disabled_until,json=disabledUntil,proto3" json:"disabled_until,omitempty"`
-	// When it was created. Unset if `accounts.lookup` reads another system's table.
+	// The time of its creation. Unset if `accounts.lookup` reads another system's table.
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -378,7 +378,7 @@ type LoginThrottle struct {
 	Failures uint32 `protobuf:"varint,1,opt,name=failures,proto3" json:"failures,omitempty"`
 	// No login is accepted, even with the right password, until UnlockAccount or SetPassword is called.
 	Locked bool `protobuf:"varint,2,opt,name=locked,proto3" json:"locked,omitempty"`
-	// When the next login is accepted. Unset if it is accepted now.
+	// The time from which the next login is accepted. Unset if it is accepted now.
 	NextAttemptAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_attempt_at,json=nextAttemptAt,proto3" json:"next_attempt_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -820,7 +820,7 @@ type SetPasswordRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id of the account.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// As in CreateAccountRequest.
+	// The new password, with the same rules as in CreateAccountRequest.
 	Password      string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1083,7 +1083,7 @@ type ImportedAccount struct {
 	Disabled bool `protobuf:"varint,6,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	// If set, the account is disabled until then.
 	DisabledUntil *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=disabled_until,json=disabledUntil,proto3" json:"disabled_until,omitempty"`
-	// When it was created, in 1970 or later. Unset: now.
+	// The time of its creation, in 1970 or later. Unset: now.
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

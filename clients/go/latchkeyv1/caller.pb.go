@@ -31,9 +31,9 @@ type Caller struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Its roles, sorted.
 	Roles []string `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
-	// When it was created.
+	// The time of its creation.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	// When its key was last used. Recorded about once a minute: what other servers have seen since is
+	// The time of the last use of its key. Recorded about once a minute: what other servers have seen since is
 	// missing. Unset if it never was.
 	LastUsedAt    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_used_at,json=lastUsedAt,proto3" json:"last_used_at,omitempty"`
 	unknownFields protoimpl.UnknownFields

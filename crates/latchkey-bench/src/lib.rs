@@ -1,4 +1,4 @@
-//! What the benchmarks of Latchkey share: the processes that are measured and the cores that they run on, the load, the
+//! The common parts of the benchmarks of Latchkey: the processes that are measured and the cores that they run on, the load, the
 //! sessions that a store is seeded with, the bare echo that `Validate` is compared with, and the statistics.
 //!
 //! The programs are in `bin/`, and `make help` lists them. They are built beside the server, and they need

@@ -123,10 +123,13 @@ impl AnnouncedLog {
                 self.announced.add(0..buckets);
             }
             let asked_at = Instant::now();
+            // If this is cancelled, what was announced is lost, and the next call makes a full pass.
+            let last_full_pass = subscriptions.last_full_pass.take();
             let answered = self.subscribe_and_ping(&mut subscriptions, topology, buckets).await;
             subscriptions.last_answer = answered.is_ok().then_some(asked_at);
             let announced = self.announced.take();
             let read = streams.read(runner, layout, &mut cursor, announced, limit).await;
+            subscriptions.last_full_pass = last_full_pass;
             let failure = answered.err().or_else(|| read.failed.first().map(|(_, error)| error.clone()));
             self.announced
                 .lock()

@@ -347,9 +347,9 @@ impl SupervisedConnection {
     }
 
     /// Sends a command that reads to the server that a hash slot is being moved to, as `ASK` requires.
-    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Failure> {
+    pub(super) async fn ask(&self, command: Cmd) -> Result<Value, Failure> {
         let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.add_command(redis::cmd("ASKING")).add_command(command.clone());
+        pipeline.add_command(redis::cmd("ASKING")).add_command(command);
         let mut responses = self.read_many(pipeline, false, |_| true).await?;
         responses.pop().unwrap_or(Ok(Value::Nil))
     }
@@ -357,7 +357,8 @@ impl SupervisedConnection {
     /// Disconnects if the responses on the channel belong to other commands: a PING has to return its own nonce.
     pub(super) async fn verify_in_sync(&self, state: &Arc<State>, access: Access) -> Result<(), Failure> {
         let nonce = format!("{:032x}", rand::random::<u128>());
-        let echo = self.send(state, access, redis::cmd("PING").arg(&nonce)).await?;
+        // It belongs to a request that has its place already.
+        let echo = self.send_uncounted(state, access, redis::cmd("PING").arg(&nonce)).await?;
         if matches!(&echo, Value::BulkString(bytes) if bytes == nonce.as_bytes()) {
             return Ok(());
         }
@@ -376,8 +377,17 @@ impl SupervisedConnection {
         access: Access,
         command: &Cmd,
     ) -> Result<Value, Failure> {
-        let mut connection = self.channel(state, access)?.connection.clone();
         let _permit = self.request_permit()?;
+        self.send_uncounted(state, access, command).await
+    }
+
+    async fn send_uncounted(
+        &self,
+        state: &Arc<State>,
+        access: Access,
+        command: &Cmd,
+    ) -> Result<Value, Failure> {
+        let mut connection = self.channel(state, access)?.connection.clone();
         let response = connection.send_packed_command(command).await.and_then(Value::extract_error);
         self.track(state, access, response)
     }

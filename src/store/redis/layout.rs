@@ -1,4 +1,7 @@
 //! Where data lies: buckets of users, their keys, and their hash slots on a cluster.
+
+use crate::store::binding::fnv1a;
+
 /// The number of buckets of a new store, and of every store that is older than the record of the number.
 pub(super) const DEFAULT_BUCKETS: u16 = 64;
 
@@ -29,7 +32,7 @@ impl Layout {
 
     /// The bucket of a register.
     pub(super) fn bucket(&self, key: &str) -> u16 {
-        u16::try_from(fnv(key) % u64::from(self.buckets())).unwrap_or_default()
+        u16::try_from(fnv1a(key) % u64::from(self.buckets())).unwrap_or_default()
     }
 
     pub(super) fn register_key(&self, key: &str) -> String {
@@ -76,12 +79,6 @@ impl Layout {
 
 fn stream_key(prefix: &str, bucket: u16) -> String {
     format!("{prefix}:{{{bucket}}}:events")
-}
-
-/// FNV-1a, which is the same in all versions and on all machines, unlike the hashes of the standard library.
-fn fnv(key: &str) -> u64 {
-    key.bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The hash slot of a hash tag: CRC-16/XMODEM, modulo their number (Redis Cluster specification, "Key distribution

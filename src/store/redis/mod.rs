@@ -47,7 +47,7 @@ use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use futures_util::future::join_all;
 use prometheus_client::metrics::counter::Counter;
-use redis::{Cmd, Pipeline, Value};
+use redis::{Pipeline, Value};
 use tokio::time::sleep;
 
 use self::{
@@ -142,7 +142,7 @@ impl RedisRegisters {
 
     /// Attempts of a request to the primary of a bucket. The request has to be safe to repeat.
     fn attempts(&self, bucket: u16) -> Attempts<'_> {
-        Attempts { registers: self, bucket, start: Instant::now(), importing: None }
+        Attempts { registers: self, bucket, redirected_since: None, importing: None }
     }
 
     /// Loads registers of one node in one write, with one MGET for each hash slot.
@@ -235,16 +235,18 @@ impl RedisRegisters {
     }
 
     /// Sends GET for a register.
-    async fn get(&self, node: &Node, asking: bool, key: &str, command: &Cmd) -> Result<Value, Failure> {
+    async fn get(&self, node: &Node, asking: bool, key: &str) -> Result<Value, Failure> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.layout.register_key(key));
         if asking {
             return node.requests.ask(command).await;
         }
         // Nil does not say which key it is about, so it is not certainly the response to this command.
         if self.is_cluster() {
-            return node.requests.read(command, |response| is_bound_to(key, response)).await;
+            return node.requests.read(&command, |response| is_bound_to(key, response)).await;
         }
         let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.add_command(command.clone());
+        pipeline.add_command(command);
         let is_expected = |responses: &[Result<Value, Failure>]| match &responses[0] {
             Ok(value) => is_bound_to(key, value),
             Err(_) => true,
@@ -266,7 +268,8 @@ impl RedisRegisters {
 struct Attempts<'a> {
     registers: &'a RedisRegisters,
     bucket: u16,
-    start: Instant,
+    /// The time of the first redirection.
+    redirected_since: Option<Instant>,
     /// The node that the last attempt was sent to by `ASK`.
     importing: Option<Arc<Node>>,
 }
@@ -282,7 +285,8 @@ impl Attempts<'_> {
 
     /// Prepares the next attempt after one has failed, or returns the error if there is none.
     async fn follow(&mut self, failure: Failure, node: &Node, asked: bool) -> Result<(), StoreError> {
-        let is_late = self.start.elapsed() >= self.registers.redirect_timeout;
+        let since = *self.redirected_since.get_or_insert_with(Instant::now);
+        let is_late = since.elapsed() >= self.registers.redirect_timeout;
         match failure {
             Failure::Store(error) => return Err(error),
             failure if is_late => return Err(failure.into_store_error(&node.endpoint)),
@@ -316,12 +320,10 @@ impl Backend for RedisRegisters {
     const NAME: &'static str = NAME;
 
     async fn load(&self, key: &str) -> Result<Option<EncodedValue>, StoreError> {
-        let mut command = redis::cmd("GET");
-        command.arg(self.layout.register_key(key));
         let mut attempts = self.attempts(self.layout.bucket(key));
         loop {
             let (node, asking) = attempts.next()?;
-            match self.get(&node, asking, key, &command).await {
+            match self.get(&node, asking, key).await {
                 Ok(response) => return decode(response),
                 Err(failure) => attempts.follow(failure, &node, asking).await?,
             }
@@ -354,7 +356,7 @@ impl Backend for RedisRegisters {
     }
 
     fn shard(&self, key: &str) -> usize {
-        self.topology.node_index(self.layout.bucket(key))
+        if self.is_cluster() { self.topology.node_index(self.layout.bucket(key)) } else { 0 }
     }
 
     async fn commit(&self, key: &str, change: EncodedChange) -> Result<EncodedCommit, StoreError> {

@@ -1,7 +1,7 @@
 //! The servers of a store, and which of them is the primary of a bucket.
 //!
 //! A single server is the primary of all buckets. Sentinels (`sentinel`) name the primary of all buckets; in a cluster
-//! (`cluster`) each hash slot has a primary. For both a task keeps the table of [`Routes`] up to date.
+//! (`cluster`) each hash slot has a primary. For both a thread keeps the table of [`Routes`] up to date.
 
 use std::{
     collections::HashMap,
@@ -50,7 +50,7 @@ pub(super) struct Topology {
     nodes: Arc<Nodes>,
     /// Nodes that a hash slot is being moved to and that have none yet.
     importing: Mutex<HashMap<Endpoint, Arc<Node>>>,
-    /// Wakes the task that keeps the routes up to date.
+    /// Wakes the thread that keeps the routes up to date.
     refresh: Arc<Notify>,
     _watching: Option<Watching>,
 }

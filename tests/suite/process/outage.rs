@@ -2,16 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use latchkey::grpc::pb::{self, RejectionReason};
+use latchkey::grpc::pb::{self, RejectionReason, validate_response::Verdict};
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
 use tonic_types::StatusExt as _;
 
 use crate::support::{
     client::{Client, login_request},
+    cluster::{ClusterOptions, RedisCluster},
     process::Process,
     proxy::{Proxy, ProxyMode},
     redis::{Flavour, RedisServer},
+    redis_node::NodeOptions,
+    sentinel::{MASTER_NAME, SentinelGroup, SentinelOptions},
 };
 
 /// How long an answer may take during an outage of the store.
@@ -114,6 +117,57 @@ async fn calls_fail_in_time_while_redis_stalls() {
     }
     client.until(Serving, RECOVERED).await;
     assert_eq!(client.session(&token).await.device, "phone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loss_of_a_node_of_a_cluster_holds_up_only_its_users() {
+    let nodes = NodeOptions {
+        arguments: vec!["--cluster-require-full-coverage".to_owned(), "no".to_owned()],
+        ..NodeOptions::default()
+    };
+    let options = ClusterOptions { replicas_per_master: 0, nodes, ..ClusterOptions::default() };
+    let Some(mut cluster) = RedisCluster::start(Flavour::Redis, options).await else { return };
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(data.path(), &[("SESSIONS__URL", &cluster.url())]);
+    let client = process.serving_client().await;
+    let mut tokens = Vec::new();
+    for number in 0..40 {
+        let name = format!("user{number}");
+        client.user(&name).await;
+        tokens.push(client.login(&name, "phone").await.token);
+    }
+    let lost = cluster.masters().await[0];
+    cluster.node_mut(lost).server.kill();
+    // Long enough for the leases of the epoch and of the primaries to end.
+    let begun = Instant::now();
+    let mut served = 0;
+    while begun.elapsed() < Duration::from_secs(4) {
+        assert_eq!(client.serving("").await, Serving, "health reports the loss of one node");
+        served = 0;
+        for token in &tokens {
+            match client.try_validate(token).await {
+                Ok(verdict) => {
+                    assert!(matches!(verdict, Verdict::Session(_)), "{verdict:?}");
+                    served += 1;
+                }
+                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+            }
+        }
+    }
+    assert!((10..40).contains(&served), "{served} of 40 users are served with two of three nodes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unsafe_settings_of_redis_are_logged() {
+    let options = SentinelOptions { replicas: 1, ..SentinelOptions::default() };
+    let Some(group) = SentinelGroup::start(Flavour::Redis, options).await else { return };
+    let data = tempfile::tempdir().unwrap();
+    let url = format!("redis+sentinel://127.0.0.1:{}/{MASTER_NAME}", group.sentinels[0].port);
+    let settings = [("SESSIONS__URL", url.as_str()), ("SESSIONS__DURABILITY", "replicas:2")];
+    let process = Process::start(data.path(), &settings);
+    process.output_until("list all of them");
+    process.output_until("set min-replicas-to-write to 2");
+    process.output_until("sessions.durability asks for 2 replicas, and fewer are connected");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

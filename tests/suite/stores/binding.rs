@@ -1,7 +1,8 @@
 //! The binding of a value to its register: a value of another register is corrupt.
 
-use super::test_store::{StoreKind, TestStore};
+use super::test_store::{StoreKind, TestStore, every_store};
 use rstest::rstest;
+use rstest_reuse::apply;
 use std::time::Duration;
 
 use latchkey::{
@@ -43,18 +44,9 @@ async fn copy(store: &TestStore, from: &str, to: &str) {
     }
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_value_copied_from_another_register_is_corrupt_for_that_user_only(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_value_copied_from_another_register_is_corrupt_for_that_user_only(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));

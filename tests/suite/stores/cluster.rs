@@ -267,3 +267,27 @@ async fn a_cluster_without_a_majority_is_unavailable_and_comes_back() {
     // The servers kept nothing on disk.
     assert_eq!(*read.state, state(1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_is_cancelled_loses_no_announcement() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let Some((_cluster, store)) = start(Flavour::Redis, 0).await else { return };
+    let alice = user("alice");
+    let mut revision = commit(&store, &alice, Revision::ABSENT, 1).await;
+    let mut cursor = store.tail(None, 1).await.unwrap().next;
+    // A full pass, which would find everything, is not due again during the test.
+    store.follow(&cursor, 100, Duration::from_millis(10)).await.unwrap();
+    for number in 2..=150 {
+        revision = commit(&store, &alice, revision, number).await;
+        let pause = Duration::from_micros(rand::random_range(0..4000));
+        let page = if let Ok(page) = tokio::time::timeout(pause, store.follow(&cursor, 100, PATIENCE)).await {
+            page
+        } else {
+            let found = tokio::time::timeout(PATIENCE / 2, store.follow(&cursor, 100, PATIENCE)).await;
+            found.unwrap_or_else(|_| panic!("the announcement of event {number} is lost"))
+        };
+        let page = page.unwrap();
+        assert_eq!(numbers(&page.events), [("alice", number)]);
+        cursor = page.next;
+    }
+}

@@ -1,7 +1,8 @@
 //! Conformance of registers, for every store.
 
-use super::test_store::{StoreKind, TestStore};
+use super::test_store::{StoreKind, TestStore, every_store};
 use rstest::rstest;
+use rstest_reuse::apply;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use latchkey::domain::{
@@ -16,35 +17,17 @@ use super::states::{
     change, change_with, events, now, numbers, samples, state, user, user_ids, user_sessions,
 };
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_register_has_the_default_state_at_revision_absent(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn an_empty_register_has_the_default_state_at_revision_absent(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     assert_eq!(store.load(&user("alice")).await, (Revision::ABSENT, UserSessions::default()));
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_load_returns_the_committed_state(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_load_returns_the_committed_state(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let states = samples(64, &(user_ids(), user_sessions()));
@@ -59,18 +42,9 @@ async fn a_load_returns_the_committed_state(
     }
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_registers_are_read_in_the_order_of_their_keys(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn many_registers_are_read_in_the_order_of_their_keys(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let users: Vec<_> = (0..600).map(|number| user(&format!("user{number}"))).collect();
@@ -88,18 +62,9 @@ async fn many_registers_are_read_in_the_order_of_their_keys(
     assert_eq!(store.registers.load_many(&[&users[3]]).await.len(), 1);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_throttle_is_kept_in_a_register_of_its_own(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_throttle_is_kept_in_a_register_of_its_own(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let key = ThrottleKey::account(&Username::parse("alice").unwrap());
@@ -128,18 +93,9 @@ async fn a_throttle_is_kept_in_a_register_of_its_own(
     assert_eq!(store.load(&user("alice")).await, (Revision::ABSENT, UserSessions::default()));
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_are_read_as_they_were_committed(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn events_are_read_as_they_were_committed(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
@@ -152,18 +108,9 @@ async fn events_are_read_as_they_were_committed(
     assert_eq!(seen, expected.collect::<Vec<_>>());
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_revision_grows_with_every_commit_whatever_the_generation_does(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn the_revision_grows_with_every_commit_whatever_the_generation_does(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
@@ -175,18 +122,9 @@ async fn the_revision_grows_with_every_commit_whatever_the_generation_does(
     }
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_the_current_value(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_the_current_value(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
@@ -203,18 +141,9 @@ async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_the_current_va
     store.commit(&user, stands.revision, change(3)).await;
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_expects_no_value_conflicts_with_a_value(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_commit_that_expects_no_value_conflicts_with_a_value(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
@@ -225,18 +154,9 @@ async fn a_commit_that_expects_no_value_conflicts_with_a_value(
     assert_eq!((stands.revision, &*stands.state), (current, &state(1)));
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_expects_a_value_conflicts_with_none(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_commit_that_expects_a_value_conflicts_with_none(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
@@ -247,18 +167,9 @@ async fn a_commit_that_expects_a_value_conflicts_with_none(
     assert_eq!(store.load(&user).await.0, Revision::ABSENT);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeated_commit_succeeds_and_appends_its_events_once(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_repeated_commit_succeeds_and_appends_its_events_once(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
@@ -273,18 +184,9 @@ async fn a_repeated_commit_succeeds_and_appends_its_events_once(
     assert_eq!(numbers(&store.drain(end, 10).await.0), [("alice", 1), ("alice", 2), ("alice", 3)]);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_concurrent_commits_at_one_revision_exactly_one_wins(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn of_concurrent_commits_at_one_revision_exactly_one_wins(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
@@ -313,18 +215,9 @@ async fn of_concurrent_commits_at_one_revision_exactly_one_wins(
     }
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_increment_is_lost_under_contention(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn no_increment_is_lost_under_contention(kind: StoreKind) {
     const TASKS: u64 = 16;
     const EACH: u64 = 20;
     let Some(store) = TestStore::start(kind).await else { return };
@@ -355,18 +248,9 @@ async fn no_increment_is_lost_under_contention(
     assert_eq!(store.load(&user("alice")).await.1.generation.0, TASKS * EACH);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn users_never_see_each_others_registers_whatever_their_ids(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn users_never_see_each_others_registers_whatever_their_ids(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let longest = ["x", "{", "}", "%"].map(|character| character.repeat(128));
@@ -420,18 +304,9 @@ async fn users_never_see_each_others_registers_whatever_their_ids(
     assert_eq!(seen, all);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_register_is_kept_as_long_as_its_commit_demands(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_register_is_kept_as_long_as_its_commit_demands(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
@@ -445,18 +320,9 @@ async fn a_register_is_kept_as_long_as_its_commit_demands(
     }
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_register_is_deleted_once_it_may_be(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_register_is_deleted_once_it_may_be(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let (short, long) = (user("short"), user("long"));
@@ -477,18 +343,9 @@ async fn a_register_is_deleted_once_it_may_be(
     store.commit(&short, Revision::ABSENT, change(6)).await;
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_register_to_be_kept_until_a_past_time_is_deleted_soon(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_register_to_be_kept_until_a_past_time_is_deleted_soon(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");

@@ -27,6 +27,9 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Longer than an immediate answer takes on a busy machine, and shorter than a time-out.
 const AT_ONCE: Duration = Duration::from_millis(150);
 
+/// Longer than any answer takes.
+const LONG: Duration = Duration::from_mins(1);
+
 type Store = Arc<CodecStore<RedisRegisters>>;
 
 fn impatient(url: String) -> RedisSettings {
@@ -185,6 +188,50 @@ async fn a_replica_is_unavailable_until_it_is_promoted() {
     let () = replica.query(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));
     let up = until_up(&*store).await;
     assert!(up < Duration::from_secs(2), "{up:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_master_answers_no_read() {
+    let (master, server) = (RedisServer::start(), RedisServer::start());
+    let (alice, bob) = (user("alice"), user("bob"));
+    for many in [false, true] {
+        let store = connect(&impatient(server.url())).await;
+        let read = of_sessions(&*store).load(&alice).await.unwrap();
+        store.commit(&alice, read.revision, change(1 + read.state.generation.0)).await.unwrap();
+        server.replicate(&master);
+        // The first read after the demotion, long before a health check would notice it.
+        let answer = if many {
+            of_sessions(&*store).load_many(&[&alice, &bob]).await.remove(0)
+        } else {
+            of_sessions(&*store).load(&alice).await
+        };
+        let cause = unavailable(answer);
+        assert!(cause.contains("its role is slave, not master"), "{cause}");
+        server.promote();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_beyond_the_limit_of_a_server_fail_at_once() {
+    const LIMIT: usize = 8192;
+    let (_, proxy, _server) = through_proxy().await;
+    let patient = RedisSettings { response_timeout: LONG, ..settings(format!("redis://{}", proxy.address)) };
+    let store = connect(&patient).await;
+    proxy.set(ProxyMode::Stall);
+    let mut loads = tokio::task::JoinSet::new();
+    for _ in 0..LIMIT + 10 {
+        let store = Arc::clone(&store);
+        loads.spawn(async move { of_sessions(&*store).load(&user("alice")).await });
+    }
+    for _ in 0..10 {
+        let cause = unavailable(loads.join_next().await.unwrap().unwrap());
+        assert!(cause.contains("8192 requests to"), "{cause}");
+    }
+    assert_eq!(loads.len(), LIMIT, "no other load has an answer");
+    proxy.set(ProxyMode::Forward);
+    for load in loads.join_all().await {
+        load.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,8 @@
 //! Conformance of following the event log: every event and every gap arrives soon.
 
-use super::test_store::{StoreKind, TestStore};
+use super::test_store::{StoreKind, TestStore, every_store};
 use rstest::rstest;
+use rstest_reuse::apply;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -65,18 +66,9 @@ fn commit_at_once(store: &Arc<TestStore>, pause: Duration) -> JoinSet<()> {
     writers
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn following_returns_existing_events_at_once(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn following_returns_existing_events_at_once(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let end = store.end_of_log().await;
@@ -86,18 +78,9 @@ async fn following_returns_existing_events_at_once(
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_commit_with_events_wakes_a_follower(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn every_commit_with_events_wakes_a_follower(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let alice = user("alice");
@@ -117,18 +100,9 @@ async fn every_commit_with_events_wakes_a_follower(
     }
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn following_without_events_returns_after_the_given_time(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn following_without_events_returns_after_the_given_time(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 3, 2).await;
@@ -144,18 +118,9 @@ async fn following_without_events_returns_after_the_given_time(
     assert!(begun.elapsed() < SOON, "without patience");
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn following_shows_what_many_commit_at_once_completely_and_in_order(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn following_shows_what_many_commit_at_once_completely_and_in_order(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let (end, store) = (store.end_of_log().await, Arc::new(store));
@@ -165,18 +130,9 @@ async fn following_shows_what_many_commit_at_once_completely_and_in_order(
     writers.join_all().await;
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancelled_follow_skips_nothing(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_cancelled_follow_skips_nothing(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let (end, store) = (store.end_of_log().await, Arc::new(store));
@@ -202,18 +158,9 @@ async fn a_cancelled_follow_skips_nothing(
     writers.join_all().await;
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn following_from_a_trimmed_cursor_reports_a_gap_at_once(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn following_from_a_trimmed_cursor_reports_a_gap_at_once(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let beginning = store.end_of_log().await;
@@ -225,36 +172,18 @@ async fn following_from_a_trimmed_cursor_reports_a_gap_at_once(
     assert_eq!(numbers(&follow_for(&*store.log, tail.next, 1).await), [("late", 77)]);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn following_from_a_foreign_cursor_reports_a_gap(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn following_from_a_foreign_cursor_reports_a_gap(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let tail = store.follow(&Cursor("nonsense".into()), 100, LONG).await;
     assert!(tail.gap);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_log_is_a_gap_for_a_waiting_follower(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_lost_log_is_a_gap_for_a_waiting_follower(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 10, 5).await;

@@ -1,7 +1,8 @@
 //! Conformance of the event log: ordered, resumable, and without unreported gaps.
 
-use super::test_store::{Backend, StoreKind, TestStore};
+use super::test_store::{Backend, StoreKind, TestStore, every_store};
 use rstest::rstest;
+use rstest_reuse::apply;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -44,18 +45,9 @@ pub fn assert_complete(seen: &[(&str, u64)], users: u64, each: u64) {
     }
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_cursor_the_log_is_at_its_end(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn without_a_cursor_the_log_is_at_its_end(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 20, 2).await;
@@ -64,18 +56,9 @@ async fn without_a_cursor_the_log_is_at_its_end(
     assert_eq!(store.drain(tail.next, 100).await.0, []);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_appear_with_their_commit_in_its_order(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn events_appear_with_their_commit_in_its_order(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let user = user("alice");
@@ -91,18 +74,9 @@ async fn events_appear_with_their_commit_in_its_order(
     assert_eq!(store.drain(end, 100).await.0.len(), 5, "an old cursor sees them all again");
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_misses_nothing_whatever_its_limit(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_reader_misses_nothing_whatever_its_limit(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let end = store.end_of_log().await;
@@ -113,18 +87,9 @@ async fn a_reader_misses_nothing_whatever_its_limit(
     }
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_busy_user_does_not_hold_up_the_others(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_busy_user_does_not_hold_up_the_others(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let end = store.end_of_log().await;
@@ -136,18 +101,9 @@ async fn a_busy_user_does_not_hold_up_the_others(
     assert_eq!(seen.iter().filter(|(user, _)| *user == "quiet").count(), 1);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_keeps_up_with_commits_that_go_on(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_reader_keeps_up_with_commits_that_go_on(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let end = store.end_of_log().await;
@@ -182,18 +138,9 @@ async fn a_reader_keeps_up_with_commits_that_go_on(
     assert_complete(&numbers(&reader.await.unwrap()), 8, 50);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_foreign_cursor_is_a_gap(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_foreign_cursor_is_a_gap(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 3, 1).await;
@@ -208,18 +155,9 @@ async fn a_foreign_cursor_is_a_gap(
     }
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cursor_of_another_store_is_a_gap(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_cursor_of_another_store_is_a_gap(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let other = match &store.backend {
@@ -234,18 +172,9 @@ async fn a_cursor_of_another_store_is_a_gap(
     assert!(store.tail(Some(&foreign), 100).await.gap);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_was_trimmed_past_the_cursor_is_a_gap(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_log_that_was_trimmed_past_the_cursor_is_a_gap(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let beginning = store.end_of_log().await;
@@ -261,18 +190,9 @@ async fn a_log_that_was_trimmed_past_the_cursor_is_a_gap(
     assert_eq!(numbers(&store.drain(tail.next, 100).await.0), [("late", 77)]);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_was_lost_is_a_gap_and_goes_on(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_log_that_was_lost_is_a_gap_and_goes_on(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 10, 5).await;
@@ -287,18 +207,9 @@ async fn a_log_that_was_lost_is_a_gap_and_goes_on(
     store.drain(tail.next, 100).await;
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_lost_before_they_were_read_are_a_gap(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn events_lost_before_they_were_read_are_a_gap(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let empty = store.end_of_log().await;
@@ -310,18 +221,9 @@ async fn events_lost_before_they_were_read_are_a_gap(
     assert!(store.tail(Some(&empty), 100).await.gap);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_log_that_has_grown_again_past_the_cursor_is_a_gap(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_lost_log_that_has_grown_again_past_the_cursor_is_a_gap(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     commit_events(&store, 3, 2).await;

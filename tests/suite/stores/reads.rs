@@ -1,7 +1,8 @@
 //! Batching: concurrent loads share commands to Redis and stay correct.
 
-use super::test_store::{StoreKind, TestStore};
+use super::test_store::{StoreKind, TestStore, every_store};
 use rstest::rstest;
+use rstest_reuse::apply;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -291,18 +292,9 @@ async fn a_load_is_never_answered_by_a_command_that_was_sent_before_it_began() {
     assert_eq!(late.await.unwrap(), [0, 7]);
 }
 
-#[rstest]
+#[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_load_sees_every_commit_that_was_answered_before_it_began_whatever_else_is_loaded(
-    #[values(
-        StoreKind::Embedded,
-        StoreKind::Redis,
-        StoreKind::Valkey,
-        StoreKind::Sentinel,
-        StoreKind::Cluster
-    )]
-    kind: StoreKind,
-) {
+async fn a_load_sees_every_commit_that_was_answered_before_it_began_whatever_else_is_loaded(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 
     let store = Arc::new(store);

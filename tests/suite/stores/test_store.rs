@@ -16,6 +16,7 @@ use latchkey::{
         redis::{RedisOptions, RedisRegisters, RedisSettings},
     },
 };
+use rstest_reuse::template;
 use tempfile::TempDir;
 
 use super::states::{change, now, user};
@@ -35,6 +36,21 @@ pub enum StoreKind {
     Valkey,
     Sentinel,
     Cluster,
+}
+
+/// Runs a test on every kind of store.
+#[template]
+#[rstest]
+pub fn every_store(
+    #[values(
+        StoreKind::Embedded,
+        StoreKind::Redis,
+        StoreKind::Valkey,
+        StoreKind::Sentinel,
+        StoreKind::Cluster
+    )]
+    kind: StoreKind,
+) {
 }
 
 pub struct TestStore {

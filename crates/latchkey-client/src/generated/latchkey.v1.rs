@@ -11,13 +11,13 @@ pub struct Account {
     /// Roles, which appear in the user's tokens and verdicts. Latchkey attaches no meaning to them.
     #[prost(string, repeated, tag = "3")]
     pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Whether the account is disabled now.
+    /// True while the account is disabled.
     #[prost(bool, tag = "4")]
     pub disabled: bool,
     /// If set, the account is disabled until then and is enabled automatically afterwards.
     #[prost(message, optional, tag = "5")]
     pub disabled_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it was created. Unset if `accounts.lookup` reads another system's table.
+    /// The time of its creation. Unset if `accounts.lookup` reads another system's table.
     #[prost(message, optional, tag = "6")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -84,7 +84,7 @@ pub struct LoginThrottle {
     /// No login is accepted, even with the right password, until UnlockAccount or SetPassword is called.
     #[prost(bool, tag = "2")]
     pub locked: bool,
-    /// When the next login is accepted. Unset if it is accepted now.
+    /// The time from which the next login is accepted. Unset if it is accepted now.
     #[prost(message, optional, tag = "3")]
     pub next_attempt_at: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -171,7 +171,7 @@ pub struct SetPasswordRequest {
     /// The id of the account.
     #[prost(string, tag = "1")]
     pub user_id: ::prost::alloc::string::String,
-    /// As in CreateAccountRequest.
+    /// The new password, with the same rules as in CreateAccountRequest.
     #[prost(string, tag = "2")]
     pub password: ::prost::alloc::string::String,
 }
@@ -234,7 +234,7 @@ pub struct ImportedAccount {
     /// If set, the account is disabled until then.
     #[prost(message, optional, tag = "7")]
     pub disabled_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it was created, in 1970 or later. Unset: now.
+    /// The time of its creation, in 1970 or later. Unset: now.
     #[prost(message, optional, tag = "8")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -831,7 +831,7 @@ pub struct Session {
     /// The user's roles, as of the user's latest login or account change. They can be newer than the token's `roles`.
     #[prost(string, repeated, tag = "6")]
     pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// When the login was committed.
+    /// The time of the commit of the login.
     #[prost(message, optional, tag = "7")]
     pub issued_at: ::core::option::Option<::prost_types::Timestamp>,
     /// The absolute deadline, the token's `exp`. Nothing extends it.
@@ -886,7 +886,7 @@ pub struct DisplacedSession {
     /// Its device.
     #[prost(string, tag = "3")]
     pub device: ::prost::alloc::string::String,
-    /// When it was opened.
+    /// The time of the login.
     #[prost(message, optional, tag = "4")]
     pub issued_at: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -955,7 +955,7 @@ pub struct Failure {
     /// A sentence for developers.
     #[prost(string, tag = "3")]
     pub message: ::prost::alloc::string::String,
-    /// When to try again, if that can help.
+    /// The time to wait before another attempt can help. Unset if none can.
     #[prost(message, optional, tag = "4")]
     pub retry_after: ::core::option::Option<::prost_types::Duration>,
 }
@@ -1428,10 +1428,10 @@ pub struct Caller {
     /// Its roles, sorted.
     #[prost(string, repeated, tag = "2")]
     pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// When it was created.
+    /// The time of its creation.
     #[prost(message, optional, tag = "3")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// When its key was last used. Recorded about once a minute: what other servers have seen since is
+    /// The time of the last use of its key. Recorded about once a minute: what other servers have seen since is
     /// missing. Unset if it never was.
     #[prost(message, optional, tag = "4")]
     pub last_used_at: ::core::option::Option<::prost_types::Timestamp>,

@@ -288,8 +288,15 @@ async fn a_login_that_no_replica_confirms_is_repeated_without_a_second_session()
     let status = first.try_login(request.clone()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     let logout = pb::LogoutRequest { token: of_bob.token, scope: LogoutScope::This.into() };
-    let status = first.auth.clone().logout(logout).await.unwrap_err();
+    let status = first.auth.clone().logout(logout.clone()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    // The repeated calls find their effect and write nothing, and it is not confirmed either.
+    for client in [&first, &second] {
+        let status = client.try_login(request.clone()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        let status = client.auth.clone().logout(logout.clone()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    }
 
     let group = lab.sentinel();
     group.node(replica).server.resume();

@@ -1,4 +1,4 @@
-//! What was measured.
+//! The measured constants, each with its source.
 
 use serde_json::Value;
 

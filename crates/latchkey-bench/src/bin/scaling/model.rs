@@ -61,7 +61,7 @@ pub(crate) struct Assumptions {
     pub(crate) buckets: Option<f64>,
 }
 
-/// What a number of users needs in the busiest second.
+/// The needs of a number of users in the busiest second.
 pub(crate) struct Needs {
     pub(crate) registers: f64,
     /// Bytes of one copy.

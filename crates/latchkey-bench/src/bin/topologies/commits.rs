@@ -1,4 +1,4 @@
-//! What the model of `docs/scaling.md` counts with: commits of a login and a logout, the memory of an event, connections.
+//! Measures constants of the model of `docs/scaling.md`: the commits of a login and a logout, the memory of an event, connections.
 
 use latchkey::grpc::pb;
 use latchkey_bench::{Result, core_pinning::CorePinning, processes::redis_info, statistics::round};

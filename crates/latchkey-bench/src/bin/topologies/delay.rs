@@ -14,7 +14,7 @@ use crate::{followers::Events, installation::Installation};
 
 /// The time between two events. It varies, so that they fall on all moments of a periodic follower.
 const PAUSES_MS: [u64; 3] = [7, 13, 19];
-/// What `SessionEvents` uses.
+/// The page size, patience and pause of `SessionEvents`.
 const PAGE: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! What it costs that every Latchkey server follows all events, by topology and number of buckets and servers.
+//! Measures the cost of following events, which every Latchkey server does, by topology and number of buckets and servers.
 
 use std::{
     sync::{

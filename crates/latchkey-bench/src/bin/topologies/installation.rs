@@ -32,7 +32,7 @@ pub(crate) enum TopologyKind {
     Cluster,
 }
 
-/// What is installed.
+/// Servers of Redis and of Latchkey.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setup {
     pub(crate) topology: TopologyKind,
@@ -115,11 +115,11 @@ pub(crate) struct Installation {
 /// Processor seconds since the start.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CpuTimes {
-    /// Of all Latchkey servers.
+    /// The CPU time of all Latchkey servers.
     pub(crate) latchkey: f64,
-    /// Of the last Latchkey server, which gets no requests if there are several.
+    /// The CPU time of the last Latchkey server, which gets no requests if there are several.
     pub(crate) last_server: f64,
-    /// Of all primaries.
+    /// The CPU time of all primaries.
     pub(crate) redis: f64,
 }
 
