@@ -130,9 +130,11 @@ fn a_validate_from_memory_takes_no_more_allocations_than_it_did() {
     let data = tempfile::tempdir().unwrap();
     let (app, token) = runtime.block_on(start(data.path()));
     let validate = || app.engine.validate(&token, false, None).now_or_never();
-    // From here on all data is in memory.
-    let first = runtime.block_on(app.engine.validate(&token, false, None)).unwrap();
-    assert!(matches!(first, domain::validate::Verdict::Live(_)));
+    // From here on all data is in memory. One in sixteen uses of a token puts its claims there.
+    for _ in 0..1000 {
+        let verdict = runtime.block_on(app.engine.validate(&token, false, None)).unwrap();
+        assert!(matches!(verdict, domain::validate::Verdict::Live(_)));
+    }
     let engine =
         count(&runtime, validate, |answer| matches!(answer, Some(Ok(domain::validate::Verdict::Live(_)))));
 

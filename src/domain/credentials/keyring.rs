@@ -21,8 +21,10 @@ use jsonwebtoken::{
 };
 use zeroize::Zeroizing;
 
+use self::ed25519::ExpandedKey;
 use crate::domain::types::{Timestamp, random};
 
+mod ed25519;
 mod material;
 mod read;
 mod rsa_numbers;
@@ -135,6 +137,8 @@ pub struct Key {
     pub(in crate::domain) verifying: DecodingKey,
     /// The public key; `None` for HS256.
     public: Option<Jwk>,
+    /// Recognises the signatures of the key; `None` unless it is for EdDSA.
+    expanded: Option<ExpandedKey>,
     /// The latest known `exp` of a token of this key, in microseconds since the Unix epoch.
     needed_until: Arc<AtomicU64>,
 }
@@ -148,6 +152,14 @@ impl Key {
     /// Records the `exp` of a token of this key.
     pub(in crate::domain) fn extend_needed_until(&self, expires_at: Timestamp) {
         self.needed_until.fetch_max(expires_at.as_micros(), Ordering::Relaxed);
+    }
+
+    /// Whether this key has made this signature. `false` says nothing: the signature has to be verified.
+    pub(in crate::domain) fn has_signed(&self, message: &str, signature: &str) -> bool {
+        let mut decoded = [0; 64];
+        let is_decoded = BASE64URL_NOPAD.decode_len(signature.len()) == Ok(decoded.len())
+            && BASE64URL_NOPAD.decode_mut(signature.as_bytes(), &mut decoded).is_ok();
+        is_decoded && self.expanded.as_ref().is_some_and(|key| key.has_signed(message.as_bytes(), &decoded))
     }
 
     /// Whether a secret is published with this key: its id or a part of its public key, in any encoding.

@@ -3,7 +3,11 @@
 //! A token is valid if this module could have written it: for a key of the ring, with exactly its header, with claims
 //! of exactly one type each, and at this time. The library verifies the signature, the issuer and the audience. It
 //! accepts more than this module writes, so the rest is checked here and tried in the tests. The size is checked before
-//! anything is parsed, the signature before the claims, and the claims before the store is read. See ADR 0004.
+//! anything is parsed, and the signature and the claims before the store is read. See ADR 0004.
+//!
+//! Every service asks for a verdict on every request, so most tokens take a shorter way to the same result (ADR 0019): a
+//! token that this server has verified before is known by a hash of all its bytes, and one that it sees for the first time
+//! is recognised with the private key. Both only ever accept. What they do not accept is left to the library.
 
 use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
@@ -20,6 +24,10 @@ use quick_cache::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::{
+    issued::Spelling,
+    verified::{TokenHash, VerifiedTokens},
+};
 use crate::domain::{
     Error,
     keyring::{Key, KeyAlgorithm, Keyring},
@@ -34,8 +42,11 @@ pub const MAX_LEN: usize = 4096;
 /// The `typ` of access tokens (RFC 9068 section 2.1), which no other JWT has.
 const TYP: &str = "at+jwt";
 
-/// How many verified tokens are cached.
-const CACHED_TOKENS: usize = 65_536;
+/// How many tokens are kept with their claims.
+const MEMO: usize = 32_768;
+/// One in so many uses of a token puts its claims into the memo, so that tokens that are rarely used do not displace
+/// those that are used all the time.
+const MEMO_SAMPLE: u32 = 16;
 
 /// Signs and verifies tokens.
 pub struct Tokens {
@@ -43,39 +54,38 @@ pub struct Tokens {
     settings: TokenSettings,
 }
 
-/// The key ring, and the claims of the tokens that were verified with it.
+/// The key ring, and the tokens that were verified with it.
 struct ActiveKeys {
     ring: Arc<Keyring>,
-    /// The claims by a hash of the whole token, so that no token is kept, and none matches another by a part of it.
-    /// Only valid tokens are cached, so invalid ones cannot displace them.
-    verified: Arc<VerifiedTokens>,
+    spelling: Arc<Spelling>,
+    verified: Arc<Verified>,
+}
+
+/// Tokens by a hash of all their bytes, so that no token is kept, and none matches another by a part of it. Only valid
+/// tokens are remembered, so invalid ones cannot displace them.
+struct Verified {
+    tokens: VerifiedTokens,
+    /// The claims of those that are used most.
+    memo: Cache<TokenHash, Arc<Claims>, UnitWeighter, BuildHasherDefault<PrehashedHasher>>,
     /// The key of the hash: `HighwayHash` with 128 bits, a pseudo-random function (Alakuijala, Cox and Wassenberg
-    /// 2016). Nobody knows the key, so a forged token can match a cached one only by chance.
+    /// 2016). Nobody knows the key, so a forged token can match another only by chance.
     hash_key: HashKey,
 }
 
-type VerifiedTokens = Cache<TokenHash, Arc<Claims>, UnitWeighter, BuildHasherDefault<PrehashedHasher>>;
-
-impl ActiveKeys {
-    fn new(ring: Keyring) -> Self {
-        let verified = Cache::with(
-            CACHED_TOKENS,
-            CACHED_TOKENS as u64,
-            UnitWeighter,
-            BuildHasherDefault::default(),
-            DefaultLifecycle::default(),
-        );
+impl Verified {
+    fn new() -> Self {
+        let hasher = BuildHasherDefault::default();
         Self {
-            ring: Arc::new(ring),
-            verified: Arc::new(verified),
+            tokens: VerifiedTokens::new(),
+            memo: Cache::with(MEMO, MEMO as u64, UnitWeighter, hasher, DefaultLifecycle::default()),
             hash_key: HashKey([(); 4].map(|()| u64::from_le_bytes(random()))),
         }
     }
-}
 
-/// The keyed hash of a whole token.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct TokenHash([u64; 2]);
+    fn hash(&self, token: &str) -> TokenHash {
+        TokenHash(HighwayHasher::new(self.hash_key).hash128(token.as_bytes()))
+    }
+}
 
 impl Hash for TokenHash {
     fn hash<H: Hasher>(&self, to: &mut H) {
@@ -134,7 +144,12 @@ struct JsonClaims {
 impl Tokens {
     /// Signs and verifies tokens with these keys.
     pub fn new(ring: Keyring, settings: TokenSettings) -> Self {
-        Self { current: ArcSwap::from_pointee(ActiveKeys::new(ring)), settings }
+        let current = ActiveKeys {
+            spelling: Arc::new(Spelling::new(&ring, &settings)),
+            ring: Arc::new(ring),
+            verified: Arc::new(Verified::new()),
+        };
+        Self { current: ArcSwap::from_pointee(current), settings }
     }
 
     /// Replaces the key ring. Returns the ids of the keys that were removed, whose tokens are no longer valid, each
@@ -144,15 +159,11 @@ impl Tokens {
         ring.inherit_needed_until(&before.ring);
         let gone = before.ring.keys().iter().filter(|key| ring.find(&key.kid).is_none());
         let gone: Vec<_> = gone.map(|key| (key.kid.clone(), key.needed_until())).collect();
-        let next = if gone.is_empty() {
-            // No key was removed, so cached tokens stay valid.
-            ActiveKeys {
-                ring: Arc::new(ring),
-                verified: Arc::clone(&before.verified),
-                hash_key: before.hash_key,
-            }
-        } else {
-            ActiveKeys::new(ring)
+        let next = ActiveKeys {
+            spelling: Arc::new(Spelling::new(&ring, &self.settings)),
+            ring: Arc::new(ring),
+            // Tokens of a key that was removed are no longer valid.
+            verified: if gone.is_empty() { Arc::clone(&before.verified) } else { Arc::new(Verified::new()) },
         };
         self.current.store(Arc::new(next));
         gone
@@ -173,9 +184,6 @@ impl Tokens {
     pub fn issue(&self, user_id: &UserId, session: &Session, roles: &[Role]) -> Result<String, Error> {
         let current = self.current.load();
         let key = current.ring.signing();
-        let mut header = Header::new(key.jwt_algorithm);
-        header.typ = Some(TYP.into());
-        header.kid = Some(key.kid.clone());
         let issued_at = session.issued_at.as_secs();
         let claims = JsonClaims {
             iss: self.settings.issuer.clone(),
@@ -190,7 +198,7 @@ impl Tokens {
             roles: roles.iter().map(|role| role.as_str().to_owned()).collect(),
         };
         key.extend_needed_until(session.expires_at);
-        jsonwebtoken::encode(&header, &claims, &key.signing)
+        jsonwebtoken::encode(&header_of(key), &claims, &key.signing)
             .map_err(|error| Error::Internal(format!("failed to sign a token: {error}")))
     }
 
@@ -201,18 +209,45 @@ impl Tokens {
             return Err(Rejection::bare(Reason::Malformed));
         }
         let current = self.current.load();
-        let hash = TokenHash(HighwayHasher::new(current.hash_key).hash128(token.as_bytes()));
-        let claims = if let Some(claims) = current.verified.get(&hash) {
-            claims
-        } else {
-            let claims = Arc::new(self.verify_signature(&current.ring, token)?);
-            current.verified.insert(hash, Arc::clone(&claims));
-            claims
+        let hash = current.verified.hash(token);
+        let claims = match current.verified.memo.get(&hash) {
+            Some(claims) => claims,
+            None => self.verify_once(&current, token, hash)?,
         };
         if now >= claims.expires_at {
             return Err(Rejection::at(Reason::Expired, claims.expires_at));
         }
         Ok(claims)
+    }
+
+    /// Verifies a token whose claims are not in the memo.
+    fn verify_once(
+        &self,
+        current: &ActiveKeys,
+        token: &str,
+        hash: TokenHash,
+    ) -> Result<Arc<Claims>, Rejection> {
+        let ActiveKeys { ring, spelling, verified } = current;
+        let Some(issued) = spelling.parse(ring, token) else {
+            let claims = Arc::new(self.verify_by_library(ring, token)?);
+            verified.memo.insert(hash, Arc::clone(&claims));
+            return Ok(claims);
+        };
+        if verified.tokens.contains(hash) {
+            let claims = Arc::new(issued.claims);
+            if rand::random_ratio(1, MEMO_SAMPLE) {
+                verified.memo.insert(hash, Arc::clone(&claims));
+            }
+            return Ok(claims);
+        }
+        let claims = if issued.key.has_signed(issued.message, issued.signature) {
+            issued.key.extend_needed_until(issued.claims.expires_at);
+            issued.claims
+        } else {
+            self.verify_by_library(ring, token)?
+        };
+        verified.tokens.insert(hash);
+        Ok(Arc::new(claims))
     }
 
     /// How far in the future `iat` and `nbf` may lie.
@@ -221,7 +256,7 @@ impl Tokens {
     }
 
     /// Verifies everything but the times of a token, which are checked on every use.
-    fn verify_signature(&self, ring: &Keyring, token: &str) -> Result<Claims, Rejection> {
+    fn verify_by_library(&self, ring: &Keyring, token: &str) -> Result<Claims, Rejection> {
         let key = key_of(ring, token)?;
         let data = jsonwebtoken::decode::<JsonClaims>(token, &key.verifying, &self.validation(key)).map_err(
             |error| {
@@ -247,6 +282,14 @@ impl Tokens {
         validation.validate_nbf = false;
         validation
     }
+}
+
+/// The header of the tokens of a key.
+fn header_of(key: &Key) -> Header {
+    let mut header = Header::new(key.jwt_algorithm);
+    header.typ = Some(TYP.into());
+    header.kid = Some(key.kid.clone());
+    header
 }
 
 /// A header exactly as this module writes it.
@@ -291,6 +334,9 @@ fn claims(json: &JsonClaims) -> Option<Claims> {
         expires_at: Timestamp::from_secs(json.exp),
     })
 }
+
+mod issued;
+mod verified;
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,9 @@
 //! The basic values of the contract. A value of one of these types has been validated.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::LazyLock, time::Duration};
 
 use aws_lc_rs::digest;
-use data_encoding::BASE32_NOPAD;
+use data_encoding::{BASE32_NOPAD, Encoding, Specification};
 use smol_str::SmolStr;
 
 use crate::domain::Violation;
@@ -99,22 +99,24 @@ impl SessionId {
 
     /// Writes the `Display` form into a buffer of the caller.
     pub fn write<'a>(&self, to: &'a mut [u8; Self::TEXT_LEN]) -> &'a str {
-        BASE32_NOPAD.encode_mut(&self.0, to);
-        to.make_ascii_lowercase();
-        str::from_utf8(to).unwrap_or_default()
+        BASE32_LOWER.encode_mut_str(&self.0, to)
     }
 
     /// Parses the `Display` form.
     pub fn parse(text: &str) -> Option<Self> {
         // The alphabet is strict: a second spelling of an id would be a second name of its session.
-        let upper = text.to_ascii_uppercase();
-        if upper.to_ascii_lowercase() != text {
-            return None;
-        }
-        let bytes = BASE32_NOPAD.decode(upper.as_bytes()).ok()?;
-        Some(Self(bytes.try_into().ok()?))
+        let mut bytes = [0; 16];
+        let has_length = text.len() == Self::TEXT_LEN;
+        (has_length && BASE32_LOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok()).then_some(Self(bytes))
     }
 }
+
+/// Base32 (RFC 4648 section 6) in lower case, without padding.
+static BASE32_LOWER: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut specification = Specification::new();
+    specification.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
+    specification.encoding().unwrap_or(BASE32_NOPAD)
+});
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,6 +11,7 @@ use jsonwebtoken::{
 
 use super::{
     Key, KeyAlgorithm, KeyError, KeyFormat,
+    ed25519::ExpandedKey,
     material::{Material, recognise},
     rsa_numbers,
 };
@@ -59,7 +60,12 @@ impl Key {
         public: Option<Jwk>,
     ) -> Self {
         let jwt_algorithm = algorithm.jwt();
-        Self { kid, algorithm, jwt_algorithm, signing, verifying, public, needed_until: Arc::default() }
+        let expanded = match algorithm {
+            KeyAlgorithm::EdDSA => ExpandedKey::from_pkcs8(signing.as_bytes()),
+            KeyAlgorithm::ES256 | KeyAlgorithm::RS256 | KeyAlgorithm::HS256 => None,
+        };
+        let needed_until = Arc::default();
+        Self { kid, algorithm, jwt_algorithm, signing, verifying, public, expanded, needed_until }
     }
 
     fn read_pem(contents: &[u8]) -> Result<Self, KeyError> {

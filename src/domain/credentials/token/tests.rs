@@ -1,7 +1,10 @@
 //! Tokens that the library accepts but that this module would not have written.
 
+use std::sync::LazyLock;
+
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -37,6 +40,12 @@ impl Fixture {
             jsonwebtoken::crypto::sign(message.as_bytes(), &self.key.signing, self.key.jwt_algorithm)
                 .unwrap();
         format!("{message}.{signature}")
+    }
+
+    /// A token as the server issues it.
+    fn issued(&self) -> String {
+        let (user_id, roles) = (UserId::parse("user-1").unwrap(), Role::parse_all(&["staff"]).unwrap());
+        self.tokens.issue(&user_id, &session(), &roles).unwrap()
     }
 
     fn reason(&self, token: &str) -> Option<Reason> {
@@ -371,31 +380,134 @@ fn flip_bit(token: &str, at: usize) -> String {
 }
 
 #[test]
-fn a_verified_token_is_cached_by_all_of_its_bytes() {
-    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
-    let token = fixture.signed(&fixture.header(), &claims());
-    let cached = || fixture.tokens.current.load().verified.len();
-    assert_eq!((fixture.reason(&token), fixture.reason(&token), cached()), (None, None, 1));
-    for at in 0..64 {
-        assert_eq!(fixture.reason(&flip_bit(&token, at)), Some(Reason::BadSignature), "byte {at}");
+fn a_verified_token_is_known_by_all_of_its_bytes() {
+    for algorithm in KeyAlgorithm::ALL {
+        let fixture = Fixture::new(algorithm);
+        let token = fixture.issued();
+        let known = || fixture.tokens.current.load().verified.tokens.len();
+        assert_eq!((fixture.reason(&token), known()), (None, 1), "{}", algorithm.name());
+        // Often enough that its claims come into the memo.
+        assert!((0..200).all(|_| fixture.reason(&token).is_none()));
+        for at in 0..32 {
+            assert_eq!(fixture.reason(&flip_bit(&token, at)), Some(Reason::BadSignature), "byte {at}");
+        }
+        let (message, signature) = token.rsplit_once('.').unwrap();
+        let payload = BASE64URL_NOPAD.decode(message.split_once('.').unwrap().1.as_bytes()).unwrap();
+        let forged = String::from_utf8(payload).unwrap().replace("user-1", "user-2");
+        let forged = BASE64URL_NOPAD.encode(forged.as_bytes());
+        let forged = format!("{}.{forged}.{signature}", message.split_once('.').unwrap().0);
+        assert_eq!(fixture.reason(&forged), Some(Reason::BadSignature));
+        assert_eq!(known(), 1, "a rejected token is not remembered");
     }
-    let mut forged = claims();
-    forged["sub"] = json!("user-2");
-    let (_, signature) = token.rsplit_once('.').unwrap();
-    let forged = format!("{}.{}.{signature}", encode(&fixture.header()), encode(&forged));
-    assert_eq!(fixture.reason(&forged), Some(Reason::BadSignature));
-    assert_eq!(cached(), 1, "a rejected token is not cached");
+}
+
+#[test]
+fn only_the_spelling_of_this_server_takes_the_short_way() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
+    let (ring, spelling) = (fixture.tokens.keyring(), Spelling::new(&fixture.tokens.keyring(), &settings()));
+    let token = fixture.issued();
+    assert!(spelling.parse(&ring, &token).is_some());
+    let (message, _) = token.rsplit_once('.').unwrap();
+    let (header, payload) = message.split_once('.').unwrap();
+    let json = String::from_utf8(BASE64URL_NOPAD.decode(payload.as_bytes()).unwrap()).unwrap();
+    // What the library thinks of each is in the second column.
+    for (from, to, reason) in [
+        ("\"iat\":", "\"iat\": ", None),
+        ("user-1", "user\\u002d1", None),
+        ("]}", "],\"more\":1}", None),
+        ("]}", "]} ", None),
+        ("]}", "]}x", Some(Reason::Malformed)),
+        ("]}", "]", Some(Reason::Malformed)),
+        ("\"staff\"", "\"staff\",", Some(Reason::Malformed)),
+        ("\"staff\"", "7", Some(Reason::Malformed)),
+        ("\"gen\":42", "\"gen\":042", Some(Reason::Malformed)),
+        ("\"gen\":42", "\"gen\":-42", Some(Reason::Malformed)),
+        ("\"gen\":42", "\"gen\":18446744073709551616", Some(Reason::Malformed)),
+        ("\"gen\":42", "\"gen\":", Some(Reason::Malformed)),
+        ("user-1", "", Some(Reason::Malformed)),
+        ("latchkey", "other", Some(Reason::Malformed)),
+        ("services", "other", Some(Reason::Malformed)),
+    ] {
+        let changed = json.replace(from, to);
+        assert_ne!(changed, json);
+        let message = format!("{header}.{}", BASE64URL_NOPAD.encode(changed.as_bytes()));
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &fixture.key.signing, Algorithm::EdDSA).unwrap();
+        let token = format!("{message}.{signature}");
+        assert!(spelling.parse(&ring, &token).is_none(), "{changed}");
+        assert_eq!(fixture.reason(&token), reason, "{changed}");
+    }
+}
+
+proptest! {
+    /// The short way and the library read the same claims from every token that is issued.
+    #[test]
+    fn an_issued_token_is_read_as_by_the_library(
+        user_id in "[!-~]{1,128}",
+        slot in "[a-z0-9][a-z0-9_-]{0,31}",
+        roles in prop::collection::vec("[A-Za-z0-9_.:/-]{1,64}", 0..8),
+        id: [u8; 16],
+        generation: u64,
+        (issuer, audience) in (".{1,20}", ".{1,20}"),
+        issued_at in 0..4_000_000_000_u64,
+    ) {
+        let key = fixed_key();
+        let ring = Keyring::new(vec![key.clone()], 0).unwrap();
+        let settings = TokenSettings { issuer, audience, ..settings() };
+        let tokens = Tokens::new(ring.clone(), settings.clone());
+        let session = Session {
+            id: SessionId::from_bytes(id),
+            generation: Generation(generation),
+            slot: Slot::parse(&slot).unwrap(),
+            issued_at: Timestamp::from_secs(issued_at),
+            ..session()
+        };
+        let token = tokens.issue(&UserId::parse(&user_id).unwrap(), &session, &Role::parse_all(&roles).unwrap());
+        let token = token.unwrap();
+        let expected = tokens.verify_by_library(&ring, &token).unwrap();
+        let spelling = Spelling::new(&ring, &settings);
+        match spelling.parse(&ring, &token) {
+            Some(issued) => {
+                prop_assert_eq!(issued.claims, expected);
+                prop_assert!(key.has_signed(issued.message, issued.signature));
+            }
+            // JSON escapes these two.
+            None => prop_assert!(user_id.contains(['"', '\\'])),
+        }
+    }
+}
+
+/// One key for all cases, because generating one takes longer than a case.
+fn fixed_key() -> Key {
+    static PEM: LazyLock<zeroize::Zeroizing<String>> =
+        LazyLock::new(|| KeyAlgorithm::EdDSA.generate().unwrap());
+    Key::read(KeyAlgorithm::EdDSA.format(), PEM.as_bytes()).unwrap()
+}
+
+#[test]
+fn the_memo_is_filled_by_tokens_that_are_used_again_and_again() {
+    let fixture = Fixture::new(KeyAlgorithm::EdDSA);
+    let token = fixture.issued();
+    let memo = || fixture.tokens.current.load().verified.memo.len();
+    assert_eq!((fixture.reason(&token), memo()), (None, 0));
+    // The chance that none of them is sampled is below 10^-27.
+    assert!((0..1000).all(|_| fixture.reason(&token).is_none()));
+    assert_eq!(memo(), 1);
 }
 
 #[test]
 fn a_cached_token_is_checked_on_every_use() {
     let fixture = Fixture::new(KeyAlgorithm::EdDSA);
-    let token = fixture.signed(&fixture.header(), &claims());
-    let at = |secs| fixture.tokens.verify(&token, Timestamp::from_secs(secs)).err().map(|error| error.reason);
-    assert_eq!(at(NOW), None);
-    assert_eq!(at(NOW + 10), Some(Reason::Expired));
-    assert_eq!(at(NOW - 100), None, "NOT_YET_VALID is decided together with the session");
-    assert_eq!(at(NOW), None);
+    let tokens = [fixture.signed(&fixture.header(), &claims()), fixture.issued()];
+    let at = |secs| {
+        tokens.each_ref().map(|token| {
+            fixture.tokens.verify(token, Timestamp::from_secs(secs)).err().map(|error| error.reason)
+        })
+    };
+    assert_eq!(at(NOW), [None; 2]);
+    assert_eq!(at(NOW + 10), [Some(Reason::Expired); 2]);
+    assert_eq!(at(NOW - 100), [None; 2], "NOT_YET_VALID is decided together with the session");
+    assert_eq!(at(NOW), [None; 2]);
     fixture.tokens.rotate(Fixture::new(KeyAlgorithm::EdDSA).tokens.keyring().as_ref().clone());
-    assert_eq!(at(NOW), Some(Reason::BadSignature), "a new key ring empties the cache");
+    assert_eq!(at(NOW), [Some(Reason::BadSignature); 2], "tokens of a removed key are not remembered");
 }
