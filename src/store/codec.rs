@@ -10,20 +10,19 @@
 mod client;
 mod epoch;
 mod probe;
+mod sessions;
 mod throttle;
 mod webhook;
-
-use std::time::Duration;
 
 use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use prost::Message;
 
-use self::client::{client, client_wire};
+use self::{client::client_wire, sessions::Problem};
 use crate::domain::{
     ports::Event,
     rejection::{Reason, Rejection},
-    sessions::{Ended, Fence, Profile, Session, Tombstone, UserSessions},
-    types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
+    sessions::{Ended, Fence, Session, Tombstone, UserSessions},
+    types::{Device, Notice, SessionId, Slot, Timestamp, UserId},
 };
 
 pub use self::epoch::{decode_epoch, encode_epoch, encode_epoch_event};
@@ -49,7 +48,7 @@ pub enum CodecError {
     Corrupt(String),
 }
 
-// The strings of a state borrow from its bytes (`Bytes`) and are copied once, into the decoded state.
+// `sessions` decodes these messages, too: a field has to be added in both places.
 
 #[derive(Message)]
 struct StateWire {
@@ -182,15 +181,17 @@ pub fn encode_sessions(state: &UserSessions) -> Bytes {
 }
 
 /// Decodes the sessions of a user.
-pub fn decode_sessions(bytes: Bytes) -> Result<UserSessions, CodecError> {
+pub fn decode_sessions(bytes: impl AsRef<[u8]>) -> Result<UserSessions, CodecError> {
+    let bytes = bytes.as_ref();
+    if let Some((&FORMAT, message)) = bytes.split_first()
+        && let Ok(state) = sessions::decode(message)
+    {
+        return Ok(state);
+    }
     let wire: StateWire = unpack(bytes)?;
-    let roles = wire.roles.iter().map(text).collect::<Result<Vec<_>, _>>()?;
-    Ok(UserSessions {
-        generation: Generation(wire.generation),
-        profile: Profile { username: text(&wire.username)?.into(), roles: checked(Role::parse_all(&roles))? },
-        sessions: decode_all(&wire.sessions, session)?,
-        tombstones: decode_all(&wire.tombstones, tombstone)?,
-        fence: wire.fence.as_ref().map(fence).transpose()?.map(Box::new),
+    sessions::decode(&wire.encode_to_vec()).map_err(|problem| match problem {
+        Problem::Invalid(error) => error,
+        Problem::Unusual => CodecError::Corrupt("the value is not one of Latchkey".into()),
     })
 }
 
@@ -257,24 +258,6 @@ fn session_wire(session: &Session) -> SessionWire {
     }
 }
 
-fn session(wire: &SessionWire) -> Result<Session, CodecError> {
-    let issued = wire.generation.saturating_add_signed(wire.issued_delta);
-    Ok(Session {
-        id: session_id(&wire.id)?,
-        generation: Generation(wire.generation),
-        slot: slot(text(&wire.slot)?)?,
-        device: device(text(&wire.device)?)?,
-        issued_at: Timestamp::from_micros(issued),
-        expires_at: Timestamp::from_secs(wire.expires_secs),
-        last_seen: Timestamp::from_micros(issued.saturating_add_signed(wire.seen_delta)),
-        idle_timeout: Duration::from_micros(wire.idle_micros),
-        epoch: wire.epoch,
-        exclusive: wire.exclusive,
-        login_key: wire.login_key.map(LoginKey),
-        client: client(wire.client),
-    })
-}
-
 fn tombstone_wire(tombstone: &Tombstone) -> TombstoneWire {
     TombstoneWire {
         id: Bytes::copy_from_slice(tombstone.id.as_bytes()),
@@ -292,23 +275,6 @@ fn tombstone_wire(tombstone: &Tombstone) -> TombstoneWire {
     }
 }
 
-fn tombstone(wire: &TombstoneWire) -> Result<Tombstone, CodecError> {
-    Ok(Tombstone {
-        id: session_id(&wire.id)?,
-        generation: Generation(wire.generation),
-        slot: slot(text(&wire.slot)?)?,
-        reason: reason(wire.reason)?,
-        at: Timestamp::from_micros(wire.at_micros),
-        by_device: device(text(&wire.by_device)?)?,
-        notice: notice(text(&wire.notice)?)?,
-        until: Timestamp::from_micros(wire.until_micros),
-        exclusive: wire.exclusive,
-        login_key: wire.login_key.map(LoginKey),
-        client: client(wire.client),
-        by_client: client(wire.by_client),
-    })
-}
-
 fn fence_wire(fence: &Fence) -> FenceWire {
     FenceWire {
         generation: fence.generation.0,
@@ -319,31 +285,8 @@ fn fence_wire(fence: &Fence) -> FenceWire {
     }
 }
 
-fn fence(wire: &FenceWire) -> Result<Fence, CodecError> {
-    Ok(Fence {
-        generation: Generation(wire.generation),
-        reason: reason(wire.reason)?,
-        at: Timestamp::from_micros(wire.at_micros),
-        notice: notice(text(&wire.notice)?)?,
-        until: Timestamp::from_micros(wire.until_micros),
-    })
-}
-
-/// Allocates the exact capacity: collecting results would allocate four elements, which the near-cache would keep.
-fn decode_all<W, T>(wires: &[W], decode: impl Fn(&W) -> Result<T, CodecError>) -> Result<Vec<T>, CodecError> {
-    let mut all = Vec::with_capacity(wires.len());
-    for wire in wires {
-        all.push(decode(wire)?);
-    }
-    Ok(all)
-}
-
 fn text_wire(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
-}
-
-fn text(wire: &Bytes) -> Result<&str, CodecError> {
-    str::from_utf8(wire).map_err(|_| CodecError::Corrupt("a string is not UTF-8".into()))
 }
 
 fn slot_wire(slot: &Slot) -> &str {

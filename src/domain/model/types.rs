@@ -200,7 +200,7 @@ pub struct Device(SmolStr);
 impl Device {
     /// Accepts at most 128 code points without control characters. The name may be empty.
     pub fn parse(text: &str) -> Result<Self, Violation> {
-        if text.chars().count() > 128 || text.chars().any(char::is_control) {
+        if !is_printable(text, 128) {
             return Err(Violation::new(
                 "device",
                 "must be at most 128 code points without control characters",
@@ -222,7 +222,7 @@ pub struct Notice(SmolStr);
 impl Notice {
     /// Accepts at most 200 code points without control characters. Returns `None` for an empty text.
     pub fn parse(text: &str) -> Result<Option<Self>, Violation> {
-        if text.chars().count() > 200 || text.chars().any(char::is_control) {
+        if !is_printable(text, 200) {
             return Err(Violation::new(
                 "message",
                 "must be at most 200 code points without control characters",
@@ -308,6 +308,13 @@ pub struct Claims {
     pub not_before: Timestamp,
     /// `exp`: the absolute deadline of the session.
     pub expires_at: Timestamp,
+}
+
+/// Whether a text has at most `max` code points, without control characters.
+fn is_printable(text: &str, max: usize) -> bool {
+    // Most texts are short and ASCII, which is decided without decoding them.
+    let is_plain = text.len() <= max && text.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
+    is_plain || (text.chars().count() <= max && !text.chars().any(char::is_control))
 }
 
 /// Returns random bytes from the operating system.

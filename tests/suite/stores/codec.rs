@@ -133,7 +133,7 @@ const THROTTLE: &str = "010807108080f9c0c1c482031a12090807060504030201108087a0cf
 const DELIVERY: &str = "010a0831372d332c302d3012120908070605040302011080addbc5c1c48203188180f9c0c1c48203";
 
 fn decode_sessions(bytes: &[u8]) -> Result<UserSessions, CodecError> {
-    codec::decode_sessions(bytes.to_vec().into())
+    codec::decode_sessions(bytes)
 }
 
 fn unhex(text: &str) -> Vec<u8> {
