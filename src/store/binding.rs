@@ -28,10 +28,16 @@ pub fn belongs(name: &str, bytes: &[u8]) -> bool {
 
 /// Whether the value is bound to the register with this name.
 pub fn is_bound(name: &str, bytes: &[u8]) -> bool {
-    bound_to(bytes) == Some(hash(name))
+    is_bound_by(fnv1a(name), bytes)
 }
 
-fn bound_to(bytes: &[u8]) -> Option<u32> {
+/// Whether the value is bound to a register whose name has this hash ([`fnv1a`]).
+pub(super) fn is_bound_by(hash: u64, bytes: &[u8]) -> bool {
+    bound_to(bytes) == Some(upper_half(hash))
+}
+
+/// The hash of the name of the register that the value is bound to.
+pub fn bound_to(bytes: &[u8]) -> Option<u32> {
     match bytes {
         [_, TAG, a, b, c, d, ..] => Some(u32::from_le_bytes([*a, *b, *c, *d])),
         _ => None,
@@ -40,7 +46,11 @@ fn bound_to(bytes: &[u8]) -> Option<u32> {
 
 /// The upper half of the hash, which is part of the format.
 fn hash(name: &str) -> u32 {
-    u32::try_from(fnv1a(name) >> 32).unwrap_or_default()
+    upper_half(fnv1a(name))
+}
+
+fn upper_half(hash: u64) -> u32 {
+    u32::try_from(hash >> 32).unwrap_or_default()
 }
 
 /// 64-bit FNV-1a, which is the same in all versions and on all machines, unlike the hashes of the standard library.

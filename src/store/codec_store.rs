@@ -42,7 +42,7 @@ pub trait StateCodec: State + Sized {
     fn decode(bytes: Bytes) -> Result<Self, CodecError>;
 
     /// Decodes a state of a batch, with the help of the decode cache.
-    fn decode_cached(_: &Self::Key, bytes: Bytes, _: &DecodeCache) -> Result<Arc<Self>, CodecError> {
+    fn decode_cached(bytes: Bytes, _: &DecodeCache) -> Result<Arc<Self>, CodecError> {
         Self::decode(bytes).map(Arc::new)
     }
 
@@ -67,8 +67,8 @@ impl StateCodec for UserSessions {
         codec::decode_sessions(bytes)
     }
 
-    fn decode_cached(key: &UserId, bytes: Bytes, cache: &DecodeCache) -> Result<Arc<Self>, CodecError> {
-        cache.decode(key, bytes)
+    fn decode_cached(bytes: Bytes, cache: &DecodeCache) -> Result<Arc<Self>, CodecError> {
+        cache.decode(bytes)
     }
 
     fn encode_event(key: &UserId, event: &SessionEvent) -> Bytes {
@@ -225,7 +225,7 @@ impl<B: Backend, S: StateCodec> Registers<S> for CodecStore<B> {
         let names: Vec<_> = keys.iter().map(|key| S::name(key)).collect();
         let reads = self.backend.load_many(&names).await;
         let decode = |(key, read): (&&S::Key, Result<_, _>)| {
-            Self::decode_with(*key, read?, |bytes| S::decode_cached(key, bytes, &self.decode_cache))
+            Self::decode_with(*key, read?, |bytes| S::decode_cached(bytes, &self.decode_cache))
         };
         keys.iter().zip(reads).map(decode).collect()
     }
