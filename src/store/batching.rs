@@ -190,6 +190,14 @@ impl Registers<UserSessions> for BatchingSessions {
     }
 
     async fn load_many(&self, keys: &[&UserId]) -> Vec<Read> {
+        let Some(first) = keys.first() else { return Vec::new() };
+        let shard = self.shard(first);
+        if keys.iter().all(|key| self.shard(key) == shard) {
+            return match self.read(shard, keys).await {
+                Ok((result, range)) => range.map(|position| result.get(position)).collect(),
+                Err(error) => vec![Err(error); keys.len()],
+            };
+        }
         let mut by_shard: Vec<_> =
             keys.iter().enumerate().map(|(index, key)| (self.shard(key), index)).collect();
         by_shard.sort_unstable();

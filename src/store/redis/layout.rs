@@ -1,12 +1,27 @@
 //! Where data lies: buckets of users, their keys, and their hash slots on a cluster.
 
-use crate::store::binding::fnv1a;
+use crate::store::binding::{self, fnv1a};
 
 /// The number of buckets of a new store, and of every store that is older than the record of the number.
 pub(super) const DEFAULT_BUCKETS: u16 = 64;
 
 /// The number of hash slots of a cluster.
 const HASH_SLOTS: u16 = 16384;
+
+/// A register, with what follows from the hash of its name, which is computed once.
+#[derive(Clone, Copy)]
+pub(super) struct Register<'a> {
+    pub(super) key: &'a str,
+    hash: u64,
+    pub(super) bucket: u16,
+}
+
+impl Register<'_> {
+    /// Whether a value is certainly that of this register.
+    pub(super) fn is_bound(&self, value: &[u8]) -> bool {
+        binding::is_bound_by(self.hash, value)
+    }
+}
 
 /// The names of keys.
 pub(super) struct Layout {
@@ -32,18 +47,24 @@ impl Layout {
 
     /// The bucket of a register.
     pub(super) fn bucket(&self, key: &str) -> u16 {
-        u16::try_from(fnv1a(key) % u64::from(self.buckets())).unwrap_or_default()
+        self.register(key).bucket
+    }
+
+    pub(super) fn register<'a>(&self, key: &'a str) -> Register<'a> {
+        let hash = fnv1a(key);
+        let bucket = u16::try_from(hash % u64::from(self.buckets())).unwrap_or_default();
+        Register { key, hash, bucket }
     }
 
     pub(super) fn register_key(&self, key: &str) -> String {
         let mut register_key = String::new();
-        self.push_register_key(key, &mut register_key);
+        self.push_register_key(&self.register(key), &mut register_key);
         register_key
     }
 
-    pub(super) fn push_register_key(&self, key: &str, to: &mut String) {
-        to.push_str(&self.register_prefixes[usize::from(self.bucket(key))]);
-        to.push_str(key);
+    pub(super) fn push_register_key(&self, register: &Register<'_>, to: &mut String) {
+        to.push_str(&self.register_prefixes[usize::from(register.bucket)]);
+        to.push_str(register.key);
     }
 
     /// The key of the event stream of a bucket. On a cluster it is also the name of the channel that announces events.

@@ -39,6 +39,7 @@ mod url;
 mod voters;
 
 use std::{
+    slice,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -47,7 +48,7 @@ use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use futures_util::future::join_all;
 use prometheus_client::metrics::counter::Counter;
-use redis::{Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::time::sleep;
 
 use self::{
@@ -56,14 +57,13 @@ use self::{
     connection::Failure,
     event_streams::{EventStreams, Runner},
     follow::Follower,
-    layout::Layout,
+    layout::{Layout, Register},
     preparation::Preparation,
     recent_commits::RecentCommits,
     script_call::ScriptCall,
     topology::{Node, Topology, TopologyKind},
 };
 use super::backend::{Backend, EVENT_RETENTION, EncodedChange, EncodedCommit, EncodedTail, EncodedValue};
-use super::binding;
 use crate::domain::ports::{Cursor, StoreError};
 
 pub use settings::{Durability, MAX_BUCKETS, Password, RedisSettings, RedisTlsFiles};
@@ -74,6 +74,9 @@ const NAME: &str = "redis";
 /// The most registers that one MGET reads. The server serves nobody else meanwhile, and the first of them waits for
 /// the last.
 const MAX_MGET_KEYS: usize = 512;
+
+/// The length of most keys of registers, for which memory is allocated.
+const REGISTER_KEY_LEN: usize = 48;
 
 /// The pause before a request is sent again whose hash slot is being moved.
 const REDIRECT_PAUSE: Duration = Duration::from_millis(10);
@@ -145,80 +148,80 @@ impl RedisRegisters {
         Attempts { registers: self, bucket, redirected_since: None, importing: None }
     }
 
-    /// Loads registers of one node in one write, with one MGET for each hash slot.
-    async fn load_from_node(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
-        let all_failed = |error: &StoreError| keys.iter().map(|_| Err(error.clone())).collect();
-        let node = match self.topology.primary(self.layout.bucket(keys[0])) {
+    /// Loads registers of one node in one write, with one GET or MGET for each hash slot.
+    async fn load_from_node(
+        &self,
+        registers: &[Register<'_>],
+    ) -> Vec<Result<Option<EncodedValue>, StoreError>> {
+        let all_failed = |error: &StoreError| registers.iter().map(|_| Err(error.clone())).collect();
+        let node = match self.topology.primary(registers[0].bucket) {
             Ok(node) => node,
             // The buckets of a node may differ in whether it may be used.
-            Err(_) if self.is_cluster() => return self.load_each(keys).await,
+            Err(_) if self.is_cluster() => return self.load_each(registers).await,
             Err(error) => return all_failed(&error),
         };
-        // The positions of keys that one command reads.
-        let mut groups: Vec<Vec<usize>> = Vec::new();
+        // The positions of the registers that are read, those of one hash slot together, and what one command reads.
+        let mut order: Vec<usize> = (0..registers.len()).collect();
         if self.is_cluster() {
-            let mut order: Vec<_> =
-                (0..keys.len()).map(|index| (self.layout.bucket(keys[index]), index)).collect();
-            order.sort_unstable();
-            for bucket in order.chunk_by(|a, b| a.0 == b.0) {
-                if self.topology.primary(bucket[0].0).is_ok_and(|other| Arc::ptr_eq(&other, &node)) {
-                    let positions: Vec<_> = bucket.iter().map(|(_, index)| *index).collect();
-                    groups.extend(positions.chunks(MAX_MGET_KEYS).map(<[usize]>::to_vec));
-                }
-            }
-        } else {
-            groups.extend((0..keys.len()).collect::<Vec<_>>().chunks(MAX_MGET_KEYS).map(<[usize]>::to_vec));
+            let primary =
+                |bucket| self.topology.primary(bucket).is_ok_and(|other| Arc::ptr_eq(&other, &node));
+            order.sort_unstable_by_key(|index| registers[*index].bucket);
+            let groups = order.chunk_by(|a, b| registers[*a].bucket == registers[*b].bucket);
+            order = groups.filter(|group| primary(registers[group[0]].bucket)).flatten().copied().collect();
         }
-
+        let is_cluster = self.is_cluster();
+        let in_one_command =
+            |a: &usize, b: &usize| !is_cluster || registers[*a].bucket == registers[*b].bucket;
+        let groups: Vec<&[usize]> =
+            order.chunk_by(in_one_command).flat_map(|group| group.chunks(MAX_MGET_KEYS)).collect();
         if groups.is_empty() {
-            return self.load_each(keys).await;
+            return self.load_each(registers).await;
         }
         let mut pipeline = Pipeline::with_capacity(groups.len() + 1);
         let mut register_key = String::new();
         for group in &groups {
-            let command = pipeline.cmd("MGET");
-            for index in group {
+            let mut command = Cmd::with_capacity(1 + group.len(), 4 + group.len() * REGISTER_KEY_LEN);
+            command.arg(if group.len() == 1 { "GET" } else { "MGET" });
+            for index in *group {
                 register_key.clear();
-                self.layout.push_register_key(keys[*index], &mut register_key);
+                self.layout.push_register_key(&registers[*index], &mut register_key);
                 command.arg(register_key.as_str());
             }
+            pipeline.add_command(command);
         }
         // Nil proves nothing about the response, but these registers are loaded again below.
         let is_expected = |responses: &[Result<Value, Failure>]| {
-            groups.iter().zip(responses).all(|(group, response)| match response {
-                Ok(Value::Array(values)) => {
-                    values.len() == group.len()
-                        && group
-                            .iter()
-                            .zip(values)
-                            .all(|(index, value)| *value == Value::Nil || is_bound_to(keys[*index], value))
-                }
-                Ok(_) => false,
-                Err(_) => true,
+            groups.iter().zip(responses).all(|(group, response)| {
+                let Ok(response) = response else { return true };
+                let is_expected = |(index, value): (&usize, &Value)| {
+                    *value == Value::Nil || is_value_of(&registers[*index], value)
+                };
+                values(group, response).is_some_and(|values| group.iter().zip(values).all(is_expected))
             })
         };
-        let responses = match node.requests.read_many(pipeline, !self.is_cluster(), is_expected).await {
+        let responses = match node.requests.read_many(pipeline, !is_cluster, is_expected).await {
             Ok(responses) => responses,
             Err(failure) => return all_failed(&failure.into_store_error(&node.endpoint)),
         };
-        let mut reads: Vec<Option<Result<Option<EncodedValue>, StoreError>>> = vec![None; keys.len()];
+        let mut reads: Vec<Option<Result<Option<EncodedValue>, StoreError>>> = vec![None; registers.len()];
         for (group, response) in groups.iter().zip(responses) {
             match response {
-                Ok(Value::Array(values)) if values.len() == group.len() => {
-                    for (index, value) in group.iter().zip(values) {
-                        // MGET answers nil for a key of the wrong type, too, and GET tells the two apart. Both are
-                        // rare, because batched loads are for users with live tokens.
-                        reads[*index] = (value != Value::Nil).then(|| decode(value));
-                    }
-                }
-                Ok(_) => {
-                    let error = corrupt("the response to MGET has another number of values than keys");
-                    for index in group {
-                        reads[*index] = Some(Err(error.clone()));
+                Ok(response) => {
+                    if let Some(values) = into_values(group, response) {
+                        for (index, value) in group.iter().zip(values) {
+                            // MGET answers nil for a key of the wrong type, too, and GET tells the two apart. Both are
+                            // rare, because batched loads are for users with live tokens.
+                            reads[*index] = (value != Value::Nil).then(|| decode(value));
+                        }
+                    } else {
+                        let error = corrupt("the response to MGET has another number of values than keys");
+                        for index in *group {
+                            reads[*index] = Some(Err(error.clone()));
+                        }
                     }
                 }
                 Err(Failure::Store(error)) => {
-                    for index in group {
+                    for index in *group {
                         reads[*index] = Some(Err(error.clone()));
                     }
                 }
@@ -226,37 +229,41 @@ impl RedisRegisters {
                 Err(_) => {}
             }
         }
-        let missing = (0..keys.len()).filter(|index| reads[*index].is_none());
-        let loads = missing.map(async |index| (index, self.load(keys[index]).await));
-        for (index, read) in join_all(loads.collect::<Vec<_>>()).await {
-            reads[index] = Some(read);
+        if reads.iter().any(Option::is_none) {
+            let missing = (0..registers.len()).filter(|index| reads[*index].is_none());
+            let loads = missing.map(async |index| (index, self.load(registers[index].key).await));
+            for (index, read) in join_all(loads.collect::<Vec<_>>()).await {
+                reads[index] = Some(read);
+            }
         }
         reads.into_iter().flatten().collect()
     }
 
     /// Sends GET for a register.
-    async fn get(&self, node: &Node, asking: bool, key: &str) -> Result<Value, Failure> {
+    async fn get(&self, node: &Node, asking: bool, register: &Register<'_>) -> Result<Value, Failure> {
+        let mut register_key = String::with_capacity(REGISTER_KEY_LEN);
+        self.layout.push_register_key(register, &mut register_key);
         let mut command = redis::cmd("GET");
-        command.arg(self.layout.register_key(key));
+        command.arg(register_key);
         if asking {
             return node.requests.ask(command).await;
         }
         // Nil does not say which key it is about, so it is not certainly the response to this command.
         if self.is_cluster() {
-            return node.requests.read(&command, |response| is_bound_to(key, response)).await;
+            return node.requests.read(&command, |response| is_value_of(register, response)).await;
         }
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.add_command(command);
         let is_expected = |responses: &[Result<Value, Failure>]| match &responses[0] {
-            Ok(value) => is_bound_to(key, value),
+            Ok(value) => is_value_of(register, value),
             Err(_) => true,
         };
         let responses = node.requests.read_many(pipeline, true, is_expected).await?;
         responses.into_iter().next().unwrap_or(Ok(Value::Nil))
     }
 
-    async fn load_each(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
-        join_all(keys.iter().map(|key| self.load(key))).await
+    async fn load_each(&self, registers: &[Register<'_>]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
+        join_all(registers.iter().map(|register| self.load(register.key))).await
     }
 
     fn is_cluster(&self) -> bool {
@@ -320,10 +327,11 @@ impl Backend for RedisRegisters {
     const NAME: &'static str = NAME;
 
     async fn load(&self, key: &str) -> Result<Option<EncodedValue>, StoreError> {
-        let mut attempts = self.attempts(self.layout.bucket(key));
+        let register = self.layout.register(key);
+        let mut attempts = self.attempts(register.bucket);
         loop {
             let (node, asking) = attempts.next()?;
-            match self.get(&node, asking, key).await {
+            match self.get(&node, asking, &register).await {
                 Ok(response) => return decode(response),
                 Err(failure) => attempts.follow(failure, &node, asking).await?,
             }
@@ -336,16 +344,18 @@ impl Backend for RedisRegisters {
             [key] => return vec![self.load(key).await],
             _ => {}
         }
+        let registers: Vec<_> = keys.iter().map(|key| self.layout.register(key)).collect();
         if !self.is_cluster() {
-            return self.load_from_node(keys).await;
+            return self.load_from_node(&registers).await;
         }
+        let node_index = |register: &Register<'_>| self.topology.node_index(register.bucket);
         let mut by_node: Vec<(usize, usize)> =
-            keys.iter().enumerate().map(|(index, key)| (self.shard(key), index)).collect();
+            registers.iter().enumerate().map(|(index, register)| (node_index(register), index)).collect();
         by_node.sort_unstable();
         let mut reads = vec![None; keys.len()];
         let loads = by_node.chunk_by(|a, b| a.0 == b.0).map(async |group| {
-            let keys: Vec<_> = group.iter().map(|(_, index)| keys[*index]).collect();
-            (group, self.load_from_node(&keys).await)
+            let registers: Vec<_> = group.iter().map(|(_, index)| registers[*index]).collect();
+            (group, self.load_from_node(&registers).await)
         });
         for (group, loaded) in join_all(loads.collect::<Vec<_>>()).await {
             for ((_, index), read) in group.iter().zip(loaded) {
@@ -364,11 +374,12 @@ impl Backend for RedisRegisters {
         let revision = change.value.revision.to_be_bytes();
         let is_committed =
             |response: &Value| matches!(response, Value::BulkString(bytes) if *bytes == revision);
+        let register = self.layout.register(key);
         let is_expected = |response: &Value| match response {
-            Value::Array(current) => current.first().is_some_and(|current| is_bound_to(key, current)),
+            Value::Array(current) => current.first().is_some_and(|current| is_value_of(&register, current)),
             response => is_committed(response),
         };
-        let mut attempts = self.attempts(self.layout.bucket(key));
+        let mut attempts = self.attempts(register.bucket);
         let response = loop {
             let (node, asking) = attempts.next()?;
             match node.requests.commit(&call, asking, self.durability, is_committed, is_expected).await {
@@ -423,9 +434,26 @@ impl Backend for RedisRegisters {
     }
 }
 
+/// The values in the response to a GET or MGET of these registers.
+fn values<'a>(group: &[usize], response: &'a Value) -> Option<&'a [Value]> {
+    match response {
+        value if group.len() == 1 => Some(slice::from_ref(value)),
+        Value::Array(values) if values.len() == group.len() => Some(values),
+        _ => None,
+    }
+}
+
+fn into_values(group: &[usize], response: Value) -> Option<Vec<Value>> {
+    match response {
+        value if group.len() == 1 => Some(vec![value]),
+        Value::Array(values) if values.len() == group.len() => Some(values),
+        _ => None,
+    }
+}
+
 /// Whether a response is certainly the value of this register.
-fn is_bound_to(key: &str, response: &Value) -> bool {
-    matches!(response, Value::BulkString(value) if value.get(8..).is_some_and(|bytes| binding::is_bound(key, bytes)))
+fn is_value_of(register: &Register<'_>, response: &Value) -> bool {
+    matches!(response, Value::BulkString(value) if value.get(8..).is_some_and(|bytes| register.is_bound(bytes)))
 }
 
 fn decode(response: Value) -> Result<Option<EncodedValue>, StoreError> {
