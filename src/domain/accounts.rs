@@ -89,16 +89,22 @@ impl Engine {
 
     /// Reads an account.
     pub async fn account(&self, key: &AccountKey) -> Result<Account, Error> {
+        self.check_account_key(key)?;
         let account = match key {
-            AccountKey::Id(_) if !self.accounts.finds_by_id() => {
-                return Err(Error::ExternalAccounts(
-                    "accounts belong to another system and are found by username only: give the username, or set accounts.lookup_by_id",
-                ));
-            }
             AccountKey::Id(user_id) => self.accounts.get(user_id).await?,
             AccountKey::Name(username) => self.accounts.find(username).await?,
         };
         account.ok_or(Error::AccountNotFound)
+    }
+
+    /// Fails if accounts cannot be found by this key.
+    pub(super) fn check_account_key(&self, key: &AccountKey) -> Result<(), Error> {
+        match key {
+            AccountKey::Id(_) if !self.accounts.finds_by_id() => Err(Error::ExternalAccounts(
+                "accounts belong to another system and are found by username only: give the username, or set accounts.lookup_by_id",
+            )),
+            AccountKey::Id(_) | AccountKey::Name(_) => Ok(()),
+        }
     }
 
     /// Returns at most `limit` accounts, in the order of their usernames, beginning after `after`.

@@ -41,12 +41,21 @@ impl Engine {
         found: &mut Option<UserId>,
     ) -> Result<LoggedIn, Error> {
         self.slots.resolve(&request.slot)?;
-        let account = self.account(subject).await?;
-        let user_id = &*found.insert(account.user_id);
-        let username = match subject {
-            AccountKey::Name(username) => Some(username),
-            AccountKey::Id(_) => None,
-        };
-        self.open_session(request, &Authentication::ByIssuer { user_id, username, origin }).await
+        let by_issuer = |user_id, username| Authentication::ByIssuer { user_id, username, origin };
+        match subject {
+            AccountKey::Name(username) => {
+                let account = self.account(subject).await?;
+                let user_id = &*found.insert(account.user_id);
+                self.open_session(request, &by_issuer(user_id, Some(username))).await
+            }
+            // The account is read once, after the register.
+            AccountKey::Id(user_id) => {
+                self.check_account_key(subject)?;
+                let outcome = self.open_session(request, &by_issuer(user_id, None)).await;
+                let is_known = !matches!(outcome, Err(Error::AccountNotFound | Error::Store(_)));
+                *found = is_known.then(|| user_id.clone());
+                outcome
+            }
+        }
     }
 }
