@@ -147,6 +147,14 @@ pub trait Registers<S: State>: Send + Sync {
         change: Change<S>,
     ) -> Result<Commit<S>, StoreError>;
 
+    /// Makes many commits, each as [`Registers::commit`] does. Returns one result for each, in their order.
+    async fn commit_many(
+        &self,
+        commits: Vec<(&S::Key, Revision, Change<S>)>,
+    ) -> Vec<Result<Commit<S>, StoreError>> {
+        join_all(commits.into_iter().map(|(key, expected, change)| self.commit(key, expected, change))).await
+    }
+
     /// Waits until everything that was read of a register before the call is as durable as an acknowledged commit. It
     /// may come from a commit whose outcome is unknown to the caller that made it.
     async fn confirm(&self, key: &S::Key) -> Result<(), StoreError> {

@@ -107,16 +107,20 @@ impl SessionRepository {
         read: &Versioned<UserSessions>,
         next: Transition<T>,
     ) -> Result<Committed<T>, Error> {
+        let (change, outcome) = self.change(read, next);
+        Ok(match self.registers.commit(user, read.revision, change).await? {
+            Commit::Committed(_) => Committed::Done(outcome),
+            Commit::Conflict(newer) => Committed::Conflict(newer),
+        })
+    }
+
+    fn change<T>(&self, read: &Versioned<UserSessions>, next: Transition<T>) -> (Change<UserSessions>, T) {
         let Transition { state, events, outcome } = next;
         let mut events: Vec<_> = events.into_iter().map(SessionEvent::Ended).collect();
         if state.profile != read.state.profile && read.revision != Revision::ABSENT {
             events.push(SessionEvent::Changed);
         }
-        let change = Change { keep_until: state.keep_until(self.clock.now()), state, events };
-        Ok(match self.registers.commit(user, read.revision, change).await? {
-            Commit::Committed(_) => Committed::Done(outcome),
-            Commit::Conflict(newer) => Committed::Conflict(newer),
-        })
+        (Change { keep_until: state.keep_until(self.clock.now()), state, events }, outcome)
     }
 
     /// The value to decide on after a conflict: `newer`, or what the register holds after a wait.
@@ -185,6 +189,36 @@ impl SessionRepository {
             state.touch(session, used_at, at).map_or(Decision::Keep(()), Decision::Write)
         })
         .await
+    }
+
+    /// Records many uses, which go to the store together. The results are in their order.
+    pub(super) async fn record_uses(&self, uses: &[(SessionId, SessionUse)]) -> Vec<Result<(), Error>> {
+        let (written, commits): (Vec<_>, Vec<_>) = {
+            let epoch = match self.epoch.known().await {
+                Ok(epoch) => epoch,
+                Err(error) => return uses.iter().map(|_| Err(error.clone().into())).collect(),
+            };
+            let at = self.at(&epoch);
+            let touched = uses.iter().enumerate().filter_map(|(index, (session, used))| {
+                let next = used.read.state.touch(*session, used.at, at)?;
+                let (change, ()) = self.change(&used.read, next);
+                Some((index, (&used.user_id, used.read.revision, change)))
+            });
+            touched.unzip()
+        };
+        let mut results: Vec<_> = uses.iter().map(|_| Ok(())).collect();
+        let committed = self.registers.commit_many(commits).await;
+        for (index, committed) in written.into_iter().zip(committed) {
+            results[index] = match committed {
+                Ok(Commit::Committed(_)) => Ok(()),
+                Ok(Commit::Conflict(newer)) => {
+                    let (session, stale) = &uses[index];
+                    self.record_use(*session, SessionUse { read: newer, ..stale.clone() }).await
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
+        results
     }
 }
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{
+    future::join_all,
+    stream::{self, StreamExt as _},
+};
 
 use crate::domain::{
     ports::{Cursor, StoreError},
@@ -13,6 +16,9 @@ use crate::domain::{
 
 /// How long the event log of every backend keeps events, approximately. Readers are never that far behind.
 pub const EVENT_RETENTION: Duration = Duration::from_hours(24);
+
+/// The most commits of `commit_many` that are under way at a time, so that they do not delay others for long.
+const CONCURRENT_COMMITS: usize = 64;
 
 /// The value of a register.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +86,15 @@ pub trait Backend: Send + Sync + 'static {
 
     /// See `Registers::commit`.
     async fn commit(&self, key: &str, change: EncodedChange) -> Result<EncodedCommit, StoreError>;
+
+    /// See `Registers::commit_many`.
+    async fn commit_many(
+        &self,
+        commits: Vec<(&str, EncodedChange)>,
+    ) -> Vec<Result<EncodedCommit, StoreError>> {
+        let commits = commits.into_iter().map(|(key, change)| self.commit(key, change));
+        stream::iter(commits.collect::<Vec<_>>()).buffered(CONCURRENT_COMMITS).collect().await
+    }
 
     /// See `Registers::confirm`.
     async fn confirm(&self, key: &str) -> Result<(), StoreError> {

@@ -230,4 +230,11 @@ impl Registers<UserSessions> for BatchingSessions {
     ) -> Result<Commit<UserSessions>, StoreError> {
         self.inner.commit(key, expected, change).await
     }
+
+    async fn commit_many(
+        &self,
+        commits: Vec<(&UserId, Revision, Change<UserSessions>)>,
+    ) -> Vec<Result<Commit<UserSessions>, StoreError>> {
+        self.inner.commit_many(commits).await
+    }
 }

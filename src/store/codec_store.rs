@@ -204,6 +204,40 @@ impl<B: Backend> CodecStore<B> {
         Ok(Versioned { revision: Revision(revision), state })
     }
 
+    /// Encodes a commit. Returns it with the new revision.
+    fn encode<S: StateCodec>(
+        key: &S::Key,
+        expected: Revision,
+        change: &Change<S>,
+    ) -> Result<(u64, EncodedChange), StoreError> {
+        let Change { state, keep_until, events } = change;
+        // Not simply the next number: a register that was deleted and created again must not reach a revision that a
+        // slow reader still holds.
+        let revision = state.min_revision().max(expected.0.saturating_add(1));
+        if revision > MAX_REVISION {
+            let cause = "the state of a register would have an impossible revision".to_owned();
+            return Err(StoreError::Corrupt { store: B::NAME, cause });
+        }
+        let change = EncodedChange {
+            expected: expected.0,
+            value: EncodedValue { revision, bytes: binding::bind(S::name(key), &state.encode()) },
+            keep_until: *keep_until,
+            events: events.iter().map(|event| S::encode_event(key, event)).collect(),
+        };
+        Ok((revision, change))
+    }
+
+    fn decode_commit<S: StateCodec>(
+        key: &S::Key,
+        revision: u64,
+        commit: EncodedCommit,
+    ) -> Result<Commit<S>, StoreError> {
+        Ok(match commit {
+            EncodedCommit::Committed => Commit::Committed(Revision(revision)),
+            EncodedCommit::Conflict(current) => Commit::Conflict(Self::decode(key, current)?),
+        })
+    }
+
     fn decode_tail(tail: EncodedTail) -> Result<Tail, StoreError> {
         let EncodedTail { events, next, gap, complete } = tail;
         let events: Result<Vec<Event>, _> = events.iter().map(|bytes| codec::decode_event(bytes)).collect();
@@ -244,24 +278,29 @@ impl<B: Backend, S: StateCodec> Registers<S> for CodecStore<B> {
         expected: Revision,
         change: Change<S>,
     ) -> Result<Commit<S>, StoreError> {
-        let Change { state, keep_until, events } = change;
-        // Not simply the next number: a register that was deleted and created again must not reach a revision that a
-        // slow reader still holds.
-        let revision = state.min_revision().max(expected.0.saturating_add(1));
-        if revision > MAX_REVISION {
-            let cause = "the state of a register would have an impossible revision".to_owned();
-            return Err(StoreError::Corrupt { store: B::NAME, cause });
-        }
-        let change = EncodedChange {
-            expected: expected.0,
-            value: EncodedValue { revision, bytes: binding::bind(S::name(key), &state.encode()) },
-            keep_until,
-            events: events.iter().map(|event| S::encode_event(key, event)).collect(),
+        let (revision, change) = Self::encode(key, expected, &change)?;
+        Self::decode_commit(key, revision, self.backend.commit(S::name(key), change).await?)
+    }
+
+    async fn commit_many(
+        &self,
+        commits: Vec<(&S::Key, Revision, Change<S>)>,
+    ) -> Vec<Result<Commit<S>, StoreError>> {
+        let mut encoded = Vec::with_capacity(commits.len());
+        let encode = |(key, expected, change): (_, _, Change<S>)| {
+            let (revision, change) = Self::encode(key, expected, &change)?;
+            encoded.push((S::name(key), change));
+            Ok((key, revision))
         };
-        Ok(match self.backend.commit(S::name(key), change).await? {
-            EncodedCommit::Committed => Commit::Committed(Revision(revision)),
-            EncodedCommit::Conflict(current) => Commit::Conflict(Self::decode(key, current)?),
-        })
+        let commits: Vec<Result<_, StoreError>> = commits.into_iter().map(encode).collect();
+        let mut committed = self.backend.commit_many(encoded).await.into_iter();
+        let decode = |commit: Result<(&S::Key, _), _>| {
+            let (key, revision) = commit?;
+            let stopped =
+                || StoreError::Unavailable { store: B::NAME, cause: "a commit has no result".into() };
+            Self::decode_commit(key, revision, committed.next().unwrap_or_else(|| Err(stopped()))?)
+        };
+        commits.into_iter().map(decode).collect()
     }
 }
 

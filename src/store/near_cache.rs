@@ -148,6 +148,31 @@ impl Registers<UserSessions> for NearCache {
         }
         Ok(committed)
     }
+
+    async fn commit_many(
+        &self,
+        commits: Vec<(&UserId, Revision, Change<UserSessions>)>,
+    ) -> Vec<Result<Commit<UserSessions>, StoreError>> {
+        // As in `commit`.
+        let invalidate = commits.iter().map(|(key, ..)| InvalidateOnDrop { entries: &self.entries, key });
+        let invalidate: Vec<_> = invalidate.collect();
+        if !self.enabled.load(Ordering::Relaxed) {
+            return self.inner.commit_many(commits).await;
+        }
+        let ticket = |(key, _, change): &(&UserId, _, Change<UserSessions>)| {
+            (self.entries.begin_read(key), Arc::new(change.state.clone()))
+        };
+        let tickets: Vec<_> = commits.iter().map(ticket).collect();
+        let committed = self.inner.commit_many(commits).await;
+        for ((invalidate, (ticket, state)), committed) in invalidate.into_iter().zip(tickets).zip(&committed)
+        {
+            if let Ok(Commit::Committed(revision)) = *committed {
+                self.entries.end_commit(invalidate.key, Versioned { revision, state }, ticket);
+                mem::forget(invalidate);
+            }
+        }
+        committed
+    }
 }
 
 struct InvalidateOnDrop<'a> {

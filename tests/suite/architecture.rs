@@ -49,15 +49,26 @@ const ALLOWED: [(&str, &[&str]); 12] = [
 const BANNED: [(&str, &[&str]); 8] = [
     (
         "domain",
-        &["tonic", "prost", "redis", "sqlx", "axum", "hyper", "std::env", "std::fs", "std::time::SystemTime"],
+        &[
+            "tonic",
+            "prost",
+            "redis",
+            "rusqlite",
+            "sqlx",
+            "axum",
+            "hyper",
+            "std::env",
+            "std::fs",
+            "std::time::SystemTime",
+        ],
     ),
     ("admission", &["tonic", "axum", "hyper"]),
     ("isolation", &["tonic", "axum", "hyper"]),
-    ("gateway", &["tonic", "prost", "redis", "sqlx", "axum", "hyper"]),
+    ("gateway", &["tonic", "prost", "redis", "rusqlite", "sqlx", "axum", "hyper"]),
     ("store", &["tonic", "axum"]),
-    ("grpc", &["redis", "sqlx"]),
-    ("http", &["tonic", "redis", "sqlx"]),
-    ("cli", &["redis", "sqlx", "axum"]),
+    ("grpc", &["redis", "rusqlite", "sqlx"]),
+    ("http", &["tonic", "redis", "rusqlite", "sqlx"]),
+    ("cli", &["redis", "rusqlite", "sqlx", "axum"]),
 ];
 
 /// Modules whose children must not depend on each other in a cycle.

@@ -38,7 +38,11 @@ use crate::isolation::{log_limiter::LogLimiter, panics};
 
 /// The size of the queue.
 const MAX_QUEUED: usize = 65_536;
-/// Uses that are recorded at the same time.
+/// How long uses are gathered after a quiet time, because a batch costs as much as many uses.
+const GATHER: Duration = Duration::from_millis(5);
+/// The most uses that go to the store together.
+const MAX_BATCH: usize = 512;
+/// Uses that are recorded at the same time one by one.
 const CONCURRENCY: usize = 64;
 /// The pause after the store did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -132,6 +136,8 @@ impl WriteBehind {
                 }
             }
             self.changed.notified().await;
+            // Uses that arrive together are written together.
+            tokio::time::sleep(GATHER).await;
         }
     }
 
@@ -161,30 +167,47 @@ impl WriteBehind {
         // A batch may be left from before a panic.
         self.requeue();
         while let Some(batch) = self.next_batch().await {
-            let recorded = stream::iter(batch).for_each_concurrent(CONCURRENCY, async |(session, used)| {
-                let mut recorded = pin!(sessions.record_use(session, used));
-                let recorded = panics::caught(recorded.as_mut()).await;
-                // A use that panics must not block the others forever.
-                match recorded.unwrap_or_else(|panic| Err(Error::Internal(panic.to_string()))) {
-                    // Health logs outages.
-                    Err(Error::Store(error)) if error.is_transient() => return,
-                    Err(Error::Overloaded { .. }) => return,
-                    Err(error) => {
-                        static UNRECORDED: LogLimiter =
-                            LogLimiter::new("failed to record a use of a session", 5);
-                        if UNRECORDED.admits("") {
-                            tracing::error!(error.message = %error, "failed to record a use of a session");
-                        }
-                    }
-                    Ok(()) => {}
-                }
-                self.done(session);
-            });
-            recorded.await;
+            for uses in batch.chunks(MAX_BATCH) {
+                self.record(sessions, uses).await;
+            }
             if self.requeue() {
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
+    }
+}
+
+impl WriteBehind {
+    async fn record(&self, sessions: &SessionRepository, uses: &[(SessionId, SessionUse)]) {
+        let mut recorded = pin!(sessions.record_uses(uses));
+        if let Ok(recorded) = panics::caught(recorded.as_mut()).await {
+            uses.iter().zip(recorded).for_each(|((session, _), recorded)| self.recorded(*session, recorded));
+            return;
+        }
+        // A use that panics must not block the others forever.
+        let one_by_one = stream::iter(uses).for_each_concurrent(CONCURRENCY, async |(session, used)| {
+            let mut recorded = pin!(sessions.record_use(*session, used.clone()));
+            let recorded = panics::caught(recorded.as_mut()).await;
+            self.recorded(*session, recorded.unwrap_or_else(|panic| Err(Error::Internal(panic.to_string()))));
+        });
+        one_by_one.await;
+    }
+
+    /// Removes a use from the batch, unless it has to be tried again.
+    fn recorded(&self, session: SessionId, recorded: Result<(), Error>) {
+        match recorded {
+            // Health logs outages.
+            Err(Error::Store(error)) if error.is_transient() => return,
+            Err(Error::Overloaded { .. }) => return,
+            Err(error) => {
+                static UNRECORDED: LogLimiter = LogLimiter::new("failed to record a use of a session", 5);
+                if UNRECORDED.admits("") {
+                    tracing::error!(error.message = %error, "failed to record a use of a session");
+                }
+            }
+            Ok(()) => {}
+        }
+        self.done(session);
     }
 }
 

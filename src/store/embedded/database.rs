@@ -4,40 +4,46 @@ use std::{
     borrow::Cow, fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration,
 };
 
+use rusqlite::types::Value;
 use sqlx::{
     ConnectOptions as _, Connection as _, SqlitePool,
     migrate::MigrateError,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{
-    NAME,
-    file_identity::FileIdentity,
-    wal::{self, Damage},
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::timeout,
 };
-use crate::domain::ports::StoreError;
+
+use super::{
+    NAME, Rows,
+    connection::{Access, ThreadConnection},
+    file_identity::FileIdentity,
+    reader::{Loaded, Reader},
+    wal::{self, Damage},
+    writer::Writer,
+};
+use crate::domain::ports::{Clock, StoreError};
 
 /// The longest wait for a connection, or for another process that is writing.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-const READERS: u32 = 4;
-
-/// The rows and results that a connection buffers before it waits for the task that reads them: more than a
-/// transaction of the writer has.
-const ROW_BUFFER: usize = 1024;
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/embedded/migrations");
 
 /// The embedded database.
 ///
 /// SQLite lets one connection write at a time. Others have to poll until the lock is free, and under load some of
-/// them starve. So all writes go through `writer`, a pool of one connection with a queue in front of it. Both pools
-/// replace a connection whose thread has died.
+/// them starve. So the two that write, one for registers and events and one for everything else, take turns by
+/// `writing`, a lock with a queue. The pool replaces a connection whose thread has died.
 #[derive(Clone)]
 pub struct Database {
-    /// The read-only connections.
-    pub readers: SqlitePool,
-    /// The only connection that writes.
+    /// The connection that writes accounts and callers.
     pub writer: SqlitePool,
+    /// Held while a connection writes.
+    writing: Arc<Mutex<()>>,
+    pub(super) reader: Arc<Reader>,
+    register_writer: Arc<ThreadConnection>,
     identity: Arc<FileIdentity>,
 }
 
@@ -56,31 +62,66 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(ACQUIRE_TIMEOUT)
             .foreign_keys(true)
-            .row_buffer_size(ROW_BUFFER);
-        let pool = |connections| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                // The -wal file exists as long as a connection is open.
-                .max_lifetime(None)
-                .idle_timeout(None)
-                // The pool already tests a connection when it is returned, which is enough for a thread.
-                .test_before_acquire(false)
-                // SQLite rolls back by itself when the disk is full, but the client library still believes in the
-                // transaction: such a connection could never begin another.
-                .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
-        };
-
-        // Statements of the writer are long, and slow ones only mean a slow disk.
-        let writer_options = options.clone().disable_statement_logging();
-        let writer = pool(1).connect_with(writer_options).await.map_err(|error| open_error(&error))?;
-        MIGRATIONS.run(&writer).await.map_err(|error| migration_error(&error))?;
-        let readers = pool(READERS)
-            .connect_with(options.pragma("query_only", "on"))
+            // Slow statements only mean a slow disk.
+            .disable_statement_logging();
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            // The -wal file exists as long as a connection is open.
+            .max_lifetime(None)
+            .idle_timeout(None)
+            // The pool already tests a connection when it is returned, which is enough for a thread.
+            .test_before_acquire(false)
+            // SQLite rolls back by itself when the disk is full, but the client library still believes in the
+            // transaction: such a connection could never begin another.
+            .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
+            .connect_with(options)
             .await
             .map_err(|error| open_error(&error))?;
+        MIGRATIONS.run(&writer).await.map_err(|error| migration_error(&error))?;
         let identity = Arc::new(FileIdentity::of(path).map_err(unavailable)?);
-        Ok(Self { readers, writer, identity })
+        let reader = Arc::new(Reader::new(&identity));
+        let register_writer = Arc::new(ThreadConnection::new(Access::Write, Arc::clone(&identity)));
+        Ok(Self { writer, writing: Arc::default(), reader, register_writer, identity })
+    }
+
+    /// Waits until nobody else writes. The guard is held until the write has been committed or rolled back.
+    pub(in crate::store) async fn begin_writing(&self) -> Result<OwnedMutexGuard<()>, StoreError> {
+        let turn = timeout(ACQUIRE_TIMEOUT, Arc::clone(&self.writing).lock_owned()).await;
+        turn.map_err(|_| super::unavailable("another write takes too long"))
+    }
+
+    /// Runs a SELECT with `?` for values, and returns its rows. `store` is named in errors.
+    pub(in crate::store) async fn query(
+        &self,
+        store: &'static str,
+        sql: String,
+        values: Vec<Value>,
+    ) -> Result<Rows, StoreError> {
+        self.verify_file()?;
+        self.reader.query(store, sql, values).await
+    }
+
+    /// Loads registers. The results are in the order of the keys.
+    pub(super) async fn load(&self, keys: Vec<String>) -> Vec<Loaded> {
+        if let Err(error) = self.verify_file() {
+            return vec![Err(error); keys.len()];
+        }
+        self.reader.load(keys).await
+    }
+
+    /// Returns the writer of registers and events. There can be only one.
+    pub(super) fn register_writer(&self, clock: Arc<dyn Clock>) -> Writer {
+        Writer::new(&self.register_writer, &self.writing, &self.identity, clock)
+    }
+
+    /// Runs `work` with the connection that writes registers and events, for tests.
+    #[doc(hidden)]
+    pub fn with_register_writer<T>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> T,
+    ) -> Result<T, StoreError> {
+        self.register_writer.with(work)
     }
 
     /// Fails if the file was deleted or replaced after it was opened.
@@ -88,15 +129,10 @@ impl Database {
         self.identity.verify()
     }
 
-    /// Fails if the last commit is lost with the file or its -wal file. It has to be called before the commit is
-    /// acknowledged.
-    pub(super) fn verify_commit(&self) -> Result<(), StoreError> {
-        self.identity.verify_commit()
-    }
-
     /// Closes every connection, which moves the contents of the -wal file into the database file.
     pub async fn close(&self) {
-        self.readers.close().await;
+        self.reader.close();
+        self.register_writer.close();
         self.writer.close().await;
     }
 }

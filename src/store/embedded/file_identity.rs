@@ -41,6 +41,15 @@ impl FileIdentity {
         Ok(Self { path: path.to_owned(), opened: (file.dev(), file.ino()), status: Mutex::new(status) })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fails if the file was deleted or replaced, as [`FileIdentity::verify`] does, but always looks at the file.
+    pub(super) fn verify_now(&self) -> Result<(), StoreError> {
+        self.find_problem().map_or(Ok(()), unavailable)
+    }
+
     /// Fails if the file was deleted or replaced.
     pub(super) fn verify(&self) -> Result<(), StoreError> {
         let mut status = self.status();

@@ -1,20 +1,25 @@
 //! The embedded store: one SQLite file in the data directory, for one process.
 //!
 //! With a write-ahead log and `synchronous = FULL`, acknowledged commits survive a crash of the process or the
-//! machine. One task writes and puts the commits that have arrived into one transaction, so that many logins share a
-//! sync of the disk (`make commits` measures it).
+//! machine. One thread writes and puts the commits that have arrived into one transaction, so that many logins share a
+//! sync of the disk (`make commits` measures it). Other threads read, and put the reads that have arrived into one
+//! transaction. Accounts and callers are read by the same threads and written by a connection of the SQL library.
 
+mod connection;
 mod database;
 mod file_identity;
 mod peek;
+mod reader;
 mod registers;
 mod sweep;
 mod wal;
+mod worker;
 mod writer;
 
 pub use database::Database;
 pub(super) use database::store_error;
 pub use peek::has_accounts;
+pub use reader::Rows;
 pub use registers::EmbeddedRegisters;
 
 use crate::domain::ports::StoreError;
@@ -24,8 +29,4 @@ const NAME: &str = "embedded";
 
 fn unavailable(cause: &str) -> StoreError {
     StoreError::Unavailable { store: NAME, cause: cause.to_owned() }
-}
-
-fn query_error(error: &sqlx::Error) -> StoreError {
-    store_error(NAME, error)
 }

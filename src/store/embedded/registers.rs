@@ -7,10 +7,13 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::{Row as _, sqlite::SqliteRow};
+use rusqlite::types::Value;
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{Database, NAME, query_error, sweep, unavailable, writer::Writer};
+use super::{
+    Database, NAME, sweep, unavailable,
+    writer::{KeyedChange, Writer, Written},
+};
 use crate::{
     domain::{
         ports::{Clock, Cursor, StoreError},
@@ -23,19 +26,19 @@ use crate::{
 /// Registers and event log in SQLite.
 pub struct EmbeddedRegisters {
     database: Database,
-    writer: Writer,
+    writer: Arc<Writer>,
     /// Aborted when the store is dropped.
     _sweeper: JoinSet<()>,
 }
 
 impl EmbeddedRegisters {
-    /// Starts the writer and the sweeper. Needs a Tokio runtime.
+    /// Starts the sweeper. Needs a Tokio runtime.
     pub fn start(database: Database, clock: Arc<dyn Clock>) -> Self {
-        let writer = Writer::start(database.clone(), Arc::clone(&clock));
+        let writer = Arc::new(database.register_writer(Arc::clone(&clock)));
         let mut sweeper = JoinSet::new();
         let sweep = {
-            let database = database.clone();
-            async move || sweep::run(&database, &*clock).await
+            let writer = Arc::clone(&writer);
+            async move || sweep::run(&writer, &*clock).await
         };
         sweeper.spawn(supervisor::supervise("sweep", Importance::Deferrable, sweep));
         Self { database, writer, _sweeper: sweeper }
@@ -44,7 +47,7 @@ impl EmbeddedRegisters {
     /// Deletes a batch of expired registers and old events, which the sweeper also does by itself. Returns whether
     /// there may be more.
     pub async fn sweep(&self, now: Timestamp) -> Result<bool, StoreError> {
-        sweep::sweep(&self.database, now).await.map_err(|error| query_error(&error))
+        self.writer.sweep(now).await
     }
 }
 
@@ -53,35 +56,51 @@ impl Backend for EmbeddedRegisters {
     const NAME: &'static str = NAME;
 
     async fn load(&self, key: &str) -> Result<Option<EncodedValue>, StoreError> {
-        self.database.verify_file()?;
-        let row = sqlx::query("SELECT revision, value FROM registers WHERE key = ?")
-            .bind(key)
-            .fetch_optional(&self.database.readers)
-            .await
-            .map_err(|error| query_error(&error))?;
-        row.map(|row| value(&row)).transpose()
+        self.database.load(vec![key.to_owned()]).await.pop().unwrap_or(Ok(None))
+    }
+
+    async fn load_many(&self, keys: &[&str]) -> Vec<Result<Option<EncodedValue>, StoreError>> {
+        self.database.load(keys.iter().copied().map(str::to_owned).collect()).await
     }
 
     async fn commit(&self, key: &str, change: EncodedChange) -> Result<EncodedCommit, StoreError> {
-        let new = change.value.clone();
-        if self.writer.commit(key, change).await? {
-            return Ok(EncodedCommit::Committed);
-        }
-        let current = self.load(key).await?;
-        let was_repeated = current.as_ref() == Some(&new);
-        Ok(if was_repeated { EncodedCommit::Committed } else { EncodedCommit::Conflict(current) })
+        let mut committed = self.commit_many(vec![(key, change)]).await;
+        committed.pop().unwrap_or_else(|| Err(unavailable("the writer has stopped")))
+    }
+
+    async fn commit_many(
+        &self,
+        commits: Vec<(&str, EncodedChange)>,
+    ) -> Vec<Result<EncodedCommit, StoreError>> {
+        let new: Vec<_> = commits.iter().map(|(_, change)| change.value.clone()).collect();
+        let keys: Vec<_> = commits.iter().map(|(key, _)| *key).collect();
+        let keyed = |(key, change): (&str, _)| KeyedChange { key: key.to_owned(), change };
+        let written = self.writer.commit(commits.into_iter().map(keyed).collect()).await;
+        let lost: Vec<_> = written.iter().zip(&keys).filter(|(one, _)| matches!(one, Ok(false))).collect();
+        let lost: Vec<_> = lost.into_iter().map(|(_, key)| *key).collect();
+        let mut current = if lost.is_empty() { Vec::new() } else { self.load_many(&lost).await }.into_iter();
+        let outcome = |(written, new): (Written, EncodedValue)| {
+            if written? {
+                return Ok(EncodedCommit::Committed);
+            }
+            let current = current.next().unwrap_or(Ok(None))?;
+            let was_repeated = current.as_ref() == Some(&new);
+            Ok(if was_repeated { EncodedCommit::Committed } else { EncodedCommit::Conflict(current) })
+        };
+        written.into_iter().zip(new).map(outcome).collect()
     }
 
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<EncodedTail, StoreError> {
         let Some(Cursor(after)) = after else {
-            let newest = self.events("SELECT * FROM events ORDER BY seq DESC LIMIT ?2", 0, 1).await?;
+            let newest =
+                self.events("SELECT seq, at, value FROM events ORDER BY seq DESC LIMIT ?2", 0, 1).await?;
             let next = newest.last().map_or(EventId::NONE, |event| event.id).to_cursor();
             return Ok(EncodedTail { events: Vec::new(), next, gap: false, complete: true });
         };
         // The log only ever loses its oldest events. So if the event that the cursor names still exists, all later
         // ones do; otherwise events may be missing.
         let id = EventId::parse(after).unwrap_or(EventId::NONE);
-        let from = "SELECT * FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
+        let from = "SELECT seq, at, value FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
         let mut events = self.events(from, id.seq, limit.saturating_add(1)).await?;
         let gap = events.first().is_none_or(|event| event.id != id);
         if gap {
@@ -123,20 +142,9 @@ impl Backend for EmbeddedRegisters {
 
 impl EmbeddedRegisters {
     async fn events(&self, sql: &'static str, from: i64, limit: usize) -> Result<Vec<EventRow>, StoreError> {
-        self.database.verify_file()?;
-        let rows = sqlx::query(sql)
-            .bind(from)
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(&self.database.readers)
-            .await
-            .map_err(|error| query_error(&error))?;
-        rows.iter()
-            .map(|row| {
-                let id = EventId { seq: row.try_get("seq")?, at: row.try_get("at")? };
-                Ok(EventRow { id, value: row.try_get::<Option<Vec<u8>>, _>("value")?.map(Bytes::from) })
-            })
-            .collect::<Result<_, sqlx::Error>>()
-            .map_err(|error| query_error(&error))
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self.database.query(NAME, sql.to_owned(), vec![from.into(), limit.into()]).await?;
+        rows.rows.into_iter().map(EventRow::new).collect()
     }
 }
 
@@ -144,6 +152,22 @@ struct EventRow {
     id: EventId,
     /// `None` in the first row of a new log.
     value: Option<Bytes>,
+}
+
+impl EventRow {
+    /// From the columns `seq`, `at` and `value`.
+    fn new(row: Vec<Value>) -> Result<Self, StoreError> {
+        let mut row = row.into_iter();
+        match (row.next(), row.next(), row.next()) {
+            (Some(Value::Integer(seq)), Some(Value::Integer(at)), Some(value)) => {
+                let value = if let Value::Blob(bytes) = value { Some(Bytes::from(bytes)) } else { None };
+                Ok(Self { id: EventId { seq, at }, value })
+            }
+            _ => {
+                Err(StoreError::Corrupt { store: NAME, cause: "an event has columns of other types".into() })
+            }
+        }
+    }
 }
 
 /// Identifies an event. The time distinguishes it from events with the same number in a lost or restored log.
@@ -164,14 +188,4 @@ impl EventId {
     fn to_cursor(self) -> Cursor {
         Cursor(format!("{}-{}", self.seq, self.at))
     }
-}
-
-fn value(row: &SqliteRow) -> Result<EncodedValue, StoreError> {
-    let revision: i64 = row.try_get("revision").map_err(|error| query_error(&error))?;
-    let bytes: Vec<u8> = row.try_get("value").map_err(|error| query_error(&error))?;
-    let revision = u64::try_from(revision).map_err(|_| StoreError::Corrupt {
-        store: NAME,
-        cause: "a register has a negative revision".into(),
-    })?;
-    Ok(EncodedValue { revision, bytes: Bytes::from(bytes) })
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::Database;
+use rusqlite::{Connection, params};
+
+use super::writer::Writer;
 use crate::{
     domain::{ports::Clock, types::Timestamp},
     store::backend::EVENT_RETENTION,
@@ -12,13 +14,13 @@ use crate::{
 const MAX_EVENTS: i64 = 256 * 1024;
 const INTERVAL: Duration = Duration::from_mins(1);
 /// The rows deleted by one statement, few enough that commits do not wait for long.
-const BATCH: i64 = 1000;
+const BATCH: u16 = 1000;
 /// The pause between two batches, for waiting commits.
 const PAUSE: Duration = Duration::from_millis(10);
 
-pub(super) async fn run(database: &Database, clock: &dyn Clock) {
+pub(super) async fn run(writer: &Writer, clock: &dyn Clock) {
     loop {
-        let may_have_more = sweep(database, clock.now()).await.unwrap_or_else(|error| {
+        let may_have_more = writer.sweep(clock.now()).await.unwrap_or_else(|error| {
             tracing::warn!(error.message = %error, "failed to delete expired registers and old events");
             false
         });
@@ -27,33 +29,25 @@ pub(super) async fn run(database: &Database, clock: &dyn Clock) {
 }
 
 /// Deletes a batch of expired registers and one of old events. Returns whether there may be more.
-pub(super) async fn sweep(database: &Database, now: Timestamp) -> Result<bool, sqlx::Error> {
-    let registers = sqlx::query(
+pub(super) fn sweep(connection: &Connection, now: Timestamp) -> rusqlite::Result<bool> {
+    let mut registers = connection.prepare_cached(
         "DELETE FROM registers WHERE key IN (SELECT key FROM registers WHERE keep_until <= ? LIMIT ?)",
-    )
-    .bind(integer(now.as_micros()))
-    .bind(BATCH)
-    .execute(&database.writer)
-    .await?;
+    )?;
+    let registers = registers.execute(params![integer(now.as_micros()), BATCH])?;
 
     // Only the oldest events are deleted, whatever the clock did, because a cursor whose event still exists must mean
     // that all later events do. The newest event stays, because cursors at the end of the log name it.
     let retention = u64::try_from(EVENT_RETENTION.as_micros()).unwrap_or(u64::MAX);
-    let events = sqlx::query(
+    let mut events = connection.prepare_cached(
         "WITH newest AS (SELECT max(seq) AS seq FROM events),
               oldest AS (SELECT seq, at FROM events
                          WHERE seq < (SELECT seq FROM newest) ORDER BY seq LIMIT ?1)
          DELETE FROM events WHERE seq <= (
              SELECT max(seq) FROM oldest WHERE at <= ?2 OR seq <= (SELECT seq FROM newest) - ?3)",
-    )
-    .bind(BATCH)
-    .bind(integer(now.as_micros().saturating_sub(retention)))
-    .bind(MAX_EVENTS)
-    .execute(&database.writer)
-    .await?;
-
-    let full = u64::try_from(BATCH).unwrap_or_default();
-    Ok(registers.rows_affected() == full || events.rows_affected() == full)
+    )?;
+    let oldest = integer(now.as_micros().saturating_sub(retention));
+    let events = events.execute(params![BATCH, oldest, MAX_EVENTS])?;
+    Ok(registers == usize::from(BATCH) || events == usize::from(BATCH))
 }
 
 /// SQLite's integers are signed; larger values, far in the future, are capped.

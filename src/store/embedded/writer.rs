@@ -1,157 +1,252 @@
-//! The task that writes.
+//! The thread that writes registers and events.
 //!
-//! A commit costs a sync of the disk. So one task takes all commits that have arrived, writes them in one
-//! transaction, and answers them after it.
+//! A commit costs a sync of the disk. So all commits that have arrived are written in one transaction, and answered
+//! after it.
 
 use std::sync::Arc;
 
-use futures_util::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Executor as _};
-use tokio::sync::{
-    mpsc::{self, error::TrySendError},
-    oneshot, watch,
-};
+use rusqlite::{Connection, ErrorCode, Params, params};
+use tokio::sync::{Mutex, oneshot, watch};
 
-use super::{Database, query_error, sweep::integer, unavailable};
+use super::{
+    NAME,
+    connection::{ThreadConnection, store_error},
+    file_identity::FileIdentity,
+    sweep::{self, integer},
+    unavailable,
+    worker::{NotQueued, Worker},
+};
 use crate::{
     domain::{
         ports::{Clock, StoreError},
         types::Timestamp,
     },
-    isolation::supervisor::{self, Importance},
     store::backend::EncodedChange,
 };
 
-/// The most commits in one transaction.
-const MAX_BATCH: usize = 64;
-/// The most commits that wait for the writer; further ones fail as unavailable.
+/// The most requests in one transaction.
+const MAX_BATCH: usize = 512;
+/// The most requests that wait for the writer; further ones fail as unavailable.
 const QUEUE: usize = 4096;
 
 /// Creates a register that does not exist.
 const CREATE: &str = "INSERT INTO registers (revision, value, keep_until, key) VALUES (?, ?, ?, ?)
-    ON CONFLICT (key) DO NOTHING;";
+    ON CONFLICT (key) DO NOTHING";
 /// Replaces the value of a register that still has the expected revision.
 const REPLACE: &str =
-    "UPDATE registers SET revision = ?, value = ?, keep_until = ? WHERE key = ? AND revision = ?;";
-/// Appends an event if the previous statement has written.
-const APPEND: &str = "INSERT INTO events (at, value) SELECT ?, ? WHERE changes() > 0;";
+    "UPDATE registers SET revision = ?, value = ?, keep_until = ? WHERE key = ? AND revision = ?";
+/// The same if `keep_until` stays, which spares the update of its index.
+const REPLACE_VALUE: &str =
+    "UPDATE registers SET revision = ?, value = ? WHERE key = ? AND revision = ? AND keep_until = ?";
+const APPEND: &str = "INSERT INTO events (at, value) VALUES (?, ?)";
 
-/// A handle to the task that writes. The task ends when the handle is dropped.
+/// A handle to the thread that writes.
 pub(super) struct Writer {
-    requests: mpsc::Sender<Request>,
+    worker: Worker<Request>,
     /// Notified when events may have been appended.
     appended: watch::Receiver<()>,
 }
 
-struct Request {
-    key: String,
-    change: EncodedChange,
-    /// Receives whether the register had the expected revision and was written.
-    response: oneshot::Sender<Result<bool, StoreError>>,
+enum Request {
+    Commit(CommitRequest),
+    Sweep {
+        now: Timestamp,
+        response: oneshot::Sender<Result<bool, StoreError>>,
+    },
+    #[cfg(test)]
+    Panic,
+}
+
+/// Commits, each of which succeeds or fails alone.
+struct CommitRequest {
+    commits: Vec<KeyedChange>,
+    response: oneshot::Sender<Vec<Written>>,
+}
+
+/// A commit and the key of its register.
+pub(super) struct KeyedChange {
+    pub(super) key: String,
+    pub(super) change: EncodedChange,
+}
+
+/// Whether the register had the expected revision and was written.
+pub(super) type Written = Result<bool, StoreError>;
+
+/// What the thread uses.
+struct WriterThread {
+    connection: Arc<ThreadConnection>,
+    /// Held while anybody writes.
+    writing: Arc<Mutex<()>>,
+    identity: Arc<FileIdentity>,
+    clock: Arc<dyn Clock>,
+    appended: watch::Sender<()>,
 }
 
 impl Writer {
-    /// Needs a Tokio runtime.
-    pub(super) fn start(database: Database, clock: Arc<dyn Clock>) -> Self {
-        let (requests, mut queue) = mpsc::channel(QUEUE);
+    pub(super) fn new(
+        connection: &Arc<ThreadConnection>,
+        writing: &Arc<Mutex<()>>,
+        identity: &Arc<FileIdentity>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let (notify_appended, appended) = watch::channel(());
-        // Commits that a panic interrupts fail; those in the queue are written when the task has been restarted.
-        let write = async move || write(&database, &mut queue, &notify_appended, &*clock).await;
-        tokio::spawn(supervisor::supervise(
-            "embedded writer",
-            // The write probe of health notices when this task is down.
-            Importance::Deferrable,
-            write,
-        ));
-        Self { requests, appended }
+        let thread = WriterThread {
+            connection: Arc::clone(connection),
+            writing: Arc::clone(writing),
+            identity: Arc::clone(identity),
+            clock,
+            appended: notify_appended,
+        };
+        let handler = move |batch: &mut Vec<Request>| thread.handle(batch);
+        Self { worker: Worker::new("embedded-writer", QUEUE, MAX_BATCH, handler), appended }
     }
 
-    /// Returns a receiver that is notified when events may have been appended and closed when the task ends.
+    /// Returns a receiver that is notified when events may have been appended and closed when the writer is dropped.
     pub(super) fn appended(&self) -> watch::Receiver<()> {
         self.appended.clone()
     }
 
-    /// Returns whether the register had the expected revision and was written.
-    pub(super) async fn commit(&self, key: &str, change: EncodedChange) -> Result<bool, StoreError> {
+    /// The results are in the order of the commits.
+    pub(super) async fn commit(&self, commits: Vec<KeyedChange>) -> Vec<Written> {
+        let count = commits.len();
+        let written = async {
+            let (response, receiver) = oneshot::channel();
+            self.send(Request::Commit(CommitRequest { commits, response }))?;
+            receiver.await.map_err(|_| stopped())
+        };
+        written.await.unwrap_or_else(|error| vec![Err(error); count])
+    }
+
+    /// See [`sweep::sweep`].
+    pub(super) async fn sweep(&self, now: Timestamp) -> Result<bool, StoreError> {
         let (response, receiver) = oneshot::channel();
-        let request = Request { key: key.to_owned(), change, response };
-        self.requests.try_send(request).map_err(|error| match error {
-            TrySendError::Full(_) => unavailable("too many commits are waiting"),
-            TrySendError::Closed(_) => unavailable("the writer has stopped"),
-        })?;
-        receiver.await.map_err(|_| unavailable("the writer has stopped"))?
+        self.send(Request::Sweep { now, response })?;
+        receiver.await.map_err(|_| stopped())?
+    }
+
+    fn send(&self, request: Request) -> Result<(), StoreError> {
+        self.worker.send(request).map_err(|error| match error {
+            NotQueued::Full => unavailable("too many commits are waiting"),
+            NotQueued::NoThread => stopped(),
+        })
     }
 }
 
-async fn write(
-    database: &Database,
-    queue: &mut mpsc::Receiver<Request>,
-    notify_appended: &watch::Sender<()>,
-    clock: &dyn Clock,
-) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let outcome = write_batch(database, &batch, clock.now()).await;
+fn stopped() -> StoreError {
+    unavailable("the writer has stopped")
+}
+
+impl WriterThread {
+    fn handle(&self, batch: &mut Vec<Request>) {
+        let mut commits = Vec::with_capacity(batch.len());
+        // Commits and sweeps do not depend on each other.
+        for request in batch.drain(..) {
+            match request {
+                Request::Commit(request) => commits.push(request),
+                Request::Sweep { now, response } => {
+                    let swept = self.write(|connection| sweep::sweep(connection, now));
+                    let swept = swept.and_then(|swept| swept.map_err(|error| store_error(NAME, &error)));
+                    let _ = response.send(swept);
+                }
+                #[cfg(test)]
+                Request::Panic => panic!("this is meant to happen"),
+            }
+        }
+        self.commit(commits);
+    }
+
+    fn commit(&self, requests: Vec<CommitRequest>) {
+        let commits: Vec<_> = requests.iter().flat_map(|request| &request.commits).collect();
+        if commits.is_empty() {
+            return;
+        }
+        let mut written = self.write_all(&commits, self.clock.now());
         // Commits to a file that is gone are not acknowledged.
-        let verified = database.verify_commit();
+        if let Err(error) = self.identity.verify_commit() {
+            written.iter_mut().filter(|written| written.is_ok()).for_each(|one| *one = Err(error.clone()));
+        }
         // A notification without new events is harmless, because followers read the log themselves.
-        if batch.iter().any(|request| !request.change.events.is_empty()) {
-            notify_appended.send_replace(());
+        if commits.iter().any(|commit| !commit.change.events.is_empty()) {
+            self.appended.send_replace(());
         }
-        for (index, request) in batch.drain(..).enumerate() {
-            let written = outcome.as_ref().map(|written| written[index]).map_err(query_error);
-            let written = written.and_then(|written| verified.clone().map(|()| written));
+        let mut written = written.into_iter();
+        for CommitRequest { commits, response } in requests {
             // Fails if the request was cancelled.
-            let _ = request.response.send(written);
+            let _ = response.send(written.by_ref().take(commits.len()).collect());
         }
+    }
+
+    /// Writes all commits in one transaction, or in several if some meet damage that must not fail the others.
+    fn write_all(&self, commits: &[&KeyedChange], now: Timestamp) -> Vec<Written> {
+        let error = match self.write(|connection| write_batch(connection, commits, now)) {
+            Ok(Ok(written)) => return written.into_iter().map(Ok).collect(),
+            // Nothing was written.
+            Ok(Err(error)) if commits.len() > 1 && is_of_one_commit(&error) => {
+                let (first, second) = commits.split_at(commits.len() / 2);
+                let mut written = self.write_all(first, now);
+                written.extend(self.write_all(second, now));
+                return written;
+            }
+            Ok(Err(error)) => store_error(NAME, &error),
+            Err(error) => error,
+        };
+        vec![Err(error); commits.len()]
+    }
+
+    fn write<T>(&self, work: impl FnOnce(&Connection) -> T) -> Result<T, StoreError> {
+        let _turn = self.writing.blocking_lock();
+        self.connection.with(work)
     }
 }
 
 /// Writes a batch in one transaction. Returns whether each commit was written.
-///
-/// The transaction is one message to the thread of the connection, because every message wakes that thread and then
-/// this task.
-async fn write_batch(
-    database: &Database,
-    batch: &[Request],
+fn write_batch(
+    connection: &Connection,
+    batch: &[&KeyedChange],
     now: Timestamp,
-) -> Result<Vec<bool>, sqlx::Error> {
-    let mut connection = database.writer.acquire().await?;
-    let mut sql = String::from("BEGIN IMMEDIATE;");
-    for EncodedChange { expected, events, .. } in batch.iter().map(|request| &request.change) {
-        sql.push_str(if *expected == 0 { CREATE } else { REPLACE });
-        sql.extend(events.iter().map(|_| APPEND));
+) -> rusqlite::Result<Vec<bool>> {
+    execute(connection, "BEGIN IMMEDIATE", ())?;
+    let outcome: rusqlite::Result<Vec<_>> =
+        batch.iter().map(|commit| write_one(connection, commit, now)).collect();
+    let outcome = outcome.and_then(|written| execute(connection, "COMMIT", ()).map(|_| written));
+    if outcome.is_err() && !connection.is_autocommit() {
+        // If this fails, the connection is closed.
+        let _ = execute(connection, "ROLLBACK", ());
     }
-    sql.push_str("COMMIT");
-    // Only the statements of single commits repeat often enough to be kept prepared.
-    let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(batch.len() == 1);
-    for Request { key, change: EncodedChange { expected, value, keep_until, events }, .. } in batch {
-        query = query.bind(integer(value.revision)).bind(value.bytes.as_ref());
-        query = query.bind(integer(keep_until.as_micros())).bind(key);
-        if *expected != 0 {
-            query = query.bind(integer(*expected));
-        }
-        for event in events {
-            query = query.bind(integer(now.as_micros())).bind(event.as_ref());
-        }
-    }
-    let results: Result<Vec<_>, _> =
-        connection.fetch_many(query).try_filter_map(async |result| Ok(result.left())).try_collect().await;
-    // BEGIN, each statement and COMMIT have a result.
-    let expected = 2 + batch.iter().map(|request| 1 + request.change.events.len()).sum::<usize>();
-    let results = match results {
-        Ok(results) if results.len() == expected => results,
-        failed => {
-            // Closing the connection rolls back. The results end early if the thread of the connection has died.
-            connection.close_on_drop();
-            return Err(failed.err().unwrap_or(sqlx::Error::WorkerCrashed));
-        }
+    outcome
+}
+
+fn write_one(connection: &Connection, commit: &KeyedChange, now: Timestamp) -> rusqlite::Result<bool> {
+    let KeyedChange { key, change: EncodedChange { expected, value, keep_until, events } } = commit;
+    let (revision, bytes) = (integer(value.revision), value.bytes.as_ref());
+    let (keep_until, expected) = (integer(keep_until.as_micros()), integer(*expected));
+    let written = if expected == 0 {
+        execute(connection, CREATE, params![revision, bytes, keep_until, key])? > 0
+    } else {
+        // A recorded use has no event and seldom changes `keep_until`.
+        let keeps = events.is_empty()
+            && execute(connection, REPLACE_VALUE, params![revision, bytes, key, expected, keep_until])? > 0;
+        keeps || execute(connection, REPLACE, params![revision, bytes, keep_until, key, expected])? > 0
     };
-    let mut index = 1;
-    let mut written = Vec::with_capacity(batch.len());
-    for request in batch {
-        written.push(results[index].rows_affected() > 0);
-        index += 1 + request.change.events.len();
+    if written {
+        for event in events {
+            execute(connection, APPEND, params![integer(now.as_micros()), event.as_ref()])?;
+        }
     }
     Ok(written)
 }
+
+fn execute(connection: &Connection, sql: &str, values: impl Params) -> rusqlite::Result<usize> {
+    connection.prepare_cached(sql)?.execute(values)
+}
+
+/// Whether other commits may succeed although one has failed with this error.
+fn is_of_one_commit(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    code.is_some_and(|code| {
+        matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::ConstraintViolation | ErrorCode::TooBig)
+    })
+}
+
+#[cfg(test)]
+mod tests;

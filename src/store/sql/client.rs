@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::timeout;
+
 use super::{
     dialect::{Access, Dialect},
     error::{SqlError, with_address},
@@ -24,6 +26,8 @@ pub(super) struct SqlClient {
     pools: Pools,
     timeouts: Timeouts,
     readiness: Arc<Readiness>,
+    /// The embedded database, which reads by itself.
+    embedded: Option<Database>,
 }
 
 impl SqlClient {
@@ -34,14 +38,15 @@ impl SqlClient {
         timeouts: Timeouts,
         readiness: Arc<Readiness>,
     ) -> Self {
-        Self { store, address, pools, timeouts, readiness }
+        Self { store, address, pools, timeouts, readiness, embedded: None }
     }
 
     pub(super) fn embedded(store: &'static str, database: &Database) -> Self {
-        let Database { readers, writer, .. } = database.clone();
-        let pools = Pools::Sqlite(PoolPair { readers, writer });
+        let writer = database.writer.clone();
+        let pools = Pools::Sqlite(PoolPair { readers: writer.clone(), writer });
         let readiness = Arc::new(Readiness::of_embedded(database.clone()));
-        Self::new(store, "".into(), pools, EMBEDDED, readiness)
+        let embedded = Some(database.clone());
+        Self { embedded, ..Self::new(store, "".into(), pools, EMBEDDED, readiness) }
     }
 
     /// Returns a client of the same database for another store.
@@ -63,6 +68,16 @@ impl SqlClient {
 
     /// Runs a SELECT of Latchkey and returns its rows.
     pub(super) async fn fetch(&self, statement: &str, values: &[Value<'_>]) -> Result<Vec<Row>, SqlError> {
+        if let Some(database) = &self.embedded {
+            self.readiness.check()?;
+            let values = values.iter().map(Value::embedded).collect();
+            let rows = database.query(self.store, self.dialect().translate(statement), values);
+            let rows = timeout(self.timeouts.response, rows).await.map_err(|_| StoreError::Unavailable {
+                store: self.store,
+                cause: format!("no response within {:?}", self.timeouts.response),
+            })?;
+            return Ok(Row::of_embedded(self.store, rows?));
+        }
         self.session(Access::Read).await?.fetch(statement, values).await
     }
 
@@ -95,6 +110,10 @@ impl SqlClient {
 
     async fn session(&self, access: Access) -> Result<Session, SqlError> {
         self.readiness.check()?;
+        let turn = match &self.embedded {
+            Some(database) => Some(database.begin_writing().await?),
+            None => None,
+        };
         let connection = match &self.pools {
             Pools::Sqlite(pools) => pools.get(access).acquire().await.map(Connection::Sqlite),
             Pools::Postgres(pools) => pools.get(access).acquire().await.map(Connection::Postgres),
@@ -102,7 +121,7 @@ impl SqlClient {
         };
         let connection = connection.map_err(|error| SqlError::Other(self.connect_error(&error)))?;
         let (dialect, address) = (self.dialect(), Arc::clone(&self.address));
-        let mut session = Session::new(connection, self.store, address, dialect, self.timeouts);
+        let mut session = Session::new(connection, turn, self.store, address, dialect, self.timeouts);
         if self.dialect() == Dialect::Postgres {
             session.begin(access).await?;
         }

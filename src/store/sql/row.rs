@@ -4,8 +4,10 @@ use sqlx::{
     Column as _, Row as _, TypeInfo as _, ValueRef as _, mysql::MySqlRow, postgres::PgRow, sqlite::SqliteRow,
 };
 
+use rusqlite::types::Value as EmbeddedValue;
+
 use super::typed::{Typed, is_text};
-use crate::domain::ports::StoreError;
+use crate::{domain::ports::StoreError, store::embedded::Rows};
 
 #[derive(Clone, Copy)]
 pub(super) enum Value<'a> {
@@ -16,6 +18,21 @@ pub(super) enum Value<'a> {
     Bool(bool),
     /// A value for a statement of the operator.
     Typed(Typed<'a>),
+}
+
+impl Value<'_> {
+    /// The value for the embedded database.
+    pub(super) fn embedded(&self) -> EmbeddedValue {
+        match *self {
+            Self::Text(text) => text.to_owned().into(),
+            Self::Bytes(bytes) => bytes.to_owned().into(),
+            Self::Integer(integer) => integer.into(),
+            Self::OptionalInteger(integer) => integer.into(),
+            Self::Bool(boolean) => boolean.into(),
+            // Only statements of an operator have such values, and none runs on the embedded database.
+            Self::Typed(_) => EmbeddedValue::Null,
+        }
+    }
 }
 
 /// The value of one column in one row.
@@ -32,6 +49,18 @@ pub(super) enum Cell {
     Other(String),
 }
 
+impl From<EmbeddedValue> for Cell {
+    fn from(value: EmbeddedValue) -> Self {
+        match value {
+            EmbeddedValue::Null => Self::Null,
+            EmbeddedValue::Integer(integer) => Self::Integer(integer.into()),
+            EmbeddedValue::Real(_) => Self::Other("REAL".to_owned()),
+            EmbeddedValue::Text(text) => Self::Text(text),
+            EmbeddedValue::Blob(bytes) => Self::Bytes(bytes),
+        }
+    }
+}
+
 pub(super) struct Row {
     store: &'static str,
     cells: Vec<(String, Cell)>,
@@ -42,6 +71,14 @@ impl Row {
         let cells = row.columns().iter().enumerate();
         let cells = cells.map(|(index, column)| Ok((column.name().to_owned(), row.cell(index)?)));
         Ok(Self { store, cells: cells.collect::<Result<_, sqlx::Error>>()? })
+    }
+
+    /// The rows of a query of the embedded database.
+    pub(super) fn of_embedded(store: &'static str, rows: Rows) -> Vec<Self> {
+        let Rows { columns, rows } = rows;
+        let cells =
+            |row: Vec<EmbeddedValue>| columns.iter().cloned().zip(row.into_iter().map(Cell::from)).collect();
+        rows.into_iter().map(|row| Self { store, cells: cells(row) }).collect()
     }
 
     /// Returns `None` if there is no such column.

@@ -18,6 +18,7 @@ use sqlx::{
 };
 use tokio::{
     runtime::Handle,
+    sync::OwnedMutexGuard,
     time::{error::Elapsed, timeout},
 };
 
@@ -101,6 +102,8 @@ pub(super) enum Connection {
 /// instead, and the database rolls back the transaction.
 pub(super) struct Session {
     connection: Option<Connection>,
+    /// Held while the session may write to the embedded database.
+    _turn: Option<OwnedMutexGuard<()>>,
     store: &'static str,
     address: Arc<str>,
     dialect: Dialect,
@@ -123,6 +126,7 @@ struct ExecuteResult {
 impl Session {
     pub(super) const fn new(
         connection: Connection,
+        turn: Option<OwnedMutexGuard<()>>,
         store: &'static str,
         address: Arc<str>,
         dialect: Dialect,
@@ -131,6 +135,7 @@ impl Session {
         let connection = Some(connection);
         Self {
             connection,
+            _turn: turn,
             store,
             address,
             dialect,

@@ -165,7 +165,7 @@ async fn a_sweep_deletes_exactly_the_expired_registers() {
             "registers" => "SELECT count(*) FROM registers",
             _ => "SELECT count(*) FROM events WHERE value IS NOT NULL",
         };
-        sqlx::query_scalar::<_, i64>(sql).fetch_one(&database.readers).await.unwrap()
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&database.writer).await.unwrap()
     };
     let soon = now().after(Duration::from_mins(2));
     assert!(store.backend.sweep(soon).await.unwrap(), "one sweep deleted everything");
@@ -287,12 +287,13 @@ async fn a_full_disk_is_unavailable_and_no_commit_is_half_done() {
     store.commit(&user, Revision::ABSENT, change(1)).await.unwrap();
     let read = of_sessions(&*store).load(&user).await.unwrap();
 
-    let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&database.writer).await.unwrap();
-    let limit = async |pages: i64| {
-        let pragma = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
-        sqlx::query(pragma).execute(&database.writer).await.unwrap();
+    let pragma = |pragma: &str| {
+        let query = |connection: &rusqlite::Connection| connection.query_row(pragma, [], |row| row.get(0));
+        database.with_register_writer(query).unwrap().unwrap()
     };
-    limit(pages).await;
+    let limit = |pages: i64| pragma(&format!("PRAGMA max_page_count = {pages}"));
+    let pages = pragma("PRAGMA page_count");
+    assert_eq!(limit(pages), pages);
     let large = UserSessions {
         profile: Profile { username: "x".repeat(100_000).into(), roles: Vec::new() },
         ..state(2)
@@ -302,7 +303,7 @@ async fn a_full_disk_is_unavailable_and_no_commit_is_half_done() {
     assert_eq!(*of_sessions(&*store).load(&user).await.unwrap().state, state(1));
     assert_eq!(store.tail(Some(&end), 10).await.unwrap().events, []);
 
-    limit(1 << 30).await;
+    limit(1 << 30);
     let outcome = store.commit(&user, read.revision, large).await.unwrap();
     assert!(matches!(outcome, Commit::Committed(_)), "once there is room again");
     assert_eq!(store.tail(Some(&end), 10).await.unwrap().events.len(), 1);
@@ -358,23 +359,16 @@ async fn a_commit_that_fails_half_way_is_rolled_back_and_blocks_no_other() {
 }
 
 #[tokio::test]
-async fn a_writer_whose_connection_was_closed_gets_another() {
+async fn a_writer_that_is_stuck_in_a_transaction_gets_another_connection() {
     let dir = tempfile::tempdir().unwrap();
     let (store, database) = open(dir.path()).await.unwrap();
     for generation in 1..=3 {
         let user = user(&format!("user{generation}"));
         let outcome = store.commit(&user, Revision::ABSENT, change(generation)).await.unwrap();
         assert!(matches!(outcome, Commit::Committed(_)));
-        database.writer.acquire().await.unwrap().close().await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn readers_cannot_write() {
-    let dir = tempfile::tempdir().unwrap();
-    let (_store, database) = open(dir.path()).await.unwrap();
-    for statement in ["DELETE FROM registers", "DELETE FROM accounts"] {
-        sqlx::query(statement).execute(&database.readers).await.unwrap_err();
+        let stuck = "BEGIN IMMEDIATE; DELETE FROM registers";
+        database.with_register_writer(|connection| connection.execute_batch(stuck)).unwrap().unwrap();
+        assert_eq!(*of_sessions(&*store).load(&user).await.unwrap().state, state(generation));
     }
 }
 

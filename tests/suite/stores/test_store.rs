@@ -204,7 +204,7 @@ impl TestStore {
             Backend::Embedded { database, .. } => {
                 let until: i64 = sqlx::query_scalar("SELECT keep_until FROM registers WHERE key = ?")
                     .bind(user.as_str())
-                    .fetch_one(&database.readers)
+                    .fetch_one(&database.writer)
                     .await
                     .unwrap();
                 Timestamp::from_micros(until.unsigned_abs()).since(now())
