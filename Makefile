@@ -4,9 +4,9 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Arguments for the program (`run`, `bench`, `growth`, `topologies`, `scaling`, `micro`, `displacement`, `reads`,
-# `commits`), for the test runner (`test`), the failures to cause (`faults`), the histories to check (`histories`), the
-# seconds and targets of `fuzz`, or the languages to test (`test-clients`).
+# Arguments for the program (`run`, `bench`, `growth`, `topologies`, `scaling`, `micro`, `displacement`,
+# `connections`, `reads`, `commits`), for the test runner (`test`), the failures to cause (`faults`), the histories to
+# check (`histories`), the seconds and targets of `fuzz`, or the languages to test (`test-clients`).
 ARGS ?=
 # The seed of a run of `histories` to repeat.
 export SEED ?=
@@ -107,6 +107,11 @@ displacement: ## Measure the delay until a displaced client is notified, over 10
 	@scripts/tools.sh install redis
 	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin displacement
 	cargo run --release --locked -p latchkey-bench --bin displacement -- $(ARGS)
+
+.PHONY: connections
+connections: ## Measure the memory of 9,000 connections with an idle watch each, and what stays after they close
+	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin connections
+	cargo run --release --locked -p latchkey-bench --bin connections -- $(ARGS)
 
 .PHONY: reads
 reads: ## Measure the gain of batching concurrent loads from Redis

@@ -99,8 +99,17 @@ impl LatchkeyServer {
 
     /// Starts a server on an empty embedded store, on all cores.
     pub async fn start_on_all_cores(pinning: &CorePinning, settings: &[(&str, &str)]) -> Result<Self> {
-        let spawn = |command: &mut Command| pinning.on_all_cores(|| command.spawn());
-        Self::spawn(tempfile::tempdir()?, None, settings, spawn).await
+        Self::start_on_all_cores_with(tempfile::tempdir()?, None, pinning, settings).await
+    }
+
+    /// Starts a server on these stores, on all cores.
+    pub async fn start_on_all_cores_with(
+        data: TempDir,
+        redis: Option<RedisServer>,
+        pinning: &CorePinning,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
+        Self::spawn(data, redis, settings, |command| pinning.on_all_cores(|| command.spawn())).await
     }
 
     /// Starts a server on these stores, on the core of the servers.
