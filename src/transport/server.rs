@@ -1,7 +1,8 @@
 //! The gRPC port, with or without TLS.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::{
     io::split,
     net::{TcpListener, TcpStream},
@@ -15,7 +16,7 @@ use super::{
     peer::Peer,
     tls::{self, Tls},
 };
-use crate::admission::{Connection, ConnectionLimiter};
+use crate::admission::ConnectionLimiter;
 
 pub use super::connection::ConnectionLimits;
 
@@ -31,40 +32,49 @@ pub async fn serve<S: Services>(
     limits: ConnectionLimits,
     shutdown: CancellationToken,
 ) {
-    let serve = |socket, address, usage| {
-        handshake(socket, address, usage, tls.clone(), Arc::clone(&services), limits, shutdown.clone())
+    // A future for each kind of connection, because one for both would always have the size of the larger one. Boxed,
+    // because the task would hold it twice.
+    let serve = |socket: TcpStream, address, connection| -> BoxFuture<'static, ()> {
+        let peer = Peer { address, certificate: None, connection };
+        let (services, shutdown) = (Arc::clone(&services), shutdown.clone());
+        match &tls {
+            None => {
+                let (from_client, to_client) = socket.into_split();
+                Box::pin(connection::serve(from_client, to_client, peer, services, limits, shutdown))
+            }
+            Some(tls) => Box::pin(serve_tls(socket, peer, Arc::clone(tls), services, limits, shutdown)),
+        }
     };
     accept(listener, limiter, &shutdown, serve).await;
 }
 
-/// Serves a connection after the TLS handshake, if there is one.
-async fn handshake<S: Services>(
+/// Serves a connection after the TLS handshake.
+async fn serve_tls<S: Services>(
     socket: TcpStream,
-    address: SocketAddr,
-    connection: Arc<Connection>,
-    tls: Option<Arc<Tls>>,
+    mut peer: Peer,
+    tls: Arc<Tls>,
     services: Arc<S>,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
 ) {
-    let Some(tls) = tls else {
-        let (from_client, to_client) = socket.into_split();
-        let peer = Peer { address, certificate: None, connection };
-        return connection::serve(from_client, to_client, peer, services, limits, shutdown).await;
-    };
-    let accepted = tokio::select! {
-        () = drain::too_late(&connection, &shutdown) => return,
-        accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => accepted,
-    };
+    // Boxed, because its large state is needed only until the handshake is complete.
+    let handshake = Box::pin(async {
+        tokio::select! {
+            () = drain::too_late(&peer.connection, &shutdown) => None,
+            accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => Some(accepted),
+        }
+    });
+    let accepted = handshake.await;
     match accepted {
-        Ok(Ok(stream)) => {
-            let peer = Peer { address, certificate: tls::client_names(&stream), connection };
+        None => {}
+        Some(Ok(Ok(stream))) => {
+            peer.certificate = tls::client_names(&stream);
             let (from_client, to_client) = split(stream);
             connection::serve(from_client, to_client, peer, services, limits, shutdown).await;
         }
-        Ok(Err(error)) => {
-            tracing::debug!(client.address = %address, error.message = %error, "TLS handshake failed");
+        Some(Ok(Err(error))) => {
+            tracing::debug!(client.address = %peer.address, error.message = %error, "TLS handshake failed");
         }
-        Err(_) => tracing::debug!(client.address = %address, "TLS handshake timed out"),
+        Some(Err(_)) => tracing::debug!(client.address = %peer.address, "TLS handshake timed out"),
     }
 }
