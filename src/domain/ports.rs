@@ -217,4 +217,20 @@ pub trait EventLog: Send + Sync {
     /// Each process has one reader. A store may keep a connection for it, on which a second reader would wait for the
     /// first.
     async fn follow(&self, after: &Cursor, limit: usize, timeout: Duration) -> Result<Tail, StoreError>;
+
+    /// Like `follow`, and while it waits calls `quiet` with times at which the log had no event after `after`, about 100
+    /// ms apart. A store that cannot tell does not call it.
+    async fn follow_closely(
+        &self,
+        after: &Cursor,
+        limit: usize,
+        timeout: Duration,
+        quiet: &Quiet<'_>,
+    ) -> Result<Tail, StoreError> {
+        let _ = quiet;
+        self.follow(after, limit, timeout).await
+    }
 }
+
+/// Receives a time at which the event log had no event after a cursor.
+pub type Quiet<'a> = dyn Fn(Instant) + Send + Sync + 'a;

@@ -33,6 +33,7 @@ pub struct SessionRepository {
 }
 
 /// A decision about the sessions of a user.
+#[expect(clippy::large_enum_variant, reason = "a decision is moved to where it is carried out at once")]
 pub(super) enum Decision<T> {
     /// Nothing has to be written.
     Keep(T),

@@ -10,7 +10,7 @@ use futures_util::{
 };
 
 use crate::domain::{
-    ports::{Cursor, StoreError},
+    ports::{Cursor, Quiet, StoreError},
     types::Timestamp,
 };
 
@@ -112,4 +112,16 @@ pub trait Backend: Send + Sync + 'static {
         limit: usize,
         patience: Duration,
     ) -> Result<EncodedTail, StoreError>;
+
+    /// See `EventLog::follow_closely`.
+    async fn follow_closely(
+        &self,
+        after: &Cursor,
+        limit: usize,
+        patience: Duration,
+        quiet: &Quiet<'_>,
+    ) -> Result<EncodedTail, StoreError> {
+        let _ = quiet;
+        self.follow(after, limit, patience).await
+    }
 }

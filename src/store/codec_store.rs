@@ -16,7 +16,8 @@ use crate::domain::{
     health::{ProbeKey, ProbeMark},
     lease::{Delivery, DeliveryKey},
     ports::{
-        Change, Commit, Cursor, Event, EventLog, Registers, Revision, State, StoreError, Tail, Versioned,
+        Change, Commit, Cursor, Event, EventLog, Quiet, Registers, Revision, State, StoreError, Tail,
+        Versioned,
     },
     sessions::{Epoch, SessionEvent, UserSessions},
     throttle::{Throttle, ThrottleKey},
@@ -312,5 +313,15 @@ impl<B: Backend> EventLog for CodecStore<B> {
 
     async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<Tail, StoreError> {
         Self::decode_tail(self.backend.follow(after, limit, patience).await?)
+    }
+
+    async fn follow_closely(
+        &self,
+        after: &Cursor,
+        limit: usize,
+        patience: Duration,
+        quiet: &Quiet<'_>,
+    ) -> Result<Tail, StoreError> {
+        Self::decode_tail(self.backend.follow_closely(after, limit, patience, quiet).await?)
     }
 }

@@ -8,17 +8,14 @@
 //!   invalidation, because no further event would remove it. So a read takes a ticket before it is sent; an
 //!   invalidation in the same shard voids the ticket, and then the result is not cached.
 //! - **`as_of`.** An entry is correct as of the latest time up to which the log has been read: every earlier change has
-//!   removed its entry. [`Registers::recall`] answers while that time is within the request's `max_staleness`, never
-//!   beyond [`STALENESS_BOUND`], and not later than the same bound after the entry was read, because a register that
-//!   disappears without a commit (evicted, deleted by hand) appends no event.
+//!   removed its entry. That time is the one before the request that the log has answered, and it advances with every
+//!   answer, also while the log is quiet ([`EventLog::follow_closely`]). [`Registers::recall`] answers while it is
+//!   within the request's `max_staleness`, never beyond [`STALENESS_BOUND`], and not later than the same bound after
+//!   the entry was read, because a register that disappears without a commit (evicted, deleted by hand) appends no event.
 //! - **`invalidate_all`.** After a gap in the log, or when a reader starts without a cursor, any register may have
 //!   changed. All entries and all tickets become void.
 //!
 //! On the embedded store no other process writes, so an entry is always exact and needs no log.
-//!
-//! Known defect: `InvalidatingLog::follow` takes `as_of` before it waits for events. After the wait the cache counts as
-//! older than it is, by up to the patience of the reader (one second), so that a request with a `max_staleness` below
-//! that often reads the store although the entry is fresh. The cache never counts as newer than it is.
 
 mod entries;
 
@@ -53,13 +50,15 @@ pub struct NearCache {
     is_only_writer: bool,
     /// Set by the first request that allows staleness. Until then nothing is cached, because a cache that no request
     /// may use only costs.
-    enabled: AtomicBool,
+    enabled: Arc<AtomicBool>,
 }
 
 /// An event log that invalidates entries as it is followed.
 pub struct InvalidatingLog {
     inner: Arc<dyn EventLog>,
     entries: Arc<Entries>,
+    /// Requests allow staleness, so that it matters how current the entries are.
+    follows_closely: Arc<AtomicBool>,
 }
 
 /// Wraps the two ports of a store with a cache of at most about `max_bytes`. `is_only_writer` says that no other
@@ -71,8 +70,9 @@ pub fn cached(
     is_only_writer: bool,
 ) -> (NearCache, InvalidatingLog) {
     let entries = Arc::new(Entries::new(max_bytes));
-    let log = InvalidatingLog { inner: events, entries: Arc::clone(&entries) };
-    let enabled = AtomicBool::new(is_only_writer);
+    let enabled = Arc::new(AtomicBool::new(is_only_writer));
+    let follows_closely = if is_only_writer { Arc::default() } else { Arc::clone(&enabled) };
+    let log = InvalidatingLog { inner: events, entries: Arc::clone(&entries), follows_closely };
     (NearCache { inner: sessions, entries, is_only_writer, enabled }, log)
 }
 
@@ -203,7 +203,13 @@ impl EventLog for InvalidatingLog {
 
     async fn follow(&self, after: &Cursor, limit: usize, patience: Duration) -> Result<Tail, StoreError> {
         let as_of = Instant::now();
-        let tail = self.inner.follow(after, limit, patience).await?;
+        let tail = if self.follows_closely.load(Ordering::Relaxed) {
+            // The entries are those of the position `after` until this returns.
+            let quiet = |as_of| self.entries.mark_current(as_of);
+            self.inner.follow_closely(after, limit, patience, &quiet).await?
+        } else {
+            self.inner.follow(after, limit, patience).await?
+        };
         if tail.gap {
             self.entries.invalidate_all();
         }

@@ -7,6 +7,9 @@
 //!
 //! That no announcement is under way is proven by a PING on the same connection: a server answers in order. So each
 //! call ends with a PING to every node, and the tail is complete only if all have answered.
+//!
+//! A Redis user that may not publish announces nothing, and its events are found by a full pass once a second. So the
+//! log counts as quiet only while this server, which has the same user as the others, may publish.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,6 +30,7 @@ use super::{
     connection::{Access, State, SupervisedConnection},
     cursor::StreamCursor,
     event_streams::{EventStreams, Runner},
+    follow::{QUIET_INTERVAL, Wait},
     layout::Layout,
     topology::{Node, Topology},
 };
@@ -35,7 +39,7 @@ use crate::{
     store::backend::EncodedTail,
 };
 
-/// The longest time without a PING.
+/// The longest time without a PING, unless the caller wants to know how current its position is.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// Follows the log for the one reader of this process.
@@ -67,6 +71,8 @@ struct Subscribed {
     /// The connection that was subscribed.
     state: Arc<State>,
     buckets: BTreeSet<u16>,
+    /// Whether the latest attempt to publish has succeeded.
+    may_publish: bool,
 }
 
 impl Announced {
@@ -96,9 +102,10 @@ impl AnnouncedLog {
         runner: &impl Runner,
         streams: &EventStreams,
         after: &Cursor,
-        limit: usize,
-        patience: Duration,
+        caller: Wait<'_>,
     ) -> Result<EncodedTail, StoreError> {
+        let Wait { limit, patience, quiet } = caller;
+        let pings = if quiet.is_some() { QUIET_INTERVAL } else { HEARTBEAT };
         let start = Instant::now();
         let layout = &*self.layout;
         let buckets = layout.buckets();
@@ -111,7 +118,7 @@ impl AnnouncedLog {
             // Waits before it asks the nodes, so that an event costs one round of PINGs.
             let heartbeat = subscriptions
                 .last_answer
-                .map_or(Duration::ZERO, |at| HEARTBEAT.saturating_sub(at.elapsed()))
+                .map_or(Duration::ZERO, |at| pings.saturating_sub(at.elapsed()))
                 .min(patience.saturating_sub(start.elapsed()));
             if !heartbeat.is_zero() && self.announced.lock().is_empty() {
                 let _ = timeout(heartbeat, self.announced.arrived.notified()).await;
@@ -125,7 +132,8 @@ impl AnnouncedLog {
             let asked_at = Instant::now();
             // If this is cancelled, what was announced is lost, and the next call makes a full pass.
             let last_full_pass = subscriptions.last_full_pass.take();
-            let answered = self.subscribe_and_ping(&mut subscriptions, topology, buckets).await;
+            let answered =
+                self.subscribe_and_ping(&mut subscriptions, topology, buckets, quiet.is_some()).await;
             subscriptions.last_answer = answered.is_ok().then_some(asked_at);
             let announced = self.announced.take();
             let read = streams.read(runner, layout, &mut cursor, announced, limit).await;
@@ -135,6 +143,10 @@ impl AnnouncedLog {
                 .lock()
                 .extend(read.unread.iter().chain(read.failed.iter().map(|(bucket, _)| bucket)));
             let complete = failure.is_none() && read.unread.is_empty();
+            let may_publish = subscriptions.by_node.values().all(|subscribed| subscribed.may_publish);
+            if failure.is_none() && may_publish && read.is_quiet() {
+                caller.report_quiet(asked_at);
+            }
             if read.gap || !read.events.is_empty() {
                 return Ok(EncodedTail {
                     events: read.events,
@@ -158,6 +170,7 @@ impl AnnouncedLog {
         subscriptions: &mut Subscriptions,
         topology: &Topology,
         buckets: u16,
+        try_to_publish: bool,
     ) -> Result<(), StoreError> {
         let nodes = topology.buckets_by_node(buckets);
         let routed: usize = nodes.iter().map(|(_, buckets)| buckets.len()).sum();
@@ -166,7 +179,7 @@ impl AnnouncedLog {
         let mut known: HashMap<_, _> = std::mem::take(&mut subscriptions.by_node);
         let pings = nodes.into_iter().map(|(node, buckets)| {
             let subscribed = known.remove(&address(&node));
-            self.subscribe_and_ping_node(topology, node, buckets, subscribed)
+            self.subscribe_and_ping_node(topology, node, buckets, subscribed, try_to_publish)
         });
         let mut result = Ok(());
         for (subscribed, answered) in join_all(pings.collect::<Vec<_>>()).await {
@@ -186,6 +199,7 @@ impl AnnouncedLog {
         node: Arc<Node>,
         buckets: Vec<u16>,
         subscribed: Option<Subscribed>,
+        try_to_publish: bool,
     ) -> (Subscribed, Result<(), StoreError>) {
         let connection = topology.events(&node, || Some(self.push_handler()));
         // The first attempt has an end, because connecting has a time limit.
@@ -193,18 +207,29 @@ impl AnnouncedLog {
         let state = connection.state();
         let mut subscribed =
             subscribed.filter(|subscribed| Arc::ptr_eq(&subscribed.state, &state)).unwrap_or_else(|| {
-                Subscribed { node: Arc::clone(&node), state: Arc::clone(&state), buckets: BTreeSet::new() }
+                Subscribed {
+                    node: Arc::clone(&node),
+                    state: Arc::clone(&state),
+                    buckets: BTreeSet::new(),
+                    may_publish: false,
+                }
             });
         // The server has unsubscribed from buckets that have moved away.
         subscribed.buckets.retain(|bucket| buckets.binary_search(bucket).is_ok());
         let missing: Vec<u16> =
             buckets.into_iter().filter(|bucket| !subscribed.buckets.contains(bucket)).collect();
+        let probe = subscribed.buckets.iter().chain(&missing).next().copied().filter(|_| try_to_publish);
         let answered = async {
             if !missing.is_empty() {
                 self.subscribe(connection, &missing).await?;
                 subscribed.buckets.extend(&missing);
                 // Earlier announcements were missed.
                 self.announced.add(missing);
+            }
+            if let Some(bucket) = probe {
+                let mut command = redis::cmd("SPUBLISH");
+                command.arg(self.layout.probe_channel(bucket)).arg("");
+                subscribed.may_publish = connection.read(&command, |_| true).await.is_ok();
             }
             let ping = connection.verify_in_sync(&state, Access::Read).await;
             ping.map_err(|failure| failure.into_store_error(&node.endpoint))

@@ -143,3 +143,10 @@ pub(super) struct Read {
     /// The streams that may have more events than the limit allowed.
     pub(super) unread: Vec<u16>,
 }
+
+impl Read {
+    /// Whether all streams were read to their ends, without events and without a gap.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.gap && self.events.is_empty() && self.failed.is_empty() && self.unread.is_empty()
+    }
+}

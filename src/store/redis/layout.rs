@@ -72,6 +72,11 @@ impl Layout {
         &self.stream_keys[usize::from(bucket)]
     }
 
+    /// A channel without readers. Who may publish on it may announce events.
+    pub(super) fn probe_channel(&self, bucket: u16) -> String {
+        format!("{}:{{{bucket}}}:probe", self.prefix)
+    }
+
     /// The key that is written to have replicas confirm what was written to a bucket before.
     pub(super) fn confirmation_key(&self, bucket: u16) -> String {
         format!("{}:{{{bucket}}}:confirm", self.prefix)

@@ -56,7 +56,7 @@ use self::{
     commit::CommitScript,
     connection::Failure,
     event_streams::{EventStreams, Runner},
-    follow::Follower,
+    follow::{Follower, Wait},
     layout::{Layout, Register},
     preparation::Preparation,
     recent_commits::RecentCommits,
@@ -64,7 +64,7 @@ use self::{
     topology::{Node, Topology, TopologyKind},
 };
 use super::backend::{Backend, EVENT_RETENTION, EncodedChange, EncodedCommit, EncodedTail, EncodedValue};
-use crate::domain::ports::{Cursor, StoreError};
+use crate::domain::ports::{Cursor, Quiet, StoreError};
 
 pub use settings::{Durability, MAX_BUCKETS, Password, RedisSettings, RedisTlsFiles};
 
@@ -426,10 +426,33 @@ impl Backend for RedisRegisters {
         limit: usize,
         patience: Duration,
     ) -> Result<EncodedTail, StoreError> {
+        self.follow_log(after, limit, patience, None).await
+    }
+
+    async fn follow_closely(
+        &self,
+        after: &Cursor,
+        limit: usize,
+        patience: Duration,
+        quiet: &Quiet<'_>,
+    ) -> Result<EncodedTail, StoreError> {
+        self.follow_log(after, limit, patience, Some(quiet)).await
+    }
+}
+
+impl RedisRegisters {
+    async fn follow_log(
+        &self,
+        after: &Cursor,
+        limit: usize,
+        patience: Duration,
+        quiet: Option<&Quiet<'_>>,
+    ) -> Result<EncodedTail, StoreError> {
+        let wait = Wait { limit, patience, quiet };
         if self.is_cluster() {
-            self.announced.follow(&self.topology, self, &self.streams, after, limit, patience).await
+            self.announced.follow(&self.topology, self, &self.streams, after, wait).await
         } else {
-            self.follower.follow(&self.topology, &self.streams, &self.layout, after, limit, patience).await
+            self.follower.follow(&self.topology, &self.streams, &self.layout, after, wait).await
         }
     }
 }

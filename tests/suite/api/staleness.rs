@@ -64,6 +64,77 @@ async fn on_redis_a_request_that_allows_it_is_answered_from_memory_and_others_ar
     assert_invalid(&client.auth.clone().validate(negative).await.unwrap_err(), "max_staleness");
 }
 
+/// The staleness that the documentation recommends.
+const RECOMMENDED: Duration = Duration::from_millis(250);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_recommended_staleness_is_answered_from_memory_while_the_log_is_quiet() {
+    let server = Server::start(Store::Redis).await;
+    let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
+    let user_id = client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    client.feed("").await;
+    // The first request that allows staleness enables the near-cache.
+    let begun = Instant::now();
+    while begun.elapsed() < 2 * SECOND {
+        verdict(client, within(&token, RECOMMENDED)).await;
+    }
+    let (begun, mut asked) = (Instant::now(), 0);
+    let read = reads(redis, &user_id, async {
+        while begun.elapsed() < 4 * SECOND || asked < 2000 {
+            assert!(is_live(&verdict(client, within(&token, RECOMMENDED)).await));
+            asked += 1;
+        }
+    });
+    let read = read.await;
+    println!("{read} reads for {asked} answers");
+    assert!(read * 20 < asked, "{read} reads for {asked} answers");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_displacement_on_another_replica_is_seen_within_the_staleness() {
+    let replicas = Replicas::start().await;
+    let [here, there] = &replicas.servers;
+    let mut token = here.client.login("alice", "").await.token;
+    for number in 0..20 {
+        assert!(is_live(&verdict(&here.client, within(&token, RECOMMENDED)).await));
+        let next = there.client.login("alice", &number.to_string()).await.token;
+        let displaced = Instant::now();
+        loop {
+            let asked = displaced.elapsed();
+            if !is_live(&verdict(&here.client, within(&token, RECOMMENDED)).await) {
+                break;
+            }
+            assert!(asked <= RECOMMENDED, "live after {asked:?}");
+        }
+        token = next;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_of_the_log_beyond_the_staleness_is_an_outage() {
+    let server = Server::start(Store::Redis).await;
+    let (client, redis) = (&server.client, server.redis.as_ref().unwrap());
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    client.feed("").await;
+    let begun = Instant::now();
+    while begun.elapsed() < 2 * SECOND {
+        verdict(client, within(&token, RECOMMENDED)).await;
+    }
+    redis.pause();
+    let paused = Instant::now();
+    let status = loop {
+        let asked = paused.elapsed();
+        match client.auth.clone().validate(within(&token, RECOMMENDED)).await {
+            Ok(_) => assert!(asked <= RECOMMENDED, "a verdict after {asked:?}"),
+            Err(status) => break status,
+        }
+    };
+    redis.resume();
+    assert_eq!(super::parts(&status).1, "STORE_UNAVAILABLE");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_on_another_replica_reaches_memory_with_the_log() {
     let replicas = Replicas::start().await;

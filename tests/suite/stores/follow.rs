@@ -4,14 +4,15 @@ use super::test_store::{StoreKind, TestStore, every_store};
 use rstest::rstest;
 use rstest_reuse::apply;
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use latchkey::{
-    domain::ports::{Commit, Cursor, Event, EventLog, Registers as _, Revision, StoreError},
+    domain::ports::{Commit, Cursor, Event, EventLog, Moment, Registers as _, Revision, StoreError},
     store::{
         codec_store::CodecStore,
+        near_cache::{self, NearCache},
         redis::{RedisRegisters, RedisSettings},
     },
 };
@@ -116,6 +117,107 @@ async fn following_without_events_returns_after_the_given_time(kind: StoreKind) 
     let begun = Instant::now();
     assert_eq!(store.follow(&end, 100, Duration::ZERO).await.next, end);
     assert!(begun.elapsed() < SOON, "without patience");
+}
+
+#[apply(every_store)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_follower_learns_how_long_the_log_has_been_quiet(kind: StoreKind) {
+    let Some(store) = TestStore::start(kind).await else { return };
+
+    let (mut end, mut revision) = (store.end_of_log().await, Revision::ABSENT);
+    for number in 1..=3 {
+        let (log, follower_end) = (Arc::clone(&store.log), end);
+        let following = tokio::spawn(async move {
+            let quiet = Mutex::new(Vec::new());
+            let observe = |at: Instant| quiet.lock().unwrap().push(at);
+            let tail = log.follow_closely(&follower_end, 100, LONG, &observe).await.unwrap();
+            (tail, quiet.into_inner().unwrap())
+        });
+        let begun = Instant::now();
+        sleep(PATIENCE).await;
+        revision = store.commit(&user("alice"), revision, change_with(number, [number])).await;
+        let committed = Instant::now();
+        let (tail, quiet) = timeout(SOON, following).await.unwrap().unwrap();
+        assert_eq!((numbers(&tail.events), tail.gap), (vec![("alice", number)], false));
+        end = tail.next;
+        assert!(quiet.iter().all(|at| *at < committed), "quiet although there was an event");
+        if kind != StoreKind::Embedded {
+            let known: Vec<_> = [begun].into_iter().chain(quiet).chain([begun + PATIENCE]).collect();
+            let gap = known.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap();
+            assert!(gap < PATIENCE / 2, "nothing was known for {gap:?}");
+        }
+    }
+}
+
+/// A reader of the log that feeds the near-cache, and its cache.
+async fn cached(store: &TestStore) -> (NearCache, JoinHandle<()>) {
+    let (cache, log) =
+        near_cache::cached(Arc::clone(&store.registers), Arc::clone(&store.log), 1 << 20, false);
+    let mut after = log.tail(None, 1).await.unwrap().next;
+    let following = tokio::spawn(async move {
+        loop {
+            after = log.follow(&after, 256, Duration::from_secs(1)).await.unwrap().next;
+        }
+    });
+    (cache, following)
+}
+
+#[apply(every_store)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quarter_of_a_second_of_staleness_suffices_on_a_quiet_log_and_is_kept(kind: StoreKind) {
+    // The near-cache of the embedded store does not follow the log.
+    if kind == StoreKind::Embedded {
+        return;
+    }
+    let Some(store) = TestStore::start(kind).await else { return };
+
+    let (cache, following) = cached(&store).await;
+    let alice = user("alice");
+    let mut revision = store.commit(&alice, Revision::ABSENT, change_with(1, [1])).await;
+    let staleness = Duration::from_millis(250);
+    let recall = || cache.recall(&alice, staleness, &Moment::new(Instant::now));
+    // The first request that allows staleness enables the near-cache, and then a call to follow the log has to end.
+    let begun = Instant::now();
+    while recall().is_none() {
+        cache.load(&alice).await.unwrap();
+        assert!(begun.elapsed() < LONG / 4, "nothing is ever answered from memory");
+        sleep(Duration::from_millis(10)).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+
+    let (begun, mut asked, mut missed) = (Instant::now(), 0, 0);
+    while begun.elapsed() < Duration::from_secs(3) {
+        asked += 1;
+        if recall().is_none() {
+            missed += 1;
+            cache.load(&alice).await.unwrap();
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    println!("{missed} of {asked} were not answered from memory");
+    assert!(asked > 500 && missed * 20 < asked, "{missed} of {asked} were not answered from memory");
+
+    for number in 2..20 {
+        revision = store.commit(&alice, revision, change_with(number, [number])).await;
+        let committed = Instant::now();
+        loop {
+            let asked = Instant::now();
+            match recall() {
+                Some(read) if read.revision == revision => break,
+                Some(read) => {
+                    assert!(
+                        read.revision < revision && asked - committed <= staleness,
+                        "{:?}",
+                        asked - committed
+                    );
+                }
+                None => drop(cache.load(&alice).await.unwrap()),
+            }
+            assert!(committed.elapsed() < SOON, "the change does not reach memory");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    following.abort();
 }
 
 #[apply(every_store)]

@@ -29,7 +29,7 @@ use crate::support::{
 };
 
 /// The stores that the conformance suite runs on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreKind {
     Embedded,
     Redis,

@@ -75,7 +75,7 @@ pub(crate) async fn measure_redis(plan: &Plan, pinning: &CorePinning) -> Result<
 
     let mut latchkey = LatchkeyServer::start_on(data, Some(redis), pinning, &[]).await?;
     let always_asked = compare(plan, &latchkey, &files)?;
-    latchkey = latchkey.restart(pinning, &[("VALIDATE__MAX_STALENESS", "5s")]).await?;
+    latchkey = latchkey.restart(pinning, &[("VALIDATE__MAX_STALENESS", "250ms")]).await?;
     let from_memory = compare(plan, &latchkey, &files)?;
     #[expect(clippy::cast_precision_loss, reason = "some gigabytes")]
     let bytes_per_session = used as f64 / plan.sessions as f64;
