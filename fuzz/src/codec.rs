@@ -83,7 +83,7 @@ fn use_state(state: &UserSessions) {
     let day = Duration::from_hours(24);
     for now in [NOW, Timestamp::from_micros(0), Timestamp::from_micros(u64::MAX)] {
         let ctx = Context { now, tombstone_ttl: day, leeway: Duration::from_secs(5), epoch: &epoch };
-        for session in &state.sessions {
+        for session in state.sessions.iter() {
             let _ = state.verdict(&claims_of(session), ctx);
             let _ = state.has_timed_out(session.id, ctx);
             let _ = state.touch(session.id, now, ctx).map(|touched| encode_sessions(&touched.state));

@@ -1,13 +1,13 @@
 //! Builds states from an input.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::num::NonZeroU64;
 
 use arbitrary::{Result, Unstructured};
 use latchkey::domain::{
     rejection::{Reason, Rejection},
     sessions::{ClientMark, Ended, Epoch, Fence, Profile, Session, Tombstone, UserSessions},
     throttle::{Attempt, Throttle},
-    types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
+    types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timeout, Timestamp, UserId},
 };
 
 /// The latest time that the codec keeps exactly: times are stored as differences.
@@ -19,10 +19,12 @@ pub(crate) fn user_sessions(from: &mut Unstructured<'_>) -> Result<UserSessions>
         generation: generation(from)?,
         profile: Profile {
             username: from.arbitrary::<&str>()?.into(),
-            roles: Role::parse_all(&roles.iter().map(Role::as_str).collect::<Vec<_>>()).unwrap_or_default(),
+            roles: Role::parse_all(&roles.iter().map(Role::as_str).collect::<Vec<_>>())
+                .unwrap_or_default()
+                .into(),
         },
-        sessions: list(from, 5, session)?,
-        tombstones: list(from, 17, tombstone)?,
+        sessions: list(from, 5, session)?.into(),
+        tombstones: list(from, 17, tombstone)?.into(),
         fence: option(from, fence)?.map(Box::new),
     })
 }
@@ -70,10 +72,10 @@ fn session(from: &mut Unstructured<'_>) -> Result<Session> {
         // Sessions end on whole seconds because tokens do.
         expires_at: moment(from)?.ceil_to_second(),
         last_seen: moment(from)?,
-        idle_timeout: Duration::from_micros(from.arbitrary()?),
+        idle_timeout: Timeout::from_micros(from.arbitrary()?),
         epoch: from.arbitrary()?,
         exclusive: from.arbitrary()?,
-        login_key: option(from, |from| from.arbitrary().map(LoginKey))?,
+        login_key: option(from, |from| from.arbitrary().map(LoginKey::from_hash))?,
         client: client(from)?,
     })
 }
@@ -89,7 +91,7 @@ fn tombstone(from: &mut Unstructured<'_>) -> Result<Tombstone> {
         notice: notice(from)?,
         until: moment(from)?,
         exclusive: from.arbitrary()?,
-        login_key: option(from, |from| from.arbitrary().map(LoginKey))?,
+        login_key: option(from, |from| from.arbitrary().map(LoginKey::from_hash))?,
         client: client(from)?,
         by_client: client(from)?,
     })

@@ -120,7 +120,7 @@ impl Engine {
             self.passwords.renew(presented, &account.password);
         }
 
-        let profile = Profile { username: account.username.as_str().into(), roles: account.roles };
+        let profile = Profile { username: account.username.as_str().into(), roles: account.roles.into() };
         let session = LiveSession::opened(user_id.clone(), profile, session);
         Ok(LoggedIn { token, session, displaced, kick_war })
     }

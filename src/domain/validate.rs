@@ -12,7 +12,7 @@ use super::{
     Engine, Error,
     ports::{Moment, Versioned},
     rejection::Rejection,
-    sessions::{Context, Profile, Session, UserSessions},
+    sessions::{Context, OneOrMany, Profile, Session, UserSessions},
     token_service::TokenCheck,
     types::{Claims, Role, Timestamp, UserId},
     write_behind::{QueueFull, SessionUse},
@@ -360,7 +360,7 @@ impl LiveSession {
         Self {
             user_id: user_id.clone(),
             index: state.sessions.iter().position(|one| one.id == session.id).unwrap_or_default(),
-            idle_expires_at: last_seen.after(session.idle_timeout).min(session.expires_at),
+            idle_expires_at: last_seen.after(session.idle_timeout.duration()).min(session.expires_at),
             state: Arc::clone(state),
         }
     }
@@ -368,7 +368,7 @@ impl LiveSession {
     /// A session that was just opened.
     pub(crate) fn opened(user_id: UserId, profile: Profile, session: Session) -> Self {
         let idle_expires_at = session.idle_expires_at();
-        let state = UserSessions { profile, sessions: vec![session], ..UserSessions::default() };
+        let state = UserSessions { profile, sessions: OneOrMany::One(session), ..UserSessions::default() };
         Self { user_id, state: Arc::new(state), index: 0, idle_expires_at }
     }
 

@@ -22,7 +22,7 @@ use crate::domain::{
     ports::Event,
     rejection::{Reason, Rejection},
     sessions::{Ended, Fence, Session, Tombstone, UserSessions},
-    types::{Device, Notice, SessionId, Slot, Timestamp, UserId},
+    types::{Device, LoginKey, Notice, SessionId, Slot, Timestamp, UserId},
 };
 
 pub use self::epoch::{decode_epoch, encode_epoch, encode_epoch_event};
@@ -250,10 +250,10 @@ fn session_wire(session: &Session) -> SessionWire {
         issued_delta: difference(session.issued_at.as_micros(), session.generation.0),
         expires_secs: session.expires_at.as_secs(),
         seen_delta: difference(session.last_seen.as_micros(), session.issued_at.as_micros()),
-        idle_micros: u64::try_from(session.idle_timeout.as_micros()).unwrap_or(u64::MAX),
+        idle_micros: session.idle_timeout.as_micros(),
         epoch: session.epoch,
         exclusive: session.exclusive,
-        login_key: session.login_key.map(|key| key.0),
+        login_key: session.login_key.map(LoginKey::hash),
         client: client_wire(session.client),
     }
 }
@@ -269,7 +269,7 @@ fn tombstone_wire(tombstone: &Tombstone) -> TombstoneWire {
         until_micros: tombstone.until.as_micros(),
         notice: text_wire(notice_wire(tombstone.notice.as_ref())),
         exclusive: tombstone.exclusive,
-        login_key: tombstone.login_key.map(|key| key.0),
+        login_key: tombstone.login_key.map(LoginKey::hash),
         client: client_wire(tombstone.client),
         by_client: client_wire(tombstone.by_client),
     }

@@ -37,7 +37,7 @@ fn open() -> Open {
         device: Device::parse("Firefox on Linux").unwrap(),
         profile: Profile {
             username: "user00000001".into(),
-            roles: Role::parse_all(&["reader", "writer"]).unwrap(),
+            roles: Role::parse_all(&["reader", "writer"]).unwrap().into(),
         },
         policy: SlotPolicy {
             idle_timeout: Duration::from_hours(1),

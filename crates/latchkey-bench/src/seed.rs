@@ -110,7 +110,7 @@ pub fn log_in_again(
         id: SessionId::random(),
         slot: Slot::parse("default").unwrap(),
         device: Device::parse(device).unwrap(),
-        profile: Profile { username: username.into(), roles: roles.to_vec() },
+        profile: Profile { username: username.into(), roles: roles.iter().cloned().collect() },
         policy: SlotPolicy {
             idle_timeout: Duration::from_hours(1),
             absolute_timeout: Duration::from_hours(24),

@@ -15,6 +15,7 @@ mod client;
 mod epoch;
 mod fence;
 mod idle;
+mod one_or_many;
 mod open;
 mod policy;
 mod verdict;
@@ -22,17 +23,19 @@ mod verdict;
 use std::time::Duration;
 
 use smol_str::SmolStr;
+use thin_vec::ThinVec;
 
 use crate::domain::{
     ports::State,
     rejection::{EndCause, Reason, Rejection},
-    types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
+    types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timeout, Timestamp, UserId},
 };
 
 pub use self::{
     client::ClientMark,
     epoch::Epoch,
     fence::Fence,
+    one_or_many::OneOrMany,
     open::{IDEMPOTENCY_WINDOW, Open, OpenError, Opened},
     policy::{KickWar, OnLimit, SlotPolicy, Victim},
 };
@@ -58,6 +61,9 @@ pub struct Context<'a> {
 }
 
 /// The session state of one user.
+///
+/// The near-cache holds as many of these as fit, so the common case is small: one session, which is stored in place, and
+/// no role, tombstone or fence, each of which takes one pointer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UserSessions {
     /// The highest generation of this user that is remembered.
@@ -66,9 +72,9 @@ pub struct UserSessions {
     pub profile: Profile,
     /// Sessions whose end is not recorded. Those that have lapsed are dead nevertheless; the next transition moves them
     /// to the tombstones.
-    pub sessions: Vec<Session>,
+    pub sessions: OneOrMany<Session>,
     /// Sessions whose end is recorded, the latest last; at most [`MAX_TOMBSTONES`].
-    pub tombstones: Vec<Tombstone>,
+    pub tombstones: ThinVec<Tombstone>,
     /// Declares every session up to a generation dead, remembered or not.
     pub fence: Option<Box<Fence>>,
 }
@@ -84,7 +90,7 @@ pub struct Profile {
     /// The username of the account.
     pub username: SmolStr,
     /// The roles of the account.
-    pub roles: Vec<Role>,
+    pub roles: ThinVec<Role>,
 }
 
 /// A session, which one login of a user has opened.
@@ -105,7 +111,7 @@ pub struct Session {
     /// The latest recorded use.
     pub last_seen: Timestamp,
     /// The idle timeout of the slot when the session was opened.
-    pub idle_timeout: Duration,
+    pub idle_timeout: Timeout,
     /// The number of the epoch in which the session was opened.
     pub epoch: u64,
     /// Whether opening the session ended the sessions in all other slots.
@@ -182,13 +188,13 @@ impl Session {
     /// The earliest moment at which the session can lapse: one idle timeout after its latest recorded use, and not
     /// after its absolute deadline.
     pub fn idle_expires_at(&self) -> Timestamp {
-        self.last_seen.after(self.idle_timeout).min(self.expires_at)
+        self.last_seen.after(self.idle_timeout.duration()).min(self.expires_at)
     }
 
     /// How old the latest recorded use must be before another is recorded: a twentieth of the idle timeout, one minute
     /// at most.
     pub fn touch_interval(&self) -> Duration {
-        (self.idle_timeout / 20).min(Duration::from_mins(1))
+        (self.idle_timeout.duration() / 20).min(Duration::from_mins(1))
     }
 
     /// Whether a use at this moment must be recorded.
@@ -205,7 +211,7 @@ impl Session {
     }
 
     fn idle_deadline(&self) -> Timestamp {
-        self.last_seen.after(self.idle_timeout).after(self.touch_interval())
+        self.last_seen.after(self.idle_timeout.duration()).after(self.touch_interval())
     }
 
     /// Returns the rejection if a timeout or an epoch has ended the session without a record of it.
@@ -274,7 +280,7 @@ impl UserSessions {
         let mut events = Vec::new();
         state.tombstones.retain(|tombstone| ctx.now < tombstone.until);
         state.fence = state.fence.take().filter(|fence| ctx.now < fence.until);
-        for session in &self.sessions {
+        for session in self.sessions.iter() {
             if let Some(rejection) = session.lapse_rejection(ctx) {
                 state.move_to_tombstones(|other| other.id == session.id, &rejection, ctx, &mut events);
             }
@@ -290,7 +296,8 @@ impl UserSessions {
         ctx: Context<'_>,
         events: &mut Vec<Ended>,
     ) -> Vec<Session> {
-        let ended: Vec<_> = self.sessions.extract_if(.., |session| which(session)).collect();
+        let (ended, live): (Vec<_>, Vec<_>) = self.sessions.iter().cloned().partition(which);
+        self.sessions = live.into();
         for session in &ended {
             self.tombstones.push(Tombstone {
                 id: session.id,

@@ -30,7 +30,7 @@ pub struct Account {
 impl Account {
     /// The profile that verdicts report.
     pub fn profile(&self) -> Profile {
-        Profile { username: self.username.as_str().into(), roles: self.roles.clone() }
+        Profile { username: self.username.as_str().into(), roles: self.roles.iter().cloned().collect() }
     }
 }
 

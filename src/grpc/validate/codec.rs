@@ -207,7 +207,8 @@ mod tests {
         let roles = prop::collection::vec("[a-z]{1,64}", 0..32);
         (strings, roles, any::<[u8; 16]>(), time(), time(), time()).prop_map(
             |((user_id, username, slot, device), roles, id, issued_at, expires_at, last_seen)| {
-                let profile = Profile { username: username.into(), roles: Role::parse_all(&roles).unwrap() };
+                let profile =
+                    Profile { username: username.into(), roles: Role::parse_all(&roles).unwrap().into() };
                 let session = Session {
                     id: SessionId::from_bytes(id),
                     generation: Generation(1),
@@ -216,7 +217,7 @@ mod tests {
                     issued_at,
                     expires_at,
                     last_seen,
-                    idle_timeout: Duration::from_hours(1),
+                    idle_timeout: Duration::from_hours(1).into(),
                     epoch: 0,
                     exclusive: false,
                     login_key: None,

@@ -5,12 +5,12 @@
 //! decoders. The rest, such as groups, a second fence and damage, is left to the generated decoder: what that has read
 //! is encoded again and then decoded here.
 
-use std::time::Duration;
+use thin_vec::ThinVec;
 
 use super::{CodecError, checked, client::client, device, notice, reason, session_id, slot};
 use crate::domain::{
-    sessions::{Fence, Profile, Session, Tombstone, UserSessions},
-    types::{Generation, LoginKey, Role, Timestamp},
+    sessions::{Fence, OneOrMany, Profile, Session, Tombstone, UserSessions},
+    types::{Generation, LoginKey, Role, Timeout, Timestamp},
 };
 
 /// Why bytes were not decoded.
@@ -146,7 +146,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<UserSessions> {
             1 => state.generation = Generation(value.varint()?),
             2 => state.profile.username = value.text()?.into(),
             3 => push(&mut state.profile.roles, checked(Role::parse(value.text()?))?, number, fields),
-            4 => push(&mut state.sessions, session(value.bytes()?)?, number, fields),
+            4 => push_session(&mut state.sessions, session(value.bytes()?)?, number, fields),
             5 => push(&mut state.tombstones, tombstone(value.bytes()?)?, number, fields),
             6 if state.fence.is_none() => state.fence = Some(Box::new(fence(value.bytes()?)?)),
             6 => return Err(Problem::Unusual),
@@ -158,11 +158,27 @@ pub(super) fn decode(bytes: &[u8]) -> Result<UserSessions> {
 }
 
 /// Allocates the exact capacity, because caches keep it.
-fn push<T>(all: &mut Vec<T>, one: T, number: u64, rest: Fields<'_>) {
+fn push<T>(all: &mut ThinVec<T>, one: T, number: u64, rest: Fields<'_>) {
     if all.len() == all.capacity() {
         all.reserve_exact(1 + rest.count(number));
     }
     all.push(one);
+}
+
+/// As [`push`]. A single session is stored in place.
+fn push_session(all: &mut OneOrMany<Session>, one: Session, number: u64, rest: Fields<'_>) {
+    if let OneOrMany::Many(several) = all
+        && several.len() == several.capacity()
+    {
+        let more = rest.count(number);
+        if !several.is_empty() || more > 0 {
+            several.reserve_exact(1 + more);
+        }
+    }
+    match all {
+        OneOrMany::Many(several) if several.capacity() > 0 => several.push(one),
+        _ => all.push(one),
+    }
 }
 
 /// Roles are encoded in order.
@@ -170,7 +186,7 @@ fn arrange_roles(profile: &mut Profile) -> Result<()> {
     let roles = &mut profile.roles;
     if !roles.is_sorted_by(|a, b| a < b) || roles.len() > Role::MAX_COUNT {
         let texts: Vec<_> = roles.iter().map(Role::as_str).collect();
-        *roles = checked(Role::parse_all(&texts))?;
+        *roles = checked(Role::parse_all(&texts))?.into();
     }
     Ok(())
 }
@@ -191,7 +207,7 @@ fn session(bytes: &[u8]) -> Result<Session> {
             7 => seen_delta = value.sint64()?,
             8 => idle_micros = value.varint()?,
             9 => exclusive = value.varint()? != 0,
-            10 => login_key = Some(LoginKey(value.fixed64()?)),
+            10 => login_key = Some(LoginKey::from_hash(value.fixed64()?)),
             11 => epoch = value.varint()?,
             12 => client_mark = value.fixed64()?,
             _ => {}
@@ -206,7 +222,7 @@ fn session(bytes: &[u8]) -> Result<Session> {
         issued_at: Timestamp::from_micros(issued),
         expires_at: Timestamp::from_secs(expires_secs),
         last_seen: Timestamp::from_micros(issued.saturating_add_signed(seen_delta)),
-        idle_timeout: Duration::from_micros(idle_micros),
+        idle_timeout: Timeout::from_micros(idle_micros),
         epoch,
         exclusive,
         login_key,
@@ -230,7 +246,7 @@ fn tombstone(bytes: &[u8]) -> Result<Tombstone> {
             7 => until_micros = value.varint()?,
             8 => notice_text = value.text()?,
             9 => exclusive = value.varint()? != 0,
-            10 => login_key = Some(LoginKey(value.fixed64()?)),
+            10 => login_key = Some(LoginKey::from_hash(value.fixed64()?)),
             11 => client_mark = value.fixed64()?,
             12 => by_client_mark = value.fixed64()?,
             _ => {}
@@ -283,7 +299,7 @@ mod tests {
         encoding::{WireType, encode_key, encode_varint},
     };
 
-    use super::{super::StateWire, decode};
+    use super::{super::StateWire, OneOrMany, decode};
 
     /// Encodes a field with a number that a message has or not, and a value that fits or not.
     fn field(value: impl Strategy<Value = Vec<u8>> + 'static) -> BoxedStrategy<Vec<u8>> {
@@ -368,7 +384,13 @@ mod tests {
     #[test]
     fn lists_have_no_spare_capacity() {
         let session = [&[0x22, 18, 0x0a, 16][..], &[7; 16]].concat();
-        let state = decode(&session.repeat(3)).unwrap();
-        assert_eq!((state.sessions.len(), state.sessions.capacity()), (3, 3));
+        for (count, capacity) in [(0, Some(0)), (1, None), (2, Some(2)), (3, Some(3))] {
+            let state = decode(&session.repeat(count)).unwrap();
+            let OneOrMany::Many(several) = &state.sessions else {
+                assert_eq!((state.sessions.len(), capacity), (count, None));
+                continue;
+            };
+            assert_eq!((several.len(), Some(several.capacity())), (count, capacity));
+        }
     }
 }

@@ -20,7 +20,7 @@ use quick_cache::{
 
 use crate::domain::{
     ports::{Revision, Versioned},
-    sessions::UserSessions,
+    sessions::{OneOrMany, UserSessions},
     types::{Role, UserId},
 };
 
@@ -28,12 +28,15 @@ use crate::domain::{
 pub(super) const MAX_AGE: Duration = super::STALENESS_BOUND;
 
 const SHARDS: usize = 256;
-/// The size of an entry without its state, in bytes: the key, the reference counts, the place in the cache.
-const OVERHEAD: u64 = 88;
-/// The length up to which a string is stored inline.
+/// The size of an entry without its state, in bytes: the key and the place in the cache (72 and 8), the reference counts
+/// of the state, and what the allocator adds.
+const OVERHEAD: u64 = 104;
+/// The length up to which a name is stored inline.
 const INLINE: usize = 23;
-/// The size of the reference counts of a longer string, in bytes.
-const REFERENCE_COUNTS: usize = 16;
+/// The same for the name of a slot.
+const INLINE_SLOT: usize = 15;
+/// The size of what precedes a longer string, or a list, on the heap, in bytes.
+const HEADER: usize = 16;
 
 pub(super) struct Entries {
     /// The keys come from tokens that Latchkey has signed, so nobody can choose keys that collide.
@@ -63,7 +66,7 @@ pub(super) struct ReadTicket {
 impl Entries {
     /// Holds at most about `max_bytes`.
     pub(super) fn new(max_bytes: u64) -> Self {
-        let expected = usize::try_from(max_bytes / 400).unwrap_or(usize::MAX);
+        let expected = usize::try_from(max_bytes / 300).unwrap_or(usize::MAX);
         Self {
             cache: Cache::with(
                 expected,
@@ -188,24 +191,37 @@ struct Bytes;
 impl Weighter<UserId, Entry> for Bytes {
     fn weight(&self, key: &UserId, entry: &Entry) -> u64 {
         let state = &*entry.value.state;
-        let strings = [key.as_str(), &state.profile.username]
+        let names = [&*state.profile.username]
             .into_iter()
             .chain(state.profile.roles.iter().map(Role::as_str))
-            .chain(state.sessions.iter().flat_map(|session| [session.device.as_str(), session.slot.as_str()]))
-            .chain(
-                state
-                    .tombstones
-                    .iter()
-                    .flat_map(|tombstone| [tombstone.by_device.as_str(), tombstone.slot.as_str()]),
-            )
-            .map(|string| if string.len() > INLINE { REFERENCE_COUNTS + string.len() } else { 0 })
-            .sum::<usize>();
+            .chain(state.sessions.iter().map(|session| session.device.as_str()))
+            .chain(state.tombstones.iter().map(|tombstone| tombstone.by_device.as_str()))
+            .map(|name| on_heap(name, INLINE));
+        let slots = state
+            .sessions
+            .iter()
+            .map(|session| &session.slot)
+            .chain(state.tombstones.iter().map(|tombstone| &tombstone.slot))
+            .map(|slot| on_heap(slot.as_str(), INLINE_SLOT));
+        let strings = on_heap(key.as_str(), UserId::INLINE) + names.chain(slots).sum::<usize>();
+        let more_sessions = match &state.sessions {
+            OneOrMany::One(_) => 0,
+            OneOrMany::Many(sessions) => size_of_val(&**sessions),
+        };
         let structs = size_of::<UserSessions>()
-            + size_of_val(&*state.profile.roles)
-            + size_of_val(&*state.sessions)
-            + size_of_val(&*state.tombstones);
+            + more_sessions
+            + on_heap_list(&state.profile.roles)
+            + on_heap_list(&state.tombstones);
         OVERHEAD + (strings + structs) as u64
     }
+}
+
+fn on_heap(text: &str, inline: usize) -> usize {
+    if text.len() > inline { HEADER + text.len() } else { 0 }
+}
+
+fn on_heap_list<T>(list: &[T]) -> usize {
+    if list.is_empty() { 0 } else { HEADER + size_of_val(list) }
 }
 
 #[cfg(test)]

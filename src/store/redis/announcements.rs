@@ -205,14 +205,13 @@ impl AnnouncedLog {
         // The first attempt has an end, because connecting has a time limit.
         connection.first_attempt().await;
         let state = connection.state();
-        let mut subscribed =
-            subscribed.filter(|subscribed| Arc::ptr_eq(&subscribed.state, &state)).unwrap_or_else(|| {
-                Subscribed {
-                    node: Arc::clone(&node),
-                    state: Arc::clone(&state),
-                    buckets: BTreeSet::new(),
-                    may_publish: false,
-                }
+        let mut subscribed = subscribed
+            .filter(|subscribed| Arc::ptr_eq(&subscribed.state, &state))
+            .unwrap_or_else(|| Subscribed {
+                node: Arc::clone(&node),
+                state: Arc::clone(&state),
+                buckets: BTreeSet::new(),
+                may_publish: false,
             });
         // The server has unsubscribed from buckets that have moved away.
         subscribed.buckets.retain(|bucket| buckets.binary_search(bucket).is_ok());

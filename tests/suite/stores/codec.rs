@@ -7,7 +7,7 @@ use latchkey::{
         lease::{Delivery, Lease},
         ports::{Cursor, Event},
         rejection::{Reason, Rejection},
-        sessions::{Ended, Epoch, Fence, Profile, Session, Tombstone, UserSessions},
+        sessions::{Ended, Epoch, Fence, OneOrMany, Profile, Session, Tombstone, UserSessions},
         throttle::{Attempt, Throttle},
         types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp},
     },
@@ -28,8 +28,11 @@ fn full_state() -> UserSessions {
     let login = 1_700_000_000_000_000;
     UserSessions {
         generation: Generation(login + 5),
-        profile: Profile { username: "zoë".into(), roles: vec![Role::parse("staff").unwrap()] },
-        sessions: vec![Session {
+        profile: Profile {
+            username: "zoë".into(),
+            roles: [Role::parse("staff").unwrap()].into_iter().collect(),
+        },
+        sessions: OneOrMany::One(Session {
             id: SessionId::from_bytes([0x11; 16]),
             generation: Generation(login),
             slot: slot("default"),
@@ -37,13 +40,13 @@ fn full_state() -> UserSessions {
             issued_at: Timestamp::from_micros(login - 1),
             expires_at: Timestamp::from_secs(1_700_086_400),
             last_seen: Timestamp::from_micros(login + 99),
-            idle_timeout: Duration::from_hours(1),
+            idle_timeout: Duration::from_hours(1).into(),
             epoch: 0,
             exclusive: false,
             login_key: None,
             client: None,
-        }],
-        tombstones: vec![Tombstone {
+        }),
+        tombstones: [Tombstone {
             id: SessionId::from_bytes([0x22; 16]),
             generation: Generation(login - 10),
             slot: slot("web"),
@@ -56,7 +59,9 @@ fn full_state() -> UserSessions {
             login_key: None,
             client: None,
             by_client: None,
-        }],
+        }]
+        .into_iter()
+        .collect(),
         fence: Some(Box::new(Fence {
             generation: Generation(login - 20),
             reason: Reason::CredentialsChanged,
@@ -85,10 +90,11 @@ fn full_event() -> Ended {
 fn fuller_state() -> UserSessions {
     let mut state = full_state();
     let notice = Notice::parse("maintenance").unwrap();
-    (state.sessions[0].exclusive, state.sessions[0].login_key) = (true, Some(LoginKey(7)));
+    (state.sessions[0].exclusive, state.sessions[0].login_key) = (true, Some(LoginKey::from_hash(7)));
     state.sessions[0].epoch = 3;
     let grave = &mut state.tombstones[0];
-    (grave.exclusive, grave.login_key, grave.notice) = (true, Some(LoginKey(u64::MAX)), notice.clone());
+    (grave.exclusive, grave.login_key, grave.notice) =
+        (true, Some(LoginKey::from_hash(u64::MAX)), notice.clone());
     state.fence.as_mut().unwrap().notice = notice;
     state
 }

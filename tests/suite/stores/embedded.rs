@@ -295,7 +295,7 @@ async fn a_full_disk_is_unavailable_and_no_commit_is_half_done() {
     let pages = pragma("PRAGMA page_count");
     assert_eq!(limit(pages), pages);
     let large = UserSessions {
-        profile: Profile { username: "x".repeat(100_000).into(), roles: Vec::new() },
+        profile: Profile { username: "x".repeat(100_000).into(), ..Profile::default() },
         ..state(2)
     };
     let large = Change { state: large, ..change_with(2, [2]) };

@@ -373,7 +373,7 @@ async fn a_server_that_is_out_of_memory_is_unavailable_for_writing_and_still_rea
         |limit: &str| -> () { server.query(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(limit)) };
     memory("1");
     let large = UserSessions {
-        profile: Profile { username: "x".repeat(10_000).into(), roles: Vec::new() },
+        profile: Profile { username: "x".repeat(10_000).into(), ..Profile::default() },
         ..state(2)
     };
     let large = Change { state: large, ..change_with(2, [2]) };

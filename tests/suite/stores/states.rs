@@ -6,7 +6,7 @@ use latchkey::domain::{
     ports::{Change, Event},
     rejection::{Reason, Rejection},
     sessions::{ClientMark, Ended, Epoch, Fence, Profile, Session, SessionEvent, Tombstone, UserSessions},
-    types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timestamp, UserId},
+    types::{Device, Generation, LoginKey, Notice, Role, SessionId, Slot, Timeout, Timestamp, UserId},
 };
 use proptest::{
     collection::vec, option, prelude::*, sample::select, strategy::ValueTree as _, test_runner::TestRunner,
@@ -83,9 +83,9 @@ pub fn user_sessions() -> impl Strategy<Value = UserSessions> {
     );
     parts.prop_map(|(generation, username, roles, sessions, tombstones, fence)| UserSessions {
         generation,
-        profile: Profile { username: username.into(), roles: Role::parse_all(&roles).unwrap() },
-        sessions,
-        tombstones,
+        profile: Profile { username: username.into(), roles: Role::parse_all(&roles).unwrap().into() },
+        sessions: sessions.into(),
+        tombstones: tombstones.into(),
         fence: fence.map(Box::new),
     })
 }
@@ -130,7 +130,7 @@ fn sessions() -> impl Strategy<Value = Session> {
             // Sessions end on whole seconds because tokens do.
             expires_at: moments.1.ceil_to_second(),
             last_seen: moments.2,
-            idle_timeout: Duration::from_micros(idle),
+            idle_timeout: Timeout::from_micros(idle),
             epoch,
             exclusive,
             login_key,
@@ -181,7 +181,7 @@ pub fn epochs() -> impl Strategy<Value = Epoch> {
 }
 
 fn login_keys() -> impl Strategy<Value = Option<LoginKey>> {
-    option::of(any::<u64>().prop_map(LoginKey))
+    option::of(any::<u64>().prop_map(LoginKey::from_hash))
 }
 
 fn clients() -> impl Strategy<Value = Option<ClientMark>> {

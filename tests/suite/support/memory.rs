@@ -54,7 +54,7 @@ pub async fn log_in(registers: &CodecStore<RedisRegisters>, number: u32) -> User
         id: SessionId::random(),
         slot: Slot::parse("default").unwrap(),
         device: Device::parse("Firefox on Linux").unwrap(),
-        profile: Profile { username: format!("user{number:08}").into(), roles: Vec::new() },
+        profile: Profile { username: format!("user{number:08}").into(), ..Profile::default() },
         policy: SlotPolicy {
             idle_timeout: Duration::from_hours(1),
             absolute_timeout: Duration::from_hours(24),

@@ -204,7 +204,7 @@ mod tests {
             issued_at: Timestamp::default(),
             expires_at: Timestamp::from_secs(expires_secs),
             last_seen: Timestamp::default(),
-            idle_timeout: std::time::Duration::from_hours(1),
+            idle_timeout: std::time::Duration::from_hours(1).into(),
             epoch,
             exclusive: false,
             login_key: None,

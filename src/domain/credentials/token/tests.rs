@@ -103,7 +103,7 @@ fn session() -> Session {
         issued_at: Timestamp::from_secs(NOW - 10),
         expires_at: Timestamp::from_secs(NOW + 10),
         last_seen: Timestamp::from_secs(NOW - 10),
-        idle_timeout: Duration::from_mins(1),
+        idle_timeout: Duration::from_mins(1).into(),
         epoch: 0,
         exclusive: false,
         login_key: None,

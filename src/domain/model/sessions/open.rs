@@ -121,7 +121,7 @@ impl UserSessions {
             // Rounded to seconds, as in the token.
             expires_at: ctx.now.after(policy.absolute_timeout).ceil_to_second(),
             last_seen: ctx.now,
-            idle_timeout: policy.idle_timeout,
+            idle_timeout: policy.idle_timeout.into(),
             epoch: ctx.epoch.number,
             exclusive: policy.exclusive,
             login_key,

@@ -42,7 +42,7 @@ fn open(number: u64, slot: &str, device: &str, limit: u32) -> Open {
         id: id(number),
         slot: Slot::parse(slot).unwrap(),
         device: Device::parse(device).unwrap(),
-        profile: Profile { username: "alice".into(), roles: Vec::new() },
+        profile: Profile { username: "alice".into(), ..Profile::default() },
         policy: policy(limit),
         login_key: None,
         takeover: false,

@@ -107,7 +107,7 @@ impl World {
             Command::Disable => self.fence(Reason::AccountDisabled),
             Command::ChangePassword => self.fence(Reason::CredentialsChanged),
             Command::UpdateProfile => {
-                let profile = Profile { username: "alicia".into(), roles: Vec::new() };
+                let profile = Profile { username: "alicia".into(), ..Profile::default() };
                 self.take(self.state.update_profile(profile, self.at()));
             }
             Command::Advance(by) => {
@@ -127,7 +127,7 @@ impl World {
         let number = self.tokens.len() as u64;
         let command = Open {
             policy: self.policy,
-            login_key: key.map(LoginKey),
+            login_key: key.map(|key| LoginKey::from_hash(key + 1)),
             takeover,
             ..open(number, SLOTS[slot], &format!("device {}", number % 2), 1)
         };
