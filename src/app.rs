@@ -7,6 +7,7 @@ mod components;
 mod descriptors;
 mod gateways;
 mod limits;
+mod memory;
 mod security_warnings;
 mod tls;
 

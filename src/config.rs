@@ -26,8 +26,8 @@ use crate::domain::{
 };
 
 pub use self::sections::{
-    Access, Accounts, Audit, Browser, ClientCertificate, Gateway, Listen, Log, LogFormat, OnLimit, Password,
-    SameSite, SecretText, Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate,
+    Access, Accounts, Audit, Browser, CacheSize, ClientCertificate, Gateway, Listen, Log, LogFormat, OnLimit,
+    Password, SameSite, SecretText, Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate,
     ValidateAccess, Victim, Webhook,
 };
 

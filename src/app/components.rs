@@ -91,7 +91,7 @@ impl SessionStore {
 
     /// Adds the near-cache, if it is configured.
     pub(super) fn cached(self, config: &Config) -> Self {
-        let bytes = config.validate.cache_mib * 1024 * 1024;
+        let bytes = super::memory::near_cache_bytes(config.validate.cache_mib);
         if bytes == 0 {
             return self;
         }

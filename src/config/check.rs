@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::{ClientCertificate, Config, ConfigError};
+use super::{CacheSize, ClientCertificate, Config, ConfigError};
 use crate::domain::{password::Argon2Params, sessions::MAX_TOMBSTONES, webhook::secret::Secret};
 
 /// Returns an error if the configuration cannot work or is not safe.
@@ -77,11 +77,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if server.body_timeout.is_zero() {
         return invalid("server.body_timeout must not be 0s");
     }
-    if config.validate.cache_mib > 1024 * 1024 {
-        return Err(ConfigError(format!(
-            "validate.cache_mib must be at most 1048576, not {}",
-            config.validate.cache_mib
-        )));
+    if let CacheSize::Mib(mib @ 1_048_577..) = config.validate.cache_mib {
+        return Err(ConfigError(format!("validate.cache_mib must be at most 1048576, not {mib}")));
     }
     throttle(config)?;
     tls(config)?;

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::{ConfigError, service_links::is_service_link};
+use super::{CacheSize, ConfigError, service_links::is_service_link};
 
 /// Environment variables with the prefix of the configuration that belong to the command line.
 const NOT_SETTINGS: [&str; 7] =
@@ -47,7 +47,7 @@ pub(super) fn merge(
                     merge(settings, defaults, overlay, &name)?;
                 }
             }
-            (default, value) if default.same_type(&value) => {
+            (default, value) if default.same_type(&value) || is_auto(default) && value.is_integer() => {
                 settings.insert(key, value);
             }
             (default, value) => {
@@ -100,6 +100,9 @@ pub(super) fn overlay_variable(
         Value::Array(_) => Some(Value::Array(
             value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect(),
         )),
+        default if is_auto(default) => {
+            Some(value.parse().map_or_else(|_| Value::String(value.to_owned()), Value::Integer))
+        }
         _ => Some(Value::String(value.to_owned())),
     };
     let parsed = parsed.ok_or_else(|| {
@@ -110,6 +113,11 @@ pub(super) fn overlay_variable(
         Value::Table(overlay) => merge(settings, defaults, overlay, ""),
         _ => Ok(()),
     }
+}
+
+/// Whether a setting with this default may be a whole number instead. The type of the setting refuses what it is not.
+fn is_auto(default: &Value) -> bool {
+    default.as_str() == Some(CacheSize::AUTO)
 }
 
 fn unknown(name: &str, known: &Table) -> ConfigError {

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
+use toml::Value;
 
 use crate::domain::keyring::KeyAlgorithm;
 
@@ -121,7 +122,36 @@ pub enum Victim {
 pub struct Validate {
     #[serde(deserialize_with = "duration")]
     pub max_staleness: Duration,
-    pub cache_mib: u64,
+    pub cache_mib: CacheSize,
+}
+
+/// The size of the near-cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheSize {
+    /// A share of the memory that the process may use.
+    Auto,
+    /// So many MiB.
+    Mib(u64),
+}
+
+impl CacheSize {
+    /// The value that stands for [`Self::Auto`].
+    pub const AUTO: &str = "auto";
+}
+
+impl<'de> Deserialize<'de> for CacheSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let invalid = |value: &Value| {
+            D::Error::custom(format!("{value} is neither \"auto\" nor a whole number of MiB, such as 64"))
+        };
+        match Value::deserialize(deserializer)? {
+            Value::String(text) if text == Self::AUTO => Ok(Self::Auto),
+            Value::Integer(mib) => {
+                u64::try_from(mib).map(Self::Mib).map_err(|_| invalid(&Value::Integer(mib)))
+            }
+            other => Err(invalid(&other)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -33,6 +33,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.session.kick_war_changes, 6);
     assert_eq!(config.session.kick_war_window, Duration::from_mins(1));
     assert_eq!(config.validate.max_staleness, Duration::ZERO);
+    assert_eq!(config.validate.cache_mib, CacheSize::Auto);
     let password = &config.password;
     assert_eq!((password.memory_kib, password.iterations, password.parallelism), (19456, 2, 1));
     assert_eq!(password.min_length, 15);
@@ -49,6 +50,27 @@ fn the_environment_overrides_the_file_and_the_file_the_defaults() {
         load(file, &[("LATCHKEY_SESSION__SLOTS", "web, mobile"), ("LATCHKEY_PASSWORD__QUEUE", "7")]).unwrap();
     assert_eq!(config.session.slots, ["web", "mobile"]);
     assert_eq!(config.password.queue, 7);
+}
+
+#[test]
+fn the_size_of_the_near_cache_is_a_number_or_auto() {
+    let file = |value: &str| load(&format!("[validate]\ncache_mib = {value}\n"), &[]);
+    let variable = |value| load("", &[("LATCHKEY_VALIDATE__CACHE_MIB", value)]);
+    for config in [file("64"), variable("64")] {
+        assert_eq!(config.unwrap().validate.cache_mib, CacheSize::Mib(64));
+    }
+    for config in [file("'auto'"), variable("auto"), variable("")] {
+        assert_eq!(config.unwrap().validate.cache_mib, CacheSize::Auto);
+    }
+    for config in
+        [file("'64'"), file("'much'"), file("-1"), variable("much"), variable("-1"), variable("6.5")]
+    {
+        let error = config.unwrap_err().0;
+        assert!(error.contains("neither \"auto\" nor a whole number of MiB"), "{error}");
+        assert!(error.contains("validate.cache_mib"), "{error}");
+    }
+    assert!(file("true").unwrap_err().0.contains("validate.cache_mib must be"));
+    assert!(file("1048577").unwrap_err().0.contains("validate.cache_mib must be at most 1048576"));
 }
 
 #[test]
