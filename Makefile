@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Arguments for the program (`run`, `bench`, `growth`, `topologies`, `scaling`, `micro`, `displacement`,
+# Arguments for the program (`run`, `bench`, `growth`, `topologies`, `peers`, `scaling`, `micro`, `displacement`,
 # `connections`, `reads`, `commits`), for the test runner (`test`), the failures to cause (`faults`), the histories to
 # check (`histories`), the seconds and targets of `fuzz`, or the languages to test (`test-clients`).
 ARGS ?=
@@ -88,6 +88,13 @@ topologies: ## Measure what Sentinel, a cluster, buckets and followers cost, and
 	@scripts/tools.sh install redis
 	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin topologies
 	cargo run --release --locked -p latchkey-bench --bin topologies -- $(ARGS)
+
+.PHONY: peers
+peers: ## Measure Validate against other servers that do the same, and update docs/performance (ARGS="go_hs256" selects)
+	@scripts/tools.sh install redis
+	@scripts/peers.sh
+	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin peers
+	cargo run --release --locked -p latchkey-bench --bin peers -- $(ARGS)
 
 .PHONY: scaling
 scaling: ## Estimate what a number of users needs, and update docs/scaling.md (ARGS="--users 3e6" only prints)

@@ -5,7 +5,7 @@
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# cargo-machete rustfmt clippy c++, and for the clients go node java clients-python. Programs that do not need a system-wide
+# cargo-machete rustfmt clippy c++, for the clients go node java clients-python, and for `make peers` wrk peers-python. Programs that do not need a system-wide
 # installation go below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy and
 # nginx are optional for developers: the script reports which tests are skipped without them. With CI=true they are
 # required.
@@ -24,6 +24,7 @@ readonly CARGO_DENY=0.20.2
 readonly CARGO_MACHETE=0.9.2
 readonly NODE=24.19.0
 readonly CLIENTS_PYTHON=clients/python/requirements-dev.txt
+readonly PEERS_PYTHON=crates/latchkey-bench/peers/django/requirements.txt
 
 target=${CARGO_TARGET_DIR:-target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -184,6 +185,8 @@ path_of() {
     node) node_command ;;
     java) java_command ;;
     clients-python) venv_python "$CLIENTS_PYTHON" "$tools/clients-python" ;;
+    peers-python) venv_python "$PEERS_PYTHON" "$tools/peers-python" ;;
+    wrk) command -v wrk ;;
     *) die "unknown tool $1" ;;
   esac
 }
@@ -232,6 +235,8 @@ install_one() {
       apt_install openjdk-17-jdk-headless maven || die "java is missing: install a JDK, 17 or newer, and Maven"
       ;;
     clients-python) venv_install "$CLIENTS_PYTHON" "$tools/clients-python" || die "the Python client cannot be tested" ;;
+    peers-python) venv_install "$PEERS_PYTHON" "$tools/peers-python" ;;
+    wrk) apt_install wrk || die "wrk is missing: install wrk 4" ;;
   esac
 }
 

@@ -11,6 +11,7 @@
     reason = "a benchmark that panics has failed, as a test has"
 )]
 
+pub mod bars;
 pub mod core_pinning;
 pub mod echo;
 pub mod load;

@@ -84,10 +84,10 @@ pub async fn open_sessions<R: Backend>(
 }
 
 /// Writes a file with one token per line.
-pub fn write_tokens<'a>(path: &Path, tokens: impl Iterator<Item = &'a String>) -> Result<()> {
+pub fn write_tokens(path: &Path, tokens: impl Iterator<Item: AsRef<str>>) -> Result<()> {
     let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
     for token in tokens {
-        writeln!(file, "{token}")?;
+        writeln!(file, "{}", token.as_ref())?;
     }
     Ok(file.flush()?)
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Plan,
-    working_set::{TokenFiles, compare},
+    working_set::{LARGE_CACHE_MIB, SMALL_CACHE_MIB, Tokens, compare},
 };
 
 pub(crate) async fn measure(plan: &Plan, pinning: &CorePinning) -> Result<Value> {
@@ -25,21 +25,24 @@ pub(crate) async fn measure(plan: &Plan, pinning: &CorePinning) -> Result<Value>
     let (registers, database) = seed::embedded(data.path()).await?;
     let signer = seed::signer(data.path())?;
     let tokens = seed::open_sessions(&registers, &signer, plan.sessions, "Firefox on Linux", &[]).await?;
-    let files = TokenFiles::write(data.path(), &tokens)?;
-    drop(tokens);
+    let tokens = Tokens::new(data.path(), tokens);
     drop(registers);
     database.close().await;
     let database_bytes = std::fs::metadata(data.path().join("latchkey.db"))?.len();
     let latchkey = LatchkeyServer::start_on(data, None, pinning, &[]).await?;
-    let (latchkey, start) = measure_starts(plan, pinning, latchkey).await?;
-    let validate = compare(plan, &latchkey, &files)?;
+    let (mut latchkey, start) = measure_starts(plan, pinning, latchkey).await?;
+    latchkey = latchkey.restart(pinning, &[("VALIDATE__CACHE_MIB", SMALL_CACHE_MIB)]).await?;
+    let small_cache = compare(plan, &latchkey, &tokens, SMALL_CACHE_MIB)?;
+    latchkey = latchkey.restart(pinning, &[("VALIDATE__CACHE_MIB", LARGE_CACHE_MIB)]).await?;
+    let large_cache = compare(plan, &latchkey, &tokens, LARGE_CACHE_MIB)?;
     #[expect(clippy::cast_precision_loss, reason = "some gigabytes")]
     let bytes_per_session = database_bytes as f64 / plan.sessions as f64;
     Ok(json!({
         "file_bytes_per_session": round(bytes_per_session, 1),
         "start_ms": round(start, 1),
         "start_ms_on_an_empty_store": round(start_on_empty, 1),
-        "validate": validate,
+        "small_cache": small_cache,
+        "large_cache": large_cache,
     }))
 }
 

@@ -29,23 +29,41 @@ pub(crate) fn table(results: &Value) -> String {
     ] {
         let _ = writeln!(text, "| {name} | {} {unit} |", whole(value));
     }
-    text += "\n| Validates/s | over 1000 users | over random ones | ratio | min – max | resident MiB after the start | after the random ones |\n";
-    text += "|---|---:|---:|---:|---:|---:|---:|\n";
-    for (name, side) in [
-        ("embedded store", &embedded["validate"]),
-        ("Redis, from memory", &redis["from_memory"]),
-        ("Redis, always asked", &redis["always_asked"]),
-    ] {
-        let ratio = |of: &str| side["ratio"][of].as_f64().unwrap_or_default();
+    let rows = [
+        ("embedded store", &embedded["small_cache"]),
+        ("embedded store", &embedded["large_cache"]),
+        ("Redis, cached", &redis["cached"]),
+        ("Redis, strict", &redis["strict"]),
+    ];
+    for (title, key) in [("Validates/s", "unary"), ("over ValidateStream", "stream")] {
         let _ = writeln!(
             text,
-            "| {name} | {} | {} | **{:.2}** | {:.2} – {:.2} | {} | {} |",
-            whole(&side["hot_per_second"]),
-            whole(&side["random_per_second"]),
-            ratio("median"),
-            ratio("min"),
-            ratio("max"),
+            "\n| {title} | near-cache, MiB | {} users | random users | ratio | min – max |\n|---|---:|---:|---:|---:|---:|",
+            rows[0].1["hot_users"],
+        );
+        for (name, side) in rows {
+            let ratio = |of: &str| side[key]["ratio"][of].as_f64().unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "| {name} | {} | {} | {} | **{:.2}** | {:.2} – {:.2} |",
+                side["cache_mib"],
+                whole(&side[key]["hot_per_second"]),
+                whole(&side[key]["random_per_second"]),
+                ratio("median"),
+                ratio("min"),
+                ratio("max"),
+            );
+        }
+    }
+    text += "\n| resident MiB | near-cache, MiB | after the start | once all users were seen | at the end |\n";
+    text += "|---|---:|---:|---:|---:|\n";
+    for (name, side) in rows {
+        let _ = writeln!(
+            text,
+            "| {name} | {} | {} | {} | {} |",
+            side["cache_mib"],
             mebibytes(&side["resident_bytes_after_start"]),
+            mebibytes(&side["resident_bytes_with_all_users"]),
             mebibytes(&side["resident_bytes_after_random_users"]),
         );
     }

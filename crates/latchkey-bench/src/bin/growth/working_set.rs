@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use latchkey_bench::{
     Result,
     core_pinning::CorePinning,
-    load::LoadTarget,
+    load::{LoadResult, LoadTarget},
     processes::{LatchkeyServer, redis_info},
     seed,
     statistics::{Spread, median, round},
@@ -15,49 +15,94 @@ use serde_json::{Value, json};
 
 use crate::Plan;
 
-const HOT_USERS: usize = 1000;
-/// Number of random draws of one user among all.
-const DRAWS: usize = 1_000_000;
+const HOT_USERS: usize = 100;
+/// The server may answer from memory.
+const STALENESS: &str = "250ms";
+const UNARY: &[&str] = &[];
+const STREAM: &[&str] = &["--stream", "--concurrency", "256"];
+/// The default size of the near-cache, which does not hold a million users.
+pub(crate) const SMALL_CACHE_MIB: &str = "64";
+/// A near-cache that holds them.
+pub(crate) const LARGE_CACHE_MIB: &str = "512";
 
-/// Files with the tokens of a few users, and of users drawn at random.
-pub(crate) struct TokenFiles {
-    hot: PathBuf,
-    random: PathBuf,
+/// The tokens of all users, and the file that a load reads its tokens from.
+pub(crate) struct Tokens {
+    all: Vec<String>,
+    file: PathBuf,
 }
 
-impl TokenFiles {
-    pub(crate) fn write(folder: &Path, tokens: &[String]) -> Result<Self> {
-        let files = Self { hot: folder.join("tokens-hot"), random: folder.join("tokens-random") };
-        seed::write_tokens(&files.hot, tokens.iter().take(HOT_USERS))?;
-        let draws = (0..DRAWS.min(tokens.len())).map(|_| &tokens[rand::random_range(0..tokens.len())]);
-        seed::write_tokens(&files.random, draws)?;
-        Ok(files)
+impl Tokens {
+    pub(crate) fn new(folder: &Path, all: Vec<String>) -> Self {
+        Self { all, file: folder.join("tokens") }
+    }
+
+    fn load(
+        &self,
+        latchkey: &LatchkeyServer,
+        plan: &Plan,
+        arguments: &[&str],
+        tokens: impl Iterator<Item: AsRef<str>>,
+    ) -> Result<LoadResult> {
+        seed::write_tokens(&self.file, tokens)?;
+        let address = latchkey.process.grpc;
+        LoadTarget { address, tokens: &self.file, arguments, real_time: false }.run(plan.turn, None)
+    }
+
+    fn hot(&self) -> impl Iterator<Item = &String> {
+        self.all.iter().take(HOT_USERS)
+    }
+
+    /// As many as there are users. Each turn draws again, so that none finds the users of the one before in a cache.
+    fn random(&self) -> impl Iterator<Item = &String> {
+        self.all.iter().map(|_| &self.all[rand::random_range(0..self.all.len())])
+    }
+
+    /// Validates the tokens of all users once, so that every cache is as full as it gets.
+    fn visit_all(&self, latchkey: &LatchkeyServer, plan: &Plan) -> Result<()> {
+        let mut visited = 0;
+        while visited < self.all.len() {
+            let result = self.load(latchkey, plan, STREAM, self.all[visited..].iter())?;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some millions")]
+            let requests = result.requests as usize;
+            visited += requests.max(1);
+        }
+        Ok(())
     }
 }
 
-/// Measures both in turns, once the cache is as full as it gets.
-pub(crate) fn compare(plan: &Plan, latchkey: &LatchkeyServer, files: &TokenFiles) -> Result<Value> {
-    let validates_per_second = |tokens: &Path| {
-        let target = LoadTarget { address: latchkey.process.grpc, tokens, arguments: &[], real_time: false };
-        Ok::<_, latchkey_bench::Error>(target.run(plan.turn, None)?.requests_per_second)
-    };
+/// Measures a few users and random ones in turns, by unary calls and over streams, once every cache is full.
+pub(crate) fn compare(
+    plan: &Plan,
+    latchkey: &LatchkeyServer,
+    tokens: &Tokens,
+    cache_mib: &str,
+) -> Result<Value> {
     let after_start = latchkey.process.resident_bytes();
-    validates_per_second(&files.hot)?;
+    tokens.load(latchkey, plan, UNARY, tokens.hot())?;
     let with_hot_users = latchkey.process.resident_bytes();
-    validates_per_second(&files.random)?;
-    let mut turns = Vec::new();
-    for _ in 0..plan.turns {
-        turns.push((validates_per_second(&files.hot)?, validates_per_second(&files.random)?));
-    }
-    Ok(json!({
+    tokens.visit_all(latchkey, plan)?;
+    let mut results = json!({
         "hot_users": HOT_USERS,
-        "hot_per_second": round(median(turns.iter().map(|(hot, _)| *hot)), 0),
-        "random_per_second": round(median(turns.iter().map(|(_, random)| *random)), 0),
-        "ratio": Spread::of(turns.iter().map(|(hot, random)| random / hot)).json(),
+        "cache_mib": cache_mib.parse::<u64>()?,
         "resident_bytes_after_start": after_start,
         "resident_bytes_with_hot_users": with_hot_users,
-        "resident_bytes_after_random_users": latchkey.process.resident_bytes(),
-    }))
+        "resident_bytes_with_all_users": latchkey.process.resident_bytes(),
+    });
+    for (key, arguments) in [("unary", UNARY), ("stream", STREAM)] {
+        let mut turns = Vec::new();
+        for _ in 0..plan.turns {
+            let hot = tokens.load(latchkey, plan, arguments, tokens.hot())?.requests_per_second;
+            let random = tokens.load(latchkey, plan, arguments, tokens.random())?.requests_per_second;
+            turns.push((hot, random));
+        }
+        results[key] = json!({
+            "hot_per_second": round(median(turns.iter().map(|(hot, _)| *hot)), 0),
+            "random_per_second": round(median(turns.iter().map(|(_, random)| *random)), 0),
+            "ratio": Spread::of(turns.iter().map(|(hot, random)| random / hot)).json(),
+        });
+    }
+    results["resident_bytes_after_random_users"] = latchkey.process.resident_bytes().into();
+    Ok(results)
 }
 
 /// On Redis: its memory per session, and Validate with and without the near-cache.
@@ -68,21 +113,22 @@ pub(crate) async fn measure_redis(plan: &Plan, pinning: &CorePinning) -> Result<
     let registers = seed::redis(redis.url()).await?;
     let signer = seed::signer(data.path())?;
     let tokens = seed::open_sessions(&registers, &signer, plan.sessions, "Firefox on Linux", &[]).await?;
-    let files = TokenFiles::write(data.path(), &tokens)?;
-    drop(tokens);
+    let tokens = Tokens::new(data.path(), tokens);
     let used = used_memory(&redis)? - before;
     drop(registers);
 
-    let mut latchkey = LatchkeyServer::start_on(data, Some(redis), pinning, &[]).await?;
-    let always_asked = compare(plan, &latchkey, &files)?;
-    latchkey = latchkey.restart(pinning, &[("VALIDATE__MAX_STALENESS", "250ms")]).await?;
-    let from_memory = compare(plan, &latchkey, &files)?;
+    let small_cache = ("VALIDATE__CACHE_MIB", SMALL_CACHE_MIB);
+    let mut latchkey = LatchkeyServer::start_on(data, Some(redis), pinning, &[small_cache]).await?;
+    let strict = compare(plan, &latchkey, &tokens, SMALL_CACHE_MIB)?;
+    let settings = [("VALIDATE__MAX_STALENESS", STALENESS), small_cache];
+    latchkey = latchkey.restart(pinning, &settings).await?;
+    let cached = compare(plan, &latchkey, &tokens, SMALL_CACHE_MIB)?;
     #[expect(clippy::cast_precision_loss, reason = "some gigabytes")]
     let bytes_per_session = used as f64 / plan.sessions as f64;
     Ok(json!({
         "bytes_per_session": round(bytes_per_session, 1),
-        "always_asked": always_asked,
-        "from_memory": from_memory,
+        "strict": strict,
+        "cached": cached,
     }))
 }
 
