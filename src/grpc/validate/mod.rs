@@ -9,7 +9,7 @@
 //!   timer unless one is needed. A verdict carries a request id only if the client sent one or an error occurred.
 //!
 //! Together with smaller changes this reduced a call from 86,000 to 69,000 instructions, of which an empty call of the
-//! library takes 53,000 (docs/performance.md). `tests/allocations.rs` checks the number of allocations.
+//! library takes 53,000 (docs/performance/experiments.md). `tests/allocations.rs` checks the number of allocations.
 //! `build.rs` leaves both methods out of the generated server.
 
 mod codec;

@@ -1,7 +1,7 @@
 """One core, as every server of the benchmark has."""
 
 bind = "127.0.0.1:0"
-wsgi_app = "recipe:application"
+wsgi_app = "wsgi:application"
 worker_class = "gthread"
 workers = 2
 threads = 4

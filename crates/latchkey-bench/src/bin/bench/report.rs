@@ -1,4 +1,4 @@
-//! Writes the results as JSON, and as a table in a file and in the documentation.
+//! Writes the results as JSON, and as a table in the documentation.
 
 use std::{fmt::Write as _, fs, io, path::Path};
 
@@ -17,11 +17,8 @@ const WITHOUT_REAL_TIME: &str = "\nThe load had to wait for the server here, whi
 pub(crate) fn write(results: &Value, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::write(folder.join("results.json"), format!("{results:#}\n"))?;
-    let table = table(results);
-    let head = "# Results of `make bench`\n\nWhat they mean is told in [performance.md](../performance.md).";
-    fs::write(folder.join("results.md"), format!("{head}\n\n{table}"))?;
     if folder == Path::new(page::RESULTS) {
-        page::replace_section("bench", &table)?;
+        page::replace_section("bench", &table(results))?;
     }
     Ok(())
 }
