@@ -55,7 +55,8 @@ pub(crate) fn table(results: &Value) -> String {
             );
         }
     }
-    text += "\n| resident MiB | near-cache, MiB | after the start | once all users were seen | at the end |\n";
+    text +=
+        "\n| resident MiB | near-cache, MiB | after the start | once all users were seen | at the end |\n";
     text += "|---|---:|---:|---:|---:|\n";
     for (name, side) in rows {
         let _ = writeln!(

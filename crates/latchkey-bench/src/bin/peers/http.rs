@@ -23,7 +23,12 @@ pub(crate) struct Response {
 }
 
 /// Sends a request without a body, or with a form.
-pub(crate) fn send(address: SocketAddr, path: &str, headers: &[String], form: Option<&str>) -> Result<Response> {
+pub(crate) fn send(
+    address: SocketAddr,
+    path: &str,
+    headers: &[String],
+    form: Option<&str>,
+) -> Result<Response> {
     let mut socket = TcpStream::connect_timeout(&address, TIMEOUT)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
     let method = if form.is_some() { "POST" } else { "GET" };
@@ -34,7 +39,8 @@ pub(crate) fn send(address: SocketAddr, path: &str, headers: &[String], form: Op
     }
     if let Some(form) = form {
         let length = form.len();
-        request += &format!("Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n");
+        request +=
+            &format!("Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n");
     }
     socket.write_all(format!("{request}\r\n{}", form.unwrap_or_default()).as_bytes())?;
     let mut text = String::new();

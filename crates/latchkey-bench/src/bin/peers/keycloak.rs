@@ -1,6 +1,13 @@
 //! Keycloak: its realm, and logins with a password.
 
-use std::{fs, net::SocketAddr, path::Path, process::Command, thread, time::{Duration, Instant}};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use latchkey_bench::{Result, support::address::server_port};
 use serde_json::{Value, json};

@@ -58,7 +58,9 @@ const SMOKE: Plan = Plan {
 async fn measure(plan: &Plan, names: &[&str]) -> Result<Value> {
     if let Some(unknown) = names.iter().find(|name| PEERS.iter().all(|peer| peer.key != **name)) {
         let known: Vec<_> = PEERS.iter().map(|peer| peer.key).collect();
-        return Err(format!("unknown peer `{unknown}`: expected `smoke` or some of {}", known.join(", ")).into());
+        return Err(
+            format!("unknown peer `{unknown}`: expected `smoke` or some of {}", known.join(", ")).into()
+        );
     }
     let pinning = CorePinning::set_up();
     eprintln!("{} users ...", plan.users);

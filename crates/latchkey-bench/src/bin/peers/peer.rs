@@ -227,7 +227,8 @@ impl RunningPeer<'_> {
             }
             Call::Bearer { path } => {
                 let http::Response { status, body } = http::send(self.process.grpc, path, &[bearer], None)?;
-                let is_right = if accepted { status == 200 && body.contains(expected) } else { status == 401 };
+                let is_right =
+                    if accepted { status == 200 && body.contains(expected) } else { status == 401 };
                 (is_right, format!("{status} {body}"))
             }
             Call::Introspection { path, client } => {

@@ -45,7 +45,8 @@ pub(crate) fn tables(results: &Value) -> String {
             );
         }
     }
-    let missing: Vec<_> = results["not_installed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let missing: Vec<_> =
+        results["not_installed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !missing.is_empty() {
         let _ = writeln!(text, "\nNot installed, and not measured: {}.", missing.join(", "));
     }
@@ -58,7 +59,12 @@ fn chart(results: &Value, path: &str) -> Result<(), Box<dyn Error>> {
         let latchkey = ["cached", "strict"].map(|side| {
             let values = peers.iter().map(|(_, load)| number(&load[side]["requests_per_second"]));
             let value = latchkey_bench::statistics::median(values);
-            Bar { name: format!("Latchkey, {side}"), value, label: bars::thousands(value), colour: bars::LATCHKEY }
+            Bar {
+                name: format!("Latchkey, {side}"),
+                value,
+                label: bars::thousands(value),
+                colour: bars::LATCHKEY,
+            }
         });
         let peers = peers.iter().map(|(peer, load)| {
             let value = number(&load["peer"]["requests_per_second"]);

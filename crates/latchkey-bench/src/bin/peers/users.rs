@@ -1,6 +1,6 @@
 //! Users who log in to a peer, and their tokens.
 
-use std::{net::SocketAddr, ops::Range};
+use std::{net::SocketAddr, ops::Range, thread};
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -17,6 +17,7 @@ use crate::{http, keycloak};
 const KEYS_AT_A_TIME: usize = 1000;
 /// The number of logins that one request asks for.
 const LOGINS_AT_A_TIME: usize = 1000;
+const SA_TOKEN_CONNECTIONS: usize = 8;
 
 /// A token, and a text that the right answer contains.
 #[derive(Clone)]
@@ -134,14 +135,31 @@ fn claims(token: &str) -> Result<Value> {
     Ok(serde_json::from_slice(&BASE64URL_NOPAD.decode(claims.as_bytes())?)?)
 }
 
+/// Logs users in by several requests at a time, because Sa-Token waits for Redis many times in each login.
 fn log_in_to_sa_token(address: SocketAddr, users: Range<usize>) -> Result<Vec<Credential>> {
+    let of_each = users.len().div_ceil(SA_TOKEN_CONNECTIONS).max(1);
+    thread::scope(|scope| {
+        let parts: Vec<_> = users.clone().step_by(of_each).collect();
+        let parts = parts.into_iter().map(|first| first..users.end.min(first + of_each));
+        let threads: Vec<_> = parts.map(|part| scope.spawn(move || log_in_part(address, part))).collect();
+        let mut credentials = Vec::new();
+        for thread in threads {
+            credentials.extend(thread.join().map_err(|_| "a login to Sa-Token panicked")??);
+        }
+        Ok(credentials)
+    })
+}
+
+fn log_in_part(address: SocketAddr, users: Range<usize>) -> Result<Vec<Credential>> {
     let mut credentials = Vec::new();
     for first in users.clone().step_by(LOGINS_AT_A_TIME) {
         let count = LOGINS_AT_A_TIME.min(users.end - first);
         let response = http::send(address, &format!("/login?first={first}&count={count}"), &[], None)?;
         let tokens: Vec<_> = response.body.lines().collect();
         if response.status != 200 || tokens.len() != count {
-            return Err(format!("a login to Sa-Token failed with {}: {}", response.status, response.body).into());
+            return Err(
+                format!("a login to Sa-Token failed with {}: {}", response.status, response.body).into()
+            );
         }
         let credential = |(number, token): (usize, &str)| Credential {
             token: token.to_owned(),
