@@ -152,7 +152,7 @@ freeze-proto: ## Store the current protocol as that of the last release
 .PHONY: tools
 tools: ## Install the missing tools of all targets
 	@scripts/tools.sh install rustfmt clippy c++ cargo-deny buf redis postgres mariadb valkey grpcurl \
-	  grpc-health-probe django envoy nginx go node java clients-python
+	  grpc-health-probe django envoy nginx go node java clients-python wrk peers-python
 
 .PHONY: image
 image: ## Build the container image latchkey:dev

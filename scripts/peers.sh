@@ -34,15 +34,20 @@ build_go() {
 build_node() {
   local node
   node=$(tool node) || return 1
-  cp "$sources"/node/{index.js,package.json,package-lock.json} "$1"
-  (cd "$1" && PATH=$(dirname "$node"):$PATH npm ci --ignore-scripts --no-fund --no-audit --loglevel=error) >&2 || return 1
+  cp "$sources"/node/{index.js,package.json} "$1" || return 1
+  # Installs only if the lock file has changed.
+  if ! cmp -s "$sources/node/package-lock.json" "$1/package-lock.json" || [[ ! -d $1/node_modules ]]; then
+    cp "$sources/node/package-lock.json" "$1" || return 1
+    (cd "$1" && PATH=$(dirname "$node"):$PATH npm ci --ignore-scripts --no-fund --no-audit --loglevel=error) >&2 ||
+      { rm -rf "$1/node_modules"; return 1; }
+  fi
   launcher "$1" "PEER_PROTO='$PWD/proto' NODE_ENV=production exec '$node' index.js"
 }
 
 build_django() {
   local python
   python=$(tool peers-python) || return 1
-  cp "$sources"/django/*.py "$1"
+  cp "$sources"/django/*.py "$1" || return 1
   launcher "$1" "DJANGO_SETTINGS_MODULE=settings exec '$python' -m gunicorn"
 }
 
@@ -62,9 +67,12 @@ build_keycloak() {
     maven org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy -DoutputDirectory="$1" \
       -Dartifact=org.keycloak:keycloak-quarkus-dist:$KEYCLOAK:zip || return 1
   fi
-  if [[ ! -d $1/keycloak ]]; then
+  # Its build, for a database in memory, takes a minute.
+  if [[ ! -f $1/keycloak/built-$KEYCLOAK ]]; then
+    rm -rf "$1/keycloak"
     (cd "$1" && "${java%java}jar" xf "$archive" && mv "keycloak-$KEYCLOAK" keycloak) || return 1
-    bash "$1/keycloak/bin/kc.sh" build --db=dev-mem >&2 || { rm -rf "$1/keycloak"; return 1; }
+    bash "$1/keycloak/bin/kc.sh" build --db=dev-mem >&2 || return 1
+    touch "$1/keycloak/built-$KEYCLOAK"
   fi
   # It prints its address too late for the benchmark, which waits until it answers.
   launcher "$1" "echo \"Keycloak listens on 127.0.0.1:\$PEER_PORT\"
