@@ -32,9 +32,9 @@ pub(crate) async fn measure(plan: &Plan, pinning: &CorePinning) -> Result<Value>
     let latchkey = LatchkeyServer::start_on(data, None, pinning, &[]).await?;
     let (mut latchkey, start) = measure_starts(plan, pinning, latchkey).await?;
     latchkey = latchkey.restart(pinning, &[("VALIDATE__CACHE_MIB", SMALL_CACHE_MIB)]).await?;
-    let small_cache = compare(plan, &latchkey, &tokens, SMALL_CACHE_MIB)?;
+    let small_cache = compare(plan, &latchkey, &tokens, Some(SMALL_CACHE_MIB))?;
     latchkey = latchkey.restart(pinning, &[("VALIDATE__CACHE_MIB", LARGE_CACHE_MIB)]).await?;
-    let large_cache = compare(plan, &latchkey, &tokens, LARGE_CACHE_MIB)?;
+    let large_cache = compare(plan, &latchkey, &tokens, Some(LARGE_CACHE_MIB))?;
     #[expect(clippy::cast_precision_loss, reason = "some gigabytes")]
     let bytes_per_session = database_bytes as f64 / plan.sessions as f64;
     Ok(json!({

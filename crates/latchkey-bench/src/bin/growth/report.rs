@@ -46,7 +46,7 @@ pub(crate) fn table(results: &Value) -> String {
             let _ = writeln!(
                 text,
                 "| {name} | {} | {} | {} | **{:.2}** | {:.2} – {:.2} |",
-                side["cache_mib"],
+                cache_size(side),
                 whole(&side[key]["hot_per_second"]),
                 whole(&side[key]["random_per_second"]),
                 ratio("median"),
@@ -62,11 +62,16 @@ pub(crate) fn table(results: &Value) -> String {
         let _ = writeln!(
             text,
             "| {name} | {} | {} | {} | {} |",
-            side["cache_mib"],
+            cache_size(side),
             mebibytes(&side["resident_bytes_after_start"]),
             mebibytes(&side["resident_bytes_with_all_users"]),
             mebibytes(&side["resident_bytes_after_random_users"]),
         );
     }
     text
+}
+
+/// The size of the near-cache, if the server has one.
+fn cache_size(side: &Value) -> String {
+    side["cache_mib"].as_u64().map_or_else(|| "–".into(), |size| size.to_string())
 }

@@ -40,10 +40,10 @@ const PLAN: Plan = Plan {
     turns: 5,
     turn: Duration::from_secs(2),
     warm_up: Duration::from_secs(3),
-    long_warm_up: Duration::from_secs(20),
+    long_warm_up: Duration::from_secs(30),
 };
 
-/// Shows whether everything works; the results are not published.
+/// Shows whether everything works, and how it looks; the results are not published.
 const SMOKE: Plan = Plan {
     users: 2_000,
     hot_users: 20,
@@ -94,9 +94,10 @@ async fn measure(plan: &Plan, names: &[&str]) -> Result<Value> {
 async fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let (plan, names) = match arguments[..] {
-        ["smoke", ref names @ ..] => (SMOKE, names),
-        ref names => (PLAN, names),
+    let (plan, names, folder) = match arguments[..] {
+        [] => (PLAN, &[][..], Some(page::RESULTS)),
+        ["smoke", ref names @ ..] => (SMOKE, names, Some("target/bench")),
+        ref names => (PLAN, names, None),
     };
     let results = match measure(&plan, names).await {
         Ok(results) => results,
@@ -106,8 +107,8 @@ async fn main() -> ExitCode {
         }
     };
     println!("{}", report::tables(&results));
-    if arguments.is_empty()
-        && let Err(error) = report::write(&results, Path::new(page::RESULTS))
+    if let Some(folder) = folder
+        && let Err(error) = report::write(&results, Path::new(folder))
     {
         eprintln!("failed to write the results: {error}; run this in the root of the repository");
         return ExitCode::FAILURE;

@@ -11,9 +11,13 @@ use serde_json::Value;
 const LOADS: [(&str, &str); 2] = [("random", "users"), ("hot", "hot_users")];
 
 pub(crate) fn write(results: &Value, folder: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(folder)?;
     fs::write(folder.join("peers.json"), format!("{results:#}\n"))?;
     chart(results, &folder.join("peers.svg").display().to_string())?;
-    Ok(page::replace_section("peers", &tables(results))?)
+    if folder == Path::new(page::RESULTS) {
+        page::replace_section("peers", &tables(results))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn tables(results: &Value) -> String {
