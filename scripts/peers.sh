@@ -74,9 +74,12 @@ build_keycloak() {
     bash "$1/keycloak/bin/kc.sh" build --db=dev-mem >&2 || return 1
     touch "$1/keycloak/built-$KEYCLOAK"
   fi
+  # Its script waits for the server, which would outlive it.
+  printf '#!/usr/bin/env bash\nexec setpriv --pdeathsig KILL %q "$@"\n' "$java" >"$1/java"
+  chmod +x "$1/java"
   # It prints its address too late for the benchmark, which waits until it answers.
   launcher "$1" "echo \"Keycloak listens on 127.0.0.1:\$PEER_PORT\"
-exec bash keycloak/bin/kc.sh start --optimized --import-realm --http-enabled=true --http-host=127.0.0.1 \\
+JAVA=\$PWD/java exec bash keycloak/bin/kc.sh start --optimized --import-realm --http-enabled=true --http-host=127.0.0.1 \\
   --http-port=\"\$PEER_PORT\" --hostname-strict=false --cache=local >log 2>&1"
 }
 
