@@ -15,7 +15,7 @@ use crate::peer::Call;
 const SCRIPT: &str = "crates/latchkey-bench/peers/load.lua";
 /// Connections of the load, each with one request at a time and a thread of its own.
 pub(crate) const CONNECTIONS: u32 = 32;
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -33,16 +33,14 @@ pub(crate) fn send(
     socket.set_read_timeout(Some(TIMEOUT))?;
     let method = if form.is_some() { "POST" } else { "GET" };
     // HTTP/1.0, so that the body is not chunked and the connection ends.
-    let mut request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n");
-    for header in headers {
-        request += &format!("{header}\r\n");
-    }
+    let mut lines = vec![format!("{method} {path} HTTP/1.0"), format!("Host: {address}")];
+    lines.extend_from_slice(headers);
     if let Some(form) = form {
-        let length = form.len();
-        request +=
-            &format!("Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n");
+        lines.push("Content-Type: application/x-www-form-urlencoded".to_owned());
+        lines.push(format!("Content-Length: {}", form.len()));
     }
-    socket.write_all(format!("{request}\r\n{}", form.unwrap_or_default()).as_bytes())?;
+    let request = format!("{}\r\n\r\n{}", lines.join("\r\n"), form.unwrap_or_default());
+    socket.write_all(request.as_bytes())?;
     let mut text = String::new();
     socket.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("not HTTP: {text}"))?;

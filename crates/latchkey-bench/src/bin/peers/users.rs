@@ -84,7 +84,7 @@ impl<'a> Signer<'a> {
         for some in credentials.chunks(KEYS_AT_A_TIME) {
             let mut command = redis::cmd("MSET");
             for credential in some {
-                command.arg(self.newest_key(&credential.token)?).arg(&credential.token);
+                command.arg(newest_key(&credential.token)?).arg(&credential.token);
             }
             self.redis.query::<()>(&command);
         }
@@ -108,25 +108,26 @@ impl<'a> Signer<'a> {
         claims["sub"] = json!("mallory");
         parts[1] = BASE64URL_NOPAD.encode(claims.to_string().as_bytes());
         let token = parts.join(".");
-        self.redis.query::<()>(redis::cmd("SET").arg(self.newest_key(&token)?).arg(&token));
+        self.redis.query::<()>(redis::cmd("SET").arg(newest_key(&token)?).arg(&token));
         Ok(Credential { token, expected: claims["jti"].as_str().unwrap_or_default().to_owned() })
     }
 
     /// Leaves a minute of the idle timeout of a user.
     pub(crate) fn let_idle_until_a_minute_is_left(&self, token: &str) -> Result<()> {
-        self.redis.query::<()>(redis::cmd("EXPIRE").arg(self.newest_key(token)?).arg(60));
+        self.redis.query::<()>(redis::cmd("EXPIRE").arg(newest_key(token)?).arg(60));
         Ok(())
     }
 
     /// Checks that a use has slid the idle timeout of a user.
     pub(crate) fn check_idle_timeout(&self, token: &str) -> Result<()> {
-        let seconds: i64 = self.redis.query(redis::cmd("TTL").arg(self.newest_key(token)?));
+        let seconds: i64 = self.redis.query(redis::cmd("TTL").arg(newest_key(token)?));
         if seconds > 60 { Ok(()) } else { Err(format!("the idle timeout is {seconds} s after a use").into()) }
     }
+}
 
-    fn newest_key(&self, token: &str) -> Result<String> {
-        Ok(format!("peer:{}", claims(token)?["sub"].as_str().ok_or("a token without a user")?))
-    }
+/// The key of the newest token of a user.
+fn newest_key(token: &str) -> Result<String> {
+    Ok(format!("peer:{}", claims(token)?["sub"].as_str().ok_or("a token without a user")?))
 }
 
 /// The claims of a token that was made in this process.
