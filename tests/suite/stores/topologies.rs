@@ -65,8 +65,12 @@ async fn sentinels_elect_another_master_after_a_crash(
     let (new, _) = group.wait_for_master_other_than(old).await;
     assert!(group.replicas().await.contains(&old) && new != old);
     group.node_mut(old).server.restart();
+    // The Sentinels take some seconds to notice that it is back.
+    until("the old master becomes a replica", async || {
+        group.node(old).server.role().await.is_ok_and(|role| role == Role::Replica)
+    })
+    .await;
     group.until_in_sync().await;
-    assert_eq!(group.node(old).server.role().await.unwrap(), Role::Replica);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
