@@ -8,6 +8,7 @@ use latchkey_bench::{
 };
 use serde_json::Value;
 
+const CHART: &str = "![Tokens validated per second by Latchkey and by other servers](performance/peers.svg)";
 const LOADS: [(&str, &str); 2] = [("random", "users"), ("hot", "hot_users")];
 
 pub(crate) fn write(results: &Value, folder: &Path) -> Result<(), Box<dyn Error>> {
@@ -15,7 +16,7 @@ pub(crate) fn write(results: &Value, folder: &Path) -> Result<(), Box<dyn Error>
     fs::write(folder.join("peers.json"), format!("{results:#}\n"))?;
     chart(results, &folder.join("peers.svg").display().to_string())?;
     if folder == Path::new(page::RESULTS) {
-        page::replace_section("peers", &tables(results))?;
+        page::replace_section("peers", &format!("{CHART}\n\n{}", tables(results)))?;
     }
     Ok(())
 }
