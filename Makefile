@@ -74,7 +74,7 @@ deny: ## Check licences, bans and sources of the dependencies
 .PHONY: bench
 bench: ## Measure Validate against an echo server and Login against its hash, and update docs/performance
 	@scripts/tools.sh install redis
-	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin echo --bin bench
+	cargo build --release --locked -p latchkey -p latchkey-bench --bin latchkey --bin echo --bin echo_h2 --bin bench
 	cargo run --release --locked -p latchkey-bench --bin bench -- $(ARGS)
 
 .PHONY: growth

@@ -27,7 +27,7 @@ type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The queue of new requests between a connection and its executor.
 #[derive(Clone, Default)]
-pub(crate) struct SpawnQueue(Arc<Mutex<Vec<Request>>>);
+pub struct SpawnQueue(Arc<Mutex<Vec<Request>>>);
 
 impl SpawnQueue {
     fn lock(&self) -> MutexGuard<'_, Vec<Request>> {
@@ -42,7 +42,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for SpawnQueue {
 }
 
 /// A connection with its requests.
-pub(crate) struct InlineExecutor<C> {
+pub struct InlineExecutor<C> {
     connection: Pin<Box<C>>,
     new_requests: SpawnQueue,
     running: FuturesUnordered<Request>,
@@ -54,7 +54,7 @@ pub(crate) struct InlineExecutor<C> {
 
 impl<C> InlineExecutor<C> {
     /// Creates an executor for a connection that spawns its requests into `new_requests`.
-    pub(crate) fn new(connection: C, new_requests: SpawnQueue, usage: &Arc<Connection>) -> Self {
+    pub fn new(connection: C, new_requests: SpawnQueue, usage: &Arc<Connection>) -> Self {
         Self {
             connection: Box::pin(connection),
             new_requests,

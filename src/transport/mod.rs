@@ -8,7 +8,7 @@ pub mod connection;
 mod drain;
 mod frame_meter;
 pub mod http1;
-mod inline_executor;
+pub mod inline_executor;
 pub mod peer;
 pub mod server;
 pub mod tls;

@@ -66,6 +66,12 @@ impl ServerProcess {
         Self::start(command, |command| pinning.on_server_core(|| command.spawn()))
     }
 
+    /// Starts the bare echo straight on `h2`.
+    pub fn start_h2_echo(pinning: &CorePinning) -> Result<Self> {
+        let command = Command::new(built_binary("echo_h2")?);
+        Self::start(command, |command| pinning.on_server_core(|| command.spawn()))
+    }
+
     pub fn resident_bytes(&self) -> Option<u64> {
         resident_bytes(self.child.id())
     }

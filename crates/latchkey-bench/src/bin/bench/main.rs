@@ -23,9 +23,10 @@ use latchkey_bench::{
 };
 use serde_json::{Value, json};
 
-use rows::ROWS;
+use rows::{FLOOR, ROWS, Row};
 
 /// The extent of the measurement.
+#[derive(Clone, Copy)]
 struct Plan {
     /// Number of turns of the echo and of Latchkey at full load.
     pairs: usize,
@@ -88,6 +89,12 @@ async fn measure(plan: &Plan) -> Result<Value> {
         eprintln!("{} ...", row.name);
         rows.push(comparison::measure(row, plan, &pinning, &echo).await?);
     }
+    let h2_echo = ServerProcess::start_h2_echo(&pinning)?;
+    let mut floor = Vec::new();
+    for row in &FLOOR {
+        eprintln!("{}, against the h2 echo ...", row.name);
+        floor.push(measure_floor(row, plan, &pinning, &h2_echo).await?);
+    }
     eprintln!("connections, users and payload ...");
     let scaling = scaling::measure(plan, &pinning, &echo).await?;
     eprintln!("Login ...");
@@ -108,16 +115,28 @@ async fn measure(plan: &Plan) -> Result<Value> {
         "calls_at_a_time_on_each": 32,
         "in_flight_on_each_stream": 256,
         "rows": rows,
+        "floor": floor,
         "scaling": scaling,
         "logins": logins,
         "storm": login_burst,
     }))
 }
 
+/// The throughput of one row against the h2 echo; its latency is compared with the other echo.
+async fn measure_floor(
+    row: &Row,
+    plan: &Plan,
+    pinning: &CorePinning,
+    h2_echo: &ServerProcess,
+) -> Result<Value> {
+    comparison::measure(row, &Plan { latency_turns: 0, ..*plan }, pinning, h2_echo).await
+}
+
 /// Measures some parts, by their names in the JSON, and prints them.
 #[expect(clippy::print_stdout, reason = "prints the result")]
 async fn measure_parts(names: &[&str]) -> Result<()> {
-    let parts: Vec<_> = ROWS.iter().map(|row| row.key).chain(["scaling", "logins", "storm"]).collect();
+    let rows = ROWS.iter().chain(&FLOOR);
+    let parts: Vec<_> = rows.map(|row| row.key).chain(["scaling", "logins", "storm"]).collect();
     if let Some(unknown) = names.iter().find(|name| !parts.contains(name)) {
         let parts = parts.join(", ");
         return Err(format!(
@@ -127,15 +146,19 @@ async fn measure_parts(names: &[&str]) -> Result<()> {
     }
     let pinning = CorePinning::set_up();
     let echo = ServerProcess::start_echo(&pinning, 0)?;
+    let h2_echo = ServerProcess::start_h2_echo(&pinning)?;
     for name in names {
         let result = match *name {
             "scaling" => scaling::measure(&PLAN, &pinning, &echo).await?,
             "logins" => logins::measure(&PLAN, &pinning).await?,
             "storm" => login_burst::measure(&PLAN, &pinning).await?,
-            key => {
-                let row = ROWS.iter().find(|row| row.key == key).ok_or("unknown row")?;
-                comparison::measure(row, &PLAN, &pinning, &echo).await?
-            }
+            key => match FLOOR.iter().find(|row| row.key == key) {
+                Some(row) => measure_floor(row, &PLAN, &pinning, &h2_echo).await?,
+                None => {
+                    let row = ROWS.iter().find(|row| row.key == key).ok_or("unknown row")?;
+                    comparison::measure(row, &PLAN, &pinning, &echo).await?
+                }
+            },
         };
         println!("{name}: {result:#}");
     }

@@ -36,7 +36,8 @@ pub(crate) fn table(results: &Value) -> String {
     );
     text += "| | requests/s | against | its requests/s | ratio | min – max | goal |\n";
     text += "|---|---:|---|---:|---:|---:|---:|\n";
-    for row in rows(results) {
+    let floor = results["floor"].as_array().map_or(&[][..], Vec::as_slice);
+    for row in rows(results).iter().chain(floor) {
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {:.2} |",

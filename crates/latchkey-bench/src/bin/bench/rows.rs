@@ -81,3 +81,13 @@ pub(crate) const ROWS: [Row; 5] = [
         goal: 6.0,
     },
 ];
+
+/// The echo straight on `h2`, which answers every path.
+const H2_ECHO: Echo = Echo { name: "h2 echo", ..UNARY_ECHO };
+
+/// Unary calls against the floor: without the library, with the same executor.
+pub(crate) const FLOOR: [Row; 3] = [
+    Row { key: "floor_embedded", echo: &H2_ECHO, goal: 0.9, ..ROWS[0] },
+    Row { key: "floor_redis_cached", echo: &H2_ECHO, goal: 0.9, ..ROWS[1] },
+    Row { key: "floor_redis_strict", echo: &H2_ECHO, goal: 0.8, ..ROWS[2] },
+];
