@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -32,6 +33,8 @@ pub struct Connection {
     /// The time of the last request, in seconds since the start.
     last_request: AtomicU64,
     had_request: AtomicBool,
+    /// The time of the last received bytes, in seconds since the start.
+    last_received: AtomicU64,
     exchanges: AtomicUsize,
     evicted: CancellationToken,
     closing: CancellationToken,
@@ -45,6 +48,7 @@ impl Connection {
             groups: admission.join(address),
             last_request: AtomicU64::new(admission.seconds()),
             had_request: AtomicBool::new(false),
+            last_received: AtomicU64::new(admission.seconds()),
             exchanges: AtomicUsize::new(0),
             evicted: CancellationToken::new(),
             closing: CancellationToken::new(),
@@ -101,9 +105,25 @@ impl Connection {
 
     /// Records that requests have arrived, and the number of open exchanges.
     pub fn note_requests(&self, open: usize) {
+        self.note_arrival();
+        self.note_open(open);
+    }
+
+    /// Records that requests have arrived.
+    pub fn note_arrival(&self) {
         self.last_request.store(self.admission.seconds(), Ordering::Relaxed);
         self.had_request.store(true, Ordering::Relaxed);
-        self.note_open(open);
+    }
+
+    /// Records that bytes have been received.
+    pub fn note_received(&self) {
+        self.last_received.store(self.admission.seconds(), Ordering::Relaxed);
+    }
+
+    /// Returns the time since bytes were last received, to the second.
+    pub fn silence(&self) -> Duration {
+        let last = self.last_received.load(Ordering::Relaxed);
+        Duration::from_secs(self.admission.seconds().saturating_sub(last))
     }
 
     /// Records the number of open exchanges.

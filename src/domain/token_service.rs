@@ -16,7 +16,7 @@ use super::{
     rejection::{Reason, Rejection},
     rotation::Rotation,
     sessions::Session,
-    token::Tokens,
+    token::{Keys, Tokens},
     types::{Claims, Role, Timestamp, UserId},
 };
 
@@ -62,9 +62,18 @@ impl TokenService {
         self.tokens.verify(token, now)
     }
 
+    /// The keys in use, to check several tokens.
+    pub(super) fn keys(&self) -> Keys<'_> {
+        self.tokens.keys()
+    }
+
+    fn check(&self, token: &str, now: Timestamp) -> TokenCheck {
+        self.check_with(&self.keys(), token, now)
+    }
+
     /// Verifies a token, and tells an unknown key that may be in the directory from a bad signature.
-    pub(super) fn check(&self, token: &str, now: Timestamp) -> TokenCheck {
-        match self.tokens.verify(token, now) {
+    pub(super) fn check_with(&self, keys: &Keys<'_>, token: &str, now: Timestamp) -> TokenCheck {
+        match keys.verify(token, now) {
             Ok(claims) => TokenCheck::Good(claims),
             Err(rejection) if rejection.reason == Reason::BadSignature && self.may_have_new_key(token) => {
                 TokenCheck::UnknownKey

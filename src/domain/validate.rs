@@ -1,18 +1,22 @@
 //! Validate: is the session of this token live? Every other service asks on every request.
 
 use std::{
+    cell::OnceCell,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use arc_swap::Guard;
 use futures_util::future::BoxFuture;
 
 use super::{
     Engine, Error,
+    epoch::Known,
     ports::{Moment, Versioned},
     rejection::Rejection,
     sessions::{Context, OneOrMany, Profile, Session, UserSessions},
+    token::Keys,
     token_service::TokenCheck,
     types::{Claims, Role, Timestamp, UserId},
     write_behind::{QueueFull, SessionUse},
@@ -100,6 +104,60 @@ struct DueUse {
     is_urgent: bool,
 }
 
+/// What the verdicts of requests share that were received before it began: one reading of the clocks, of the key ring
+/// and of the epoch.
+///
+/// A verdict is as of some time between its request and its answer. The beginning of the round is such a time for every
+/// request of the round: they had all been received. State is read for each verdict, and so is newer. A round must end
+/// before its thread waits for anything, because a request could arrive meanwhile.
+pub struct Round<'a> {
+    engine: &'a Engine,
+    now: Timestamp,
+    moment: Moment,
+    keys: Keys<'a>,
+    epoch: OnceCell<Option<Guard<Arc<Known>>>>,
+}
+
+impl Round<'_> {
+    /// Judges a token without waiting.
+    ///
+    /// Memory may say that a session is live, and repeat a terminal rejection. Any other rejection could be due to a
+    /// login or a use that this server has not heard of yet, so the store is read.
+    pub fn validate(&self, token: &str, peek: bool, max_staleness: Option<Duration>) -> Lookup {
+        let max_staleness = max_staleness.unwrap_or(self.engine.max_staleness);
+        let claims = match self.engine.tokens.check_with(&self.keys, token, self.now) {
+            TokenCheck::Good(claims) => claims,
+            TokenCheck::Rejected(rejection) => return Lookup::Hit(Verdict::Rejected(rejection)),
+            TokenCheck::UnknownKey => {
+                let token = UnknownKeyToken { token: token.into(), peek, max_staleness };
+                return Lookup::Miss(PendingVerdict::UnknownKey(Box::new(token)));
+            }
+        };
+        let verified = VerifiedToken { claims, peek, max_staleness };
+        match self.judge(&verified) {
+            Some(verdict) => Lookup::Hit(verdict),
+            None => Lookup::Miss(PendingVerdict::Verified(verified)),
+        }
+    }
+
+    fn judge(&self, token: &VerifiedToken) -> Option<Verdict> {
+        let VerifiedToken { claims, peek, max_staleness } = token;
+        let Engine { sessions, .. } = self.engine;
+        let read = sessions.recall(&claims.user_id, *max_staleness, &self.moment)?;
+        let epoch = self.epoch.get_or_init(|| sessions.epoch().known_at_once(*self.moment)).as_ref()?;
+        let (mut verdict, due) = judge(claims, &read.state, *peek, sessions.at_moment(self.now, epoch));
+        let is_final = match &verdict {
+            Verdict::Live(_) => true,
+            Verdict::Rejected(rejection) => rejection.reason.is_terminal(),
+        };
+        let is_recorded = match due {
+            None => true,
+            Some(due) => !due.is_urgent && self.engine.note_use(claims, due, &read, &mut verdict).is_ok(),
+        };
+        (is_final && is_recorded).then_some(verdict)
+    }
+}
+
 impl Engine {
     /// Judges a token and, unless this is a `peek`, slides the idle timeout of its session.
     ///
@@ -119,42 +177,23 @@ impl Engine {
     }
 
     /// Judges a token without waiting, as is possible for most tokens most of the time.
-    ///
-    /// Memory may say that a session is live, and repeat a terminal rejection. Any other rejection could be due to a
-    /// login or a use that this server has not heard of yet, so the store is read.
     pub fn validate_from_memory(&self, token: &str, peek: bool, max_staleness: Option<Duration>) -> Lookup {
-        let now = self.clock.now();
-        let max_staleness = max_staleness.unwrap_or(self.max_staleness);
-        let claims = match self.tokens.check(token, now) {
-            TokenCheck::Good(claims) => claims,
-            TokenCheck::Rejected(rejection) => return Lookup::Hit(Verdict::Rejected(rejection)),
-            TokenCheck::UnknownKey => {
-                let token = UnknownKeyToken { token: token.into(), peek, max_staleness };
-                return Lookup::Miss(PendingVerdict::UnknownKey(Box::new(token)));
-            }
-        };
-        let verified = VerifiedToken { claims, peek, max_staleness };
-        match self.judge_from_memory(&verified, now) {
-            Some(verdict) => Lookup::Hit(verdict),
-            None => Lookup::Miss(PendingVerdict::Verified(verified)),
+        self.round().validate(token, peek, max_staleness)
+    }
+
+    /// Begins a round of verdicts for requests that have been received by now.
+    pub fn round(&self) -> Round<'_> {
+        Round {
+            engine: self,
+            now: self.clock.now(),
+            moment: Moment::new(Instant::now),
+            keys: self.tokens.keys(),
+            epoch: OnceCell::new(),
         }
     }
 
-    fn judge_from_memory(&self, token: &VerifiedToken, now: Timestamp) -> Option<Verdict> {
-        let VerifiedToken { claims, peek, max_staleness } = token;
-        let moment = Moment::new(Instant::now);
-        let read = self.sessions.recall(&claims.user_id, *max_staleness, &moment)?;
-        let epoch = self.sessions.epoch().known_at_once(*moment)?;
-        let (mut verdict, due) = judge(claims, &read.state, *peek, self.sessions.at_moment(now, &epoch));
-        let is_final = match &verdict {
-            Verdict::Live(_) => true,
-            Verdict::Rejected(rejection) => rejection.reason.is_terminal(),
-        };
-        let is_recorded = match due {
-            None => true,
-            Some(due) => !due.is_urgent && self.note_use(claims, due, &read, &mut verdict).is_ok(),
-        };
-        (is_final && is_recorded).then_some(verdict)
+    fn judge_from_memory(&self, token: &VerifiedToken) -> Option<Verdict> {
+        self.round().judge(token)
     }
 
     /// Reads the store for a verdict that memory could not give.
@@ -172,7 +211,7 @@ impl Engine {
         if self.sessions.epoch().known_at_once(Instant::now()).is_none() {
             // The epoch may be all that was missing: it is read once for all requests that wait.
             self.sessions.epoch().known().await?;
-            if let Some(verdict) = self.judge_from_memory(&token, self.clock.now()) {
+            if let Some(verdict) = self.judge_from_memory(&token) {
                 return Ok(verdict);
             }
         }
@@ -229,10 +268,9 @@ impl Engine {
         if let Err(error) = self.sessions.epoch().known().await {
             return tokens.iter().map(|_| Err(error.clone().into())).collect();
         }
-        let now = self.clock.now();
         let mut misses = Vec::new();
         let mut judge = |token| {
-            let verdict = self.judge_from_memory(&token, now);
+            let verdict = self.judge_from_memory(&token);
             if verdict.is_none() {
                 misses.push(token);
             }

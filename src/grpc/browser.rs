@@ -5,8 +5,8 @@
 
 use std::{convert::Infallible, sync::Arc};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, Service as _, service_fn};
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     isolation::panics::Panic,
-    transport::{connection::Services, peer::Peer},
+    transport::{body::IncomingBody, connection::Services, http2::Begun, peer::Peer},
 };
 
 /// The request headers that pages may send. The caller key is not among them, because it does not belong in a browser.
@@ -46,7 +46,7 @@ impl Browsers {
     }
 
     /// Answers a request of a browser.
-    async fn serve_browser(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+    async fn serve_browser(&self, peer: &Peer, request: Request<IncomingBody>) -> Response<Body> {
         let origin = match PageOrigin::find(request.headers(), &self.origins) {
             PageOrigin::Allowed(origin) => Some(origin.clone()),
             PageOrigin::None | PageOrigin::Foreign => None,
@@ -66,7 +66,7 @@ impl Browsers {
 
     /// Makes the cookie count in requests from pages of an allowed origin, by gRPC-Web or through a gateway that has
     /// translated them to native gRPC, and in requests that enable it and come from no page.
-    fn accept_cookie(&self, request: &mut Request<Incoming>) {
+    fn accept_cookie(&self, request: &mut Request<IncomingBody>) {
         let Some(cookie) = &self.cookie else { return };
         let from_page = match PageOrigin::find(request.headers(), &self.origins) {
             PageOrigin::Allowed(_) => true,
@@ -107,7 +107,12 @@ impl Browsers {
 impl Services for Browsers {
     type Body = ResponseBody;
 
-    async fn serve(&self, peer: &Peer, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    /// The dispatcher begins no request that comes from a browser or has cookies.
+    fn begin<B>(&self, peer: &Peer, request: &Request<B>, message: &Bytes) -> Begun<ResponseBody> {
+        self.services.begin(peer, request, message)
+    }
+
+    async fn serve(&self, peer: &Peer, mut request: Request<IncomingBody>) -> Response<ResponseBody> {
         // A browser hides the response from a page of another origin, but the call would have run.
         let response = if let Some(response) = cross_site::error_response(&request, &self.origins) {
             response
@@ -128,7 +133,7 @@ impl Services for Browsers {
 }
 
 /// Whether a request is gRPC-Web or a preflight.
-fn is_from_browser(request: &Request<Incoming>) -> bool {
+fn is_from_browser(request: &Request<IncomingBody>) -> bool {
     let content_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     content_type.is_some_and(|kind| kind.starts_with(b"application/grpc-web"))
         || *request.method() == Method::OPTIONS

@@ -35,7 +35,7 @@ impl Call {
 
     /// Returns the token of the request: `field`, or else the metadata `authorization`.
     pub(super) fn token<'a>(&'a self, field: &'a str) -> Result<&'a str, Violation> {
-        convert::token(field, &self.metadata)
+        convert::token(field, self.metadata.as_ref())
     }
 
     /// The cookies of the request, if they count.

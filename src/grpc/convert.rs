@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tonic::metadata::MetadataMap;
+use http::{HeaderMap, header::AUTHORIZATION};
 
 use super::pb;
 use crate::domain::{
@@ -107,11 +107,11 @@ fn role_names(roles: &[Role]) -> Vec<String> {
 }
 
 /// Returns the token of a request: `field`, or else the metadata `authorization: Bearer ...`.
-pub(super) fn token<'a>(field: &'a str, metadata: &'a MetadataMap) -> Result<&'a str, Violation> {
+pub(super) fn token<'a>(field: &'a str, metadata: &'a HeaderMap) -> Result<&'a str, Violation> {
     if !field.is_empty() {
         return Ok(field);
     }
-    let mut values = metadata.get_all("authorization").iter();
+    let mut values = metadata.get_all(AUTHORIZATION).iter();
     match (values.next(), values.next()) {
         (None, _) => Err(Violation::new(
             "token",
@@ -147,11 +147,11 @@ mod tests {
 
     #[test]
     fn a_token_in_two_authorization_values_is_a_violation() {
-        let mut metadata = MetadataMap::new();
-        metadata.append("authorization", "Bearer a".parse().unwrap());
+        let mut metadata = HeaderMap::new();
+        metadata.append(AUTHORIZATION, "Bearer a".parse().unwrap());
         assert_eq!(token("", &metadata), Ok("a"));
         assert_eq!(token("b", &metadata), Ok("b"));
-        metadata.append("authorization", "Bearer a".parse().unwrap());
+        metadata.append(AUTHORIZATION, "Bearer a".parse().unwrap());
         assert_eq!(token("", &metadata).unwrap_err().field, "token");
     }
 }

@@ -15,7 +15,7 @@ use latchkey_client::bearer::Credentials;
 
 /// With the value `true`, the cookie counts in a request without `origin`, such as from a server that calls for a
 /// browser.
-const ENABLE_HEADER: &str = "x-latchkey-cookie";
+pub(super) const ENABLE_HEADER: &str = "x-latchkey-cookie";
 /// Maximum length of the name and the value of a cookie together, in bytes. Browsers ignore a larger one silently
 /// (RFC 6265bis section 5.7).
 const MAX_LEN: usize = 4096;

@@ -12,15 +12,14 @@ use std::{
 
 use axum::Router;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Request, Response};
 use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status, body::Body, codegen::StdError};
 use tower::ServiceExt as _;
 
 use super::{
     access::Access,
-    cookie::Cookies,
+    cookie::{Cookies, ENABLE_HEADER},
     cross_site,
     deadline::{self, Deadline},
     methods::{self, Rule},
@@ -32,9 +31,14 @@ use super::{
 };
 use crate::{
     admission::Permit,
-    domain::Engine,
+    domain::{Engine, validate::Lookup},
     isolation::panics::{self, Panic},
-    transport::{connection::Services, peer::Peer},
+    transport::{
+        body::IncomingBody,
+        connection::Services,
+        http2::{Answer, Begun, MessageResponse},
+        peer::Peer,
+    },
 };
 
 /// The time limits of requests.
@@ -234,7 +238,49 @@ impl Dispatcher {
 impl Services for Dispatcher {
     type Body = ResponseBody;
 
-    async fn serve(&self, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+    /// Begins `Validate` without futures, timers and the types of the library. Leaves every request to
+    /// [`serve`](Self::serve) that needs more: a caller check, compression, a cookie, an error, a log line.
+    fn begin<B>(&self, peer: &Peer, request: &Request<B>, message: &Bytes) -> Begun<ResponseBody> {
+        if request.uri().path() != validate::METHOD
+            || self.access.requires_role(Rule::Validator)
+            || tracing::enabled!(tracing::Level::DEBUG)
+        {
+            return Begun::Unchanged;
+        }
+        let Some(headers) = PlainHeaders::of(request) else { return Begun::Unchanged };
+        let with_id = |mut response: MessageResponse| {
+            if let Some(id) = headers.id() {
+                id.write(response.head.headers_mut());
+            }
+            response
+        };
+        match validate::begin(&self.engine, request.headers(), message) {
+            None => Begun::Unchanged,
+            Some(Lookup::Hit(verdict)) => Begun::Answered(with_id(validate::response(verdict))),
+            Some(Lookup::Miss(pending)) => {
+                let (engine, connection) = (Arc::clone(&self.engine), Arc::clone(&peer.connection));
+                let timeout = deadline::timeout(request.headers(), self.settings.timeout);
+                let id = headers.id();
+                Begun::Waiting(Box::pin(async move {
+                    let mut answer = {
+                        let resolved = validate::resolve(&engine, id.as_ref(), &connection, pending);
+                        let mut resolved = pin!(with_timeout(timeout, resolved));
+                        match panics::caught(resolved.as_mut()).await {
+                            Ok(Ok(verdict)) => Answer::Message(validate::response(verdict)),
+                            Ok(Err(status)) => error_answer(status),
+                            Err(panic) => error_answer(status::panicked(&panic, id.clone())),
+                        }
+                    };
+                    if let Some(id) = id {
+                        id.write(answer.headers_mut());
+                    }
+                    answer
+                }))
+            }
+        }
+    }
+
+    async fn serve(&self, peer: &Peer, request: Request<IncomingBody>) -> Response<ResponseBody> {
         let response = match cross_site::error_response(&request, &[]) {
             Some(response) => response,
             None => Self::serve(self, peer, request).await,
@@ -244,6 +290,38 @@ impl Services for Dispatcher {
 
     fn panicked(&self, panic: &Panic) -> Response<ResponseBody> {
         response_body::panicked(panic)
+    }
+}
+
+/// The answer with a status.
+fn error_answer(status: Status) -> Answer<ResponseBody> {
+    Answer::Response(status.into_http().map(|body| ResponseBody::new(body, None)))
+}
+
+/// The headers of a request over gRPC that is not compressed and comes neither from a page nor with cookies.
+struct PlainHeaders<'a> {
+    id: Option<&'a HeaderValue>,
+}
+
+impl<'a> PlainHeaders<'a> {
+    /// Reads the headers in one pass: a look-up of each would cost more.
+    fn of<B>(request: &'a Request<B>) -> Option<Self> {
+        let (mut has_type, mut id) = (false, None);
+        for (name, value) in request.headers() {
+            match name.as_str() {
+                "content-type" if value == "application/grpc" || value == "application/grpc+proto" => {
+                    has_type = true;
+                }
+                RequestId::HEADER => id = id.or(Some(value)),
+                "content-type" | "cookie" | "grpc-encoding" | "origin" | ENABLE_HEADER => return None,
+                _ => {}
+            }
+        }
+        (has_type && *request.method() == Method::POST).then_some(Self { id })
+    }
+
+    fn id(&self) -> Option<RequestId> {
+        self.id.and_then(RequestId::of)
     }
 }
 

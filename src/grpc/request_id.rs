@@ -5,19 +5,24 @@ use std::fmt;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use tonic::{Status, metadata::MetadataValue};
 
-const NAME: &str = "x-request-id";
-const ID_HEADER: HeaderName = HeaderName::from_static(NAME);
+const ID_HEADER: HeaderName = HeaderName::from_static(RequestId::HEADER);
 
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// Returns the id that the client has sent, if it can be logged (up to 64 visible characters).
+    pub(super) const HEADER: &str = "x-request-id";
+
+    /// Returns the id that the client has sent, if there is a valid one.
     pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let is_loggable = |id: &&HeaderValue| {
-            (1..=64).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-        };
-        headers.get(ID_HEADER).filter(is_loggable).cloned().map(Self)
+        headers.get(ID_HEADER).and_then(Self::of)
+    }
+
+    /// Returns an id that a client has sent, if it can be logged (up to 64 visible characters).
+    pub(super) fn of(value: &HeaderValue) -> Option<Self> {
+        let is_loggable =
+            (1..=64).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
+        is_loggable.then(|| Self(value.clone()))
     }
 
     pub(super) fn random() -> Self {
@@ -33,7 +38,7 @@ impl RequestId {
     /// Returns `status` with the id in its metadata.
     pub(super) fn add_to(&self, mut status: Status) -> Status {
         if let Ok(id) = MetadataValue::try_from(self.0.as_bytes()) {
-            status.metadata_mut().insert(NAME, id);
+            status.metadata_mut().insert(Self::HEADER, id);
         }
         status
     }

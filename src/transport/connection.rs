@@ -3,23 +3,33 @@
 //! Panics of requests are caught here and answered by [`Services::panicked`].
 
 use std::{
-    convert::Infallible, error::Error, future::Future, io::Cursor, pin::pin, sync::Arc, time::Duration,
+    convert::Infallible,
+    error::Error,
+    fmt::Display,
+    future::Future,
+    io::Cursor,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use http_body::Body;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::conn::auto::Builder,
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
 };
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    body::IncomingBody,
     drain,
     frame_meter::{FrameMeter, ResetRate},
+    http2::{Begun, Http2},
     inline_executor::{InlineExecutor, SpawnQueue},
     peer::Peer,
 };
@@ -30,7 +40,7 @@ use crate::{
 
 /// The connection preface of HTTP/2 clients (RFC 9113 section 3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Timeout for the preface. Afterwards [`KEEPALIVE`] detects a dead client.
+/// Timeout for the preface. Afterwards pings detect a dead client.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout for the headers of an HTTP/1.1 request, from the first byte or from the previous response.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,8 +56,6 @@ const STREAM_WINDOW: u32 = 384 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
 /// Maximum size of the unsent part of a response, in bytes.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
-/// Interval and timeout of keepalive pings.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
 /// The limits of connections.
 #[derive(Debug, Clone, Copy)]
@@ -67,15 +75,34 @@ pub trait Services: Send + Sync + 'static {
     /// The body of responses.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
+    /// Begins to answer a request from `peer` that has arrived as a whole, with `message` as its body. This must not
+    /// take long. Only requests over HTTP/2 come here, and may be left to [`serve`](Self::serve).
+    fn begin<B>(&self, peer: &Peer, request: &Request<B>, message: &Bytes) -> Begun<Self::Body> {
+        let _ = (peer, request, message);
+        Begun::Unchanged
+    }
+
     /// Answers a request from `peer`.
     fn serve(
         &self,
         peer: &Peer,
-        request: Request<Incoming>,
+        request: Request<IncomingBody>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 
-    /// The response to a request during which [`serve`](Self::serve) panicked.
+    /// The response to a request that panicked.
     fn panicked(&self, panic: &Panic) -> Response<Self::Body>;
+}
+
+/// What all requests of a connection share.
+pub(super) struct Served<S> {
+    pub(super) services: Arc<S>,
+    pub(super) peer: Peer,
+}
+
+/// A connection of a version of HTTP.
+pub(super) trait Http {
+    /// Asks the client to send no further requests. Requests in progress may finish.
+    fn graceful_shutdown(self: Pin<&mut Self>);
 }
 
 /// Serves a connection until it ends.
@@ -94,49 +121,40 @@ pub(crate) async fn serve<S: Services>(
         read = tokio::time::timeout(PREFACE_TIMEOUT, read_preface(&mut from_client, &mut preface)) => read,
     };
     let Ok(Some(start)) = read else { return };
-    let requests = SpawnQueue::default();
-    let (builder, resets) = match start == PREFACE {
-        true => {
-            (http2(limits.max_streams, requests.clone()), Some(ResetRate::for_streams(limits.max_streams)))
-        }
-        false if limits.http1 => (http1(requests.clone()), None),
-        false => return,
-    };
-    let start = start.to_vec();
-    let usage = Arc::clone(&peer.connection);
-    // One reference count per request for everything of the connection.
-    let shared = Arc::new((services, peer));
-    let service = service_fn(move |request: Request<Incoming>| {
-        let shared = Arc::clone(&shared);
-        // Boxed, because the library moves the future six times before it runs.
-        Box::pin(async move {
-            let (services, peer) = &*shared;
-            // The inline executor notes only HTTP/2 requests.
-            let noted = (request.version() != Version::HTTP_2).then_some(&peer.connection);
-            if let Some(connection) = noted {
-                connection.note_requests(1);
-            }
-            let mut response = pin!(services.serve(peer, request));
-            let response = panics::caught(response.as_mut()).await;
-            if let Some(connection) = noted {
-                connection.note_open(0);
-            }
-            Ok::<_, Infallible>(response.unwrap_or_else(|panic| services.panicked(&panic)))
-        })
-    });
-    let io = FrameMeter::new(
-        join(Cursor::new(start).chain(from_client), to_client),
-        resets,
-        PREFACE.len(),
-        &usage,
-    );
-    let mut serving =
-        InlineExecutor::new(builder.serve_connection(TokioIo::new(io), service), requests, &usage);
+    let is_http2 = start == PREFACE;
+    if !is_http2 && !limits.http1 {
+        return;
+    }
+    let resets = is_http2.then(|| ResetRate::for_streams(limits.max_streams));
+    let start = Cursor::new(start.to_vec());
+    let io =
+        FrameMeter::new(join(start.chain(from_client), to_client), resets, PREFACE.len(), &peer.connection);
+    // One reference count for everything of the connection.
+    let served = Arc::new(Served { services, peer });
+    if is_http2 {
+        let requests = SpawnQueue::default();
+        let connection = Http2::new(&http2(limits.max_streams), io, Arc::clone(&served), requests.clone());
+        drive(connection, requests, &served.peer.connection, limits, &shutdown).await;
+    } else {
+        let connection = http1(TokioIo::new(io), Arc::clone(&served));
+        drive(connection, SpawnQueue::default(), &served.peer.connection, limits, &shutdown).await;
+    }
+}
+
+/// Runs a connection and its requests until it ends or must be closed.
+async fn drive<E: Display>(
+    connection: impl Http + Future<Output = Result<(), E>>,
+    requests: SpawnQueue,
+    usage: &Arc<Connection>,
+    limits: ConnectionLimits,
+    shutdown: &CancellationToken,
+) {
+    let mut serving = InlineExecutor::new(connection, requests, usage);
     // With jitter, so that the clients of a restarted server do not all reconnect at once.
     let age = limits.age.mul_f64(rand::random_range(0.9..1.1));
     let ended = tokio::select! {
         ended = &mut serving => Some(ended),
-        () = drain::retired(age, &usage, &shutdown) => None,
+        () = drain::retired(age, usage, shutdown) => None,
     };
     let ended = if let Some(ended) = ended {
         ended
@@ -145,7 +163,7 @@ pub(crate) async fn serve<S: Services>(
         serving.connection().graceful_shutdown();
         tokio::select! {
             ended = &mut serving => ended,
-            () = close_gracefully(limits.age_grace, &usage, &shutdown) => return,
+            () = close_gracefully(limits.age_grace, usage, shutdown) => return,
         }
     };
     if let Err(error) = ended {
@@ -176,29 +194,49 @@ async fn read_preface<'a>(
     Some(&preface[..length])
 }
 
-fn http1(requests: SpawnQueue) -> Builder<SpawnQueue> {
-    let mut builder = Builder::new(requests).http1_only();
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEADERS as usize);
-    builder
+/// Serves HTTP/1.1, one request at a time.
+fn http1<I, S>(io: I, served: Arc<Served<S>>) -> impl Http + Future<Output = Result<(), hyper::Error>>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+    S: Services,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let served = Arc::clone(&served);
+        async move {
+            let Served { services, peer } = &*served;
+            peer.connection.note_requests(1);
+            let mut response = pin!(services.serve(peer, request.map(IncomingBody::http1)));
+            let response = panics::caught(response.as_mut()).await;
+            peer.connection.note_open(0);
+            Ok::<_, Infallible>(response.unwrap_or_else(|panic| services.panicked(&panic)))
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEADERS as usize);
+    builder.serve_connection(io, service)
 }
 
-fn http2(max_streams: u32, requests: SpawnQueue) -> Builder<SpawnQueue> {
-    let mut builder = Builder::new(requests).http2_only();
+impl<I, S, B> Http for http1::Connection<I, S>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        http1::Connection::graceful_shutdown(self);
+    }
+}
+
+fn http2(max_streams: u32) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
     builder
-        .http2()
-        .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams)
         .max_header_list_size(MAX_HEADERS)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(MAX_SEND_BUFFER)
+        .max_send_buffer_size(MAX_SEND_BUFFER)
         .max_pending_accept_reset_streams(ResetRate::for_streams(max_streams).burst as usize)
-        .max_local_error_reset_streams(max_streams as usize * LOCAL_RESETS_FACTOR)
-        .keep_alive_interval(KEEPALIVE.0)
-        .keep_alive_timeout(KEEPALIVE.1);
+        .max_local_error_reset_streams(Some(max_streams as usize * LOCAL_RESETS_FACTOR));
     builder
 }

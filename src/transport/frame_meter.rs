@@ -86,6 +86,7 @@ impl<C: AsyncRead + Unpin> AsyncRead for FrameMeter<C> {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.connection).poll_read(cx, buffer))?;
+        this.usage.note_received();
         if let Some(frames) = &mut this.frames
             && let Some(whole) = frames.receive(&buffer.filled()[before..], Instant::now)
         {

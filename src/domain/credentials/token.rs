@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use highway::{HighwayHash as _, HighwayHasher, Key as HashKey};
 use jsonwebtoken::{Header, Validation, errors::ErrorKind};
 use quick_cache::{
@@ -205,14 +205,27 @@ impl Tokens {
     /// Verifies a token and returns its claims. Whether its session is live is not checked here, nor whether the token
     /// is valid already: if the session was displaced before, its end is the reason to report.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Arc<Claims>, Rejection> {
+        self.verify_with(&self.current.load(), token, now)
+    }
+
+    /// The keys in use, to verify several tokens.
+    pub fn keys(&self) -> Keys<'_> {
+        Keys { tokens: self, current: self.current.load() }
+    }
+
+    fn verify_with(
+        &self,
+        current: &ActiveKeys,
+        token: &str,
+        now: Timestamp,
+    ) -> Result<Arc<Claims>, Rejection> {
         if token.len() > MAX_LEN {
             return Err(Rejection::bare(Reason::Malformed));
         }
-        let current = self.current.load();
         let hash = current.verified.hash(token);
         let claims = match current.verified.memo.get(&hash) {
             Some(claims) => claims,
-            None => self.verify_once(&current, token, hash)?,
+            None => self.verify_once(current, token, hash)?,
         };
         if now >= claims.expires_at {
             return Err(Rejection::at(Reason::Expired, claims.expires_at));
@@ -290,6 +303,19 @@ fn header_of(key: &Key) -> Header {
     header.typ = Some(TYP.into());
     header.kid = Some(key.kid.clone());
     header
+}
+
+/// The keys that were in use when [`Tokens::keys`] was called. Not to be held while waiting.
+pub struct Keys<'a> {
+    tokens: &'a Tokens,
+    current: Guard<Arc<ActiveKeys>>,
+}
+
+impl Keys<'_> {
+    /// [`Tokens::verify`] with these keys.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Arc<Claims>, Rejection> {
+        self.tokens.verify_with(&self.current, token, now)
+    }
 }
 
 /// A header exactly as this module writes it.

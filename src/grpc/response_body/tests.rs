@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use h2::client::SendRequest;
 use http::Request;
-use hyper::body::Incoming;
 use tokio::{
     io::{duplex, split},
     sync::Notify,
@@ -14,6 +13,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::transport::{
+    body::IncomingBody,
     connection::{ConnectionLimits, Services, serve},
     peer::Peer,
 };
@@ -27,7 +27,7 @@ struct Panicking(Notify);
 impl Services for Panicking {
     type Body = ResponseBody;
 
-    async fn serve(&self, _: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn serve(&self, _: &Peer, request: Request<IncomingBody>) -> Response<ResponseBody> {
         let response = match request.uri().path() {
             "/wait" => {
                 self.0.notified().await;

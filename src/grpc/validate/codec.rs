@@ -3,9 +3,9 @@
 //! The bytes are those of the generated message. The message itself would take ten allocations for copies of strings
 //! that are copied again at once.
 
+use bytes::{BufMut, Bytes};
 use prost::{
     Message,
-    bytes::BufMut,
     encoding::{WireType, encoded_len_varint},
 };
 use tonic::{
@@ -14,9 +14,10 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::request::TokenRequest;
+use super::{messages::PREFIX_LEN, request::TokenRequest};
 use crate::{
     domain::{
+        rejection::Rejection,
         types::{SessionId, Timestamp},
         validate::{LiveSession, Verdict},
     },
@@ -33,16 +34,8 @@ pub(in crate::grpc) enum Reply {
     Failure(pb::Failure),
 }
 
-pub(in crate::grpc) struct ValidateCodec {
-    /// Initial size of the buffers, in bytes.
-    buffer_size: usize,
-}
-
-impl ValidateCodec {
-    pub(in crate::grpc) const UNARY: Self = Self { buffer_size: BUFFER_SIZE };
-    /// The buffer of a stream holds all replies that are sent together, so it never grows.
-    pub(in crate::grpc) const STREAMING: Self = Self { buffer_size: YIELD_THRESHOLD };
-}
+/// The codec of the requests that the library decodes.
+pub(in crate::grpc) struct ValidateCodec;
 
 impl Codec for ValidateCodec {
     type Encode = Reply;
@@ -51,20 +44,19 @@ impl Codec for ValidateCodec {
     type Decoder = <ProstCodec<pb::ValidateResponse, TokenRequest> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ReplyEncoder { buffer_size: self.buffer_size }
+        ReplyEncoder
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<pb::ValidateResponse, TokenRequest>::raw_decoder(BufferSettings::new(
-            self.buffer_size,
-            YIELD_THRESHOLD,
-        ))
+        ProstCodec::<pb::ValidateResponse, TokenRequest>::raw_decoder(buffers())
     }
 }
 
-pub(in crate::grpc) struct ReplyEncoder {
-    buffer_size: usize,
+fn buffers() -> BufferSettings {
+    BufferSettings::new(BUFFER_SIZE, YIELD_THRESHOLD)
 }
+
+pub(in crate::grpc) struct ReplyEncoder;
 
 impl Encoder for ReplyEncoder {
     type Item = Reply;
@@ -72,65 +64,122 @@ impl Encoder for ReplyEncoder {
 
     fn encode(&mut self, reply: Reply, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         match reply {
-            Reply::Verdict(Verdict::Live(session)) => encode_session(&session, buffer),
-            Reply::Verdict(Verdict::Rejected(rejection)) => {
-                let verdict = pb::validate_response::Verdict::Rejection(convert::rejection(&rejection));
-                pb::ValidateResponse { verdict: Some(verdict), failure: None }.encode_raw(buffer);
-            }
-            Reply::Failure(failure) => {
-                pb::ValidateResponse { verdict: None, failure: Some(failure) }.encode_raw(buffer);
-            }
+            Reply::Verdict(Verdict::Live(session)) => EncodedSession::new(&session).write(buffer),
+            Reply::Verdict(Verdict::Rejected(rejection)) => rejected(&rejection).encode_raw(buffer),
+            Reply::Failure(failure) => failed(failure).encode_raw(buffer),
         }
         Ok(())
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(self.buffer_size, YIELD_THRESHOLD)
+        buffers()
     }
 }
 
-/// Encodes a `ValidateResponse` with a session.
-fn encode_session(live: &LiveSession, to: &mut impl BufMut) {
-    let mut id = [0; SessionId::TEXT_LEN];
-    let session = live.session();
-    // The fields of `Session` by number.
-    let strings = [
-        (1, session.id.write(&mut id)),
-        (2, live.user_id().as_str()),
-        (3, live.username()),
-        (4, session.slot.as_str()),
-        (5, session.device.as_str()),
-    ];
-    let times = [(7, session.issued_at), (8, session.expires_at), (9, live.idle_expires_at())]
-        .map(|(field, time)| TimestampField::new(field, time));
+/// Encodes a message with its prefix, in a buffer of exactly its size if it has a verdict.
+pub(super) fn encode_message(verdict: Verdict) -> Bytes {
+    let mut buffer = Vec::new();
+    append_message(Reply::Verdict(verdict), &mut buffer);
+    buffer.into()
+}
 
-    let mut length = times.iter().map(|time| time.as_bytes().len()).sum();
-    for (_, text) in strings.iter().filter(|(_, text)| !text.is_empty()) {
-        length += string_field_len(text);
+/// Appends a message with its prefix.
+pub(super) fn append_message(reply: Reply, buffer: &mut Vec<u8>) {
+    let mut begin = |length: usize| {
+        if buffer.capacity() == 0 {
+            buffer.reserve_exact(PREFIX_LEN + length);
+        }
+        buffer.put_u8(0);
+        buffer.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    };
+    let message = match reply {
+        Reply::Verdict(Verdict::Live(live)) => {
+            let session = EncodedSession::new(&live);
+            begin(session.len());
+            return session.write(buffer);
+        }
+        Reply::Verdict(Verdict::Rejected(rejection)) => rejected(&rejection),
+        Reply::Failure(failure) => failed(failure),
+    };
+    begin(message.encoded_len());
+    message.encode_raw(buffer);
+}
+
+fn rejected(rejection: &Rejection) -> pb::ValidateResponse {
+    let verdict = pb::validate_response::Verdict::Rejection(convert::rejection(rejection));
+    pb::ValidateResponse { verdict: Some(verdict), failure: None }
+}
+
+fn failed(failure: pb::Failure) -> pb::ValidateResponse {
+    pb::ValidateResponse { verdict: None, failure: Some(failure) }
+}
+
+/// A `ValidateResponse` with a session, to be encoded.
+struct EncodedSession<'a> {
+    live: &'a LiveSession,
+    id: [u8; SessionId::TEXT_LEN],
+    times: [TimestampField; 3],
+    /// The length of the session without the header of the field that it is.
+    length: usize,
+}
+
+impl<'a> EncodedSession<'a> {
+    fn new(live: &'a LiveSession) -> Self {
+        let session = live.session();
+        let mut id = [0; SessionId::TEXT_LEN];
+        session.id.write(&mut id);
+        let times = [(7, session.issued_at), (8, session.expires_at), (9, live.idle_expires_at())]
+            .map(|(field, time)| TimestampField::new(field, time));
+        let mut encoded = Self { live, id, times, length: 0 };
+        let mut length = encoded.times.iter().map(|time| time.as_bytes().len()).sum();
+        for (_, text) in encoded.strings().iter().filter(|(_, text)| !text.is_empty()) {
+            length += string_field_len(text);
+        }
+        for role in live.roles() {
+            length += string_field_len(role.as_str().as_bytes());
+        }
+        encoded.length = length;
+        encoded
     }
-    for role in live.roles() {
-        length += string_field_len(role.as_str());
+
+    /// The string fields of `Session` by number, without the roles.
+    fn strings(&self) -> [(u8, &[u8]); 5] {
+        let session = self.live.session();
+        [
+            (1, &self.id[..]),
+            (2, self.live.user_id().as_str().as_bytes()),
+            (3, self.live.username().as_bytes()),
+            (4, session.slot.as_str().as_bytes()),
+            (5, session.device.as_str().as_bytes()),
+        ]
     }
-    put_header(1, length, to);
-    for (field, text) in strings.iter().filter(|(_, text)| !text.is_empty()) {
-        put_string(*field, text, to);
+
+    fn len(&self) -> usize {
+        1 + encoded_len_varint(self.length as u64) + self.length
     }
-    for role in live.roles() {
-        put_string(6, role.as_str(), to);
-    }
-    for time in &times {
-        to.put_slice(time.as_bytes());
+
+    fn write(&self, to: &mut impl BufMut) {
+        put_header(1, self.length, to);
+        for (field, text) in self.strings().iter().filter(|(_, text)| !text.is_empty()) {
+            put_string(*field, text, to);
+        }
+        for role in self.live.roles() {
+            put_string(6, role.as_str().as_bytes(), to);
+        }
+        for time in &self.times {
+            to.put_slice(time.as_bytes());
+        }
     }
 }
 
 /// Returns the length of a string field. The keys of all fields used here are one byte.
-fn string_field_len(text: &str) -> usize {
+fn string_field_len(text: &[u8]) -> usize {
     1 + encoded_len_varint(text.len() as u64) + text.len()
 }
 
-fn put_string(field: u8, text: &str, to: &mut impl BufMut) {
+fn put_string(field: u8, text: &[u8], to: &mut impl BufMut) {
     put_header(field, text.len(), to);
-    to.put_slice(text.as_bytes());
+    to.put_slice(text);
 }
 
 /// Writes the key and the length of a length-delimited field.
@@ -231,11 +280,12 @@ mod tests {
     proptest! {
         #[test]
         fn a_session_is_encoded_like_the_generated_message(live in live_session()) {
-            let mut encoded = Vec::new();
-            encode_session(&live, &mut encoded);
             let verdict = pb::validate_response::Verdict::Session(convert::session(&live));
-            let message = pb::ValidateResponse { verdict: Some(verdict), failure: None };
-            prop_assert_eq!(encoded, message.encode_to_vec());
+            let message = pb::ValidateResponse { verdict: Some(verdict), failure: None }.encode_to_vec();
+            let encoded = encode_message(Verdict::Live(live));
+            prop_assert_eq!(&encoded[..1], [0]);
+            prop_assert_eq!(u32::from_be_bytes(encoded[1..5].try_into().unwrap()) as usize, message.len());
+            prop_assert_eq!(&encoded[5..], message);
         }
     }
 }

@@ -10,22 +10,26 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use http::HeaderMap;
+use http_body::Frame;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Status, Streaming, body::Body, codegen::StdError, metadata::MetadataMap};
+use tonic::{Status, Streaming, body::Body, codegen::StdError};
 use tonic_types::StatusExt as _;
 use tower::service_fn;
 
 use super::{
-    codec::{Reply, ValidateCodec},
+    HEADERS,
+    codec::{self, Reply, ValidateCodec},
     grpc, lookup,
+    messages::Messages,
     request::TokenRequest,
 };
 use crate::{
     domain::{
         Engine, Error,
-        validate::{Judged, Lookup, PendingVerdict, Verdict},
+        validate::{Judged, Lookup, PendingVerdict, Round, Verdict},
     },
-    grpc::{pb, request_id::RequestId, status},
+    grpc::{codec::YIELD_THRESHOLD, pb, request_id::RequestId, status},
 };
 
 /// Maximum number of requests of a stream in progress. Beyond it, the stream is not read until replies have been sent.
@@ -42,12 +46,88 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<StdError> + Send,
 {
+    if !request.headers().contains_key("grpc-encoding") {
+        let (head, body) = request.into_parts();
+        let requests = Requests::Plain(Messages::new(Body::new(body)));
+        let verdicts = VerdictStream::new(Arc::clone(engine), head.headers, id, requests);
+        let mut response = http::Response::new(Body::new(VerdictBody::new(verdicts)));
+        *response.headers_mut() = HEADERS.clone();
+        return response;
+    }
+    // The library decodes what may be compressed.
     let validate = service_fn(async |request: tonic::Request<Streaming<TokenRequest>>| {
         let (metadata, _, requests) = request.into_parts();
-        let verdicts = VerdictStream::new(Arc::clone(engine), metadata, id.clone(), requests);
+        let requests = Requests::Compressed(Box::new(requests));
+        let verdicts = VerdictStream::new(Arc::clone(engine), metadata.into_headers(), id.clone(), requests);
         Ok::<_, Status>(tonic::Response::new(verdicts))
     });
-    grpc(ValidateCodec::STREAMING).streaming(validate, request).await
+    grpc(ValidateCodec).streaming(validate, request).await
+}
+
+/// The body of the response: encodes all replies that are ready into one piece.
+///
+/// The requests that have been received when the body is polled share a [`Round`]. The body of the library could not
+/// tell which they are, because it asks for one reply at a time.
+struct VerdictBody {
+    verdicts: VerdictStream,
+    /// The size of the latest piece, as a guess for the next. An idle stream holds no buffer.
+    latest: usize,
+    /// The status of the stream, once there are no more replies.
+    end: Option<Status>,
+    has_ended: bool,
+}
+
+impl VerdictBody {
+    const fn new(verdicts: VerdictStream) -> Self {
+        Self { verdicts, latest: 0, end: None, has_ended: false }
+    }
+}
+
+impl http_body::Body for VerdictBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let mut buffer = Vec::new();
+        if this.end.is_none() && !this.has_ended {
+            let engine = Arc::clone(&this.verdicts.engine);
+            let round = engine.round();
+            while buffer.len() < YIELD_THRESHOLD {
+                match this.verdicts.poll_reply(&round, cx) {
+                    Poll::Ready(Some(Ok(reply))) => {
+                        if buffer.capacity() == 0 {
+                            buffer.reserve(this.latest);
+                        }
+                        codec::append_message(reply, &mut buffer);
+                    }
+                    Poll::Ready(end) => {
+                        this.end = Some(end.and_then(Result::err).unwrap_or_else(|| Status::ok("")));
+                        break;
+                    }
+                    Poll::Pending => break,
+                }
+            }
+        }
+        if !buffer.is_empty() {
+            this.latest = buffer.len();
+            return Poll::Ready(Some(Ok(Frame::data(buffer.into()))));
+        }
+        if let Some(status) = this.end.take() {
+            this.has_ended = true;
+            let mut trailers = HeaderMap::new();
+            let added = status.add_header(&mut trailers);
+            return Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))));
+        }
+        if this.has_ended { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.has_ended
+    }
 }
 
 /// The replies. Replies from memory are sent at once. The other requests are resolved by one read of the store for all
@@ -55,7 +135,7 @@ where
 struct VerdictStream {
     engine: Arc<Engine>,
     /// The metadata of the stream, with the token of requests that carry none.
-    metadata: MetadataMap,
+    metadata: HeaderMap,
     id: RequestId,
     requests: Incoming,
     /// Requests that were read and are not resolved yet.
@@ -68,9 +148,26 @@ struct VerdictStream {
     ready: VecDeque<PendingReply>,
 }
 
+/// The messages of the client.
+enum Requests {
+    Plain(Messages),
+    Compressed(Box<Streaming<TokenRequest>>),
+}
+
+impl Requests {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<TokenRequest, Status>>> {
+        match self {
+            Self::Plain(messages) => messages.poll_next(cx).map(|message| {
+                message.map(|message| TokenRequest::parse(message?).map_err(|_| status::undecodable()))
+            }),
+            Self::Compressed(requests) => requests.poll_next_unpin(cx).map_err(status::from_decode_error),
+        }
+    }
+}
+
 /// The requests of the client.
 enum Incoming {
-    Open(Box<Streaming<TokenRequest>>),
+    Open(Requests),
     /// The client sends no more. The replies end with this status.
     Ended(Option<Status>),
 }
@@ -92,17 +189,12 @@ enum PendingReply {
 }
 
 impl VerdictStream {
-    fn new(
-        engine: Arc<Engine>,
-        metadata: MetadataMap,
-        id: RequestId,
-        requests: Streaming<TokenRequest>,
-    ) -> Self {
+    fn new(engine: Arc<Engine>, metadata: HeaderMap, id: RequestId, requests: Requests) -> Self {
         Self {
             engine,
             metadata,
             id,
-            requests: Incoming::Open(Box::new(requests)),
+            requests: Incoming::Open(requests),
             batch: Batch::default(),
             resolving: FuturesOrdered::new(),
             in_resolving: 0,
@@ -111,21 +203,21 @@ impl VerdictStream {
     }
 
     /// Reads the requests that have arrived. Returns the reply to one that memory can answer if none is before it.
-    fn read(&mut self, cx: &mut Context<'_>) -> Option<Reply> {
+    fn read(&mut self, round: &Round<'_>, cx: &mut Context<'_>) -> Option<Reply> {
         while let Incoming::Open(requests) = &mut self.requests {
             let in_flight = self.ready.len() + self.in_resolving + self.batch.replies.len();
             if in_flight >= IN_FLIGHT {
                 break;
             }
-            let request = match requests.poll_next_unpin(cx) {
+            let request = match requests.poll_next(cx) {
                 Poll::Ready(Some(Ok(request))) => request,
                 Poll::Ready(end) => {
-                    self.requests = Incoming::Ended(end.and_then(Result::err).map(status::from_decode_error));
+                    self.requests = Incoming::Ended(end.and_then(Result::err));
                     break;
                 }
                 Poll::Pending => break,
             };
-            let reply = match lookup(&self.engine, &self.metadata, &request) {
+            let reply = match lookup(round, &self.metadata, &request) {
                 Ok(Lookup::Hit(verdict)) => Reply::Verdict(verdict),
                 Ok(Lookup::Miss(pending)) => {
                     self.batch.replies.push(None);
@@ -140,6 +232,36 @@ impl VerdictStream {
             self.batch.replies.push(Some(reply));
         }
         None
+    }
+
+    /// Returns the next reply. All requests that are read have been received before `round` began.
+    fn poll_reply(&mut self, round: &Round<'_>, cx: &mut Context<'_>) -> Poll<Option<Result<Reply, Status>>> {
+        let this = self;
+        // Replies that are ready go first: requests read in between would be resolved by themselves.
+        if matches!(this.ready.front(), None | Some(PendingReply::Writing(_))) {
+            if let Some(reply) = this.read(round, cx) {
+                return Poll::Ready(Some(Ok(reply)));
+            }
+            this.resolve();
+            while let Poll::Ready(Some(replies)) = this.resolving.poll_next_unpin(cx) {
+                this.in_resolving -= replies.len();
+                this.ready.extend(replies);
+            }
+        }
+        match this.ready.pop_front() {
+            Some(PendingReply::Ready(reply)) => Poll::Ready(Some(Ok(reply))),
+            Some(PendingReply::Writing(mut writing)) => match writing.poll_unpin(cx) {
+                Poll::Ready(reply) => Poll::Ready(Some(Ok(reply.unwrap_or_else(|_| unanswered(&this.id))))),
+                Poll::Pending => {
+                    this.ready.push_front(PendingReply::Writing(writing));
+                    Poll::Pending
+                }
+            },
+            None => match &mut this.requests {
+                Incoming::Ended(status) if this.in_resolving == 0 => Poll::Ready(status.take().map(Err)),
+                _ => Poll::Pending,
+            },
+        }
     }
 
     /// Begins to resolve what has been read.
@@ -179,32 +301,8 @@ impl Stream for VerdictStream {
     type Item = Result<Reply, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        // Replies that are ready go first: requests read in between would be resolved by themselves.
-        if matches!(this.ready.front(), None | Some(PendingReply::Writing(_))) {
-            if let Some(reply) = this.read(cx) {
-                return Poll::Ready(Some(Ok(reply)));
-            }
-            this.resolve();
-            while let Poll::Ready(Some(replies)) = this.resolving.poll_next_unpin(cx) {
-                this.in_resolving -= replies.len();
-                this.ready.extend(replies);
-            }
-        }
-        match this.ready.pop_front() {
-            Some(PendingReply::Ready(reply)) => Poll::Ready(Some(Ok(reply))),
-            Some(PendingReply::Writing(mut writing)) => match writing.poll_unpin(cx) {
-                Poll::Ready(reply) => Poll::Ready(Some(Ok(reply.unwrap_or_else(|_| unanswered(&this.id))))),
-                Poll::Pending => {
-                    this.ready.push_front(PendingReply::Writing(writing));
-                    Poll::Pending
-                }
-            },
-            None => match &mut this.requests {
-                Incoming::Ended(status) if this.in_resolving == 0 => Poll::Ready(status.take().map(Err)),
-                _ => Poll::Pending,
-            },
-        }
+        let engine = Arc::clone(&self.engine);
+        self.poll_reply(&engine.round(), cx)
     }
 }
 

@@ -1,19 +1,64 @@
 //! `Validate`: one verdict for one request.
 
-use bytes::Bytes;
-use tonic::{body::Body, codegen::StdError};
+use bytes::{Buf as _, Bytes};
+use http::HeaderMap;
+use tonic::{Status, body::Body, codegen::StdError};
 use tower::service_fn;
 
 use super::{
-    codec::{Reply, ValidateCodec},
+    HEADERS, MAX_REQUEST, TRAILERS,
+    codec::{self, Reply, ValidateCodec},
     grpc, lookup,
+    messages::PREFIX_LEN,
     request::TokenRequest,
 };
 use crate::{
     admission::{Connection, Permit, Resource},
-    domain::{Engine, validate::Lookup},
+    domain::{
+        Engine,
+        validate::{Lookup, PendingVerdict, Verdict},
+    },
     grpc::{request_id::RequestId, status},
+    transport::http2::MessageResponse,
 };
+
+/// Begins to answer a request that has passed the access check, with `body` as its body. Returns `None` for anything
+/// but one uncompressed and valid message: [`unary()`] finds out what is wrong.
+pub(in crate::grpc) fn begin(engine: &Engine, headers: &HeaderMap, body: &Bytes) -> Option<Lookup> {
+    let (prefix, _) = body.split_first_chunk::<PREFIX_LEN>()?;
+    let [is_compressed, length @ ..] = *prefix;
+    let length = u32::from_be_bytes(length) as usize;
+    if is_compressed != 0 || length > MAX_REQUEST || length != body.len() - PREFIX_LEN {
+        return None;
+    }
+    let mut message = body.clone();
+    message.advance(PREFIX_LEN);
+    let request = TokenRequest::parse(message).ok()?;
+    lookup(&engine.round(), headers, &request).ok()
+}
+
+/// Reads the store for a verdict that memory could not give.
+pub(in crate::grpc) async fn resolve(
+    engine: &Engine,
+    id: Option<&RequestId>,
+    connection: &Connection,
+    pending: PendingVerdict,
+) -> Result<Verdict, Status> {
+    // Only a request that waits for a store counts towards `server.max_requests`.
+    let _permit =
+        Permit::take(connection, Resource::Requests).map_err(|scope| status::too_many("requests", scope))?;
+    engine.resolve(pending).await.map_err(|error| {
+        let id = id.cloned().unwrap_or_else(RequestId::random);
+        id.add_to(status::from_error(error, &id))
+    })
+}
+
+/// The response with a verdict.
+pub(in crate::grpc) fn response(verdict: Verdict) -> MessageResponse {
+    let mut head = http::Response::new(());
+    *head.headers_mut() = HEADERS.clone();
+    MessageResponse { head, data: codec::encode_message(verdict), trailers: &TRAILERS }
+}
 
 /// Answers a request that has passed the access check.
 pub(in crate::grpc) async fn unary<B>(
@@ -27,23 +72,16 @@ where
     B::Error: Into<StdError> + Send,
 {
     let validate = service_fn(async |request: tonic::Request<TokenRequest>| {
-        let verdict = match lookup(engine, request.metadata(), request.get_ref()) {
-            Ok(Lookup::Hit(verdict)) => Ok(verdict),
-            // Only a request that waits for a store counts towards `server.max_requests`.
-            Ok(Lookup::Miss(pending)) => {
-                let _permit = Permit::take(connection, Resource::Requests)
-                    .map_err(|scope| status::too_many("requests", scope))?;
-                engine.resolve(pending).await
-            }
-            Err(violation) => Err(violation.into()),
-        };
-        match verdict {
-            Ok(verdict) => Ok(tonic::Response::new(Reply::Verdict(verdict))),
-            Err(error) => {
+        let lookup = lookup(&engine.round(), request.metadata().as_ref(), request.get_ref());
+        let verdict = match lookup {
+            Ok(Lookup::Hit(verdict)) => verdict,
+            Ok(Lookup::Miss(pending)) => resolve(engine, id, connection, pending).await?,
+            Err(violation) => {
                 let id = id.cloned().unwrap_or_else(RequestId::random);
-                Err(id.add_to(status::from_error(error, &id)))
+                return Err(id.add_to(status::from_error(violation.into(), &id)));
             }
-        }
+        };
+        Ok(tonic::Response::new(Reply::Verdict(verdict)))
     });
-    grpc(ValidateCodec::UNARY).unary(validate, request).await
+    grpc(ValidateCodec).unary(validate, request).await
 }

@@ -102,8 +102,9 @@ impl Entries {
         // Loaded before the entry: an entry that is found afterwards is correct at least as of this time.
         let as_of = self.current_as_of.load(Ordering::Acquire);
         let now = self.micros(now);
-        let staleness = now.checked_sub(as_of).filter(|_| as_of > 0)?;
-        if Duration::from_micros(staleness) > max_staleness {
+        // The log may have been read further since `now`.
+        let staleness = Duration::from_micros(now.saturating_sub(as_of));
+        if as_of == 0 || staleness > max_staleness {
             return None;
         }
         let entry = self.cache.get(key)?;

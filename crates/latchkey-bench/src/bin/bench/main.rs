@@ -152,13 +152,14 @@ async fn measure_parts(names: &[&str]) -> Result<()> {
             "scaling" => scaling::measure(&PLAN, &pinning, &echo).await?,
             "logins" => logins::measure(&PLAN, &pinning).await?,
             "storm" => login_burst::measure(&PLAN, &pinning).await?,
-            key => match FLOOR.iter().find(|row| row.key == key) {
-                Some(row) => measure_floor(row, &PLAN, &pinning, &h2_echo).await?,
-                None => {
+            key => {
+                if let Some(row) = FLOOR.iter().find(|row| row.key == key) {
+                    measure_floor(row, &PLAN, &pinning, &h2_echo).await?
+                } else {
                     let row = ROWS.iter().find(|row| row.key == key).ok_or("unknown row")?;
                     comparison::measure(row, &PLAN, &pinning, &echo).await?
                 }
-            },
+            }
         };
         println!("{name}: {result:#}");
     }
