@@ -5,9 +5,9 @@
 //! Nobody waits for a timer or for a request under way.
 //!
 //! A load sees every commit that was answered before it began (promise P1), because it only joins a batch that has
-//! not been sent. Each shard of the store has its own batch, so that a slow one delays no others. Joining a batch and taking it to send it happen under one lock, so the store is read after the last
-//! load of the batch has begun. A response is never shared with a load that came after the request was sent, not even
-//! with one of the same register.
+//! not been sent. Each shard of the store has its own batch, so that a slow one delays no others. Joining a batch and
+//! taking it to send it happen under one lock, so the store is read after the last load of the batch has begun. A
+//! response is never shared with a load that came after the request was sent, not even with one of the same register.
 
 use std::{
     collections::HashMap,
@@ -34,7 +34,7 @@ pub struct BatchingSessions {
     inner: Arc<dyn Registers<UserSessions>>,
     /// Runs the requests of batches, so that they survive the load that sends them.
     runtime: Handle,
-    /// By shard, modulo their number.
+    /// The index is the shard modulo `SHARDS`.
     next: [Mutex<Batch>; SHARDS],
 }
 

@@ -164,13 +164,15 @@ impl Registers<UserSessions> for NearCache {
         };
         let tickets: Vec<_> = commits.iter().map(ticket).collect();
         let committed = self.inner.commit_many(commits).await;
+        let mut done = Vec::with_capacity(tickets.len());
         for ((invalidate, (ticket, state)), committed) in invalidate.into_iter().zip(tickets).zip(&committed)
         {
             if let Ok(Commit::Committed(revision)) = *committed {
-                self.entries.end_commit(invalidate.key, Versioned { revision, state }, ticket);
+                done.push((invalidate.key, Versioned { revision, state }, ticket));
                 mem::forget(invalidate);
             }
         }
+        self.entries.end_commits(done);
         committed
     }
 }

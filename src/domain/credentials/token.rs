@@ -42,7 +42,7 @@ pub const MAX_LEN: usize = 4096;
 /// The `typ` of access tokens (RFC 9068 section 2.1), which no other JWT has.
 const TYP: &str = "at+jwt";
 
-/// How many tokens are kept with their claims.
+/// At most this many tokens are kept with their claims.
 const MEMO: usize = 32_768;
 /// One in so many uses of a token puts its claims into the memo, so that tokens that are rarely used do not displace
 /// those that are used all the time.

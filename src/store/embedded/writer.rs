@@ -72,7 +72,7 @@ pub(super) struct KeyedChange {
 /// Whether the register had the expected revision and was written.
 pub(super) type Written = Result<bool, StoreError>;
 
-/// What the thread uses.
+/// The thread uses these.
 struct WriterThread {
     connection: Arc<ThreadConnection>,
     /// Held while anybody writes.

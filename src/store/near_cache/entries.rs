@@ -141,13 +141,25 @@ impl Entries {
 
     /// Caches what was committed, unless the ticket is void, and voids all earlier tickets.
     pub(super) fn end_commit(&self, key: &UserId, committed: Versioned<UserSessions>, ticket: ReadTicket) {
-        let mut invalidations = self.shard(key);
-        if *invalidations == ticket.invalidations {
-            self.cache.insert(key.clone(), Entry { value: committed, as_of: ticket.as_of });
-        } else {
-            self.cache.remove(key);
+        self.end_commits(vec![(key, committed, ticket)]);
+    }
+
+    /// As [`end_commit`](Self::end_commit) for commits that were made together. They do not void the tickets of each
+    /// other, so that a batch stays cached.
+    pub(super) fn end_commits(&self, mut commits: Vec<(&UserId, Versioned<UserSessions>, ReadTicket)>) {
+        commits.sort_by_cached_key(|(key, ..)| self.shard_index(key));
+        for of_shard in commits.chunk_by(|(a, ..), (b, ..)| self.shard_index(a) == self.shard_index(b)) {
+            let mut invalidations = self.shard(of_shard[0].0);
+            for (key, committed, ticket) in of_shard {
+                if *invalidations == ticket.invalidations {
+                    let entry = Entry { value: committed.clone(), as_of: ticket.as_of };
+                    self.cache.insert((*key).clone(), entry);
+                } else {
+                    self.cache.remove(*key);
+                }
+            }
+            *invalidations += 1;
         }
-        *invalidations += 1;
     }
 
     /// Removes an entry whose register has changed or may have changed.
@@ -172,8 +184,11 @@ impl Entries {
     }
 
     fn shard(&self, key: &UserId) -> MutexGuard<'_, u64> {
-        let shard = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default();
-        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[self.shard_index(key)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shard_index(&self, key: &UserId) -> usize {
+        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default()
     }
 
     fn micros(&self, moment: Instant) -> u64 {

@@ -27,7 +27,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(3);
 /// Identifies a node.
 pub(super) type NodeNumber = u32;
 
-/// What one voter says.
+/// One voter says this.
 #[derive(Debug, Clone)]
 pub(super) struct Ballot {
     /// The node that the voter is, if it is one.
@@ -51,7 +51,7 @@ pub(super) struct Agreed {
 }
 
 impl Agreed {
-    /// Whether the node may be used.
+    /// Returns whether the node may be used.
     pub(super) fn is_usable(&self, now: Instant) -> bool {
         self.from <= now && now < self.until
     }

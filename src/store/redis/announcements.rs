@@ -61,7 +61,7 @@ struct Announced {
 #[derive(Default)]
 struct Subscriptions {
     by_node: HashMap<usize, Subscribed>,
-    /// When all nodes last answered a PING.
+    /// All nodes have answered a PING at this time.
     last_answer: Option<Instant>,
     last_full_pass: Option<Instant>,
 }

@@ -53,7 +53,7 @@ struct Master {
     endpoint: Endpoint,
 }
 
-/// What a node says about the cluster.
+/// A node says this about the cluster.
 #[derive(Debug, PartialEq, Eq)]
 struct View {
     /// The id of the node.
@@ -110,7 +110,7 @@ impl View {
     }
 }
 
-/// What is known of the cluster.
+/// This is known of the cluster.
 struct Known {
     voters: HashMap<Endpoint, (Voter, Instant)>,
     /// The latest view of each node that was asked.

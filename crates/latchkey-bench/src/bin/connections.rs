@@ -27,7 +27,7 @@ struct Arguments {
     /// Number of connections. Each takes a file descriptor of this program and two of the limit of the server.
     #[arg(long, default_value_t = 9_000)]
     connections: usize,
-    /// How often all are opened and closed.
+    /// All connections are opened and closed this many times.
     #[arg(long, default_value_t = 2)]
     rounds: usize,
     /// Do not pin the server to one core.

@@ -10,7 +10,7 @@ use crate::domain::{
     types::{Claims, Generation, SessionId, Slot, Timestamp, UserId},
 };
 
-/// How tokens of this server begin.
+/// Tokens of this server begin like this.
 pub(super) struct Spelling {
     /// The encoded header of each key, in the order of the ring, with the dot behind it.
     headers: Vec<String>,

@@ -207,3 +207,24 @@ fn the_cache_stays_within_its_size() {
     assert!(entries.cache.weight() <= 100_000, "{}", entries.cache.weight());
     assert!(entries.cache.len() > 100, "{}", entries.cache.len());
 }
+
+#[test]
+fn commits_that_are_made_together_stay_cached() {
+    let entries = Entries::new(1 << 20);
+    // Several for each shard.
+    let users: Vec<_> =
+        (0..4 * SHARDS).map(|number| UserId::parse(&format!("user{number}")).unwrap()).collect();
+    let mut commits: Vec<_> = users.iter().map(|user| (user, value(2), entries.begin_read(user))).collect();
+    let earlier = entries.begin_read(&users[1]);
+    entries.invalidate(&alice());
+    let alice = alice();
+    let overtaken =
+        commits.iter().filter(|(user, ..)| entries.shard_index(user) == entries.shard_index(&alice));
+    let overtaken = overtaken.count();
+    commits.reverse();
+    entries.end_commits(commits);
+    let cached = users.iter().filter(|user| entries.get(user).is_some()).count();
+    assert_eq!(cached, users.len() - overtaken, "only an invalidation from outside voids their tickets");
+    entries.end_read(&users[1], &value(3), earlier);
+    assert_ne!(entries.get(&users[1]).map(|cached| cached.revision.0), Some(3), "earlier tickets are void");
+}

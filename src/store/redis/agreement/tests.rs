@@ -68,7 +68,7 @@ impl World {
         self.voters / 2 + 1
     }
 
-    /// When a majority names the new primary.
+    /// Returns when a majority names the new primary.
     fn majority_at(&self, change: usize) -> u64 {
         let mut times: Vec<_> = (0..self.voters).map(|voter| self.heard_at(change, voter)).collect();
         times.sort_unstable();

@@ -26,7 +26,7 @@ pub(crate) struct Credential {
     pub(crate) expected: String,
 }
 
-/// What opens sessions of a peer.
+/// This is how sessions of a peer are opened.
 pub(crate) enum Logins<'a> {
     Signed(Signer<'a>),
     SaToken(SocketAddr),
