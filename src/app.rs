@@ -37,16 +37,17 @@ use crate::{
         callers::KnownCallers,
         health::Probes,
         password_service::PasswordService,
-        ports::Clock,
+        ports::{Accounts, Clock},
         session_events::SessionEvents,
         session_repository::SessionRepository,
         token_service::TokenService,
         webhook::Webhook,
     },
     grpc::{self, access::Access, browser::Browsers, dispatch::Dispatcher, health::Health, origin::Origins},
-    http::{self, forward_auth::ForwardAuth},
+    http::{self, Sources, forward_auth::ForwardAuth},
     isolation::supervisor::{Importance, supervise},
-    store::{audit::AuditTrail, embedded::Database},
+    metrics::store::StoreMetrics,
+    store::{audit::AuditTrail, embedded::Database, metered::Metered},
     telemetry,
     transport::{server::serve, tls::Tls},
 };
@@ -102,9 +103,13 @@ impl App {
         let (tokens, rotation) = tokens(config, &*clock)?;
         let database = database(config).await?;
         let metrics = Metrics::default();
+        let store_metrics = Arc::<StoreMetrics>::default();
         let SessionStore { sessions, throttle, epoch, deliveries, probe, events } =
-            session_store(config, &database, &clock, &metrics)?.cached(config);
+            session_store(config, &database, &clock, &metrics)?
+                .metered(&store_metrics)
+                .cached(config, &store_metrics);
         let (accounts, callers) = accounts_and_callers(config, &database).await?;
+        let accounts: Arc<dyn Accounts> = Arc::new(Metered::new(accounts, &store_metrics));
 
         let audit = Arc::new(audit_trail(config)?);
         let audit_log = LimitedAudit::new(Arc::clone(&audit) as Arc<dyn Audit>);
@@ -146,6 +151,7 @@ impl App {
             config.server.reflection,
             &shutdown,
         )?;
+        let rpc_metrics = Arc::clone(services.metrics());
 
         let grpc_listener = bind("listen.grpc", config.listen.grpc).await?;
         let http_listener = bind("listen.http", config.listen.http).await?;
@@ -159,7 +165,8 @@ impl App {
         let admission = limits::admission(config, connections.per_port)?;
         let port = serve_grpc(config, &admission, grpc_listener, tls, services, shutdown.clone())?;
         serving.spawn(serve_port("gRPC port", port, shutdown.clone(), failed.clone()));
-        let port = serve_http(&admission, http_listener, forward_auth, &health, shutdown.clone());
+        let sources = Sources { admission: Arc::clone(&admission), rpc: rpc_metrics, store: store_metrics };
+        let port = serve_http(sources, http_listener, forward_auth, &health, shutdown.clone());
         serving.spawn(serve_port("HTTP port", port, shutdown.clone(), failed.clone()));
         if let Some(receiver) = webhook {
             start_webhook(&mut serving, receiver.webhook(config, &engine, deliveries), shutdown.clone());
@@ -293,15 +300,15 @@ async fn settle_debts(engine: Arc<Engine>) {
 }
 
 fn serve_http(
-    admission: &Arc<Admission>,
+    sources: Sources,
     listener: TcpListener,
     forward_auth: ForwardAuth,
     health: &Health,
     shutdown: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let limiter = ConnectionLimiter::new(Arc::clone(admission), Resource::HttpConnections);
-    let (admission, condition) = (Arc::clone(admission), health.condition());
-    async move { http::serve(listener, forward_auth, condition, &limiter, &admission, shutdown).await }
+    let limiter = ConnectionLimiter::new(Arc::clone(&sources.admission), Resource::HttpConnections);
+    let condition = health.condition();
+    async move { http::serve(listener, forward_auth, condition, &limiter, sources, shutdown).await }
 }
 
 /// Serves the gRPC port, for browsers too if `browser.origins` is set.

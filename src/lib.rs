@@ -17,12 +17,13 @@
 //! | [`config`] | typed settings and their validation | `domain` |
 //! | [`telemetry`] | the log | `config`, `domain::ports`, `isolation`, `store::clock` |
 //! | [`transport`] | connections: accept loop, TLS, HTTP/2, HTTP/1.1, drain | `admission`, `isolation`, types of `domain` |
-//! | [`grpc`] | the gRPC services: messages to domain values and back, access control, statuses | `transport`, `admission`, `gateway`, `domain`, `isolation` |
-//! | [`http`] | the HTTP port: forward-auth, probes, metrics, JWKS | `transport`, `admission`, `gateway`, `domain`, `isolation`, `telemetry` |
+//! | [`grpc`] | the gRPC services: messages to domain values and back, access control, statuses | `transport`, `admission`, `gateway`, `domain`, `isolation`, `metrics` |
+//! | [`http`] | the HTTP port: forward-auth, probes, metrics, JWKS | `transport`, `admission`, `gateway`, `domain`, `isolation`, `metrics`, `telemetry` |
 //! | [`gateway`] | decisions and denials for gateways, shared by `grpc` and `http` | `domain` |
-//! | [`domain`] | the rules: verbs, services, models and ports; no protocol, store, environment or wall clock | `isolation` |
-//! | [`store`] | the implementations of the ports: SQLite, PostgreSQL, MySQL, Redis, files, webhook, clock | `domain`, `isolation` |
+//! | [`domain`] | the rules: verbs, services, models and ports; no protocol, store, environment or wall clock | `isolation`, `metrics` |
+//! | [`store`] | the implementations of the ports: SQLite, PostgreSQL, MySQL, Redis, files, webhook, clock | `domain`, `isolation`, `metrics` |
 //! | [`admission`] | admission control: limits in total, per client address and per connection | nothing |
+//! | [`metrics`] | counters and histograms, incremented without a lock | nothing |
 //! | [`isolation`] | fault isolation: caught panics, restarted background tasks, limited log lines | nothing |
 //!
 //! `tests/suite/architecture.rs` fails if a module names one that is not in its row. The Rust client and the guard for services are the
@@ -49,6 +50,7 @@ pub mod gateway;
 pub mod grpc;
 pub mod http;
 pub mod isolation;
+pub mod metrics;
 pub mod store;
 pub mod telemetry;
 pub mod transport;

@@ -30,6 +30,7 @@ use crate::{
         token::{TokenSettings, Tokens},
     },
     grpc::access::AccessSettings,
+    metrics::store::StoreMetrics,
     store::{
         audit::{AuditFile, AuditTrail},
         backend::Backend,
@@ -38,6 +39,7 @@ use crate::{
         codec_store::CodecStore,
         embedded::{Database, EmbeddedRegisters},
         key_files::{self, KeyFileDirectory},
+        metered::Metered,
         near_cache,
         redis::{Durability, Password, RedisOptions, RedisRegisters, RedisSettings, RedisTlsFiles},
         secret_file,
@@ -89,14 +91,26 @@ impl SessionStore {
         }
     }
 
+    /// Counts and times the requests to the store. Below the near-cache, whose answers are not requests to the store.
+    pub(super) fn metered(self, metrics: &Arc<StoreMetrics>) -> Self {
+        Self {
+            sessions: Arc::new(Metered::new(self.sessions, metrics)),
+            throttle: Arc::new(Metered::new(self.throttle, metrics)),
+            epoch: Arc::new(Metered::new(self.epoch, metrics)),
+            deliveries: Arc::new(Metered::new(self.deliveries, metrics)),
+            probe: Arc::new(Metered::new(self.probe, metrics)),
+            events: Arc::new(Metered::new(self.events, metrics)),
+        }
+    }
+
     /// Adds the near-cache, if it is configured.
-    pub(super) fn cached(self, config: &Config) -> Self {
+    pub(super) fn cached(self, config: &Config, metrics: &Arc<StoreMetrics>) -> Self {
         let bytes = super::memory::near_cache_bytes(config.validate.cache_mib);
         if bytes == 0 {
             return self;
         }
         let (sessions, events) = near_cache::cached(self.sessions, self.events, bytes, is_embedded(config));
-        Self { sessions: Arc::new(sessions), events: Arc::new(events), ..self }
+        Self { sessions: Arc::new(sessions.metered(metrics)), events: Arc::new(events), ..self }
     }
 }
 

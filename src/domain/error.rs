@@ -150,6 +150,11 @@ impl Error {
         }
     }
 
+    /// Whether the request was right and the server could not answer it.
+    pub const fn is_of_server(&self) -> bool {
+        matches!(self, Self::Overloaded { .. } | Self::Store(_) | Self::Internal(_))
+    }
+
     /// The name of the `ErrorReason` or `RejectionReason` in the protocol.
     pub const fn reason(&self) -> &'static str {
         match self {

@@ -24,6 +24,7 @@ impl Engine {
         let Login { username, password, session } = login;
         let mut found = None;
         let outcome = self.log_in(&username, &password, session, origin, &mut found).await;
+        self.metrics.logins.count(&outcome);
         let entry = self.entry(Action::Login, &outcome, origin);
         let entry = entry.of_login(found.as_ref(), &username, throttle_detail(&outcome));
         self.audit_opened(entry, &outcome, origin);

@@ -22,7 +22,7 @@ pub mod limiter;
 pub mod list_sessions;
 pub mod login;
 pub mod logout;
-mod metrics;
+pub mod metrics;
 mod model;
 mod open_session;
 pub mod password_service;

@@ -11,8 +11,10 @@ use super::{
     Error,
     contention::ContentionQueues,
     epoch::{CurrentEpoch, Known},
+    metrics::EndedSessions,
     ports::{Change, Clock, Commit, Moment, Registers, Revision, StoreError, Versioned},
-    sessions::{Context, Epoch, SessionEvent, Transition, UserSessions},
+    rejection::Reason,
+    sessions::{Context, Ended, Epoch, SessionEvent, Transition, UserSessions},
     types::{SessionId, Timestamp, UserId},
     write_behind::SessionUse,
 };
@@ -28,6 +30,7 @@ pub struct SessionRepository {
     epoch: CurrentEpoch,
     clock: Arc<dyn Clock>,
     queues: ContentionQueues,
+    ended: EndedSessions,
     leeway: Duration,
     tombstone_ttl: Duration,
 }
@@ -62,7 +65,12 @@ impl SessionRepository {
         tombstone_ttl: Duration,
     ) -> Self {
         let (epoch, queues) = (CurrentEpoch::new(epoch), ContentionQueues::default());
-        Self { registers, epoch, clock, queues, leeway, tombstone_ttl }
+        Self { registers, epoch, clock, queues, ended: EndedSessions::default(), leeway, tombstone_ttl }
+    }
+
+    /// The sessions that this server has ended.
+    pub fn ended(&self) -> &EndedSessions {
+        &self.ended
     }
 
     /// Reads the sessions of a user.
@@ -108,9 +116,13 @@ impl SessionRepository {
         read: &Versioned<UserSessions>,
         next: Transition<T>,
     ) -> Result<Committed<T>, Error> {
+        let reasons = reasons(&next.events);
         let (change, outcome) = self.change(read, next);
         Ok(match self.registers.commit(user, read.revision, change).await? {
-            Commit::Committed(_) => Committed::Done(outcome),
+            Commit::Committed(_) => {
+                self.ended.count(&reasons);
+                Committed::Done(outcome)
+            }
             Commit::Conflict(newer) => Committed::Conflict(newer),
         })
     }
@@ -202,16 +214,20 @@ impl SessionRepository {
             let at = self.at(&epoch);
             let touched = uses.iter().enumerate().filter_map(|(index, (session, used))| {
                 let next = used.read.state.touch(*session, used.at, at)?;
+                let reasons = reasons(&next.events);
                 let (change, ()) = self.change(&used.read, next);
-                Some((index, (&used.user_id, used.read.revision, change)))
+                Some(((index, reasons), (&used.user_id, used.read.revision, change)))
             });
             touched.unzip()
         };
         let mut results: Vec<_> = uses.iter().map(|_| Ok(())).collect();
         let committed = self.registers.commit_many(commits).await;
-        for (index, committed) in written.into_iter().zip(committed) {
+        for ((index, reasons), committed) in written.into_iter().zip(committed) {
             results[index] = match committed {
-                Ok(Commit::Committed(_)) => Ok(()),
+                Ok(Commit::Committed(_)) => {
+                    self.ended.count(&reasons);
+                    Ok(())
+                }
                 Ok(Commit::Conflict(newer)) => {
                     let (session, stale) = &uses[index];
                     self.record_use(*session, SessionUse { read: newer, ..stale.clone() }).await
@@ -221,6 +237,11 @@ impl SessionRepository {
         }
         results
     }
+}
+
+/// The reasons for which sessions end in a transition.
+fn reasons(events: &[Ended]) -> Vec<Reason> {
+    events.iter().map(|ended| ended.rejection.reason).collect()
 }
 
 /// The history of one change that competes for a register.

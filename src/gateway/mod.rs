@@ -16,6 +16,7 @@ use std::{
 
 use crate::domain::{
     Engine, Error,
+    metrics::Surface,
     types::Timestamp,
     validate::{LiveSession, Verdict},
 };
@@ -98,6 +99,7 @@ impl Gateway {
     /// Decides a request with these values of `authorization` and `cookie` on a route.
     pub async fn decide<'a>(
         &self,
+        surface: Surface,
         authorization: impl IntoIterator<Item = &'a [u8]>,
         cookies: impl IntoIterator<Item = &'a [u8]>,
         route: &Route,
@@ -110,6 +112,7 @@ impl Gateway {
             Credentials::None => return Ok(Decision::Denied(Cause::NoToken.into())),
             Credentials::Malformed(message) => return Ok(Decision::Denied(Cause::Malformed(message).into())),
         };
+        self.engine.metrics().verdicts.count(surface, &verdict);
         let cause = match verdict {
             Verdict::Live(session) => match unmet_requirement(&session, route) {
                 Some(cause) => cause,

@@ -3,7 +3,7 @@
 //! A browser can neither send native gRPC nor read trailers, and sends a preflight before a page calls a server of
 //! another origin (CORS). Calls of other clients pass through unchanged.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -112,9 +112,14 @@ impl Services for Browsers {
         self.services.begin(peer, request, message)
     }
 
+    fn answered_at_once(&self, requests: u64, took: Duration) {
+        self.services.answered_at_once(requests, took);
+    }
+
     async fn serve(&self, peer: &Peer, mut request: Request<IncomingBody>) -> Response<ResponseBody> {
         // A browser hides the response from a page of another origin, but the call would have run.
         let response = if let Some(response) = cross_site::error_response(&request, &self.origins) {
+            self.services.count_unserved(request.uri().path(), &response);
             response
         } else {
             self.accept_cookie(&mut request);

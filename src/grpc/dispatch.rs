@@ -4,15 +4,17 @@
 
 use std::{
     future::{Future, poll_fn},
+    mem,
     pin::pin,
     sync::Arc,
     task::Poll,
+    thread,
     time::{Duration, Instant},
 };
 
 use axum::Router;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status, body::Body, codegen::StdError};
 use tower::ServiceExt as _;
@@ -26,13 +28,14 @@ use super::{
     origin::CallerName,
     request_body::{Framing, MessageFramer, RequestBody, RequestPermit},
     request_id::RequestId,
-    response_body::{self, ResponseBody},
+    response_body::{self, MeasuredBody, ResponseBody},
     status, validate,
 };
 use crate::{
     admission::Permit,
-    domain::{Engine, validate::Lookup},
+    domain::{Engine, metrics::Surface, validate::Lookup},
     isolation::panics::{self, Panic},
+    metrics::rpc::{CallMeter, RpcMetrics},
     transport::{
         body::IncomingBody,
         connection::Services,
@@ -57,6 +60,7 @@ pub struct Dispatcher {
     router: Router,
     access: Access,
     settings: DispatchSettings,
+    metrics: Arc<RpcMetrics>,
 }
 
 impl Dispatcher {
@@ -66,7 +70,13 @@ impl Dispatcher {
         access: Access,
         settings: DispatchSettings,
     ) -> Self {
-        Self { engine, router, access, settings }
+        let metrics = Arc::new(RpcMetrics::new(&methods::PATHS, validate::METHOD));
+        Self { engine, router, access, settings, metrics }
+    }
+
+    /// The counters of handled calls.
+    pub fn metrics(&self) -> &Arc<RpcMetrics> {
+        &self.metrics
     }
 
     /// Answers a request from `peer`.
@@ -77,6 +87,8 @@ impl Dispatcher {
     {
         let logged = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| (request.uri().path().to_owned(), Instant::now()));
+        let meter = self.metrics.begin(request.uri().path());
+        let sends_stream = methods::sends_stream(request.uri().path());
         let mut id = RequestId::from_headers(request.headers());
         let mut response = if request.uri().path() == validate::METHOD {
             if logged.is_some() {
@@ -102,7 +114,14 @@ impl Dispatcher {
         if let Some(id) = id {
             id.write(response.headers_mut());
         }
-        response
+        measured(response, meter, sends_stream)
+    }
+
+    /// Counts a request that was answered without a call.
+    pub(super) fn count_unserved(&self, path: &str, response: &Response<Body>) {
+        if let Some(code) = code(response.headers()) {
+            self.metrics.count(path, code);
+        }
     }
 
     /// Answers a `Validate` request.
@@ -248,25 +267,33 @@ impl Services for Dispatcher {
             return Begun::Unchanged;
         }
         let Some(headers) = PlainHeaders::of(request) else { return Begun::Unchanged };
+        let panics = CountPanic(&self.metrics);
         let with_id = |mut response: MessageResponse| {
             if let Some(id) = headers.id() {
                 id.write(response.head.headers_mut());
             }
             response
         };
-        match validate::begin(&self.engine, request.headers(), message) {
+        let begun = match validate::begin(&self.engine, request.headers(), message) {
             None => Begun::Unchanged,
-            Some(Lookup::Hit(verdict)) => Begun::Answered(with_id(validate::response(verdict))),
+            Some(Lookup::Hit(verdict)) => {
+                self.engine.metrics().verdicts.count(Surface::Grpc, &verdict);
+                Begun::Answered(with_id(validate::response(verdict)))
+            }
             Some(Lookup::Miss(pending)) => {
                 let (engine, connection) = (Arc::clone(&self.engine), Arc::clone(&peer.connection));
                 let timeout = deadline::timeout(request.headers(), self.settings.timeout);
                 let id = headers.id();
+                let meter = self.metrics.begin(validate::METHOD);
                 Begun::Waiting(Box::pin(async move {
                     let mut answer = {
                         let resolved = validate::resolve(&engine, id.as_ref(), &connection, pending);
                         let mut resolved = pin!(with_timeout(timeout, resolved));
                         match panics::caught(resolved.as_mut()).await {
-                            Ok(Ok(verdict)) => Answer::Message(validate::response(verdict)),
+                            Ok(Ok(verdict)) => {
+                                engine.metrics().verdicts.count(Surface::Grpc, &verdict);
+                                Answer::Message(validate::response(verdict))
+                            }
                             Ok(Err(status)) => error_answer(status),
                             Err(panic) => error_answer(status::panicked(&panic, id.clone())),
                         }
@@ -274,15 +301,25 @@ impl Services for Dispatcher {
                     if let Some(id) = id {
                         id.write(answer.headers_mut());
                     }
+                    meter.handled(code(answer.headers_mut()).unwrap_or(0));
                     answer
                 }))
             }
-        }
+        };
+        mem::forget(panics);
+        begun
+    }
+
+    fn answered_at_once(&self, requests: u64, took: Duration) {
+        self.metrics.answered_at_once(requests, took);
     }
 
     async fn serve(&self, peer: &Peer, request: Request<IncomingBody>) -> Response<ResponseBody> {
         let response = match cross_site::error_response(&request, &[]) {
-            Some(response) => response,
+            Some(response) => {
+                self.count_unserved(request.uri().path(), &response);
+                response
+            }
             None => Self::serve(self, peer, request).await,
         };
         response.map(|body| ResponseBody::new(body, None))
@@ -291,6 +328,33 @@ impl Services for Dispatcher {
     fn panicked(&self, panic: &Panic) -> Response<ResponseBody> {
         response_body::panicked(panic)
     }
+}
+
+/// Counts a panic while a request is begun, unless it is forgotten.
+struct CountPanic<'a>(&'a RpcMetrics);
+
+impl Drop for CountPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.panicked_at_once();
+        }
+    }
+}
+
+/// Counts a call by its status, which is in the headers of an error and in the trailers of a stream.
+fn measured(response: Response<Body>, meter: CallMeter, sends_stream: bool) -> Response<Body> {
+    match code(response.headers()) {
+        None if sends_stream => response.map(|body| Body::new(MeasuredBody::new(body, meter))),
+        code => {
+            meter.handled(code.unwrap_or(0));
+            response
+        }
+    }
+}
+
+/// Returns the status code in headers or trailers.
+pub(super) fn code(headers: &HeaderMap) -> Option<i32> {
+    Some(Status::from_header_map(headers)?.code().into())
 }
 
 /// The answer with a status.

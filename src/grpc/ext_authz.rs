@@ -24,7 +24,7 @@ use super::{
     status,
 };
 use crate::{
-    domain::{Error, Violation},
+    domain::{Error, Violation, metrics::Surface},
     gateway::{Decision, Denial, Gateway, Identity},
 };
 
@@ -50,8 +50,8 @@ impl CheckHandler {
             let description = "is missing: configure ext_authz as an HTTP filter, not as a network filter";
             Violation::new("attributes.request.http", description)
         })?;
-        let decision =
-            self.gateway.decide(values(&request, "authorization"), values(&request, "cookie"), &route);
+        let (authorization, cookies) = (values(&request, "authorization"), values(&request, "cookie"));
+        let decision = self.gateway.decide(Surface::ExtAuthz, authorization, cookies, &route);
         Ok(match decision.await? {
             Decision::Allowed(identity) => self.allowed(identity.as_ref(), &request),
             Decision::Denied(denial) => denied(&denial, is_grpc(&request)),

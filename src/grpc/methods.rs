@@ -13,6 +13,37 @@ pub enum Rule {
     Role(CallerRole),
 }
 
+/// The paths of all methods.
+pub const PATHS: [&str; 27] = [
+    "/latchkey.v1.AuthService/Login",
+    "/latchkey.v1.AuthService/Logout",
+    "/latchkey.v1.AuthService/WatchSession",
+    "/latchkey.v1.AuthService/ChangePassword",
+    "/latchkey.v1.AuthService/GetJwks",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/latchkey.v1.AuthService/Validate",
+    "/latchkey.v1.AuthService/ValidateStream",
+    "/envoy.service.auth.v3.Authorization/Check",
+    "/latchkey.v1.SessionService/IssueSession",
+    "/latchkey.v1.SessionService/ListSessions",
+    "/latchkey.v1.SessionService/EndSessions",
+    "/latchkey.v1.SessionService/WatchSessions",
+    "/latchkey.v1.AccountService/CreateAccount",
+    "/latchkey.v1.AccountService/GetAccount",
+    "/latchkey.v1.AccountService/ListAccounts",
+    "/latchkey.v1.AccountService/UpdateAccount",
+    "/latchkey.v1.AccountService/SetPassword",
+    "/latchkey.v1.AccountService/UnlockAccount",
+    "/latchkey.v1.AccountService/DeleteAccount",
+    "/latchkey.v1.AccountService/ImportAccounts",
+    "/latchkey.v1.CallerService/CreateCaller",
+    "/latchkey.v1.CallerService/ListCallers",
+    "/latchkey.v1.CallerService/RevokeCaller",
+];
+
 /// Returns the rule of a method. A method without a rule is not served.
 pub fn rule(path: &str) -> Option<Rule> {
     Some(match path {

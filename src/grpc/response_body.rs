@@ -11,12 +11,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
 use super::{request_id::RequestId, status};
 use crate::{
     admission::{Connection, Permit},
     isolation::panics::{self, Panic},
+    metrics::rpc::CallMeter,
 };
 
 /// A body that can be ended with a status before its end.
@@ -103,6 +104,51 @@ impl HttpBody for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of a stream whose call is counted when it ends.
+pub(super) struct MeasuredBody {
+    body: Body,
+    meter: Option<CallMeter>,
+}
+
+impl MeasuredBody {
+    pub(super) const fn new(body: Body, meter: CallMeter) -> Self {
+        Self { body, meter: Some(meter) }
+    }
+}
+
+impl HttpBody for MeasuredBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let code = match &frame {
+            Some(Ok(frame)) => {
+                frame.trailers_ref().and_then(Status::from_header_map).map(|status| status.code())
+            }
+            Some(Err(status)) => Some(status.code()),
+            None => Some(Code::Unknown),
+        };
+        if let Some(code) = code
+            && let Some(meter) = self.meter.take()
+        {
+            meter.handled(code.into());
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

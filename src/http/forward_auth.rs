@@ -23,7 +23,7 @@ use url::form_urlencoded;
 
 use crate::{
     admission::{Connection, Permit, Resource},
-    domain::{Engine, Error, ports::StoreError},
+    domain::{Engine, Error, metrics::Surface, ports::StoreError},
     gateway::{Decision, Denial, Gateway},
     isolation::{log_limiter::LogLimiter, panics::Panic},
 };
@@ -76,14 +76,20 @@ pub(super) async fn forward_auth(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
+    let errors = &forward_auth.engine().metrics().verdict_errors;
     let Ok(_permit) = Permit::take(&*connection, Resource::Requests) else {
+        errors.count_one(Surface::ForwardAuth);
         return unavailable("OVERLOADED", "too many requests at a time".into(), RETRY_AFTER);
     };
     let decision = forward_auth.decide(peer, &connection, &uri, &headers);
     let mut response = match timeout(forward_auth.timeout, decision).await {
         Ok(Ok(decision)) => forward_auth.response(&decision),
-        Ok(Err(error)) => error_response(&error),
+        Ok(Err(error)) => {
+            errors.count(Surface::ForwardAuth, &error);
+            error_response(&error)
+        }
         Err(_) => {
+            errors.count_one(Surface::ForwardAuth);
             let message = "the request took longer than server.request_timeout".into();
             unavailable("DEADLINE_EXCEEDED", message, RETRY_AFTER)
         }
@@ -104,7 +110,8 @@ impl ForwardAuth {
         let query: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
         let route = self.gateway.route("query", query.iter().map(|(key, value)| (&**key, &**value)))?;
         let values = |name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
-        self.gateway.decide(values(header::AUTHORIZATION), values(header::COOKIE), &route).await
+        let (authorization, cookies) = (values(header::AUTHORIZATION), values(header::COOKIE));
+        self.gateway.decide(Surface::ForwardAuth, authorization, cookies, &route).await
     }
 
     fn response(&self, decision: &Decision) -> Response {

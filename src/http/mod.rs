@@ -13,6 +13,7 @@ pub mod forward_auth;
 mod jwks;
 mod limits;
 mod metrics;
+mod process;
 
 use std::sync::Arc;
 
@@ -29,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
 use self::forward_auth::ForwardAuth;
+pub use self::metrics::Sources;
 use crate::{
-    admission::{Admission, ConnectionLimiter},
+    admission::ConnectionLimiter,
     domain::{Engine, health::HealthReport},
     transport::{accept::accept, http1},
 };
@@ -48,7 +50,7 @@ pub async fn serve(
     forward_auth: ForwardAuth,
     condition: watch::Receiver<HealthReport>,
     limiter: &ConnectionLimiter,
-    admission: &Arc<Admission>,
+    sources: Sources,
     shutdown: CancellationToken,
 ) {
     let engine = Arc::clone(forward_auth.engine());
@@ -57,7 +59,7 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/.well-known/jwks.json", get(jwks))
         .route("/metrics", get(metrics))
-        .with_state(AppState { metrics: metrics::registry(&engine, admission), engine, condition })
+        .with_state(AppState { metrics: metrics::registry(&engine, sources), engine, condition })
         .merge(
             // Some gateways use the method of the original request.
             Router::new().route("/forward-auth", any(forward_auth::forward_auth)).with_state(forward_auth),

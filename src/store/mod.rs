@@ -13,6 +13,7 @@ pub mod codec_store;
 pub mod decode_cache;
 pub mod embedded;
 pub mod key_files;
+pub mod metered;
 pub mod near_cache;
 mod permissions;
 pub mod redis;

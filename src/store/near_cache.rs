@@ -31,12 +31,15 @@ use std::{
 use async_trait::async_trait;
 
 use self::entries::Entries;
-use crate::domain::{
-    ports::{
-        Change, Commit, Cursor, Event, EventLog, Moment, Registers, Revision, StoreError, Tail, Versioned,
+use crate::{
+    domain::{
+        ports::{
+            Change, Commit, Cursor, Event, EventLog, Moment, Registers, Revision, StoreError, Tail, Versioned,
+        },
+        sessions::UserSessions,
+        types::UserId,
     },
-    sessions::UserSessions,
-    types::UserId,
+    metrics::store::{CacheResult, StoreMetrics},
 };
 
 /// The upper bound of the staleness of cached answers, whatever a request allows.
@@ -51,6 +54,7 @@ pub struct NearCache {
     /// Set by the first request that allows staleness. Until then nothing is cached, because a cache that no request
     /// may use only costs.
     enabled: Arc<AtomicBool>,
+    metrics: Arc<StoreMetrics>,
 }
 
 /// An event log that invalidates entries as it is followed.
@@ -73,10 +77,16 @@ pub fn cached(
     let enabled = Arc::new(AtomicBool::new(is_only_writer));
     let follows_closely = if is_only_writer { Arc::default() } else { Arc::clone(&enabled) };
     let log = InvalidatingLog { inner: events, entries: Arc::clone(&entries), follows_closely };
-    (NearCache { inner: sessions, entries, is_only_writer, enabled }, log)
+    (NearCache { inner: sessions, entries, is_only_writer, enabled, metrics: Arc::default() }, log)
 }
 
 impl NearCache {
+    /// Counts its requests in `metrics`.
+    #[must_use]
+    pub fn metered(self, metrics: &Arc<StoreMetrics>) -> Self {
+        Self { metrics: Arc::clone(metrics), ..self }
+    }
+
     /// Returns the number of entries and their approximate size in bytes.
     pub fn size(&self) -> (usize, u64) {
         self.entries.size()
@@ -114,16 +124,19 @@ impl Registers<UserSessions> for NearCache {
     }
 
     fn recall(&self, key: &UserId, max_staleness: Duration, now: &Moment) -> Option<Versioned<UserSessions>> {
-        if self.is_only_writer {
-            return self.entries.get(key);
-        }
-        if max_staleness.is_zero() {
+        let found = if self.is_only_writer {
+            self.entries.get(key)
+        } else if max_staleness.is_zero() {
+            self.metrics.count_cached(CacheResult::Bypass);
             return None;
-        }
-        if !self.enabled.load(Ordering::Relaxed) {
-            self.enabled.store(true, Ordering::Relaxed);
-        }
-        self.entries.get_as_of(key, **now, max_staleness.min(STALENESS_BOUND))
+        } else {
+            if !self.enabled.load(Ordering::Relaxed) {
+                self.enabled.store(true, Ordering::Relaxed);
+            }
+            self.entries.get_as_of(key, **now, max_staleness.min(STALENESS_BOUND))
+        };
+        self.metrics.count_cached(if found.is_some() { CacheResult::Hit } else { CacheResult::Miss });
+        found
     }
 
     async fn commit(

@@ -82,6 +82,11 @@ pub trait Services: Send + Sync + 'static {
         Begun::Unchanged
     }
 
+    /// Counts requests that [`begin`](Self::begin) has answered together, and how long all of them took.
+    fn answered_at_once(&self, requests: u64, took: Duration) {
+        let _ = (requests, took);
+    }
+
     /// Answers a request from `peer`.
     fn serve(
         &self,

@@ -15,7 +15,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -121,14 +121,21 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Services> Http2<I, S> {
             return;
         }
         self.served.peer.connection.note_arrival();
+        let begun = Instant::now();
+        let mut answered = 0;
         let mut arrived = mem::take(&mut self.arrived);
         for (request, respond) in arrived.drain(..) {
-            self.begin(request.map(IncomingBody::http2), respond);
+            answered += u64::from(self.begin(request.map(IncomingBody::http2), respond));
+        }
+        if answered > 0 {
+            // Their responses are written together, so each has taken as long as all of them.
+            self.served.services.answered_at_once(answered, begun.elapsed());
         }
         self.arrived = arrived;
     }
 
-    fn begin(&self, mut request: Request<IncomingBody>, mut respond: SendResponse<Bytes>) {
+    /// Begins a request. Returns whether it was answered at once.
+    fn begin(&self, mut request: Request<IncomingBody>, mut respond: SendResponse<Bytes>) -> bool {
         let Served { services, peer } = &*self.served;
         let begun = match request.body_mut().take_whole() {
             None => Begun::Unchanged,
@@ -148,7 +155,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Services> Http2<I, S> {
             Begun::Answered(message) => {
                 // If this fails, the client has reset the stream.
                 let _ = send_message(&mut respond, message);
-                return;
+                return true;
             }
             Begun::Waiting(answer) => answer,
             Begun::Unchanged => {
@@ -157,6 +164,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Services> Http2<I, S> {
             }
         };
         self.requests.execute(respond_with(Arc::clone(&self.served), answer, respond));
+        false
     }
 }
 

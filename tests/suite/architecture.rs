@@ -18,17 +18,18 @@ use syn::{
 };
 
 /// Each top-level module with the modules of this crate that it may name.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
+    ("metrics", &[]),
     ("isolation", &[]),
     ("admission", &[]),
-    ("domain", &["isolation"]),
-    ("store", &["domain", "isolation"]),
+    ("domain", &["isolation", "metrics"]),
+    ("store", &["domain", "isolation", "metrics"]),
     ("gateway", &["domain"]),
     ("config", &["domain"]),
     ("telemetry", &["config", "domain::ports", "isolation", "store::clock"]),
     ("transport", &["admission", "domain::callers", "domain::ports", "domain::types", "isolation"]),
-    ("grpc", &["admission", "domain", "gateway", "isolation", "transport"]),
-    ("http", &["admission", "domain", "gateway", "isolation", "telemetry", "transport"]),
+    ("grpc", &["admission", "domain", "gateway", "isolation", "metrics", "transport"]),
+    ("http", &["admission", "domain", "gateway", "isolation", "metrics", "telemetry", "transport"]),
     ("app", &["*"]),
     (
         "cli",

@@ -138,7 +138,7 @@ impl SessionEvents {
     }
 
     /// The time up to which all events have been published.
-    pub(in crate::domain) fn as_of(&self) -> Timestamp {
+    pub fn as_of(&self) -> Timestamp {
         Timestamp::from_micros(self.as_of.load(Ordering::Acquire))
     }
 

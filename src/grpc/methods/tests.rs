@@ -26,7 +26,9 @@ fn every_method_has_a_rule() {
     assert!(methods.len() >= 16, "{methods:?}");
     for path in methods.iter().map(path) {
         assert!(rule(&path).is_some(), "{path} has no rule in methods.rs");
+        assert!(PATHS.contains(&path.as_str()), "{path} is not counted: add it to PATHS");
     }
+    assert_eq!(PATHS.len(), methods.len() + 1, "all, and Authorization.Check of Envoy");
 }
 
 #[test]

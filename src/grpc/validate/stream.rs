@@ -27,6 +27,7 @@ use super::{
 use crate::{
     domain::{
         Engine, Error,
+        metrics::Surface,
         validate::{Judged, Lookup, PendingVerdict, Round, Verdict},
     },
     grpc::{codec::YIELD_THRESHOLD, pb, request_id::RequestId, status},
@@ -102,6 +103,7 @@ impl http_body::Body for VerdictBody {
                         if buffer.capacity() == 0 {
                             buffer.reserve(this.latest);
                         }
+                        count(&engine, &reply);
                         codec::append_message(reply, &mut buffer);
                     }
                     Poll::Ready(end) => {
@@ -224,7 +226,7 @@ impl VerdictStream {
                     self.batch.pending.push(pending);
                     continue;
                 }
-                Err(violation) => failure(Error::Invalid(violation), &self.id),
+                Err(violation) => failure(&self.engine, Error::Invalid(violation), &self.id),
             };
             if in_flight == 0 {
                 return Some(reply);
@@ -251,7 +253,9 @@ impl VerdictStream {
         match this.ready.pop_front() {
             Some(PendingReply::Ready(reply)) => Poll::Ready(Some(Ok(reply))),
             Some(PendingReply::Writing(mut writing)) => match writing.poll_unpin(cx) {
-                Poll::Ready(reply) => Poll::Ready(Some(Ok(reply.unwrap_or_else(|_| unanswered(&this.id))))),
+                Poll::Ready(reply) => {
+                    Poll::Ready(Some(Ok(reply.unwrap_or_else(|_| unanswered(&this.engine, &this.id)))))
+                }
                 Poll::Pending => {
                     this.ready.push_front(PendingReply::Writing(writing));
                     Poll::Pending
@@ -284,13 +288,13 @@ impl Batch {
             }
             match resolved.next() {
                 Some(Ok(Judged::Done(verdict))) => PendingReply::Ready(Reply::Verdict(verdict)),
-                Some(Err(error)) => PendingReply::Ready(failure(error, &id)),
+                Some(Err(error)) => PendingReply::Ready(failure(&engine, error, &id)),
                 Some(Ok(Judged::NeedsWrite(pending))) => {
                     let (engine, id) = (Arc::clone(&engine), id.clone());
-                    let completed = async move { reply_with(engine.complete(*pending).await, &id) };
+                    let completed = async move { reply_with(&engine, engine.complete(*pending).await, &id) };
                     PendingReply::Writing(AbortOnDropHandle::new(tokio::spawn(completed)))
                 }
-                None => PendingReply::Ready(unanswered(&id)),
+                None => PendingReply::Ready(unanswered(&engine, &id)),
             }
         };
         self.replies.into_iter().map(&mut reply).collect()
@@ -302,21 +306,33 @@ impl Stream for VerdictStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let engine = Arc::clone(&self.engine);
-        self.poll_reply(&engine.round(), cx)
+        let reply = self.poll_reply(&engine.round(), cx);
+        if let Poll::Ready(Some(Ok(reply))) = &reply {
+            count(&engine, reply);
+        }
+        reply
     }
 }
 
-fn reply_with(verdict: Result<Verdict, Error>, id: &RequestId) -> Reply {
-    verdict.map_or_else(|error| failure(error, id), Reply::Verdict)
+/// Counts a verdict that is sent. Errors are counted where they occur.
+fn count(engine: &Engine, reply: &Reply) {
+    if let Reply::Verdict(verdict) = reply {
+        engine.metrics().verdicts.count(Surface::Stream, verdict);
+    }
+}
+
+fn reply_with(engine: &Engine, verdict: Result<Verdict, Error>, id: &RequestId) -> Reply {
+    verdict.map_or_else(|error| failure(engine, error, id), Reply::Verdict)
 }
 
 /// The reply where a request was lost by a bug of this server, which has been logged.
-fn unanswered(id: &RequestId) -> Reply {
-    failure(Error::Internal("a request of a stream was not answered".to_owned()), id)
+fn unanswered(engine: &Engine, id: &RequestId) -> Reply {
+    failure(engine, Error::Internal("a request of a stream was not answered".to_owned()), id)
 }
 
 /// An error as one reply among others.
-fn failure(error: Error, id: &RequestId) -> Reply {
+fn failure(engine: &Engine, error: Error, id: &RequestId) -> Reply {
+    engine.metrics().verdict_errors.count(Surface::Stream, &error);
     let status = status::from_error(error, id);
     let details = status.get_error_details();
     let retry = details.retry_info().and_then(|info| info.retry_delay);

@@ -16,6 +16,7 @@ use crate::{
     admission::{Connection, Permit, Resource},
     domain::{
         Engine,
+        metrics::Surface,
         validate::{Lookup, PendingVerdict, Verdict},
     },
     grpc::{request_id::RequestId, status},
@@ -81,6 +82,7 @@ where
                 return Err(id.add_to(status::from_error(violation.into(), &id)));
             }
         };
+        engine.metrics().verdicts.count(Surface::Grpc, &verdict);
         Ok(tonic::Response::new(Reply::Verdict(verdict)))
     });
     grpc(ValidateCodec).unary(validate, request).await

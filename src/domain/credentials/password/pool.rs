@@ -27,6 +27,7 @@ use super::{
 use crate::{
     domain::{Error, types::UserId},
     isolation::log_limiter::LogLimiter,
+    metrics::Histogram,
 };
 
 /// The result of a password check.
@@ -55,6 +56,7 @@ pub struct Passwords {
     renewing: Arc<Semaphore>,
     hashes: Arc<AtomicU64>,
     renewals: Arc<AtomicU64>,
+    durations: Arc<Histogram>,
     refusal_delay: Arc<RefusalDelay>,
     threads: Threads,
     memory: Arc<MemoryPool>,
@@ -86,6 +88,7 @@ impl Passwords {
             renewing: Arc::new(Semaphore::new(threads)),
             hashes: Arc::default(),
             renewals: Arc::default(),
+            durations: Arc::default(),
             refusal_delay,
             threads: hashing_threads,
             memory: Arc::default(),
@@ -118,6 +121,11 @@ impl Passwords {
     /// How many hashes were computed to renew old ones.
     pub fn renewals(&self) -> u64 {
         self.renewals.load(Ordering::Relaxed)
+    }
+
+    /// The durations of all hashes, without the time in the queue.
+    pub fn durations(&self) -> &Histogram {
+        &self.durations
     }
 
     /// Hashes a new password.
@@ -204,11 +212,14 @@ impl Passwords {
         }
         let (hasher, password) = (self.hasher.clone(), password.clone());
         let (renewals, memory) = (Arc::clone(&self.renewals), Arc::clone(&self.memory));
+        let durations = Arc::clone(&self.durations);
         let is_django_format = old.is_django_format();
         let work = self.threads.run(move || {
             let _held_while_hashing = renewing;
             renewals.fetch_add(1, Ordering::Relaxed);
+            let begun = Instant::now();
             let new = hash(&hasher, &password, &memory)?;
+            durations.observe(begun.elapsed());
             Ok(if is_django_format { PasswordHash(format!("argon2{}", new.as_str())) } else { new })
         });
         Some(async move { work.await.map_err(panicked)? })
@@ -220,14 +231,17 @@ impl Passwords {
         is_wanted: impl FnOnce() -> bool + Send + 'static,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let hashes = Arc::clone(&self.hashes);
+        let (hashes, durations) = (Arc::clone(&self.hashes), Arc::clone(&self.durations));
         let work = self.threads.run(move || {
             if turn.is_late() || !is_wanted() {
                 return Err(turn.overloaded());
             }
             let _held_while_hashing = turn.begin();
             hashes.fetch_add(1, Ordering::Relaxed);
-            Ok(work())
+            let begun = Instant::now();
+            let done = work();
+            durations.observe(begun.elapsed());
+            Ok(done)
         });
         work.await.map_err(panicked)?
     }
@@ -235,6 +249,11 @@ impl Passwords {
     /// How many passwords are waiting in the queue or being hashed.
     pub fn under_way(&self) -> usize {
         self.queue.len()
+    }
+
+    /// How many passwords are waiting in the queue.
+    pub fn waiting(&self) -> usize {
+        self.queue.waiting()
     }
 
     /// Sets the average duration of a hash.

@@ -129,6 +129,11 @@ impl Queue {
         self.lock().places.len()
     }
 
+    /// How many requests wait for a turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// Takes a place. If none is free, another request may lose its place.
     pub(super) fn admit(self: &Arc<Self>, requester: Requester) -> Result<QueuePlace, Error> {
         let mut state = self.lock();
