@@ -1,8 +1,14 @@
 //! Metrics in the OpenMetrics format.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::support::process::Process;
+use latchkey::grpc::{envoy::service::auth::v3::authorization_client::AuthorizationClient, pb::LogoutScope};
+
+use super::serve;
+use crate::{
+    gateways::check_request,
+    support::{client::login_request, http::get, process::Process, redis::RedisServer},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_count_what_happened_in_the_openmetrics_format() {
@@ -42,5 +48,158 @@ async fn metrics_count_what_happened_in_the_openmetrics_format() {
     drop((watch, feed));
     while value("latchkey_session_watches").await + value("latchkey_feed_readers").await > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The samples of a scrape, by name and labels as they are written.
+async fn samples(process: &Process) -> BTreeMap<String, f64> {
+    let (status, text) = process.get("/metrics").await;
+    assert_eq!(status, 200, "{text}");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let split = lines.map(|line| line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}")));
+    split.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+}
+
+/// What has changed between two scrapes, without histograms, gauges and what happens in the background.
+fn changes(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> BTreeMap<String, u64> {
+    let families =
+        ["grpc_server_handled_total", "latchkey_verdict", "latchkey_logins", "latchkey_sessions_ended"];
+    let counted = after.iter().filter(|(name, _)| families.iter().any(|family| name.starts_with(family)));
+    let grown = counted.filter(|(name, value)| before[*name] != **value && !name.contains("grpc.health"));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small")]
+    grown.map(|(name, value)| (name.clone(), (value - before[name]) as u64)).collect()
+}
+
+fn call(service: &str, method: &str, code: &str) -> String {
+    format!(
+        r#"grpc_server_handled_total{{grpc_service="{service}",grpc_method="{method}",grpc_code="{code}"}}"#
+    )
+}
+
+fn expected(counts: &[(String, u64)]) -> BTreeMap<String, u64> {
+    counts.iter().cloned().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_call_counts_once_with_its_outcome() {
+    const AUTH: &str = "latchkey.v1.AuthService";
+    let (process, client, _data) = serve(&[]).await;
+    client.user("alice").await;
+    let verdict = |surface: &str, verdict: &str| {
+        format!(r#"latchkey_verdicts_total{{surface="{surface}",verdict="{verdict}"}}"#)
+    };
+    let login = |outcome: &str| format!(r#"latchkey_logins_total{{outcome="{outcome}"}}"#);
+
+    let before = samples(&process).await;
+    let old = client.login("alice", "").await.token;
+    let new = client.login("alice", "").await.token;
+    let mut wrong = login_request("alice", "");
+    wrong.password = "not her password".into();
+    client.try_login(wrong).await.unwrap_err();
+    let after = samples(&process).await;
+    let ended = |reason: &str| format!(r#"latchkey_sessions_ended_total{{reason="{reason}"}}"#);
+    let counts = [
+        (call(AUTH, "Login", "OK"), 2),
+        (call(AUTH, "Login", "Unauthenticated"), 1),
+        (login("ok"), 2),
+        (login("invalid_credentials"), 1),
+        (ended("replaced"), 1),
+    ];
+    assert_eq!(changes(&before, &after), expected(&counts));
+
+    let before = after;
+    client.session(&new).await;
+    client.rejection(&old).await;
+    client.rejection("not a token").await;
+    let after = samples(&process).await;
+    let counts = [
+        (call(AUTH, "Validate", "OK"), 3),
+        (verdict("grpc", "live"), 1),
+        (verdict("grpc", "replaced"), 1),
+        (verdict("grpc", "malformed"), 1),
+    ];
+    assert_eq!(changes(&before, &after), expected(&counts));
+
+    let before = after;
+    let bearer = format!("Bearer {new}");
+    let answer = get(process.http, "/forward-auth", &[("authorization", bearer.as_bytes())]).await;
+    assert_eq!(answer.status, 200);
+    let bearer = format!("Bearer {old}");
+    let mut envoy = AuthorizationClient::connect(format!("http://{}", process.grpc)).await.unwrap();
+    envoy.check(check_request(&[("authorization", &bearer)], &[])).await.unwrap();
+    let after = samples(&process).await;
+    let counts = [
+        (call("envoy.service.auth.v3.Authorization", "Check", "OK"), 1),
+        (verdict("forward_auth", "live"), 1),
+        (verdict("ext_authz", "replaced"), 1),
+    ];
+    assert_eq!(changes(&before, &after), expected(&counts));
+
+    let before = after;
+    let watch = client.watch(&new).await;
+    assert_eq!(changes(&before, &samples(&process).await), expected(&[]), "a stream counts when it ends");
+    client.logout(&new, LogoutScope::This).await;
+    watch.end().await;
+    let counts = expected(&[
+        (call(AUTH, "WatchSession", "OK"), 1),
+        (call(AUTH, "Logout", "OK"), 1),
+        (ended("logged_out"), 1),
+    ]);
+    while changes(&before, &samples(&process).await) != counts {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn durations_hashes_stores_and_the_process_are_measured() {
+    let (process, client, _data) = serve(&[]).await;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    client.session(&token).await;
+    let samples = samples(&process).await;
+    for (name, least) in [
+        (
+            r#"grpc_server_handling_seconds_count{grpc_service="latchkey.v1.AuthService",grpc_method="Validate"}"#,
+            1.0,
+        ),
+        (
+            r#"grpc_server_handling_seconds_bucket{le="+Inf",grpc_service="latchkey.v1.AuthService",grpc_method="Login"}"#,
+            1.0,
+        ),
+        ("latchkey_password_hash_seconds_count", 2.0),
+        (r#"latchkey_store_requests_seconds_count{store="sessions",operation="commit"}"#, 1.0),
+        (r#"latchkey_store_requests_seconds_count{store="accounts",operation="find"}"#, 1.0),
+        (r#"latchkey_cache_requests_total{result="hit"}"#, 1.0),
+        ("process_cpu_seconds_total", 0.0),
+        ("process_open_fds", 3.0),
+        ("process_max_fds", 10.0),
+        ("process_resident_memory_bytes", 1e6),
+        ("process_virtual_memory_bytes", 1e6),
+        ("process_threads", 2.0),
+        ("process_start_time_seconds", 1.6e9),
+    ] {
+        assert!(samples.get(name).is_some_and(|value| *value >= least), "{name}: {:?}", samples.get(name));
+    }
+    assert!(samples["latchkey_event_lag_seconds"] < 5.0);
+    assert!(samples.keys().any(|name| name.starts_with("latchkey_build_info{")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_does_not_answer_counts_errors() {
+    let mut redis = RedisServer::start();
+    let (process, client, _data) = serve(&[("SESSIONS__URL", &redis.url())]).await;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let before = samples(&process).await;
+    redis.kill();
+    client.try_validate(&token).await.unwrap_err();
+    client.try_login(login_request("alice", "")).await.unwrap_err();
+    let after = samples(&process).await;
+    for name in [
+        r#"latchkey_store_errors_total{store="sessions",operation="load"}"#,
+        r#"latchkey_verdict_errors_total{surface="grpc"}"#,
+        r#"latchkey_logins_total{outcome="unavailable"}"#,
+    ] {
+        assert!(after[name] > before[name], "{name}");
     }
 }
