@@ -37,7 +37,7 @@ use crate::{
         callers::KnownCallers,
         health::Probes,
         password_service::PasswordService,
-        ports::{Accounts, Clock},
+        ports::Clock,
         session_events::SessionEvents,
         session_repository::SessionRepository,
         token_service::TokenService,
@@ -47,7 +47,7 @@ use crate::{
     http::{self, Sources, forward_auth::ForwardAuth},
     isolation::supervisor::{Importance, supervise},
     metrics::store::StoreMetrics,
-    store::{audit::AuditTrail, embedded::Database, metered::Metered},
+    store::{audit::AuditTrail, embedded::Database},
     telemetry,
     transport::{server::serve, tls::Tls},
 };
@@ -108,8 +108,7 @@ impl App {
             session_store(config, &database, &clock, &metrics)?
                 .metered(&store_metrics)
                 .cached(config, &store_metrics);
-        let (accounts, callers) = accounts_and_callers(config, &database).await?;
-        let accounts: Arc<dyn Accounts> = Arc::new(Metered::new(accounts, &store_metrics));
+        let (accounts, callers) = accounts_and_callers(config, &database, &store_metrics).await?;
 
         let audit = Arc::new(audit_trail(config)?);
         let audit_log = LimitedAudit::new(Arc::clone(&audit) as Arc<dyn Audit>);
@@ -181,14 +180,7 @@ impl App {
         let background = background::start(&engine, &health, probes, &admission, certificates, &reload);
         let recording = start_write_behind(&engine);
 
-        tracing::info!(
-            listen.grpc = %grpc,
-            listen.http = %http,
-            sessions.store = scheme(&config.sessions.url),
-            accounts.store = scheme(&config.accounts.url),
-            version = env!("CARGO_PKG_VERSION"),
-            "listening"
-        );
+        log_start(config, grpc, http);
         Ok(Self {
             grpc,
             http,
@@ -268,6 +260,17 @@ async fn database(config: &Config) -> Result<Database, String> {
     let dir = &config.data_dir;
     let opened = Database::open(&dir.join("latchkey.db")).await;
     opened.map_err(|error| format!("cannot open the database in {}: {error}", dir.display()))
+}
+
+fn log_start(config: &Config, grpc: SocketAddr, http: SocketAddr) {
+    tracing::info!(
+        listen.grpc = %grpc,
+        listen.http = %http,
+        sessions.store = scheme(&config.sessions.url),
+        accounts.store = scheme(&config.accounts.url),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {

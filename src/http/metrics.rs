@@ -219,13 +219,13 @@ impl EngineCollector {
 
     fn encode_passwords(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let hasher = self.engine.passwords().hasher();
-        let mut encoded = encoder.encode_descriptor(
+        let mut histogram = encoder.encode_descriptor(
             "password_hash",
             "Duration of password hashes in seconds, without the time in the queue",
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
-        encode_histogram(&mut encoded, &hasher.durations().snapshot())?;
+        encode_histogram(&mut histogram, &hasher.durations().snapshot())?;
         encode_gauge(
             encoder,
             "password_queue_length",

@@ -6,8 +6,10 @@ use super::password;
 use crate::{
     config::Config,
     domain::ports::{Accounts, Callers, StoreError},
+    metrics::store::StoreMetrics,
     store::{
         embedded::{self, Database},
+        metered::Metered,
         sql::{ExternalUsers, Lookup, Settings, SqlAccounts, SqlCallers},
     },
 };
@@ -49,6 +51,7 @@ pub(super) async fn exist(config: &Config) -> Result<Option<bool>, StoreError> {
 pub(in crate::app) async fn accounts_and_callers(
     config: &Config,
     database: &Database,
+    metrics: &Arc<StoreMetrics>,
 ) -> Result<(Arc<dyn Accounts>, Arc<dyn Callers>), String> {
     let embedded = || -> Arc<dyn Callers> { Arc::new(SqlCallers::embedded(database)) };
     let (accounts, callers): (Arc<dyn Accounts>, _) = if config.accounts.url == EMBEDDED {
@@ -70,7 +73,7 @@ pub(in crate::app) async fn accounts_and_callers(
             Arc::new(callers.map_err(|error| format!("access.callers_url: {error}"))?)
         }
     };
-    Ok((accounts, callers))
+    Ok((Arc::new(Metered::new(accounts, metrics)), callers))
 }
 
 fn settings(config: &Config) -> Result<Settings, String> {

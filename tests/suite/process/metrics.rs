@@ -65,7 +65,7 @@ fn changes(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> BTr
     let families =
         ["grpc_server_handled_total", "latchkey_verdict", "latchkey_logins", "latchkey_sessions_ended"];
     let counted = after.iter().filter(|(name, _)| families.iter().any(|family| name.starts_with(family)));
-    let grown = counted.filter(|(name, value)| before[*name] != **value && !name.contains("grpc.health"));
+    let grown = counted.filter(|(name, value)| **value > before[*name] && !name.contains("grpc.health"));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small")]
     grown.map(|(name, value)| (name.clone(), (value - before[name]) as u64)).collect()
 }
