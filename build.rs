@@ -3,8 +3,17 @@
 //! It emits the code of the server, which uses the messages of `latchkey-client`; the descriptor sets; and that
 //! crate's own code, which is committed there so that users of the client need no compiler of the protocol.
 //! `tests/suite/generated.rs` compares the two, and `make generate` renews what is committed.
+//!
+//! It also finds the commit and its date, for `latchkey --version` and `latchkey_build_info`.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -38,6 +47,7 @@ const SECRET: [&str; 13] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
+    version()?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR: run this through cargo")?);
 
     let descriptors = Compiler::new(["proto"])?
@@ -84,6 +94,78 @@ fn main() -> Result<(), Box<dyn Error>> {
         .codec_path("crate::grpc::codec::MessageCodec")
         .compile_fds(envoy)?;
     Ok(())
+}
+
+/// Sets `LATCHKEY_VERSION`, such as `0.1.0 (7fe8c0d63b29 2026-11-29)`, and `LATCHKEY_COMMIT`, which is `unknown` where
+/// there is none.
+///
+/// Builds without git, such as those of an archive or an image, get the commit from the variables `LATCHKEY_COMMIT` and
+/// `SOURCE_DATE_EPOCH`. The date is never that of the build, so that the same sources make the same program. A debug
+/// build does not look at git, because it would compile the whole crate again after every commit.
+fn version() -> Result<(), Box<dyn Error>> {
+    let version = env::var("CARGO_PKG_VERSION")?;
+    let debug = env::var("PROFILE")? == "debug";
+    let (git_commit, git_seconds) = if debug { None } else { git_commit() }.unzip();
+    let commit = variable("LATCHKEY_COMMIT").map(|commit| commit.chars().take(12).collect()).or(git_commit);
+    if let Some(commit) = &commit
+        && !commit.chars().all(|c| c.is_ascii_alphanumeric())
+    {
+        return Err(format!("LATCHKEY_COMMIT must be the hash of a commit, and is {commit:?}").into());
+    }
+    let date = match variable("SOURCE_DATE_EPOCH").or(git_seconds) {
+        Some(seconds) => {
+            let Ok(seconds) = seconds.parse() else {
+                return Err(
+                    format!("SOURCE_DATE_EPOCH must be seconds since 1970, and is {seconds:?}").into()
+                );
+            };
+            let time =
+                humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
+            time.split('T').next().map(str::to_owned)
+        }
+        None => None,
+    };
+    let details: Vec<_> =
+        [commit.clone(), date, debug.then(|| "debug build".into())].into_iter().flatten().collect();
+    let details = if details.is_empty() { String::new() } else { format!(" ({})", details.join(" ")) };
+    println!("cargo:rustc-env=LATCHKEY_VERSION={version}{details}");
+    println!("cargo:rustc-env=LATCHKEY_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+    Ok(())
+}
+
+fn variable(name: &str) -> Option<String> {
+    println!("cargo:rerun-if-env-changed={name}");
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Returns the commit of the work tree and its time in seconds since 1970. A folder without `.git` of its own has none,
+/// even if it is in the work tree of another project.
+fn git_commit() -> Option<(String, String)> {
+    if !Path::new(".git").exists() {
+        return None;
+    }
+    // In a linked work tree `.git` is a file, and the branch is in the directory of the main one.
+    let head = PathBuf::from(git(&["rev-parse", "--git-path", "HEAD"])?);
+    println!("cargo:rerun-if-changed={}", head.display());
+    if let Some(branch) = git(&["symbolic-ref", "--quiet", "HEAD"]) {
+        for file in [branch.as_str(), "packed-refs"] {
+            let file = PathBuf::from(git(&["rev-parse", "--git-path", file])?);
+            // A file that is missing would count as changed in every build.
+            if file.exists() {
+                println!("cargo:rerun-if-changed={}", file.display());
+                break;
+            }
+        }
+    }
+    let commit = git(&["log", "--max-count=1", "--format=%H %ct"])?;
+    let (hash, seconds) = commit.split_once(' ')?;
+    Some((hash.chars().take(12).collect(), seconds.to_owned()))
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output =
+        Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
 /// The protocol without the methods that `src/grpc/validate` serves by hand. Comments go, too: they are found by the
