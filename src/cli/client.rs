@@ -90,7 +90,7 @@ fn key(common: &Common) -> Result<CallerKey, CommandError> {
     key.ok_or_else(|| CommandError::Failed(format!("{} contains no caller key", path.display())))
 }
 
-async fn connect(common: &Common, kind: CallKind) -> Result<Channel, CommandError> {
+pub(super) async fn connect(common: &Common, kind: CallKind) -> Result<Channel, CommandError> {
     let address = ServerAddress::of(common)?;
     let server = &address.authority;
     let usage = |error: &dyn std::fmt::Display| {

@@ -8,6 +8,7 @@ mod bench;
 mod caller;
 mod client;
 mod descriptor;
+mod health;
 mod import;
 mod key;
 mod login;
@@ -188,6 +189,8 @@ enum Command {
     /// Manage the signing keys in the key directory of this machine.
     #[command(subcommand, after_help = "Examples:\n  latchkey key generate\n  latchkey key list")]
     Key(key::Key),
+    /// Ask a running server whether it serves. For health checks of containers and scripts.
+    Health(health::Health),
     /// Print the descriptor set of the protocol, for gateways that translate JSON to gRPC.
     #[command(after_help = "Examples:\n  latchkey descriptor > latchkey.binpb")]
     Descriptor,
@@ -272,6 +275,7 @@ async fn run(command: Command, common: &Common) -> Result<(), CommandError> {
         Command::Session(command) => command.run(common).await,
         #[cfg(feature = "bench")]
         Command::Bench(command) => command.run(common).await,
+        Command::Health(command) => command.run(common).await,
         Command::Key(command) => command.run(common),
         Command::Descriptor => descriptor::run(),
     }
