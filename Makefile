@@ -155,8 +155,8 @@ tools: ## Install the missing tools of all targets
 	  grpc-health-probe django envoy nginx go node java clients-python wrk peers-python
 
 .PHONY: image
-image: ## Build the container image latchkey:dev
-	docker build -t latchkey:dev .
+image: ## Build the container image latchkey:dev and check its size
+	@scripts/image.sh
 
 .PHONY: clean
 clean: ## Remove all build output, including the tools below target/

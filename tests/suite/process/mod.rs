@@ -10,6 +10,7 @@ mod databases;
 mod demo;
 mod django;
 mod floods;
+mod health;
 mod history;
 mod host_names;
 mod import;

@@ -21,10 +21,15 @@ pub fn named_program(description: &str, variable: &str) -> Option<PathBuf> {
 fn missing(program: &str, variable: &str) -> Option<PathBuf> {
     let hint = format!("no {program} found; `make test` installs it, or set {variable} to its path");
     assert!(set("CI").is_none(), "{hint}");
+    skip(&hint);
+    None
+}
+
+/// Reports on standard error that the current test is skipped.
+pub fn skip(reason: &str) {
     let test = thread::current().name().unwrap_or("a test").to_owned();
     // libtest captures `println!` and `eprintln!`, but not this.
-    stderr().write_all(format!("skipped: {test}: {hint}\n").as_bytes()).unwrap();
-    None
+    stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes()).unwrap();
 }
 
 fn set(variable: &str) -> Option<PathBuf> {
