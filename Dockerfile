@@ -39,15 +39,13 @@ COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
 COPY crates/latchkey-client/Cargo.toml crates/latchkey-client/
 COPY crates/latchkey-bench/Cargo.toml crates/latchkey-bench/
 COPY fuzz/Cargo.toml fuzz/
-RUN set -eu; \
-    grep -q "^channel = \"$RUST_VERSION\"$" rust-toolchain.toml \
-      || { echo "RUST_VERSION is $RUST_VERSION, but rust-toolchain.toml names another version" >&2; exit 1; }; \
-    mkdir -p src crates/latchkey-client/src crates/latchkey-bench/src crates/latchkey-bench/benches; \
-    echo 'fn main() {}' | tee src/main.rs > build.rs; \
-    touch src/lib.rs crates/latchkey-client/src/lib.rs crates/latchkey-bench/src/lib.rs \
-      crates/latchkey-bench/benches/micro.rs; \
-    cargo build --release --locked --target "$(cat /target)" -p latchkey --bin latchkey; \
-    rm -r src build.rs crates/latchkey-client/src
+RUN grep -q "^channel = \"$RUST_VERSION\"$" rust-toolchain.toml \
+ || { echo "RUST_VERSION is $RUST_VERSION, but rust-toolchain.toml names another version" >&2; exit 1; }
+RUN mkdir -p src crates/latchkey-client/src crates/latchkey-bench/src crates/latchkey-bench/benches \
+ && echo 'fn main() {}' | tee src/main.rs build.rs > crates/latchkey-bench/benches/micro.rs \
+ && touch src/lib.rs crates/latchkey-client/src/lib.rs crates/latchkey-bench/src/lib.rs
+RUN cargo build --release --locked --target "$(cat /target)" -p latchkey --bin latchkey \
+ && rm -r src build.rs crates/latchkey-client/src
 
 COPY build.rs ./
 COPY proto proto

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use clap::Args;
 use http::{Request, StatusCode, header::HOST};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::{net::TcpStream, time::timeout};
-use tonic::Code;
+use tonic::{Code, body::Body};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };

@@ -40,7 +40,6 @@ fn a_server_without_its_store_is_not_serving() {
     let nobody = format!("redis://{}", unused_address());
     let shell = Shell::with(&[("SESSIONS__URL", &nobody)]);
     shell.says("health", "").fails(3, "the server is not serving");
-    shell.says("health latchkey.v1.AccountService --timeout 10s", "");
     let http = shell.process.http.to_string();
     says(&shell, &format!("health --http={http}"), &[]).fails(3, "the server is not serving");
 }
