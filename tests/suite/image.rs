@@ -169,7 +169,7 @@ fn the_image_serves_with_a_read_only_root_and_reports_its_health() {
         &name,
     ];
     succeeds(&started);
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         let health = succeeds(&["inspect", "--format", "{{.State.Health.Status}}", &name]);
         if health == "healthy" {
