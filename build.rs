@@ -102,6 +102,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Builds without git, such as those of an archive or an image, get the commit from the variables `LATCHKEY_COMMIT` and
 /// `SOURCE_DATE_EPOCH`. The date is never that of the build, so that the same sources make the same program. A debug
 /// build does not look at git, because it would compile the whole crate again after every commit.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "cargo tells a build script the version and the profile in variables"
+)]
 fn version() -> Result<(), Box<dyn Error>> {
     let version = env::var("CARGO_PKG_VERSION")?;
     let debug = env::var("PROFILE")? == "debug";
@@ -133,6 +137,7 @@ fn version() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+#[expect(clippy::disallowed_methods, reason = "builds without git get the commit from the environment")]
 fn variable(name: &str) -> Option<String> {
     println!("cargo:rerun-if-env-changed={name}");
     env::var(name).ok().filter(|value| !value.is_empty())
