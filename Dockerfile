@@ -51,12 +51,14 @@ COPY build.rs ./
 COPY proto proto
 COPY crates/latchkey-client crates/latchkey-client
 COPY src src
-# What `latchkey --version` says of the commit.
+# The commit, for `latchkey --version`. The variable SOURCE_DATE_EPOCH would make Cargo compile the C code of the
+# dependencies again.
 ARG REVISION=
-ARG SOURCE_DATE_EPOCH=
+ARG COMMIT_SECONDS=
 # Cargo compares timestamps, and those of the sources can be older than the build above.
 RUN touch build.rs src/main.rs src/lib.rs crates/latchkey-client/src/lib.rs \
- && LATCHKEY_COMMIT=$REVISION cargo build --release --locked --target "$(cat /target)" -p latchkey --bin latchkey
+ && LATCHKEY_COMMIT=$REVISION LATCHKEY_COMMIT_SECONDS=$COMMIT_SECONDS \
+    cargo build --release --locked --target "$(cat /target)" -p latchkey --bin latchkey
 
 # The files of the final stage. The ids are numeric there, so that an orchestrator can verify that this is not root, and
 # volumes can be prepared for it. The certificates are for webhooks and stores that use TLS.

@@ -12,7 +12,7 @@ epoch=$(git log -1 --format=%ct 2>/dev/null || true)
 created=${epoch:+$(date --utc --date="@$epoch" +%Y-%m-%dT%H:%M:%SZ)}
 
 docker build --tag "$image" --build-arg VERSION="$version" --build-arg REVISION="$revision" \
-  --build-arg SOURCE_DATE_EPOCH="$epoch" --build-arg CREATED="$created" --build-arg SOURCE="${LATCHKEY_SOURCE:-}" "$@" .
+  --build-arg COMMIT_SECONDS="$epoch" --build-arg CREATED="$created" --build-arg SOURCE="${LATCHKEY_SOURCE:-}" "$@" .
 
 # BuildKit keeps no copy of the base among the images, so its size is that of its layers in this one.
 layers=$(sed -n '/^FROM debian/,$p' Dockerfile | grep -c '^COPY ')
