@@ -100,7 +100,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// there is none.
 ///
 /// Builds without git, such as those of an archive or an image, get the commit from the variables `LATCHKEY_COMMIT` and
-/// `SOURCE_DATE_EPOCH`. The date is never that of the build, so that the same sources make the same program. A debug
+/// `LATCHKEY_COMMIT_SECONDS` or `SOURCE_DATE_EPOCH`; the last also makes Cargo compile some C libraries again. The date is never that of the build, so that the same sources make the same program. A debug
 /// build does not look at git, because it would compile the whole crate again after every commit.
 #[expect(
     clippy::disallowed_methods,
@@ -116,12 +116,16 @@ fn version() -> Result<(), Box<dyn Error>> {
     {
         return Err(format!("LATCHKEY_COMMIT must be the hash of a commit, and is {commit:?}").into());
     }
-    let date = match variable("SOURCE_DATE_EPOCH").or(git_seconds) {
+    let date = match variable("LATCHKEY_COMMIT_SECONDS")
+        .or_else(|| variable("SOURCE_DATE_EPOCH"))
+        .or(git_seconds)
+    {
         Some(seconds) => {
             let Ok(seconds) = seconds.parse() else {
-                return Err(
-                    format!("SOURCE_DATE_EPOCH must be seconds since 1970, and is {seconds:?}").into()
-                );
+                return Err(format!(
+                    "LATCHKEY_COMMIT_SECONDS or SOURCE_DATE_EPOCH must be seconds since 1970, and is {seconds:?}"
+                )
+                .into());
             };
             let time =
                 humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
