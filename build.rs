@@ -99,9 +99,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Sets `LATCHKEY_VERSION`, such as `0.1.0 (7fe8c0d63b29 2026-11-29)`, and `LATCHKEY_COMMIT`, which is `unknown` where
 /// there is none.
 ///
-/// Builds without git, such as those of an archive or an image, get the commit from the variables `LATCHKEY_COMMIT` and
-/// `LATCHKEY_COMMIT_SECONDS` or `SOURCE_DATE_EPOCH`; the last also makes Cargo compile some C libraries again. The date is never that of the build, so that the same sources make the same program. A debug
-/// build does not look at git, because it would compile the whole crate again after every commit.
+/// Builds without git, such as those of an archive or an image, get the commit from the variable `LATCHKEY_COMMIT`, and its
+/// date from `LATCHKEY_COMMIT_SECONDS` or `SOURCE_DATE_EPOCH`, of which the latter makes Cargo compile some C libraries
+/// again. The date is never that of the build, so that the same sources make the same program. A debug build does not look
+/// at git, because it would compile the whole crate again after every commit.
 #[expect(
     clippy::disallowed_methods,
     reason = "cargo tells a build script the version and the profile in variables"

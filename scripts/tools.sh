@@ -4,11 +4,11 @@
 #   scripts/tools.sh install NAME...   install the missing ones
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
-# Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# helm kubernetes-decoder cargo-machete rustfmt clippy c++, for the clients go node java clients-python, and for `make peers` wrk peers-python. Programs that do not need a system-wide
-# installation go below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy,
-# nginx, Helm and the decoder of manifests are optional for developers: the script reports which tests are skipped without them. With CI=true they are
-# required.
+# Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny helm
+# kubernetes-decoder cargo-machete rustfmt clippy c++, for the clients go node java clients-python, and for `make peers`
+# wrk peers-python. Programs that do not need a system-wide installation go below the target directory. pgbouncer,
+# Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy, nginx, Helm and the decoder of manifests are optional for
+# developers: the script reports which tests are skipped without them. With CI=true they are required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -27,7 +27,7 @@ pub(super) struct Health {
     /// Ask the HTTP port (/readyz) instead of the gRPC port. The default address is `listen.http` of the configuration.
     #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "", conflicts_with = "server")]
     http: Option<String>,
-    /// How long to wait for the answer.
+    /// The timeout of the request.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }

@@ -28,7 +28,7 @@ pub struct Metrics {
     pub webhook_failures: Counter,
 }
 
-/// The way by which a verdict was asked for.
+/// The interface through which a verdict was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Surface {
     /// `Validate`.
@@ -73,7 +73,7 @@ impl Verdicts {
         self.0.add(Self::index(surface, reason), 1);
     }
 
-    /// How many verdicts there were: with this reason, or live.
+    /// Returns the number of rejections for this reason, or of live sessions.
     pub fn get(&self, surface: Surface, reason: Option<Reason>) -> u64 {
         self.0.get(Self::index(surface, reason))
     }

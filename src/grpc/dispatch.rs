@@ -4,7 +4,6 @@
 
 use std::{
     future::{Future, poll_fn},
-    mem,
     pin::pin,
     sync::Arc,
     task::Poll,
@@ -267,14 +266,14 @@ impl Services for Dispatcher {
             return Begun::Unchanged;
         }
         let Some(headers) = PlainHeaders::of(request) else { return Begun::Unchanged };
-        let panics = CountPanic(&self.metrics);
+        let _panics = CountPanic(&self.metrics);
         let with_id = |mut response: MessageResponse| {
             if let Some(id) = headers.id() {
                 id.write(response.head.headers_mut());
             }
             response
         };
-        let begun = match validate::begin(&self.engine, request.headers(), message) {
+        match validate::begin(&self.engine, request.headers(), message) {
             None => Begun::Unchanged,
             Some(Lookup::Hit(verdict)) => {
                 self.engine.metrics().verdicts.count(Surface::Grpc, &verdict);
@@ -305,9 +304,7 @@ impl Services for Dispatcher {
                     answer
                 }))
             }
-        };
-        mem::forget(panics);
-        begun
+        }
     }
 
     fn answered_at_once(&self, requests: u64, took: Duration) {
@@ -330,7 +327,7 @@ impl Services for Dispatcher {
     }
 }
 
-/// Counts a panic while a request is begun, unless it is forgotten.
+/// Counts a panic in its scope.
 struct CountPanic<'a>(&'a RpcMetrics);
 
 impl Drop for CountPanic<'_> {

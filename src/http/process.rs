@@ -13,7 +13,7 @@ impl Collector for ProcessCollector {
         Ok(())
     }
 
-    /// What cannot be read is left out.
+    /// Values that cannot be read are left out.
     #[cfg(target_os = "linux")]
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Ok(process) = procfs::process::Process::myself() else { return Ok(()) };
@@ -25,15 +25,17 @@ impl Collector for ProcessCollector {
                 "User and system CPU time in seconds",
                 tick(stat.utime + stat.stime),
             )?;
-            let boot = procfs::boot_time_secs().map_or(0, std::convert::identity);
-            let bytes = Some(&linux::BYTES);
-            let gauges = [
-                (
+            if let Ok(boot) = procfs::boot_time_secs() {
+                linux::gauge(
+                    &mut encoder,
                     "process_start_time",
                     "Start of the process, in seconds since 1970",
                     Some(&linux::SECONDS),
                     linux::as_f64(boot) + tick(stat.starttime),
-                ),
+                )?;
+            }
+            let bytes = Some(&linux::BYTES);
+            let gauges = [
                 (
                     "process_resident_memory",
                     "Resident memory in bytes",

@@ -119,7 +119,7 @@ impl RpcMetrics {
         &self.methods
     }
 
-    /// How many calls of a method ended with each code, in the order of [`CODES`].
+    /// Returns the number of calls of a method for each code, in the order of [`CODES`].
     pub fn by_code(&self, method: &MethodMetrics) -> [u64; CODES.len()] {
         let mut counts = method.handled.each_ref().map(|count| count.load(Ordering::Relaxed));
         if self.is_hot(method) {
@@ -139,7 +139,7 @@ impl RpcMetrics {
         snapshot
     }
 
-    /// How many calls of a method the server could not answer, or not in time.
+    /// Returns the number of calls of a method that the server could not answer, or not in time.
     pub fn server_errors(&self, path: &str) -> u64 {
         let counts = self.by_code(&self.methods[self.index(path)]);
         SERVER_ERRORS.iter().map(|code| counts[*code]).sum()

@@ -1,4 +1,4 @@
-//! Requests to the stores and to the near-cache.
+//! Requests to the stores and look-ups in the near-cache.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -79,14 +79,14 @@ impl Operation {
     }
 }
 
-/// What the near-cache answered.
+/// The result of a look-up in the near-cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheResult {
-    /// It held a value that was recent enough.
+    /// The near-cache held a value that was recent enough.
     Hit,
-    /// It did not.
+    /// The near-cache held none, or one that was too old.
     Miss,
-    /// It was not asked, because the request allows no staleness or there is none.
+    /// The request allows no staleness, or there is no near-cache.
     Bypass,
 }
 
@@ -104,7 +104,7 @@ impl CacheResult {
     }
 }
 
-/// Counts requests to the stores and to the near-cache.
+/// Counts requests to the stores and look-ups in the near-cache.
 #[derive(Debug, Default)]
 pub struct StoreMetrics {
     operations: [OperationMetrics; Operation::COUNT],
@@ -127,7 +127,7 @@ impl StoreMetrics {
         }
     }
 
-    /// Counts a request to the near-cache.
+    /// Counts a look-up in the near-cache.
     pub fn count_cached(&self, result: CacheResult) {
         self.cache.add(result as usize, 1);
     }
@@ -137,12 +137,12 @@ impl StoreMetrics {
         &self.operations[operation as usize].seconds
     }
 
-    /// How many requests of an operation have failed.
+    /// Returns the number of failed requests of an operation.
     pub fn errors(&self, operation: Operation) -> u64 {
         self.operations[operation as usize].errors.load(Ordering::Relaxed)
     }
 
-    /// How many requests to the near-cache had this result.
+    /// Returns the number of look-ups in the near-cache with this result.
     pub fn cached(&self, result: CacheResult) -> u64 {
         self.cache.get(result as usize)
     }

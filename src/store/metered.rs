@@ -70,7 +70,7 @@ impl<S: State> Registers<S> for Metered<dyn Registers<S>> {
         self.inner.shard(key)
     }
 
-    /// The near-cache is above this decorator, so there is none if it is asked.
+    /// Counts a bypass: the near-cache wraps this decorator and passes no look-up on, so there is no near-cache.
     fn recall(&self, key: &S::Key, max_staleness: Duration, now: &Moment) -> Option<Versioned<S>> {
         self.metrics.count_cached(CacheResult::Bypass);
         self.inner.recall(key, max_staleness, now)

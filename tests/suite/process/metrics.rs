@@ -1,6 +1,9 @@
 //! Metrics in the OpenMetrics format.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use latchkey::grpc::{envoy::service::auth::v3::authorization_client::AuthorizationClient, pb::LogoutScope};
 
@@ -49,6 +52,54 @@ async fn metrics_count_what_happened_in_the_openmetrics_format() {
     while value("latchkey_session_watches").await + value("latchkey_feed_readers").await > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// The names of metrics in the table of the documents, with the labels of each.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
+    let page = include_str!("../../../docs/operations.md");
+    let (_, table) = page.split_once("## Metrics\n").unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let mut found = BTreeMap::new();
+    for row in rows {
+        let cells: Vec<_> = row.split('|').collect();
+        let names =
+            |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+        let labels: BTreeSet<_> = names(cells[2]).into_iter().collect();
+        for name in names(cells[1]) {
+            assert!(found.insert(name.clone(), labels.clone()).is_none(), "{name} is listed twice");
+        }
+    }
+    found
+}
+
+/// The documents and a scrape name the same metrics and labels, and no user, session or token makes a series.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documents_list_every_metric_with_its_labels() {
+    let (process, client, _data) = serve(&[]).await;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    client.session(&token).await;
+    let mut exported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let before = samples(&process).await;
+    for sample in before.keys() {
+        let (name, labels) = sample.split_once('{').unwrap_or((sample.as_str(), ""));
+        let name =
+            ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        let names = labels.split('"').step_by(2).filter_map(|label| label.strip_suffix('='));
+        let names = names.map(|label| label.trim_start_matches(',').to_owned()).filter(|label| label != "le");
+        exported.entry(name.to_owned()).or_default().extend(names);
+    }
+    assert_eq!(exported, documented());
+
+    // Other users, sessions and tokens add no series.
+    for name in ["bob", "carol"] {
+        client.user(name).await;
+        let token = client.login(name, "").await.token;
+        client.session(&token).await;
+        client.rejection(&format!("{token}x")).await;
+    }
+    let after = samples(&process).await;
+    assert!(after.keys().eq(before.keys()), "traffic has added series");
 }
 
 /// The samples of a scrape, by name and labels as they are written.

@@ -251,7 +251,7 @@ impl Passwords {
         self.queue.len()
     }
 
-    /// How many passwords are waiting in the queue.
+    /// Returns the number of passwords that wait in the queue.
     pub fn waiting(&self) -> usize {
         self.queue.waiting()
     }

@@ -129,7 +129,7 @@ impl Queue {
         self.lock().places.len()
     }
 
-    /// How many requests wait for a turn.
+    /// Returns the number of requests that wait for a turn.
     pub(super) fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
