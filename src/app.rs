@@ -105,8 +105,7 @@ impl App {
         let metrics = Metrics::default();
         let store_metrics = Arc::<StoreMetrics>::default();
         let SessionStore { sessions, throttle, epoch, deliveries, probe, events } =
-            session_store(config, &database, &clock, &metrics)?
-                .metered(&store_metrics)
+            session_store(config, &database, &clock, &metrics, &store_metrics)?
                 .cached(config, &store_metrics);
         let (accounts, callers) = accounts_and_callers(config, &database, &store_metrics).await?;
 

@@ -78,28 +78,17 @@ pub(super) struct SessionStore {
 }
 
 impl SessionStore {
-    /// Requires a runtime, because it spawns tasks.
-    fn new<R: Backend>(registers: R) -> Self {
+    /// Requires a runtime, because it spawns tasks. Requests are counted and timed below the batching, so that those that
+    /// are sent together cost and count as one.
+    fn new<R: Backend>(registers: R, metrics: &Arc<StoreMetrics>) -> Self {
         let store = Arc::new(CodecStore::new(registers));
         Self {
-            sessions: Arc::new(BatchingSessions::new(store.clone())),
-            throttle: store.clone(),
-            epoch: store.clone(),
-            deliveries: store.clone(),
-            probe: store.clone(),
-            events: store,
-        }
-    }
-
-    /// Counts and times the requests to the store. Below the near-cache, whose answers are not requests to the store.
-    pub(super) fn metered(self, metrics: &Arc<StoreMetrics>) -> Self {
-        Self {
-            sessions: Arc::new(Metered::new(self.sessions, metrics)),
-            throttle: Arc::new(Metered::new(self.throttle, metrics)),
-            epoch: Arc::new(Metered::new(self.epoch, metrics)),
-            deliveries: Arc::new(Metered::new(self.deliveries, metrics)),
-            probe: Arc::new(Metered::new(self.probe, metrics)),
-            events: Arc::new(Metered::new(self.events, metrics)),
+            sessions: Arc::new(BatchingSessions::new(Arc::new(Metered::new(store.clone(), metrics)))),
+            throttle: Arc::new(Metered::new(store.clone(), metrics)),
+            epoch: Arc::new(Metered::new(store.clone(), metrics)),
+            deliveries: Arc::new(Metered::new(store.clone(), metrics)),
+            probe: Arc::new(Metered::new(store.clone(), metrics)),
+            events: Arc::new(Metered::new(store, metrics)),
         }
     }
 
@@ -230,15 +219,17 @@ pub(super) fn session_store(
     database: &Database,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
+    store_metrics: &Arc<StoreMetrics>,
 ) -> Result<SessionStore, String> {
     if is_embedded(config) {
-        return Ok(SessionStore::new(EmbeddedRegisters::start(database.clone(), Arc::clone(clock))));
+        let registers = EmbeddedRegisters::start(database.clone(), Arc::clone(clock));
+        return Ok(SessionStore::new(registers, store_metrics));
     }
     let options = RedisOptions { rollbacks: metrics.rollbacks.clone(), ..RedisOptions::default() };
     let registers =
         RedisRegisters::start_with(&redis_settings(config)?, &config.sessions.key_prefix, options)
             .map_err(|error| format!("sessions.url: {error}"))?;
-    Ok(SessionStore::new(registers))
+    Ok(SessionStore::new(registers, store_metrics))
 }
 
 fn is_embedded(config: &Config) -> bool {

@@ -283,7 +283,7 @@ impl Services for Dispatcher {
                 let (engine, connection) = (Arc::clone(&self.engine), Arc::clone(&peer.connection));
                 let timeout = deadline::timeout(request.headers(), self.settings.timeout);
                 let id = headers.id();
-                let meter = self.metrics.begin(validate::METHOD);
+                let meter = self.metrics.begin_hot();
                 Begun::Waiting(Box::pin(async move {
                     let mut answer = {
                         let resolved = validate::resolve(&engine, id.as_ref(), &connection, pending);

@@ -32,8 +32,8 @@ pub struct Snapshot {
 
 /// The index of the bucket of a duration.
 pub fn bucket_of(duration: Duration) -> usize {
-    let micros = duration.as_nanos().div_ceil(1000);
-    BOUNDS.iter().position(|bound| micros <= u128::from(*bound)).unwrap_or(BUCKETS - 1)
+    let nanos = nanos(duration);
+    BOUNDS.iter().position(|bound| nanos <= u64::from(*bound) * 1000).unwrap_or(BUCKETS - 1)
 }
 
 /// A duration in nanoseconds.

@@ -84,7 +84,15 @@ impl RpcMetrics {
 
     /// Begins to measure a call of the method with this path.
     pub fn begin(self: &Arc<Self>, path: &str) -> CallMeter {
-        let method = self.index(path);
+        self.begin_method(self.index(path))
+    }
+
+    /// Begins to measure a call of the hot method, without looking for its path.
+    pub fn begin_hot(self: &Arc<Self>) -> CallMeter {
+        self.begin_method(self.hot)
+    }
+
+    fn begin_method(self: &Arc<Self>, method: usize) -> CallMeter {
         CallMeter { metrics: Arc::clone(self), method, started: Instant::now(), is_handled: false }
     }
 
@@ -210,6 +218,7 @@ mod tests {
         metrics.begin("/a.B/Other").handled(12);
         metrics.answered_at_once(3, Duration::from_micros(7));
         metrics.begin("/a.B/Hot").handled(14);
+        metrics.begin_hot().handled(0);
         let found: Vec<_> = metrics
             .methods()
             .iter()
@@ -223,7 +232,7 @@ mod tests {
             ("a.B", "C", "OK", 1),
             ("a.B", "C", "Canceled", 1),
             ("a.B", "C", "Unknown", 1),
-            ("a.B", "Hot", "OK", 3),
+            ("a.B", "Hot", "OK", 4),
             ("a.B", "Hot", "Unavailable", 1),
             ("unknown", "unknown", "Unimplemented", 1),
         ];

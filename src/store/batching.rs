@@ -14,6 +14,7 @@ use std::{
     mem,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -22,7 +23,7 @@ use futures_util::future::join_all;
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
 use crate::domain::{
-    ports::{Change, Commit, Registers, Revision, StoreError, Versioned},
+    ports::{Change, Commit, Moment, Registers, Revision, StoreError, Versioned},
     sessions::UserSessions,
     types::UserId,
 };
@@ -220,6 +221,10 @@ impl Registers<UserSessions> for BatchingSessions {
 
     fn shard(&self, key: &UserId) -> usize {
         self.inner.shard(key) % SHARDS
+    }
+
+    fn recall(&self, key: &UserId, max_staleness: Duration, now: &Moment) -> Option<Versioned<UserSessions>> {
+        self.inner.recall(key, max_staleness, now)
     }
 
     async fn commit(

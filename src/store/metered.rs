@@ -57,7 +57,7 @@ impl<P: ?Sized> Metered<P> {
 }
 
 #[async_trait]
-impl<S: State> Registers<S> for Metered<dyn Registers<S>> {
+impl<S: State, P: Registers<S>> Registers<S> for Metered<P> {
     async fn load(&self, key: &S::Key) -> Result<Versioned<S>, StoreError> {
         self.meter(Operation::Load, self.inner.load(key)).await
     }
@@ -70,7 +70,7 @@ impl<S: State> Registers<S> for Metered<dyn Registers<S>> {
         self.inner.shard(key)
     }
 
-    /// Counts a bypass: the near-cache wraps this decorator and passes no look-up on, so there is no near-cache.
+    /// Counts a bypass: the near-cache passes no look-up on, so there is none if this is called.
     fn recall(&self, key: &S::Key, max_staleness: Duration, now: &Moment) -> Option<Versioned<S>> {
         self.metrics.count_cached(CacheResult::Bypass);
         self.inner.recall(key, max_staleness, now)
@@ -98,7 +98,7 @@ impl<S: State> Registers<S> for Metered<dyn Registers<S>> {
 }
 
 #[async_trait]
-impl EventLog for Metered<dyn EventLog> {
+impl<P: EventLog> EventLog for Metered<P> {
     async fn tail(&self, after: Option<&Cursor>, limit: usize) -> Result<Tail, StoreError> {
         self.meter(Operation::Tail, self.inner.tail(after, limit)).await
     }

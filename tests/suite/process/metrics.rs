@@ -236,6 +236,42 @@ async fn durations_hashes_stores_and_the_process_are_measured() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_up_in_the_near_cache_counts_its_result() {
+    let redis = RedisServer::start();
+    for (max_staleness, cache_mib, first, second) in
+        [("0s", "auto", "bypass", "bypass"), ("5s", "auto", "miss", "hit"), ("5s", "0", "bypass", "bypass")]
+    {
+        let settings = [
+            ("SESSIONS__URL", redis.url()),
+            ("VALIDATE__MAX_STALENESS", max_staleness.to_owned()),
+            ("VALIDATE__CACHE_MIB", cache_mib.to_owned()),
+        ];
+        let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let (process, client, _data) = serve(&settings).await;
+        client.user("alice").await;
+        let token = client.login("alice", "").await.token;
+        let count = |samples: &BTreeMap<String, f64>, result: &str| {
+            samples[&format!(r#"latchkey_cache_requests_total{{result="{result}"}}"#)]
+        };
+        for expected in [first, second] {
+            // A read is cached once the event log has been followed.
+            loop {
+                let before = samples(&process).await;
+                client.session(&token).await;
+                let after = samples(&process).await;
+                let total = |samples| {
+                    ["hit", "miss", "bypass"].map(|result| count(samples, result)).iter().sum::<f64>()
+                };
+                assert!(total(&after) > total(&before), "{max_staleness} {cache_mib}");
+                if count(&after, expected) > count(&before, expected) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_does_not_answer_counts_errors() {
     let mut redis = RedisServer::start();
     let (process, client, _data) = serve(&[("SESSIONS__URL", &redis.url())]).await;
@@ -247,7 +283,7 @@ async fn a_store_that_does_not_answer_counts_errors() {
     client.try_login(login_request("alice", "")).await.unwrap_err();
     let after = samples(&process).await;
     for name in [
-        r#"latchkey_store_errors_total{store="sessions",operation="load"}"#,
+        r#"latchkey_store_errors_total{store="sessions",operation="load_many"}"#,
         r#"latchkey_verdict_errors_total{surface="grpc"}"#,
         r#"latchkey_logins_total{outcome="unavailable"}"#,
     ] {
