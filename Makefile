@@ -141,13 +141,14 @@ proto: ## Lint the protocol and check it for breaking changes since the last rel
 	"$$(scripts/tools.sh path buf)" breaking --against proto/released/latchkey.binpb
 
 .PHONY: generate
-generate: ## Renew the generated code of the Rust client from proto/
+generate: ## Renew the generated code of the Rust client and docs/configuration.md
 	@scripts/generate.sh
 
-.PHONY: freeze-proto
-freeze-proto: ## Store the current protocol as that of the last release
+.PHONY: freeze
+freeze: ## Store the current protocol, and data in the current formats, as those of the last release
 	cargo build --locked --bin latchkey
 	$${CARGO_TARGET_DIR:-target}/debug/latchkey descriptor > proto/released/latchkey.binpb
+	@scripts/test.sh process::upgrade::record -- --ignored
 
 .PHONY: tools
 tools: ## Install the missing tools of all targets
@@ -157,6 +158,10 @@ tools: ## Install the missing tools of all targets
 .PHONY: image
 image: ## Build the container image latchkey:dev and check its size
 	@scripts/image.sh
+
+.PHONY: release
+release: ## Build the archive, the Debian package, the SBOM, the licences and the image into target/dist
+	@scripts/release.sh
 
 .PHONY: clean
 clean: ## Remove all build output, including the tools below target/

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Renews the generated code of the Rust client from proto/. The code that uses it need not compile.
+# Renews the generated code of the Rust client from proto/, before anything that uses it is compiled, and the page of the
+# settings.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,3 +12,5 @@ if [[ -z $out ]]; then
   exit 1
 fi
 install -m 0644 "$out/client/latchkey.v1.rs" crates/latchkey-client/src/generated/latchkey.v1.rs
+
+LATCHKEY_TEST_GENERATE=1 cargo test --locked --quiet --test suite generated::the_page

@@ -4,11 +4,12 @@
 #   scripts/tools.sh install NAME...   install the missing ones
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
-# Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny helm
-# kubernetes-decoder cargo-machete rustfmt clippy c++, for the clients go node java clients-python, and for `make peers`
-# wrk peers-python. Programs that do not need a system-wide installation go below the target directory. pgbouncer,
-# Valkey, grpcurl, grpc-health-probe, Django, grpcio, Envoy, nginx, Helm and the decoder of manifests are optional for
-# developers: the script reports which tests are skipped without them. With CI=true they are required.
+# Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
+# helm kubernetes-decoder cargo-machete rustfmt clippy c++, for the clients go node java clients-python, for `make
+# peers` wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb. Programs that do not need a
+# system-wide installation go below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django,
+# grpcio, Envoy, nginx, Helm and the decoder of manifests are optional for developers: the script reports which tests
+# are skipped without them. With CI=true they are required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,6 +25,9 @@ readonly ENVOY=1.40.0
 readonly GO=1.26.6
 readonly CARGO_DENY=0.20.2
 readonly CARGO_MACHETE=0.9.2
+readonly CARGO_ABOUT=0.9.3
+readonly CARGO_CYCLONEDX=0.5.9
+readonly CARGO_DEB=3.8.0
 readonly NODE=24.19.0
 readonly CLIENTS_PYTHON=clients/python/requirements-dev.txt
 readonly PEERS_PYTHON=crates/latchkey-bench/peers/django/requirements.txt
@@ -131,6 +135,14 @@ go_command() {
   return 1
 }
 
+# Builds a program from crates.io in its own folder.
+crate_install() {
+  local name=$1 version=$2
+  shift 2
+  say "building $name $version; this takes minutes"
+  env -u CARGO_TARGET_DIR cargo install "$name" --locked --version "$version" --root "$tools/$name-$version" "$@" >&2
+}
+
 # Builds a program from the Go module proxy in its own folder.
 go_install() {
   local name=$1 version=$2 package=$3 go
@@ -188,6 +200,9 @@ path_of() {
     buf) first_executable "$tools/buf-$BUF/bin/buf" ;;
     cargo-deny) cargo deny --version 2>/dev/null ;;
     cargo-machete) cargo machete --version 2>/dev/null ;;
+    cargo-about) first_executable "$tools/$1-$CARGO_ABOUT/bin/$1" ;;
+    cargo-cyclonedx) first_executable "$tools/$1-$CARGO_CYCLONEDX/bin/$1" ;;
+    cargo-deb) first_executable "$tools/$1-$CARGO_DEB/bin/$1" ;;
     rustfmt) cargo fmt --version 2>/dev/null ;;
     clippy) cargo clippy --version 2>/dev/null ;;
     c++) first_executable "${CXX:-}" "$(command -v c++)" "$(command -v g++)" "$(command -v clang++)" ;;
@@ -238,6 +253,9 @@ install_one() {
       say "building cargo-machete $CARGO_MACHETE; this takes a minute"
       env -u CARGO_TARGET_DIR cargo install cargo-machete --locked --version "$CARGO_MACHETE" >&2
       ;;
+    cargo-about) crate_install "$1" "$CARGO_ABOUT" --features cli ;;
+    cargo-cyclonedx) crate_install "$1" "$CARGO_CYCLONEDX" ;;
+    cargo-deb) crate_install "$1" "$CARGO_DEB" ;;
     rustfmt | clippy)
       say "adding the component $1 to the Rust toolchain"
       rustup component add "$1" >&2 || die "$1 is missing: add it to the Rust toolchain"

@@ -118,6 +118,36 @@ fn documents_name_what_exists() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The functions in the Rust files of a folder.
+fn functions(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            functions(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let names = text.split("fn ").skip(1).filter_map(|rest| rest.split_once('('));
+            found.extend(names.map(|(name, _)| name.to_owned()));
+        }
+    }
+}
+
+#[test]
+fn the_tests_that_are_evidence_for_security_requirements_exist() {
+    let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let mut existing = BTreeSet::new();
+    for folder in ["src", "tests/suite"] {
+        functions(&root().join(folder), &mut existing);
+    }
+    let is_test = |name: &&str| {
+        name.matches('_').count() > 2 && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
+    };
+    let named: BTreeSet<_> = page.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 30, "only {} tests", named.len());
+    let missing: Vec<_> = named.iter().filter(|name| !existing.contains(**name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 #[test]
 fn wrong_links_would_be_found() {
     assert_eq!(links("see [a](b.md#c) and [d](e)").collect::<Vec<_>>(), ["b.md#c", "e"]);

@@ -7,7 +7,7 @@
 //! | `gateways` | the interfaces for gateways, and the samples in `deploy/` with real gateways |
 //! | `guard` | the guard of the Rust client, in front of tonic and axum servers |
 //! | `faults` | what callers see while something fails: the table in `docs/operations.md` |
-//! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the README |
+//! | `process` | the binary: crashes, outages, replicas, signals, limits, the command line, the commands in the documents |
 //! | `architecture` | the direction of dependencies |
 //! | `documents` | that documents link to what exists |
 //! | `generated` | that committed generated code is up to date |

@@ -8,11 +8,14 @@ use tokio::net::TcpStream;
 use super::{
     Scenario, USUAL,
     lab::{Lab, Options},
-    preload::{ENOSPC, EROFS, Preload},
     report::Outcome,
     scenario,
 };
-use crate::support::{process::Process, redis::RedisServer};
+use crate::support::{
+    preload::{ENOSPC, EROFS, Preload},
+    process::Process,
+    redis::RedisServer,
+};
 
 /// How long a failure lasts that ends by itself.
 const LASTING: Duration = Duration::from_millis(2500);

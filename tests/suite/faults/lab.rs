@@ -16,7 +16,6 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt as _;
 
 use super::{
-    preload::Preload,
     record::{Answer, Call, Number, Request, check, outage},
     report::Outcome,
 };
@@ -24,6 +23,7 @@ use crate::{
     process::generation,
     support::{
         client::{Client, LOGIN, login_request},
+        preload::Preload,
         process::{Process, command},
     },
 };
@@ -292,7 +292,7 @@ fn start_process(data: &TempDir, options: &Options<'_>, is_preloaded: bool) -> P
     let mut serve = command(data.path(), options.settings);
     serve.env("LATCHKEY_SESSIONS__URL", options.url).env("LATCHKEY_LOG__LEVEL", "warn").arg("serve");
     if let (true, Some(preload)) = (is_preloaded, options.preload) {
-        preload.apply(&mut serve);
+        serve.envs(preload.environment());
     }
     Process::launch(serve, data.path())
 }

@@ -10,7 +10,6 @@
 mod cluster;
 mod host;
 mod lab;
-mod preload;
 mod record;
 mod report;
 mod sentinel;

@@ -1,10 +1,11 @@
-//! The binary: crashes, outages, replicas, signals, limits, the command line, the README.
+//! The binary: crashes, outages, replicas, signals, limits, the command line, the commands in the documents.
 
 mod attempts;
 mod audit;
 mod bench;
 mod callers;
 mod cli;
+mod commands;
 mod crash;
 mod databases;
 mod demo;
@@ -21,7 +22,6 @@ mod metrics;
 mod outage;
 mod python;
 mod raw;
-mod readme;
 mod replicas;
 mod rolling;
 mod rotation;
@@ -31,6 +31,7 @@ mod silent;
 mod start;
 mod tls;
 mod unwritten;
+mod upgrade;
 mod watched;
 mod watches;
 mod webhook;

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod mysql;
 pub mod pgbouncer;
 pub mod postgres;
+pub mod preload;
 pub mod process;
 pub mod proxy;
 pub mod redis;

@@ -53,6 +53,7 @@ pub struct RedisServer {
     child: Option<Child>,
     config: Option<PathBuf>,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl RedisServer {
@@ -62,23 +63,44 @@ impl RedisServer {
 
     /// Starts with these arguments besides the usual ones.
     pub fn with(flavour: Flavour, arguments: &[&str]) -> Self {
+        Self::on_free_port(flavour, arguments, &[])
+    }
+
+    /// Starts with these environment variables.
+    pub fn with_environment(environment: &[(&'static str, PathBuf)]) -> Self {
+        Self::on_free_port(Flavour::Redis, &[], environment)
+    }
+
+    fn on_free_port(flavour: Flavour, arguments: &[&str], environment: &[(&'static str, PathBuf)]) -> Self {
         let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         // Another process may take the port first, so several ports are tried.
-        let server = (0..10).find_map(|_| Self::on(flavour, server_port(), None, &arguments));
-        server
+        let start = |_| Self::launched(flavour, server_port(), None, &arguments, environment);
+        (0..10)
+            .find_map(start)
             .unwrap_or_else(|| panic!("{flavour:?} did not start; `make test` installs what the tests need"))
     }
 
     /// Starts on this port with the text of a configuration file, which the server may rewrite. Returns `None` if the
     /// server does not start: its ports may be taken.
     pub fn on(flavour: Flavour, port: u16, config: Option<&str>, arguments: &[String]) -> Option<Self> {
+        Self::launched(flavour, port, config, arguments, &[])
+    }
+
+    fn launched(
+        flavour: Flavour,
+        port: u16,
+        config: Option<&str>,
+        arguments: &[String],
+        environment: &[(&'static str, PathBuf)],
+    ) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let config = config.map(|text| {
             let file = dir.path().join("server.conf");
             fs::write(&file, text).unwrap();
             file
         });
-        let mut server = Self { flavour, port, dir, child: None, config, arguments: arguments.to_vec() };
+        let (arguments, environment) = (arguments.to_vec(), environment.to_vec());
+        let mut server = Self { flavour, port, dir, child: None, config, arguments, environment };
         server.launch().then_some(server)
     }
 
@@ -211,6 +233,7 @@ impl RedisServer {
             .arg("--dir")
             .arg(self.dir.path())
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

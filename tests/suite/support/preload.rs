@@ -9,14 +9,14 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::skip::find_program;
+use super::skip::find_program;
 
 /// No space left on the device.
-pub(super) const ENOSPC: i64 = 28;
+pub const ENOSPC: i64 = 28;
 /// Read-only file system.
-pub(super) const EROFS: i64 = 30;
+pub const EROFS: i64 = 30;
 
-pub(super) struct Preload {
+pub struct Preload {
     library: PathBuf,
     control: PathBuf,
     _dir: TempDir,
@@ -24,11 +24,11 @@ pub(super) struct Preload {
 
 impl Preload {
     /// Compiles the library. Returns `None` and reports the skipped test without a C compiler.
-    pub(super) fn build() -> Option<Self> {
+    pub fn build() -> Option<Self> {
         let compiler = find_program("cc", "LATCHKEY_TEST_CC")?;
         let dir = tempfile::tempdir().unwrap();
         let (library, control) = (dir.path().join("preload.so"), dir.path().join("control"));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults/preload.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/preload.c");
         let output =
             Command::new(compiler).args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]).status();
         assert!(output.unwrap().success());
@@ -37,13 +37,13 @@ impl Preload {
         Some(preload)
     }
 
-    /// Has a program load the library.
-    pub(super) fn apply(&self, command: &mut Command) {
-        command.env("LD_PRELOAD", &self.library).env("FAULTS_CONTROL", &self.control);
+    /// Returns the variables with which a program loads the library.
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        [("LD_PRELOAD", self.library.clone()), ("FAULTS_CONTROL", self.control.clone())]
     }
 
     /// Moves the clock by this many seconds against the real one, and fails writes with this error unless it is 0.
-    pub(super) fn set(&self, clock_offset_seconds: i64, write_error: i64) {
+    pub fn set(&self, clock_offset_seconds: i64, write_error: i64) {
         let bytes = [clock_offset_seconds.to_ne_bytes(), write_error.to_ne_bytes()].concat();
         // The processes have mapped the file, so it must not be replaced or truncated.
         let file = fs::File::options().write(true).create(true).truncate(false).open(&self.control).unwrap();

@@ -1,7 +1,8 @@
-//! The commands in README.md work and print what it says.
+//! The commands in the documents work and print what the documents say.
 //!
-//! All blocks after `<!-- tested: quick-start -->` run in one shell against a real server. Only the addresses are
-//! replaced, because the usual ports may be in use, and `make run`, because the test starts the server itself.
+//! All blocks of a page after `<!-- tested -->` run in one shell against a real server. Only the addresses are replaced,
+//! because the usual ports may be in use, and `make run`, because the test starts the server itself. Blocks that cannot
+//! run here are listed with the reason.
 
 use std::{
     fs,
@@ -9,11 +10,56 @@ use std::{
     process::Command,
 };
 
+use rstest::rstest;
 use tempfile::TempDir;
 
 use crate::support::process::{LATCHKEY, Process, run};
 
-const MARKER: &str = "<!-- tested: quick-start -->";
+const MARKER: &str = "<!-- tested -->";
+
+/// The pages with marked blocks, and the commands that make what the pages take for granted.
+const PAGES: [(&str, &str); 4] = [
+    ("README.md", ""),
+    ("docs/integration.md", IMPORTED),
+    ("docs/operations.md", USED),
+    ("docs/sessions.md", USED),
+];
+const IMPORTED: &str = r#"echo '{"username": "carl", "password_hash": "$2b$04$abcdefghijklmnopqrstuuVGOjx7zCSRPdlpXVLTBdTLM5GnlwWDu"}' > users.jsonl"#;
+const USED: &str = "
+    echo 'correct horse battery staple' | latchkey account add alice
+    echo 'correct horse battery staple' | latchkey login alice --device Phone
+    latchkey caller create shop --role validator";
+
+/// The blocks that are not run: the page, how the block begins, and the reason.
+const NOT_RUN: &[(&str, &str, &str)] = &[
+    ("README.md", "make run", "builds the release profile; the other blocks use a server of the test"),
+    ("README.md", "docker run", "needs an image; `image` tests it where a Docker engine runs"),
+    ("docs/integration.md", "LATCHKEY_ADDRESS=", "`make test-clients` runs this service"),
+    ("docs/integration.md", "export LATCHKEY_ADDRESS=", "`guard` runs these services"),
+    ("docs/integration.md", "greet ", "the same"),
+    ("docs/integration.md", "python3 -m venv", "downloads packages; `make test-clients` does the same"),
+    ("docs/integration.md", "export PATH=", "names the release profile; the README has the same commands"),
+    (
+        "docs/integration.md",
+        "export LATCHKEY_CONFIG=",
+        "`process::django` and `gateways::rest` run these steps",
+    ),
+    ("docs/integration.md", "python manage.py", "`process::django` runs it"),
+    ("docs/integration.md", "latchkey serve &", "`gateways` runs Envoy and nginx on free ports"),
+    ("docs/integration.md", "ONE=", "the same"),
+    ("docs/integration.md", "TWO=", "the same"),
+    ("docs/integration.md", "PHONE=", "the same"),
+    ("docs/integration.md", "curl ", "the same"),
+    ("docs/integration.md", "page() ", "the same"),
+    ("docs/kubernetes.md", "", "needs a cluster; `kubernetes` renders and decodes the chart"),
+    ("docs/operations.md", "sudo apt install", "needs a release; `make release` verifies the package"),
+    (
+        "docs/performance.md",
+        "",
+        "takes minutes or needs a loaded server; `process::bench` runs `latchkey bench`",
+    ),
+    ("docs/scaling.md", "make scaling", "its model has tests of its own"),
+];
 /// The addresses in the text.
 const GRPC: &str = "127.0.0.1:50051";
 const HTTP: &str = "127.0.0.1:8081";
@@ -34,29 +80,33 @@ impl Step {
 /// The commands of all marked blocks, in order. `$ ` begins a command; a line goes on after a backslash,
 /// and `> ` continues one, too.
 fn steps(text: &str) -> Result<Vec<Step>, String> {
-    let mut steps: Vec<Step> = Vec::new();
+    let mut all = Vec::new();
     for section in text.split(MARKER).skip(1) {
         let block = section
             .trim_start()
             .strip_prefix("```console\n")
             .ok_or("after the marker there must be a ```console block")?;
-        let (block, _) = block.split_once("\n```").ok_or("the block does not end")?;
-        let mut goes_on = false;
-        for line in block.lines() {
-            if let Some(command) = line.strip_prefix("$ ") {
-                steps.push(Step { command: command.to_owned(), output: Vec::new() });
-            } else {
-                let step = steps.last_mut().ok_or("a block must begin with a command")?;
-                match line.strip_prefix("> ").or(goes_on.then_some(line)) {
-                    Some(more) => step.command = format!("{}\n{more}", step.command),
-                    None => step.output.push(line.to_owned()),
-                }
-            }
-            goes_on = line.ends_with('\\');
-        }
+        all.extend(block_steps(block)?);
     }
-    if steps.len() < 6 {
-        return Err(format!("only {} commands are marked with {MARKER}", steps.len()));
+    if all.is_empty() { Err(format!("no commands are marked with {MARKER}")) } else { Ok(all) }
+}
+
+/// The commands of the text up to the end of its block.
+fn block_steps(text: &str) -> Result<Vec<Step>, String> {
+    let (block, _) = text.split_once("\n```").ok_or("the block does not end")?;
+    let mut steps: Vec<Step> = Vec::new();
+    let mut goes_on = false;
+    for line in block.lines() {
+        if let Some(command) = line.strip_prefix("$ ") {
+            steps.push(Step { command: command.to_owned(), output: Vec::new() });
+        } else {
+            let step = steps.last_mut().ok_or("a block must begin with a command")?;
+            match line.strip_prefix("> ").or(goes_on.then_some(line)) {
+                Some(more) => step.command = format!("{}\n{more}", step.command),
+                None => step.output.push(line.to_owned()),
+            }
+        }
+        goes_on = line.ends_with('\\');
     }
     Ok(steps)
 }
@@ -127,8 +177,8 @@ fn programs(folder: &Path) -> PathBuf {
     bin
 }
 
-/// Runs the commands of a text and compares their output.
-fn check(text: &str) -> Result<(), String> {
+/// Runs the commands of a text after `setup`, and compares their output.
+fn check(text: &str, setup: &str) -> Result<(), String> {
     let steps = steps(text)?;
     let folder = TempDir::new().unwrap();
     let bin = programs(folder.path());
@@ -145,6 +195,7 @@ fn check(text: &str) -> Result<(), String> {
     // A marker line precedes each command and preserves `$?`.
     let mut script =
         String::from("exec 2>&1\n__begin() { local s=$?; printf '\\n\\001%s\\n' \"$s\"; return $s; }\n");
+    script += &format!("set -e\n{setup}\nset +e\n");
     for step in &steps {
         let command = if step.starts_the_server() { ":" } else { &step.command };
         script += "__begin\n";
@@ -181,11 +232,43 @@ fn check(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn read(page: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{page}: {error}"))
+}
+
+#[rstest]
+fn the_commands_in_the_documents_work(#[values(0, 1, 2, 3)] page: usize) {
+    let (page, setup) = PAGES[page];
+    check(&read(page), setup).unwrap_or_else(|error| panic!("{page}: {error}"));
+}
+
 #[test]
-fn the_commands_in_the_readme_work() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    check(&text).unwrap();
+fn every_block_of_commands_is_run_or_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
+    let pages = pages.map(|name| format!("docs/{}", name.to_str().unwrap()));
+    let mut found = Vec::new();
+    for page in pages.filter(|page| page.ends_with(".md")).chain(["README.md".to_owned()]) {
+        let text = read(&page);
+        let mut before = "";
+        for part in text.split("```console\n") {
+            if !before.is_empty() && !before.trim_end().ends_with(MARKER) {
+                let steps = block_steps(part).unwrap();
+                found.push((page.clone(), steps[0].command.clone()));
+            }
+            before = part;
+        }
+    }
+    let is_listed = |(page, command): &(String, String), entry: &(&str, &str, &str)| {
+        page == entry.0 && command.starts_with(entry.1)
+    };
+    for block in &found {
+        assert!(NOT_RUN.iter().any(|entry| is_listed(block, entry)), "not run and not listed: {block:?}");
+    }
+    for entry in NOT_RUN {
+        assert!(found.iter().any(|block| is_listed(block, entry)), "not in the documents: {entry:?}");
+    }
 }
 
 mod the_check {
@@ -193,13 +276,13 @@ mod the_check {
 
     /// A small README.
     const SAMPLE: &str = r#"
-<!-- tested: quick-start -->
+<!-- tested -->
 ```console
 $ make run
 Latchkey 0.1.0 listens on 127.0.0.1:50051 (gRPC) and 127.0.0.1:8081 (HTTP)
 ```
 Then:
-<!-- tested: quick-start -->
+<!-- tested -->
 
 ```console
 $ echo 'correct horse battery staple' | latchkey account add alice
@@ -228,12 +311,12 @@ $ false
 
     #[test]
     fn a_wrong_output_in_the_text_is_noticed() {
-        check(SAMPLE).unwrap();
+        check(SAMPLE, "").unwrap();
         let lie = SAMPLE.replace("error: REPLACED", "error: KICKED");
-        let notice = check(&lie).unwrap_err();
+        let notice = check(&lie, "").unwrap_err();
         assert!(notice.contains("does not print `error: KICKED"), "{notice}");
         let broken = SAMPLE.replace("login alice", "login bob");
-        assert!(check(&broken).unwrap_err().contains("fails with"), "a command that fails in silence");
+        assert!(check(&broken, "").unwrap_err().contains("fails with"), "a command that fails in silence");
     }
 
     #[test]
@@ -249,7 +332,7 @@ $ false
     #[test]
     fn a_text_without_commands_is_an_error() {
         assert!(steps("# Latchkey").is_err());
-        assert!(steps(&SAMPLE.replacen(MARKER, "", 2)).is_err());
+        assert!(steps(&SAMPLE.replacen(MARKER, "", 3)).is_err());
         assert!(steps(&SAMPLE.replacen("$ echo", "  echo", 3)).is_err());
     }
 
