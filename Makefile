@@ -40,7 +40,7 @@ histories: ## Check the histories of thousands of users while Redis fails, and m
 	@scripts/test.sh process::history::$(ARGS) -- --ignored --nocapture --test-threads 1
 
 .PHONY: ci
-ci: fmt-check lint unused docs deny proto test fuzz test-clients ## Run all checks that must pass before a change is merged
+ci: fmt-check lint unused docs book deny proto test fuzz test-clients ## Run all checks that must pass before a change is merged
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -65,6 +65,10 @@ unused: ## Check that every dependency is used
 docs: ## Build the documentation of the crate; a broken link is an error
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
 	  cargo doc --locked --workspace --no-deps --document-private-items
+
+.PHONY: book
+book: ## Build the documentation as a book in target/book
+	@scripts/book.sh
 
 .PHONY: deny
 deny: ## Check licences, bans and sources of the dependencies

@@ -28,6 +28,7 @@ readonly CARGO_MACHETE=0.9.2
 readonly CARGO_ABOUT=0.9.3
 readonly CARGO_CYCLONEDX=0.5.9
 readonly CARGO_DEB=3.8.0
+readonly MDBOOK=0.5.4
 readonly NODE=24.19.0
 readonly CLIENTS_PYTHON=clients/python/requirements-dev.txt
 readonly PEERS_PYTHON=crates/latchkey-bench/peers/django/requirements.txt
@@ -203,6 +204,7 @@ path_of() {
     cargo-about) first_executable "$tools/$1-$CARGO_ABOUT/bin/$1" ;;
     cargo-cyclonedx) first_executable "$tools/$1-$CARGO_CYCLONEDX/bin/$1" ;;
     cargo-deb) first_executable "$tools/$1-$CARGO_DEB/bin/$1" ;;
+    mdbook) first_executable "$tools/$1-$MDBOOK/bin/$1" ;;
     rustfmt) cargo fmt --version 2>/dev/null ;;
     clippy) cargo clippy --version 2>/dev/null ;;
     c++) first_executable "${CXX:-}" "$(command -v c++)" "$(command -v g++)" "$(command -v clang++)" ;;
@@ -256,6 +258,7 @@ install_one() {
     cargo-about) crate_install "$1" "$CARGO_ABOUT" --features cli ;;
     cargo-cyclonedx) crate_install "$1" "$CARGO_CYCLONEDX" ;;
     cargo-deb) crate_install "$1" "$CARGO_DEB" ;;
+    mdbook) crate_install "$1" "$MDBOOK" --no-default-features --features search ;;
     rustfmt | clippy)
       say "adding the component $1 to the Rust toolchain"
       rustup component add "$1" >&2 || die "$1 is missing: add it to the Rust toolchain"

@@ -118,6 +118,16 @@ fn documents_name_what_exists() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn the_book_has_every_page() {
+    let mut pages = BTreeMap::new();
+    documents(&root().join("docs"), &mut pages);
+    let summary = pages.remove(&root().join("docs/SUMMARY.md")).unwrap();
+    let listed: BTreeSet<_> = links(&summary).map(|link| normal(&root().join("docs").join(link))).collect();
+    let missing: Vec<_> = pages.keys().filter(|page| !listed.contains(*page)).collect();
+    assert!(missing.is_empty(), "not in docs/SUMMARY.md: {missing:?}");
+}
+
 /// The functions in the Rust files of a folder.
 fn functions(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
