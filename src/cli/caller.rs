@@ -61,7 +61,7 @@ async fn create(common: &Common, name: String, roles: Vec<String>) -> Result<(),
     let value = json!({ "caller": caller_json(&caller), "key": response.key });
     let Err(error) = output.try_print(&value, || response.key.clone()) else { return Ok(()) };
     // Nobody has the key, so the caller is revoked.
-    let message = output::write_error(&error).into_message();
+    let message = output::write_error(&error).message();
     let name = caller.name;
     let revoked = client.revoke_caller(pb::RevokeCallerRequest { name: name.clone() }).await;
     Err(CommandError::Failed(match revoked {

@@ -9,7 +9,7 @@ use tonic::{
 };
 use tonic_types::{ErrorInfo, StatusExt as _};
 
-use super::{CommandError, Common, server_address::ServerAddress, tls};
+use super::{CommandError, Common, error::ReportedError, server_address::ServerAddress, tls};
 use crate::{
     config::ValidateAccess,
     domain::rejection::Reason,
@@ -93,13 +93,9 @@ fn key(common: &Common) -> Result<CallerKey, CommandError> {
 pub(super) async fn connect(common: &Common, kind: CallKind) -> Result<Channel, CommandError> {
     let address = ServerAddress::of(common)?;
     let server = &address.authority;
-    let usage = |error: &dyn std::fmt::Display| {
-        CommandError::Usage(format!(
-            "--server {server} is not an address such as 127.0.0.1:50051 or https://latchkey.internal:50051: {error}"
-        ))
-    };
     // The scheme is always http, because with https tonic would add its own TLS to that of the connector.
-    let endpoint = Endpoint::from_shared(format!("http://{server}")).map_err(|error| usage(&error))?;
+    let endpoint =
+        Endpoint::from_shared(format!("http://{server}")).map_err(|error| address.invalid(&error))?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
     let endpoint = match kind {
         CallKind::Unary => endpoint.timeout(CALL_TIMEOUT),
@@ -111,41 +107,38 @@ pub(super) async fn connect(common: &Common, kind: CallKind) -> Result<Channel, 
         None => endpoint.connect().await,
         Some(connector) => endpoint.connect_with_connector(connector).await,
     };
-    connected.map_err(|error| match tls::tls_error(&error) {
-        Some(error) => CommandError::Failed(format!(
-            "{server} is not trusted, or does not trust this client: {error}; --ca-file names the root certificates to trust"
-        )),
-        None => CommandError::Unavailable(format!(
-            "no server answers at {server}: start one with `latchkey serve`, or name it with --server"
-        )),
+    connected.map_err(|error| match tls::distrust(&error) {
+        Some(error) => CommandError::Reported(Box::new(ReportedError {
+            exit_code: 1,
+            code: "failed_precondition",
+            reason: "CERTIFICATE_NOT_TRUSTED".to_owned(),
+            message: format!(
+                "{server} is not trusted, or does not trust this client: {error}; --ca-file names the root certificates to trust"
+            ),
+            retry_delay: None,
+        })),
+        None => CommandError::Connection(innermost(&error)),
     })
+}
+
+/// The text of the error at the end of the chain, which is the most specific one.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
 }
 
 /// The error of a command whose call ended with this status.
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 pub(super) fn command_error(status: Status) -> CommandError {
     // A status with a source comes from the connection, not from the server.
-    if std::error::Error::source(&status).is_some() {
-        return CommandError::Unavailable(format!(
-            "the connection to the server broke: {}. If the server uses TLS, write https:// before its name; if it requires a client certificate, set --certificate-file",
-            status.message()
-        ));
+    if let Some(source) = std::error::Error::source(&status) {
+        return CommandError::Connection(innermost(source));
     }
-    let mut message = status.message().to_owned();
-    if let Some(delay) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
-        let rounded_up = Duration::from_secs(delay.as_secs() + u64::from(delay.subsec_nanos() > 0));
-        message = format!("{message} (try again in {})", humantime::format_duration(rounded_up));
-    }
-    // THROTTLED is an answer of the server about this login, not an outage.
-    let throttled = info(&status).is_some_and(|info| info.reason == "THROTTLED");
-    match status.code() {
-        _ if throttled => CommandError::Failed(message),
-        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
-            CommandError::Unavailable(message)
-        }
-        Code::InvalidArgument => CommandError::Usage(message),
-        _ => CommandError::Failed(message),
-    }
+    let message = status.message().to_owned();
+    CommandError::of_status(&status, message)
 }
 
 /// Returns whether the same call may succeed later. A status without an error reason does not come from the server, but from

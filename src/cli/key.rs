@@ -59,7 +59,7 @@ impl Key {
                 common.output().print(&value, || format!("{file}\nkid {}", key.kid)).map_err(|error| {
                     // The key was not announced, and it does not sign yet.
                     let _ = std::fs::remove_file(&path);
-                    CommandError::Failed(format!("{}. The key was removed again", error.into_message()))
+                    CommandError::Failed(format!("{}. The key was removed again", error.message()))
                 })
             }
             Self::List => {

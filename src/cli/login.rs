@@ -9,7 +9,7 @@ use tonic::Status;
 use super::{
     CommandError, Common,
     client::{self, CallKind},
-    output::{self, rejection_text, session_json, session_text},
+    output::{self, session_json, session_text},
     secret,
 };
 use crate::grpc::pb;
@@ -101,7 +101,7 @@ pub(super) async fn end_if_not_printed(
     repeatable: bool,
 ) -> Result<(), CommandError> {
     let Err(error) = printed else { return Ok(()) };
-    let message = output::write_error(&error).into_message();
+    let message = output::write_error(&error).message();
     if repeatable {
         return Err(CommandError::Failed(format!(
             "{message}. The session is open: the same command prints its token again within a minute"
@@ -114,7 +114,7 @@ pub(super) async fn end_if_not_printed(
     Err(CommandError::Failed(match ended.await {
         Ok(_) => format!("{message}. The token is lost, so its session was ended again"),
         Err(error) => {
-            let error = error.into_message();
+            let error = error.message();
             format!("{message}. The token is lost, and its session could not be ended ({error})")
         }
     }))
@@ -124,11 +124,34 @@ pub(super) async fn end_if_not_printed(
 pub(super) fn login_error(status: Status) -> CommandError {
     // The session of this idempotency key has already ended.
     if let Some(rejection) = client::rejection(&status) {
-        return CommandError::Failed(rejection_text(&rejection));
+        return CommandError::rejected(&rejection);
     }
-    match session_limit(&status) {
-        Some(message) => CommandError::Failed(message),
+    match session_limit(&status).or_else(|| remedy(&status)) {
+        Some(message) => CommandError::of_status(&status, message),
         None => client::command_error(status),
+    }
+}
+
+/// The message of a failed login with the remedy.
+fn remedy(status: &Status) -> Option<String> {
+    let info = client::info(status)?;
+    let message = status.message();
+    match info.reason.as_str() {
+        "INVALID_CREDENTIALS" => {
+            Some(format!("{message}: try again, or set a new password with `latchkey account set-password`"))
+        }
+        "ACCOUNT_DISABLED" => {
+            let until = info.metadata.get("disabled_until_unix").and_then(|seconds| seconds.parse().ok());
+            let until = until.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
+            let until =
+                until.map_or_else(String::new, |until| format!(" until {}", output::time(Some(&until))));
+            Some(format!("{message}{until}: `latchkey account enable` enables it"))
+        }
+        // A kick war has the same reason, and nothing to unlock.
+        "THROTTLED" if message.contains("failed attempts") => {
+            Some(format!("{message}, or unlock it with `latchkey account unlock`"))
+        }
+        _ => None,
     }
 }
 
@@ -165,10 +188,9 @@ mod tests {
             metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let details = ErrorDetails::with_error_info("SESSION_LIMIT", "latchkey", metadata);
         let status = Status::with_error_details(Code::FailedPrecondition, "the slot is full", details);
-        match login_error(status) {
-            CommandError::Failed(message) => message,
-            CommandError::Usage(other) | CommandError::Unavailable(other) => panic!("{other}"),
-        }
+        let error = login_error(status);
+        assert_eq!((error.exit_code(), error.json()["error"]["reason"].as_str()), (1, Some("SESSION_LIMIT")));
+        error.message()
     }
 
     #[test]

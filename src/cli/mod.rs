@@ -7,7 +7,9 @@ mod account;
 mod bench;
 mod caller;
 mod client;
+mod connection_error;
 mod descriptor;
+mod error;
 mod health;
 mod import;
 mod key;
@@ -32,7 +34,10 @@ use clap::{
     parser::ValueSource,
 };
 
-use self::output::{Format, Output};
+use self::{
+    error::CommandError,
+    output::{Format, Output},
+};
 use crate::config::Config;
 
 const STYLES: styling::Styles = styling::Styles::styled()
@@ -196,57 +201,41 @@ enum Command {
     Descriptor,
 }
 
-/// The error of a command, by exit code.
-enum CommandError {
-    /// Failed or rejected: exit code 1.
-    Failed(String),
-    /// Wrong usage: exit code 2.
-    Usage(String),
-    /// The server or its store does not answer: exit code 3.
-    Unavailable(String),
-}
-
-impl CommandError {
-    fn into_message(self) -> String {
-        let (Self::Failed(message) | Self::Usage(message) | Self::Unavailable(message)) = self;
-        message
-    }
-}
-
 /// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
     let matches = match Arguments::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return print_clap_error(&error),
     };
-    let result = match Arguments::from_arg_matches(&matches) {
-        Ok(Arguments { command, common }) => {
-            common.without_empty(&matches).and_then(|common| start(command, &common))
-        }
+    let Arguments { command, common } = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
         Err(error) => return print_clap_error(&error),
     };
-    let (code, message) = match result {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(CommandError::Failed(message)) => (1, message),
-        Err(CommandError::Usage(message)) => (2, message),
-        Err(CommandError::Unavailable(message)) => (3, message),
-    };
-    output::print_error(&message);
-    ExitCode::from(code)
+    let format = common.output;
+    match common.without_empty(&matches).and_then(|common| start(command, &common)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit(&error, format),
+    }
+}
+
+/// Prints an error and returns its exit code.
+fn exit(error: &CommandError, format: Format) -> ExitCode {
+    output::print_error(error, format);
+    ExitCode::from(error.exit_code())
 }
 
 /// Prints help, the version, or an error about the arguments.
 fn print_clap_error(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
+        if Format::of_arguments(std::env::args_os()) == Format::Json {
+            return exit(&CommandError::Usage(error::clap_message(error)), Format::Json);
+        }
         let _ = error.print();
         return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     }
     match output::write(&error.render().ansi().to_string()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::print_error(&output::write_error(&error).into_message());
-            ExitCode::from(1)
-        }
+        Err(error) => exit(&output::write_error(&error), Format::of_arguments(std::env::args_os())),
     }
 }
 
@@ -256,7 +245,14 @@ fn start(command: Command, common: &Common) -> Result<(), CommandError> {
         .build()
         .map_err(|error| CommandError::Unavailable(format!("cannot start: {error}")))
         .and_then(|runtime| {
-            let result = runtime.block_on(run(command, common));
+            let result = runtime.block_on(async {
+                match run(command, common).await {
+                    Err(CommandError::Connection(error)) => {
+                        Err(connection_error::explain(common, error).await)
+                    }
+                    result => result,
+                }
+            });
             // Tasks that still run are not waited for.
             runtime.shutdown_background();
             result

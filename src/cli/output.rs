@@ -1,6 +1,7 @@
 //! The output of commands: text for people, JSON for programs, colours only on a terminal.
 
 use std::{
+    ffi::OsString,
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
     sync::mpsc::{Receiver, sync_channel},
@@ -25,6 +26,16 @@ pub(super) enum Format {
     Json,
 }
 
+impl Format {
+    /// The format that these arguments ask for, if they could not be parsed.
+    pub(super) fn of_arguments(arguments: impl IntoIterator<Item = OsString>) -> Self {
+        let arguments: Vec<_> = arguments.into_iter().collect();
+        let is_json = arguments.iter().any(|argument| argument == "--output=json")
+            || arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json");
+        if is_json { Self::Json } else { Self::Text }
+    }
+}
+
 /// Prints data on standard output.
 pub(super) struct Output {
     format: Format,
@@ -47,7 +58,7 @@ impl Output {
         text: impl FnOnce() -> String,
     ) -> Result<(), CommandError> {
         self.try_print(value, text).map_err(|error| {
-            let message = write_error(&error).into_message();
+            let message = write_error(&error).message();
             CommandError::Failed(format!("{message}. The command itself succeeded"))
         })
     }
@@ -82,11 +93,17 @@ pub(super) fn note(message: &str) {
 }
 
 /// Prints an error on standard error. Waits at most [`WRITE_TIMEOUT`] if nobody reads it.
-pub(super) fn print_error(message: &str) {
+pub(super) fn print_error(error: &CommandError, format: Format) {
     let red = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
-    let line = format!("{red}error:{red:#} {message}\n");
+    let text = match format {
+        Format::Json => format!("{}\n", error.json()),
+        Format::Text => error.lines().iter().fold(String::new(), |mut text, line| {
+            let _ = writeln!(text, "{red}error:{red:#} {line}");
+            text
+        }),
+    };
     let written = in_background(move || {
-        let _ = anstream::stderr().write_all(line.as_bytes());
+        let _ = anstream::stderr().write_all(text.as_bytes());
     });
     let _ = written.recv_timeout(WRITE_TIMEOUT);
 }

@@ -1,7 +1,6 @@
 //! TLS to the server, without depending on names if it is the local one.
 
 use std::{
-    error::Error as _,
     fs, io,
     path::Path,
     pin::Pin,
@@ -73,19 +72,38 @@ pub(super) fn connector(common: &Common, address: &ServerAddress) -> Result<Opti
     Ok(Some(Connector { tls: TlsConnector::from(Arc::new(config)) }))
 }
 
-/// The TLS error that prevented a connection, if there was one.
-pub(super) fn tls_error(error: &transport::Error) -> Option<String> {
-    let mut cause = error.source();
+/// The TLS error by which one side does not trust the other, if that prevented a connection. Other TLS errors say that the
+/// other side does not speak TLS.
+pub(super) fn distrust(error: &transport::Error) -> Option<String> {
+    tls_error(error)
+        .filter(|error| !matches!(error, rustls::Error::InvalidMessage(_)))
+        .map(ToString::to_string)
+}
+
+/// The TLS error in a chain of errors.
+pub(super) fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut cause = Some(error);
     while let Some(error) = cause {
         // The source of an I/O error is the source of its inner error, so the inner error itself is looked at here.
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
         if let Some(tls) = tls.or_else(|| error.downcast_ref()) {
-            return Some(tls.to_string());
+            return Some(tls);
         }
         cause = error.source();
     }
     None
+}
+
+/// A configuration that trusts every certificate, only to find out whether a server uses TLS: nothing secret is sent.
+pub(super) fn probe_config() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let verifier = Arc::new(AnyCertificate(provider));
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
 }
 
 fn roots(common: &Common) -> Result<RootCertStore, CommandError> {
@@ -195,5 +213,44 @@ impl ServerCertVerifier for PinnedCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Trusts every certificate.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

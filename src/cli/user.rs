@@ -52,10 +52,11 @@ impl User {
         let mut client = client::accounts(common).await?;
         let response = client.get_account(self.request()).await.map_err(|status| {
             if client::info(&status).is_some_and(|info| info.reason == "CALLER_NOT_ALLOWED") {
-                return CommandError::Failed(format!(
+                let message = format!(
                     "looking up a username failed: {}. Name the user by id, with --id",
                     status.message()
-                ));
+                );
+                return CommandError::of_status(&status, message);
             }
             client::command_error(status)
         })?;

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     CommandError, Common,
     client::{self, CallKind},
-    output::{rejection_json, rejection_text, session_json, session_text},
+    output::{rejection_json, session_json, session_text},
     secret,
 };
 use crate::grpc::pb::{self, validate_response::Verdict};
@@ -38,7 +38,7 @@ impl Validate {
                 if output.is_json() {
                     output.print(&json!({ "rejection": rejection_json(&rejection) }), String::new)?;
                 }
-                Err(CommandError::Failed(rejection_text(&rejection)))
+                Err(CommandError::rejected(&rejection))
             }
             None => Err(CommandError::Unavailable(
                 "the server gave no verdict: it may be newer than this program".into(),

@@ -9,7 +9,7 @@ use tonic::{Status, Streaming};
 use super::{
     CommandError, Common,
     client::{self, Auth, CallKind},
-    output::{Output, rejection_json, rejection_text, session_json, session_text},
+    output::{Output, rejection_json, session_json, session_text},
     secret,
     stream::{self, Retry, StreamReader},
 };
@@ -45,7 +45,7 @@ impl SessionReader {
     fn rejected(&self, rejection: &pb::Rejection) -> CommandError {
         let value = json!({ "rejection": rejection_json(rejection) });
         let printed = if self.output.is_json() { self.output.print(&value, String::new) } else { Ok(()) };
-        printed.err().unwrap_or_else(|| CommandError::Failed(rejection_text(rejection)))
+        printed.err().unwrap_or_else(|| CommandError::rejected(rejection))
     }
 }
 

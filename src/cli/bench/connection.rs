@@ -193,7 +193,7 @@ impl Connection {
 pub(super) fn check_status(trailers: &HeaderMap) -> Result<(), CallError> {
     match Status::from_header_map(trailers) {
         Some(status) if status.code() == tonic::Code::Ok => Ok(()),
-        Some(status) => Err(CallError::Failed(client::command_error(status).into_message())),
+        Some(status) => Err(CallError::Failed(client::command_error(status).message())),
         None => Err(CallError::Failed("the response has no gRPC status: is this a gRPC server?".into())),
     }
 }

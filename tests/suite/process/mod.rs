@@ -5,6 +5,7 @@ mod audit;
 mod bench;
 mod callers;
 mod cli;
+mod cli_errors;
 mod commands;
 mod crash;
 mod databases;
