@@ -21,7 +21,7 @@ pub(super) enum Account {
     Add {
         /// The name to log in with.
         username: String,
-        /// A role of the user. Repeat the option for more roles. By default the user has none.
+        /// A role of the user; can be repeated
         #[arg(long = "role", value_name = "ROLE")]
         roles: Vec<String>,
     },
@@ -42,28 +42,27 @@ pub(super) enum Account {
     Disable {
         #[command(flatten)]
         user: User,
-        /// How long the account stays disabled, such as 24h or 30m. By default until it is enabled.
+        /// How long it stays disabled, such as 24h or 30m
         #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
         duration: Option<Duration>,
     },
     /// Enable an account.
     #[command(after_help = "Example:\n  latchkey account enable alice")]
     Enable(User),
-    /// Set a new password and end every session; asks for the password.
+    /// Set a new password and end every session; asks for it
     #[command(
         after_help = "Examples:\n  latchkey account set-password alice\n  echo \"$PASSWORD\" | latchkey account set-password alice"
     )]
     SetPassword(User),
-    /// Reset the failed logins of a username, so that its next login is not delayed.
+    /// Reset the failed logins of a username
     #[command(after_help = "Example:\n  latchkey account unlock alice")]
     Unlock(User),
     /// Delete an account and end its sessions.
     #[command(after_help = "Example:\n  latchkey account delete alice")]
     Delete(User),
-    /// Import accounts with their password hashes from a file. Accounts that exist are left as they are, so the same command
-    /// can be run again after an interruption.
+    /// Import accounts with their password hashes from a file
     #[command(
-        after_help = "Examples:\n  latchkey account import users.jsonl --dry-run\n  latchkey account import users.csv --role customer --ignore email\n  python manage.py dumpdata --natural-foreign auth.user | latchkey account import -"
+        after_help = "Examples:\n  latchkey account import users.jsonl --dry-run\n  latchkey account import users.csv --role customer --ignore email\n  python manage.py dumpdata --natural-foreign auth.user | latchkey account import -\n\nFormats: jsonl has an object on each line, and csv a row of names and then a row for each account, with the fields user_id, username, password_hash, roles, disabled, disabled_until and created_at; django is what `manage.py dumpdata` prints.\n\nAccounts that exist are left as they are, so the same command can be run again after an interruption."
     )]
     Import(Box<import::Import>),
 }

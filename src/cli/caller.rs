@@ -8,22 +8,21 @@ use crate::grpc::pb;
 
 #[derive(Subcommand)]
 pub(super) enum Caller {
-    /// Create a caller. Prints its key on standard output and everything else on standard error. The key cannot be printed
-    /// again.
+    /// Create a caller and print its key, which cannot be printed again
     #[command(
         after_help = "Examples:\n  latchkey caller create web --role validator > web.key\n  latchkey caller create sso --role issuer --role operator --output json"
     )]
     Create {
-        /// The name of the caller, for operators and in the audit trail.
+        /// The name of the caller, for operators and in the audit trail
         name: String,
-        /// A role of the caller: admin, issuer, operator or validator. Repeat the option for more roles.
+        /// A role: admin, issuer, operator or validator; can be repeated
         #[arg(long = "role", value_name = "ROLE", required = true)]
         roles: Vec<String>,
     },
-    /// List every caller with its roles and its last use.
+    /// List every caller with its roles and its last use
     #[command(after_help = "Examples:\n  latchkey caller list\n  latchkey caller list --output json")]
     List,
-    /// Revoke the key of a caller.
+    /// Revoke the key of a caller
     #[command(after_help = "Example:\n  latchkey caller revoke web")]
     Revoke {
         /// The name of the caller.

@@ -21,13 +21,13 @@ use crate::config::ClientCertificate;
     after_help = "Examples:\n  latchkey health\n  latchkey health latchkey.v1.AuthService/Login --server https://latchkey.internal\n  latchkey health --http=127.0.0.1:8081\n\nExit codes: 0 serving, 1 failed, 2 wrong usage, 3 not serving or no answer."
 )]
 pub(super) struct Health {
-    /// The service to ask for. The default is the server as a whole, which needs what Validate needs.
-    #[arg(value_name = "SERVICE", default_value = "")]
+    /// The service [default: what Validate needs]
+    #[arg(value_name = "SERVICE", default_value = "", hide_default_value = true)]
     service: String,
-    /// Ask the HTTP port (/readyz) instead of the gRPC port. The default address is `listen.http` of the configuration.
+    /// Ask the HTTP port (/readyz) [default: listen.http]
     #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "", conflicts_with = "server")]
     http: Option<String>,
-    /// The timeout of the request.
+    /// The timeout of the request
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }

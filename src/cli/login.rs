@@ -28,18 +28,17 @@ pub(super) struct Login {
 /// The options of a login with or without a password.
 #[derive(Args)]
 pub(super) struct LoginOptions {
-    /// The slot of the session, such as web. The default is the first slot of the server's configuration.
-    #[arg(long, default_value = "")]
+    /// The slot, such as web [default: the first]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(super) slot: String,
-    /// The name of this device, which a displaced client is told.
-    #[arg(long, default_value = "latchkey command line")]
+    /// The device, which a displaced client is told
+    #[arg(long, default_value = "latchkey command line", hide_default_value = true)]
     pub(super) device: String,
-    /// Displace the session that holds the slot, even if `session.on_limit` is `deny`.
+    /// Displace others although the slot is full
     #[arg(long)]
     pub(super) takeover: bool,
-    /// A key that names this login. A repetition with the same key within a minute returns the same session and displaces
-    /// nobody. By default a login has no key.
-    #[arg(long, value_name = "KEY", default_value = "")]
+    /// Names this login, so that it can be repeated
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     pub(super) idempotency_key: String,
 }
 

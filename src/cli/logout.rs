@@ -16,8 +16,8 @@ use crate::grpc::pb;
     after_help = "Examples:\n  echo \"$TOKEN\" | latchkey logout\n  echo \"$TOKEN\" | latchkey logout --scope others"
 )]
 pub(super) struct Logout {
-    /// The sessions to end.
-    #[arg(long, value_enum, default_value_t = Scope::This)]
+    /// The sessions of the user to end: this, others or all
+    #[arg(long, value_enum, default_value_t = Scope::This, hide_possible_values = true)]
     scope: Scope,
 }
 

@@ -7,6 +7,7 @@ mod account;
 mod bench;
 mod caller;
 mod client;
+mod completions;
 mod connection_error;
 mod descriptor;
 mod error;
@@ -15,6 +16,7 @@ mod import;
 mod key;
 mod login;
 mod logout;
+mod man;
 mod output;
 mod secret;
 mod serve;
@@ -48,15 +50,17 @@ const STYLES: styling::Styles = styling::Styles::styled()
 
 const EXAMPLES: &str = "\
 Examples:
-  latchkey serve                          run the server on the embedded store
-  latchkey account add alice --role staff create an account; asks for the password
-  TOKEN=$(latchkey login alice)           log in; asks for the password
-  echo \"$TOKEN\" | latchkey validate       check whether its session is live
-  echo \"$TOKEN\" | latchkey watch          wait until it ends, and print why
-  echo \"$TOKEN\" | latchkey logout         end this session and no other
-  latchkey session list alice             list her sessions
+  latchkey serve                       run the server on the embedded store
+  latchkey account add alice           create an account; asks for the password
+  TOKEN=$(latchkey login alice)        log in; asks for the password
+  echo \"$TOKEN\" | latchkey validate    check whether its session is live
+  echo \"$TOKEN\" | latchkey watch       wait until it ends, and print why
+  echo \"$TOKEN\" | latchkey logout      end this session and no other
+  latchkey session list alice          list her sessions
 
-Exit codes: 0 done, 1 failed, rejected or output error, 2 wrong usage, 3 unavailable.";
+Variables such as LATCHKEY_SERVER set global options, too. Without --server, the configuration tells the address, the certificate and the admin key of the server on this machine.
+
+Exit codes: 0 done, 1 failed or rejected, 2 wrong usage, 3 unavailable.";
 
 /// An authentication service in which the latest login wins.
 #[derive(Parser)]
@@ -68,42 +72,62 @@ struct Arguments {
     common: Common,
 }
 
+/// The heading of the options of every command.
+const GLOBAL: &str = "Global options";
+/// The last line of the help of every command.
+const FOOTER: &str = "Global options, such as --config, --server and --output: latchkey --help";
+
+/// The global options for the connection to a server.
+const CONNECTION: [&str; 5] = ["server", "key_file", "ca_file", "certificate_file", "certificate_key_file"];
+
+/// Commands that do not connect to a server, and have no use for these options.
+const LOCAL_COMMANDS: [&str; 6] = ["serve", "key", "descriptor", "completions", "man", "doctor"];
+
 /// The options of every command.
 #[derive(Args, Clone)]
 struct Common {
-    /// The configuration file, in TOML format. By default there is none.
-    #[arg(long, global = true, env = "LATCHKEY_CONFIG", value_name = "FILE", value_parser = path())]
+    /// Configuration file, in TOML
+    #[arg(long, global = true, env = "LATCHKEY_CONFIG", hide_env = true, value_name = "FILE", value_parser = path(), help_heading = GLOBAL)]
     config: Option<PathBuf>,
-    /// The output format.
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    /// Output format: text or json
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT", hide_default_value = true, hide_possible_values = true, help_heading = GLOBAL)]
     output: Format,
-    /// The gRPC address of the server, for the commands that talk to one. The default is `listen.grpc` of the configuration.
-    /// Put https:// before it to use TLS, and http:// to use none.
-    #[arg(long, global = true, env = "LATCHKEY_SERVER", value_name = "HOST:PORT")]
+    /// gRPC address, with https:// for TLS
+    #[arg(
+        long,
+        global = true,
+        env = "LATCHKEY_SERVER",
+        hide_env = true,
+        value_name = "HOST:PORT",
+        help_heading = GLOBAL
+    )]
     server: Option<String>,
-    /// A file with a caller key. The default is the admin key of the server on this machine.
-    #[arg(long, global = true, env = "LATCHKEY_KEY_FILE", value_name = "FILE", value_parser = path())]
+    /// A caller key [default: the admin key]
+    #[arg(long, global = true, env = "LATCHKEY_KEY_FILE", hide_env = true, value_name = "FILE", value_parser = path(), help_heading = GLOBAL)]
     key_file: Option<PathBuf>,
-    /// A file with the root certificates to trust, in PEM format. The default is the roots of the system, and for the server on
-    /// this machine exactly its own certificate.
-    #[arg(long, global = true, env = "LATCHKEY_CA_FILE", value_name = "FILE", value_parser = path())]
+    /// Root certificates to trust, in PEM
+    #[arg(long, global = true, env = "LATCHKEY_CA_FILE", hide_env = true, value_name = "FILE", value_parser = path(), help_heading = GLOBAL)]
     ca_file: Option<PathBuf>,
-    /// A file with the client certificate chain, in PEM format, for servers that require one.
+    /// Client certificate, in PEM
     #[arg(
         long,
         global = true,
         env = "LATCHKEY_CERTIFICATE_FILE",
+        hide_env = true,
         value_name = "FILE",
-        value_parser = path()
+        value_parser = path(),
+        help_heading = GLOBAL
     )]
     certificate_file: Option<PathBuf>,
-    /// A file with the private key of the client certificate, in PEM format.
+    /// Its private key, in PEM
     #[arg(
         long,
         global = true,
         env = "LATCHKEY_CERTIFICATE_KEY_FILE",
+        hide_env = true,
         value_name = "FILE",
-        value_parser = path()
+        value_parser = path(),
+        help_heading = GLOBAL
     )]
     certificate_key_file: Option<PathBuf>,
 }
@@ -163,47 +187,79 @@ enum Command {
     /// Run the server.
     Serve(serve::Serve),
     /// Manage accounts, with the admin key.
-    #[command(
-        subcommand,
-        after_help = "Examples:\n  latchkey account add alice\n  latchkey account disable alice --for 24h"
-    )]
+    #[command(subcommand, after_help = "Example:\n  latchkey account add alice --role staff")]
     Account(account::Account),
-    /// Manage callers: the services that may make calls that need a role.
+    /// Manage callers: services that make calls which need a role
     #[command(
         subcommand,
-        after_help = "Examples:\n  latchkey caller create web --role validator\n  latchkey caller list\n  latchkey caller revoke web"
+        after_help = "Examples:\n  latchkey caller create web --role validator\n  latchkey caller revoke web"
     )]
     Caller(caller::Caller),
-    /// Log in. Prints the token on standard output and everything else on standard error.
+    /// Log in, and print the token
     Login(login::Login),
-    /// Validate a token. The token comes from LATCHKEY_TOKEN or standard input.
+    /// Validate a token
     Validate(validate::Validate),
-    /// End the session of a token. The token comes from LATCHKEY_TOKEN or standard input.
+    /// End the session of a token
     Logout(logout::Logout),
-    /// Wait for the end of the session of a token. The token comes from LATCHKEY_TOKEN or standard input.
+    /// Wait until the session of a token ends, and print why
     Watch(watch::Watch),
     /// Manage the sessions of all users, with the key of a caller.
     #[command(
         subcommand,
-        after_help = "Examples:\n  latchkey session list alice\n  latchkey session end alice --message \"Please call the help desk\"\n  latchkey session watch"
+        after_help = "Examples:\n  latchkey session list alice\n  latchkey session end alice"
     )]
     Session(session::Session),
-    /// Measure the throughput and latency of Validate. Every answer is checked.
+    /// Measure the throughput and latency of Validate
     #[cfg(feature = "bench")]
     Bench(bench::Bench),
     /// Manage the signing keys in the key directory of this machine.
     #[command(subcommand, after_help = "Examples:\n  latchkey key generate\n  latchkey key list")]
     Key(key::Key),
-    /// Ask a running server whether it serves. For health checks of containers and scripts.
+    /// Ask a running server whether it serves
     Health(health::Health),
-    /// Print the descriptor set of the protocol, for gateways that translate JSON to gRPC.
+    /// Print the descriptor set of the protocol, for gateways
     #[command(after_help = "Examples:\n  latchkey descriptor > latchkey.binpb")]
     Descriptor,
+    /// Print a script that completes commands in a shell
+    Completions(completions::Completions),
+    /// Print a manual page, or write all of them to a directory
+    Man(man::Man),
+}
+
+/// The command line with all subcommands, for completions and manual pages.
+fn command() -> clap::Command {
+    with_global_options(|command, id| LOCAL_COMMANDS.contains(&command) && CONNECTION.contains(&id))
+}
+
+/// [`command`], in which the help of a subcommand has one line for the global options, so that it fits a screen.
+fn command_on_screen() -> clap::Command {
+    with_global_options(|_, _| true).mut_subcommands(with_footer)
+}
+
+/// The command line. Subcommands do not show the global options for which `is_hidden` holds.
+fn with_global_options(is_hidden: fn(command: &str, id: &str) -> bool) -> clap::Command {
+    let command = Arguments::command();
+    let global: Vec<_> =
+        command.get_arguments().filter(|argument| argument.is_global_set()).cloned().collect();
+    command.mut_subcommands(|command| {
+        let name = command.get_name().to_owned();
+        let options = global.iter().cloned().map(|option| {
+            let hide = is_hidden(&name, option.get_id().as_str());
+            option.hide(hide)
+        });
+        command.args(options)
+    })
+}
+
+fn with_footer(command: clap::Command) -> clap::Command {
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let help = format!("{help}\n\n{FOOTER}");
+    command.after_help(help.trim_start().to_owned()).mut_subcommands(with_footer)
 }
 
 /// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
-    let matches = match Arguments::command().try_get_matches() {
+    let matches = match command_on_screen().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return print_clap_error(&error),
     };
@@ -274,5 +330,7 @@ async fn run(command: Command, common: &Common) -> Result<(), CommandError> {
         Command::Health(command) => command.run(common).await,
         Command::Key(command) => command.run(common),
         Command::Descriptor => descriptor::run(),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
     }
 }

@@ -21,7 +21,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// The limits of retries while the server does not answer.
 #[derive(Args)]
 pub(super) struct Retry {
-    /// How long to retry while the server does not answer, such as 10m. Then the command exits with 3.
+    /// How long to retry while the server does not answer
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     retry_for: Duration,
 }

@@ -28,37 +28,34 @@ const VALIDATE_STREAM: &str = "/latchkey.v1.AuthService/ValidateStream";
 
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  echo \"$TOKEN\" | latchkey bench\n  latchkey bench --tokens tokens.txt --duration 30s --output json\n  echo \"$PASSWORD\" | latchkey bench --login alice --login bob --rate 2000\n  latchkey bench --tokens tokens.txt --stream --concurrency 256\n\nA rejection, an error and an answer about another session count as wrong. Exit code 1 if there is a wrong answer."
+    after_help = "Examples:\n  echo \"$TOKEN\" | latchkey bench\n  latchkey bench --tokens tokens.txt --duration 30s --output json\n  echo \"$PASSWORD\" | latchkey bench --login alice --login bob --rate 2000\n  latchkey bench --tokens tokens.txt --stream --concurrency 256\n\nA login of --login may displace sessions; all its users have the same password, which is read from standard input. With --rate the latency counts from the time at which a request was due.\n\nA rejection, an error and an answer about another session count as wrong. Exit code 1 if there is a wrong answer."
 )]
 pub(super) struct Bench {
-    /// A file with tokens of live sessions, one per line, which are validated in turn. The default is standard input, as is -.
+    /// A file with tokens of live sessions, one per line [default: standard input]
     #[arg(long, value_name = "FILE", conflicts_with = "login")]
     tokens: Option<PathBuf>,
-    /// A user to log in, whose token is validated. The login may displace sessions. Repeat the option for more users; they
-    /// have the same password, which is read from standard input.
+    /// A user to log in for a token; can be repeated
     #[arg(long, value_name = "USER")]
     login: Vec<String>,
-    /// The number of connections.
+    /// The number of connections
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
-    /// Use ValidateStream instead of unary calls.
+    /// Use ValidateStream instead of unary calls
     #[arg(long)]
     stream: bool,
-    /// The number of streams on each connection.
+    /// The number of streams on each connection
     #[arg(long, default_value_t = 1, requires = "stream", value_parser = clap::value_parser!(u16).range(1..=100))]
     streams: u16,
-    /// The number of requests in flight on each connection or, with --stream, on each stream.
+    /// The number of requests in flight on each connection or stream
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000))]
     concurrency: u16,
-    /// How long to measure, such as 30s; at most 1h.
+    /// How long to measure, such as 30s; at most 1h
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// Requests per second, whether the server keeps up or not. The latency then counts from the time at which a request was
-    /// due. Above 5000 per second, several requests are due at a time on one connection. By default each request follows the
-    /// answer to the one before.
+    /// Requests per second, whether the server keeps up or not
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
-    /// Do not count the requests as uses, so idle timeouts do not slide.
+    /// Do not count the requests as uses, so idle timeouts do not slide
     #[arg(long)]
     peek: bool,
     /// Another method with the same messages, to compare with. The session of its answers is not checked.

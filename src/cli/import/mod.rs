@@ -38,37 +38,34 @@ use crate::domain::username::Username;
 pub(super) struct Import {
     /// The file with the accounts, or - for standard input.
     file: PathBuf,
-    /// The format of the file. `auto` detects it by the name and the first bytes.
-    #[arg(long, value_enum, default_value_t = Format::Auto)]
+    /// auto, jsonl, csv or django
+    #[arg(long, value_enum, default_value_t = Format::Auto, hide_possible_values = true)]
     format: Format,
-    /// A role to add to every account. Repeat the option for more roles.
+    /// A role to add to every account; can be repeated
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
-    /// A prefix for every user id, such as django- to keep the ids of two sources apart.
-    #[arg(long, value_name = "PREFIX", default_value = "")]
+    /// A prefix for every user id, to keep those of two sources apart
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
     id_prefix: String,
-    /// Print what would be imported without importing it. Finds usernames that appear twice in the file, but not user ids
-    /// that do.
+    /// Only print what would be imported
     #[arg(long)]
     dry_run: bool,
-    /// Write the refused accounts to this file, one per line, instead of standard output.
+    /// Write the refused accounts to this file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// How long to retry while the server does not answer, such as 30s or 5m. An account that was added by a call whose
-    /// response was lost is counted as present.
+    /// How long to retry while the server does not answer
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
     retry_for: Duration,
-    /// A field to skip. Repeat the option for more fields. In JSON lines and CSV, any other field that an account does not
-    /// have is an error.
+    /// A field to skip, which would be an error; can be repeated
     #[arg(long = "ignore", value_name = "FIELD")]
     ignored: Vec<String>,
-    /// Django: the model of the users.
+    /// Django: the model of the users
     #[arg(long, value_name = "APP.MODEL", default_value = "auth.user")]
     model: String,
-    /// Django: the field that users log in with.
+    /// Django: the field that users log in with
     #[arg(long, value_name = "FIELD", default_value = "username")]
     username_field: String,
-    /// Django: the role of a group, instead of its name; nothing after the = gives no role. Repeat the option for more groups.
+    /// Django: the role of a group, or none; can be repeated
     #[arg(long = "group-role", value_name = "GROUP=ROLE", value_parser = group_role)]
     group_roles: Vec<(String, String)>,
 }

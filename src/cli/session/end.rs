@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Args)]
 pub(in crate::cli) struct End {
-    /// The username, or with --id the user id.
+    /// The username, or with --id the user id
     #[arg(required_unless_present = "everyone")]
     user: Option<String>,
     /// The argument is a user id.
@@ -29,13 +29,13 @@ pub(in crate::cli) struct End {
     /// End only the session with this id.
     #[arg(long, value_name = "ID", requires = "user")]
     session: Option<String>,
-    /// A notice for the user, which replaces the message of the rejection.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    /// A notice for the user, instead of the message of the rejection
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     message: String,
-    /// End all sessions of all users, for example after a signing key has leaked. Generate a new key first.
+    /// End all sessions of all users
     #[arg(long, conflicts_with_all = ["user", "id", "slot", "session"])]
     everyone: bool,
-    /// Do not ask for confirmation of --everyone.
+    /// Do not ask for confirmation of --everyone
     // `requires = "everyone"` would be satisfied by a user, because of `required_unless_present`.
     #[arg(long, conflicts_with = "user")]
     yes: bool,

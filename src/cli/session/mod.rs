@@ -18,18 +18,17 @@ pub(super) enum Session {
     List(User),
     /// End sessions of a user, or all sessions of all users. Needs the role operator; with a username, admin.
     #[command(
-        after_help = "Examples:\n  latchkey session end alice --message \"Please call the help desk\"\n  latchkey session end alice --slot web\n  latchkey session end --everyone\n\nA username is looked up among the accounts, which needs the role admin. With --id the role operator is enough."
+        after_help = "Examples:\n  latchkey session end alice --message \"Please call the help desk\"\n  latchkey session end --everyone\n\nNeeds the role operator, and admin to look up a username."
     )]
     End(end::End),
-    /// Print sessions as they end, until Ctrl-C. Needs the role operator.
+    /// Print sessions as they end, until Ctrl-C
     #[command(
-        after_help = "Examples:\n  latchkey session watch\n  latchkey session watch --user alice --slot web\n  latchkey session watch --output json --after \"$CURSOR\"\n\nWith --output json every line has a cursor, and --after that cursor nothing is missed: the events since then come first. RESYNC means that events are lost.\n\nA username is looked up among the accounts, which needs the role admin. With --id the role operator is enough."
+        after_help = "Examples:\n  latchkey session watch\n  latchkey session watch --user alice --slot web\n  latchkey session watch --output json --after \"$CURSOR\"\n\nWith --output json every line has a cursor; --after begins behind it and misses nothing. RESYNC means that events are lost.\n\nNeeds the role operator, and admin to look up a username."
     )]
     Watch(watch::Watch),
-    /// Open a session without a password. Prints the token on standard output and everything else on standard error. Needs the
-    /// role issuer.
+    /// Open a session without a password, and print its token
     #[command(
-        after_help = "Examples:\n  TOKEN=$(latchkey session issue alice --device \"single sign-on\")\n  latchkey session issue --id hm5oz4mkzzgdmxsybkmjz3zqay --slot web --output json"
+        after_help = "Examples:\n  TOKEN=$(latchkey session issue alice --device \"single sign-on\")\n  latchkey session issue --id hm5oz4mkzzgdmxsybkmjz3zqay --slot web --output json\n\nNeeds the role issuer."
     )]
     Issue(issue::Issue),
 }

@@ -19,17 +19,17 @@ use crate::{
 
 #[derive(Args)]
 pub(in crate::cli) struct Watch {
-    /// Only sessions of this user: the username, or with --id the user id.
+    /// Only sessions of this user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// The value of --user is a user id.
     #[arg(long, requires = "user")]
     id: bool,
     /// Only sessions in this slot.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     slot: String,
-    /// The cursor to begin after. By default, only sessions that end from now on are printed.
-    #[arg(long, value_name = "CURSOR", default_value = "")]
+    /// The cursor to begin after [default: now]
+    #[arg(long, value_name = "CURSOR", default_value = "", hide_default_value = true)]
     after: String,
     #[command(flatten)]
     retry: Retry,

@@ -256,7 +256,7 @@ fn passwords_come_only_from_standard_input() {
 }
 
 /// Returns the subcommands in a help text.
-fn subcommands(help: &str) -> Vec<String> {
+pub(super) fn subcommands(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     lines
         .take_while(|line| !line.is_empty())

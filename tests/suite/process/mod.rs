@@ -6,6 +6,7 @@ mod bench;
 mod callers;
 mod cli;
 mod cli_errors;
+mod cli_help;
 mod commands;
 mod crash;
 mod databases;
