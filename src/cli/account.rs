@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::{
     CommandError, Common, client, import,
     output::{self, account_json, account_text, throttle_json, throttle_text},
-    secret,
+    secret, table,
     user::{User, UserKey},
 };
 use crate::grpc::pb;
@@ -35,6 +35,20 @@ pub(super) enum Account {
         after_help = "Examples:\n  latchkey account show alice\n  latchkey account show --id hm5oz4mkzzgdmxsybkmjz3zqay"
     )]
     Show(User),
+    /// Replace the roles of an account, also of its live sessions
+    #[command(
+        after_help = "Examples:\n  latchkey account set-roles alice staff admin\n  latchkey account set-roles alice --none"
+    )]
+    SetRoles {
+        #[command(flatten)]
+        user: User,
+        /// The new roles, which replace all old ones
+        #[arg(value_name = "ROLE")]
+        roles: Vec<String>,
+        /// Remove all roles
+        #[arg(long, conflicts_with = "roles")]
+        none: bool,
+    },
     /// Disable an account and end its sessions.
     #[command(
         after_help = "Examples:\n  latchkey account disable alice\n  latchkey account disable alice --for 24h"
@@ -87,6 +101,15 @@ impl Account {
                     disabled_until: until,
                     ..Default::default()
                 };
+                change(common, &user, update).await
+            }
+            Self::SetRoles { roles, none: false, .. } if roles.is_empty() => Err(CommandError::Usage(
+                "there is no role: name the new roles, or remove all with --none".to_owned(),
+            )),
+            Self::SetRoles { user, roles, .. } => {
+                // Without the mask, an empty list would leave the roles as they are.
+                let update_mask = Some(prost_types::FieldMask { paths: vec!["roles".to_owned()] });
+                let update = pb::UpdateAccountRequest { roles, update_mask, ..Default::default() };
                 change(common, &user, update).await
             }
             Self::Enable(user) => {
@@ -154,15 +177,11 @@ async fn list(common: &Common) -> Result<(), CommandError> {
     }
     let value: Vec<_> = accounts.iter().map(account_json).collect();
     common.output().print(&json!({ "accounts": value }), || {
-        output::join_lines(accounts.iter().map(|account| {
-            format!(
-                "{}  {}  {}  {}",
-                account.user_id,
-                account.username,
-                output::state(account),
-                account.roles.join(",")
-            )
-        }))
+        let rows = accounts.iter().map(|account| {
+            let id = account.user_id.clone();
+            [id, account.username.clone(), output::state(account), account.roles.join(",")]
+        });
+        table::format(["ID", "USERNAME", "STATE", "ROLES"], rows)
     })
 }
 

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{CommandError, Common, client, output};
+use super::{CommandError, Common, client, output, table};
 use crate::grpc::pb;
 
 #[derive(Subcommand)]
@@ -77,15 +77,16 @@ async fn list(common: &Common) -> Result<(), CommandError> {
     let response = client.list_callers(pb::ListCallersRequest {}).await.map_err(client::command_error)?;
     let callers = response.into_inner().callers;
     let value: Vec<_> = callers.iter().map(caller_json).collect();
-    common.output().print(&json!({ "callers": value }), || output::join_lines(callers.iter().map(line)))
+    common.output().print(&json!({ "callers": value }), || text(&callers))
 }
 
-fn line(caller: &pb::Caller) -> String {
-    let used = match &caller.last_used_at {
-        Some(at) => format!("last used {}", output::time(Some(at))),
-        None => "never used".to_owned(),
-    };
-    format!("{}  {}  {used}", caller.name, caller.roles.join(","))
+fn text(callers: &[pb::Caller]) -> String {
+    let rows = callers.iter().map(|caller| {
+        let used =
+            caller.last_used_at.as_ref().map_or_else(|| "never".to_owned(), |at| output::time(Some(at)));
+        [caller.name.clone(), caller.roles.join(","), used]
+    });
+    table::format(["CALLER", "ROLES", "LAST USED"], rows)
 }
 
 /// A caller as JSON, with the field names of the protocol.

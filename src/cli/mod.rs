@@ -23,6 +23,7 @@ mod serve;
 mod server_address;
 mod session;
 mod stream;
+mod table;
 mod tls;
 mod user;
 mod validate;

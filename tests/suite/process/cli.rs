@@ -111,8 +111,29 @@ fn accounts_are_managed_in_text() {
     assert_eq!(shell.says(&format!("account show --id {id}"), "").text(), added);
     shell.add("bob");
     let list = shell.says("account list", "").text();
-    assert_eq!(list.lines().count(), 2);
-    assert_eq!(list.lines().next().unwrap(), format!("{id}  Alice  enabled  admin,staff"));
+    let lines: Vec<_> = list.lines().collect();
+    assert_eq!(lines.len(), 3, "{list}");
+    assert_eq!(lines[0], "ID                          USERNAME  STATE    ROLES");
+    assert_eq!(lines[1], format!("{id}  Alice     enabled  admin,staff"));
+    assert!(lines[2].ends_with("  bob       enabled"), "{list}");
+
+    let changed = shell.says("account set-roles alice guest auditor", "").text();
+    assert!(
+        changed.contains("\nroles      auditor, guest\n") && changed.ends_with("sessions   0 ended\n"),
+        "{changed}"
+    );
+    let token = shell.login("alice");
+    let changed = shell.says_json("account set-roles alice staff admin", "");
+    assert_eq!(changed["account"]["roles"], serde_json::json!(["admin", "staff"]));
+    assert_eq!(
+        shell.says_json("validate", &token)["session"]["roles"],
+        serde_json::json!(["admin", "staff"]),
+        "a live session has the new roles"
+    );
+    shell.says("account set-roles alice", "").fails(2, "--none");
+    let none = shell.says_json("account set-roles alice --none", "");
+    assert_eq!(none["account"]["roles"], serde_json::json!([]));
+    shell.says("logout", &token).text();
 
     let token = shell.login("alice");
     let disabled = shell.says("account disable alice", "").text();

@@ -85,7 +85,7 @@ impl ImportTest {
     fn accounts(&self) -> Vec<String> {
         let done = self.latchkey(&["account", "list"], "");
         assert_eq!(done.code, 0, "{done:?}");
-        let lines = done.out.lines().filter(|line| !line.is_empty());
+        let lines = done.out.lines().skip(1);
         lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
     }
 
