@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use self::{
     background::{Reload, serve_port},
     components::{
-        CheckedComponents, SessionStore, access_settings, accounts_and_callers, admin_key, audit_trail,
-        check_config, check_missing_keys, login_limiter, prepare_data_dir, scheme, session_store, tokens,
-        webhook_receiver,
+        CheckedComponents, Errors, SessionStore, access_settings, accounts_and_callers, admin_key,
+        audit_trail, check_config, check_missing_keys, login_limiter, prepare_data_dir, scheme,
+        session_store, tokens, webhook_receiver,
     },
 };
 use crate::{
@@ -48,7 +48,6 @@ use crate::{
     isolation::supervisor::{Importance, supervise},
     metrics::store::StoreMetrics,
     store::{audit::AuditTrail, embedded::Database},
-    telemetry,
     transport::{server::serve, tls::Tls},
 };
 
@@ -57,14 +56,20 @@ const AUDIT_SUMMARY_INTERVAL: Duration = Duration::from_secs(5);
 /// Time to record the latest uses of sessions at shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The server could not start. The text is one sentence with the remedy.
+/// The server could not start, for at least one reason. Each is one sentence with the remedy.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(pub String);
+#[error("{}", .0.join("\n"))]
+pub struct StartError(pub Vec<String>);
 
 impl From<String> for StartError {
     fn from(sentence: String) -> Self {
-        Self(sentence)
+        Self(vec![sentence])
+    }
+}
+
+impl From<&str> for StartError {
+    fn from(sentence: &str) -> Self {
+        sentence.to_owned().into()
     }
 }
 
@@ -198,13 +203,13 @@ impl App {
         })
     }
 
-    /// Checks a configuration as [`App::start`] does before it opens a store or a port. Changes nothing. If keys are
-    /// missing, it checks whether there are accounts.
-    pub async fn check(config: &Config) -> Result<(), StartError> {
-        check_config(config)?;
-        check_missing_keys(config).await?;
-        telemetry::check(&config.log)?;
-        Ok(())
+    /// Checks a configuration as [`App::start`] does before it opens a store or a port, and returns all errors. Changes
+    /// nothing. `found` are the errors of the configuration itself. If keys are missing, it checks whether there are accounts.
+    pub async fn check(config: &Config, found: Vec<String>) -> Vec<String> {
+        let mut errors = Errors(found);
+        check_config(config, &mut errors);
+        check_missing_keys(config, &mut errors).await;
+        errors.0
     }
 
     /// Reads signing keys and certificates now instead of after their intervals.
@@ -249,10 +254,14 @@ impl App {
 }
 
 /// Checks the configuration and creates the data directory.
-async fn prepare(config: &Config) -> Result<(CheckedComponents, Option<File>), String> {
-    let components = check_config(config)?;
-    check_missing_keys(config).await?;
-    Ok((components, prepare_data_dir(config)?))
+async fn prepare(config: &Config) -> Result<(CheckedComponents, Option<File>), StartError> {
+    let mut errors = Errors::default();
+    let components = check_config(config, &mut errors);
+    check_missing_keys(config, &mut errors).await;
+    match components {
+        Some(components) if errors.0.is_empty() => Ok((components, prepare_data_dir(config)?)),
+        _ => Err(StartError(errors.0)),
+    }
 }
 
 async fn database(config: &Config) -> Result<Database, String> {
@@ -267,6 +276,8 @@ fn log_start(config: &Config, grpc: SocketAddr, http: SocketAddr) {
         listen.http = %http,
         sessions.store = scheme(&config.sessions.url),
         accounts.store = scheme(&config.accounts.url),
+        data_dir = %config.data_dir.display(),
+        access.admin_key_file = %config.admin_key_file().display(),
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );

@@ -18,7 +18,10 @@ use serde::Deserialize;
 use toml::{Table, Value};
 use url::Url;
 
-use self::layers::{merge, overlay_variable};
+use self::{
+    check::Errors,
+    layers::{differences, merge, overlay_variable, reset},
+};
 use crate::domain::{
     callers::certificates::Certificates,
     sessions::{KickWar, SlotPolicy},
@@ -67,37 +70,67 @@ pub struct Config {
 }
 
 impl Config {
-    /// Loads the configuration from the defaults, a file, and environment variables (pairs of name and value).
+    /// Loads the configuration from the defaults, a file, and environment variables (pairs of name and value). Returns the
+    /// first error.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        Self::load_and_check(file, environment).map_err(|ConfigError(message)| ConfigError(escaped(&message)))
+        match Self::load_with_errors(file, environment) {
+            (Some(config), errors) if errors.is_empty() => Ok(config),
+            (_, errors) => {
+                Err(errors.into_iter().next().unwrap_or_else(|| ConfigError("no configuration".into())))
+            }
+        }
+    }
+
+    /// Loads the configuration as far as possible, and returns all errors. A key with an error has its default, unless it is
+    /// wrong only together with others.
+    pub fn load_with_errors(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> (Option<Self>, Vec<ConfigError>) {
+        let mut errors = Errors::default();
+        let config = Self::load_and_check(file, environment, &mut errors);
+        let errors = errors.0.into_iter().map(|ConfigError(message)| ConfigError(escaped(&message)));
+        (config, errors.collect())
     }
 
     fn load_and_check(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
+        errors: &mut Errors,
+    ) -> Option<Self> {
+        let defaults = toml::from_str(DEFAULTS);
         let defaults: Table =
-            toml::from_str(DEFAULTS).map_err(|error| ConfigError(format!("invalid defaults: {error}")))?;
+            errors.take(defaults.map_err(|error| ConfigError(format!("invalid defaults: {error}"))))?;
         let mut settings = defaults.clone();
         if let Some(path) = file {
-            let text = fs::read_to_string(path)
-                .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))?;
-            let overlay: Table = toml::from_str(&text).map_err(|error| syntax_error(path, &error))?;
-            merge(&mut settings, &defaults, overlay, "")
-                .map_err(|error| ConfigError(format!("{error} (in {})", path.display())))?;
+            let overlay = errors.take(read_file(path))?;
+            let mut in_file = Errors::default();
+            merge(&mut settings, &defaults, overlay, "", &mut in_file);
+            in_file.0.iter().for_each(|error| errors.add(format!("{error} (in {})", path.display())));
         }
         for (name, value) in environment {
-            overlay_variable(&mut settings, &defaults, &name, &value)?;
+            errors.take(overlay_variable(&mut settings, &defaults, &name, &value));
         }
-        let config: Self = Value::Table(settings).try_into().map_err(|error: toml::de::Error| {
-            // The message has two lines: "message\nin `section.key`\n".
-            ConfigError(error.to_string().trim().replace('\n', " "))
-        })?;
-        check::check(&config)?;
-        Ok(config)
+        let parse = |settings: Table| {
+            Value::Table(settings).try_into::<Self>().map_err(|error: toml::de::Error| {
+                // The message has two lines: "message\nin `section.key`\n".
+                ConfigError(error.to_string().trim().replace('\n', " "))
+            })
+        };
+        if parse(settings.clone()).is_err() {
+            // The parser stops at the first error, so each key is parsed alone.
+            for (path, alone) in differences(&settings, &defaults) {
+                if errors.take(parse(alone)).is_none() {
+                    reset(&mut settings, &defaults, &path);
+                }
+            }
+        }
+        let config = errors.take(parse(settings))?;
+        check::check(&config, errors);
+        Some(config)
     }
 
     /// The slots and their rules. The first slot is the default of a login.
@@ -208,6 +241,12 @@ fn escaped(message: &str) -> String {
         }
     }
     escaped
+}
+
+fn read_file(path: &Path) -> Result<Table, ConfigError> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))?;
+    toml::from_str(&text).map_err(|error| syntax_error(path, &error))
 }
 
 /// Makes one line of the error. The first line of its text has the position.

@@ -13,6 +13,10 @@ use std::{
 };
 
 use data_encoding::BASE64URL_NOPAD;
+use rustix::{
+    fs::{Access, AtFlags, CWD, accessat as access_at},
+    io::Errno,
+};
 
 use crate::{
     config::{Config, ValidateAccess},
@@ -61,6 +65,23 @@ const MIN_RANDOM_CHARACTERS: usize = 10;
 /// logged in.
 const LOGIN_STREAM_SHARE: u32 = 2;
 
+/// The errors that prevent a start, each a sentence that begins with its setting.
+#[derive(Default)]
+pub(super) struct Errors(pub(super) Vec<String>);
+
+impl Errors {
+    /// Runs a check of the settings of a section, unless one of them has an error already.
+    fn step<T>(&mut self, section: &str, check: impl FnOnce() -> Result<T, String>) -> Option<T> {
+        let is_of_section = |error: &String| {
+            error.strip_prefix(section).is_some_and(|rest| rest.starts_with(['.', ':', ' ']))
+        };
+        if self.0.iter().any(is_of_section) {
+            return None;
+        }
+        check().map_err(|error| self.0.push(error)).ok()
+    }
+}
+
 /// Components that are created while the configuration is checked.
 pub(super) struct CheckedComponents {
     pub(super) slots: Slots,
@@ -103,17 +124,42 @@ impl SessionStore {
     }
 }
 
-/// Checks the configuration and its files. Creates no files.
-pub(super) fn check_config(config: &Config) -> Result<CheckedComponents, String> {
-    let components = CheckedComponents { slots: slots(config)?, passwords: passwords(config)? };
-    if config.admin_key_file().exists() {
-        admin_key(config)?;
-    }
+/// Checks the configuration and its files. Creates no files. Adds all errors; steps whose settings have an error already are
+/// left out.
+pub(super) fn check_config(config: &Config, errors: &mut Errors) -> Option<CheckedComponents> {
+    let slots = errors.step("session", || slots(config));
+    let passwords = errors.step("password", || passwords(config));
+    errors.step("access", || {
+        let path = config.admin_key_file();
+        if path.exists() {
+            admin_key(config).map(drop)
+        } else {
+            require_writable("access.admin_key_file", &path)
+        }
+    });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    super::tls::encryption(config, &clock)?;
-    if config.data_dir.exists() {
-        secret_file::check_data_directory(&config.data_dir).map_err(|error| format!("data_dir: {error}"))?;
-    }
+    errors.step("tls", || super::tls::encryption(config, &clock));
+    errors.step("data_dir", || {
+        if config.data_dir.exists() {
+            secret_file::check_data_directory(&config.data_dir)
+                .map_err(|error| format!("data_dir: {error}"))?;
+        }
+        // The databases and locks are files in it.
+        require_writable("data_dir", &config.data_dir.join("latchkey.db"))
+    });
+    errors.step("token", || check_keys(config));
+    errors.step("sessions", || if is_embedded(config) { Ok(()) } else { redis_settings(config).map(drop) });
+    errors.step("accounts", || accounts::check(config));
+    errors.step("webhook", || webhook_receiver(config, &clock));
+    errors.step("audit", || match config.audit.file.as_str() {
+        "" => Ok(()),
+        file => require_writable("audit.file", Path::new(file)),
+    });
+    errors.step("log", || crate::telemetry::check(&config.log));
+    Some(CheckedComponents { slots: slots?, passwords: passwords? })
+}
+
+fn check_keys(config: &Config) -> Result<(), String> {
     let keys = config.keys_dir();
     if !config.token.keys_dir.is_empty() || key_files::exist(&keys)? {
         let files = key_files::check(&keys).map_err(|error| format!("token.keys_dir: {error}"))?;
@@ -127,12 +173,29 @@ pub(super) fn check_config(config: &Config) -> Result<CheckedComponents, String>
             "token.signing_key: there is no {name} in {keys} yet: leave it empty for the first start, which makes a key"
         ));
     }
-    if !is_embedded(config) {
-        redis_settings(config)?;
+    Ok(())
+}
+
+/// Fails if this file cannot be written, or created together with the directories that are missing.
+fn require_writable(setting: &str, file: &Path) -> Result<(), String> {
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let Some(existing) = file.ancestors().find(|path| path.exists()) else { return Ok(()) };
+    let failed = |why: &str| {
+        Err(format!(
+            "{setting}: {} cannot be written, because {} {why}: choose another path, or let the user of the server write there",
+            file.display(),
+            existing.display()
+        ))
+    };
+    if existing != file && !existing.is_dir() {
+        return failed("is not a directory");
     }
-    accounts::check(config)?;
-    webhook_receiver(config, &clock)?;
-    Ok(components)
+    let access = if existing.is_dir() { Access::WRITE_OK | Access::EXEC_OK } else { Access::WRITE_OK };
+    match access_at(CWD, existing, access, AtFlags::EACCESS) {
+        Ok(()) => Ok(()),
+        Err(Errno::ROFS) => failed("is on a read-only file system"),
+        Err(_) => failed("may not be written by this user"),
+    }
 }
 
 pub(super) fn prepare_data_dir(config: &Config) -> Result<Option<File>, String> {

@@ -41,7 +41,7 @@ use self::{
     error::CommandError,
     output::{Format, Output},
 };
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 
 const STYLES: styling::Styles = styling::Styles::styled()
     .header(styling::AnsiColor::Green.on_default().bold())
@@ -171,11 +171,18 @@ impl Common {
         Ok(common)
     }
 
+    /// Fails with all errors of the configuration.
     fn config(&self) -> Result<Config, CommandError> {
+        match self.config_with_errors() {
+            (Some(config), errors) if errors.is_empty() => Ok(config),
+            (_, errors) => Err(CommandError::Several(errors.iter().map(ToString::to_string).collect())),
+        }
+    }
+
+    fn config_with_errors(&self) -> (Option<Config>, Vec<ConfigError>) {
         #[expect(clippy::disallowed_methods, reason = "passes the environment to the configuration")]
         let environment = std::env::vars();
-        Config::load(self.config.as_deref(), environment)
-            .map_err(|error| CommandError::Failed(error.to_string()))
+        Config::load_with_errors(self.config.as_deref(), environment)
     }
 
     fn output(&self) -> Output {

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
+    os::fd::{AsFd as _, BorrowedFd},
     sync::mpsc::{Receiver, sync_channel},
     thread,
     time::Duration,
@@ -118,6 +119,14 @@ pub(super) fn in_background(print: impl FnOnce() + Send + 'static) -> Receiver<(
     // If no thread can be started, nothing is printed, and the receiver sees that the sender is gone.
     let _ = thread::Builder::new().name("output".into()).spawn(printing);
     printed
+}
+
+/// Whether standard output and standard error are the same file, as with `2>&1`.
+pub(super) fn is_also_standard_error() -> bool {
+    let identity = |file: BorrowedFd<'_>| rustix::fs::fstat(file).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    let output = identity(io::stdout().as_fd());
+    // Pipes, sockets and files are told apart in this way; a closed one is none.
+    output.is_some() && output == identity(io::stderr().as_fd())
 }
 
 pub(super) fn is_terminal() -> bool {

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::{CacheSize, ConfigError, service_links::is_service_link};
+use super::{CacheSize, ConfigError, check::Errors, service_links::is_service_link};
 
 /// Environment variables with the prefix of the configuration that belong to the command line.
 const NOT_SETTINGS: [&str; 7] =
@@ -20,17 +20,13 @@ fn slot_defaults(defaults: &Table) -> Table {
     known.map(|(key, default)| (key.clone(), default.clone())).collect()
 }
 
-/// Overlays `settings` with `overlay`. `defaults` defines the keys and their types.
-pub(super) fn merge(
-    settings: &mut Table,
-    defaults: &Table,
-    overlay: Table,
-    path: &str,
-) -> Result<(), ConfigError> {
+/// Overlays `settings` with `overlay`. `defaults` defines the keys and their types. Keys with errors are left out.
+pub(super) fn merge(settings: &mut Table, defaults: &Table, overlay: Table, path: &str, errors: &mut Errors) {
     for (key, value) in overlay {
         let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         let Some(default) = defaults.get(&key) else {
-            return Err(unknown(&name, defaults));
+            errors.add(unknown(&name, defaults).0);
+            continue;
         };
         match (default, value) {
             (Value::Table(_), Value::Table(slots)) if name == SLOT => {
@@ -39,27 +35,22 @@ pub(super) fn merge(
                 for (slot, rules) in slots {
                     settings.entry(&slot).or_insert_with(|| Value::Table(Table::new()));
                     let known = Table::from_iter([(slot.clone(), slot_defaults.clone())]);
-                    merge(settings, &known, Table::from_iter([(slot, rules)]), SLOT)?;
+                    merge(settings, &known, Table::from_iter([(slot, rules)]), SLOT, errors);
                 }
             }
             (Value::Table(defaults), Value::Table(overlay)) => {
                 if let Some(Value::Table(settings)) = settings.get_mut(&key) {
-                    merge(settings, defaults, overlay, &name)?;
+                    merge(settings, defaults, overlay, &name, errors);
                 }
             }
             (default, value) if default.same_type(&value) || is_auto(default) && value.is_integer() => {
                 settings.insert(key, value);
             }
             (default, value) => {
-                return Err(ConfigError(format!(
-                    "{name} must be {}, not {}",
-                    describe(default),
-                    describe(&value)
-                )));
+                errors.add(format!("{name} must be {}, not {}", describe(default), describe(&value)));
             }
         }
     }
-    Ok(())
 }
 
 /// Overlays `settings` with an environment variable, if it has the prefix of the configuration.
@@ -110,7 +101,11 @@ pub(super) fn overlay_variable(
     })?;
     let nested = |value, key: &&str| Value::Table(Table::from_iter([((*key).to_owned(), value)]));
     match path.iter().rev().fold(parsed, nested) {
-        Value::Table(overlay) => merge(settings, defaults, overlay, ""),
+        Value::Table(overlay) => {
+            let mut errors = Errors::default();
+            merge(settings, defaults, overlay, "", &mut errors);
+            errors.0.into_iter().next().map_or(Ok(()), Err)
+        }
         _ => Ok(()),
     }
 }
@@ -134,5 +129,41 @@ fn describe(value: &Value) -> &'static str {
         Value::Datetime(_) => "a date",
         Value::Array(_) => "a list",
         Value::Table(_) => "a section",
+    }
+}
+
+/// Returns each key that differs from its default, alone in a copy of the defaults.
+pub(super) fn differences(settings: &Table, defaults: &Table) -> Vec<(Vec<String>, Table)> {
+    let mut found = Vec::new();
+    for (key, value) in settings {
+        match (value, defaults.get(key)) {
+            (Value::Table(section), Some(Value::Table(known))) => {
+                for (mut path, section) in differences(section, known) {
+                    path.insert(0, key.clone());
+                    let mut all = defaults.clone();
+                    all.insert(key.clone(), Value::Table(section));
+                    found.push((path, all));
+                }
+            }
+            (value, default) if default != Some(value) => {
+                let mut all = defaults.clone();
+                all.insert(key.clone(), value.clone());
+                found.push((vec![key.clone()], all));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Sets a key to its default, or removes it if it has none.
+pub(super) fn reset(settings: &mut Table, defaults: &Table, path: &[String]) {
+    let Some((key, rest)) = path.split_first() else { return };
+    match (settings.get_mut(key), defaults.get(key)) {
+        (Some(Value::Table(section)), Some(Value::Table(known))) if !rest.is_empty() => {
+            reset(section, known, rest);
+        }
+        (_, Some(default)) => drop(settings.insert(key.clone(), default.clone())),
+        (_, None) => drop(settings.remove(key)),
     }
 }

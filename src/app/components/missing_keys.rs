@@ -1,7 +1,7 @@
 //! Prevents a start without keys if there are accounts. New keys would log all users out or lock the
 //! operators out, and hide that the old ones are lost or not mounted.
 
-use super::accounts;
+use super::{Errors, accounts};
 use crate::{config::Config, store::key_files};
 
 enum Accounts {
@@ -11,8 +11,18 @@ enum Accounts {
     Unknown,
 }
 
-/// Returns an error if a signing key or the admin key is missing and accounts depend on it.
-pub(in crate::app) async fn check_missing_keys(config: &Config) -> Result<(), String> {
+/// Adds an error if a signing key or the admin key is missing and accounts depend on it.
+pub(in crate::app) async fn check_missing_keys(config: &Config, errors: &mut Errors) {
+    let settings = ["token", "access", "accounts", "data_dir"];
+    let is_known = |error: &String| settings.iter().any(|setting| error.starts_with(setting));
+    if !errors.0.iter().any(is_known)
+        && let Err(error) = check(config).await
+    {
+        errors.0.push(error);
+    }
+}
+
+async fn check(config: &Config) -> Result<(), String> {
     let keys = config.keys_dir();
     let admin_key = config.admin_key_file();
     let no_keys = config.token.keys_dir.is_empty() && !key_files::exist(&keys)?;

@@ -165,12 +165,15 @@ impl RedisSettings {
 
     /// Fails with one sentence if the URL or a file is invalid; it does not repeat a password.
     pub fn check(&self) -> Result<(), String> {
-        let RedisUrl { servers, tls, .. } = self.parse_url()?;
+        let RedisUrl { servers, tls, redis } = self.parse_url()?;
         if !tls && (self.tls.ca.is_some() || self.tls.identity.is_some()) {
             return Err(
                 "sessions.tls_ca_file, tls_certificate_file and tls_key_file need sessions.url = \"rediss://...\""
                     .to_owned(),
             );
+        }
+        if !(0..=i64::from(i32::MAX)).contains(&redis.db()) {
+            return Err(format!("sessions.url: there is no database {}: use 0 to {}", redis.db(), i32::MAX));
         }
         if !(1..=MAX_BUCKETS).contains(&self.buckets) {
             return Err(format!("sessions.buckets must be 1 to {MAX_BUCKETS}"));

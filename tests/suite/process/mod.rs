@@ -27,6 +27,7 @@ mod raw;
 mod replicas;
 mod rolling;
 mod rotation;
+mod serve_check;
 mod session_cli;
 mod signals;
 mod silent;
