@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use data_encoding::BASE64URL_NOPAD;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
@@ -10,6 +9,7 @@ use super::{
     convert,
     import::Import,
     origin::Origins,
+    page,
     pb::{self, account_service_server::AccountService, get_account_request::Key, unlock_account_request},
 };
 use crate::domain::{
@@ -20,9 +20,6 @@ use crate::domain::{
     types::{Role, UserId},
     username::Username,
 };
-
-const DEFAULT_PAGE_SIZE: u32 = 100;
-const MAX_PAGE_SIZE: u32 = 1000;
 
 pub(super) struct AccountHandler {
     engine: Arc<Engine>,
@@ -84,14 +81,14 @@ impl AccountService for AccountHandler {
     ) -> Result<Response<pb::ListAccountsResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
         call.run(async {
-            let limit = page_size(message.page_size)?;
-            let after = page_token(&message.page_token)?;
+            let limit = page::size(message.page_size)?;
+            let after = page::after(&message.page_token)?;
             // One more than the page shows whether there is another page.
             let mut accounts = self.engine.list_accounts(after.as_ref(), limit + 1).await?;
             let has_more = accounts.len() > limit as usize;
             accounts.truncate(limit as usize);
             let next_page_token = match accounts.last() {
-                Some(last) if has_more => BASE64URL_NOPAD.encode(last.username.as_str().as_bytes()),
+                Some(last) if has_more => page::token(&last.username),
                 _ => String::new(),
             };
             let accounts = accounts.iter().map(|account| self.convert(account)).collect();
@@ -177,26 +174,6 @@ fn by_name(username: &str) -> Result<AccountKey, Violation> {
 
 fn no_key() -> Violation {
     Violation::new("user_id", "is missing, and so is username: set one")
-}
-
-fn page_size(size: i32) -> Result<u32, Violation> {
-    match u32::try_from(size) {
-        Ok(0) => Ok(DEFAULT_PAGE_SIZE),
-        Ok(size) => Ok(size.min(MAX_PAGE_SIZE)),
-        Err(_) => Err(Violation::new("page_size", "must not be negative")),
-    }
-}
-
-fn page_token(token: &str) -> Result<Option<Username>, Violation> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    BASE64URL_NOPAD
-        .decode(token.as_bytes())
-        .ok()
-        .and_then(|bytes| Username::parse(std::str::from_utf8(&bytes).ok()?).ok())
-        .map(Some)
-        .ok_or_else(|| Violation::new("page_token", "is not a next_page_token of ListAccounts"))
 }
 
 /// Converts an update. Without a mask, the fields that are set are changed.

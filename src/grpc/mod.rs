@@ -28,6 +28,7 @@ pub mod health;
 mod import;
 pub mod methods;
 pub mod origin;
+mod page;
 pub mod pb;
 mod reflection;
 mod request_body;

@@ -9,6 +9,7 @@ use super::{
     convert,
     cookie::Cookies,
     origin::Origins,
+    page,
     pb::{self, session_service_server::SessionService},
     watch,
 };
@@ -67,9 +68,25 @@ impl SessionService for SessionHandler {
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
         call.run(async {
-            let sessions = self.engine.list_sessions(&UserId::parse(&message.user_id)?).await?;
-            let sessions = sessions.iter().map(convert::session_with_use).collect();
-            Ok(Response::new(pb::ListSessionsResponse { sessions }))
+            if !message.everyone {
+                only_with_everyone(&message)?;
+                let sessions = self.engine.list_sessions(&UserId::parse(&message.user_id)?).await?;
+                let sessions = sessions.iter().map(convert::session_with_use).collect();
+                return Ok(Response::new(pb::ListSessionsResponse {
+                    sessions,
+                    next_page_token: String::new(),
+                }));
+            }
+            if !message.user_id.is_empty() {
+                let both = "lists the sessions of all users: send it without user_id";
+                return Err(Violation::new("everyone", both).into());
+            }
+            let limit = page::size(message.page_size)? as usize;
+            let after = page::after(&message.page_token)?;
+            let page = self.engine.list_all_sessions(after, limit).await?;
+            let sessions = page.sessions.iter().map(convert::session_with_use).collect();
+            let next_page_token = page.next.map(|last| page::token(&last)).unwrap_or_default();
+            Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token }))
         })
         .await
     }
@@ -105,6 +122,15 @@ impl SessionService for SessionHandler {
         })
         .await
     }
+}
+
+fn only_with_everyone(message: &pb::ListSessionsRequest) -> Result<(), Violation> {
+    let field = match (message.page_size, message.page_token.as_str()) {
+        (0, "") => return Ok(()),
+        (0, _) => "page_token",
+        _ => "page_size",
+    };
+    Err(Violation::new(field, "is only for the sessions of everyone: a user has one page"))
 }
 
 fn subject(user_id: &str, username: &str) -> Result<AccountKey, Violation> {

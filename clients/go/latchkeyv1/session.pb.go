@@ -179,11 +179,18 @@ func (x *IssueSessionResponse) GetDisplaced() []*DisplacedSession {
 	return nil
 }
 
-// Request of ListSessions.
+// Request of ListSessions. Either `user_id` or `everyone` must be set.
 type ListSessionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The user.
-	UserId        string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// List the sessions of all users.
+	Everyone bool `protobuf:"varint,2,opt,name=everyone,proto3" json:"everyone,omitempty"`
+	// The number of sessions after which a page ends; the sessions of one user are always on the same page. 0 means 100;
+	// values above 1,000 mean 1,000. Only with `everyone`.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The `next_page_token` of the previous page; empty for the first page. Only with `everyone`.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -225,11 +232,34 @@ func (x *ListSessionsRequest) GetUserId() string {
 	return ""
 }
 
+func (x *ListSessionsRequest) GetEveryone() bool {
+	if x != nil {
+		return x.Everyone
+	}
+	return false
+}
+
+func (x *ListSessionsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSessionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // Response of ListSessions.
 type ListSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The live sessions, the oldest login first, with `last_seen_at`.
-	Sessions      []*Session `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// The live sessions, those of a user with the oldest login first, with `last_seen_at`.
+	Sessions []*Session `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// The `page_token` for the next page; empty on the last page, and without `everyone`.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -269,6 +299,13 @@ func (x *ListSessionsResponse) GetSessions() []*Session {
 		return x.Sessions
 	}
 	return nil
+}
+
+func (x *ListSessionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // Request of EndSessions. Either `user_id` or `everyone` must be set.
@@ -822,11 +859,16 @@ const file_latchkey_v1_session_proto_rawDesc = "" +
 	"\x14IssueSessionResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12.\n" +
 	"\asession\x18\x02 \x01(\v2\x14.latchkey.v1.SessionR\asession\x12;\n" +
-	"\tdisplaced\x18\x03 \x03(\v2\x1d.latchkey.v1.DisplacedSessionR\tdisplaced\".\n" +
+	"\tdisplaced\x18\x03 \x03(\v2\x1d.latchkey.v1.DisplacedSessionR\tdisplaced\"\x86\x01\n" +
 	"\x13ListSessionsRequest\x12\x17\n" +
-	"\auser_id\x18\x01 \x01(\tR\x06userId\"H\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1a\n" +
+	"\beveryone\x18\x02 \x01(\bR\beveryone\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"p\n" +
 	"\x14ListSessionsResponse\x120\n" +
-	"\bsessions\x18\x01 \x03(\v2\x14.latchkey.v1.SessionR\bsessions\"\x96\x01\n" +
+	"\bsessions\x18\x01 \x03(\v2\x14.latchkey.v1.SessionR\bsessions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x96\x01\n" +
 	"\x12EndSessionsRequest\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\tR\x04slot\x12\x1d\n" +

@@ -48,6 +48,11 @@ type SessionServiceClient interface {
 	IssueSession(ctx context.Context, in *IssueSessionRequest, opts ...grpc.CallOption) (*IssueSessionResponse, error)
 	// Lists the live sessions of a user, the oldest login first, without their tokens. An unknown user has no
 	// sessions. For callers with the role `operator`.
+	//
+	// With `everyone` it lists the sessions of all users, one page at a time, in the order of their usernames. A session
+	// that is live from the first page to the last one is listed exactly once, unless its user is renamed. Each call
+	// looks at no more than 1,000 accounts, so a page may be short or empty although others follow. Errors:
+	// FAILED_PRECONDITION (ACCOUNTS_READ_ONLY) if accounts belong to another system, which cannot list them.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
 	// Ends sessions as KICKED: all sessions of a user, those in one slot, a single one, or all sessions of all users.
 	// Every Validate that starts after this call was answered rejects them, on every server. For callers with the role
@@ -158,6 +163,11 @@ type SessionServiceServer interface {
 	IssueSession(context.Context, *IssueSessionRequest) (*IssueSessionResponse, error)
 	// Lists the live sessions of a user, the oldest login first, without their tokens. An unknown user has no
 	// sessions. For callers with the role `operator`.
+	//
+	// With `everyone` it lists the sessions of all users, one page at a time, in the order of their usernames. A session
+	// that is live from the first page to the last one is listed exactly once, unless its user is renamed. Each call
+	// looks at no more than 1,000 accounts, so a page may be short or empty although others follow. Errors:
+	// FAILED_PRECONDITION (ACCOUNTS_READ_ONLY) if accounts belong to another system, which cannot list them.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
 	// Ends sessions as KICKED: all sessions of a user, those in one slot, a single one, or all sessions of all users.
 	// Every Validate that starts after this call was answered rejects them, on every server. For callers with the role

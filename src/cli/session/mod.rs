@@ -7,16 +7,16 @@ mod watch;
 
 use clap::Subcommand;
 
-use super::{CommandError, Common, user::User};
+use super::{CommandError, Common};
 
 #[derive(Subcommand)]
 pub(super) enum Session {
-    /// List the live sessions of a user. Needs the role operator; with a username, admin.
+    /// List live sessions
     #[command(
-        after_help = "Examples:\n  latchkey session list alice\n  latchkey session list --id hm5oz4mkzzgdmxsybkmjz3zqay --output json\n\nA username is looked up among the accounts, which needs the role admin. With --id the role operator is enough."
+        after_help = "Examples:\n  latchkey session list alice\n  latchkey session list --limit 50\n  latchkey session list --all --output json | jq -r '.sessions[].username'\n\nNeeds the role operator, and admin to look up a username."
     )]
-    List(User),
-    /// End sessions of a user, or all sessions of all users. Needs the role operator; with a username, admin.
+    List(list::List),
+    /// End sessions of a user, or all sessions of all users
     #[command(
         after_help = "Examples:\n  latchkey session end alice --message \"Please call the help desk\"\n  latchkey session end --everyone\n\nNeeds the role operator, and admin to look up a username."
     )]
@@ -36,7 +36,7 @@ pub(super) enum Session {
 impl Session {
     pub(super) async fn run(self, common: &Common) -> Result<(), CommandError> {
         match self {
-            Self::List(user) => list::run(common, &user).await,
+            Self::List(command) => command.run(common).await,
             Self::End(command) => command.run(common).await,
             Self::Watch(command) => command.run(common).await,
             Self::Issue(command) => command.run(common).await,

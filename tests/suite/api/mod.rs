@@ -19,6 +19,7 @@ mod issue_session;
 mod jwks;
 mod kick_war;
 mod limits;
+mod list_sessions;
 mod login;
 mod logout;
 mod overload;

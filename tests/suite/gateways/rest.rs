@@ -262,6 +262,8 @@ async fn every_method_can_be_called_with_json() {
     let issued = call("POST /v1/sessions", json!({ "user_id": id, "device": "SSO" })).await;
     let sessions = call(&format!("GET /v1/accounts/{id}/sessions"), Value::Null).await;
     assert_eq!(sessions["sessions"][0]["session_id"], issued["session"]["session_id"]);
+    let everyone = call("GET /v1/sessions?everyone=true", Value::Null).await;
+    assert_eq!(everyone["sessions"][0]["session_id"], issued["session"]["session_id"]);
     let ended = call(&format!("POST /v1/accounts/{id}/sessions:end"), json!({ "message": "Bye" })).await;
     assert_eq!(ended["ended"], 1);
     let verdict = call("POST /v1/validate", json!({ "token": issued["token"] })).await;

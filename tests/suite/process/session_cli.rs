@@ -65,11 +65,14 @@ fn the_sessions_of_a_user_are_listed_and_ended_by_slot_by_id_and_altogether() {
 
     let list = shell.says("session list alice", "").text();
     let lines: Vec<_> = list.lines().collect();
-    assert_eq!(lines.len(), 2, "{list}");
-    assert!(lines[0].starts_with(&format!("{web_id}  web     Firefox  issued 20")), "{list}");
-    assert!(lines[1].starts_with(&format!("{mobile_id}  mobile  Android  issued 20")), "{list}");
-    for word in ["  last seen 20", "  if unused 20", "  expires 20"] {
-        assert!(lines.iter().all(|line| line.contains(word)), "{list}");
+    assert_eq!(lines.len(), 3, "{list}");
+    let headings: Vec<_> = lines[0].split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
+    assert_eq!(headings, ["SESSION", "SLOT", "DEVICE", "ISSUED", "LAST SEEN", "IF UNUSED", "EXPIRES"]);
+    assert!(lines[1].starts_with(&format!("{web_id}  web     Firefox  20")), "{list}");
+    assert!(lines[2].starts_with(&format!("{mobile_id}  mobile  Android  20")), "{list}");
+    for heading in ["ISSUED", "LAST SEEN", "IF UNUSED", "EXPIRES"] {
+        let column = lines[0].find(heading).unwrap();
+        assert!(lines[1..].iter().all(|line| line[column..].starts_with("20")), "{list}");
     }
     let user_id = shell.user_id("alice");
     let listed = shell.says_json(&format!("session list --id {user_id}"), "");
@@ -103,6 +106,59 @@ fn the_sessions_of_a_user_are_listed_and_ended_by_slot_by_id_and_altogether() {
     shell.open("alice --slot mobile");
     assert_eq!(shell.says("session end alice", "").text(), "sessions   2 ended\n");
     assert_eq!(shell.says_json("session list alice", "")["sessions"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn the_sessions_of_all_users_are_listed_page_by_page() {
+    let shell = Shell::with(&[SLOTS]);
+    for name in ["carl", "alice", "bob"] {
+        shell.add(name);
+        shell.open(&format!("{name} --slot web --device {name}s"));
+    }
+    shell.open("alice --slot mobile --device tablet");
+    let key = shell.caller("operator");
+    let says = |words: &str| Done::from(run(shell.command(words, &[("KEY_FILE", &key)]), ""));
+    let names = |value: &Value| -> Vec<String> {
+        let sessions = value["sessions"].as_array().unwrap().iter();
+        sessions
+            .map(|one| format!("{} {}", one["username"].as_str().unwrap(), one["device"].as_str().unwrap()))
+            .collect()
+    };
+    let all = says("session list --output json").json();
+    assert_eq!(names(&all), ["alice alices", "alice tablet", "bob bobs", "carl carls"]);
+    assert_eq!(all["next_page_token"], "");
+    let text = says("session list");
+    assert!(text.err.is_empty(), "{text:?}");
+    let text = text.text();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("USERNAME  USER ID                     SESSION "), "{text}");
+    assert!(
+        lines.len() == 5 && lines[1].starts_with("alice     ") && lines[4].starts_with("carl      "),
+        "{text}"
+    );
+
+    let first = says("session list --limit 1 --output json").json();
+    assert_eq!(names(&first), ["alice alices", "alice tablet"], "a user is on one page");
+    let after = first["next_page_token"].as_str().unwrap();
+    let next = says(&format!("session list --limit 1 --after {after}"));
+    assert!(next.out.lines().count() == 2 && next.out.contains("bobs"), "{next:?}");
+    let after = next.err.trim().strip_prefix("there may be more: --after ").unwrap();
+    let last = says(&format!("session list --limit 1 --output json --after {after}")).json();
+    assert_eq!((names(&last), last["next_page_token"].as_str()), (vec!["carl carls".to_owned()], Some("")));
+    let everything = says("session list --all --output json").json();
+    assert_eq!(names(&everything).len(), 4);
+
+    for words in [
+        "session list alice --all",
+        "session list --limit 0",
+        "session list --id",
+        "session list --all --limit 5",
+    ] {
+        says(words).fails(2, "error:");
+    }
+    says("session list --after !").fails(2, "page_token");
+    let issuer = shell.caller("issuer");
+    Done::from(run(shell.command("session list", &[("KEY_FILE", &issuer)]), "")).fails(1, "`operator`");
 }
 
 #[test]
@@ -152,7 +208,7 @@ fn an_operator_without_account_rights_names_users_by_id() {
             "does not have the role `admin`, which this method needs. Name the user by id, with --id",
         );
     }
-    assert_eq!(says(&format!("session list --id {user_id}")).text().lines().count(), 1);
+    assert_eq!(says(&format!("session list --id {user_id}")).text().lines().count(), 2);
     assert_eq!(says(&format!("session end --id {user_id}")).text(), "sessions   1 ended\n");
     says("session issue alice").fails(1, "`issuer`");
 

@@ -164,7 +164,7 @@ impl Client {
     }
 
     pub async fn list_sessions(&self, user_id: &str) -> Vec<pb::Session> {
-        let message = pb::ListSessionsRequest { user_id: user_id.into() };
+        let message = pb::ListSessionsRequest { user_id: user_id.into(), ..Default::default() };
         self.sessions.clone().list_sessions(self.admin(message)).await.unwrap().into_inner().sessions
     }
 

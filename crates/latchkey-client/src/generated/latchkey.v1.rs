@@ -1707,19 +1707,32 @@ pub struct IssueSessionResponse {
     #[prost(message, repeated, tag = "3")]
     pub displaced: ::prost::alloc::vec::Vec<DisplacedSession>,
 }
-/// Request of ListSessions.
+/// Request of ListSessions. Either `user_id` or `everyone` must be set.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListSessionsRequest {
     /// The user.
     #[prost(string, tag = "1")]
     pub user_id: ::prost::alloc::string::String,
+    /// List the sessions of all users.
+    #[prost(bool, tag = "2")]
+    pub everyone: bool,
+    /// The number of sessions after which a page ends; the sessions of one user are always on the same page. 0 means 100;
+    /// values above 1,000 mean 1,000. Only with `everyone`.
+    #[prost(int32, tag = "3")]
+    pub page_size: i32,
+    /// The `next_page_token` of the previous page; empty for the first page. Only with `everyone`.
+    #[prost(string, tag = "4")]
+    pub page_token: ::prost::alloc::string::String,
 }
 /// Response of ListSessions.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListSessionsResponse {
-    /// The live sessions, the oldest login first, with `last_seen_at`.
+    /// The live sessions, those of a user with the oldest login first, with `last_seen_at`.
     #[prost(message, repeated, tag = "1")]
     pub sessions: ::prost::alloc::vec::Vec<Session>,
+    /// The `page_token` for the next page; empty on the last page, and without `everyone`.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 /// Request of EndSessions. Either `user_id` or `everyone` must be set.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1958,6 +1971,11 @@ pub mod session_service_client {
         }
         /// Lists the live sessions of a user, the oldest login first, without their tokens. An unknown user has no
         /// sessions. For callers with the role `operator`.
+        ///
+        /// With `everyone` it lists the sessions of all users, one page at a time, in the order of their usernames. A session
+        /// that is live from the first page to the last one is listed exactly once, unless its user is renamed. Each call
+        /// looks at no more than 1,000 accounts, so a page may be short or empty although others follow. Errors:
+        /// FAILED_PRECONDITION (ACCOUNTS_READ_ONLY) if accounts belong to another system, which cannot list them.
         pub async fn list_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::ListSessionsRequest>,

@@ -28,7 +28,7 @@ from latchkey.v1 import auth_pb2 as latchkey_dot_v1_dot_auth__pb2
 from latchkey.v1 import reason_pb2 as latchkey_dot_v1_dot_reason__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19latchkey/v1/session.proto\x12\x0blatchkey.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16latchkey/v1/auth.proto\x1a\x18latchkey/v1/reason.proto\"\x81\x01\n\x13IssueSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x10\n\x08takeover\x18\x05 \x01(\x08\x12\x10\n\x08username\x18\x06 \x01(\t\"~\n\x14IssueSessionResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12%\n\x07session\x18\x02 \x01(\x0b\x32\x14.latchkey.v1.Session\x12\x30\n\tdisplaced\x18\x03 \x03(\x0b\x32\x1d.latchkey.v1.DisplacedSession\"&\n\x13ListSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\">\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.latchkey.v1.Session\"j\n\x12\x45ndSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x10\n\x08\x65veryone\x18\x05 \x01(\x08\"$\n\x13\x45ndSessionsResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r\"D\n\x14WatchSessionsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\t\"\xe0\x01\n\x15WatchSessionsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12*\n\x05\x65nded\x18\x02 \x01(\x0b\x32\x19.latchkey.v1.EndedSessionH\x00\x12+\n\theartbeat\x18\x03 \x01(\x0b\x32\x16.latchkey.v1.HeartbeatH\x00\x12%\n\x06resync\x18\x04 \x01(\x0b\x32\x13.latchkey.v1.ResyncH\x00\x12.\n\x08\x65veryone\x18\x05 \x01(\x0b\x32\x1a.latchkey.v1.EndedEveryoneH\x00\x42\x07\n\x05\x65vent\"\x9c\x01\n\x0c\x45ndedSession\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\t\x12)\n\trejection\x18\x04 \x01(\x0b\x32\x16.latchkey.v1.Rejection\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\":\n\rEndedEveryone\x12)\n\trejection\x18\x01 \x01(\x0b\x32\x16.latchkey.v1.Rejection\"6\n\tHeartbeat\x12)\n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x08\n\x06Resync2\xd9\x03\n\x0eSessionService\x12l\n\x0cIssueSession\x12 .latchkey.v1.IssueSessionRequest\x1a!.latchkey.v1.IssueSessionResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/sessions:\x01*\x12|\n\x0cListSessions\x12 .latchkey.v1.ListSessionsRequest\x1a!.latchkey.v1.ListSessionsResponse\"\'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/accounts/{user_id}/sessions\x12\x80\x01\n\x0b\x45ndSessions\x12\x1f.latchkey.v1.EndSessionsRequest\x1a .latchkey.v1.EndSessionsResponse\".\x82\xd3\xe4\x93\x02(\"#/v1/accounts/{user_id}/sessions:end:\x01*\x12X\n\rWatchSessions\x12!.latchkey.v1.WatchSessionsRequest\x1a\".latchkey.v1.WatchSessionsResponse0\x01\x42\x10\x42\x0cSessionProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19latchkey/v1/session.proto\x12\x0blatchkey.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16latchkey/v1/auth.proto\x1a\x18latchkey/v1/reason.proto\"\x81\x01\n\x13IssueSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x10\n\x08takeover\x18\x05 \x01(\x08\x12\x10\n\x08username\x18\x06 \x01(\t\"~\n\x14IssueSessionResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12%\n\x07session\x18\x02 \x01(\x0b\x32\x14.latchkey.v1.Session\x12\x30\n\tdisplaced\x18\x03 \x03(\x0b\x32\x1d.latchkey.v1.DisplacedSession\"_\n\x13ListSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08\x65veryone\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.latchkey.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"j\n\x12\x45ndSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x10\n\x08\x65veryone\x18\x05 \x01(\x08\"$\n\x13\x45ndSessionsResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r\"D\n\x14WatchSessionsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\t\"\xe0\x01\n\x15WatchSessionsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12*\n\x05\x65nded\x18\x02 \x01(\x0b\x32\x19.latchkey.v1.EndedSessionH\x00\x12+\n\theartbeat\x18\x03 \x01(\x0b\x32\x16.latchkey.v1.HeartbeatH\x00\x12%\n\x06resync\x18\x04 \x01(\x0b\x32\x13.latchkey.v1.ResyncH\x00\x12.\n\x08\x65veryone\x18\x05 \x01(\x0b\x32\x1a.latchkey.v1.EndedEveryoneH\x00\x42\x07\n\x05\x65vent\"\x9c\x01\n\x0c\x45ndedSession\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\t\x12)\n\trejection\x18\x04 \x01(\x0b\x32\x16.latchkey.v1.Rejection\x12.\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\":\n\rEndedEveryone\x12)\n\trejection\x18\x01 \x01(\x0b\x32\x16.latchkey.v1.Rejection\"6\n\tHeartbeat\x12)\n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x08\n\x06Resync2\xea\x03\n\x0eSessionService\x12l\n\x0cIssueSession\x12 .latchkey.v1.IssueSessionRequest\x1a!.latchkey.v1.IssueSessionResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/sessions:\x01*\x12\x8c\x01\n\x0cListSessions\x12 .latchkey.v1.ListSessionsRequest\x1a!.latchkey.v1.ListSessionsResponse\"7\x82\xd3\xe4\x93\x02\x31\x12\x1f/v1/accounts/{user_id}/sessionsZ\x0e\x12\x0c/v1/sessions\x12\x80\x01\n\x0b\x45ndSessions\x12\x1f.latchkey.v1.EndSessionsRequest\x1a .latchkey.v1.EndSessionsResponse\".\x82\xd3\xe4\x93\x02(\"#/v1/accounts/{user_id}/sessions:end:\x01*\x12X\n\rWatchSessions\x12!.latchkey.v1.WatchSessionsRequest\x1a\".latchkey.v1.WatchSessionsResponse0\x01\x42\x10\x42\x0cSessionProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['IssueSession']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['IssueSession']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/sessions:\001*'
   _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._loaded_options = None
-  _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._serialized_options = b'\202\323\344\223\002!\022\037/v1/accounts/{user_id}/sessions'
+  _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._serialized_options = b'\202\323\344\223\0021\022\037/v1/accounts/{user_id}/sessionsZ\016\022\014/v1/sessions'
   _globals['_SESSIONSERVICE'].methods_by_name['EndSessions']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['EndSessions']._serialized_options = b'\202\323\344\223\002(\"#/v1/accounts/{user_id}/sessions:end:\001*'
   _globals['_ISSUESESSIONREQUEST']._serialized_start=156
@@ -47,25 +47,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUESESSIONRESPONSE']._serialized_start=287
   _globals['_ISSUESESSIONRESPONSE']._serialized_end=413
   _globals['_LISTSESSIONSREQUEST']._serialized_start=415
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=453
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=455
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=517
-  _globals['_ENDSESSIONSREQUEST']._serialized_start=519
-  _globals['_ENDSESSIONSREQUEST']._serialized_end=625
-  _globals['_ENDSESSIONSRESPONSE']._serialized_start=627
-  _globals['_ENDSESSIONSRESPONSE']._serialized_end=663
-  _globals['_WATCHSESSIONSREQUEST']._serialized_start=665
-  _globals['_WATCHSESSIONSREQUEST']._serialized_end=733
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=736
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=960
-  _globals['_ENDEDSESSION']._serialized_start=963
-  _globals['_ENDEDSESSION']._serialized_end=1119
-  _globals['_ENDEDEVERYONE']._serialized_start=1121
-  _globals['_ENDEDEVERYONE']._serialized_end=1179
-  _globals['_HEARTBEAT']._serialized_start=1181
-  _globals['_HEARTBEAT']._serialized_end=1235
-  _globals['_RESYNC']._serialized_start=1237
-  _globals['_RESYNC']._serialized_end=1245
-  _globals['_SESSIONSERVICE']._serialized_start=1248
-  _globals['_SESSIONSERVICE']._serialized_end=1721
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=510
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=512
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=599
+  _globals['_ENDSESSIONSREQUEST']._serialized_start=601
+  _globals['_ENDSESSIONSREQUEST']._serialized_end=707
+  _globals['_ENDSESSIONSRESPONSE']._serialized_start=709
+  _globals['_ENDSESSIONSRESPONSE']._serialized_end=745
+  _globals['_WATCHSESSIONSREQUEST']._serialized_start=747
+  _globals['_WATCHSESSIONSREQUEST']._serialized_end=815
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=818
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=1042
+  _globals['_ENDEDSESSION']._serialized_start=1045
+  _globals['_ENDEDSESSION']._serialized_end=1201
+  _globals['_ENDEDEVERYONE']._serialized_start=1203
+  _globals['_ENDEDEVERYONE']._serialized_end=1261
+  _globals['_HEARTBEAT']._serialized_start=1263
+  _globals['_HEARTBEAT']._serialized_end=1317
+  _globals['_RESYNC']._serialized_start=1319
+  _globals['_RESYNC']._serialized_end=1327
+  _globals['_SESSIONSERVICE']._serialized_start=1330
+  _globals['_SESSIONSERVICE']._serialized_end=1820
 # @@protoc_insertion_point(module_scope)

@@ -39,16 +39,24 @@ class IssueSessionResponse(_message.Message):
     def __init__(self, token: _Optional[str] = ..., session: _Optional[_Union[_auth_pb2.Session, _Mapping]] = ..., displaced: _Optional[_Iterable[_Union[_auth_pb2.DisplacedSession, _Mapping]]] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
-    __slots__ = ("user_id",)
+    __slots__ = ("user_id", "everyone", "page_size", "page_token")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
+    EVERYONE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     user_id: str
-    def __init__(self, user_id: _Optional[str] = ...) -> None: ...
+    everyone: bool
+    page_size: int
+    page_token: str
+    def __init__(self, user_id: _Optional[str] = ..., everyone: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListSessionsResponse(_message.Message):
-    __slots__ = ("sessions",)
+    __slots__ = ("sessions", "next_page_token")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     sessions: _containers.RepeatedCompositeFieldContainer[_auth_pb2.Session]
-    def __init__(self, sessions: _Optional[_Iterable[_Union[_auth_pb2.Session, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, sessions: _Optional[_Iterable[_Union[_auth_pb2.Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class EndSessionsRequest(_message.Message):
     __slots__ = ("user_id", "slot", "session_id", "message", "everyone")

@@ -86,6 +86,11 @@ class SessionServiceServicer(object):
     def ListSessions(self, request, context):
         """Lists the live sessions of a user, the oldest login first, without their tokens. An unknown user has no
         sessions. For callers with the role `operator`.
+
+        With `everyone` it lists the sessions of all users, one page at a time, in the order of their usernames. A session
+        that is live from the first page to the last one is listed exactly once, unless its user is renamed. Each call
+        looks at no more than 1,000 accounts, so a page may be short or empty although others follow. Errors:
+        FAILED_PRECONDITION (ACCOUNTS_READ_ONLY) if accounts belong to another system, which cannot list them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
