@@ -22,7 +22,7 @@ use hyper::{
     service::{Service, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, join};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -44,6 +44,14 @@ const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout for the headers of an HTTP/1.1 request, from the first byte or from the previous response.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The response to a client of HTTP/1.x where that is not served.
+const NOT_HTTP1: &str = concat!(
+    "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n\r\n",
+    "This is the gRPC port of Latchkey, which speaks HTTP/2 only. Probes, metrics, public keys and forward-auth are on the ",
+    "HTTP port (listen.http, 8081 by default). browser.origins enables gRPC-Web and HTTP/1.1 here.\n"
+);
+/// Timeout for that response.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum size of all headers of a request, in bytes. A token of 4 KiB and a caller key fit.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// Maximum number of streams that the server resets for errors of the client over the life of a connection, as a
@@ -128,6 +136,9 @@ pub(crate) async fn serve<S: Services>(
     let Ok(Some(start)) = read else { return };
     let is_http2 = start == PREFACE;
     if !is_http2 && !limits.http1 {
+        if is_http1(start) {
+            answer_http1(from_client, to_client).await;
+        }
         return;
     }
     let resets = is_http2.then(|| ResetRate::for_streams(limits.max_streams));
@@ -144,6 +155,23 @@ pub(crate) async fn serve<S: Services>(
         let connection = http1(TokioIo::new(io), Arc::clone(&served));
         drive(connection, SpawnQueue::default(), &served.peer.connection, limits, &shutdown).await;
     }
+}
+
+/// Whether these bytes begin a request of HTTP/1.x: a method and a space.
+fn is_http1(start: &[u8]) -> bool {
+    let method = start.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    (3..=7).contains(&method) && start.get(method) == Some(&b' ')
+}
+
+/// Tells a client of HTTP/1.x which port it has reached.
+async fn answer_http1(mut from_client: impl AsyncRead + Unpin, mut to_client: impl AsyncWrite + Unpin) {
+    let answering = async {
+        to_client.write_all(NOT_HTTP1.as_bytes()).await?;
+        to_client.shutdown().await?;
+        // A socket that is closed with unread data is reset, and the client might not read the response.
+        tokio::io::copy(&mut (&mut from_client).take(u64::from(MAX_HEADERS)), &mut tokio::io::sink()).await
+    };
+    let _ = tokio::time::timeout(ANSWER_TIMEOUT, answering).await;
 }
 
 /// Runs a connection and its requests until it ends or must be closed.

@@ -98,6 +98,25 @@ fn a_server_that_cannot_be_reached_is_reported_with_the_remedy() {
 }
 
 #[test]
+fn a_client_of_http_on_the_grpc_port_is_told_which_port_it_wants() {
+    use std::io::{Read as _, Write as _};
+    let shell = Shell::with(&[]);
+    let ask = |request: &str| {
+        let mut socket = std::net::TcpStream::connect(shell.process.grpc).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for request in ["GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n", "POST /v1/login HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        let answer = ask(request);
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+        assert!(answer.contains("listen.http, 8081 by default"), "{answer}");
+    }
+    assert_eq!(ask("\x16\x03\x01 this is no request at all"), "", "only HTTP is answered");
+}
+
+#[test]
 fn a_server_with_tls_is_reported_with_the_remedy() {
     let tls = Tls::start(&[("TLS__CLIENT_CERTIFICATE", "required")]);
     let ca = tls.folder.path().join("ca.pem");
