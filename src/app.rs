@@ -5,6 +5,7 @@
 mod background;
 mod components;
 mod descriptors;
+pub mod doctor;
 mod gateways;
 mod limits;
 mod memory;

@@ -1,6 +1,6 @@
 //! Creates the components of a server from the configuration and its files.
 
-mod accounts;
+pub(super) mod accounts;
 mod missing_keys;
 mod webhook;
 
@@ -295,11 +295,11 @@ pub(super) fn session_store(
     Ok(SessionStore::new(registers, store_metrics))
 }
 
-fn is_embedded(config: &Config) -> bool {
+pub(super) fn is_embedded(config: &Config) -> bool {
     scheme(&config.sessions.url) == "embedded"
 }
 
-fn redis_settings(config: &Config) -> Result<RedisSettings, String> {
+pub(super) fn redis_settings(config: &Config) -> Result<RedisSettings, String> {
     let sessions = &config.sessions;
     let url = sessions.url.clone();
     if !REDIS_SCHEMES.contains(&scheme(&url)) {

@@ -10,6 +10,9 @@ const RESERVED: u64 = 128;
 /// The fewest connections per port, however few descriptors there are.
 const MIN_CONNECTIONS: u64 = 8;
 
+/// The remedy for a shortage.
+pub(super) const REMEDY: &str = "raise it (LimitNOFILE= in systemd, --ulimit nofile= for containers, ulimit -Hn), or lower server.max_connections";
+
 /// The number of connections that each port can accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Connections {
@@ -58,9 +61,18 @@ impl Connections {
             process.open_file_needed = needed,
             server.max_connections = configured,
             server.effective_max_connections = self.per_port,
-            "each port accepts {} connections at a time instead of {configured}: the limit of open files is {limit} and the settings need {needed}; raise it (LimitNOFILE= in systemd, --ulimit nofile= for containers, ulimit -Hn), or lower server.max_connections",
-            self.per_port
+            "{}; {REMEDY}",
+            self.shortage().unwrap_or_default()
         );
+    }
+
+    /// What a shortage means, if there is one.
+    pub(super) fn shortage(&self) -> Option<String> {
+        let Shortage { limit, needed, configured } = self.shortage?;
+        Some(format!(
+            "each port accepts {} connections at a time instead of {configured}: the limit of open files is {limit} and the settings need {needed}",
+            self.per_port
+        ))
     }
 }
 

@@ -17,8 +17,13 @@ const UNKNOWN: u64 = 64 * MIB;
 pub(super) fn near_cache_bytes(size: CacheSize) -> u64 {
     match size {
         CacheSize::Mib(mib) => mib * MIB,
-        CacheSize::Auto => available(Path::new("/")).map_or(UNKNOWN, |bytes| (bytes / SHARES).min(MOST)),
+        CacheSize::Auto => available_bytes().map_or(UNKNOWN, |bytes| (bytes / SHARES).min(MOST)),
     }
+}
+
+/// The memory that the process may use, if it is known.
+pub(super) fn available_bytes() -> Option<u64> {
+    available(Path::new("/"))
 }
 
 /// The smallest of the limits of the process's control groups and the memory of the machine. `root` is the root of the

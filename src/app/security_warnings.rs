@@ -8,9 +8,10 @@ use url::Url;
 use crate::config::Config;
 
 #[derive(Debug, PartialEq, Eq)]
-struct Warning {
-    setting: &'static str,
-    advice: &'static str,
+pub(super) struct Warning {
+    pub(super) setting: &'static str,
+    /// What can happen, a colon, and the remedy.
+    pub(super) advice: &'static str,
 }
 
 /// Logs the warnings for a configuration and the addresses of the two ports.
@@ -20,7 +21,7 @@ pub(super) fn log(config: &Config, grpc: SocketAddr, http: SocketAddr) {
     }
 }
 
-fn warnings(config: &Config, grpc: SocketAddr, http: SocketAddr) -> Vec<Warning> {
+pub(super) fn warnings(config: &Config, grpc: SocketAddr, http: SocketAddr) -> Vec<Warning> {
     let trusted = config.trusted_proxies().unwrap_or_default();
     let checks = [
         (

@@ -10,6 +10,7 @@ mod client;
 mod completions;
 mod connection_error;
 mod descriptor;
+mod doctor;
 mod error;
 mod health;
 mod import;
@@ -228,6 +229,8 @@ enum Command {
     /// Print the descriptor set of the protocol, for gateways
     #[command(after_help = "Examples:\n  latchkey descriptor > latchkey.binpb")]
     Descriptor,
+    /// Look for problems of configuration, files and stores
+    Doctor(doctor::Doctor),
     /// Print a script that completes commands in a shell
     Completions(completions::Completions),
     /// Print a manual page, or write all of them to a directory
@@ -338,6 +341,7 @@ async fn run(command: Command, common: &Common) -> Result<(), CommandError> {
         Command::Health(command) => command.run(common).await,
         Command::Key(command) => command.run(common),
         Command::Descriptor => descriptor::run(),
+        Command::Doctor(command) => command.run(common).await,
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
     }

@@ -98,6 +98,33 @@ pub fn validity_error(certificates: &[u8], now: Timestamp) -> Option<String> {
     }
 }
 
+/// The first and the last second at which each certificate of a PEM file is valid. Certificates that cannot be read are left
+/// out.
+pub fn validity(certificates: &[u8]) -> Vec<(Timestamp, Timestamp)> {
+    let certificates = CertificateDer::pem_slice_iter(certificates).filter_map(Result::ok);
+    certificates
+        .filter_map(|certificate| {
+            let certificate = EndEntityCert::try_from(&certificate).ok()?;
+            // The library names a date only if it is violated, and checks dates before everything else.
+            let violated_at = |seconds| {
+                let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+                let usage = webpki::KeyUsage::server_auth();
+                certificate.verify_for_usage(&[], &[], &[], time, usage, None, None).err()
+            };
+            let at = |time: UnixTime| Timestamp::from_secs(time.as_secs());
+            let first = match violated_at(0)? {
+                webpki::Error::CertNotValidYet { not_before, .. } => at(not_before),
+                _ => Timestamp::from_secs(0),
+            };
+            // The year 9999, which is the last that a certificate can name.
+            match violated_at(253_402_300_800)? {
+                webpki::Error::CertExpired { not_after, .. } => Some((first, at(not_after))),
+                _ => None,
+            }
+        })
+        .collect()
+}
+
 fn server_config(files: &TlsFiles<'_>, clock: &Arc<dyn Clock>) -> Result<Arc<ServerConfig>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let chain = certificates(files.certificates).map_err(|error| format!("tls.certificate_file {error}"))?;

@@ -38,7 +38,7 @@ pub(super) fn check(config: &Config) -> Result<(), String> {
 }
 
 /// Whether there are accounts; `None` if they belong to another system. Changes nothing.
-pub(super) async fn exist(config: &Config) -> Result<Option<bool>, StoreError> {
+pub(in crate::app) async fn exist(config: &Config) -> Result<Option<bool>, StoreError> {
     if config.accounts.url == EMBEDDED {
         return embedded::has_accounts(&config.data_dir.join("latchkey.db")).await.map(Some);
     }
@@ -87,6 +87,17 @@ fn settings(config: &Config) -> Result<Settings, String> {
     })
 }
 
+/// The settings of a database of accounts that is not the embedded one.
+pub(in crate::app) fn external_settings(config: &Config) -> Option<Result<Settings, String>> {
+    (config.accounts.url != EMBEDDED).then(|| settings(config))
+}
+
+/// The settings of a database for the callers alone.
+pub(in crate::app) fn external_callers_settings(config: &Config) -> Option<Settings> {
+    let url = callers_url(config).filter(|url| *url != EMBEDDED)?;
+    Some(callers_settings(config, url))
+}
+
 fn callers_url(config: &Config) -> Option<&str> {
     Some(config.access.callers_url.0.as_str()).filter(|url| !url.is_empty())
 }
@@ -101,7 +112,7 @@ fn callers_settings(config: &Config, url: &str) -> Settings {
     }
 }
 
-fn lookup(config: &Config) -> Option<Lookup> {
+pub(in crate::app) fn lookup(config: &Config) -> Option<Lookup> {
     let accounts = &config.accounts;
     let set = |text: &String| Some(text.clone()).filter(|text| !text.trim().is_empty());
     Some(Lookup {

@@ -72,16 +72,35 @@ impl Question for SlotsQuestion {
     }
 
     async fn ask(&self, voter: &Endpoint, connection: &mut MultiplexedConnection) -> Result<View, String> {
+        View::ask(voter, connection, &self.hash_slots).await
+    }
+}
+
+/// Asks a node for the primaries of the cluster, and for how many of these hash slots there is none.
+pub(super) async fn primaries(
+    node: &Endpoint,
+    connection: &mut MultiplexedConnection,
+    hash_slots: &[u16],
+) -> Result<(Vec<Endpoint>, usize), String> {
+    let view = View::ask(node, connection, hash_slots).await?;
+    let uncovered = view.by_bucket.iter().filter(|primary| primary.is_none()).count();
+    Ok((view.masters.into_iter().map(|master| master.endpoint).collect(), uncovered))
+}
+
+impl View {
+    async fn ask(
+        voter: &Endpoint,
+        connection: &mut MultiplexedConnection,
+        hash_slots: &[u16],
+    ) -> Result<Self, String> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("CLUSTER").arg("MYID").cmd("CLUSTER").arg("SLOTS");
         let (id, ranges): (String, Vec<Value>) =
             pipeline.query_async(connection).await.map_err(|error| error.to_string())?;
-        View::parse(voter, id, ranges, &self.hash_slots)
+        Self::parse(voter, id, ranges, hash_slots)
             .ok_or_else(|| "unexpected response to CLUSTER SLOTS".to_owned())
     }
-}
 
-impl View {
     /// Parses the response to `CLUSTER SLOTS`: ranges of hash slots, each with its primary first.
     fn parse(voter: &Endpoint, id: String, ranges: Vec<Value>, hash_slots: &[u16]) -> Option<Self> {
         let mut view = Self { id, masters: Vec::new(), by_bucket: vec![None; hash_slots.len()] };

@@ -108,7 +108,7 @@ pub(super) enum RoleCheck {
 
 impl RoleCheck {
     /// Returns the first command that the user may send. Fails if the server is not a primary.
-    async fn detect(connection: &mut MultiplexedConnection) -> Result<Self, String> {
+    pub(super) async fn detect(connection: &mut MultiplexedConnection) -> Result<Self, String> {
         for check in [Self::Role, Self::Hello] {
             match check.command().query_async(connection).await {
                 Ok(response) => return check.require_primary(response).map(|()| check),

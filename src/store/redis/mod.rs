@@ -26,6 +26,7 @@ mod connection;
 mod cursor;
 mod event_streams;
 mod follow;
+mod inspection;
 mod layout;
 mod preparation;
 mod recent_commits;
@@ -66,6 +67,7 @@ use self::{
 use super::backend::{Backend, EVENT_RETENTION, EncodedChange, EncodedCommit, EncodedTail, EncodedValue};
 use crate::domain::ports::{Cursor, Quiet, StoreError};
 
+pub use inspection::{Inspection, InspectionError, ServerFacts, inspect};
 pub use settings::{Durability, MAX_BUCKETS, Password, RedisSettings, RedisTlsFiles};
 
 /// The name of the store in messages.

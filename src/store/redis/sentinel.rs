@@ -57,9 +57,7 @@ impl Question for MasterQuestion {
     async fn greet(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         // Its messages only cause a question, so that a failover is noticed at once.
         connection.subscribe("+switch-master").await?;
-        let others: Result<Vec<Value>, RedisError> =
-            redis::cmd("SENTINEL").arg("SENTINELS").arg(&*self.name).query_async(connection).await;
-        let known = others.map_or(0, |others| others.len() + 1);
+        let known = known_sentinels(&self.name, connection).await;
         if known > self.listed && !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 sentinels.known = known,
@@ -76,14 +74,30 @@ impl Question for MasterQuestion {
         voter: &Endpoint,
         connection: &mut MultiplexedConnection,
     ) -> Result<Endpoint, String> {
-        let mut command = redis::cmd("SENTINEL");
-        command.arg("GET-MASTER-ADDR-BY-NAME").arg(&*self.name);
-        let address: Option<(String, u16)> =
-            command.query_async(connection).await.map_err(|error| error.to_string())?;
-        let (host, port) =
-            address.ok_or_else(|| format!("it monitors no master with the name {:?}", self.name))?;
-        Ok(voter.with_host(&host, port))
+        primary(voter, &self.name, connection).await
     }
+}
+
+/// Asks a Sentinel for the address of the primary.
+pub(super) async fn primary(
+    sentinel: &Endpoint,
+    name: &str,
+    connection: &mut MultiplexedConnection,
+) -> Result<Endpoint, String> {
+    let mut command = redis::cmd("SENTINEL");
+    command.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+    let address: Option<(String, u16)> =
+        command.query_async(connection).await.map_err(|error| error.to_string())?;
+    let (host, port) = address.ok_or_else(|| format!("it monitors no master with the name {name:?}"))?;
+    Ok(sentinel.with_host(&host, port))
+}
+
+/// Asks a Sentinel how many Sentinels it knows, itself included. Returns 0 if it does not tell.
+pub(super) async fn known_sentinels(name: &str, connection: &mut MultiplexedConnection) -> usize {
+    let mut command = redis::cmd("SENTINEL");
+    let others: Result<Vec<Value>, RedisError> =
+        command.arg("SENTINELS").arg(name).query_async(connection).await;
+    others.map_or(0, |others| others.len() + 1)
 }
 
 /// What one Sentinel has said.

@@ -12,6 +12,7 @@ mod dialect;
 mod error;
 mod external_users;
 mod import;
+mod inspection;
 mod notices;
 mod pools;
 mod readiness;
@@ -26,6 +27,7 @@ mod user_query;
 pub use accounts::SqlAccounts;
 pub use callers::SqlCallers;
 pub use external_users::{ExternalUsers, Lookup};
+pub use inspection::{DatabaseFacts, inspect};
 pub use url::Settings;
 
 use crate::domain::{Violation, ports::StoreError, types::Timestamp};

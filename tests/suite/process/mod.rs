@@ -12,6 +12,7 @@ mod crash;
 mod databases;
 mod demo;
 mod django;
+mod doctor;
 mod floods;
 mod health;
 mod history;

@@ -53,6 +53,7 @@ fn output_that_cannot_be_written_is_an_error_of_every_command() {
         ("descriptor", ""),
         ("completions bash", ""),
         ("man", ""),
+        ("doctor", ""),
         ("session list", ""),
         ("man account add", ""),
         ("bench --duration 100ms", token.as_str()),
