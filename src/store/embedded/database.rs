@@ -1,7 +1,12 @@
 //! The database file, with the connections that read it and the one that writes.
 
 use std::{
-    borrow::Cow, fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration,
+    borrow::Cow,
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::Arc,
+    time::Duration,
 };
 
 use rusqlite::types::Value;
@@ -13,6 +18,7 @@ use sqlx::{
 
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
+    task::spawn_blocking,
     time::timeout,
 };
 
@@ -21,6 +27,7 @@ use super::{
     connection::{Access, ThreadConnection},
     file_identity::FileIdentity,
     reader::{Loaded, Reader},
+    unavailable,
     wal::{self, Damage},
     writer::Writer,
 };
@@ -28,6 +35,8 @@ use crate::domain::ports::{Clock, StoreError};
 
 /// The longest wait for a connection, or for another process that is writing.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest wait for another process that opens the database, and may migrate it.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/embedded/migrations");
 
@@ -52,9 +61,8 @@ impl Database {
     ///
     /// The file holds password hashes, so only its owner may read it. SQLite gives the -wal file the same mode.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let unavailable =
-            |error: std::io::Error| StoreError::Unavailable { store: NAME, cause: error.to_string() };
-        OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(unavailable)?;
+        let _lock = lock(&path.with_extension("db-lock")).await?;
+        open_private(path)?;
         check_wal(&path.with_extension("db-wal"))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -79,7 +87,7 @@ impl Database {
             .await
             .map_err(|error| open_error(&error))?;
         MIGRATIONS.run(&writer).await.map_err(|error| migration_error(&error))?;
-        let identity = Arc::new(FileIdentity::of(path).map_err(unavailable)?);
+        let identity = Arc::new(FileIdentity::of(path).map_err(|error| unavailable(&error.to_string()))?);
         let reader = Arc::new(Reader::new(&identity));
         let register_writer = Arc::new(ThreadConnection::new(Access::Write, Arc::clone(&identity)));
         Ok(Self { writer, writing: Arc::default(), reader, register_writer, identity })
@@ -88,7 +96,7 @@ impl Database {
     /// Waits until nobody else writes. The guard is held until the write has been committed or rolled back.
     pub(in crate::store) async fn begin_writing(&self) -> Result<OwnedMutexGuard<()>, StoreError> {
         let turn = timeout(ACQUIRE_TIMEOUT, Arc::clone(&self.writing).lock_owned()).await;
-        turn.map_err(|_| super::unavailable("another write takes too long"))
+        turn.map_err(|_| unavailable("another write takes too long"))
     }
 
     /// Runs a SELECT with `?` for values, and returns its rows. `store` is named in errors.
@@ -134,6 +142,25 @@ impl Database {
         self.reader.close();
         self.register_writer.close();
         self.writer.close().await;
+    }
+}
+
+/// Opens a file that only its owner may read; creates it if needed.
+fn open_private(path: &Path) -> Result<File, StoreError> {
+    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    opened.map_err(|error| unavailable(&error.to_string()))
+}
+
+/// Waits until no other process opens the database. SQLite would not wait for one that changes the journal mode or
+/// migrates, but fail.
+async fn lock(path: &Path) -> Result<File, StoreError> {
+    let file = open_private(path)?;
+    let locking = spawn_blocking(move || file.lock().map(|()| file));
+    match timeout(OPEN_TIMEOUT, locking).await {
+        Ok(Ok(Ok(file))) => Ok(file),
+        Ok(Ok(Err(error))) => Err(unavailable(&format!("cannot lock {}: {error}", path.display()))),
+        Ok(Err(panic)) => Err(unavailable(&panic.to_string())),
+        Err(_) => Err(unavailable(&format!("another process has locked {}: end it", path.display()))),
     }
 }
 

@@ -33,6 +33,21 @@ async fn open(dir: &Path) -> Result<(Arc<Store>, Database), StoreError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_create_the_same_database_at_once_wait_for_each_other() {
+    for _ in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opening = JoinSet::new();
+        for _ in 0..8 {
+            let path = dir.path().join("latchkey.db");
+            opening.spawn(async move { Database::open(&path).await.map(drop) });
+        }
+        for opened in opening.join_all().await {
+            opened.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_commits_at_once_over_a_hundred_users_all_take_effect() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path()).await.unwrap();
