@@ -1,6 +1,6 @@
 //! What is generated and committed is up to date. `make generate` renews it.
 
-use std::{env, fs, path::Path};
+use std::{env, fmt::Write as _, fs, path::Path};
 
 #[test]
 fn the_committed_client_code_is_generated_from_the_protocol() {
@@ -34,8 +34,8 @@ fn configuration_page(defaults: &str) -> String {
         if !is_key && !keys.is_empty() {
             let name = |line: &&str| format!("`{section}{}`", line.split(' ').next().unwrap());
             let names: Vec<_> = keys.iter().map(name).collect();
-            page += &format!("\n### {}\n\n{}\n", names.join(", "), prose(&comment));
-            page += &format!("\n```toml\n{}\n```\n", keys.join("\n"));
+            writeln!(page, "\n### {}\n\n{}", names.join(", "), prose(&comment)).unwrap();
+            writeln!(page, "\n```toml\n{}\n```", keys.join("\n")).unwrap();
             comment.clear();
             keys.clear();
         }
@@ -46,14 +46,14 @@ fn configuration_page(defaults: &str) -> String {
         } else if let Some(name) = line.strip_prefix('[') {
             let name = name.trim_end_matches(']');
             section = format!("{name}.");
-            page += &format!("\n## [{name}]\n");
+            writeln!(page, "\n## [{name}]").unwrap();
             // The comment above a section is about its sub-sections.
             if !comment.is_empty() {
-                page += &format!("\n{}\n", prose(&comment));
+                writeln!(page, "\n{}", prose(&comment)).unwrap();
                 comment.clear();
             }
         } else if !comment.is_empty() && section.is_empty() {
-            page += &format!("\n{}\n", prose(&comment));
+            writeln!(page, "\n{}", prose(&comment)).unwrap();
             comment.clear();
         }
     }
@@ -65,13 +65,13 @@ fn prose(comment: &[&str]) -> String {
     let mut text = String::new();
     let mut in_code = false;
     for line in comment {
-        let is_code =
+        let is_block =
             line.starts_with("  ") || line.starts_with('[') || line.split_once(" = ").is_some_and(is_setting);
-        if is_code != in_code {
-            text += if is_code { "\n```text\n" } else { "```\n\n" };
-            in_code = is_code;
+        if is_block != in_code {
+            text += if is_block { "\n```text\n" } else { "```\n\n" };
+            in_code = is_block;
         }
-        let line = if is_code {
+        let line = if is_block {
             line.strip_prefix("  ").unwrap_or(line).to_owned()
         } else {
             line.replace('<', "&lt;")

@@ -5,6 +5,7 @@
 //! run here are listed with the reason.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -195,7 +196,7 @@ fn check(text: &str, setup: &str) -> Result<(), String> {
     // A marker line precedes each command and preserves `$?`.
     let mut script =
         String::from("exec 2>&1\n__begin() { local s=$?; printf '\\n\\001%s\\n' \"$s\"; return $s; }\n");
-    script += &format!("set -e\n{setup}\nset +e\n");
+    writeln!(script, "set -e\n{setup}\nset +e").unwrap();
     for step in &steps {
         let command = if step.starts_the_server() { ":" } else { &step.command };
         script += "__begin\n";
@@ -246,10 +247,11 @@ fn the_commands_in_the_documents_work(#[values(0, 1, 2, 3)] page: usize) {
 #[test]
 fn every_block_of_commands_is_run_or_listed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let pages = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
-    let pages = pages.map(|name| format!("docs/{}", name.to_str().unwrap()));
+    let files = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let pages = pages.map(|path| path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
     let mut found = Vec::new();
-    for page in pages.filter(|page| page.ends_with(".md")).chain(["README.md".to_owned()]) {
+    for page in pages.chain(["README.md".to_owned()]) {
         let text = read(&page);
         let mut before = "";
         for part in text.split("```console\n") {
