@@ -5,12 +5,23 @@ use std::{
     time::Duration,
 };
 
-use latchkey::grpc::{envoy::service::auth::v3::authorization_client::AuthorizationClient, pb::LogoutScope};
+use futures_util::{StreamExt as _, stream};
+use latchkey::grpc::{
+    envoy::service::auth::v3::authorization_client::AuthorizationClient,
+    pb::{self, LogoutScope},
+};
+use tokio::task::JoinSet;
+use tonic::Code;
 
 use super::serve;
 use crate::{
     gateways::check_request,
-    support::{client::login_request, http::get, process::Process, redis::RedisServer},
+    support::{
+        client::{Client, login_request},
+        http::get,
+        process::Process,
+        redis::RedisServer,
+    },
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,15 +142,24 @@ fn expected(counts: &[(String, u64)]) -> BTreeMap<String, u64> {
     counts.iter().cloned().collect()
 }
 
+const AUTH: &str = "latchkey.v1.AuthService";
+
+fn verdict(surface: &str, verdict: &str) -> String {
+    format!(r#"latchkey_verdicts_total{{surface="{surface}",verdict="{verdict}"}}"#)
+}
+
+fn verdict_error(surface: &str) -> String {
+    format!(r#"latchkey_verdict_errors_total{{surface="{surface}"}}"#)
+}
+
+fn login(outcome: &str) -> String {
+    format!(r#"latchkey_logins_total{{outcome="{outcome}"}}"#)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_call_counts_once_with_its_outcome() {
-    const AUTH: &str = "latchkey.v1.AuthService";
     let (process, client, _data) = serve(&[]).await;
     client.user("alice").await;
-    let verdict = |surface: &str, verdict: &str| {
-        format!(r#"latchkey_verdicts_total{{surface="{surface}",verdict="{verdict}"}}"#)
-    };
-    let login = |outcome: &str| format!(r#"latchkey_logins_total{{outcome="{outcome}"}}"#);
 
     let before = samples(&process).await;
     let old = client.login("alice", "").await.token;
@@ -196,6 +216,114 @@ async fn each_call_counts_once_with_its_outcome() {
         (call(AUTH, "Logout", "OK"), 1),
         (ended("logged_out"), 1),
     ]);
+    while changes(&before, &samples(&process).await) != counts {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_that_are_turned_away_count_with_their_outcome() {
+    let settings =
+        [("SESSION__ON_LIMIT", "deny"), ("THROTTLE__FREE_ATTEMPTS", "1"), ("THROTTLE__FIRST_WAIT", "1m")];
+    let (process, client, _data) = serve(&settings).await;
+    client.user("alice").await;
+    client.login("alice", "").await;
+    let user_id = client.user("bob").await;
+    client.update(pb::UpdateAccountRequest { user_id, disabled: Some(true), ..Default::default() }).await;
+    let wrong = pb::LoginRequest { password: "not the password".into(), ..login_request("carol", "") };
+    let unknown_slot = pb::LoginRequest { slot: "no such slot".into(), ..login_request("alice", "") };
+
+    let attempts = [
+        (login_request("alice", ""), Code::FailedPrecondition, Some("session_limit")),
+        (login_request("bob", ""), Code::PermissionDenied, Some("disabled")),
+        (wrong.clone(), Code::Unauthenticated, Some("invalid_credentials")),
+        (wrong, Code::ResourceExhausted, Some("throttled")),
+        (unknown_slot, Code::InvalidArgument, None),
+    ];
+    for (request, code, outcome) in attempts {
+        let before = samples(&process).await;
+        let status = client.try_login(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status:?}");
+        let mut counts = vec![(call(AUTH, "Login", &format!("{code:?}")), 1)];
+        counts.extend(outcome.map(|outcome| (login(outcome), 1)));
+        assert_eq!(changes(&before, &samples(&process).await), expected(&counts));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_in_a_kick_war_counts_as_throttled() {
+    let (process, client, _data) = serve(&[("SESSION__KICK_WAR_CHANGES", "2")]).await;
+    client.user("alice").await;
+    let before = samples(&process).await;
+    let mut done = 0;
+    let status = loop {
+        match client.try_login(login_request("alice", ["phone", "laptop"][done % 2])).await {
+            Ok(_) => done += 1,
+            Err(status) => break status,
+        }
+        assert!(done < 10, "no login was throttled");
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let changes = changes(&before, &samples(&process).await);
+    assert_eq!((changes[&login("ok")], changes[&login("throttled")]), (done as u64, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_beyond_the_password_queue_count_as_overloaded() {
+    // One slow thread, and one place to wait for it.
+    let settings = [
+        ("PASSWORD__THREADS", "1"),
+        ("PASSWORD__QUEUE", "1"),
+        ("PASSWORD__MEMORY_KIB", "19456"),
+        ("PASSWORD__ITERATIONS", "8"),
+    ];
+    let (process, client, _data) = serve(&settings).await;
+    let before = samples(&process).await;
+    let mut logins = JoinSet::new();
+    for number in 0..12 {
+        let client = client.clone();
+        // An unknown username costs a hash, too.
+        logins.spawn(async move { client.try_login(login_request(&format!("user{number}"), "")).await });
+    }
+    let codes: Vec<_> = logins.join_all().await.into_iter().map(|login| login.unwrap_err().code()).collect();
+    let count = |code| codes.iter().filter(|found| **found == code).count() as u64;
+    let (wrong, shed) = (count(Code::Unauthenticated), count(Code::ResourceExhausted));
+    assert!(wrong > 0 && shed > 0, "{codes:?}");
+    let counts = [
+        (call(AUTH, "Login", "Unauthenticated"), wrong),
+        (call(AUTH, "Login", "ResourceExhausted"), shed),
+        (login("invalid_credentials"), wrong),
+        (login("overloaded"), shed),
+    ];
+    assert_eq!(changes(&before, &samples(&process).await), expected(&counts));
+}
+
+/// Asks for a verdict on each token over one stream, and returns the answers.
+async fn ask(client: &Client, tokens: &[&str]) -> Vec<pb::ValidateResponse> {
+    let requests: Vec<_> = tokens
+        .iter()
+        .map(|token| pb::ValidateRequest { token: (*token).to_owned(), ..Default::default() })
+        .collect();
+    let answers = client.auth.clone().validate_stream(stream::iter(requests)).await.unwrap().into_inner();
+    answers.map(Result::unwrap).collect().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_verdict_of_a_stream_counts() {
+    let (process, client, _data) = serve(&[]).await;
+    client.user("alice").await;
+    let old = client.login("alice", "").await.token;
+    let new = client.login("alice", "").await.token;
+    let before = samples(&process).await;
+    // A request that is invalid gets no verdict, and is no error of the server.
+    assert_eq!(ask(&client, &[&new, &old, &new, "not a token", ""]).await.len(), 5);
+    let counts = expected(&[
+        (call(AUTH, "ValidateStream", "OK"), 1),
+        (verdict("stream", "live"), 2),
+        (verdict("stream", "replaced"), 1),
+        (verdict("stream", "malformed"), 1),
+    ]);
+    // The stream counts when the server has ended it.
     while changes(&before, &samples(&process).await) != counts {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -281,12 +409,18 @@ async fn a_store_that_does_not_answer_counts_errors() {
     redis.kill();
     client.try_validate(&token).await.unwrap_err();
     client.try_login(login_request("alice", "")).await.unwrap_err();
+    assert!(ask(&client, &[&token]).await[0].failure.is_some());
+    let bearer = format!("Bearer {token}");
+    let answer = get(process.http, "/forward-auth", &[("authorization", bearer.as_bytes())]).await;
+    assert_eq!(answer.status, 503);
+    let mut envoy = AuthorizationClient::connect(format!("http://{}", process.grpc)).await.unwrap();
+    envoy.check(check_request(&[("authorization", &bearer)], &[])).await.unwrap_err();
     let after = samples(&process).await;
-    for name in [
-        r#"latchkey_store_errors_total{store="sessions",operation="load_many"}"#,
-        r#"latchkey_verdict_errors_total{surface="grpc"}"#,
-        r#"latchkey_logins_total{outcome="unavailable"}"#,
-    ] {
-        assert!(after[name] > before[name], "{name}");
+    let store_errors = r#"latchkey_store_errors_total{store="sessions",operation="load_many"}"#;
+    assert!(after[store_errors] > before[store_errors]);
+    let changes = changes(&before, &after);
+    let counted = ["grpc", "stream", "forward_auth", "ext_authz"].map(verdict_error);
+    for name in counted.into_iter().chain([login("unavailable")]) {
+        assert_eq!(changes.get(&name), Some(&1), "{name}");
     }
 }
