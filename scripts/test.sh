@@ -4,14 +4,14 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/tools.sh install redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx \
-  helm kubernetes-decoder
+  helm kubernetes-decoder prometheus
 
 # The tests look for a program in its variable first, then on the PATH.
 for tool in redis=LATCHKEY_TEST_REDIS_SERVER valkey=LATCHKEY_TEST_VALKEY_SERVER grpcurl=LATCHKEY_TEST_GRPCURL \
   postgres=LATCHKEY_TEST_POSTGRES mariadb=LATCHKEY_TEST_MARIADB pgbouncer=LATCHKEY_TEST_PGBOUNCER \
   django=LATCHKEY_TEST_DJANGO grpcio=LATCHKEY_TEST_GRPCIO grpc-health-probe=LATCHKEY_TEST_GRPC_HEALTH_PROBE \
   envoy=LATCHKEY_TEST_ENVOY nginx=LATCHKEY_TEST_NGINX helm=LATCHKEY_TEST_HELM \
-  kubernetes-decoder=LATCHKEY_TEST_KUBERNETES_DECODER; do
+  kubernetes-decoder=LATCHKEY_TEST_KUBERNETES_DECODER prometheus=LATCHKEY_TEST_PROMETHEUS; do
   if path=$(scripts/tools.sh path "${tool%%=*}"); then
     export "${tool#*=}=$path"
     printf 'test: %s=%s\n' "${tool#*=}" "$path" >&2

@@ -5,11 +5,11 @@
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# helm kubernetes-decoder cargo-machete rustfmt clippy c++, for the clients go node java clients-python, for `make
-# peers` wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb. Programs that do not need a
-# system-wide installation go below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django,
-# grpcio, Envoy, nginx, Helm and the decoder of manifests are optional for developers: the script reports which tests
-# are skipped without them. With CI=true they are required.
+# helm kubernetes-decoder prometheus cargo-machete rustfmt clippy c++, for the clients go node java clients-python, for
+# `make peers` wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb. Programs that do not need
+# a system-wide installation go below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django,
+# grpcio, Envoy, nginx, Helm, the decoder of manifests and Prometheus are optional for developers: the script reports
+# which tests are skipped without them. With CI=true they are required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -56,6 +56,25 @@ apt_install() {
   local apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
   "${apt[@]}" update >&2 || say "apt-get update failed; using the existing package lists"
   "${apt[@]}" install -y --no-install-recommends "$@" >&2
+}
+
+# Unpacks a Debian package into its own folder. It is not installed, so its service is not started.
+apt_unpack() {
+  local package=$1 into=$2
+  have apt-get && have dpkg-deb || return 1
+  say "unpacking $package from apt-get"
+  rm -rf "$into"
+  mkdir -p "$into"
+  if ! (cd "$into" && apt-get -qq download "$package" >&2); then
+    local root=()
+    if [[ $EUID -ne 0 ]]; then
+      have sudo || return 1
+      root=(sudo)
+    fi
+    "${root[@]}" apt-get -qq update >&2 || return 1
+    (cd "$into" && apt-get -qq download "$package" >&2) || return 1
+  fi
+  dpkg-deb --extract "$into/$package"_*.deb "$into" && rm "$into/$package"_*.deb
 }
 
 # Installs a pinned package from PyPI into its own folder.
@@ -197,6 +216,10 @@ path_of() {
           cmp -s "$KUBERNETES/go.mod" "$tools/kubernetes-decoder/go.mod" &&
           first_executable "$tools/kubernetes-decoder/decode"; }
       ;;
+    # promtool is beside it.
+    prometheus)
+      first_executable "${LATCHKEY_TEST_PROMETHEUS:-}" "$(command -v prometheus)" "$tools/prometheus/usr/bin/prometheus"
+      ;;
     nginx) first_executable "${LATCHKEY_TEST_NGINX:-}" "$(command -v nginx)" /usr/sbin/nginx ;;
     buf) first_executable "$tools/buf-$BUF/bin/buf" ;;
     cargo-deny) cargo deny --version 2>/dev/null ;;
@@ -245,6 +268,7 @@ install_one() {
       (cd "$KUBERNETES" && "$go" build -o "$tools/kubernetes-decoder/decode" .) >&2 || return 1
       cp "$KUBERNETES/main.go" "$KUBERNETES/go.mod" "$tools/kubernetes-decoder/"
       ;;
+    prometheus) apt_unpack prometheus "$tools/prometheus" ;;
     nginx) apt_install nginx-light || apt_install nginx ;;
     buf) pip_install buf-bin "$BUF" "$tools/buf-$BUF" || die "buf could not be installed" ;;
     cargo-deny)
@@ -280,7 +304,7 @@ install_one() {
   esac
 }
 
-optional() { [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx|helm|kubernetes-decoder)$ ]]; }
+optional() { [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx|helm|kubernetes-decoder|prometheus)$ ]]; }
 
 case ${1:-} in
   path) path_of "${2:?which tool?}" ;;

@@ -12,6 +12,7 @@
 //! | `documents` | that documents link to what exists |
 //! | `generated` | that committed generated code is up to date |
 //! | `image` | the container image and `deploy/compose.yaml`, where a Docker engine runs |
+//! | `monitoring` | the rules, alerts and dashboard in `deploy/` on a real Prometheus, and the runbook |
 //! | `kubernetes` | that Kubernetes and the server accept what the Helm chart renders |
 //! | `clients` | the guards of `clients/` in front of real servers; run by `make test-clients` |
 
@@ -27,6 +28,7 @@ mod generated;
 mod guard;
 mod image;
 mod kubernetes;
+mod monitoring;
 mod process;
 mod stores;
 mod support;

@@ -19,10 +19,11 @@ use crate::support::process::{LATCHKEY, Process, run};
 const MARKER: &str = "<!-- tested -->";
 
 /// The pages with marked blocks, and the commands that make what the pages take for granted.
-const PAGES: [(&str, &str); 4] = [
+const PAGES: [(&str, &str); 5] = [
     ("README.md", ""),
     ("docs/integration.md", IMPORTED),
     ("docs/operations.md", USED),
+    ("docs/runbook.md", USED),
     ("docs/sessions.md", USED),
 ];
 const IMPORTED: &str = r#"echo '{"username": "carl", "password_hash": "$2b$04$abcdefghijklmnopqrstuuVGOjx7zCSRPdlpXVLTBdTLM5GnlwWDu"}' > users.jsonl"#;
@@ -53,12 +54,18 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("docs/integration.md", "curl ", "the same"),
     ("docs/integration.md", "page() ", "the same"),
     ("docs/kubernetes.md", "", "needs a cluster; `kubernetes` renders and decodes the chart"),
+    ("docs/operations.md", "docker compose", "needs images; `image` checks the file"),
     ("docs/operations.md", "sudo apt install", "needs a release; `make release` verifies the package"),
     (
         "docs/performance.md",
         "",
         "takes minutes or needs a loaded server; `process::bench` runs `latchkey bench`",
     ),
+    ("docs/runbook.md", "df ", "looks at the machine"),
+    ("docs/runbook.md", "jq ", "needs an audit file with attacks"),
+    ("docs/runbook.md", "kubectl ", "needs a cluster"),
+    ("docs/runbook.md", "latchkey health --server", "needs a cluster"),
+    ("docs/runbook.md", "redis-cli ", "needs Redis and PostgreSQL at work"),
     ("docs/scaling.md", "make scaling", "its model has tests of its own"),
 ];
 /// The addresses in the text.
@@ -239,7 +246,7 @@ fn read(page: &str) -> String {
 }
 
 #[rstest]
-fn the_commands_in_the_documents_work(#[values(0, 1, 2, 3)] page: usize) {
+fn the_commands_in_the_documents_work(#[values(0, 1, 2, 3, 4)] page: usize) {
     let (page, setup) = PAGES[page];
     check(&read(page), setup).unwrap_or_else(|error| panic!("{page}: {error}"));
 }
