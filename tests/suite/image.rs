@@ -198,7 +198,8 @@ fn the_compose_file_is_valid() {
     }
     let file = root().join("deploy/compose.yaml");
     let file = file.to_str().unwrap();
-    let config = succeeds(&["compose", "--file", file, "config", "--format", "json"]);
+    let config =
+        succeeds(&["compose", "--file", file, "--profile", "monitoring", "config", "--format", "json"]);
     let config: serde_json::Value = serde_json::from_str(&config).unwrap();
     let services = config["services"].as_object().unwrap();
     let replicas: Vec<_> = services.iter().filter(|(name, _)| name.starts_with("latchkey")).collect();
@@ -217,5 +218,21 @@ fn the_compose_file_is_valid() {
         let data = tempfile::tempdir().unwrap();
         let checked = check.current_dir(data.path()).output().unwrap();
         assert!(checked.status.success(), "{name}: {}", text(&checked));
+    }
+    // What Prometheus and Grafana mount exists, and Prometheus finds both replicas by the name that they share.
+    for service in ["prometheus", "grafana"] {
+        let volumes = services[service]["volumes"].as_array().unwrap();
+        let mounts: Vec<_> = volumes.iter().filter(|volume| volume["type"] == "bind").collect();
+        assert!(!mounts.is_empty(), "{service}");
+        for mount in mounts {
+            let source = Path::new(mount["source"].as_str().unwrap());
+            assert!(fs::read_dir(source).unwrap().next().is_some(), "{} is empty", source.display());
+        }
+        assert!(services[service]["networks"].get("default").is_some(), "{service} is on another network");
+    }
+    let scraped = fs::read_to_string(root().join("deploy/prometheus/prometheus.yml")).unwrap();
+    assert!(scraped.contains("- names: [latchkey]\n"), "{scraped}");
+    for name in ["latchkey", "latchkey-2"] {
+        assert_eq!(services[name]["networks"]["default"]["aliases"][0], "latchkey", "{name}");
     }
 }

@@ -199,12 +199,53 @@ fn mount_secrets(pod: &Value, secrets: &Path) {
 }
 
 #[test]
+fn the_chart_brings_the_rules_and_the_dashboard_of_the_repository() {
+    let Some((program, decoder)) = programs() else { return };
+    for (file, original) in
+        [("rules.yml", "prometheus/rules.yml"), ("latchkey.json", "grafana/dashboards/latchkey.json")]
+    {
+        let linked = fs::canonicalize(deploy().join("latchkey/files").join(file)).unwrap();
+        assert_eq!(linked, fs::canonicalize(deploy().join("..").join(original)).unwrap());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let values = folder.path().join("values.yaml");
+    let runbook = "https://docs.example.com/runbook.html";
+    let metrics = format!(
+        "{}\nmetrics:\n  serviceMonitor: {{ enabled: true }}\n  prometheusRule: {{ enabled: true, runbookUrl: {runbook} }}\n  dashboard: {{ enabled: true }}\nnameOverride: other\n",
+        fs::read_to_string(deploy().join("examples/redis.yaml")).unwrap()
+    );
+    fs::write(&values, metrics).unwrap();
+    let objects = decoded(&decoder, &rendered(&program, values.to_str().unwrap(), "1.34.0"));
+
+    let read = |path: &str| fs::read_to_string(deploy().join("..").join(path)).unwrap();
+    let rules = read("prometheus/rules.yml").replace("docs/runbook.md", runbook);
+    let rules = rules.replace('\n', "\n  ");
+    let rules = format!("apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nspec:\n  {rules}");
+    assert_eq!(only(&objects, "PrometheusRule")["spec"], decoded(&decoder, &rules)[0]["spec"]);
+    assert!(rules.contains(&format!("runbook_url: {runbook}#")));
+
+    let dashboard = objects.iter().find(|object| !object["data"]["latchkey.json"].is_null()).unwrap();
+    assert_eq!(text_of(&dashboard["data"]["latchkey.json"]), read("grafana/dashboards/latchkey.json"));
+    assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "1");
+
+    // The rules select this job, whatever the chart is called.
+    let monitor = &only(&objects, "ServiceMonitor")["spec"];
+    let relabelled = serde_json::json!([{ "targetLabel": "job", "replacement": "latchkey" }]);
+    assert_eq!(monitor["endpoints"][0]["relabelings"], relabelled);
+    let labels = &only(&objects, "Deployment")["spec"]["template"]["metadata"]["labels"];
+    for (label, value) in monitor["selector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(labels[label], *value);
+    }
+}
+
+#[test]
 fn values_that_cannot_work_are_rejected() {
     let Some((program, _)) = programs() else { return };
     for (values, error) in [
         ("sessions.url=embedded:", "does not match pattern"),
         ("signingKeysSecret=", "/signingKeysSecret"),
         ("adminKeySecret.name=", "/adminKeySecret"),
+        ("metrics.prometheusRule.runbookUrl=", "/metrics/prometheusRule/runbookUrl"),
         ("replica=3", "additional properties 'replica' not allowed"),
         ("config.server.shutdown_grace=30s", "config.server.shutdown_grace is set by the chart"),
         ("config.listen.grpc=0.0.0.0:1", "config.listen.grpc is set by the chart"),
