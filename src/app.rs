@@ -3,6 +3,7 @@
 //! Tests and production start the same [`App`], with different settings and clocks.
 
 mod background;
+pub mod backup;
 mod components;
 mod descriptors;
 pub mod doctor;

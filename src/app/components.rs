@@ -5,7 +5,7 @@ mod missing_keys;
 mod webhook;
 
 use std::{
-    fs::{DirBuilder, File, TryLockError},
+    fs::{DirBuilder, File},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -46,12 +46,15 @@ use crate::{
         metered::Metered,
         near_cache,
         redis::{Durability, Password, RedisOptions, RedisRegisters, RedisSettings, RedisTlsFiles},
+        restore::{self, Use},
         secret_file,
     },
 };
 
 pub(super) use self::{
-    accounts::accounts_and_callers, missing_keys::check_missing_keys, webhook::webhook_receiver,
+    accounts::{accounts_and_callers, is_database_used},
+    missing_keys::check_missing_keys,
+    webhook::webhook_receiver,
 };
 
 /// The schemes of `sessions.url` for Redis.
@@ -143,6 +146,7 @@ pub(super) fn check_config(config: &Config, errors: &mut Errors) -> Option<Check
         if config.data_dir.exists() {
             secret_file::check_data_directory(&config.data_dir)
                 .map_err(|error| format!("data_dir: {error}"))?;
+            restore::check_complete(&config.data_dir)?;
         }
         // The databases and locks are files in it.
         require_writable("data_dir", &config.data_dir.join("latchkey.db"))
@@ -198,23 +202,32 @@ fn require_writable(setting: &str, file: &Path) -> Result<(), String> {
     }
 }
 
+/// Creates the data directory and locks it.
 pub(super) fn prepare_data_dir(config: &Config) -> Result<Option<File>, String> {
     let dir = &config.data_dir;
     let failed = |error: std::io::Error| format!("data_dir: cannot use {}: {error}", dir.display());
     if !dir.exists() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     }
-    if !is_embedded(config) {
-        return Ok(None);
+    if is_embedded(config) {
+        let lock = restore::lock(dir, Use::Exclusive).map_err(failed)?;
+        return lock.map(Some).ok_or_else(|| {
+            format!(
+                "another Latchkey is running on {}: stop it, choose another data_dir, or share sessions through Redis (sessions.url)",
+                dir.display()
+            )
+        });
     }
-    let lock = File::create(dir.join("latchkey.lock")).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(TryLockError::WouldBlock) => Err(format!(
-            "another Latchkey is running on {}: stop it, choose another data_dir, or share sessions through Redis (sessions.url)",
+    match restore::lock(dir, Use::Shared) {
+        Ok(None) => Err(format!(
+            "a Latchkey with embedded sessions, or a restore, uses {}: stop it, or choose another data_dir",
             dir.display()
         )),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
+        Ok(lock) => Ok(lock),
+        Err(error) => {
+            tracing::warn!(error.message = %error, "cannot lock data_dir: `latchkey restore` will not notice this server");
+            Ok(None)
+        }
     }
 }
 
@@ -289,10 +302,12 @@ pub(super) fn session_store(
         return Ok(SessionStore::new(registers, store_metrics));
     }
     let options = RedisOptions { rollbacks: metrics.rollbacks.clone(), ..RedisOptions::default() };
-    let registers =
-        RedisRegisters::start_with(&redis_settings(config)?, &config.sessions.key_prefix, options)
-            .map_err(|error| format!("sessions.url: {error}"))?;
-    Ok(SessionStore::new(registers, store_metrics))
+    Ok(SessionStore::new(redis_registers(config, options)?, store_metrics))
+}
+
+pub(super) fn redis_registers(config: &Config, options: RedisOptions) -> Result<RedisRegisters, String> {
+    RedisRegisters::start_with(&redis_settings(config)?, &config.sessions.key_prefix, options)
+        .map_err(|error| format!("sessions.url: {error}"))
 }
 
 pub(super) fn is_embedded(config: &Config) -> bool {

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed or rejected, 2 wrong usage, 3 unavailable. An output error is 1.
 
 mod account;
+mod backup;
 #[cfg(feature = "bench")]
 mod bench;
 mod caller;
@@ -19,6 +20,7 @@ mod login;
 mod logout;
 mod man;
 mod output;
+mod restore;
 mod secret;
 mod serve;
 mod server_address;
@@ -60,7 +62,7 @@ Examples:
   echo \"$TOKEN\" | latchkey logout      end this session and no other
   latchkey session list alice          list her sessions
 
-Variables such as LATCHKEY_SERVER set global options, too. Without --server, the configuration tells the address, the certificate and the admin key of the server on this machine.
+Variables such as LATCHKEY_SERVER set global options, too. Without --server, the configuration has address, certificate and admin key of the local server.
 
 Exit codes: 0 done, 1 failed or rejected, 2 wrong usage, 3 unavailable.";
 
@@ -83,7 +85,8 @@ const FOOTER: &str = "Global options, such as --config, --server and --output: l
 const CONNECTION: [&str; 5] = ["server", "key_file", "ca_file", "certificate_file", "certificate_key_file"];
 
 /// Commands that do not connect to a server, and have no use for these options.
-const LOCAL_COMMANDS: [&str; 6] = ["serve", "key", "descriptor", "completions", "man", "doctor"];
+const LOCAL_COMMANDS: [&str; 8] =
+    ["serve", "key", "backup", "restore", "descriptor", "completions", "man", "doctor"];
 
 /// The options of every command.
 #[derive(Args, Clone)]
@@ -224,6 +227,10 @@ enum Command {
     /// Manage the signing keys in the key directory of this machine.
     #[command(subcommand, after_help = "Examples:\n  latchkey key generate\n  latchkey key list")]
     Key(key::Key),
+    /// Back up the database and the keys of this machine
+    Backup(backup::Backup),
+    /// Restore a backup on this machine, and end all sessions
+    Restore(restore::Restore),
     /// Ask a running server whether it serves
     Health(health::Health),
     /// Print the descriptor set of the protocol, for gateways
@@ -340,6 +347,8 @@ async fn run(command: Command, common: &Common) -> Result<(), CommandError> {
         Command::Bench(command) => command.run(common).await,
         Command::Health(command) => command.run(common).await,
         Command::Key(command) => command.run(common),
+        Command::Backup(command) => command.run(common),
+        Command::Restore(command) => command.run(common).await,
         Command::Descriptor => descriptor::run(),
         Command::Doctor(command) => command.run(common).await,
         Command::Completions(command) => command.run(),

@@ -155,7 +155,7 @@ impl CurrentEpoch {
     }
 
     /// Begins a new epoch, which ends all sessions of all users.
-    pub(super) async fn begin(&self, now: Timestamp, notice: Option<Notice>) -> Result<(), Error> {
+    pub async fn begin(&self, now: Timestamp, notice: Option<Notice>) -> Result<(), Error> {
         let epoch = self.commit(now, notice).await?;
         self.learn(&epoch);
         // By then every other server has read the new epoch, or reads it before its next verdict.

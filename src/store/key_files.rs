@@ -103,6 +103,24 @@ fn created_at(name: &str) -> Option<Timestamp> {
     Some(Timestamp::from_micros(u64::try_from(since.as_micros()).ok()?))
 }
 
+/// Returns the names of the key files in `directory`, in order. Their contents are not checked.
+pub fn names(directory: &Path) -> Result<Vec<String>, String> {
+    let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    let named = paths(directory)?.into_iter().map(|(path, _)| {
+        name(&path).ok_or_else(|| format!("the name of {} is not UTF-8: rename it", path.display()))
+    });
+    named.collect()
+}
+
+/// Whether a file with this name is a key file.
+pub fn is_key_file(name: &str) -> bool {
+    let extension = Path::new(name).extension();
+    !name.starts_with('.')
+        && KeyFormat::ALL
+            .iter()
+            .any(|format| extension.is_some_and(|extension| extension == format.extension()))
+}
+
 /// Returns the files in `directory` that have the extension of a key format, in the order of their names.
 fn paths(directory: &Path) -> Result<Vec<(PathBuf, KeyFormat)>, String> {
     let read_error = |error: std::io::Error| format!("cannot read {}: {error}", directory.display());

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod backend;
+pub mod backup;
 pub mod batching;
 pub mod binding;
 pub mod clock;
@@ -17,6 +18,7 @@ pub mod metered;
 pub mod near_cache;
 mod permissions;
 pub mod redis;
+pub mod restore;
 pub mod secret_file;
 pub mod sql;
 pub mod tls_files;

@@ -104,7 +104,7 @@ pub fn create(path: &Path, contents: &[u8]) -> Result<(), String> {
     written.map_err(write_error)
 }
 
-fn give_to_owner_of_directory(file: &fs::File, path: &Path) -> io::Result<()> {
+pub(super) fn give_to_owner_of_directory(file: &fs::File, path: &Path) -> io::Result<()> {
     let Some(directory) = path.parent().and_then(|parent| parent.metadata().ok()) else { return Ok(()) };
     let user = rustix::process::geteuid();
     if user.is_root() && directory.uid() != 0 {

@@ -48,6 +48,12 @@ pub(in crate::app) async fn exist(config: &Config) -> Result<Option<bool>, Store
     }
 }
 
+/// Whether the database in the data directory has the accounts or the callers.
+pub(in crate::app) fn is_database_used(config: &Config) -> bool {
+    let has_callers = callers_url(config).map_or_else(|| lookup(config).is_some(), |url| url == EMBEDDED);
+    config.accounts.url == EMBEDDED || has_callers
+}
+
 pub(in crate::app) async fn accounts_and_callers(
     config: &Config,
     database: &Database,

@@ -164,8 +164,9 @@ async fn lock(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Fails if the -wal file is damaged: SQLite would silently drop everything behind the damage.
-fn check_wal(path: &Path) -> Result<(), StoreError> {
+/// Fails if the -wal file is damaged: SQLite would silently drop everything behind the damage. No server may write to it
+/// meanwhile.
+pub fn check_wal(path: &Path) -> Result<(), StoreError> {
     let name = path.display();
     let damage = match wal::find_damage(path) {
         Ok(None) => return Ok(()),

@@ -11,16 +11,18 @@ mod file_identity;
 mod peek;
 mod reader;
 mod registers;
+mod snapshot;
 mod sweep;
 mod wal;
 mod worker;
 mod writer;
 
-pub use database::Database;
 pub(super) use database::store_error;
+pub use database::{Database, check_wal};
 pub use peek::has_accounts;
 pub use reader::Rows;
 pub use registers::EmbeddedRegisters;
+pub use snapshot::{snapshot, verify};
 
 use crate::domain::ports::StoreError;
 

@@ -56,6 +56,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("docs/kubernetes.md", "", "needs a cluster; `kubernetes` renders and decodes the chart"),
     ("docs/operations.md", "docker compose", "needs images; `image` checks the file"),
     ("docs/operations.md", "sudo apt install", "needs a release; `make release` verifies the package"),
+    ("docs/operations.md", "latchkey restore", "needs a server that has stopped; `process::backup` restores"),
     (
         "docs/performance.md",
         "",

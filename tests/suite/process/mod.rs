@@ -2,6 +2,7 @@
 
 mod attempts;
 mod audit;
+mod backup;
 mod bench;
 mod callers;
 mod cli;
