@@ -210,7 +210,7 @@ impl App {
     pub async fn check(config: &Config, found: Vec<String>) -> Vec<String> {
         let mut errors = Errors(found);
         check_config(config, &mut errors);
-        check_missing_keys(config, &mut errors).await;
+        check_missing_keys(config, false, &mut errors).await;
         errors.0
     }
 
@@ -259,7 +259,7 @@ impl App {
 async fn prepare(config: &Config) -> Result<(CheckedComponents, Option<File>), StartError> {
     let mut errors = Errors::default();
     let components = check_config(config, &mut errors);
-    check_missing_keys(config, &mut errors).await;
+    check_missing_keys(config, true, &mut errors).await;
     match components {
         Some(components) if errors.0.is_empty() => Ok((components, prepare_data_dir(config)?)),
         _ => Err(StartError(errors.0)),

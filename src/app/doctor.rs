@@ -100,7 +100,7 @@ pub async fn examine(config: Option<&Config>, file: Option<&Path>, errors: &[Con
     let mut all = Errors(errors.iter().map(ToString::to_string).collect());
     if let Some(config) = config {
         check_config(config, &mut all);
-        check_missing_keys(config, &mut all).await;
+        check_missing_keys(config, false, &mut all).await;
     }
     for error in &all.0 {
         let remedy = "correct the setting or the file that it names; `latchkey serve --print-defaults` explains the settings";

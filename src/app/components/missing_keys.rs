@@ -4,25 +4,19 @@
 use super::{Errors, accounts};
 use crate::{config::Config, store::key_files};
 
-enum Accounts {
-    None,
-    Some,
-    /// They cannot be read now, or belong to another system.
-    Unknown,
-}
-
-/// Adds an error if a signing key or the admin key is missing and accounts depend on it.
-pub(in crate::app) async fn check_missing_keys(config: &Config, errors: &mut Errors) {
+/// Adds an error if a signing key or the admin key is missing and accounts depend on it. A start, unlike a check of the
+/// settings, also fails if it is unknown whether there are accounts.
+pub(in crate::app) async fn check_missing_keys(config: &Config, is_start: bool, errors: &mut Errors) {
     let settings = ["token", "access", "accounts", "data_dir"];
     let is_known = |error: &String| settings.iter().any(|setting| error.starts_with(setting));
     if !errors.0.iter().any(is_known)
-        && let Err(error) = check(config).await
+        && let Err(error) = check(config, is_start).await
     {
         errors.0.push(error);
     }
 }
 
-async fn check(config: &Config) -> Result<(), String> {
+async fn check(config: &Config, is_start: bool) -> Result<(), String> {
     let keys = config.keys_dir();
     let admin_key = config.admin_key_file();
     let no_keys = config.token.keys_dir.is_empty() && !key_files::exist(&keys)?;
@@ -31,15 +25,15 @@ async fn check(config: &Config) -> Result<(), String> {
         return Ok(());
     }
     let served_before = config.data_dir.join("latchkey.db").exists();
-    let found = match accounts::exist(config).await {
-        Ok(Some(true)) => Accounts::Some,
-        Ok(Some(false)) => Accounts::None,
-        Ok(None) | Err(_) => Accounts::Unknown,
-    };
-    let why = match found {
-        Accounts::Some => "there are accounts already",
-        Accounts::Unknown if served_before => "data_dir was used before",
-        Accounts::None | Accounts::Unknown => return Ok(()),
+    let (why, first) = match accounts::exist(config).await {
+        Ok(Some(true)) => ("there are accounts already".to_owned(), ""),
+        // The accounts cannot be read now, or belong to another system.
+        Ok(None) | Err(_) if served_before => ("data_dir was used before".to_owned(), ""),
+        Err(error) if is_start => (
+            format!("whether there are accounts is unknown ({error})"),
+            "start again when the accounts can be read, ",
+        ),
+        _ => return Ok(()),
     };
     let keys = keys.display();
     let admin_key = admin_key.display();
@@ -61,6 +55,6 @@ async fn check(config: &Config) -> Result<(), String> {
         ),
     };
     Err(format!(
-        "{what}, and {why}: restore them from a backup, name with {elsewhere} where they are, or make new ones with `latchkey serve --allow-new-keys`, after which {lost}"
+        "{what}, and {why}: {first}restore them from a backup, name with {elsewhere} where they are, or make new ones with `latchkey serve --allow-new-keys`, after which {lost}"
     ))
 }

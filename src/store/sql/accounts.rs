@@ -58,11 +58,10 @@ impl SqlAccounts {
         let timeouts = Timeouts::new(settings.query_timeout);
         let readiness = Arc::new(Readiness::ready());
         let client = SqlClient::new(NAME, url.address().into(), pools, timeouts, readiness);
-        match client.fetch("SELECT 1 FROM @accounts LIMIT 1", &[]).await.map_err(StoreError::from) {
+        match client.fetch("SELECT 1 FROM @accounts LIMIT 1", &[]).await {
             Ok(rows) => Ok(!rows.is_empty()),
-            // The table does not exist yet.
-            Err(StoreError::Corrupt { .. }) => Ok(false),
-            Err(error) => Err(error),
+            Err(error) if error.is_missing_table() => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -53,6 +53,15 @@ impl SqlError {
     }
 }
 
+impl SqlError {
+    /// Whether the statement names a table that does not exist.
+    pub(super) fn is_missing_table(&self) -> bool {
+        // The SQLSTATE of PostgreSQL and that of MySQL, as `describe` writes them.
+        let says_so = |cause: &str| cause.ends_with("(42P01)") || cause.ends_with("(42S02)");
+        matches!(self, Self::Statement(StoreError::Corrupt { cause, .. }) if says_so(cause))
+    }
+}
+
 impl From<StoreError> for SqlError {
     fn from(error: StoreError) -> Self {
         Self::Other(error)

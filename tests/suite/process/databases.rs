@@ -22,9 +22,11 @@ use crate::{
 async fn a_server_that_starts_before_its_database_serves_once_it_is_up() {
     let mut database = Postgres::start();
     let url = database.database().await;
-    database.stop();
     let data = tempfile::tempdir().unwrap();
     let settings = [("ACCOUNTS__URL", url.as_str()), ("ACCOUNTS__CONNECT_TIMEOUT", "1s")];
+    // Makes the keys.
+    drop(Process::start(data.path(), &[]));
+    database.stop();
     let process = Process::start(data.path(), &settings);
     let client = process.client().await;
     client.until_service(LOGIN, NotServing, Duration::from_secs(1)).await;
@@ -131,10 +133,29 @@ async fn a_server_without_keys_makes_none_for_existing_accounts_in_a_shared_data
         serve.args(["serve", "--allow-new-keys"]);
         drop(Process::launch(serve, fresh.path()));
     }
-    // During an outage of the accounts, a data directory that was used before counts as having accounts.
-    postgres.stop();
+    // A table that this server may not read does not count as missing.
+    let stranger = postgres_url.replace("postgres@", "stranger@");
+    execute(&postgres_url, "CREATE ROLE stranger LOGIN").await;
+    let fresh = tempfile::tempdir().unwrap();
+    let mut serve = command(fresh.path(), &[("ACCOUNTS__URL", stranger.as_str())]);
+    serve.arg("serve");
+    let said = String::from_utf8(run(serve, "").stderr).unwrap();
+    assert!(said.contains("permission denied") && said.contains("is unknown"), "{said}");
+    // During an outage of the accounts, a data directory that was used before counts as having accounts, and for another
+    // one it is unknown whether there are any. A check of the settings needs no database.
     let settings = [("ACCOUNTS__URL", postgres_url.as_str()), ("ACCOUNTS__CONNECT_TIMEOUT", "1s")];
-    drop(Process::start(first.path(), &settings));
+    drop(Process::start(first.path(), &[]));
+    postgres.stop();
+    let fresh = tempfile::tempdir().unwrap();
+    let mut check = command(fresh.path(), &settings);
+    check.args(["serve", "--check"]);
+    assert!(run(check, "").status.success());
+    let mut serve = command(fresh.path(), &settings);
+    serve.arg("serve");
+    let said = String::from_utf8(run(serve, "").stderr).unwrap();
+    assert!(said.contains("there are no signing keys in") && said.contains("is unknown"), "{said}");
+    assert!(said.contains("--allow-new-keys"), "{said}");
+    assert!(std::fs::read_dir(fresh.path()).unwrap().next().is_none(), "the failed start made a file");
     std::fs::remove_dir_all(first.path().join("keys")).unwrap();
     let said = refusal(first.path(), &settings);
     assert!(
