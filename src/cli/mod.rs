@@ -85,8 +85,8 @@ const FOOTER: &str = "Global options, such as --config, --server and --output: l
 const CONNECTION: [&str; 5] = ["server", "key_file", "ca_file", "certificate_file", "certificate_key_file"];
 
 /// Commands that do not connect to a server, and have no use for these options.
-const LOCAL_COMMANDS: [&str; 8] =
-    ["serve", "key", "backup", "restore", "descriptor", "completions", "man", "doctor"];
+const LOCAL_COMMANDS: [&str; 7] =
+    ["serve", "backup", "restore", "descriptor", "completions", "man", "doctor"];
 
 /// The options of every command.
 #[derive(Args, Clone)]
@@ -225,7 +225,10 @@ enum Command {
     #[cfg(feature = "bench")]
     Bench(bench::Bench),
     /// Manage the signing keys in the key directory of this machine.
-    #[command(subcommand, after_help = "Examples:\n  latchkey key generate\n  latchkey key list")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  latchkey key generate\n  latchkey key list\n  latchkey key remove 2026-01-31T08-00-00-000Z-eddsa.pem"
+    )]
     Key(key::Key),
     /// Back up the database and the keys of this machine
     Backup(backup::Backup),
@@ -346,7 +349,7 @@ async fn run(command: Command, common: &Common) -> Result<(), CommandError> {
         #[cfg(feature = "bench")]
         Command::Bench(command) => command.run(common).await,
         Command::Health(command) => command.run(common).await,
-        Command::Key(command) => command.run(common),
+        Command::Key(command) => command.run(common).await,
         Command::Backup(command) => command.run(common),
         Command::Restore(command) => command.run(common).await,
         Command::Descriptor => descriptor::run(),

@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     domain::{
         ports::Clock as _,
-        rotation::{KeyFile, activation_time},
+        rotation::{KeyFile, signing_periods},
         types::Timestamp,
     },
     store::{clock::SystemClock, key_files},
@@ -112,10 +112,9 @@ fn signing_key(config: &Config, files: &[KeyFile], found: &mut Findings) {
     let count = files.len();
     let named = config.signing_key();
     let Some(newest) = files.iter().rfind(|file| named.is_none_or(|name| file.name == name)) else { return };
-    let activation = match named {
-        Some(_) => None,
-        None => activation_time(files, SystemClock.now(), config.token.activation_delay()),
-    };
+    let now = SystemClock.now();
+    let periods = signing_periods(files, now, config.token.activation_delay());
+    let activation = periods.last().map(|period| period.from).filter(|from| named.is_none() && *from > now);
     let what = match activation {
         Some(at) => format!("keys that verify tokens: {count}; {} signs from {}", newest.name, date(at)),
         None => format!("keys that verify tokens: {count}; {} signs", newest.name),

@@ -30,7 +30,7 @@ use crate::domain::{
 };
 
 use self::selection::KeySelection;
-pub(crate) use self::selection::activation_time;
+pub(crate) use self::selection::{SigningPeriod, signing_periods};
 
 /// The name of the directory in errors.
 const NAME: &str = "signing key";

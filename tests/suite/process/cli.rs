@@ -345,10 +345,16 @@ fn a_new_key_signs_without_a_restart_and_logs_nobody_out() {
         jwks["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap()).collect();
     assert!(kids.len() == 2 && kids.contains(&new_kid) && kids.contains(&kid(&old).as_str()), "{kids:?}");
 
-    let keys = &shell.says_json("key list", "")["keys"];
-    let signs: Vec<_> = keys.as_array().unwrap().iter().filter(|key| key["signs"] == true).collect();
+    let list = shell.command("key list --output json", &[("TOKEN__RELOAD_INTERVAL", "100ms")]);
+    let keys = Done::from(run(list, "")).json();
+    let signs: Vec<_> = keys["keys"].as_array().unwrap().iter().filter(|key| key["signs"] == true).collect();
     assert_eq!(signs.len(), 1);
     assert_eq!(signs[0]["kid"], new_kid);
+    // With the usual delay it would not sign yet.
+    let text = shell.says("key list", "").text();
+    let [first, second] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    assert!(first.starts_with("signs    20") && first.contains("  since 20"), "{text}");
+    assert!(second.starts_with("next     20") && second.contains("  from 20"), "{text}");
     let text = shell.says("key generate --algorithm ES256", "").text();
     assert!(text.contains("es256.pem\nkid "), "{text}");
     assert_eq!(shell.says("key list", "").text().lines().count(), 3);

@@ -56,7 +56,8 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("docs/kubernetes.md", "", "needs a cluster; `kubernetes` renders and decodes the chart"),
     ("docs/operations.md", "docker compose", "needs images; `image` checks the file"),
     ("docs/operations.md", "sudo apt install", "needs a release; `make release` verifies the package"),
-    ("docs/operations.md", "latchkey restore", "needs a server that has stopped; `process::backup` restores"),
+    ("docs/operations.md", "latchkey restore", "needs a server that has stopped; `process::runbook` runs it"),
+    ("docs/operations.md", "latchkey key", "`process::runbook` runs them on two replicas"),
     (
         "docs/performance.md",
         "",

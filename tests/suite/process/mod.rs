@@ -29,6 +29,7 @@ mod raw;
 mod replicas;
 mod rolling;
 mod rotation;
+mod runbook;
 mod serve_check;
 mod session_cli;
 mod signals;

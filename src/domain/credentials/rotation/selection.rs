@@ -82,10 +82,28 @@ impl KeySelection {
     }
 }
 
-/// When the last key by name will sign, by the times of the files. Returns `None` if it signs already.
-pub(crate) fn activation_time(keys: &[KeyFile], now: Timestamp, delay: Duration) -> Option<Timestamp> {
-    let last = ages(keys, now, delay).pop()?;
-    (keys.len() > 1 && last < delay).then(|| now.after(delay.saturating_sub(last)))
+/// Activation delays after which no server signs with the key that a new one replaces: until the file reaches the last
+/// server, until that server has published it, and once more if it is restarted meanwhile.
+const DELAYS_UNTIL_REPLACED: u32 = 3;
+
+/// When a key signs, by the times of the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SigningPeriod {
+    /// When the first server begins to sign with it.
+    pub(crate) from: Timestamp,
+    /// When the last server has ceased to sign with it. `None` if no other key replaces it.
+    pub(crate) until: Option<Timestamp>,
+}
+
+/// The periods in which the keys sign. The last key by name whose period has begun signs now.
+pub(crate) fn signing_periods(keys: &[KeyFile], now: Timestamp, delay: Duration) -> Vec<SigningPeriod> {
+    let arrived: Vec<_> = ages(keys, now, delay).into_iter().map(|age| now.before(age)).collect();
+    let first = (0..keys.len()).min_by_key(|index| arrived[*index]);
+    let period = |index: usize| SigningPeriod {
+        from: if Some(index) == first { arrived[index] } else { arrived[index].after(delay) },
+        until: arrived[index + 1..].iter().min().map(|next| next.after(delay * DELAYS_UNTIL_REPLACED)),
+    };
+    (0..keys.len()).map(period).collect()
 }
 
 /// How long the keys have been in the directory. If all of them are new, as on a volume that was just mounted, the
@@ -190,6 +208,39 @@ mod tests {
         assert_eq!(TestServer::start(&keys).signing(0), new.key.kid);
         let keys = [old.clone(), created(new, 3)];
         assert_eq!(TestServer::start(&keys).signing(0), old.key.kid);
+    }
+
+    #[test]
+    fn a_key_signs_from_its_activation_until_every_server_uses_the_next() {
+        let seconds_ago = |seconds| NOW.before(Duration::from_secs(seconds));
+        let keys = [file("1", 100), file("2", 50), file("3", 4)];
+        let periods = signing_periods(&keys, NOW, DELAY);
+        let expected = [
+            (seconds_ago(100), Some(seconds_ago(50).after(DELAY * 3))),
+            (seconds_ago(50).after(DELAY), Some(seconds_ago(4).after(DELAY * 3))),
+            (seconds_ago(4).after(DELAY), None),
+        ];
+        assert_eq!(expected.map(|(from, until)| SigningPeriod { from, until }), periods[..]);
+        assert_eq!(TestServer::start(&keys).signing(0), keys[1].key.kid);
+        // A key whose name comes before an older one never signs.
+        let periods = signing_periods(&[file("1", 50), file("2", 100)], NOW, DELAY);
+        assert_eq!(periods[0].until, Some(seconds_ago(100).after(DELAY * 3)));
+        assert_eq!(periods[1], SigningPeriod { from: seconds_ago(100), until: None });
+    }
+
+    #[test]
+    fn every_server_stops_signing_with_a_key_before_its_period_ends() {
+        let (old, new) = (file("1", 1000), file("2", 0));
+        let until = signing_periods(&[old.clone(), new.clone()], NOW, DELAY)[0].until.unwrap();
+        // The new file reaches the server, and is read, after a delay; and the server is restarted just before it would
+        // sign with it.
+        let late = NOW.after(DELAY);
+        let mut selection = KeySelection::new(None, DELAY);
+        let start = Instant::now();
+        let restarted = late.after(DELAY).before(Duration::from_millis(1));
+        selection.init(vec![old, KeyFile { written: late, ..new.clone() }], restarted, start);
+        let ring = selection.ring(start + until.since(restarted)).unwrap();
+        assert_eq!(ring.signing().kid, new.key.kid);
     }
 
     #[test]
