@@ -55,11 +55,9 @@ fn shell(data: &Path, settings: &[(&str, &str)], folder: &Path, line: &str) -> O
             None => shell.env_remove(name),
         };
     }
-    let path = format!(
-        "{}:{}",
-        Path::new(LATCHKEY).parent().unwrap().display(),
-        std::env::var("PATH").unwrap_or_default()
-    );
+    #[expect(clippy::disallowed_methods, reason = "the PATH, with ours before it")]
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", Path::new(LATCHKEY).parent().unwrap().display());
     shell.env("PATH", path).current_dir(folder).args(["-euc", line]);
     run(shell, "")
 }
