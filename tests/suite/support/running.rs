@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Running {
     child: Child,
     out: Receiver<String>,
-    err: JoinHandle<String>,
+    err: Option<JoinHandle<String>>,
 }
 
 impl Running {
@@ -39,7 +39,7 @@ impl Running {
             let _ = stderr.read_to_string(&mut text);
             text
         });
-        Self { child, out, err }
+        Self { child, out, err: Some(err) }
     }
 
     /// Returns the next line of standard output.
@@ -88,14 +88,22 @@ impl Running {
             }
             if Instant::now() > deadline {
                 let _ = self.child.kill();
-                panic!(
-                    "still running: {:?} {}",
-                    self.out.iter().collect::<Vec<_>>(),
-                    self.err.join().unwrap()
-                );
+                let lines = self.out.iter().collect::<Vec<_>>();
+                panic!("still running: {lines:?} {}", self.errors());
             }
             std::thread::sleep(Duration::from_millis(10));
         };
-        (status.code().unwrap(), self.out.iter().collect(), self.err.join().unwrap())
+        (status.code().unwrap(), self.out.iter().collect(), self.errors())
+    }
+
+    fn errors(&mut self) -> String {
+        self.err.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
