@@ -16,6 +16,7 @@ mod tls;
 use std::{fs::File, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use ::http::HeaderValue;
+use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
     task::{JoinHandle, JoinSet},
@@ -50,6 +51,7 @@ use crate::{
     isolation::supervisor::{Importance, supervise},
     metrics::store::StoreMetrics,
     store::{audit::AuditTrail, embedded::Database},
+    telemetry::MetricsExport,
     transport::{server::serve, tls::Tls},
 };
 
@@ -171,7 +173,10 @@ impl App {
         let port = serve_grpc(config, &admission, grpc_listener, tls, services, shutdown.clone())?;
         serving.spawn(serve_port("gRPC port", port, shutdown.clone(), failed.clone()));
         let sources = Sources { admission: Arc::clone(&admission), rpc: rpc_metrics, store: store_metrics };
-        let port = serve_http(sources, http_listener, forward_auth, &health, shutdown.clone());
+        let registry = http::registry(&engine, sources);
+        start_metrics_export(config, &mut serving, &registry, shutdown.clone())?;
+        let limiter = ConnectionLimiter::new(Arc::clone(&admission), Resource::HttpConnections);
+        let port = serve_http(limiter, http_listener, forward_auth, &health, registry, shutdown.clone());
         serving.spawn(serve_port("HTTP port", port, shutdown.clone(), failed.clone()));
         if let Some(receiver) = webhook {
             start_webhook(&mut serving, receiver.webhook(config, &engine, deliveries), shutdown.clone());
@@ -314,16 +319,31 @@ async fn settle_debts(engine: Arc<Engine>) {
     }
 }
 
+fn start_metrics_export(
+    config: &Config,
+    serving: &mut JoinSet<()>,
+    registry: &Arc<Registry>,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    if let Some(export) = MetricsExport::new(&config.otlp)? {
+        let registry = Arc::clone(registry);
+        let gather = move || http::text(&registry).unwrap_or_default();
+        let exporting = async move || export.run(&gather, &stop).await;
+        serving.spawn(supervise("metrics export", Importance::Deferrable, exporting));
+    }
+    Ok(())
+}
+
 fn serve_http(
-    sources: Sources,
+    limiter: ConnectionLimiter,
     listener: TcpListener,
     forward_auth: ForwardAuth,
     health: &Health,
+    registry: Arc<Registry>,
     shutdown: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let limiter = ConnectionLimiter::new(Arc::clone(&sources.admission), Resource::HttpConnections);
     let condition = health.condition();
-    async move { http::serve(listener, forward_auth, condition, &limiter, sources, shutdown).await }
+    async move { http::serve(listener, forward_auth, condition, &limiter, registry, shutdown).await }
 }
 
 /// Serves the gRPC port, for browsers too if `browser.origins` is set.

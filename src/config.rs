@@ -3,8 +3,10 @@
 
 mod check;
 mod layers;
+mod restart;
 mod sections;
 mod service_links;
+mod standard_variables;
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +23,7 @@ use url::Url;
 use self::{
     check::Errors,
     layers::{differences, merge, overlay_variable, reset},
+    standard_variables::StandardVariables,
 };
 use crate::domain::{
     callers::certificates::Certificates,
@@ -28,10 +31,11 @@ use crate::domain::{
     types::Slot,
 };
 
+pub use self::restart::Settings;
 pub use self::sections::{
     Access, Accounts, Audit, Browser, CacheSize, ClientCertificate, Gateway, Listen, Log, LogFormat, OnLimit,
-    Password, SameSite, SecretText, Server, Session, Sessions, SlotRules, Throttle, Tls, Token, Validate,
-    ValidateAccess, Victim, Webhook,
+    Otlp, Password, SameSite, SecretText, Server, Session, Sessions, SlotRules, Throttle, Tls, Token,
+    Validate, ValidateAccess, Victim, Webhook,
 };
 
 /// Every configuration key with its default and its meaning, as TOML.
@@ -64,6 +68,10 @@ pub struct Config {
     pub webhook: Webhook,
     pub server: Server,
     pub log: Log,
+    pub otlp: Otlp,
+    /// All of them again, to find what has changed.
+    #[serde(skip)]
+    pub settings: Settings,
     /// Create missing keys although there are accounts. Only an option of `latchkey serve`, because it is for one start.
     #[serde(skip)]
     pub allow_new_keys: bool,
@@ -111,9 +119,12 @@ impl Config {
             merge(&mut settings, &defaults, overlay, "", &mut in_file);
             in_file.0.iter().for_each(|error| errors.add(format!("{error} (in {})", path.display())));
         }
+        let mut standard = StandardVariables::default();
         for (name, value) in environment {
+            standard.read(&name, &value);
             errors.take(overlay_variable(&mut settings, &defaults, &name, &value));
         }
+        standard.apply(&mut settings);
         let parse = |settings: Table| {
             Value::Table(settings).try_into::<Self>().map_err(|error: toml::de::Error| {
                 // The message has two lines: "message\nin `section.key`\n".
@@ -128,7 +139,8 @@ impl Config {
                 }
             }
         }
-        let config = errors.take(parse(settings))?;
+        let mut config = errors.take(parse(settings.clone()))?;
+        config.settings = Settings(settings);
         check::check(&config, errors);
         Some(config)
     }

@@ -15,14 +15,15 @@
 //! | [`cli`] | the command line, one file per command | `app`, `config`, `telemetry`, `grpc::pb`, parts of `store` |
 //! | [`app`] | the composition root, which builds and connects all others | all modules |
 //! | [`config`] | typed settings and their validation | `domain` |
-//! | [`telemetry`] | the log | `config`, `domain::ports`, `isolation`, `store::clock` |
+//! | [`telemetry`] | the log, and the export of traces | `config`, `domain::ports`, `isolation`, `store::clock`, `store::secret_file`, `trace` |
 //! | [`transport`] | connections: accept loop, TLS, HTTP/2, HTTP/1.1, drain | `admission`, `isolation`, types of `domain` |
-//! | [`grpc`] | the gRPC services: messages to domain values and back, access control, statuses | `transport`, `admission`, `gateway`, `domain`, `isolation`, `metrics` |
-//! | [`http`] | the HTTP port: forward-auth, probes, metrics, JWKS | `transport`, `admission`, `gateway`, `domain`, `isolation`, `metrics`, `telemetry` |
+//! | [`grpc`] | the gRPC services: messages to domain values and back, access control, statuses | `transport`, `admission`, `gateway`, `domain`, `isolation`, `metrics`, `trace` |
+//! | [`http`] | the HTTP port: forward-auth, probes, metrics, JWKS | `transport`, `admission`, `gateway`, `domain`, `isolation`, `metrics`, `telemetry`, `trace` |
 //! | [`gateway`] | decisions and denials for gateways, shared by `grpc` and `http` | `domain` |
-//! | [`domain`] | the rules: verbs, services, models and ports; no protocol, store, environment or wall clock | `isolation`, `metrics` |
-//! | [`store`] | the implementations of the ports: SQLite, PostgreSQL, MySQL, Redis, files, webhook, clock | `domain`, `isolation`, `metrics` |
+//! | [`domain`] | the rules: verbs, services, models and ports; no protocol, store, environment or wall clock | `isolation`, `metrics`, `trace` |
+//! | [`store`] | the implementations of the ports: SQLite, PostgreSQL, MySQL, Redis, files, webhook, clock | `domain`, `isolation`, `metrics`, `trace` |
 //! | [`admission`] | admission control: limits in total, per client address and per connection | nothing |
+//! | [`trace`] | trace context, sampling and the spans of requests | nothing |
 //! | [`metrics`] | counters and histograms, incremented without a lock | nothing |
 //! | [`isolation`] | fault isolation: caught panics, restarted background tasks, limited log lines | nothing |
 //!
@@ -53,4 +54,5 @@ pub mod isolation;
 pub mod metrics;
 pub mod store;
 pub mod telemetry;
+pub mod trace;
 pub mod transport;

@@ -1,5 +1,11 @@
 //! Logs on standard error: text on a terminal, JSON otherwise. Logging never waits for the reader of standard error.
+//! Traces and metrics can go to a collector, see [`traces`] and [`metrics`].
 
+mod filter;
+mod format;
+mod metrics;
+mod otlp;
+mod traces;
 mod writer;
 
 use std::{
@@ -11,17 +17,33 @@ use std::{
 };
 
 use serde_json::json;
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::LevelFilter,
+    layer::SubscriberExt as _,
+    reload::{self, Handle},
+    util::SubscriberInitExt as _,
+};
 
-use self::writer::LogWriter;
+use self::{
+    filter::{LogFilter, TraceFilter},
+    format::JsonLines,
+    writer::LogWriter,
+};
+pub use self::{
+    metrics::MetricsExport,
+    otlp::check as check_otlp,
+    traces::{flush_spans, spans_lost},
+};
 use crate::{
-    config::{Log, LogFormat},
+    config::{Log, LogFormat, Otlp},
     domain::ports::Clock as _,
     isolation::panics,
     store::clock::SystemClock,
 };
 
 static WRITER: OnceLock<Arc<LogWriter>> = OnceLock::new();
+static LEVEL: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Directives that limit the libraries whatever `log.level` is: at `trace` they would log headers and frames, and with them
 /// tokens and keys.
@@ -37,9 +59,10 @@ const LIBRARY_LEVELS: [&str; 9] = [
     "rustls=info",
 ];
 
-/// Starts logging, including panics. An error is one line that names the configuration key.
-pub fn start(log: &Log) -> Result<(), String> {
-    let filter = filter(log)?;
+/// Starts logging, including panics, and tracing, if it is configured. Requires a runtime. An error is one line that names
+/// the configuration key.
+pub fn start(log: &Log, otlp: &Otlp) -> Result<(), String> {
+    let (events, level) = reload::Layer::new(filter(log)?);
     let is_terminal = stderr().is_terminal();
     let as_text = match log.format {
         LogFormat::Auto => is_terminal,
@@ -49,21 +72,44 @@ pub fn start(log: &Log) -> Result<(), String> {
     let report = Box::new(move |lost| report(lost, as_text));
     let writer =
         LogWriter::start(output(), report).map_err(|error| format!("failed to start logging: {error}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(Arc::clone(&writer))
         .with_target(true)
         // Internal errors are printed on standard error, which can block or panic.
         .log_internal_errors(false);
-    let started = if as_text {
-        builder.with_ansi(is_terminal).try_init()
+    let filter = LogFilter { events, traces: otlp.traces() };
+    let lines = if as_text {
+        lines.with_ansi(is_terminal).with_filter(filter).boxed()
     } else {
-        builder.json().flatten_event(true).try_init()
+        lines.json().event_format(JsonLines::new()).with_filter(filter).boxed()
     };
+    let mut layers = vec![lines];
+    if otlp.traces() {
+        let layer = tracing_opentelemetry::layer()
+            .with_tracer(traces::start(otlp)?)
+            .with_context_activation(false)
+            .with_level(false)
+            .with_location(false)
+            .with_target(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false);
+        layers.push(layer.with_filter(TraceFilter).boxed());
+    }
+    let started = tracing_subscriber::registry().with(layers).try_init();
     started.map_err(|error| format!("failed to start logging: {error}"))?;
     WRITER.get_or_init(|| writer);
+    LEVEL.get_or_init(|| level);
     panics::install_hook();
     Ok(())
+}
+
+/// Uses another log level from now on.
+pub fn set_level(log: &Log) -> Result<(), String> {
+    let filter = filter(log)?;
+    match LEVEL.get() {
+        Some(level) => level.reload(filter).map_err(|error| format!("log.level: {error}")),
+        None => Ok(()),
+    }
 }
 
 /// Waits until all log lines are written, at most this long.

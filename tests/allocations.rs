@@ -162,11 +162,11 @@ fn a_validate_from_memory_takes_no_more_allocations_than_it_did() {
     let address: std::net::SocketAddr = "127.0.0.1:1".parse().unwrap();
     let connection = Admission::new(&[], Vec::new()).connection(address.ip());
     let peer = Peer { address, certificate: None, connection };
-    let asked = request("/latchkey.v1.AuthService/Validate", ());
+    let mut asked = request("/latchkey.v1.AuthService/Validate", ());
     let message = message(&token);
     // From here on the message is shared, as data of the network is.
     let shared = message.clone();
-    let begin = || match services.begin(&peer, &asked, &shared) {
+    let mut begin = || match services.begin(&peer, &mut asked, &shared) {
         Begun::Answered(answer) => Some(answer),
         Begun::Waiting(_) | Begun::Unchanged => None,
     };

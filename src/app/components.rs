@@ -43,7 +43,7 @@ use crate::{
         codec_store::CodecStore,
         embedded::{Database, EmbeddedRegisters},
         key_files::{self, KeyFileDirectory},
-        metered::Metered,
+        metered::{Metered, StoreNames},
         near_cache,
         redis::{Durability, Password, RedisOptions, RedisRegisters, RedisSettings, RedisTlsFiles},
         restore::{self, Use},
@@ -60,6 +60,9 @@ pub(super) use self::{
 /// The schemes of `sessions.url` for Redis.
 const REDIS_SCHEMES: [&str; 7] =
     ["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
+
+/// The name of SQLite in traces.
+const SQLITE: &str = "sqlite";
 
 /// Letters and digits of an admin key that must not be part of words.
 const MIN_RANDOM_CHARACTERS: usize = 10;
@@ -102,17 +105,19 @@ pub(super) struct SessionStore {
 }
 
 impl SessionStore {
-    /// Requires a runtime, because it spawns tasks. Requests are counted and timed below the batching, so that those that
+    /// Requires a runtime, because it spawns tasks. Requests are counted, timed and traced below the batching, so that those that
     /// are sent together cost and count as one.
-    fn new<R: Backend>(registers: R, metrics: &Arc<StoreMetrics>) -> Self {
+    fn new<R: Backend>(registers: R, system: &'static str, metrics: &Arc<StoreMetrics>) -> Self {
         let store = Arc::new(CodecStore::new(registers));
+        let metered =
+            |collection| Arc::new(Metered::new(store.clone(), metrics, StoreNames { system, collection }));
         Self {
-            sessions: Arc::new(BatchingSessions::new(Arc::new(Metered::new(store.clone(), metrics)))),
-            throttle: Arc::new(Metered::new(store.clone(), metrics)),
-            epoch: Arc::new(Metered::new(store.clone(), metrics)),
-            deliveries: Arc::new(Metered::new(store.clone(), metrics)),
-            probe: Arc::new(Metered::new(store.clone(), metrics)),
-            events: Arc::new(Metered::new(store, metrics)),
+            sessions: Arc::new(BatchingSessions::new(metered("sessions"))),
+            throttle: metered("throttle"),
+            epoch: metered("epoch"),
+            deliveries: metered("deliveries"),
+            probe: metered("probe"),
+            events: metered("events"),
         }
     }
 
@@ -160,6 +165,7 @@ pub(super) fn check_config(config: &Config, errors: &mut Errors) -> Option<Check
         file => require_writable("audit.file", Path::new(file)),
     });
     errors.step("log", || crate::telemetry::check(&config.log));
+    errors.step("otlp", || crate::telemetry::check_otlp(&config.otlp));
     Some(CheckedComponents { slots: slots?, passwords: passwords? })
 }
 
@@ -299,10 +305,10 @@ pub(super) fn session_store(
 ) -> Result<SessionStore, String> {
     if is_embedded(config) {
         let registers = EmbeddedRegisters::start(database.clone(), Arc::clone(clock));
-        return Ok(SessionStore::new(registers, store_metrics));
+        return Ok(SessionStore::new(registers, SQLITE, store_metrics));
     }
     let options = RedisOptions { rollbacks: metrics.rollbacks.clone(), ..RedisOptions::default() };
-    Ok(SessionStore::new(redis_registers(config, options)?, store_metrics))
+    Ok(SessionStore::new(redis_registers(config, options)?, "redis", store_metrics))
 }
 
 pub(super) fn redis_registers(config: &Config, options: RedisOptions) -> Result<RedisRegisters, String> {
@@ -424,5 +430,5 @@ pub(super) fn audit_trail(config: &Config) -> Result<AuditTrail, String> {
         "" => None,
         path => Some(AuditFile::open(Path::new(path)).map_err(|error| format!("audit.file: {error}"))?),
     };
-    Ok(AuditTrail { log: config.audit.log, file })
+    Ok(AuditTrail { log: config.audit.log, log_imports: config.audit.log_imports, file })
 }

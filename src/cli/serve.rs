@@ -24,9 +24,12 @@ use crate::{
 /// How long to wait for the last log lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long to wait for the last spans to be exported.
+const SPANS_TIMEOUT: Duration = Duration::from_secs(2);
+
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  latchkey serve\n  latchkey serve --config latchkey.toml --check\n  LATCHKEY_SESSIONS__URL=redis://127.0.0.1 latchkey serve\n\nSignals: SIGTERM and SIGINT drain and stop the server; SIGHUP reloads signing keys and certificates."
+    after_help = "Examples:\n  latchkey serve\n  latchkey serve --config latchkey.toml --check\n  LATCHKEY_SESSIONS__URL=redis://127.0.0.1 latchkey serve\n\nSignals: SIGTERM and SIGINT drain and stop the server; SIGHUP reloads the log level, signing keys and certificates."
 )]
 pub(super) struct Serve {
     /// Check the configuration and the files that it names, then exit.
@@ -49,12 +52,13 @@ impl Serve {
         if self.check {
             return self.check(common).await;
         }
+        // Listens first: without a listener, SIGHUP ends the process.
+        let mut hangup = listen(SignalKind::hangup())?;
         let config = Config { allow_new_keys: self.allow_new_keys, ..common.config()? };
-        telemetry::start(&config.log).map_err(CommandError::Failed)?;
+        telemetry::start(&config.log, &config.otlp).map_err(CommandError::Failed)?;
         // Registered first, so that a signal during a slow start is not lost.
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut hangup = listen(SignalKind::hangup())?;
 
         let result = match App::start(&config, Arc::new(SystemClock)).await {
             Err(StartError(errors)) => Err(CommandError::Several(errors)),
@@ -68,7 +72,8 @@ impl Serve {
                             break Err(CommandError::Unavailable("a port was closed: see the log, and start the server again".into()));
                         }
                         Some(()) = hangup.recv() => {
-                            tracing::info!("SIGHUP: reloading signing keys and certificates");
+                            tracing::info!("SIGHUP: reloading the log level, signing keys and certificates");
+                            reload_config(common, &config);
                             app.reload();
                         }
                     }
@@ -79,6 +84,7 @@ impl Serve {
                 result
             }
         };
+        telemetry::flush_spans(SPANS_TIMEOUT).await;
         telemetry::flush(FLUSH_TIMEOUT);
         result
     }
@@ -99,6 +105,30 @@ impl Serve {
             output::note("the settings are good");
         }
         if errors.is_empty() { Ok(()) } else { Err(CommandError::Several(errors)) }
+    }
+}
+
+/// Reads the configuration again and uses its log level. An invalid configuration changes nothing.
+fn reload_config(common: &Common, running: &Config) {
+    let reloaded = match common.config_with_errors() {
+        (Some(newer), errors) if errors.is_empty() => telemetry::set_level(&newer.log).map(|()| newer),
+        (_, errors) => Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
+    };
+    match reloaded {
+        Ok(newer) => {
+            tracing::info!(log.level = newer.log.level, "using the log level of the configuration");
+            let changed = running.needs_restart(&newer);
+            if !changed.is_empty() {
+                tracing::warn!(
+                    config.keys = changed.join(", "),
+                    "these settings have changed and take effect after a restart"
+                );
+            }
+        }
+        Err(error) => tracing::error!(
+            error.message = error,
+            "failed to reload the configuration; keeping the settings in use"
+        ),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod browser;
 mod gateway;
+mod otlp;
 
 use std::time::Duration;
 
@@ -102,6 +103,7 @@ pub(super) fn check(config: &Config, errors: &mut Errors) {
     throttle(config, errors);
     tls(config, errors);
     webhook(config, errors);
+    errors.take(otlp::check(&config.otlp));
     errors.take(gateway::check(&config.gateway));
     errors.take(browser::check(&config.browser));
     errors.take(browser::cookie(&config.browser, &config.gateway.cookie));

@@ -46,6 +46,9 @@ pub(super) fn merge(settings: &mut Table, defaults: &Table, overlay: Table, path
             (default, value) if default.same_type(&value) || is_auto(default) && value.is_integer() => {
                 settings.insert(key, value);
             }
+            (Value::Float(_), Value::Integer(number)) => {
+                settings.insert(key, Value::Float(i32::try_from(number).map_or(f64::INFINITY, f64::from)));
+            }
             (default, value) => {
                 errors.add(format!("{name} must be {}, not {}", describe(default), describe(&value)));
             }
@@ -88,6 +91,7 @@ pub(super) fn overlay_variable(
     let parsed = match default {
         Value::Integer(_) => value.parse().ok().map(Value::Integer),
         Value::Boolean(_) => value.parse().ok().map(Value::Boolean),
+        Value::Float(_) => value.parse().ok().map(Value::Float),
         Value::Array(_) => Some(Value::Array(
             value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect(),
         )),

@@ -2,9 +2,11 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Value;
 
+use super::ConfigError;
 use crate::domain::keyring::KeyAlgorithm;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -285,6 +287,7 @@ pub enum ClientCertificate {
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Audit {
     pub log: bool,
+    pub log_imports: bool,
     pub file: String,
 }
 
@@ -329,6 +332,48 @@ pub struct Server {
 pub struct Log {
     pub level: String,
     pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "config.default.toml documents every key, once")]
+pub struct Otlp {
+    pub endpoint: String,
+    pub sample_ratio: f64,
+    pub follow_parent: bool,
+    #[serde(deserialize_with = "duration")]
+    pub metrics_interval: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    pub service_name: String,
+    pub resource_attributes: Vec<String>,
+    pub headers_file: String,
+    pub ca_file: String,
+}
+
+impl Otlp {
+    /// Returns whether requests may be traced.
+    pub fn traces(&self) -> bool {
+        !self.endpoint.is_empty() && (self.sample_ratio > 0.0 || self.follow_parent)
+    }
+
+    /// The name of the service.
+    pub fn service_name(&self) -> &str {
+        if self.service_name.is_empty() { "latchkey" } else { &self.service_name }
+    }
+
+    /// The attributes of the process.
+    pub fn attributes(&self) -> Result<Vec<(String, String)>, ConfigError> {
+        let pairs = self.resource_attributes.iter().map(|text| {
+            let pair = text.split_once('=').filter(|(key, _)| !key.trim().is_empty());
+            let decode = |text: &str| percent_decode_str(text.trim()).decode_utf8_lossy().into_owned();
+            pair.map(|(key, value)| (decode(key), decode(value))).ok_or_else(|| {
+                ConfigError(format!(
+                    "otlp.resource_attributes: \"{text}\" is not of the form key=value, such as deployment.environment.name=production"
+                ))
+            })
+        });
+        pairs.collect()
+    }
 }
 
 /// A text that may contain a secret, which `Debug` does not print.

@@ -30,6 +30,7 @@ pub enum Action {
     ChangePassword,
     CreateAccount,
     ImportAccount,
+    AccountsImported,
     UpdateAccount,
     SetPassword,
     UnlockAccount,
@@ -47,7 +48,7 @@ pub enum Action {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Login,
         Self::IssueSession,
         Self::SessionDisplaced,
@@ -58,6 +59,7 @@ impl Action {
         Self::ChangePassword,
         Self::CreateAccount,
         Self::ImportAccount,
+        Self::AccountsImported,
         Self::UpdateAccount,
         Self::SetPassword,
         Self::UnlockAccount,
@@ -83,6 +85,7 @@ impl Action {
             Self::ChangePassword => "password.change",
             Self::CreateAccount => "account.create",
             Self::ImportAccount => "account.import",
+            Self::AccountsImported => "accounts.imported",
             Self::UpdateAccount => "account.update",
             Self::SetPassword => "password.set",
             Self::UnlockAccount => "account.unlock",

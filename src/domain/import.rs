@@ -156,7 +156,7 @@ impl Engine {
         Ok(if found.is_some() { Imported::UsernameTaken } else { Imported::Added })
     }
 
-    /// Records an entry for each account that was added or refused.
+    /// Records an entry for each account that was added or refused, and one with the number of each.
     fn audit_import(
         &self,
         accounts: &[Result<(Account, bool), Violation>],
@@ -164,11 +164,19 @@ impl Engine {
         origin: &Origin,
     ) {
         let now = self.clock.now();
+        let (mut added, mut present, mut refused) = (0, 0, 0);
         for (account, outcome) in accounts.iter().zip(outcomes) {
             let (outcome, detail) = match outcome {
-                ImportOutcome::Present => continue,
-                ImportOutcome::Added => (Outcome::Done, None),
+                ImportOutcome::Present => {
+                    present += 1;
+                    continue;
+                }
+                ImportOutcome::Added => {
+                    added += 1;
+                    (Outcome::Done, None)
+                }
                 ImportOutcome::Refused(violation) => {
+                    refused += 1;
                     let reason =
                         if account.is_ok() { Error::AccountExists } else { violation.clone().into() };
                     (Outcome::of(&reason), Some(format!("{} {}", violation.field, violation.description)))
@@ -181,6 +189,8 @@ impl Engine {
             }
             self.audit.record(entry);
         }
+        let summary = Entry::new(now, Action::AccountsImported, Outcome::Done, origin);
+        self.audit.record(summary.detail(format!("added {added}, present {present}, refused {refused}")));
     }
 }
 

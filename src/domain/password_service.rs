@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use super::{
     Error, Violation,
@@ -20,7 +21,7 @@ use super::{
     types::UserId,
     username::Username,
 };
-use crate::isolation::log_limiter::LogLimiter;
+use crate::{isolation::log_limiter::LogLimiter, trace};
 
 /// A password that a client presents for a user.
 pub(super) struct PresentedPassword<'a> {
@@ -75,7 +76,7 @@ impl PasswordService {
     }
 
     pub(super) async fn hash(&self, password: Password) -> Result<PasswordHash, Error> {
-        self.hasher.hash(password).await
+        trace::step("password hash", self.hasher.hash(password)).await
     }
 
     /// Forgets the failures of a username and of its account; returns how many there were.
@@ -106,7 +107,7 @@ impl PasswordService {
         let mut place = self.hasher.admit(Requester::from(presented.origin))?;
         let mut queued = None;
         loop {
-            let turn = place.turn().await?;
+            let turn = trace::step("password queue", place.turn()).await?;
             match self.attempt(turn, observation, presented, stored).await? {
                 Attempted::Checked(checked) => return Ok(checked),
                 Attempted::Busy(turn) => place = turn.release(),
@@ -153,7 +154,7 @@ impl PasswordService {
         // Dropped together with the request that waits.
         let request = Arc::new(());
         let waiting = Arc::downgrade(&request);
-        tokio::spawn(async move {
+        let attempt = async move {
             if waiting.strong_count() == 0 {
                 return;
             }
@@ -164,7 +165,8 @@ impl PasswordService {
             };
             let is_wanted = move || waiting.strong_count() > 0;
             let stored = stored.as_ref().filter(|_| !permit.must_fail());
-            let checked = hasher.check_in(turn, is_wanted, &user_id, &password, stored).await;
+            let checked = hasher.check_in(turn, is_wanted, &user_id, &password, stored);
+            let checked = trace::step("password hash", checked).await;
             let outcome = match &checked {
                 Ok(PasswordCheck::Right { .. }) => {
                     // The user does not wait until earlier failures are cleared.
@@ -186,7 +188,8 @@ impl PasswordService {
                 audit.record(entry.of_login(Some(&user_id).filter(|_| exists), &username, None));
             }
             let _ = sender.send(checked.map(Attempted::Checked));
-        });
+        };
+        tokio::spawn(attempt.in_current_span());
         let result = receiver.await;
         drop(request);
         result.unwrap_or_else(|_| Err(Error::Internal("the task that checked a password has failed".into())))

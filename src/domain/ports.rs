@@ -47,6 +47,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The kind of the error, for traces.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "unavailable",
+            Self::Corrupt { .. } => "corrupt",
+        }
+    }
+
     /// Whether trying again later can help.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })

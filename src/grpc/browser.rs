@@ -108,7 +108,7 @@ impl Services for Browsers {
     type Body = ResponseBody;
 
     /// The dispatcher begins no request that comes from a browser or has cookies.
-    fn begin<B>(&self, peer: &Peer, request: &Request<B>, message: &Bytes) -> Begun<ResponseBody> {
+    fn begin<B>(&self, peer: &Peer, request: &mut Request<B>, message: &Bytes) -> Begun<ResponseBody> {
         self.services.begin(peer, request, message)
     }
 

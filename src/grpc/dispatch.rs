@@ -17,12 +17,14 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status, body::Body, codegen::StdError};
 use tower::ServiceExt as _;
+use tracing::Instrument as _;
 
 use super::{
     access::Access,
     cookie::{Cookies, ENABLE_HEADER},
     cross_site,
     deadline::{self, Deadline},
+    ext_authz,
     methods::{self, Rule},
     origin::CallerName,
     request_body::{Framing, MessageFramer, RequestBody, RequestPermit},
@@ -35,6 +37,7 @@ use crate::{
     domain::{Engine, metrics::Surface, validate::Lookup},
     isolation::panics::{self, Panic},
     metrics::rpc::{CallMeter, RpcMetrics},
+    trace::{self, RequestSpans, Sampled, TraceContext},
     transport::{
         body::IncomingBody,
         connection::Services,
@@ -89,17 +92,22 @@ impl Dispatcher {
         let meter = self.metrics.begin(request.uri().path());
         let sends_stream = methods::sends_stream(request.uri().path());
         let mut id = RequestId::from_headers(request.headers());
+        let sampled = if trace::is_on() { sample(&request) } else { None };
+        let mut spans = RequestSpans::none();
         let mut response = if request.uri().path() == validate::METHOD {
-            if logged.is_some() {
-                id.get_or_insert_with(RequestId::random);
+            if logged.is_some() || sampled.is_some() {
+                spans = begin_spans(&request, id.get_or_insert_with(RequestId::random), sampled);
             }
-            let mut response = pin!(self.validate(peer, id.as_ref(), request));
+            let answer = self.validate(peer, id.as_ref(), request);
+            let mut response = pin!(answer.instrument(spans.span().clone()));
             let response = panics::caught(response.as_mut()).await;
             response.unwrap_or_else(|panic| status::panicked(&panic, id.clone()).into_http())
         } else {
             let id = id.get_or_insert_with(RequestId::random).clone();
+            spans = begin_spans(&request, &id, sampled);
             // Boxed, so that the future of Validate stays small.
-            let mut response = Box::pin(self.route(peer, id.clone(), request));
+            let answer = self.route(peer, id.clone(), request);
+            let mut response = Box::pin(answer.instrument(spans.span().clone()));
             let response = panics::caught(response.as_mut()).await;
             let response = response.unwrap_or_else(|panic| Err(status::panicked(&panic, Some(id))));
             response.unwrap_or_else(Status::into_http)
@@ -107,8 +115,11 @@ impl Dispatcher {
         if is_decode_error(&response) {
             response = status::undecodable().into_http();
         }
+        if let Some(root) = spans.root() {
+            root.rpc_status(code(response.headers()).unwrap_or(0));
+        }
         if let (Some((method, started)), Some(id)) = (logged, &id) {
-            log(&method, id, &response, started);
+            spans.span().in_scope(|| log(&method, id, &response, started));
         }
         if let Some(id) = id {
             id.write(response.headers_mut());
@@ -257,8 +268,8 @@ impl Services for Dispatcher {
     type Body = ResponseBody;
 
     /// Begins `Validate` without futures, timers and the types of the library. Leaves every request to
-    /// [`serve`](Self::serve) that needs more: a caller check, compression, a cookie, an error, a log line.
-    fn begin<B>(&self, peer: &Peer, request: &Request<B>, message: &Bytes) -> Begun<ResponseBody> {
+    /// [`serve`](Self::serve) that needs more: a caller check, compression, a cookie, an error, a log line, a trace.
+    fn begin<B>(&self, peer: &Peer, request: &mut Request<B>, message: &Bytes) -> Begun<ResponseBody> {
         if request.uri().path() != validate::METHOD
             || self.access.requires_role(Rule::Validator)
             || tracing::enabled!(tracing::Level::DEBUG)
@@ -266,6 +277,12 @@ impl Services for Dispatcher {
             return Begun::Unchanged;
         }
         let Some(headers) = PlainHeaders::of(request) else { return Begun::Unchanged };
+        if trace::is_on()
+            && let Some(sampled) = Sampled::decide(TraceContext::of(request.headers()))
+        {
+            request.extensions_mut().insert(Decided(Some(sampled)));
+            return Begun::Unchanged;
+        }
         let _panics = CountPanic(&self.metrics);
         let with_id = |mut response: MessageResponse| {
             if let Some(id) = headers.id() {
@@ -274,7 +291,12 @@ impl Services for Dispatcher {
             response
         };
         match validate::begin(&self.engine, request.headers(), message) {
-            None => Begun::Unchanged,
+            None => {
+                if trace::is_on() {
+                    request.extensions_mut().insert(Decided(None));
+                }
+                Begun::Unchanged
+            }
             Some(Lookup::Hit(verdict)) => {
                 self.engine.metrics().verdicts.count(Surface::Grpc, &verdict);
                 Begun::Answered(with_id(validate::response(verdict)))
@@ -325,6 +347,32 @@ impl Services for Dispatcher {
     fn panicked(&self, panic: &Panic) -> Response<ResponseBody> {
         response_body::panicked(panic)
     }
+}
+
+/// The decision that a request is traced or not, for one that [`Dispatcher::begin`] leaves to [`Dispatcher::serve`].
+#[derive(Clone)]
+struct Decided(Option<Sampled>);
+
+/// Decides whether a request is traced, unless that was decided before.
+fn sample<B>(request: &Request<B>) -> Option<Sampled> {
+    if let Some(Decided(sampled)) = request.extensions().get() {
+        return sampled.clone();
+    }
+    let caller = TraceContext::of(request.headers());
+    // The context of a request that a gateway asks about may be in the message.
+    if caller.is_none() && request.uri().path() == ext_authz::METHOD {
+        return None;
+    }
+    Sampled::decide(caller)
+}
+
+fn begin_spans<B>(request: &Request<B>, id: &RequestId, sampled: Option<Sampled>) -> RequestSpans {
+    let path = request.uri().path();
+    // Names come from a closed set, because clients choose the paths.
+    let is_known = path == validate::METHOD || methods::rule(path).is_some();
+    let name = if is_known { path.trim_start_matches('/') } else { "_OTHER" };
+    let caller = TraceContext::of(request.headers());
+    RequestSpans::new(caller.as_ref(), id, || sampled.map(|sampled| sampled.rpc(name)))
 }
 
 /// Counts a panic in its scope.

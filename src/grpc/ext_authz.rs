@@ -9,6 +9,7 @@ use http::HeaderMap;
 use prost::Message as _;
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use tonic::{Request, Response, Status, async_trait};
+use tracing::Instrument as _;
 
 use super::{
     envoy::{
@@ -26,11 +27,14 @@ use super::{
 use crate::{
     domain::{Error, Violation, metrics::Surface},
     gateway::{Decision, Denial, Gateway, Identity},
+    trace::{RequestSpans, Sampled, TraceContext},
 };
 
 /// Maximum size of a request, in bytes. By default, Envoy sends all headers, which can be 60 KiB, and attributes of the
 /// connection.
 pub(super) const MAX_REQUEST: usize = 256 * 1024;
+
+pub(super) const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 pub(super) struct CheckHandler {
     gateway: Arc<Gateway>,
@@ -84,9 +88,30 @@ impl CheckHandler {
 impl Authorization for CheckHandler {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let id = RequestId::from_extensions(request.extensions());
-        let response = self.decide(request.into_inner()).await;
-        response.map(Response::new).map_err(|error| status::from_error(error, &id))
+        let spans = spans(&request, &id);
+        let decided = async {
+            let response = self.decide(request.into_inner()).await;
+            response.map(Response::new).map_err(|error| status::from_error(error, &id))
+        };
+        let response = decided.instrument(spans.span().clone()).await;
+        if let Some(root) = spans.root() {
+            root.rpc_status(response.as_ref().err().map_or(0, |status| status.code().into()));
+        }
+        response
     }
+}
+
+/// Begins the spans of a call without a trace context of its own: that of the request that the gateway asks about applies.
+/// Otherwise the dispatcher has begun them.
+fn spans(call: &Request<CheckRequest>, id: &RequestId) -> RequestSpans {
+    if TraceContext::of(call.metadata().as_ref()).is_some() {
+        return RequestSpans::none();
+    }
+    let http = call.get_ref().attributes.as_ref().and_then(|all| all.request.as_ref()?.http.as_ref());
+    let caller = http.and_then(|http| TraceContext::find(|name| values(http, name)));
+    RequestSpans::new(caller.as_ref(), id, || {
+        Some(Sampled::decide(caller.clone())?.rpc(METHOD.trim_start_matches('/')))
+    })
 }
 
 /// Returns all headers. Envoy sends them in one of two fields.

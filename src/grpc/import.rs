@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
+use tracing::Instrument as _;
 
 use super::{call::Call, convert, pb, status};
 use crate::domain::{
@@ -69,14 +70,15 @@ impl Import {
         call: &Call,
     ) -> Result<Vec<ImportOutcome>, Status> {
         let (engine, origin) = (Arc::clone(&self.engine), call.origin.clone());
-        let task = tokio::spawn(async move {
+        let import = async move {
             let accounts = message.accounts.into_iter().map(account).collect();
             if message.validate_only {
                 engine.check_import(accounts).await
             } else {
                 engine.import_accounts(accounts, &origin).await
             }
-        });
+        };
+        let task = tokio::spawn(import.in_current_span());
         let joined = timeout(self.timeout, task).await.map_err(|_| status::deadline_exceeded())?;
         joined
             .unwrap_or_else(|error| Err(Error::Internal(format!("the import task failed: {error}"))))

@@ -14,11 +14,12 @@ use async_trait::async_trait;
 use axum::{
     Extension, Json,
     extract::{ConnectInfo, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 use url::form_urlencoded;
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     domain::{Engine, Error, metrics::Surface, ports::StoreError},
     gateway::{Decision, Denial, Gateway},
     isolation::{log_limiter::LogLimiter, panics::Panic},
+    trace::{RequestSpans, Sampled, TraceContext},
 };
 
 /// The retry delay of clients if the error has none of its own.
@@ -73,15 +75,52 @@ pub(super) async fn forward_auth(
     State(forward_auth): State<ForwardAuth>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(connection): Extension<Arc<Connection>>,
+    method: Method,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
+    let caller = TraceContext::of(&headers);
+    let spans = RequestSpans::new(caller.as_ref(), &request_id(&headers), || {
+        Some(Sampled::decide(caller.clone())?.http(method_name(&method), "/forward-auth"))
+    });
+    let answer = answer(&forward_auth, peer, &connection, &uri, &headers);
+    let response = answer.instrument(spans.span().clone()).await;
+    if let Some(root) = spans.root() {
+        root.http_status(response.status().as_u16());
+    }
+    response
+}
+
+/// The id of a request in the log: that of the client, if it can be logged (up to 64 visible characters).
+fn request_id(headers: &HeaderMap) -> String {
+    let id = headers.get("x-request-id").and_then(|id| id.to_str().ok());
+    let id = id.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
+    id.map_or_else(|| format!("{:016x}", rand::random::<u64>()), str::to_owned)
+}
+
+/// The name of a method in traces, of a closed set, because clients choose it.
+fn method_name(method: &Method) -> &str {
+    match method.as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH") => {
+            known
+        }
+        _ => "_OTHER",
+    }
+}
+
+async fn answer(
+    forward_auth: &ForwardAuth,
+    peer: SocketAddr,
+    connection: &Arc<Connection>,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Response {
     let errors = &forward_auth.engine().metrics().verdict_errors;
-    let Ok(_permit) = Permit::take(&*connection, Resource::Requests) else {
+    let Ok(_permit) = Permit::take(&**connection, Resource::Requests) else {
         errors.count_one(Surface::ForwardAuth);
         return unavailable("OVERLOADED", "too many requests at a time".into(), RETRY_AFTER);
     };
-    let decision = forward_auth.decide(peer, &connection, &uri, &headers);
+    let decision = forward_auth.decide(peer, connection, uri, headers);
     let mut response = match timeout(forward_auth.timeout, decision).await {
         Ok(Ok(decision)) => forward_auth.response(&decision),
         Ok(Err(error)) => {

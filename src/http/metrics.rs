@@ -75,7 +75,8 @@ impl fmt::Debug for RpcCollector {
     }
 }
 
-pub(super) fn registry(engine: &Arc<Engine>, sources: Sources) -> Arc<Registry> {
+/// Creates the registry of all metrics.
+pub fn registry(engine: &Arc<Engine>, sources: Sources) -> Arc<Registry> {
     let Sources { admission, rpc, store } = sources;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(RpcCollector(Arc::clone(&rpc))));
@@ -88,10 +89,15 @@ pub(super) fn registry(engine: &Arc<Engine>, sources: Sources) -> Arc<Registry> 
     Arc::new(registry)
 }
 
-pub(super) fn scrape(registry: &Registry) -> Response {
+/// Returns all metrics in the OpenMetrics text format.
+pub fn text(registry: &Registry) -> Result<String, fmt::Error> {
     let mut text = String::new();
-    match encode(&mut text, registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+    encode(&mut text, registry).map(|()| text)
+}
+
+pub(super) fn scrape(registry: &Registry) -> Response {
+    match text(registry) {
+        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
@@ -274,6 +280,7 @@ impl Collector for EngineCollector {
                 self.engine.audit().lost(),
             ),
             ("log_lines_lost", "Log lines that could not be written", telemetry::lines_lost()),
+            ("trace_spans_lost", "Spans that could not be exported", telemetry::spans_lost()),
             ("panics", "Panics in requests and background tasks", panics::count()),
             ("task_restarts", "Restarts of background tasks after a panic", supervisor::restarts()),
         ];

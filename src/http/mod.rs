@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
 use self::forward_auth::ForwardAuth;
-pub use self::metrics::Sources;
+pub use self::metrics::{Sources, registry, text};
 use crate::{
     admission::ConnectionLimiter,
     domain::{Engine, health::HealthReport},
@@ -50,7 +50,7 @@ pub async fn serve(
     forward_auth: ForwardAuth,
     condition: watch::Receiver<HealthReport>,
     limiter: &ConnectionLimiter,
-    sources: Sources,
+    registry: Arc<Registry>,
     shutdown: CancellationToken,
 ) {
     let engine = Arc::clone(forward_auth.engine());
@@ -59,7 +59,7 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/.well-known/jwks.json", get(jwks))
         .route("/metrics", get(metrics))
-        .with_state(AppState { metrics: metrics::registry(&engine, sources), engine, condition })
+        .with_state(AppState { metrics: registry, engine, condition })
         .merge(
             // Some gateways use the method of the original request.
             Router::new().route("/forward-auth", any(forward_auth::forward_auth)).with_state(forward_auth),

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 pub use self::file::AuditFile;
 use crate::domain::{
-    audit::{Audit, Entry, Outcome},
+    audit::{Action, Audit, Entry, Outcome},
     types::Timestamp,
 };
 
@@ -20,6 +20,8 @@ use crate::domain::{
 pub struct AuditTrail {
     /// Whether entries go to the log.
     pub log: bool,
+    /// Whether the entries of imported accounts go to the log, too.
+    pub log_imports: bool,
     /// The file that entries go to.
     pub file: Option<AuditFile>,
 }
@@ -42,7 +44,10 @@ impl AuditTrail {
 impl Audit for AuditTrail {
     fn record(&self, entry: Entry) {
         let line = Line::of(&entry);
-        if self.log {
+        // The log has an entry with their numbers.
+        let is_one_of_many =
+            entry.action == Action::ImportAccount && !matches!(entry.outcome, Outcome::Failed(_));
+        if self.log && (self.log_imports || !is_one_of_many) {
             line.log();
         }
         if let Some(file) = &self.file {
@@ -158,7 +163,7 @@ fn format_time(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{audit::Action, origin::Origin, types::UserId};
+    use crate::domain::{origin::Origin, types::UserId};
 
     fn json(entry: &Entry) -> serde_json::Value {
         serde_json::to_value(Line::of(entry)).unwrap()

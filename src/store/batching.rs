@@ -21,11 +21,15 @@ use async_trait::async_trait;
 use foldhash::fast::RandomState;
 use futures_util::future::join_all;
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
+use tracing::Instrument as _;
 
-use crate::domain::{
-    ports::{Change, Commit, Moment, Registers, Revision, StoreError, Versioned},
-    sessions::UserSessions,
-    types::UserId,
+use crate::{
+    domain::{
+        ports::{Change, Commit, Moment, Registers, Revision, StoreError, Versioned},
+        sessions::UserSessions,
+        types::UserId,
+    },
+    trace,
 };
 
 type Read = Result<Versioned<UserSessions>, StoreError>;
@@ -106,7 +110,7 @@ impl BatchingSessions {
                 self.send(batch);
             }
         }
-        let result = receiver.await.map_err(|_| {
+        let result = trace::step("batched load", receiver).await.map_err(|_| {
             // The task panicked, or the runtime is shutting down.
             let cause = "the task that sends a batch of loads has ended".to_owned();
             StoreError::Unavailable { store: "session", cause }
@@ -141,14 +145,15 @@ impl BatchingSessions {
     /// Sends the batch in a task of its own, so that no client that hangs up cancels the loads of others.
     fn send(&self, mut batch: Batch) {
         let inner = Arc::clone(&self.inner);
-        self.runtime.spawn(async move {
+        let send = async move {
             batch.waiters.retain(|waiter| !waiter.sender.is_closed());
             let result = Arc::new(batch.read(&*inner).await);
             for waiter in batch.waiters {
                 // Fails if the load was cancelled.
                 let _ = waiter.sender.send(Arc::clone(&result));
             }
-        });
+        };
+        self.runtime.spawn(send.in_current_span());
     }
 }
 

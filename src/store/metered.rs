@@ -1,4 +1,4 @@
-//! Decorators that count and time the requests to a store.
+//! Decorators that count, time and trace the requests to a store.
 
 use std::{
     sync::Arc,
@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     domain::{
@@ -18,18 +19,45 @@ use crate::{
         username::Username,
     },
     metrics::store::{CacheResult, Operation, StoreMetrics},
+    trace::{self, CHILD},
 };
 
-/// A port with its requests counted and timed.
+/// A port with its requests counted, timed and traced.
 pub struct Metered<P: ?Sized> {
     inner: Arc<P>,
     metrics: Arc<StoreMetrics>,
+    names: StoreNames,
+}
+
+/// The names of a store in traces.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreNames {
+    /// The database by its name in the conventions of OpenTelemetry, such as `postgresql`.
+    pub system: &'static str,
+    /// What is stored.
+    pub collection: &'static str,
 }
 
 impl<P: ?Sized> Metered<P> {
     /// Counts the requests to `inner`.
-    pub fn new(inner: Arc<P>, metrics: &Arc<StoreMetrics>) -> Self {
-        Self { inner, metrics: Arc::clone(metrics) }
+    pub fn new(inner: Arc<P>, metrics: &Arc<StoreMetrics>, names: StoreNames) -> Self {
+        Self { inner, metrics: Arc::clone(metrics), names }
+    }
+
+    /// The span of a request, if the request of a client that needs it is traced.
+    fn span(&self, operation: Operation) -> Span {
+        let StoreNames { system, collection } = self.names;
+        tracing::info_span!(
+            target: CHILD,
+            "store",
+            otel.name = format!("{} {collection}", operation.name()),
+            otel.kind = "client",
+            otel.status_code = Empty,
+            db.system.name = system,
+            db.collection.name = collection,
+            db.operation.name = operation.name(),
+            "error.type" = Empty,
+        )
     }
 
     async fn meter<T>(
@@ -38,8 +66,12 @@ impl<P: ?Sized> Metered<P> {
         request: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let started = Instant::now();
-        let result = request.await;
+        let span = self.span(operation);
+        let result = request.instrument(span.clone()).await;
         self.metrics.count(operation, started.elapsed(), result.is_err());
+        if let Err(error) = &result {
+            trace::failed(&span, error.kind());
+        }
         result
     }
 
@@ -50,8 +82,13 @@ impl<P: ?Sized> Metered<P> {
         requests: impl Future<Output = Vec<Result<T, StoreError>>>,
     ) -> Vec<Result<T, StoreError>> {
         let started = Instant::now();
-        let results = requests.await;
-        self.metrics.count(operation, started.elapsed(), results.iter().any(Result::is_err));
+        let span = self.span(operation);
+        let results = requests.instrument(span.clone()).await;
+        let error = results.iter().find_map(|result| result.as_ref().err());
+        self.metrics.count(operation, started.elapsed(), error.is_some());
+        if let Some(error) = error {
+            trace::failed(&span, error.kind());
+        }
         results
     }
 }

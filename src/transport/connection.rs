@@ -85,7 +85,7 @@ pub trait Services: Send + Sync + 'static {
 
     /// Begins to answer a request from `peer` that has arrived as a whole, with `message` as its body. This must not
     /// take long. Only requests over HTTP/2 come here, and may be left to [`serve`](Self::serve).
-    fn begin<B>(&self, peer: &Peer, request: &Request<B>, message: &Bytes) -> Begun<Self::Body> {
+    fn begin<B>(&self, peer: &Peer, request: &mut Request<B>, message: &Bytes) -> Begun<Self::Body> {
         let _ = (peer, request, message);
         Begun::Unchanged
     }

@@ -139,7 +139,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, S: Services> Http2<I, S> {
         let Served { services, peer } = &*self.served;
         let begun = match request.body_mut().take_whole() {
             None => Begun::Unchanged,
-            Some(data) => match panics::catch(|| services.begin(peer, &request, &data)) {
+            Some(data) => match panics::catch(|| services.begin(peer, &mut request, &data)) {
                 Ok(Begun::Unchanged) => {
                     request.body_mut().put_back(data);
                     Begun::Unchanged

@@ -18,18 +18,19 @@ use syn::{
 };
 
 /// Each top-level module with the modules of this crate that it may name.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
+    ("trace", &[]),
     ("metrics", &[]),
     ("isolation", &[]),
     ("admission", &[]),
-    ("domain", &["isolation", "metrics"]),
-    ("store", &["domain", "isolation", "metrics"]),
+    ("domain", &["isolation", "metrics", "trace"]),
+    ("store", &["domain", "isolation", "metrics", "trace"]),
     ("gateway", &["domain"]),
     ("config", &["domain"]),
-    ("telemetry", &["config", "domain::ports", "isolation", "store::clock"]),
+    ("telemetry", &["config", "domain::ports", "isolation", "store::clock", "store::secret_file", "trace"]),
     ("transport", &["admission", "domain::callers", "domain::ports", "domain::types", "isolation"]),
-    ("grpc", &["admission", "domain", "gateway", "isolation", "metrics", "transport"]),
-    ("http", &["admission", "domain", "gateway", "isolation", "metrics", "telemetry", "transport"]),
+    ("grpc", &["admission", "domain", "gateway", "isolation", "metrics", "trace", "transport"]),
+    ("http", &["admission", "domain", "gateway", "isolation", "metrics", "telemetry", "trace", "transport"]),
     ("app", &["*"]),
     (
         "cli",

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::password;
+use super::{SQLITE, password, scheme};
 use crate::{
     config::Config,
     domain::ports::{Accounts, Callers, StoreError},
     metrics::store::StoreMetrics,
     store::{
         embedded::{self, Database},
-        metered::Metered,
+        metered::{Metered, StoreNames},
         sql::{ExternalUsers, Lookup, Settings, SqlAccounts, SqlCallers},
     },
 };
@@ -79,7 +79,13 @@ pub(in crate::app) async fn accounts_and_callers(
             Arc::new(callers.map_err(|error| format!("access.callers_url: {error}"))?)
         }
     };
-    Ok((Arc::new(Metered::new(accounts, metrics)), callers))
+    let system = match scheme(&config.accounts.url) {
+        "postgres" | "postgresql" => "postgresql",
+        "mysql" | "mariadb" => "mysql",
+        _ => SQLITE,
+    };
+    let names = StoreNames { system, collection: "accounts" };
+    Ok((Arc::new(Metered::new(accounts, metrics, names)), callers))
 }
 
 fn settings(config: &Config) -> Result<Settings, String> {

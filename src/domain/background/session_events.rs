@@ -23,11 +23,14 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, broadcast};
 
-use crate::domain::{
-    Error,
-    epoch::CurrentEpoch,
-    ports::{Clock, Cursor, Event, EventLog, StoreError, Tail},
-    types::{Claims, Timestamp},
+use crate::{
+    domain::{
+        Error,
+        epoch::CurrentEpoch,
+        ports::{Clock, Cursor, Event, EventLog, StoreError, Tail},
+        types::{Claims, Timestamp},
+    },
+    trace::Root,
 };
 
 use self::watch_limits::WatchCounts;
@@ -228,6 +231,14 @@ impl SessionEvents {
             };
             // Without a position, events since a watch or a feed began may have been missed.
             tail.gap |= position.is_none();
+            let root = if tail.events.is_empty() {
+                None
+            } else {
+                Root::background("process session events", "consumer")
+            };
+            if let Some(root) = &root {
+                root.span().record("messaging.batch.message_count", tail.events.len());
+            }
             for event in &tail.events {
                 match event {
                     Event::Ended { ended, .. } => self.waiters.notify_ended(ended),

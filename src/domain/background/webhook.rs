@@ -24,14 +24,18 @@ use std::{
 use futures_util::FutureExt as _;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::lease_holder::{HeldLease, LeaseHolder};
-use crate::domain::{
-    Engine, Error,
-    lease::{Delivery, DeliveryKey},
-    ports::{Cursor, DeliveryError, EventBatch, Receiver, Registers, StoreError},
-    types::SessionId,
-    watch_sessions::{Feed, FeedEvent, Filter},
+use crate::{
+    domain::{
+        Engine, Error,
+        lease::{Delivery, DeliveryKey},
+        ports::{Cursor, DeliveryError, EventBatch, Receiver, Registers, StoreError},
+        types::SessionId,
+        watch_sessions::{Feed, FeedEvent, Filter},
+    },
+    trace::Root,
 };
 
 /// The backoff after the first failed delivery. It doubles with every further one.
@@ -182,7 +186,7 @@ impl Webhook {
             if !self.leases.is_valid(held) {
                 return false;
             }
-            let DeliveryError { cause, retry_after } = match self.receiver.deliver(batch).await {
+            let DeliveryError { cause, retry_after } = match self.post(batch).await {
                 Ok(()) => break,
                 Err(error) => error,
             };
@@ -204,6 +208,20 @@ impl Webhook {
             tracing::info!(webhook.waited_seconds = waited, "delivering webhook events again");
         }
         true
+    }
+
+    /// Sends a batch once, inside a span if it is sampled.
+    async fn post(&self, batch: &EventBatch) -> Result<(), DeliveryError> {
+        let Some(root) = Root::background("deliver webhook", "client") else {
+            return self.receiver.deliver(batch).await;
+        };
+        root.span().record("messaging.batch.message_count", batch.events.len());
+        root.span().record("http.request.method", "POST");
+        let delivered = self.receiver.deliver(batch).instrument(root.span().clone()).await;
+        if delivered.is_err() {
+            root.failed("not_delivered");
+        }
+        delivered
     }
 }
 

@@ -12,7 +12,9 @@ use tonic_types::StatusExt as _;
 use super::{SPOOFED, bearer, get_with_token, identity, passes_identity, programs::envoy};
 use crate::support::{
     address::unused_address,
+    collector::Collector,
     http::Echo,
+    process::Process,
     proxy::{Proxy, ProxyMode},
     server::{Server, Store},
 };
@@ -200,4 +202,22 @@ async fn a_route_with_an_unknown_key_denies_every_request() {
     let token = server.client.login("alice", "").await.token;
     assert_eq!(get_with_token(envoy.address, "/admin/", Some(&token), &[]).await.status, 503);
     assert_eq!(get_with_token(envoy.address, "/", Some(&token), &[]).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trace_of_a_request_reaches_the_span_of_its_check() {
+    let (collector, echo) = (Collector::start().await, Echo::start().await);
+    let data = tempfile::tempdir().unwrap();
+    let settings = [("OTLP__ENDPOINT", &*collector.url()), ("OTLP__SAMPLE_RATIO", "0")];
+    let process = Process::start(data.path(), &settings);
+    let client = process.serving_client().await;
+    let Some(envoy) = envoy(process.grpc, echo.address, &[]).await else { return };
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let trace_id = "0af7651916cd43dd8448eb211c80319c";
+    let traceparent = format!("00-{trace_id}-b7ad6b7169203331-01");
+    let headers = [("traceparent", traceparent.as_bytes()), ("tracestate", b"vendor=1")];
+    assert_eq!(get_with_token(envoy.address, "/", Some(&token), &headers).await.status, 200);
+    let span = collector.named(trace_id, "envoy.service.auth.v3.Authorization/Check").await;
+    assert_eq!((&*span.parent_id, &*span.state), ("b7ad6b7169203331", "vendor=1"));
 }

@@ -140,6 +140,34 @@ fn json_lines_are_imported_exactly_once() {
 }
 
 #[test]
+fn the_log_has_an_entry_for_each_message_and_the_audit_file_one_for_each_account() {
+    for (in_log, lines) in [("false", 0), ("true", 2500)] {
+        let folder = tempfile::tempdir().unwrap();
+        let trail = folder.path().join("audit.jsonl");
+        let settings = [("AUDIT__FILE", trail.to_str().unwrap()), ("AUDIT__LOG_IMPORTS", in_log)];
+        let shop = ImportTest::with(&settings);
+        let file = shop.file("users.jsonl", many(2500));
+        assert_eq!(shop.import(&file, &[]).out, "added 2500, present 0, refused 0\n");
+        let ImportTest { server, .. } = shop;
+        server.terminate();
+        let (_, log) = server.wait(Duration::from_secs(20));
+        let entries = |text: &str, action: &str| text.lines().filter(|line| line.contains(action)).count();
+        assert_eq!(entries(&log, "account.import\""), lines, "{log}");
+        let summaries = entries(&log, "accounts.imported");
+        assert!((3..=50).contains(&summaries), "{summaries} entries: {log}");
+        let trail = fs::read_to_string(trail).unwrap();
+        assert_eq!(entries(&trail, "account.import\""), 2500);
+        assert_eq!(entries(&trail, "accounts.imported"), summaries);
+        let added = trail.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let added = added.filter_map(|line| {
+            let detail = line["detail"].as_str()?.strip_prefix("added ")?;
+            detail.split(',').next()?.parse::<u64>().ok()
+        });
+        assert_eq!(added.sum::<u64>(), 2500);
+    }
+}
+
+#[test]
 fn csv_is_imported_from_standard_input() {
     let shop = ImportTest::open();
     let hash = hash();
@@ -376,7 +404,8 @@ fn memory_does_not_grow_with_the_file() {
 
 #[test]
 fn no_hash_is_printed_and_every_account_is_in_the_audit_trail() {
-    let shop = ImportTest::with(&[("LOG__LEVEL", "trace"), ("LOG__FORMAT", "json")]);
+    let shop =
+        ImportTest::with(&[("LOG__LEVEL", "trace"), ("LOG__FORMAT", "json"), ("AUDIT__LOG_IMPORTS", "true")]);
     let (good, bad) = (hash(), "md5$salt$5f4dcc3b5aa765d61d8327deb882cf99");
     let text = format!(
         "{}\n{}\n",
@@ -392,7 +421,7 @@ fn no_hash_is_printed_and_every_account_is_in_the_audit_trail() {
     let (code, log) = shop.server.wait(Duration::from_secs(15));
     assert_eq!(code, Some(0));
     // Added and refused, then refused; what was there has not changed.
-    assert_eq!(log.matches("account.import").count(), 3, "{log}");
+    assert_eq!(log.matches("account.import\"").count(), 3, "{log}");
     let (salt_of_good, salt_of_bad) = (good.rsplit('$').next().unwrap(), "5f4dcc3b5aa765d61d8327deb882cf99");
     for text in [&log, &first.out, &first.err, &second.out, &second.err] {
         assert!(!text.contains(salt_of_good) && !text.contains(salt_of_bad));

@@ -18,6 +18,7 @@ use crate::{
     gateways::check_request,
     support::{
         client::{Client, login_request},
+        collector::Collector,
         http::get,
         process::Process,
         redis::RedisServer,
@@ -69,6 +70,7 @@ async fn metrics_count_what_happened_in_the_openmetrics_format() {
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let page = include_str!("../../../docs/operations.md");
     let (_, table) = page.split_once("## Metrics\n").unwrap();
+    let table = table.split("\n## ").next().unwrap();
     let rows = table.lines().filter(|line| line.starts_with("| `"));
     let mut found = BTreeMap::new();
     for row in rows {
@@ -111,6 +113,43 @@ async fn the_documents_list_every_metric_with_its_labels() {
     }
     let after = samples(&process).await;
     assert!(after.keys().eq(before.keys()), "traffic has added series");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_metrics_are_exported_over_otlp() {
+    let collector = Collector::start().await;
+    let settings = [
+        ("OTLP__ENDPOINT", &*collector.url()),
+        ("OTLP__METRICS_INTERVAL", "1s"),
+        ("OTLP__SERVICE_NAME", "login"),
+        ("OTLP__SAMPLE_RATIO", "0"),
+    ];
+    let (process, client, _data) = serve(&settings).await;
+    client.user("alice").await;
+    let token = client.login("alice", "").await.token;
+    let ok = r#"latchkey_logins_total{outcome="ok"}"#;
+    collector.metric(ok, 1.0).await;
+    // As the last export at the end.
+    client.validate(&token).await;
+    let scraped = samples(&process).await;
+    process.terminate();
+    tokio::task::spawn_blocking(move || process.wait(Duration::from_secs(20))).await.unwrap();
+    let exported = collector.metrics();
+    assert_eq!(exported.keys().collect::<Vec<_>>(), scraped.keys().collect::<Vec<_>>());
+    let verdict = r#"latchkey_verdicts_total{surface="grpc",verdict="live"}"#;
+    let login =
+        r#"grpc_server_handling_seconds_count{grpc_service="latchkey.v1.AuthService",grpc_method="Login"}"#;
+    for series in [ok, verdict, login] {
+        assert!(
+            (exported[series] - scraped[series]).abs() < f64::EPSILON && scraped[series] >= 1.0,
+            "{series}"
+        );
+    }
+    for series in scraped.keys().filter(|series| series.contains("Login\",") || series.contains("hash")) {
+        assert!((exported[series] - scraped[series]).abs() < 1e-9, "{series}");
+    }
+    assert_eq!(collector.resources().last().unwrap()["service.name"], "login");
+    assert!(collector.spans().is_empty());
 }
 
 /// The samples of a scrape, by name and labels as they are written.

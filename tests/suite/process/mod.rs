@@ -36,6 +36,7 @@ mod signals;
 mod silent;
 mod start;
 mod tls;
+mod traces;
 mod unwritten;
 mod upgrade;
 mod watched;

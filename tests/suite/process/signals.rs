@@ -161,6 +161,60 @@ async fn sighup_reloads_keys_and_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_reloads_the_log_level() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("latchkey.toml");
+    let configure = |text: &str| std::fs::write(&path, text).unwrap();
+    configure("log.level = \"info\"\n");
+    let mut serve = command(data.path(), &[]);
+    serve.env_remove("LATCHKEY_LOG__LEVEL").args(["serve", "--config", path.to_str().unwrap()]);
+    let process = Process::launch(serve, data.path());
+    let client = process.serving_client().await;
+    client.user("alice").await;
+
+    configure("log.level = \"debug\"\nserver.max_requests = 77\n");
+    process.signal("HUP");
+    let output = process.output_until("take effect after a restart");
+    assert!(!output.contains("rpc.method"), "{output}");
+    assert!(
+        output.contains("config.keys=\"server.max_requests\"")
+            || output.contains("\"config.keys\":\"server.max_requests\"")
+    );
+    client.login("alice", "").await;
+    process.output_until("latchkey.v1.AuthService/Login");
+
+    // An invalid configuration changes nothing.
+    let until_count = async |text: &str, count: usize| {
+        let begun = Instant::now();
+        while process.output().matches(text).count() < count {
+            assert!(begun.elapsed() < AT_ONCE, "{text} is missing: {}", process.output());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let wrong = [
+        "log.level = \"loud\"\n",
+        "log.levels = \"warn\"\n",
+        "token.leeway = \"1h\"\nlog.level = \"warn\"\n",
+    ];
+    for (count, text) in (1..).zip(wrong) {
+        configure(text);
+        process.signal("HUP");
+        until_count("keeping the settings in use", count).await;
+    }
+    client.user("bob").await;
+    process.output_until("latchkey.v1.AccountService/CreateAccount");
+
+    configure("log.level = \"warn\"\nserver.max_requests = 77\n");
+    process.signal("HUP");
+    until_count("take effect after a restart", 2).await;
+    client.user("carol").await;
+    process.terminate();
+    let (code, output) = end(process, AT_ONCE * 2).await;
+    assert_eq!(code, Some(0), "{output}");
+    assert!(output.contains("bob") && !output.contains("carol"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_changes_survive_a_stop() {
     let data = tempfile::tempdir().unwrap();
     let process = Process::start(data.path(), &[]);

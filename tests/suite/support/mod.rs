@@ -5,6 +5,7 @@ pub mod child_server;
 pub mod client;
 pub mod clock;
 pub mod cluster;
+pub mod collector;
 pub mod database_server;
 pub mod http;
 pub mod memory;

@@ -201,7 +201,8 @@ fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
 pub fn command(data: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(LATCHKEY);
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("LATCHKEY_") {
+        let text = name.to_string_lossy();
+        if text.starts_with("LATCHKEY_") || text.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }

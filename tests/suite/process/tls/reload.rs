@@ -24,6 +24,16 @@ async fn a_new_certificate_is_used_for_new_connections_and_open_ones_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_replaces_a_certificate_before_the_interval() {
+    let server = TlsServer::start(&[("TLS__RELOAD_INTERVAL", "1h")]).await;
+    let next = Authority::new("next");
+    files(server.folder.path(), &next.server());
+    assert!(server.answers(None).await, "the certificate is replaced without a signal");
+    server.process.signal("HUP");
+    until_trusted(&server, &next).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_files_leave_the_old_certificate_in_use_and_are_logged_once() {
     let server = TlsServer::start(&[]).await;
     let path = server.folder.path().join("server.pem");
