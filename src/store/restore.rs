@@ -207,13 +207,13 @@ mod tests {
     fn a_restore_that_was_interrupted_can_be_run_again() {
         let directory = used();
         let data_dir = directory.path();
-        let staging = staged(data_dir, true);
+        let mut staging = staged(data_dir, true);
         // A crash after some files were moved.
         fs::create_dir(data_dir.join("first")).unwrap();
         fs::rename(data_dir.join(KEYS), data_dir.join("first").join(KEYS)).unwrap();
         fs::rename(staging.directory().join(KEYS), data_dir.join(KEYS)).unwrap();
-        let Staging { placing, .. } = &mut { staging };
-        *placing = true;
+        staging.placing = true;
+        drop(staging);
         assert!(check_complete(data_dir).unwrap_err().contains("--force"));
         staged(data_dir, true).place("second").unwrap();
         assert_eq!(read(data_dir.join(DATABASE)), "new");
