@@ -55,7 +55,6 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("docs/integration.md", "page() ", "the same"),
     ("docs/kubernetes.md", "", "needs a cluster; `kubernetes` renders and decodes the chart"),
     ("docs/operations.md", "docker compose", "needs images; `image` checks the file"),
-    ("docs/operations.md", "kill -HUP", "`process::signals` sends it to a server of its own"),
     ("docs/operations.md", "sudo apt install", "needs a release; `make release` verifies the package"),
     ("docs/operations.md", "latchkey restore", "needs a server that has stopped; `process::runbook` runs it"),
     ("docs/operations.md", "latchkey key", "`process::runbook` runs them on two replicas"),

@@ -217,7 +217,10 @@ fn series(metric: Metric) -> Vec<(String, f64)> {
                 let count = |count: u64| count as f64;
                 samples.push((labelled("_sum", None, pairs), point.sum.unwrap()));
                 samples.push((labelled("_count", None, pairs), count(point.count)));
-                let bounds = point.explicit_bounds.iter().map(|bound| format!("{bound:?}"));
+                let bounds = point.explicit_bounds.iter().map(|bound| match bound.fract() {
+                    0.0 => format!("{bound:.1}"),
+                    _ => bound.to_string(),
+                });
                 let mut below = 0;
                 for (bound, more) in bounds.chain(["+Inf".to_owned()]).zip(point.bucket_counts) {
                     below += more;
