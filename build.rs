@@ -15,7 +15,6 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use protox::Compiler;
 
@@ -50,19 +49,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     version()?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR: run this through cargo")?);
 
+    // Encoded by the compiler: the types of the library would drop the options of `google.api.http`.
     let descriptors = Compiler::new(["proto"])?
         .include_imports(true)
         .include_source_info(true)
         .open_files(PROTOCOL)?
         .open_file("envoy/service/auth/v3/external_auth.proto")?
-        .file_descriptor_set();
+        .encode_file_descriptor_set();
     // What `latchkey descriptor` prints, for gateways that make JSON of the messages and of the details of errors.
     let published = Compiler::new(["proto"])?
         .include_imports(true)
         .open_files(PROTOCOL)?
         .open_file("google/rpc/error_details.proto")?
         .encode_file_descriptor_set();
-    fs::write(out.join("latchkey.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("latchkey.bin"), descriptors)?;
     fs::write(out.join("latchkey.binpb"), published)?;
 
     let protocol = Compiler::new(["proto"])?
