@@ -15,7 +15,7 @@ mod tls;
 
 use std::{fs::File, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use ::http::HeaderValue;
+use axum::Router;
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
@@ -35,7 +35,7 @@ use crate::{
     admission::{Admission, ConnectionLimiter, Resource},
     config::Config,
     domain::{
-        Engine, Error, Metrics, Services,
+        self, Engine, Error, Metrics,
         audit::{Audit, LimitedAudit},
         callers::KnownCallers,
         health::Probes,
@@ -46,13 +46,25 @@ use crate::{
         token_service::TokenService,
         webhook::Webhook,
     },
-    grpc::{self, access::Access, browser::Browsers, dispatch::Dispatcher, health::Health, origin::Origins},
+    grpc::{
+        self,
+        access::Access,
+        browser::{Browsers, Pages},
+        dispatch::Dispatcher,
+        health::Health,
+        origin::Origins,
+    },
     http::{self, Sources, forward_auth::ForwardAuth},
     isolation::supervisor::{Importance, supervise},
+    json::{Json, port::WithJson},
     metrics::store::StoreMetrics,
     store::{audit::AuditTrail, embedded::Database},
     telemetry::MetricsExport,
-    transport::{server::serve, tls::Tls},
+    transport::{
+        connection,
+        server::{ConnectionLimits, serve},
+        tls::Tls,
+    },
 };
 
 const DEBT_INTERVAL: Duration = Duration::from_secs(2);
@@ -121,7 +133,7 @@ impl App {
         let audit = Arc::new(audit_trail(config)?);
         let audit_log = LimitedAudit::new(Arc::clone(&audit) as Arc<dyn Audit>);
         let (leeway, tombstone_ttl) = (config.token.leeway, config.session.tombstone_ttl);
-        let engine = Arc::new(Engine::new(Services {
+        let engine = Arc::new(Engine::new(domain::Services {
             sessions: SessionRepository::new(sessions, epoch, Arc::clone(&clock), leeway, tombstone_ttl),
             passwords: PasswordService::new(
                 passwords,
@@ -159,6 +171,8 @@ impl App {
             &shutdown,
         )?;
         let rpc_metrics = Arc::clone(services.metrics());
+        let services = Services::new(config, services)?;
+        let json = services.http(config);
 
         let grpc_listener = bind("listen.grpc", config.listen.grpc).await?;
         let http_listener = bind("listen.http", config.listen.http).await?;
@@ -170,13 +184,14 @@ impl App {
         let failed = CancellationToken::new();
         let connections = descriptors::connections(config);
         let admission = limits::admission(config, connections.per_port)?;
-        let port = serve_grpc(config, &admission, grpc_listener, tls, services, shutdown.clone())?;
+        let port = serve_grpc(config, &admission, grpc_listener, tls, services, shutdown.clone());
         serving.spawn(serve_port("gRPC port", port, shutdown.clone(), failed.clone()));
         let sources = Sources { admission: Arc::clone(&admission), rpc: rpc_metrics, store: store_metrics };
         let registry = http::registry(&engine, sources);
         start_metrics_export(config, &mut serving, &registry, shutdown.clone())?;
         let limiter = ConnectionLimiter::new(Arc::clone(&admission), Resource::HttpConnections);
-        let port = serve_http(limiter, http_listener, forward_auth, &health, registry, shutdown.clone());
+        let port =
+            serve_http(limiter, http_listener, forward_auth, json, &health, registry, shutdown.clone());
         serving.spawn(serve_port("HTTP port", port, shutdown.clone(), failed.clone()));
         if let Some(receiver) = webhook {
             start_webhook(&mut serving, receiver.webhook(config, &engine, deliveries), shutdown.clone());
@@ -338,36 +353,73 @@ fn serve_http(
     limiter: ConnectionLimiter,
     listener: TcpListener,
     forward_auth: ForwardAuth,
+    json: Option<Router>,
     health: &Health,
     registry: Arc<Registry>,
     shutdown: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
     let condition = health.condition();
-    async move { http::serve(listener, forward_auth, condition, &limiter, registry, shutdown).await }
+    async move { http::serve(listener, forward_auth, json, condition, &limiter, registry, shutdown).await }
 }
 
-/// Serves the gRPC port, for browsers too if `browser.origins` is set.
+/// Serves the gRPC port, for browsers too if `browser.origins` is set, and with JSON too if it is given.
 fn serve_grpc(
     config: &Config,
     admission: &Arc<Admission>,
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
-    services: Dispatcher,
+    services: Services,
     shutdown: CancellationToken,
-) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, String> {
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let Services { dispatcher, pages, json } = services;
     let limits = limits::connections(config);
     let limiter = ConnectionLimiter::new(Arc::clone(admission), Resource::GrpcConnections);
-    let origins = config.browser.origins.iter().map(|origin| HeaderValue::from_str(origin));
-    let origins = origins
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| "browser.origins: not an origin such as https://shop.example")?;
-    if origins.is_empty() {
-        let services = Arc::new(services);
-        return Ok(Box::pin(async move { serve(listener, &limiter, tls, services, limits, shutdown).await }));
+    let json = json.filter(|_| config.listen.grpc_json);
+    let browsers = (!pages.is_empty()).then(|| Arc::new(Browsers::new(Arc::clone(&dispatcher), pages)));
+    let port = Port { listener, limiter, tls, limits, shutdown };
+    match (browsers, json) {
+        (None, None) => Box::pin(port.serve(dispatcher)),
+        (Some(browsers), None) => Box::pin(port.serve(browsers)),
+        (None, Some(json)) => Box::pin(port.serve(Arc::new(WithJson::new(dispatcher, json)))),
+        (Some(browsers), Some(json)) => Box::pin(port.serve(Arc::new(WithJson::new(browsers, json)))),
     }
-    let browsers = Browsers::new(services, origins, gateways::token_cookie(config));
-    let browsers = Arc::new(browsers);
-    Ok(Box::pin(async move { serve(listener, &limiter, tls, browsers, limits, shutdown).await }))
+}
+
+/// What the two ports serve.
+struct Services {
+    dispatcher: Arc<Dispatcher>,
+    pages: Arc<Pages>,
+    /// If a port serves JSON.
+    json: Option<Arc<Json>>,
+}
+
+impl Services {
+    fn new(config: &Config, dispatcher: Dispatcher) -> Result<Self, String> {
+        let (dispatcher, pages) = (Arc::new(dispatcher), Arc::new(gateways::pages(config)?));
+        let json = (config.listen.json || config.listen.grpc_json)
+            .then(|| Json::new(Arc::clone(&dispatcher), Arc::clone(&pages)).map(Arc::new));
+        Ok(Self { json: json.transpose()?, dispatcher, pages })
+    }
+
+    /// The router of the HTTP port for JSON.
+    fn http(&self, config: &Config) -> Option<Router> {
+        self.json.clone().filter(|_| config.listen.json).map(Json::router)
+    }
+}
+
+/// The gRPC port.
+struct Port {
+    listener: TcpListener,
+    limiter: ConnectionLimiter,
+    tls: Option<Arc<Tls>>,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+}
+
+impl Port {
+    async fn serve<S: connection::Services>(self, services: Arc<S>) {
+        serve(self.listener, &self.limiter, self.tls, services, self.limits, self.shutdown).await;
+    }
 }
 
 async fn record_audit_summaries(engine: Arc<Engine>) {

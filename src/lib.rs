@@ -5,9 +5,9 @@
 //! Dependencies point to the domain:
 //!
 //! ```text
-//! main, cli ──> app ──> grpc, http ──> gateway ──> domain ──> domain::ports <── store
-//!                          │
-//!                          └─────────> transport ──> admission
+//! main, cli ──> app ──> json ──> grpc, http ──> gateway ──> domain ──> domain::ports <── store
+//!                                   │
+//!                                   └─────────> transport ──> admission
 //! ```
 //!
 //! | module | what it is | what it may name |
@@ -19,6 +19,7 @@
 //! | [`transport`] | connections: accept loop, TLS, HTTP/2, HTTP/1.1, drain | `admission`, `isolation`, types of `domain` |
 //! | [`grpc`] | the gRPC services: messages to domain values and back, access control, statuses | `transport`, `admission`, `gateway`, `domain`, `isolation`, `metrics`, `trace` |
 //! | [`http`] | the HTTP port: forward-auth, probes, metrics, JWKS | `transport`, `admission`, `gateway`, `domain`, `isolation`, `metrics`, `telemetry`, `trace` |
+//! | [`json`] | JSON over HTTP, translated to gRPC by the descriptors | `grpc`, `transport`, `admission`, `domain`, `isolation` |
 //! | [`gateway`] | decisions and denials for gateways, shared by `grpc` and `http` | `domain` |
 //! | [`domain`] | the rules: verbs, services, models and ports; no protocol, store, environment or wall clock | `isolation`, `metrics`, `trace` |
 //! | [`store`] | the implementations of the ports: SQLite, PostgreSQL, MySQL, Redis, files, webhook, clock | `domain`, `isolation`, `metrics`, `trace` |
@@ -51,6 +52,7 @@ pub mod gateway;
 pub mod grpc;
 pub mod http;
 pub mod isolation;
+pub mod json;
 pub mod metrics;
 pub mod store;
 pub mod telemetry;

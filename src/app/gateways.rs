@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, HeaderValue};
 use async_trait::async_trait;
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     gateway::{Gateway, GatewaySettings, HeaderNames},
     grpc::{
         access::Access,
+        browser::Pages,
         cookie::{SameSite, TokenCookie},
     },
     http::forward_auth::{CallerCheck, ForwardAuth},
@@ -31,8 +32,17 @@ pub(super) fn gateway(config: &Config, engine: &Arc<Engine>) -> Arc<Gateway> {
     Arc::new(Gateway::new(Arc::clone(engine), GatewaySettings { cookie, headers }))
 }
 
+/// The pages that may call both ports.
+pub(super) fn pages(config: &Config) -> Result<Pages, String> {
+    let origins = config.browser.origins.iter().map(|origin| HeaderValue::from_str(origin));
+    let origins = origins
+        .collect::<Result<_, _>>()
+        .map_err(|_| "browser.origins: not an origin such as https://shop.example")?;
+    Ok(Pages::new(origins, token_cookie(config)))
+}
+
 /// The cookie that carries tokens to pages, if `browser.set_cookie` is set.
-pub(super) fn token_cookie(config: &Config) -> Option<TokenCookie> {
+fn token_cookie(config: &Config) -> Option<TokenCookie> {
     let browser = &config.browser;
     let same_site = match browser.cookie_same_site {
         config::SameSite::Strict => SameSite::Strict,

@@ -61,6 +61,6 @@ pub(super) fn connections(config: &Config) -> ConnectionLimits {
         max_streams: server.max_streams,
         age: server.connection_age,
         age_grace: server.connection_age_grace.max(Duration::from_millis(1)),
-        http1: !config.browser.origins.is_empty(),
+        http1: !config.browser.origins.is_empty() || config.listen.grpc_json,
     }
 }

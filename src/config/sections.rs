@@ -14,6 +14,8 @@ use crate::domain::keyring::KeyAlgorithm;
 pub struct Listen {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
+    pub json: bool,
+    pub grpc_json: bool,
 }
 
 #[derive(Clone, Deserialize)]

@@ -39,11 +39,13 @@ pub enum Surface {
     ExtAuthz,
     /// `/forward-auth`.
     ForwardAuth,
+    /// `Validate` as JSON over HTTP.
+    Json,
 }
 
 impl Surface {
     /// Every surface, in the order of its discriminant.
-    pub const ALL: [Self; 4] = [Self::Grpc, Self::Stream, Self::ExtAuthz, Self::ForwardAuth];
+    pub const ALL: [Self; 5] = [Self::Grpc, Self::Stream, Self::ExtAuthz, Self::ForwardAuth, Self::Json];
 
     /// The name in metrics.
     pub const fn name(self) -> &'static str {
@@ -52,6 +54,7 @@ impl Surface {
             Self::Stream => "stream",
             Self::ExtAuthz => "ext_authz",
             Self::ForwardAuth => "forward_auth",
+            Self::Json => "json",
         }
     }
 }

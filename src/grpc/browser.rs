@@ -22,6 +22,8 @@ use crate::{
     transport::{body::IncomingBody, connection::Services, http2::Begun, peer::Peer},
 };
 
+/// The method of all calls.
+const POST: HeaderValue = HeaderValue::from_static("POST");
 /// The request headers that pages may send. The caller key is not among them, because it does not belong in a browser.
 const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, grpc-timeout, x-grpc-web, x-request-id, x-user-agent",
@@ -32,27 +34,100 @@ const EXPOSED_HEADERS: HeaderValue =
 /// How long browsers cache a preflight, in seconds. No browser caches it for longer than two hours.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// Serves browsers in addition to gRPC clients.
-pub struct Browsers {
-    services: Arc<Dispatcher>,
+/// The web pages that may call, and the cookie in which they may keep the token.
+pub struct Pages {
     origins: Vec<HeaderValue>,
     cookie: Option<Arc<TokenCookie>>,
 }
 
+impl Pages {
+    /// Pages of these origins may call, with the token in `cookie` if there is one.
+    pub fn new(origins: Vec<HeaderValue>, cookie: Option<TokenCookie>) -> Self {
+        Self { origins, cookie: cookie.map(Arc::new) }
+    }
+
+    /// Whether no page may call.
+    pub fn is_empty(&self) -> bool {
+        self.origins.is_empty()
+    }
+
+    /// Returns the origin of the page that sends a request.
+    pub(crate) fn origin<'a>(&self, headers: &'a HeaderMap) -> PageOrigin<'a> {
+        PageOrigin::find(headers, &self.origins)
+    }
+
+    /// Makes the cookie count in requests from pages of an allowed origin, over any protocol or through a gateway that has
+    /// translated them to native gRPC, and in requests that enable it and come from no page.
+    pub(crate) fn accept_cookie<B>(&self, request: &mut Request<B>) {
+        match self.origin(request.headers()) {
+            PageOrigin::Allowed(_) => self.accept_cookie_from(true, request),
+            PageOrigin::None if Cookies::are_enabled(request.headers()) => {
+                self.accept_cookie_from(false, request);
+            }
+            PageOrigin::None | PageOrigin::Foreign => {}
+        }
+    }
+
+    /// Makes the cookie count in a request of which the caller knows that no page of another site can have sent it.
+    pub(crate) fn accept_cookie_from<B>(&self, from_page: bool, request: &mut Request<B>) {
+        if let Some(cookie) = &self.cookie {
+            Cookies::accept(cookie, from_page, request);
+        }
+    }
+
+    /// Answers a preflight: whether pages of an origin may call, by which methods and with which headers.
+    pub(crate) fn preflight(
+        &self,
+        origin: Option<HeaderValue>,
+        methods: HeaderValue,
+        request_headers: HeaderValue,
+    ) -> Response<Body> {
+        let mut response = Response::new(Body::default());
+        let is_allowed = origin.is_some();
+        *response.status_mut() = if is_allowed { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST };
+        let headers = response.headers_mut();
+        if is_allowed {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, request_headers);
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+        }
+        self.allow(headers, origin, EXPOSED_HEADERS);
+        response
+    }
+
+    /// Adds the CORS headers: the origin that may read the response, and whether it may send cookies. The origin is
+    /// always one of `browser.origins` and never `*`.
+    pub(crate) fn allow(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>, exposed: HeaderValue) {
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+        let Some(origin) = origin else { return };
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        if self.cookie.is_some() {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+    }
+}
+
+/// Serves browsers in addition to gRPC clients.
+pub struct Browsers {
+    services: Arc<Dispatcher>,
+    pages: Arc<Pages>,
+}
+
 impl Browsers {
-    /// Serves pages of these origins, with the token in `cookie` if there is one.
-    pub fn new(services: Dispatcher, origins: Vec<HeaderValue>, cookie: Option<TokenCookie>) -> Self {
-        Self { services: Arc::new(services), origins, cookie: cookie.map(Arc::new) }
+    /// Serves these pages.
+    pub fn new(services: Arc<Dispatcher>, pages: Arc<Pages>) -> Self {
+        Self { services, pages }
     }
 
     /// Answers a request of a browser.
     async fn serve_browser(&self, peer: &Peer, request: Request<IncomingBody>) -> Response<Body> {
-        let origin = match PageOrigin::find(request.headers(), &self.origins) {
+        let origin = match self.pages.origin(request.headers()) {
             PageOrigin::Allowed(origin) => Some(origin.clone()),
             PageOrigin::None | PageOrigin::Foreign => None,
         };
         if *request.method() == Method::OPTIONS {
-            return self.preflight(origin);
+            return self.pages.preflight(origin, POST, ALLOWED_HEADERS);
         }
         let (services, peer) = (Arc::clone(&self.services), peer.clone());
         let native = service_fn(move |request: Request<Body>| {
@@ -60,47 +135,8 @@ impl Browsers {
             async move { Ok::<_, Infallible>(services.serve(&peer, request).await) }
         });
         let Ok(mut response) = GrpcWebLayer::new().layer(native).call(request).await;
-        self.allow(response.headers_mut(), origin);
+        self.pages.allow(response.headers_mut(), origin, EXPOSED_HEADERS);
         response
-    }
-
-    /// Makes the cookie count in requests from pages of an allowed origin, by gRPC-Web or through a gateway that has
-    /// translated them to native gRPC, and in requests that enable it and come from no page.
-    fn accept_cookie(&self, request: &mut Request<IncomingBody>) {
-        let Some(cookie) = &self.cookie else { return };
-        let from_page = match PageOrigin::find(request.headers(), &self.origins) {
-            PageOrigin::Allowed(_) => true,
-            PageOrigin::None if Cookies::are_enabled(request.headers()) => false,
-            PageOrigin::None | PageOrigin::Foreign => return,
-        };
-        Cookies::accept(cookie, from_page, request);
-    }
-
-    /// Answers a preflight: whether pages of an origin may call.
-    fn preflight(&self, origin: Option<HeaderValue>) -> Response<Body> {
-        let mut response = Response::new(Body::default());
-        let is_allowed = origin.is_some();
-        *response.status_mut() = if is_allowed { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST };
-        let headers = response.headers_mut();
-        if is_allowed {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
-            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS);
-            headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-        }
-        self.allow(headers, origin);
-        response
-    }
-
-    /// Adds the CORS headers: the origin that may read the response, and whether it may send cookies. The origin is
-    /// always one of `browser.origins` and never `*`.
-    fn allow(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>) {
-        headers.append(header::VARY, HeaderValue::from_static("origin"));
-        let Some(origin) = origin else { return };
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
-        if self.cookie.is_some() {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-        }
     }
 }
 
@@ -118,11 +154,11 @@ impl Services for Browsers {
 
     async fn serve(&self, peer: &Peer, mut request: Request<IncomingBody>) -> Response<ResponseBody> {
         // A browser hides the response from a page of another origin, but the call would have run.
-        let response = if let Some(response) = cross_site::error_response(&request, &self.origins) {
+        let response = if let Some(response) = cross_site::error_response(&request, &self.pages.origins) {
             self.services.count_unserved(request.uri().path(), &response);
             response
         } else {
-            self.accept_cookie(&mut request);
+            self.pages.accept_cookie(&mut request);
             if request.version() == Version::HTTP_2 && !is_from_browser(&request) {
                 self.services.serve(peer, request).await
             } else {

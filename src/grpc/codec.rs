@@ -7,7 +7,7 @@ use tonic::codec::{BufferSettings, Codec, CompressionEncoding};
 use tonic_prost::ProstCodec;
 
 /// Maximum size of a request, in bytes. A compressed request is limited both before and after its decompression.
-pub(super) const MAX_REQUEST: usize = 64 * 1024;
+pub(crate) const MAX_REQUEST: usize = 64 * 1024;
 /// The compression of requests. Responses are not compressed, because most are too small to gain from it.
 pub(super) const COMPRESSION: CompressionEncoding = CompressionEncoding::Gzip;
 /// Initial size of the buffer that each open stream holds, in bytes. A verdict has 200 bytes. The default of the

@@ -11,12 +11,12 @@ use tonic::body::Body;
 use super::status;
 
 const GRPC: &[u8] = b"application/grpc";
-const FOREIGN_ORIGIN: &str = "web pages of this origin may not call: add it to browser.origins";
+pub(crate) const FOREIGN_ORIGIN: &str = "web pages of this origin may not call: add it to browser.origins";
 const WRONG_CONTENT_TYPE: &str =
     "this port serves gRPC: use a gRPC client, which sends content-type: application/grpc";
 
 /// The origin of the web page that sends a request.
-pub(super) enum PageOrigin<'a> {
+pub(crate) enum PageOrigin<'a> {
     /// The request does not come from a page of another origin.
     None,
     /// One of the allowed origins.

@@ -33,10 +33,10 @@ use super::{
     status, validate,
 };
 use crate::{
-    admission::Permit,
+    admission::{Connection, Permit},
     domain::{Engine, metrics::Surface, validate::Lookup},
     isolation::panics::{self, Panic},
-    metrics::rpc::{CallMeter, RpcMetrics},
+    metrics::rpc::{self, CallMeter, RpcMetrics},
     trace::{self, RequestSpans, Sampled, TraceContext},
     transport::{
         body::IncomingBody,
@@ -82,7 +82,27 @@ impl Dispatcher {
     }
 
     /// Answers a request from `peer`.
-    pub async fn serve<B>(&self, peer: &Peer, request: Request<B>) -> Response<Body>
+    pub fn serve<B>(&self, peer: &Peer, request: Request<B>) -> impl Future<Output = Response<Body>> + Send
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<StdError> + Send,
+    {
+        self.serve_on(Surface::Grpc, peer, request)
+    }
+
+    /// Limits how long the message of a request may take to arrive and how many bytes of it are buffered, for a surface
+    /// that reads messages itself.
+    pub(crate) fn limit<B>(&self, body: B, connection: &Arc<Connection>) -> RequestBody<B> {
+        RequestBody::new(body, connection, Framing::Message(None), self.settings.body_timeout)
+    }
+
+    /// Answers a request from `peer` that was sent to this surface.
+    pub(crate) async fn serve_on<B>(
+        &self,
+        surface: Surface,
+        peer: &Peer,
+        request: Request<B>,
+    ) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<StdError> + Send,
@@ -98,7 +118,7 @@ impl Dispatcher {
             if logged.is_some() || sampled.is_some() {
                 spans = begin_spans(&request, id.get_or_insert_with(RequestId::random), sampled);
             }
-            let answer = self.validate(peer, id.as_ref(), request);
+            let answer = self.validate(surface, peer, id.as_ref(), request);
             let mut response = pin!(answer.instrument(spans.span().clone()));
             let response = panics::caught(response.as_mut()).await;
             response.unwrap_or_else(|panic| status::panicked(&panic, id.clone()).into_http())
@@ -137,6 +157,7 @@ impl Dispatcher {
     /// Answers a `Validate` request.
     async fn validate<B>(
         &self,
+        surface: Surface,
         peer: &Peer,
         id: Option<&RequestId>,
         mut request: Request<B>,
@@ -154,9 +175,13 @@ impl Dispatcher {
             let body_timeout = self.settings.body_timeout;
             let request = request
                 .map(|body| RequestBody::new(body, &peer.connection, Framing::Message(None), body_timeout));
-            Ok(validate::unary(&self.engine, id, &peer.connection, request).await)
+            Ok(validate::unary(&self.engine, surface, id, &peer.connection, request).await)
         };
-        with_timeout(timeout, response).await.unwrap_or_else(Status::into_http)
+        let response = with_timeout(timeout, response).await.unwrap_or_else(Status::into_http);
+        if surface == Surface::Json && code(response.headers()).is_some_and(rpc::is_server_error) {
+            self.engine.metrics().verdict_errors.count_one(surface);
+        }
+        response
     }
 
     /// Answers a request to any other method.

@@ -6,8 +6,7 @@
 //! generated router: see [`validate`].
 //!
 //! `browser` puts the token of a cookie into `authorization`. So only `Login`, `IssueSession` and `Logout` know cookies,
-//! because they set or delete one. JSON is not served here: Envoy transcodes it with the descriptor set that `latchkey
-//! descriptor` prints.
+//! because they set or delete one. JSON comes through [`json`](crate::json), which translates it to the same requests.
 
 pub mod access;
 mod account;
@@ -15,11 +14,11 @@ mod auth;
 pub mod browser;
 mod call;
 mod caller;
-mod codec;
+pub(crate) mod codec;
 mod convert;
 pub mod cookie;
 mod cookie_scope;
-mod cross_site;
+pub(crate) mod cross_site;
 mod deadline;
 pub mod dispatch;
 pub mod envoy;
@@ -31,11 +30,11 @@ pub mod origin;
 mod page;
 pub mod pb;
 mod reflection;
-mod request_body;
-mod request_id;
-mod response_body;
+pub(crate) mod request_body;
+pub(crate) mod request_id;
+pub(crate) mod response_body;
 mod session;
-mod status;
+pub(crate) mod status;
 mod validate;
 mod watch;
 

@@ -38,7 +38,7 @@ pub(super) enum Framing {
     Stream(MessageFramer),
 }
 
-pub(super) struct RequestBody<B> {
+pub(crate) struct RequestBody<B> {
     body: B,
     connection: Arc<Connection>,
     framing: Framing,

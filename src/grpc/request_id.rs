@@ -8,7 +8,7 @@ use tonic::{Status, metadata::MetadataValue};
 const ID_HEADER: HeaderName = HeaderName::from_static(RequestId::HEADER);
 
 #[derive(Debug, Clone)]
-pub(super) struct RequestId(HeaderValue);
+pub(crate) struct RequestId(HeaderValue);
 
 impl RequestId {
     pub(super) const HEADER: &str = "x-request-id";

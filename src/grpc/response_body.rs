@@ -40,7 +40,7 @@ struct OpenStream {
 
 impl ResponseBody {
     /// The body of the response to the request with this id, where the id is known.
-    pub(super) const fn new(body: Body, id: Option<RequestId>) -> Self {
+    pub(crate) const fn new(body: Body, id: Option<RequestId>) -> Self {
         Self { body, id, stream: None, ended: false }
     }
 
@@ -63,7 +63,7 @@ impl ResponseBody {
 }
 
 /// Returns the response to a request during which the dispatcher itself panicked.
-pub(super) fn panicked(panic: &Panic) -> Response<ResponseBody> {
+pub(crate) fn panicked(panic: &Panic) -> Response<ResponseBody> {
     status::panicked(panic, None).into_http().map(|body| ResponseBody::new(body, None))
 }
 

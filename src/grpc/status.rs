@@ -194,8 +194,30 @@ pub(super) fn undecodable() -> Status {
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
+/// A message in JSON is larger than any message may be.
+pub(crate) fn message_too_large() -> Status {
+    let message = format!("the request is larger than {MAX_REQUEST} bytes");
+    let mut details = info(ErrorReason::InvalidRequest);
+    details.add_bad_request_violation("", message.clone());
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// A field of a message in JSON is wrong or, if `field` is empty, the message as a whole.
+pub(crate) fn invalid_message(field: &str, description: impl Into<String>) -> Status {
+    let description = description.into();
+    let message = format!("{field} {description}").trim_start().to_owned();
+    let mut details = info(ErrorReason::InvalidRequest);
+    details.add_bad_request_violation(field, description);
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// A request over HTTP reaches no method.
+pub(crate) fn not_served(code: Code, message: impl Into<String>) -> Status {
+    status(code, message, ErrorReason::InvalidRequest)
+}
+
 /// The call comes from a web page of an origin that is not allowed.
-pub(super) fn foreign_origin(message: &str) -> Status {
+pub(crate) fn foreign_origin(message: &str) -> Status {
     status(Code::PermissionDenied, message, ErrorReason::InvalidRequest)
 }
 

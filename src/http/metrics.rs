@@ -198,7 +198,10 @@ impl EngineCollector {
         for surface in Surface::ALL {
             let method = VERDICT_METHODS.iter().find(|(of, _)| *of == surface);
             let of_calls = method.map_or(0, |(_, path)| self.rpc.server_errors(path));
-            let errors = of_calls + counts.verdict_errors.get(surface);
+            // Calls in JSON are calls of the same method.
+            let elsewhere =
+                if surface == Surface::Grpc { counts.verdict_errors.get(Surface::Json) } else { 0 };
+            let errors = of_calls.saturating_sub(elsewhere) + counts.verdict_errors.get(surface);
             encode_counter(&mut family, &[("surface", surface.name())], errors)?;
         }
         let mut family = encoder.encode_descriptor(

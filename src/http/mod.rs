@@ -1,4 +1,4 @@
-//! The HTTP port: forward-auth for gateways, probes, metrics and the public keys.
+//! The HTTP port: forward-auth for gateways, probes, metrics and the public keys, and what else is given, such as JSON.
 //!
 //! | path | response |
 //! |---|---|
@@ -44,10 +44,12 @@ struct AppState {
     metrics: Arc<Registry>,
 }
 
-/// Serves the clients of `listener` that `limiter` admits, until `shutdown` and the last response.
+/// Serves the clients of `listener` that `limiter` admits, until `shutdown` and the last response. `others` serves all
+/// paths that are not in the table above.
 pub async fn serve(
     listener: TcpListener,
     forward_auth: ForwardAuth,
+    others: Option<Router>,
     condition: watch::Receiver<HealthReport>,
     limiter: &ConnectionLimiter,
     registry: Arc<Registry>,
@@ -63,7 +65,8 @@ pub async fn serve(
         .merge(
             // Some gateways use the method of the original request.
             Router::new().route("/forward-auth", any(forward_auth::forward_auth)).with_state(forward_auth),
-        );
+        )
+        .fallback_service(others.unwrap_or_default());
     let serve = |socket, address, usage| {
         http1::serve(
             socket,

@@ -44,6 +44,11 @@ const SERVER_ERRORS: [usize; 6] = [UNKNOWN, 4, 8, INTERNAL, 14, 15];
 /// The label of a service or method that the server does not have.
 const OTHER: &str = "unknown";
 
+/// Whether the server could not answer a call with this code, or not in time.
+pub fn is_server_error(code: i32) -> bool {
+    usize::try_from(code).is_ok_and(|code| SERVER_ERRORS.contains(&code))
+}
+
 /// Counts handled calls.
 pub struct RpcMetrics {
     /// The last one is for calls of methods that the server does not have.

@@ -47,8 +47,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The response to a client of HTTP/1.x where that is not served.
 const NOT_HTTP1: &str = concat!(
     "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n\r\n",
-    "This is the gRPC port of Latchkey, which speaks HTTP/2 only. Probes, metrics, public keys and forward-auth are on the ",
-    "HTTP port (listen.http, 8081 by default). browser.origins enables gRPC-Web and HTTP/1.1 here.\n"
+    "This is the gRPC port of Latchkey, which speaks HTTP/2 only. JSON, probes, metrics, public keys and forward-auth are on ",
+    "the HTTP port (listen.http, 8081 by default). listen.grpc_json and browser.origins enable HTTP/1.1 here.\n"
 );
 /// Timeout for that response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);

@@ -57,6 +57,8 @@ pub(crate) async fn serve(
         ended
     } else {
         serving.as_mut().graceful_shutdown();
+        // Ends its streams.
+        connection.close();
         tokio::select! {
             ended = serving => ended,
             () = drain::idle(&connection) => return,

@@ -18,7 +18,7 @@ use syn::{
 };
 
 /// Each top-level module with the modules of this crate that it may name.
-const ALLOWED: [(&str, &[&str]); 14] = [
+const ALLOWED: [(&str, &[&str]); 15] = [
     ("trace", &[]),
     ("metrics", &[]),
     ("isolation", &[]),
@@ -31,6 +31,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("transport", &["admission", "domain::callers", "domain::ports", "domain::types", "isolation"]),
     ("grpc", &["admission", "domain", "gateway", "isolation", "metrics", "trace", "transport"]),
     ("http", &["admission", "domain", "gateway", "isolation", "metrics", "telemetry", "trace", "transport"]),
+    ("json", &["admission", "domain::metrics", "grpc", "isolation", "transport"]),
     ("app", &["*"]),
     (
         "cli",

@@ -64,6 +64,7 @@ pub(in crate::grpc) fn response(verdict: Verdict) -> MessageResponse {
 /// Answers a request that has passed the access check.
 pub(in crate::grpc) async fn unary<B>(
     engine: &Engine,
+    surface: Surface,
     id: Option<&RequestId>,
     connection: &Connection,
     request: http::Request<B>,
@@ -82,7 +83,7 @@ where
                 return Err(id.add_to(status::from_error(violation.into(), &id)));
             }
         };
-        engine.metrics().verdicts.count(Surface::Grpc, &verdict);
+        engine.metrics().verdicts.count(surface, &verdict);
         Ok(tonic::Response::new(Reply::Verdict(verdict)))
     });
     grpc(ValidateCodec).unary(validate, request).await

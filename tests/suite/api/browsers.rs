@@ -137,7 +137,8 @@ async fn without_configured_origins_there_is_neither_grpc_web_nor_http_1() {
     let server = Server::start(Store::Embedded).await;
     let headers: [(&str, &[u8]); 1] = [("content-type", b"application/grpc-web+proto")];
     let line = "POST /latchkey.v1.AuthService/GetJwks";
-    assert!(exchange(server.app.grpc, line, &headers, &[0; 5]).await.is_none());
+    let answer = exchange(server.app.grpc, line, &headers, &[0; 5]).await.unwrap();
+    assert!(answer.status == 400 && answer.header("grpc-status").is_none(), "{answer:?}");
     // A preflight fails, and no origin is allowed.
     let client = HttpClient::builder(TokioExecutor::new()).http2_only(true).build_http();
     let preflight =
