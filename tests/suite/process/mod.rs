@@ -19,6 +19,7 @@ mod health;
 mod history;
 mod host_names;
 mod import;
+mod json;
 mod leaks;
 mod limits;
 mod logging;
