@@ -154,10 +154,7 @@ impl App {
         }));
         let health = Health::not_serving().await;
         let origins = Origins::new(config.trusted_proxies().map_err(|error| error.to_string())?);
-        let access = || {
-            let settings = access_settings(config)?;
-            Ok::<_, String>(Access::new(&admin_key, settings, Arc::clone(&engine), origins.clone()))
-        };
+        let access = || access(config, &admin_key, &engine, &origins);
         let gateway = gateways::gateway(config, &engine);
         let forward_auth = gateways::forward_auth(config, &gateway, access()?);
         let shutdown = CancellationToken::new();
@@ -174,10 +171,8 @@ impl App {
         let services = Services::new(config, services)?;
         let json = services.http(config);
 
-        let grpc_listener = bind("listen.grpc", config.listen.grpc).await?;
-        let http_listener = bind("listen.http", config.listen.http).await?;
-        let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
-        let (grpc, http) = (address(&grpc_listener)?, address(&http_listener)?);
+        let (grpc_listener, grpc) = bind("listen.grpc", config.listen.grpc).await?;
+        let (http_listener, http) = bind("listen.http", config.listen.http).await?;
 
         let mut serving = JoinSet::new();
         let tls = encryption.as_ref().map(|encryption| Arc::clone(&encryption.tls));
@@ -305,8 +300,22 @@ fn log_start(config: &Config, grpc: SocketAddr, http: SocketAddr) {
     );
 }
 
-async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address).await.map_err(|error| format!("{key}: cannot listen on {address}: {error}"))
+/// Returns the listener and its address, in which the port is not 0.
+async fn bind(key: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
+    let failed = |error| format!("{key}: cannot listen on {address}: {error}");
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+fn access(
+    config: &Config,
+    admin_key: &[u8],
+    engine: &Arc<Engine>,
+    origins: &Origins,
+) -> Result<Access, String> {
+    let settings = access_settings(config)?;
+    Ok(Access::new(admin_key, settings, Arc::clone(engine), origins.clone()))
 }
 
 fn start_write_behind(engine: &Arc<Engine>) -> JoinHandle<()> {

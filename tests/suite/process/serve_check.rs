@@ -128,11 +128,13 @@ fn paths_that_must_be_writable_are_checked() {
 /// The commands that a server on a terminal prints.
 fn printed_commands(data: &Path, settings: &[(&str, &str)]) -> Option<(Process, Vec<String>)> {
     let script = crate::support::skip::find_program("script", "LATCHKEY_TEST_SCRIPT")?;
-    // The log is on the same terminal.
+    // The log is on the same terminal. Without `setpriv` the server would outlive `script`.
     let serve = command(data, &[settings, &[("LOG__LEVEL", "off")]].concat());
     let mut on_terminal = std::process::Command::new(script);
     on_terminal.args(["--quiet", "--return", "--flush", "--command"]);
-    on_terminal.arg(format!("exec {} serve", serve.get_program().to_str().unwrap())).arg("/dev/null");
+    on_terminal
+        .arg(format!("exec setpriv --pdeath-signal KILL {} serve", serve.get_program().to_str().unwrap()))
+        .arg("/dev/null");
     on_terminal.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
     on_terminal.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let process = Process::launch(on_terminal, data);
