@@ -35,8 +35,14 @@ pub struct Events {
 impl Events {
     pub async fn open(address: SocketAddr, headers: &[(&str, &str)]) -> Self {
         let mut socket = TcpStream::connect(address).await.unwrap();
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let head = format!("GET /v1/watch HTTP/1.1\r\nhost: app.test\r\n{headers}\r\n");
+        let mut head = "GET /v1/watch HTTP/1.1\r\nhost: app.test\r\n".to_owned();
+        for (name, value) in headers {
+            head += name;
+            head += ": ";
+            head += value;
+            head += "\r\n";
+        }
+        head += "\r\n";
         socket.write_all(head.as_bytes()).await.unwrap();
         Self { socket, read: String::new() }
     }

@@ -1,6 +1,6 @@
 //! Clients of JSON that others have made: connect-go, and schemathesis with the description of the paths.
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
 use latchkey::grpc::pb;
 use prost_reflect::DescriptorPool;
@@ -55,7 +55,7 @@ async fn connect_go_calls_every_unary_method_in_json_and_binary() {
     }
 }
 
-/// Runs a command of the Python with the packages for OpenAPI.
+/// Runs a command of the Python with the packages for `OpenAPI`.
 fn python_command(python: &std::path::Path, module: &str) -> Command {
     let mut command = Command::new(python);
     command.args(["-m", module]);
@@ -65,7 +65,7 @@ fn python_command(python: &std::path::Path, module: &str) -> Command {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_description_of_the_paths_is_valid_and_what_the_server_does() {
     let python = named_program("Python with schemathesis", "LATCHKEY_TEST_OPENAPI");
-    let Some(python) = python.map(PathBuf::from) else { return };
+    let Some(python) = python else { return };
     let data = tempfile::tempdir().unwrap();
     let (process, key) = start(&data, &[("THROTTLE__FREE_ATTEMPTS", "50")]);
     let answer = get(process.http, "/openapi.json", &[]).await;
