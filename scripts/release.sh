@@ -21,9 +21,8 @@ if [[ -n $(git status --porcelain) ]]; then
   say "the work tree has changes that are not committed: the release would not be that of its commit"
   exit 1
 fi
-LATCHKEY_COMMIT=$(git rev-parse HEAD)
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
-export LATCHKEY_COMMIT SOURCE_DATE_EPOCH LC_ALL=C TZ=UTC
+export SOURCE_DATE_EPOCH LC_ALL=C TZ=UTC
 
 # The paths of this machine are in the program otherwise: in the messages of panics and in assertions of the C code.
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
@@ -36,7 +35,8 @@ rm -rf "$dist"
 mkdir -p "$dist"
 
 say "compiling"
-cargo build --release --locked -p latchkey --bin latchkey
+# Not exported: the program takes variables of this form for settings.
+LATCHKEY_COMMIT=$(git rev-parse HEAD) cargo build --release --locked -p latchkey --bin latchkey
 
 say "collecting licences"
 "$cargo_about" generate --locked --fail --config deploy/release/about.toml \
@@ -72,7 +72,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 dpkg-deb --extract "$dist"/latchkey_*.deb "$root"
 "$root/usr/bin/latchkey" --version >&2
-"$root/usr/bin/latchkey" serve --check --config "$root/etc/latchkey/latchkey.toml" >&2
+LATCHKEY_DATA_DIR=$root/data "$root/usr/bin/latchkey" serve --check --config "$root/etc/latchkey/latchkey.toml" >&2
 # 20 is an exposure of 2.0 out of 10.
 systemd-analyze security --no-pager --offline=true --threshold=20 "$root/usr/lib/systemd/system/latchkey.service" |
   tail -n 1 >&2
