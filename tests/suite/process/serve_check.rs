@@ -133,7 +133,7 @@ fn printed_commands(data: &Path, settings: &[(&str, &str)]) -> Option<(Process, 
     let mut on_terminal = std::process::Command::new(script);
     on_terminal.args(["--quiet", "--return", "--flush", "--command"]);
     on_terminal
-        .arg(format!("exec setpriv --pdeath-signal KILL {} serve", serve.get_program().to_str().unwrap()))
+        .arg(format!("exec setpriv --pdeathsig KILL {} serve", serve.get_program().to_str().unwrap()))
         .arg("/dev/null");
     on_terminal.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
     on_terminal.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
