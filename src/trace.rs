@@ -267,7 +267,7 @@ impl Drop for Root {
     }
 }
 
-/// Records an error of this kind in a span that was declared by [`span!`](crate::trace::span).
+/// Records an error of this kind in a span that has the fields `error.type` and `otel.status_code`.
 pub fn failed(span: &Span, kind: &str) {
     span.record("error.type", kind);
     span.record("otel.status_code", "ERROR");
