@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds everything of a release into target/dist: the archive, the Debian package, the licences of the dependencies, the
-# SBOM, the container image where a Docker engine runs, and their checksums. The same commit gives the same bytes on the
-# same toolchain and system, wherever the sources are.
+# SBOM, the container image where a Docker engine runs, and their checksums. Paths and times of the machine are kept out of
+# them, so that two builds of a commit can be compared.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

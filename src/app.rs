@@ -394,7 +394,7 @@ fn serve_grpc(
     }
 }
 
-/// What the two ports serve.
+/// The services of the two ports.
 struct Services {
     dispatcher: Arc<Dispatcher>,
     pages: Arc<Pages>,

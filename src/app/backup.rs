@@ -28,18 +28,18 @@ use crate::{
     },
 };
 
-/// How long a restore waits for Redis.
+/// The time limit of a restore for connecting to Redis.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where an archive goes.
+/// The destination of an archive.
 #[derive(Debug)]
 pub enum Target<'a> {
     /// A file.
     File {
         /// Its path.
         path: &'a Path,
-        /// Whether it may be replaced.
+        /// If true, an existing file is replaced.
         replace: bool,
     },
     /// Standard output.
@@ -137,12 +137,12 @@ fn check_wal(data_dir: &Path) -> Result<(), String> {
     embedded::check_wal(&data_dir.join("latchkey.db-wal")).map_err(|error| error.to_string())
 }
 
-/// How an archive is restored.
+/// The options of a restore.
 #[derive(Debug, Clone, Copy)]
 pub struct RestoreOptions {
     /// Whether files that are in the data directory are moved aside.
     pub force: bool,
-    /// Whether no new epoch begins.
+    /// If true, no new epoch begins, so that sessions stay live.
     pub keep_sessions: bool,
 }
 

@@ -66,7 +66,7 @@ impl Connections {
         );
     }
 
-    /// What a shortage means, if there is one.
+    /// Returns the consequence of a shortage, if there is one.
     pub(super) fn shortage(&self) -> Option<String> {
         let Shortage { limit, needed, configured } = self.shortage?;
         Some(format!(

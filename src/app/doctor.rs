@@ -14,10 +14,10 @@ use super::{
 };
 use crate::config::{Config, ConfigError};
 
-/// How serious a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// What was examined is good.
+    /// The check found no problem.
     Ok,
     /// It could not be examined, or was not, for a reason.
     NotChecked,
@@ -39,14 +39,14 @@ impl Severity {
     }
 }
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What was examined, such as `sessions.persistence`. The names are stable.
     pub check: &'static str,
-    /// How serious it is.
+    /// The severity.
     pub severity: Severity,
-    /// What was found.
+    /// A sentence for people that describes the result.
     pub message: String,
     /// What helps; empty if nothing is wrong.
     pub remedy: String,
