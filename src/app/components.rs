@@ -395,7 +395,8 @@ fn passwords(config: &Config) -> Result<Passwords, String> {
         0 => std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1).max(1)),
         threads => threads,
     };
-    let policy = PasswordPolicy::new(password.min_length, ["latchkey", &config.token.issuer]);
+    let policy = PasswordPolicy::new(password.min_length, ["latchkey", &config.token.issuer])
+        .with_blocklist(password.blocklist.iter().map(String::as_str));
     let passwords = Passwords::new(params, threads, password.queue).map_err(|error| error.to_string())?;
     let share = usize::try_from(config.server.max_streams / LOGIN_STREAM_SHARE).unwrap_or(usize::MAX).max(1);
     Ok(passwords.with_policy(policy).with_connection_share(share))

@@ -235,6 +235,9 @@ fn accounts(config: &Config, errors: &mut Errors) {
     }
 }
 
+/// The largest number of entries of `password.blocklist`, which are kept in memory.
+const MAX_BLOCKLIST: usize = 10_000;
+
 fn password(config: &Config, errors: &mut Errors) {
     let password = &config.password;
     let weak = password.memory_kib < 19456 || password.iterations < 2 || password.parallelism < 1;
@@ -249,6 +252,12 @@ fn password(config: &Config, errors: &mut Errors) {
         errors.add(
             "password.min_length must be 8 to 64; below 8 only with password.allow_weak = true, for tests",
         );
+    }
+    if password.blocklist.len() > MAX_BLOCKLIST {
+        errors.add("password.blocklist must have at most 10,000 entries");
+    }
+    if password.blocklist.iter().any(|entry| entry.trim().is_empty()) {
+        errors.add("password.blocklist has an empty entry: remove it");
     }
     let params = Argon2Params {
         memory_kib: password.memory_kib,

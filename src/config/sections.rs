@@ -185,6 +185,7 @@ impl Token {
 #[expect(missing_docs, reason = "config.default.toml documents every key, once")]
 pub struct Password {
     pub min_length: usize,
+    pub blocklist: Vec<String>,
     pub memory_kib: u32,
     pub iterations: u32,
     pub parallelism: u32,

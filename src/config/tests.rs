@@ -97,6 +97,7 @@ fn an_error_names_the_key() {
         ("[password]\niterations = 1\n", &[], "password.allow_weak"),
         ("[password]\nallow_weak = true\nmemory_kib = 1\n", &[], "memory_kib must be 8 to"),
         ("[password]\nmemory_kib = 1048576\niterations = 5\n", &[], "memory_kib times iterations at most"),
+        ("[password]\nblocklist = [\"acme\", \" \"]\n", &[], "password.blocklist has an empty entry"),
         ("[password]\nmin_length = 7\n", &[], "password.min_length must be 8 to 64; below 8 only with"),
         ("[password]\nmin_length = 65\n", &[], "password.min_length must be 8 to 64"),
         ("[password]\nallow_weak = true\nmin_length = 65\n", &[], "password.min_length must be 8 to 64"),

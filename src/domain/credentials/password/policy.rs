@@ -4,7 +4,7 @@
 //! compared with the blocklist without regard to case and compatibility variants (NFKC and case folding), but hashed
 //! exactly as typed.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use caseless::Caseless as _;
 use unicode_normalization::UnicodeNormalization as _;
@@ -44,6 +44,8 @@ pub struct PasswordPolicy {
     min_length: usize,
     /// The forbidden names of the service, normalized by [`compared`].
     service_names: Vec<String>,
+    /// The forbidden passwords of the operator, normalized by [`compared`].
+    blocklist: HashSet<String>,
 }
 
 impl Default for PasswordPolicy {
@@ -56,7 +58,14 @@ impl PasswordPolicy {
     /// Requires at least this many code points, and forbids these names of the service.
     pub fn new<'a>(min_length: usize, service_names: impl IntoIterator<Item = &'a str>) -> Self {
         let service_names = service_names.into_iter().map(|name| compared(name).to_string()).collect();
-        Self { min_length, service_names }
+        Self { min_length, service_names, blocklist: HashSet::new() }
+    }
+
+    /// Also forbids these passwords, such as names that only the operator knows.
+    #[must_use]
+    pub fn with_blocklist<'a>(mut self, passwords: impl IntoIterator<Item = &'a str>) -> Self {
+        self.blocklist = passwords.into_iter().map(|password| compared(password.trim()).to_string()).collect();
+        self
     }
 
     /// Checks a new password of this user. The violation names the field of the password.
@@ -74,6 +83,8 @@ impl PasswordPolicy {
             "must not be the username"
         } else if self.service_names.contains(&text) {
             "must not be the name of this service"
+        } else if self.blocklist.contains(&*text) {
+            "is on the blocklist of this service: choose another"
         } else if common::contains(&text) {
             "is one of the most common passwords: choose another"
         } else {

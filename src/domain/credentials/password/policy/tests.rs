@@ -65,6 +65,16 @@ fn the_username_and_the_service_name_are_rejected() {
 }
 
 #[test]
+fn the_blocklist_of_the_operator_is_compared_with_whole_passwords() {
+    let policy = PasswordPolicy::new(8, []).with_blocklist([" Acme Stationery ", "Zoë's shop"]);
+    for forbidden in ["acme stationery", "ACME STATIONERY", "zoe\u{308}'s SHOP"] {
+        let violation = checked(&policy, forbidden, "alice").unwrap_err();
+        assert_eq!(violation, "is on the blocklist of this service: choose another");
+    }
+    assert_eq!(checked(&policy, "acme stationery of 1974", "alice"), Ok(()));
+}
+
+#[test]
 fn there_are_no_rules_of_composition() {
     let policy = PasswordPolicy::default();
     for text in ["aaaaaaaaaaaaaaaaaa", "eighteen small letters", "987234987239487", "♞♘♞♘♞♘♞♘♞♘♞♘♞♘♞"]
