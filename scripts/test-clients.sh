@@ -24,15 +24,41 @@ same() {
   return 1
 }
 
-# Plays the scenarios against the server that this command starts.
-scenarios() {
-  local name=the_guard_gives_every_verdict_of_the_scenarios said
-  say "scenarios: $1"
+# Plays the scenarios against the gRPC server that this command starts. NAME is LANGUAGE or "LANGUAGE, GUARD".
+scenarios() { play the_guard_gives_every_verdict_of_the_scenarios "$1" "$2"; }
+
+# The same for an HTTP server.
+scenarios_http() { play the_http_guard_gives_every_verdict_of_the_scenarios "$1" "$2"; }
+
+play() {
+  local test=clients::$1 name=$2 said counts
+  say "scenarios: $name"
   # Building the tests can take minutes; running them takes seconds.
-  said=$(LATCHKEY_TEST_GUARD=$2 timeout 1200 cargo test --quiet --locked --workspace --test suite -- --exact "clients::$name" --ignored) ||
+  said=$(LATCHKEY_TEST_GUARD=$3 timeout 1200 cargo test --quiet --locked --workspace --test suite -- --exact "$test" --ignored --nocapture) ||
     { printf '%s\n' "$said" >&2; return 1; }
   # Without a test of this name cargo would run nothing and succeed.
-  grep '1 passed' <<<"$said" >&2
+  counts=$(grep '^scenarios: ' <<<"$said") && grep -q '1 passed' <<<"$said" ||
+    { say "no scenario was played"; return 1; }
+  say "$counts"
+  printf '%s\t%s\n' "$name" "$counts" >>"$out/conformance"
+}
+
+# Prints a table of the scenarios that were played, for each language.
+conformance() {
+  [[ -s $out/conformance ]] || return 0
+  printf '\nconformance with clients/scenarios.json\n'
+  awk -F '\t' '
+    {
+      language = guard = $1
+      if (!sub(/, .*/, "", language) || !sub(/^[^,]*, /, "", guard)) guard = "gRPC"
+      if (language != last) {
+        format = "\n%-24s %10s %10s %16s\n"
+        printf format, language, "scenarios", "calls", "not applicable"
+      }
+      last = language
+      split($2, counts, /[^0-9]+/)
+      printf "  %-22s %10d %10d %16d\n", guard, counts[2], counts[3], counts[4]
+    }' "$out/conformance"
 }
 
 # Restarts two servers in turn while this command validates tokens, and shows its figures.
@@ -125,12 +151,14 @@ test_java() {
 
 # Its own tests run with those of Latchkey; this plays only the common scenarios.
 test_rust() {
-  cargo build --quiet --locked --workspace --example guarded
-  scenarios Rust "$target/debug/examples/guarded"
+  cargo build --quiet --locked --workspace --example guarded --example guarded_axum
+  scenarios "Rust, tonic" "$target/debug/examples/guarded"
+  scenarios_http "Rust, axum" "$target/debug/examples/guarded_axum"
 }
 
 # Builds with the features of the other tests. A separate build of the server would compile all dependencies again.
 cargo test --quiet --locked --workspace --test suite --no-run
+rm -f "$out/conformance"
 (($# > 0)) || set -- go python node java rust
 for client in "$@"; do
   case $client in
@@ -144,4 +172,5 @@ for client in "$@"; do
       ;;
   esac
 done
+conformance
 say "all tests passed"

@@ -1,36 +1,72 @@
-//! An axum server with a guard: `GET /hello` requires `authorization: Bearer <token>`.
+//! An axum server with a guard: `GET /greet` requires `authorization: Bearer <token>`.
 //!
-//! The environment variable `LATCHKEY_ADDRESS` is the address of Latchkey. `LATCHKEY_CALLER_KEY` is the caller key and
-//! can be empty.
+//! `docs/integration.md` shows its marked lines, and the scenarios of all clients call it
+//! (`make test-clients ARGS=rust`). Environment variables: `LATCHKEY_ADDRESS`, `LATCHKEY_CALLER_KEY`,
+//! `LATCHKEY_REQUIRED_ROLE`, `LATCHKEY_REQUIRED_SLOT`, and `LISTEN`, such as `127.0.0.1:8080`.
 
-use std::error::Error;
+use std::{
+    error::Error,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use axum::{Extension, Router, routing::get};
+use axum::{Extension, Json, Router, routing::get};
 use latchkey_client::{Client, Guard, Identity};
-use tokio::net::TcpListener;
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+static BEGUN: AtomicU32 = AtomicU32::new(0);
 
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "the example prints its address")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let latchkey = Client::connect(&env("LATCHKEY_ADDRESS"))?.with_caller_key(&env("LATCHKEY_CALLER_KEY"))?;
-    let guard = Guard::new(latchkey).open(["/healthz"]);
-    let staff = guard.clone().required_role("staff");
+    let (address, key) = (env("LATCHKEY_ADDRESS", "127.0.0.1:50051"), env("LATCHKEY_CALLER_KEY", ""));
+    let (role, slot) = (env("LATCHKEY_REQUIRED_ROLE", ""), env("LATCHKEY_REQUIRED_SLOT", ""));
+    let latchkey = Client::connect(&address)?.with_caller_key(&key)?;
+    let mut guard = Guard::new(latchkey);
+    if !role.is_empty() {
+        guard = guard.required_role(role);
+    } else if !slot.is_empty() {
+        guard = guard.required_slot(slot);
+    }
+    let app = Router::new().route("/greet", get(greet)).layer(guard).route("/begun", get(begun));
 
-    let app = Router::new()
-        .route("/hello", get(hello).layer(guard.clone()))
-        .route("/staff", get(hello).layer(staff))
-        .route("/healthz", get(async || "ok").layer(guard));
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let listener = TcpListener::bind(env("LISTEN", "127.0.0.1:0")).await?;
     println!("listens on {}", listener.local_addr()?);
-    axum::serve(listener, app).await?;
-    Ok(())
+    let mut terminated = signal(SignalKind::terminate())?;
+    let stop = async move { terminated.recv().await.unwrap_or_default() };
+    Ok(axum::serve(listener, app).with_graceful_shutdown(stop).await?)
 }
 
-async fn hello(Extension(caller): Extension<Identity>) -> String {
-    format!("Hello, {}\n", caller.username)
+async fn greet(Extension(caller): Extension<Identity>) -> Json<Value> {
+    BEGUN.fetch_add(1, Ordering::Relaxed);
+    Json(json!({
+        "text": format!("Hello, {}", caller.username),
+        "identity": {
+            "user_id": &*caller.user_id,
+            "username": &*caller.username,
+            "session_id": &*caller.session_id,
+            "slot": &*caller.slot,
+            "device": &*caller.device,
+            "roles": &*caller.roles,
+            "issued_at_unix": unix(caller.issued_at),
+            "expires_at_unix": unix(caller.expires_at),
+        },
+    }))
+}
+
+async fn begun() -> Json<Value> {
+    Json(json!({ "count": BEGUN.load(Ordering::Relaxed) }))
+}
+
+fn unix(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the lint is for the server")]
-fn env(name: &str) -> String {
-    std::env::var(name).unwrap_or_default()
+fn env(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| default.into())
 }

@@ -1,12 +1,6 @@
 //! A guarded server, as `clients/sample` describes it, and calls to it.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt as _};
@@ -18,11 +12,9 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
+use super::sample::{PATIENCE, Sample};
 use crate::guard::messages::{BegunRequest, BegunResponse};
 pub use crate::guard::messages::{GreetRequest, GreetResponse, Identity};
-
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A method of each kind, and the number of its answers.
 const KINDS: [(&str, usize); 4] = [("Greet", 1), ("GreetAll", 1), ("GreetOften", 3), ("Chat", 2)];
@@ -32,35 +24,14 @@ pub type Outcome = Result<Vec<GreetResponse>, Status>;
 
 pub struct Guarded {
     channel: Channel,
-    server: Child,
-    log: Arc<Mutex<Vec<String>>>,
+    _sample: Sample,
 }
 
 impl Guarded {
-    /// Starts the server of this command, which calls Latchkey at `latchkey` with `key`, with further settings.
-    pub async fn start(command: &str, latchkey: SocketAddr, key: &str, settings: &[(&str, &str)]) -> Self {
-        let mut shell = Command::new("sh");
-        // With `exec` the signal ends the server and not the shell.
-        shell.args(["-c", &format!("exec {command}")]).stdin(Stdio::null());
-        shell.stdout(Stdio::piped()).stderr(Stdio::piped());
-        shell.env("LATCHKEY_ADDRESS", latchkey.to_string()).env("LATCHKEY_CALLER_KEY", key);
-        shell.envs(settings.iter().copied());
-        let mut server = shell.spawn().unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (errors, into) = (BufReader::new(server.stderr.take().unwrap()), Arc::clone(&log));
-        let reader = std::thread::spawn(move || {
-            errors.lines().map_while(Result::ok).for_each(|line| into.lock().unwrap().push(line));
-        });
-        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-        let Some(Ok(line)) = lines.next() else {
-            reader.join().unwrap();
-            panic!("{command} does not listen: {:#?}", log.lock().unwrap());
-        };
-        // The output is read so that the server cannot block on a full pipe.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        let address = line.strip_prefix("listens on ").unwrap_or_else(|| panic!("not an address: {line}"));
-        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { channel, server, log }
+    /// Connects to a sample.
+    pub async fn connect(sample: Sample) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{}", sample.address)).unwrap();
+        Self { channel: endpoint.connect().await.unwrap(), _sample: sample }
     }
 
     /// Calls a method of each kind at the same time. A call that expects a denial sends nothing and stays open,
@@ -161,17 +132,6 @@ impl Guarded {
         let mut grpc = Grpc::new(self.channel.clone());
         grpc.ready().await.unwrap();
         grpc
-    }
-}
-
-impl Drop for Guarded {
-    #[expect(clippy::print_stdout, reason = "what the server said, where a test fails")]
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        if std::thread::panicking() {
-            self.log.lock().unwrap().iter().for_each(|line| println!("server: {line}"));
-        }
     }
 }
 

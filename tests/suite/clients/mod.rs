@@ -1,13 +1,18 @@
 //! The guards of `clients/`, each in front of a server in its language, against Latchkey.
 //!
-//! One file of scenarios, `clients/scenarios.json`, and one player serve all languages. `make test-clients` builds the
-//! samples and names one of them in `LATCHKEY_TEST_GUARD`; without it the test is ignored.
+//! One file of scenarios, `clients/scenarios.json`, and one player for each of gRPC and HTTP serve all languages.
+//! `make test-clients` builds the samples and names one of them in `LATCHKEY_TEST_GUARD`; without it the tests are
+//! ignored.
 
 mod compare;
+mod grpc;
 mod guarded;
+mod http;
 mod play;
+mod sample;
 mod scenario;
 mod service_config;
+mod stage;
 mod streams;
 
 use std::{collections::BTreeSet, fs, path::Path};
@@ -15,7 +20,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 use latchkey::{domain::rejection::Reason, grpc::pb::ErrorReason};
 
 use self::{
-    play::Play,
+    grpc::Grpc,
+    http::Http,
+    play::play,
     scenario::{Expect, Scenarios, Step},
 };
 
@@ -25,16 +32,22 @@ fn scenarios() -> Scenarios {
     serde_json::from_str(&fs::read_to_string(SCENARIOS).unwrap()).unwrap()
 }
 
+/// Returns the command that starts the guarded server under test.
+#[expect(clippy::disallowed_methods, reason = "a setting of the test, not of Latchkey")]
+fn command() -> String {
+    std::env::var("LATCHKEY_TEST_GUARD").unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make test-clients builds the servers that this calls"]
 async fn the_guard_gives_every_verdict_of_the_scenarios() {
-    #[expect(clippy::disallowed_methods, reason = "a setting of the test, not of Latchkey")]
-    let command = std::env::var("LATCHKEY_TEST_GUARD").unwrap();
-    let scenarios = scenarios();
-    let mut play = Play::begin(&scenarios.settings, &command).await;
-    for (number, scenario) in scenarios.all.iter().enumerate() {
-        play.scenario(number, scenario).await;
-    }
+    play::<Grpc>(&scenarios(), &command()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-clients builds the servers that this calls"]
+async fn the_http_guard_gives_every_verdict_of_the_scenarios() {
+    play::<Http>(&scenarios(), &command()).await;
 }
 
 /// Returns the reasons in the steps in which calls are denied or streams end.
@@ -54,6 +67,15 @@ fn the_scenarios_have_every_reason() {
     let guards = guards.map(|reason| reason.as_str_name().trim_start_matches("ERROR_REASON_"));
     let mut wanted = Reason::ALL.map(Reason::name).into_iter().chain(guards);
     assert_eq!(wanted.find(|reason| !found.contains(*reason)), None, "no scenario has it");
+}
+
+/// Protocols without streams leave out the whole scenario.
+#[test]
+fn scenarios_about_streams_have_no_other_calls() {
+    for scenario in scenarios().all.iter().filter(|scenario| scenario.is_about_streams()) {
+        let is_call = |step: &Step| matches!(step, Step::Call { .. });
+        assert!(!scenario.steps.iter().any(is_call), "{}: move the calls", scenario.name);
+    }
 }
 
 /// A session can end for these reasons during a stream; with the others the token was never accepted.

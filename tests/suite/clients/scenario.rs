@@ -1,6 +1,6 @@
 //! The format of the scenarios. Unknown keys are errors, so that no misspelt step is ignored.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 
@@ -135,4 +135,32 @@ pub struct Expect {
     /// Whether the answer may be UNAVAILABLE for a while, because the guard reconnects.
     #[serde(default)]
     pub eventually: bool,
+}
+
+impl Scenario {
+    /// Whether a step is about streams. Such a scenario calls nothing else.
+    pub fn is_about_streams(&self) -> bool {
+        self.steps.iter().any(Step::is_about_streams)
+    }
+}
+
+impl Step {
+    /// Whether the step has a meaning only for protocols with streams.
+    pub fn is_about_streams(&self) -> bool {
+        matches!(self, Self::OpenStreams { .. } | Self::StreamsEnd { .. } | Self::StreamsGoOn { .. })
+    }
+}
+
+impl Expect {
+    /// Whether the answer depends on a verdict or a rule, and not on an outage.
+    pub fn is_verdict(&self) -> bool {
+        self.reason.as_deref() != Some("STORE_UNAVAILABLE")
+    }
+
+    /// Checks how long an answer took.
+    pub fn in_time(&self, took: Duration, authorization: &[String]) {
+        if let Some(limit) = self.within_ms {
+            assert!(took < Duration::from_millis(limit), "{authorization:?} took {took:?}");
+        }
+    }
 }
