@@ -44,7 +44,7 @@ impl AccountService for AccountHandler {
         request: Request<pb::CreateAccountRequest>,
     ) -> Result<Response<pb::CreateAccountResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let username = Username::parse(&message.username)?;
             let password = NewPassword::new("password", message.password);
             let roles = Role::parse_all(&message.roles)?;
@@ -59,7 +59,7 @@ impl AccountService for AccountHandler {
         request: Request<pb::GetAccountRequest>,
     ) -> Result<Response<pb::GetAccountResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.read(async {
             let key = match message.key {
                 Some(Key::UserId(user_id)) => by_id(&user_id)?,
                 Some(Key::Username(username)) => by_name(&username)?,
@@ -80,7 +80,7 @@ impl AccountService for AccountHandler {
         request: Request<pb::ListAccountsRequest>,
     ) -> Result<Response<pb::ListAccountsResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.read(async {
             let limit = page::size(message.page_size)?;
             let after = page::after(&message.page_token)?;
             // One more than the page shows whether there is another page.
@@ -102,7 +102,7 @@ impl AccountService for AccountHandler {
         request: Request<pb::UpdateAccountRequest>,
     ) -> Result<Response<pb::UpdateAccountResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let user_id = UserId::parse(&message.user_id)?;
             let update = update(&message)?;
             let (account, ended) = self.engine.update_account(&user_id, update, &call.origin).await?;
@@ -116,7 +116,7 @@ impl AccountService for AccountHandler {
         request: Request<pb::SetPasswordRequest>,
     ) -> Result<Response<pb::SetPasswordResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let user_id = UserId::parse(&message.user_id)?;
             let password = NewPassword::new("password", message.password);
             let ended = self.engine.set_password(&user_id, password, &call.origin).await?;
@@ -130,7 +130,7 @@ impl AccountService for AccountHandler {
         request: Request<pb::UnlockAccountRequest>,
     ) -> Result<Response<pb::UnlockAccountResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let key = match message.key {
                 Some(unlock_account_request::Key::UserId(user_id)) => by_id(&user_id)?,
                 Some(unlock_account_request::Key::Username(username)) => by_name(&username)?,
@@ -147,7 +147,7 @@ impl AccountService for AccountHandler {
         request: Request<pb::DeleteAccountRequest>,
     ) -> Result<Response<pb::DeleteAccountResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let user_id = UserId::parse(&message.user_id)?;
             let ended = self.engine.delete_account(&user_id, &call.origin).await?;
             Ok(Response::new(pb::DeleteAccountResponse { ended }))

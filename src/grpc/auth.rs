@@ -36,7 +36,7 @@ impl AuthHandler {
 impl AuthService for AuthHandler {
     async fn login(&self, request: Request<pb::LoginRequest>) -> Result<Response<pb::LoginResponse>, Status> {
         let (message, call) = Call::extract_attempt(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let LoggedIn { token, session, displaced, .. } =
                 self.engine.login(login(message)?, &call.origin).await?;
             let lifetime = session.session().expires_at.since(self.engine.now());
@@ -56,7 +56,7 @@ impl AuthService for AuthHandler {
         request: Request<pb::WatchSessionRequest>,
     ) -> Result<Response<Self::WatchSessionStream>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.read(async {
             let token = call.token(&message.token)?;
             let (session, watch) = self.engine.watch_session(token).await?;
             Ok(Response::new(watch::session(&session, watch)))
@@ -69,7 +69,7 @@ impl AuthService for AuthHandler {
         request: Request<pb::LogoutRequest>,
     ) -> Result<Response<pb::LogoutResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let token = call.token(&message.token)?;
             let scope = scope(message.scope)?;
             let (ended, rejection) = match self.engine.logout(token, scope, &call.origin).await? {
@@ -93,7 +93,7 @@ impl AuthService for AuthHandler {
         request: Request<pb::ChangePasswordRequest>,
     ) -> Result<Response<pb::ChangePasswordResponse>, Status> {
         let (message, call) = Call::extract_attempt(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let token = call.token(&message.token)?;
             let current = Password::presented_in("current_password", message.current_password)?;
             let new = NewPassword::new("new_password", message.new_password);
@@ -108,7 +108,7 @@ impl AuthService for AuthHandler {
         request: Request<pb::GetJwksRequest>,
     ) -> Result<Response<pb::GetJwksResponse>, Status> {
         let (_, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.read(async {
             let jwks = serde_json::to_string(&self.engine.tokens().jwks())
                 .map_err(|error| Error::Internal(error.to_string()))?;
             Ok(Response::new(pb::GetJwksResponse { jwks }))

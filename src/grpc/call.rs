@@ -43,13 +43,21 @@ impl Call {
         self.extensions.get()
     }
 
-    /// Runs the handler and turns its error into a status.
-    pub(super) async fn run<R>(&self, handler: impl Future<Output = Result<R, Error>>) -> Result<R, Status> {
+    /// Runs a handler that changes nothing and turns its error into a status.
+    pub(super) async fn read<R>(&self, handler: impl Future<Output = Result<R, Error>>) -> Result<R, Status> {
+        handler.await.map_err(|error| status::from_error(error, &self.id))
+    }
+
+    /// Runs a handler that may change something and turns its error into a status.
+    pub(super) async fn change<R>(
+        &self,
+        handler: impl Future<Output = Result<R, Error>>,
+    ) -> Result<R, Status> {
         handler.await.map_err(|error| self.status(error))
     }
 
-    /// Logs an error under the request id and returns its status.
+    /// Logs the error of a change under the request id and returns its status.
     pub(super) fn status(&self, error: Error) -> Status {
-        status::from_error(error, &self.id)
+        status::from_error_of_change(error, &self.id)
     }
 }

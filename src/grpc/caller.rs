@@ -33,7 +33,7 @@ impl CallerService for CallerHandler {
         request: Request<pb::CreateCallerRequest>,
     ) -> Result<Response<pb::CreateCallerResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let name = CallerName::parse(&message.name)?;
             let roles = CallerRoles::parse(&message.roles)?;
             let (caller, key) = self.engine.create_caller(&name, roles, &call.origin).await?;
@@ -48,7 +48,7 @@ impl CallerService for CallerHandler {
         request: Request<pb::ListCallersRequest>,
     ) -> Result<Response<pb::ListCallersResponse>, Status> {
         let (_, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.read(async {
             let callers = self.engine.list_callers().await?.into_iter().map(convert::caller).collect();
             Ok(Response::new(pb::ListCallersResponse { callers }))
         })
@@ -60,7 +60,7 @@ impl CallerService for CallerHandler {
         request: Request<pb::RevokeCallerRequest>,
     ) -> Result<Response<pb::RevokeCallerResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.change(async {
             self.engine.revoke_caller(&CallerName::parse(&message.name)?, &call.origin).await?;
             Ok(Response::new(pb::RevokeCallerResponse {}))
         })

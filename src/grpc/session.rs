@@ -42,7 +42,7 @@ impl SessionService for SessionHandler {
         request: Request<pb::IssueSessionRequest>,
     ) -> Result<Response<pb::IssueSessionResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let subject = subject(&message.user_id, &message.username)?;
             let wanted = SessionRequest {
                 slot: message.slot,
@@ -67,7 +67,7 @@ impl SessionService for SessionHandler {
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.read(async {
             if !message.everyone {
                 only_with_everyone(&message)?;
                 let sessions = self.engine.list_sessions(&UserId::parse(&message.user_id)?).await?;
@@ -96,7 +96,7 @@ impl SessionService for SessionHandler {
         request: Request<pb::EndSessionsRequest>,
     ) -> Result<Response<pb::EndSessionsResponse>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.change(async {
             let notice = Notice::parse(&message.message)?;
             let ended = self.engine.end_sessions(&target(&message)?, notice, &call.origin).await?;
             Ok(Response::new(pb::EndSessionsResponse { ended }))
@@ -111,7 +111,7 @@ impl SessionService for SessionHandler {
         request: Request<pb::WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
         let (message, call) = Call::extract(request, &self.origins);
-        call.run(async {
+        call.read(async {
             let filter = Filter {
                 user_id: non_empty(&message.user_id).map(UserId::parse).transpose()?,
                 slot: non_empty(&message.slot).map(Slot::parse).transpose()?,

@@ -73,12 +73,8 @@ pub(super) fn from_error(error: Error, id: &RequestId) -> Status {
         Error::Store(StoreError::Unavailable { store, .. }) => {
             let mut details = info(ErrorReason::StoreUnavailable);
             details.set_retry_info(Some(STORE_RETRY));
-            // Only the log contains the message of the store. A commit may have happened without an answer, or without
-            // the confirmation of replicas.
-            let message = format!(
-                "the {store} store is unavailable, so the outcome of a login or another change is unknown: try again, \
-                 a Login with the same idempotency_key"
-            );
+            // Only the log contains the message of the store.
+            let message = format!("the {store} store is unavailable: try again");
             Status::with_error_details(Code::Unavailable, message, details)
         }
         Error::Store(StoreError::Corrupt { .. }) | Error::Internal(_) => {
@@ -86,6 +82,21 @@ pub(super) fn from_error(error: Error, id: &RequestId) -> Status {
             status(Code::Internal, message, ErrorReason::Internal)
         }
     }
+}
+
+/// Returns the status of an error of a request that changes something. If a store is unavailable, it says that the change
+/// may have been made: without an answer of the store, or without the confirmation of replicas.
+pub(super) fn from_error_of_change(error: Error, id: &RequestId) -> Status {
+    let is_unknown = matches!(error, Error::Store(StoreError::Unavailable { .. }));
+    let status = from_error(error, id);
+    if !is_unknown {
+        return status;
+    }
+    let message = format!(
+        "{}; whether the change was made is unknown, so repeat a Login with the same idempotency_key",
+        status.message()
+    );
+    Status::with_error_details(Code::Unavailable, message, status.get_error_details())
 }
 
 /// A request, or the body of its response, panicked.

@@ -24,8 +24,8 @@ const NOTICED: Duration = Duration::from_millis(1500);
 /// How long the recovery may take after the store is back.
 const RECOVERED: Duration = Duration::from_secs(2);
 
-/// Returns the error of a call that must fail fast.
-async fn fails_fast<T: std::fmt::Debug>(call: impl Future<Output = Result<T, Status>>) {
+/// Checks that a call fails fast. Returns its message.
+async fn fails_fast<T: std::fmt::Debug>(call: impl Future<Output = Result<T, Status>>) -> String {
     let begun = Instant::now();
     let status = call.await.unwrap_err();
     assert!(begun.elapsed() < FAST, "took {:?}", begun.elapsed());
@@ -33,13 +33,20 @@ async fn fails_fast<T: std::fmt::Debug>(call: impl Future<Output = Result<T, Sta
     let info = status.get_details_error_info().unwrap();
     assert_eq!((info.reason.as_str(), info.domain.as_str()), ("STORE_UNAVAILABLE", "latchkey"));
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+    status.message().to_owned()
 }
 
 /// Checks that calls that need sessions fail fast and all others go on.
 async fn nothing_is_taken_for_a_verdict(client: &Client, token: &str) {
-    fails_fast(client.try_validate(token)).await;
-    fails_fast(client.try_login(login_request("alice", "phone"))).await;
-    fails_fast(client.auth.clone().logout(pb::LogoutRequest { token: token.into(), scope: 0 })).await;
+    let message = fails_fast(client.try_validate(token)).await;
+    assert!(message.ends_with("store is unavailable: try again"), "{message}");
+    let login = fails_fast(client.try_login(login_request("alice", "phone"))).await;
+    let logout =
+        fails_fast(client.auth.clone().logout(pb::LogoutRequest { token: token.into(), scope: 0 })).await;
+    // Only of a change is the outcome unknown.
+    for message in [login, logout] {
+        assert!(message.contains("whether the change was made is unknown"), "{message}");
+    }
     // Signatures and public keys need no store.
     assert_eq!(client.rejection("not a token").await.reason(), RejectionReason::Malformed);
     let jwks = client.auth.clone().get_jwks(pb::GetJwksRequest {}).await.unwrap().into_inner().jwks;

@@ -64,7 +64,8 @@ impl PasswordPolicy {
     /// Also forbids these passwords, such as names that only the operator knows.
     #[must_use]
     pub fn with_blocklist<'a>(mut self, passwords: impl IntoIterator<Item = &'a str>) -> Self {
-        self.blocklist = passwords.into_iter().map(|password| compared(password.trim()).to_string()).collect();
+        self.blocklist =
+            passwords.into_iter().map(|password| compared(password.trim()).to_string()).collect();
         self
     }
 
