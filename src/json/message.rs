@@ -3,14 +3,13 @@
 //! Errors name the field and say what would be right. They never show a value, which may be a password.
 
 use bytes::Bytes;
-use prost_reflect::{
-    DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, OneofDescriptor, SerializeOptions,
-};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions};
 use serde::Deserializer;
 use serde_json::{Map, Value, error::Category};
 use serde_path_to_error::{Path, Segment};
 use tonic::Status;
 
+use super::unique;
 use crate::grpc::status;
 
 /// Fields that have their default value are in the JSON too, except those that are unset: readers need not know the
@@ -18,13 +17,12 @@ use crate::grpc::status;
 const OPTIONS: SerializeOptions = SerializeOptions::new().skip_default_fields(false);
 /// How `prost-reflect` begins the error about an unknown field.
 const UNKNOWN_FIELD: &str = "unrecognized field name '";
-/// How it begins the error about two fields of a `oneof`.
-const SEVERAL_FIELDS: &str = "multiple fields provided for oneof '";
 
 /// Decodes a message from JSON.
 pub(super) fn from_json(descriptor: &MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, Status> {
     // A body may be left out if every field has its default.
     let json = if json.trim_ascii().is_empty() { b"{}" } else { json };
+    unique::check(descriptor, &mut serde_json::Deserializer::from_slice(json))?;
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let message = decode(descriptor, &mut deserializer)?;
     deserializer.end().map_err(|error| not_json(&error))?;
@@ -40,7 +38,9 @@ pub(super) fn from_texts<'a>(
     for (path, text) in texts {
         insert(descriptor, &mut fields, path, path, text)?;
     }
-    decode(descriptor, Value::Object(fields))
+    let fields = Value::Object(fields);
+    unique::check(descriptor, &fields)?;
+    decode(descriptor, fields)
 }
 
 /// Encodes a message as JSON.
@@ -79,21 +79,11 @@ fn explain(descriptor: &MessageDescriptor, path: &Path, error: &serde_json::Erro
         return not_json(error);
     }
     let text = error.to_string();
-    let quoted =
-        |start| text.strip_prefix(start).and_then(|rest| rest.split_once('\'')).map(|(name, _)| name);
+    let unknown = text.strip_prefix(UNKNOWN_FIELD).and_then(|rest| rest.split_once('\''));
     let field = if path.iter().next().is_none() { String::new() } else { path.to_string() };
-    if let Some(name) = quoted(UNKNOWN_FIELD) {
+    if let Some((name, _)) = unknown {
         let field = if field.is_empty() { name.to_owned() } else { format!("{field}.{name}") };
         return status::invalid_message(&field, "is not a field of the message: see /openapi.json");
-    }
-    if let Some(name) = quoted(SEVERAL_FIELDS) {
-        let message = descriptor.oneofs().find(|oneof| oneof.name() == name);
-        let names: Vec<_> = message
-            .iter()
-            .flat_map(OneofDescriptor::fields)
-            .map(|field| field.json_name().to_owned())
-            .collect();
-        return status::invalid_message(&field, format!("must have only one of {}", names.join(", ")));
     }
     status::invalid_message(&field, expected(descriptor, path))
 }
@@ -144,7 +134,8 @@ fn expected(descriptor: &MessageDescriptor, path: &Path) -> String {
     }
 }
 
-fn field(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+/// Finds a field by one of its names.
+pub(super) fn field(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
     message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name))
 }
 
@@ -257,7 +248,22 @@ mod tests {
                 "accounts[0].lines",
                 "is not a field",
             ),
-            ("GetAccountRequest", r#"{"userId": "a", "username": "b"}"#, "", "only one of userId, username"),
+            ("LoginRequest", r#"{"password": "a", "password": "hunter2"}"#, "password", "is given twice"),
+            ("LoginRequest", r#"{"password": null, "password": "hunter2"}"#, "password", "is given twice"),
+            ("LoginRequest", r#"{"pasword": "hunter2", "pasword": 7}"#, "pasword", "is given twice"),
+            (
+                "ChangePasswordRequest",
+                r#"{"newPassword": "hunter2", "token": "x", "new_password": "hunter2"}"#,
+                "new_password",
+                "is given twice",
+            ),
+            (
+                "ImportAccountsRequest",
+                r#"{"accounts": [{"line": 1}, {"line": 2, "line": 2}]}"#,
+                "accounts[1].line",
+                "is given twice",
+            ),
+            ("GetAccountRequest", r#"{"user_id": "a", "username": "b"}"#, "username", "combined with userId"),
         ] {
             let (of, message) = violation(name, json);
             assert_eq!(of, field, "{json}: {message}");
@@ -276,6 +282,7 @@ mod tests {
         same("ValidateRequest", r#"{"max_staleness": "0.250s"}"#, r#"{"maxStaleness": "0.25s"}"#);
         same("LogoutRequest", r#"{"scope": 3}"#, r#"{"scope": "LOGOUT_SCOPE_ALL"}"#);
         same("LoginRequest", r#"{"username": null}"#, "");
+        same("GetAccountRequest", r#"{"userId": null, "username": "a"}"#, r#"{"username": "a"}"#);
         same("ListAccountsRequest", r#"{"pageSize": "7"}"#, r#"{"page_size": 7}"#);
         let line = r#"{"accounts": [{"line": "18446744073709551615"}]}"#;
         same("ImportAccountsRequest", line, r#"{"accounts": [{"line": 18446744073709551615}]}"#);
@@ -303,6 +310,8 @@ mod tests {
         for texts in [&[("page", "7")][..], &[("page_size", "x")], &[("page_size", "1"), ("pageSize", "2")]] {
             assert!(from_texts(&list, texts.iter().copied()).is_err(), "{texts:?}");
         }
+        let get = descriptor("GetAccountRequest");
+        assert!(from_texts(&get, [("user_id", "7"), ("username", "x")]).is_err());
         let update = descriptor("UpdateAccountRequest");
         let message = from_texts(
             &update,

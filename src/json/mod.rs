@@ -15,6 +15,7 @@ pub mod port;
 mod request;
 mod routes;
 mod template;
+mod unique;
 
 use std::{
     net::SocketAddr,
