@@ -158,7 +158,7 @@ freeze: ## Store the current protocol, and data in the current formats, as those
 tools: ## Install the missing tools of all targets
 	@scripts/tools.sh install rustfmt clippy c++ cargo-deny cargo-machete buf redis postgres mariadb pgbouncer \
 	  valkey grpcurl grpc-health-probe django grpcio envoy nginx helm kubernetes-decoder prometheus go node java \
-	  clients-python wrk peers-python
+	  connect-client connect-es openapi clients-python wrk peers-python
 
 .PHONY: image
 image: ## Build the container image latchkey:dev and check its size

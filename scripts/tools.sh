@@ -5,11 +5,11 @@
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# helm kubernetes-decoder prometheus connect-client openapi cargo-machete rustfmt clippy c++, for the clients go node java
-# clients-python, for `make peers` wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb.
+# helm kubernetes-decoder prometheus connect-client connect-es openapi cargo-machete rustfmt clippy c++, for the
+# clients go node java clients-python, for `make peers` wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb.
 # Programs that do not need a system-wide installation go below the target directory. pgbouncer, Valkey, grpcurl,
-# grpc-health-probe, Django, grpcio, Envoy, nginx, Helm, the decoder of manifests, Prometheus, the client of Connect and the
-# packages for OpenAPI are optional for developers: the script reports which tests are skipped without them. With CI=true
+# grpc-health-probe, Django, grpcio, Envoy, nginx, Helm, the decoder of manifests, Prometheus, the clients of Connect
+# and the packages for OpenAPI are optional for developers: the script reports which tests are skipped without them. With CI=true
 # they are required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,6 +21,7 @@ readonly PROBE=v0.4.61
 readonly HELM=v3.22.0
 readonly KUBERNETES=tests/fixtures/kubernetes
 readonly CONNECT=tests/fixtures/connect
+readonly CONNECT_ES=tests/fixtures/connect-es
 readonly OPENAPI=tests/fixtures/openapi/requirements.txt
 readonly DJANGO=tests/fixtures/django/requirements.txt
 readonly GRPCIO=tests/fixtures/grpcio/requirements.txt
@@ -111,6 +112,20 @@ venv_install() {
 
 # Prints the Python of such an environment, unless the requirements have changed.
 venv_python() { cmp -s "$1" "$2/requirements.txt" && first_executable "$2/bin/python"; }
+
+# Installs a program of the tests for Node.js with its packages.
+node_install() {
+  local source=$1 into=$2 name=$3 node
+  node_command >/dev/null || (install_one node) || return 1
+  node=$(node_command) || { say "$source needs Node.js 20 or newer"; return 1; }
+  say "installing the packages of $source/package-lock.json"
+  rm -rf "$into"
+  mkdir -p "$into"
+  cp -R "$source/." "$into"
+  (cd "$into" && PATH=${node%/*}:$PATH npm ci --ignore-scripts --no-fund --no-audit --loglevel=error) >&2 || return 1
+  printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$node" "$into/$name.js" >"$into/$name"
+  chmod +x "$into/$name"
+}
 
 # Prints the first argument that is an executable file.
 first_executable() {
@@ -242,6 +257,13 @@ path_of() {
           cmp -s "$CONNECT/go.mod" "$tools/connect-client/go.mod" &&
           first_executable "$tools/connect-client/call"; }
       ;;
+    # The same with connect-es.
+    connect-es)
+      first_executable "${LATCHKEY_TEST_CONNECT_ES:-}" ||
+        { cmp -s "$CONNECT_ES/call.js" "$tools/connect-es/call.js" &&
+          cmp -s "$CONNECT_ES/package-lock.json" "$tools/connect-es/package-lock.json" &&
+          first_executable "$tools/connect-es/call"; }
+      ;;
     nginx) first_executable "${LATCHKEY_TEST_NGINX:-}" "$(command -v nginx)" /usr/sbin/nginx ;;
     buf) first_executable "$tools/buf-$BUF/bin/buf" ;;
     cargo-deny) cargo deny --version 2>/dev/null ;;
@@ -285,6 +307,7 @@ install_one() {
     helm) go_install "$1" "$HELM" helm.sh/helm/v3/cmd/helm ;;
     kubernetes-decoder) go_build "$KUBERNETES" "$tools/$1" decode ;;
     connect-client) go_build "$CONNECT" "$tools/$1" call ;;
+    connect-es) node_install "$CONNECT_ES" "$tools/$1" call ;;
     prometheus) apt_unpack prometheus "$tools/prometheus" ;;
     nginx) apt_install nginx-light || apt_install nginx ;;
     buf) pip_install buf-bin "$BUF" "$tools/buf-$BUF" || die "buf could not be installed" ;;
@@ -323,7 +346,7 @@ install_one() {
 
 optional() {
   [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx|helm|kubernetes-decoder|prometheus)$ ||
-    $1 =~ ^(connect-client|openapi)$ ]]
+    $1 =~ ^(connect-client|connect-es|openapi)$ ]]
 }
 
 case ${1:-} in

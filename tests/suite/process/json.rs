@@ -1,4 +1,4 @@
-//! Clients of JSON that others have made: connect-go, and schemathesis with the description of the paths.
+//! Clients of JSON that others have made: connect-go, connect-es, and schemathesis with the description of the paths.
 
 use std::process::Command;
 
@@ -41,17 +41,39 @@ async fn connect_go_calls_every_unary_method_in_json_and_binary() {
     for address in [process.http, process.grpc] {
         let mut command = Command::new(&client);
         command.args([format!("http://{address}"), key.clone()]);
-        let (succeeded, text) = output(command).await;
-        assert!(succeeded, "{text}");
-        let seen: Value = serde_json::from_str(&text).unwrap();
-        for encoding in ["json", "binary", "gzip"] {
-            let of = &seen[encoding];
-            assert_eq!(of["called"], Value::from(unary_methods()), "{encoding}");
-            assert_eq!(
-                (&of["device"], &of["wrong"]),
-                (&"laptop".into(), &"unauthenticated INVALID_CREDENTIALS".into())
-            );
-        }
+        calls_every_method(command).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connect_es_calls_every_unary_method_in_json_and_binary() {
+    let Some(client) = named_program("client of Connect for Node.js", "LATCHKEY_TEST_CONNECT_ES") else {
+        return;
+    };
+    let data = tempfile::tempdir().unwrap();
+    let (process, key) = start(&data, &[("LISTEN__GRPC_JSON", "true")]);
+    let descriptors = data.path().join("latchkey.binpb");
+    std::fs::write(&descriptors, pb::PUBLISHED).unwrap();
+    for (address, version) in [(process.http, "1.1"), (process.grpc, "1.1"), (process.grpc, "2")] {
+        let mut command = Command::new(&client);
+        command.args([format!("http://{address}"), key.clone()]).arg(&descriptors).arg(version);
+        calls_every_method(command).await;
+    }
+}
+
+/// Runs a client, and checks what it called and saw in each encoding.
+async fn calls_every_method(client: Command) {
+    let (succeeded, text) = output(client).await;
+    assert!(succeeded, "{text}");
+    let seen: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    for encoding in ["json", "binary", "gzip"] {
+        let of = &seen[encoding];
+        assert_eq!(of["called"], Value::from(unary_methods()), "{encoding}");
+        assert_eq!(
+            (&of["device"], &of["wrong"]),
+            (&"laptop".into(), &"unauthenticated INVALID_CREDENTIALS".into()),
+            "{encoding}"
+        );
     }
 }
 
