@@ -19,6 +19,11 @@ help: ## Show this list
 run: ## Build and serve with the embedded store in ./latchkey-data (ARGS="..." adds arguments)
 	cargo run --release --locked -- serve $(ARGS)
 
+.PHONY: example-web
+example-web: ## Serve the page in examples/web at http://localhost:8000, with Latchkey
+	cargo build --release --locked
+	@scripts/example-web.sh
+
 .PHONY: test
 test: ## Install missing test tools and run all tests (ARGS="name" selects)
 	@scripts/test.sh $(ARGS)
@@ -158,7 +163,7 @@ freeze: ## Store the current protocol, and data in the current formats, as those
 tools: ## Install the missing tools of all targets
 	@scripts/tools.sh install rustfmt clippy c++ cargo-deny cargo-machete buf redis postgres mariadb pgbouncer \
 	  valkey grpcurl grpc-health-probe django grpcio envoy nginx helm kubernetes-decoder prometheus go node java \
-	  connect-client connect-es openapi clients-python wrk peers-python
+	  connect-client connect-es chromium openapi clients-python wrk peers-python
 
 .PHONY: image
 image: ## Build the container image latchkey:dev and check its size

@@ -8,7 +8,7 @@ target=${CARGO_TARGET_DIR:-target}
 rm -rf "$target/book" "$target/book-source"
 mkdir -p "$target/book-source/src"
 # With the files that the pages link to.
-git ls-files -z -- '*.md' clients crates deploy docs proto src/config.default.toml tests/suite LICENSE |
+git ls-files -z -- '*.md' clients crates deploy docs examples proto src/config.default.toml tests/suite LICENSE |
   xargs -0 cp --parents --target-directory "$target/book-source/src"
 # In the book, the table of contents is in the folder above docs.
 sed -E 's|\]\(\.\./|](#/|; s|\]\(([a-z])|](docs/\1|; s|\]\(#/|](|' docs/SUMMARY.md > "$target/book-source/src/SUMMARY.md"

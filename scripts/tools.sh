@@ -5,11 +5,11 @@
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# helm kubernetes-decoder prometheus connect-client connect-es openapi cargo-machete rustfmt clippy c++, for the
+# helm kubernetes-decoder prometheus connect-client connect-es chromium openapi cargo-machete rustfmt clippy c++, for the
 # clients go node java clients-python, for `make peers` wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb.
 # Programs that do not need a system-wide installation go below the target directory. pgbouncer, Valkey, grpcurl,
-# grpc-health-probe, Django, grpcio, Envoy, nginx, Helm, the decoder of manifests, Prometheus, the clients of Connect
-# and the packages for OpenAPI are optional for developers: the script reports which tests are skipped without them. With CI=true
+# grpc-health-probe, Django, grpcio, Envoy, nginx, Helm, the decoder of manifests, Prometheus, the clients of Connect,
+# Chromium and the packages for OpenAPI are optional for developers: the script reports which tests are skipped without them. With CI=true
 # they are required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -264,6 +264,9 @@ path_of() {
           cmp -s "$CONNECT_ES/package-lock.json" "$tools/connect-es/package-lock.json" &&
           first_executable "$tools/connect-es/call"; }
       ;;
+    chromium)
+      first_executable "${LATCHKEY_TEST_CHROMIUM:-}" "$(command -v chromium)" "$(command -v google-chrome)"
+      ;;
     nginx) first_executable "${LATCHKEY_TEST_NGINX:-}" "$(command -v nginx)" /usr/sbin/nginx ;;
     buf) first_executable "$tools/buf-$BUF/bin/buf" ;;
     cargo-deny) cargo deny --version 2>/dev/null ;;
@@ -308,6 +311,8 @@ install_one() {
     kubernetes-decoder) go_build "$KUBERNETES" "$tools/$1" decode ;;
     connect-client) go_build "$CONNECT" "$tools/$1" call ;;
     connect-es) node_install "$CONNECT_ES" "$tools/$1" call ;;
+    # It has too many libraries to be unpacked without being installed. It runs no service.
+    chromium) apt_install chromium ;;
     prometheus) apt_unpack prometheus "$tools/prometheus" ;;
     nginx) apt_install nginx-light || apt_install nginx ;;
     buf) pip_install buf-bin "$BUF" "$tools/buf-$BUF" || die "buf could not be installed" ;;
@@ -346,7 +351,7 @@ install_one() {
 
 optional() {
   [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx|helm|kubernetes-decoder|prometheus)$ ||
-    $1 =~ ^(connect-client|connect-es|openapi)$ ]]
+    $1 =~ ^(connect-client|connect-es|chromium|openapi)$ ]]
 }
 
 case ${1:-} in

@@ -42,6 +42,7 @@ mod unwritten;
 mod upgrade;
 mod watched;
 mod watches;
+mod web_page;
 mod webhook;
 mod wire;
 

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod child_server;
+pub mod chromium;
 pub mod client;
 pub mod clock;
 pub mod cluster;
