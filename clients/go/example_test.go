@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
-	latchkey "latchkey.internal/go"
+	latchkey "github.com/latchkey-auth/latchkey/clients/go"
 )
 
 func Example() {

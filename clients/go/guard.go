@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"latchkey.internal/go/latchkeyv1"
+	"github.com/latchkey-auth/latchkey/clients/go/latchkeyv1"
 )
 
 // Guard accepts only calls whose token has a live session.

@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"latchkey.internal/go/latchkeyv1"
+	"github.com/latchkey-auth/latchkey/clients/go/latchkeyv1"
 )
 
 // These tests cover what Latchkey never does. clients/scenarios.json covers everything else.

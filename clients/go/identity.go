@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"latchkey.internal/go/latchkeyv1"
+	"github.com/latchkey-auth/latchkey/clients/go/latchkeyv1"
 )
 
 // Identity is the identity of the caller: a live session.

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"latchkey.internal/go/latchkeyv1"
+	"github.com/latchkey-auth/latchkey/clients/go/latchkeyv1"
 )
 
 // The domain of every ErrorInfo, as in Latchkey.

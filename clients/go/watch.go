@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"latchkey.internal/go/latchkeyv1"
+	"github.com/latchkey-auth/latchkey/clients/go/latchkeyv1"
 )
 
 const (

@@ -15,8 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
-	"latchkey.internal/go/internal/sample/samplev1"
-	"latchkey.internal/go/latchkeyv1"
+	"github.com/latchkey-auth/latchkey/clients/go/internal/sample/samplev1"
+	"github.com/latchkey-auth/latchkey/clients/go/latchkeyv1"
 )
 
 // A fake Latchkey whose sessions end, and whose watches break, on demand.

@@ -22,8 +22,8 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/grpc/status"
 
-	latchkey "latchkey.internal/go"
-	"latchkey.internal/go/latchkeyv1"
+	latchkey "github.com/latchkey-auth/latchkey/clients/go"
+	"github.com/latchkey-auth/latchkey/clients/go/latchkeyv1"
 )
 
 const (

@@ -14,8 +14,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	latchkey "latchkey.internal/go"
-	"latchkey.internal/go/internal/sample/samplev1"
+	latchkey "github.com/latchkey-auth/latchkey/clients/go"
+	"github.com/latchkey-auth/latchkey/clients/go/internal/sample/samplev1"
 )
 
 func main() {

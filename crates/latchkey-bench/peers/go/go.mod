@@ -7,7 +7,7 @@ require (
 	github.com/redis/go-redis/v9 v9.23.0
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
-	latchkey.internal/go v0.0.0
+	github.com/latchkey-auth/latchkey/clients/go v0.0.0
 )
 
 require (
@@ -19,4 +19,4 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261104224025-d1e00e9f33ab // indirect
 )
 
-replace latchkey.internal/go => ../../../../clients/go
+replace github.com/latchkey-auth/latchkey/clients/go => ../../../../clients/go

@@ -20,7 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	latchkey "latchkey.internal/go/latchkeyv1"
+	latchkey "github.com/latchkey-auth/latchkey/clients/go/latchkeyv1"
 )
 
 const idleTimeout = time.Hour
