@@ -3,103 +3,37 @@ package latchkey
 import (
 	"context"
 	"log/slog"
-	"strings"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/latchkey-auth/latchkey/clients/go/latchkeyv1"
 )
 
-// Guard accepts only calls whose token has a live session.
+// Guard accepts only calls whose token has a live session. It guards gRPC servers ([Guard.ServerOptions]), HTTP handlers
+// ([Guard.Handler]) and, with the package latchkeyconnect, the handlers of connect-go.
 type Guard struct {
-	latchkey     latchkeyv1.AuthServiceClient
-	timeout      time.Duration
-	maxStaleness *durationpb.Duration
-	peek         bool
-	callerKey    string
-	open         map[string]bool
-	role         string
-	slot         string
-	logger       *slog.Logger
-	unwatched    bool
-	watchFor     time.Duration
-	outageGrace  time.Duration
-	places       chan struct{}
-	tellOnce     sync.Once
+	latchkey    latchkeyv1.AuthServiceClient
+	timeout     time.Duration
+	validations []ValidateOption
+	callerKey   string
+	open        map[string]bool
+	role        string
+	slot        string
+	logger      *slog.Logger
+	unwatched   bool
+	watchFor    time.Duration
+	outageGrace time.Duration
+	places      chan struct{}
+	tellOnce    *sync.Once
 }
 
-// Option is an option of a guard.
-type Option func(*Guard)
-
-// WithTimeout sets the time limit for Latchkey's answer. The default is one second.
-func WithTimeout(timeout time.Duration) Option {
-	return func(g *Guard) { g.timeout = timeout }
-}
-
-// WithMaxStaleness lets Latchkey answer from its near-cache, at most this old. Zero reads the store for every call.
-// The default is Latchkey's `validate.max_staleness`.
-func WithMaxStaleness(age time.Duration) Option {
-	return func(g *Guard) { g.maxStaleness = durationpb.New(age) }
-}
-
-// WithPeek prevents calls from counting as a use of the session, which can then reach its idle timeout in spite of them.
-func WithPeek() Option {
-	return func(g *Guard) { g.peek = true }
-}
-
-// WithCallerKey sets the caller key for Latchkey, needed with `access.validate = "caller"`.
-func WithCallerKey(key string) Option {
-	return func(g *Guard) { g.callerKey = key }
-}
-
-// WithOpenMethods opens methods to everybody, by full names such as "/grpc.health.v1.Health/Check". Their handlers
-// have no identity, even if a token was sent.
-func WithOpenMethods(methods ...string) Option {
-	return func(g *Guard) {
-		for _, method := range methods {
-			g.open[method] = true
-		}
-	}
-}
-
-// WithRequiredRole accepts only users with this role.
-func WithRequiredRole(role string) Option {
-	return func(g *Guard) { g.role = role }
-}
-
-// WithRequiredSlot accepts only sessions in this slot.
-func WithRequiredSlot(slot string) Option {
-	return func(g *Guard) { g.slot = slot }
-}
-
-// WithLogger sets the logger for outages. The default is [slog.Default].
-func WithLogger(logger *slog.Logger) Option {
-	return func(g *Guard) { g.logger = logger }
-}
-
-// WithoutWatch lets streams continue after the session of their caller has ended.
-func WithoutWatch() Option {
-	return func(g *Guard) { g.unwatched = true }
-}
-
-// WithMaxWatches sets the maximum number of watched streams. The tokens of further streams are validated every 10
-// seconds. The default is 100. Keep it well below Latchkey's `server.max_streams` and the limits of proxies in between,
-// because all other calls of the guard share the same connection.
-func WithMaxWatches(count int) Option {
-	return func(g *Guard) { g.places = make(chan struct{}, max(count, 0)) }
-}
-
-// WithOutageGrace sets how long streams continue while Latchkey is unavailable. Then they end with UNAVAILABLE. The
-// default is one minute.
-func WithOutageGrace(grace time.Duration) Option {
-	return func(g *Guard) { g.outageGrace = grace }
-}
-
-// NewGuard creates a guard that uses this connection to Latchkey, see [Dial].
+// NewGuard creates a guard that uses this connection to Latchkey, see [Dial]. The connection stays open when the guard is
+// no longer used.
 func NewGuard(latchkey grpc.ClientConnInterface, options ...Option) *Guard {
 	guard := &Guard{
 		latchkey: latchkeyv1.NewAuthServiceClient(latchkey),
@@ -110,14 +44,32 @@ func NewGuard(latchkey grpc.ClientConnInterface, options ...Option) *Guard {
 		watchFor:    watchFor,
 		outageGrace: outageGrace,
 		places:      make(chan struct{}, maxWatches),
+		tellOnce:    &sync.Once{},
 	}
 	for _, option := range options {
-		option(guard)
+		option.applyGuard(guard)
 	}
 	return guard
 }
 
-// ServerOptions returns options that guard all methods of a server, including streams.
+// With returns a guard with further options, for example with a required role for some of the routes.
+func (g *Guard) With(options ...Option) *Guard {
+	guard := *g
+	guard.open = maps.Clone(g.open)
+	guard.validations = slices.Clip(g.validations)
+	for _, option := range options {
+		option.applyGuard(&guard)
+	}
+	return &guard
+}
+
+// String does not show the caller key.
+func (g *Guard) String() string { return "latchkey.Guard" }
+
+// GoString does not show the caller key.
+func (g *Guard) GoString() string { return "latchkey.Guard" }
+
+// ServerOptions returns options that guard all methods of a gRPC server, including streams.
 func (g *Guard) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(g.UnaryInterceptor),
@@ -125,52 +77,65 @@ func (g *Guard) ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// UnaryInterceptor guards unary methods.
+// UnaryInterceptor guards unary methods of a gRPC server.
 func (g *Guard) UnaryInterceptor(
 	ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {
-	ctx, _, err := g.check(ctx, info.FullMethod)
+	ctx, _, err := g.Check(ctx, info.FullMethod, metadata.ValueFromIncomingContext(ctx, "authorization"))
 	if err != nil {
 		return nil, err
 	}
 	return handler(ctx, request)
 }
 
-// Returns the context of an accepted caller, and the token, which is empty if the method is open.
-func (g *Guard) check(ctx context.Context, method string) (context.Context, string, error) {
-	if g.open[method] {
+// Check decides about a request to a path or to the full name of a method, with these values of `authorization`. It is
+// for transports that have no guard in this module.
+//
+// It returns the context for the handler, which has the identity of the caller ([FromContext]), and the token, for
+// [Guard.Watch]. If the path is open, there is no identity and the token is empty. The error is a [*RejectedError], or an
+// [*UnavailableError] if there is no verdict.
+func (g *Guard) Check(ctx context.Context, path string, authorization []string) (context.Context, string, error) {
+	if g.open[path] {
 		return ctx, "", nil
 	}
-	token, err := bearer(ctx)
-	if err != nil {
-		return nil, "", err
+	token, denial := bearer(authorization)
+	if denial != nil {
+		return nil, "", denial
 	}
-	answer, err := g.validate(ctx, token, g.peek)
+	answer, err := g.validate(ctx, token)
 	if err != nil {
 		// If the caller has disconnected, this is not an outage.
 		if ctx.Err() == nil {
-			g.logger.WarnContext(ctx, "got no verdict from latchkey", "method", method, "error", err)
+			g.logger.WarnContext(ctx, "got no verdict from latchkey", "path", path, "error", err)
 		}
 		return nil, "", unavailable()
 	}
 	switch verdict := answer.GetVerdict().(type) {
 	case *latchkeyv1.ValidateResponse_Session:
-		ctx, err = g.admit(ctx, verdict.Session)
-		return ctx, token, err
+		identity := identityOf(verdict.Session)
+		if denial := g.admit(identity); denial != nil {
+			return nil, "", denial
+		}
+		return context.WithValue(ctx, identityKey{}, identity), token, nil
 	case *latchkeyv1.ValidateResponse_Rejection:
 		return nil, "", rejected(verdict.Rejection)
 	default:
-		g.logger.WarnContext(ctx, "latchkey answered without a verdict", "method", method)
+		g.logger.WarnContext(ctx, "latchkey answered without a verdict", "path", path)
 		return nil, "", unavailable()
 	}
 }
 
-func (g *Guard) validate(ctx context.Context, token string, peek bool) (*latchkeyv1.ValidateResponse, error) {
+func (g *Guard) validate(ctx context.Context, token string, more ...ValidateOption) (*latchkeyv1.ValidateResponse, error) {
 	ctx, cancel := context.WithTimeout(g.outgoing(ctx), g.timeout)
 	defer cancel()
-	return g.latchkey.Validate(ctx, &latchkeyv1.ValidateRequest{
-		Token: token, Peek: peek, MaxStaleness: g.maxStaleness,
-	})
+	request := &latchkeyv1.ValidateRequest{Token: token}
+	for _, option := range g.validations {
+		option.applyValidate(request)
+	}
+	for _, option := range more {
+		option.applyValidate(request)
+	}
+	return g.latchkey.Validate(ctx, request)
 }
 
 // Metadata of the guarded call is not forwarded to Latchkey.
@@ -182,41 +147,12 @@ func (g *Guard) outgoing(ctx context.Context) context.Context {
 	return metadata.NewOutgoingContext(ctx, about)
 }
 
-func (g *Guard) admit(ctx context.Context, session *latchkeyv1.Session) (context.Context, error) {
-	ctx = withIdentity(ctx, session)
-	identity, _ := FromContext(ctx)
+func (g *Guard) admit(identity *Identity) *RejectedError {
 	if g.slot != "" && identity.Slot != g.slot {
-		return nil, slotRequired(g.slot)
+		return slotRequired(g.slot)
 	}
 	if g.role != "" && !identity.HasRole(g.role) {
-		return nil, roleRequired(g.role)
+		return roleRequired(g.role)
 	}
-	return ctx, nil
-}
-
-// Returns the token of exactly one `authorization: Bearer ...`, parsed as in Latchkey.
-func bearer(ctx context.Context) (string, error) {
-	values := metadata.ValueFromIncomingContext(ctx, "authorization")
-	switch len(values) {
-	case 0:
-		return "", tokenRequired()
-	case 1:
-		if value := strings.TrimSpace(values[0]); value == "" || strings.EqualFold(value, "bearer") {
-			// A client without a token that sends the header anyway.
-			return "", tokenRequired()
-		}
-		scheme, token, _ := strings.Cut(values[0], " ")
-		token = strings.Trim(token, " ")
-		switch {
-		case !strings.EqualFold(scheme, "bearer") || token == "":
-			return "", malformed("The header `authorization` is not of the form `Bearer <token>`.")
-		case strings.Contains(token, ","):
-			// Proxies join values with commas, and a token never contains one.
-			return "", malformed("There is more than one `authorization`.")
-		}
-		return token, nil
-	default:
-		// Proxies disagree on which of them counts, so the guard does not guess.
-		return "", malformed("There is more than one `authorization`.")
-	}
+	return nil
 }

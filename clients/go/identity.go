@@ -35,7 +35,7 @@ func (i *Identity) HasRole(role string) bool {
 	return slices.Contains(i.Roles, role)
 }
 
-// FromContext returns the identity of the caller. There is none in an open method.
+// FromContext returns the identity of the caller. There is none in an open method or path.
 func FromContext(ctx context.Context) (*Identity, bool) {
 	identity, ok := ctx.Value(identityKey{}).(*Identity)
 	return identity, ok
@@ -43,8 +43,8 @@ func FromContext(ctx context.Context) (*Identity, bool) {
 
 type identityKey struct{}
 
-func withIdentity(ctx context.Context, session *latchkeyv1.Session) context.Context {
-	identity := &Identity{
+func identityOf(session *latchkeyv1.Session) *Identity {
+	return &Identity{
 		UserID:        session.GetUserId(),
 		Username:      session.GetUsername(),
 		SessionID:     session.GetSessionId(),
@@ -55,5 +55,4 @@ func withIdentity(ctx context.Context, session *latchkeyv1.Session) context.Cont
 		ExpiresAt:     session.GetExpiresAt().AsTime(),
 		IdleExpiresAt: session.GetIdleExpiresAt().AsTime(),
 	}
-	return context.WithValue(ctx, identityKey{}, identity)
 }

@@ -2,20 +2,22 @@ package latchkey
 
 import (
 	"context"
-	"fmt"
-	"runtime/debug"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/latchkey-auth/latchkey/clients/go/internal/detached"
 )
 
-// StreamInterceptor guards streaming methods. A stream is validated when it begins, and ends when the session of the
-// caller ends: the context of the handler is cancelled, its stream fails, and the client gets the status at once,
-// whether the handler has returned or not.
+// StreamInterceptor guards streaming methods of a gRPC server. A stream is validated when it begins, and ends when the
+// session of the caller ends: the context of the handler is cancelled, its stream fails, and the client gets the status
+// at once, whether the handler has returned or not.
 func (g *Guard) StreamInterceptor(
 	service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
 ) error {
-	ctx, token, err := g.check(stream.Context(), info.FullMethod)
+	ctx, token, err := g.Check(stream.Context(), info.FullMethod,
+		metadata.ValueFromIncomingContext(stream.Context(), "authorization"))
 	if err != nil {
 		return err
 	}
@@ -28,7 +30,7 @@ func (g *Guard) StreamInterceptor(
 	watched := &watchedStream{identified: identified{stream, ctx}}
 	ended := make(chan error, 1)
 	go func() {
-		if why := g.untilEnd(ctx, info.FullMethod, token); why != nil {
+		if why := g.Watch(ctx, info.FullMethod, token); why != nil {
 			watched.why.Store(&why)
 			ended <- why
 			cancel(why)
@@ -36,20 +38,19 @@ func (g *Guard) StreamInterceptor(
 	}()
 	// In a goroutine of its own: operations on the stream block until the call ends, and the call ends when this
 	// function returns.
-	returned := make(chan outcome, 1)
-	go func() { returned <- run(func() error { return handler(service, watched) }) }()
+	returned := detached.Run(func() error { return handler(service, watched) })
 
 	select {
 	case why := <-ended:
 		return why
 	case outcome := <-returned:
-		if outcome.panicked != nil {
-			panic(outcome.panicked)
+		if outcome.Panicked != nil {
+			panic(outcome.Panicked)
 		}
 		if why := watched.ended(); why != nil {
 			return why
 		}
-		return outcome.err
+		return outcome.Err
 	}
 }
 
@@ -93,33 +94,4 @@ func (s *watchedStream) unlessEnded(do func() error) error {
 		return why
 	}
 	return err
-}
-
-// The result of a handler.
-type outcome struct {
-	err      error
-	panicked *panicked
-}
-
-// A panic of a handler, for interceptors around the guard that recover from panics.
-type panicked struct {
-	value any
-	stack []byte
-}
-
-func (p *panicked) Error() string { return fmt.Sprintf("%v\n\n%s", p.value, p.stack) }
-
-func (p *panicked) Unwrap() error {
-	err, _ := p.value.(error)
-	return err
-}
-
-func run(handler func() error) (result outcome) {
-	defer func() {
-		if value := recover(); value != nil {
-			result.panicked = &panicked{value, debug.Stack()}
-		}
-	}()
-	result.err = handler()
-	return result
 }

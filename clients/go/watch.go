@@ -28,11 +28,17 @@ const (
 
 var errNoPlace = status.Error(codes.ResourceExhausted, "the guard has reached its limit of watched streams")
 
-// Waits until the session has ended, and returns the denial for its caller, or nil once the context is done.
+// Watch waits until the session of a token that [Guard.Check] has accepted has ended, and returns the denial for its
+// caller: a [*RejectedError], or an [*UnavailableError] after a long outage. It returns nil once the context is done.
 //
-// A watch that breaks says nothing about the session, so its token is validated. A session that cannot be watched is
-// validated periodically.
-func (g *Guard) untilEnd(ctx context.Context, method, token string) error {
+// A handler that goes on for as long as its client, such as one for WebSockets, calls it in a goroutine.
+func (g *Guard) Watch(ctx context.Context, path, token string) error {
+	if token == "" || g.unwatched {
+		<-ctx.Done()
+		return nil
+	}
+	// A watch that breaks says nothing about the session, so its token is validated. A session that cannot be watched is
+	// validated periodically.
 	live := time.Now()
 	pause := firstPause
 	for {
@@ -49,7 +55,7 @@ func (g *Guard) untilEnd(ctx context.Context, method, token string) error {
 			})
 		}
 		wait := jittered(pause)
-		answer, err := g.validate(ctx, token, true)
+		answer, err := g.validate(ctx, token, WithPeek())
 		switch {
 		case answer.GetRejection() != nil:
 			return rejected(answer.GetRejection())
@@ -58,7 +64,7 @@ func (g *Guard) untilEnd(ctx context.Context, method, token string) error {
 		case ctx.Err() != nil:
 			return nil
 		case time.Since(live) >= g.outageGrace:
-			g.logger.WarnContext(ctx, "ended a stream because latchkey is unavailable", "method", method, "error", err)
+			g.logger.WarnContext(ctx, "ended a stream because latchkey is unavailable", "path", path, "error", err)
 			return unavailable()
 		default:
 			wait = min(wait, time.Until(live.Add(g.outageGrace)))

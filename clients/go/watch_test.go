@@ -257,7 +257,7 @@ func TestNobodyWatchesOnceTheStreamHasEnded(t *testing.T) {
 	}))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
-	go func() { ended <- guard.untilEnd(ctx, "/a.B/C", "t") }()
+	go func() { ended <- guard.Watch(ctx, "/a.B/C", "t") }()
 	eventually(t, "watched", func() bool { return latchkey.watched.Load() == 1 })
 	cancel()
 	if err := <-ended; err != nil {

@@ -70,12 +70,14 @@ func main() {
 	result := tally{Failures: map[string]int{}}
 	var running sync.WaitGroup
 	for worker := range workers {
-		running.Go(func() {
+		running.Add(1)
+		go func() {
+			defer running.Done()
 			for number := worker; ctx.Err() == nil; number++ {
 				result.validate(auth, tokens[number%len(tokens)])
 				time.Sleep(pause)
 			}
-		})
+		}()
 	}
 	fmt.Println("ready")
 	running.Wait()
