@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+readonly root=$PWD
 target=${CARGO_TARGET_DIR:-target}
 [[ $target == /* ]] || target=$PWD/$target
 readonly out=$target/clients
@@ -71,32 +72,104 @@ rolling() {
 }
 
 test_go() {
-  scripts/tools.sh install go buf
-  local fresh
+  scripts/tools.sh install go buf staticcheck
+  local fresh sample race=()
   fresh=$(mktemp -d)
-  export PATH=$out:$PATH
+  export PATH=$out:$PATH LATCHKEY_TEST_BINARY=$target/debug/latchkey
   ln -sf "$(tool go)" "$out/go"
   ln -sf "$(tool buf)" "$out/buf"
+  # The race detector needs a C compiler.
+  [[ $(go env CGO_ENABLED) != 1 ]] || race=(-race)
+  go_module clients/go
+  go_module clients/go/latchkeyconnect
+  go_module examples/go
   (
     cd clients/go
-    again go mod download
     buf generate --output "$fresh"
     same latchkeyv1 "$fresh/latchkeyv1" "run go generate in clients/go"
     same internal/sample/samplev1 "$fresh/internal/sample/samplev1" "run go generate in clients/go"
-    [[ -z $(gofmt_list) ]] || { say "not formatted: $(gofmt_list)"; exit 1; }
-    go vet ./...
-    go test ./...
+    go_tests "${race[@]}"
     go build -o "$out/go-sample" ./internal/sample
     go build -o "$out/go-rolling" ./internal/rolling
+    cd latchkeyconnect
+    go_tests "${race[@]}"
+    cd ../../../examples/go
+    buf generate --output "$fresh/examples"
+    same samplev1 "$fresh/examples/samplev1" "run go generate in examples/go"
   )
   rm -r "$fresh"
+  oldest_go
+  packed_go
   scenarios Go "$out/go-sample"
+  scenarios "Go, Connect" "$out/go-user/connect/connect"
+  for sample in nethttp chi gin; do
+    scenarios_http "Go, ${sample/nethttp/net\/http}" "$out/go-user/$sample/$sample"
+  done
   # grpc-go itself repeats calls that were not sent, so no call fails in either mode.
   rolling "Go, with retries" "$out/go-rolling retry"
   rolling "Go, without retries" "$out/go-rolling once"
 }
 
-gofmt_list() { "$(go env GOROOT)/bin/gofmt" -l .; }
+# Checks what a module needs to be published.
+go_module() (
+  cd "$1"
+  again go mod download
+  go mod tidy -diff
+  go mod verify
+  go list -m
+  local unformatted
+  unformatted=$("$(go env GOROOT)/bin/gofmt" -l .)
+  [[ -z $unformatted ]] || { say "not formatted: $unformatted"; exit 1; }
+)
+
+# The arguments are options of go test.
+go_tests() {
+  local staticcheck
+  go vet ./...
+  if staticcheck=$("$root/scripts/tools.sh" path staticcheck); then
+    "$staticcheck" ./...
+  else
+    say "staticcheck is missing: skipped"
+  fi
+  go test "$@" ./...
+}
+
+# Tests with the oldest version of Go that the modules allow.
+oldest_go() (
+  cd clients/go
+  GOTOOLCHAIN=go$(sed -n 's/^go //p' go.mod)
+  export GOTOOLCHAIN
+  if ! again go version >&2; then
+    [[ ${CI:-} != true ]] || exit 1
+    say "$GOTOOLCHAIN could not be downloaded: its tests are skipped"
+    exit 0
+  fi
+  go test ./...
+  cd latchkeyconnect
+  go test ./...
+)
+
+# Builds the examples outside of the repository, with the modules as a module proxy serves them.
+packed_go() (
+  local user=$out/go-user latchkey=github.com/latchkey-auth/latchkey/clients/go sample version
+  version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -1)
+  # The cache of the other modules is kept.
+  rm -rf "$out/go-proxy" "$user" "$out"/go-cache{,/cache/download}/github.com/latchkey-auth
+  (cd clients/go/internal/pack && go run . ../.. "$version" "$out/go-proxy")
+  cp -r examples/go "$user"
+  cd "$user"
+  go mod edit -dropreplace "$latchkey" -dropreplace "$latchkey/latchkeyconnect"
+  GOPROXY=file://$out/go-proxy,file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)
+  export GOPROXY GONOSUMDB=$latchkey GOMODCACHE=$out/go-cache
+  GOFLAGS="$(go env GOFLAGS) -modcacherw"
+  export GOFLAGS
+  again go mod tidy
+  go list -m "$latchkey@v$version" "$latchkey/latchkeyconnect@v$version" >&2
+  go vet ./...
+  for sample in nethttp chi gin connect; do
+    go build -o "$sample/$sample" "./$sample"
+  done
+)
 
 test_python() {
   scripts/tools.sh install clients-python

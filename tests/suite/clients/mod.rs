@@ -104,6 +104,9 @@ fn the_pages_show_the_guards_that_are_tested() {
     const BEGIN: &str = "guarded from here";
     for (page, sample) in [
         ("go/README.md", "go/internal/sample/main.go"),
+        ("go/README.md", "../examples/go/nethttp/main.go"),
+        ("go/README.md", "../examples/go/connect/main.go"),
+        ("../docs/integration.md", "../examples/go/nethttp/main.go"),
         ("python/README.md", "python/tests/sample_aio.py"),
         ("../docs/integration.md", "python/tests/sample_aio.py"),
         ("python/README.md", "python/tests/sample_sync.py"),
@@ -131,7 +134,7 @@ fn the_pages_show_the_guards_that_are_tested() {
 fn every_client_carries_the_licence() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let licence = fs::read_to_string(root.join("LICENSE")).unwrap();
-    for client in ["go", "python", "node", "java"] {
+    for client in ["go", "go/latchkeyconnect", "python", "node", "java"] {
         let own = fs::read_to_string(root.join("clients").join(client).join("LICENSE")).unwrap();
         assert_eq!(own, licence, "{client}");
     }

@@ -37,6 +37,12 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("README.md", "make run", "builds the release profile; the other blocks use a server of the test"),
     ("README.md", "docker run", "needs an image; `image` tests it where a Docker engine runs"),
     ("docs/integration.md", "LATCHKEY_ADDRESS=", "`make test-clients` runs this service"),
+    (
+        "docs/integration.md",
+        "mkdir ../greeter",
+        "`make test-clients` builds this service outside the repository",
+    ),
+    ("docs/integration.md", "LISTEN=", "`make test-clients` runs this service"),
     ("docs/integration.md", "export LATCHKEY_ADDRESS=", "`guard` runs these services"),
     ("docs/integration.md", "greet ", "the same"),
     ("docs/integration.md", "python3 -m venv", "downloads packages; `make test-clients` does the same"),
