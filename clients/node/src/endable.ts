@@ -24,7 +24,7 @@ export class EndableCall extends ServerInterceptingCall {
       return;
     }
     this.answered = true;
-    this.call.sendStatus(denial.status);
+    this.call.sendStatus(denial.grpc());
     // gRPC would notify the handler only after the client has read everything that was sent before.
     this.cancel();
   }

@@ -1,6 +1,7 @@
 import type { Metadata } from "@grpc/grpc-js";
 
 import type { Session } from "./gen/latchkey/v1/auth.js";
+import { dateOf } from "./time.js";
 
 /** The identity of the caller: a live session. */
 export interface Identity {
@@ -29,19 +30,26 @@ const identities = new WeakMap<Metadata, Identity>();
 
 /** Returns the identity of the caller of this call. Throws in an open method. */
 export function identity(call: { readonly metadata: Metadata }): Identity {
-  const found = identities.get(call.metadata);
-  if (found === undefined) {
-    throw new Error("the caller has no identity: the method is open, or the server has no guard");
-  }
-  return found;
+  return guarded(identities.get(call.metadata));
 }
 
 export function identify(metadata: Metadata, identity: Identity): void {
   identities.set(metadata, identity);
 }
 
+/** Throws if a handler asks for an identity that no guard has provided. */
+export function guarded(identity: Identity | null | undefined): Identity {
+  if (identity === null || identity === undefined) {
+    throw new Error("the caller has no identity: this is open to everybody, or it has no guard");
+  }
+  return identity;
+}
+
 export function identityOf(session: Session): Identity {
-  const { userId, username, sessionId, slot, device, roles, issuedAt, expiresAt, idleExpiresAt } = session;
+  const { userId, username, sessionId, slot, device, roles } = session;
+  const issuedAt = dateOf(session.issuedAt);
+  const expiresAt = dateOf(session.expiresAt);
+  const idleExpiresAt = dateOf(session.idleExpiresAt);
   if (issuedAt === undefined || expiresAt === undefined || idleExpiresAt === undefined) {
     throw new Error("Latchkey answered with a session that has no deadlines");
   }

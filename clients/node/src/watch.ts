@@ -2,16 +2,11 @@ import { setTimeout as pause } from "node:timers/promises";
 
 import { type ServiceError, status } from "@grpc/grpc-js";
 
-import {
-  type AuthServiceClient,
-  type ValidateResponse,
-  WatchSessionRequest,
-  type WatchSessionResponse,
-} from "./gen/latchkey/v1/auth.js";
-import type { Rejection } from "./gen/latchkey/v1/reason.js";
-import { about, type GuardOptions, question } from "./options.js";
+import { bearer, type Checker } from "./checker.js";
 import { type Denial, rejected, unavailable } from "./denial.js";
-import { Rejected } from "./rejected.js";
+import { type ValidateResponse, WatchSessionRequest, type WatchSessionResponse } from "./gen/latchkey/v1/auth.js";
+import type { Rejection } from "./gen/latchkey/v1/reason.js";
+import type { GuardOptions } from "./options.js";
 
 /** The first delay before watching again. It doubles each time. */
 const FIRST_PAUSE = 100;
@@ -22,15 +17,19 @@ const ASK_EVERY = 10_000;
 /** The maximum time of one watch, because a connection can be dead without an error. */
 const WATCH_FOR = 60_000;
 
+interface Answer {
+  readonly verdict?: ValidateResponse["verdict"];
+  readonly failed?: Error;
+}
+
 /** Waits for the ends of sessions with running streams. */
 export class Watcher {
   private free: number;
   private told = false;
 
   constructor(
-    private readonly latchkey: AuthServiceClient,
+    private readonly checker: Checker,
     private readonly options: GuardOptions,
-    private readonly onOutage: (why: Error, method: string) => void,
   ) {
     // A connection carries at most 256 calls, or fewer behind a proxy, and all other calls of the guard need room on
     // it.
@@ -43,30 +42,31 @@ export class Watcher {
    * A watch that breaks says nothing about the session, so its token is validated. A session that cannot be watched is
    * validated periodically.
    */
-  async end(method: string, token: string, over: AbortSignal): Promise<Denial | undefined> {
+  async end(method: string, authorization: readonly string[], over: AbortSignal): Promise<Denial | undefined> {
+    const token = bearer(authorization);
     const grace = this.options.outageGrace ?? 60_000;
     let live = performance.now();
     let wait = FIRST_PAUSE;
     while (!over.aborted) {
       const { watched, rejection, broke } = await this.watch(token, over);
       if (rejection !== undefined) {
-        return rejected(new Rejected(rejection));
+        return rejected(rejection);
       }
       if (watched) {
         live = performance.now();
         wait = FIRST_PAUSE;
       }
       this.tell(broke, method);
-      const { verdict, failed } = await this.ask(token, over);
+      const { verdict, failed }: Answer = await this.ask(token, over);
       if (verdict?.$case === "rejection") {
-        return rejected(new Rejected(verdict.value));
+        return rejected(verdict.value);
       }
       if (verdict?.$case === "session") {
         live = performance.now();
       }
       const left = live + grace - performance.now();
       if (left <= 0 && !over.aborted) {
-        this.onOutage(new Error(`ended a stream because Latchkey is unavailable: ${failed?.message}`), method);
+        this.checker.onOutage(new Error(`ended a stream because Latchkey is unavailable: ${failed?.message}`), method);
         return unavailable();
       }
       await pause(Math.min(left, jittered(wait)), undefined, { signal: over }).catch(() => {});
@@ -86,7 +86,8 @@ export class Watcher {
       }
       this.free -= 1;
       const until = { deadline: Date.now() + jittered(WATCH_FOR) };
-      const call = this.latchkey.watchSession(WatchSessionRequest.create({ token }), about(this.options), until);
+      const request = WatchSessionRequest.create({ token });
+      const call = this.checker.client.auth.watchSession(request, this.checker.metadata(), until);
       const cancel = (): void => call.cancel();
       over.addEventListener("abort", cancel);
       let done = (end: { rejection?: Rejection; broke?: Partial<ServiceError> }): void => {
@@ -107,17 +108,13 @@ export class Watcher {
     });
   }
 
-  private ask(token: string, over: AbortSignal) {
-    return new Promise<{ verdict?: ValidateResponse["verdict"]; failed?: Error }>((resolve) => {
-      const until = { deadline: Date.now() + (this.options.timeout ?? 1000) };
-      const request = question(token, { ...this.options, peek: true });
-      const call = this.latchkey.validate(request, about(this.options), until, (failed, answer) => {
-        over.removeEventListener("abort", cancel);
-        resolve(failed === null ? { verdict: answer.verdict } : { failed });
-      });
-      const cancel = (): void => call.cancel();
-      over.addEventListener("abort", cancel);
-    });
+  private async ask(token: string, over: AbortSignal): Promise<Answer> {
+    try {
+      const { verdict } = await this.checker.ask(token, { ...this.options, peek: true }, over);
+      return { verdict };
+    } catch (error) {
+      return { failed: error as Error };
+    }
   }
 
   /** Reports a reached limit of watches, once for all streams. */
@@ -125,7 +122,7 @@ export class Watcher {
     if (broke?.code === status.RESOURCE_EXHAUSTED && !this.told) {
       this.told = true;
       const what = `some streams are not watched and are validated every 10 s instead: ${broke.message}`;
-      this.onOutage(new Error(what), method);
+      this.checker.onOutage(new Error(what), method);
     }
   }
 }

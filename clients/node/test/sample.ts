@@ -1,7 +1,8 @@
 /** A guarded server: the sample of README.md, which the scenarios of all clients call. */
 import { type sendUnaryData, Server, ServerCredentials, type ServerUnaryCall } from "@grpc/grpc-js";
 
-import { connect, guard, identity } from "../src/index.js";
+import { guard, identity } from "@latchkey-auth/client";
+
 import {
   type GreeterServiceServer,
   GreeterServiceService,
@@ -13,8 +14,7 @@ const address = process.env["LATCHKEY_ADDRESS"] ?? "";
 const key = process.env["LATCHKEY_CALLER_KEY"] ?? "";
 
 // guarded from here
-const latchkey = connect(address);
-const callers = guard(latchkey, {
+const callers = guard(address, {
   callerKey: key,
   openMethods: ["/sample.v1.GreeterService/Begun"],
 });
@@ -85,11 +85,11 @@ const greeter: GreeterServiceServer = {
 
 const role = process.env["LATCHKEY_REQUIRED_ROLE"];
 const slot = process.env["LATCHKEY_REQUIRED_SLOT"];
-const requiring = guard(latchkey, {
+const requiring = guard(address, {
   callerKey: key,
   openMethods: ["/sample.v1.GreeterService/Begun"],
-  ...(role && { requiredRole: role }),
-  ...(slot && { requiredSlot: slot }),
+  requiredRole: role,
+  requiredSlot: slot,
 });
 const listening = role || slot ? new Server({ interceptors: [requiring] }) : server;
 

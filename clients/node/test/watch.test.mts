@@ -14,8 +14,8 @@ import {
   status,
 } from "@grpc/grpc-js";
 
-import { ErrorInfo } from "../src/gen/google/rpc/error_details.js";
-import { Status } from "../src/gen/google/rpc/status.js";
+import { ErrorInfo } from "./gen/google/rpc/error_details.js";
+import { Status } from "./gen/google/rpc/status.js";
 import {
   AuthServiceService,
   Session,
@@ -23,16 +23,16 @@ import {
   ValidateResponse,
   type WatchSessionRequest,
   WatchSessionResponse,
-} from "../src/gen/latchkey/v1/auth.js";
-import { Rejection, RejectionReason } from "../src/gen/latchkey/v1/reason.js";
-import { connect, guard, type GuardOptions, identity } from "../src/index.js";
+} from "@latchkey-auth/client/v1/auth";
+import { Rejection, RejectionReason } from "@latchkey-auth/client/v1/reason";
+import { Client, guard, type GuardOptions, identity } from "@latchkey-auth/client";
 import { GreeterServiceClient, GreeterServiceService, GreetRequest, GreetResponse } from "./gen/sample/v1/greeter.js";
 
 const SESSION = Session.fromPartial({
   userId: "u1",
-  issuedAt: new Date(1000),
-  expiresAt: new Date(2000),
-  idleExpiresAt: new Date(3000),
+  issuedAt: { seconds: 1, nanos: 0 },
+  expiresAt: { seconds: 2, nanos: 0 },
+  idleExpiresAt: { seconds: 3, nanos: 0 },
 });
 const REPLACED = Rejection.create({
   reason: RejectionReason.REJECTION_REASON_REPLACED,
@@ -110,7 +110,7 @@ function listen(t: TestContext, server: Server): Promise<string> {
 async function chat(t: TestContext, fake: Fake, options: GuardOptions = {}, text = "") {
   const latchkey = new Server();
   latchkey.addService(AuthServiceService, fake.service as never);
-  const asks = connect(await listen(t, latchkey));
+  const asks = new Client(await listen(t, latchkey));
   t.after(() => asks.close());
   const handler = { events: [] as string[] };
   const server = new Server({ interceptors: [guard(asks, { onOutage: () => {}, ...options })] });
