@@ -194,22 +194,53 @@ test_python() {
 }
 
 test_node() {
-  scripts/tools.sh install node
-  local node
+  scripts/tools.sh install node node20 node22
+  local node guard packed
   node=$(tool node)
   PATH=$(dirname "$node"):$PATH
   (
     cd clients/node
-    # Installs only if the lock file has changed.
-    if ! cmp -s package-lock.json "$out/package-lock.json" || [[ ! -d node_modules ]]; then
-      say "installing the packages of clients/node/package-lock.json"
-      again npm ci --no-fund --no-audit --loglevel=error
-      cp package-lock.json "$out/package-lock.json"
-    fi
+    npm_ci clients-node
     npm run --silent build
-    npm test --silent
+    npm run --silent lint
   )
-  scenarios Node.js "$node clients/node/dist/test/sample.js"
+  node_versions
+  packed=$out/$(cd clients/node && npm pack --silent --ignore-scripts --pack-destination "$out")
+  clients/node/test/packed/run.sh "$packed"
+  (
+    cd examples/node
+    npm_ci examples-node
+    # The examples use the package, and not the folder that it is made of.
+    rm -rf node_modules/@latchkey-auth/client
+    mkdir -p node_modules/@latchkey-auth/client
+    tar -xzf "$packed" --strip-components 1 -C node_modules/@latchkey-auth/client
+    npm run --silent build
+  )
+  scenarios "Node.js, grpc-js" "$node clients/node/dist/test/sample.js"
+  scenarios "Node.js, Connect" "$node examples/node/dist/connect.js"
+  for guard in Express Fastify Nest; do
+    scenarios_http "Node.js, $guard" "$node examples/node/dist/${guard,,}.js"
+  done
+}
+
+# Installs the packages of a folder, if its lock file has changed.
+npm_ci() {
+  cmp -s package-lock.json "$out/$1.json" && [[ -d node_modules ]] && return
+  say "installing the packages of $PWD/package-lock.json"
+  again npm ci --no-fund --no-audit --loglevel=error
+  cp package-lock.json "$out/$1.json"
+}
+
+# Runs the tests of the client with the oldest versions of Node.js that it supports, or else with the one that is there.
+node_versions() {
+  local name node tested=
+  for name in node20 node22; do
+    node=$(tool "$name") || continue
+    say "Node.js $("$node" --version)"
+    "$node" --test --test-reporter=spec clients/node/dist/test/*.test.mjs
+    tested=1
+  done
+  [[ -n $tested ]] || node --test --test-reporter=spec clients/node/dist/test/*.test.mjs
 }
 
 test_java() {

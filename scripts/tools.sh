@@ -6,8 +6,8 @@
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
 # helm kubernetes-decoder prometheus connect-client connect-es chromium openapi cargo-machete rustfmt clippy c++, for
-# the clients go staticcheck node java clients-python, for `make peers` wrk peers-python, and for `make release` cargo-
-# about cargo-cyclonedx cargo-deb. Programs that do not need a system-wide installation go below the target directory.
+# the clients go staticcheck node node20 node22 java clients-python, for `make peers` wrk peers-python, and for `make release`
+# cargo-about cargo-cyclonedx cargo-deb. Programs that do not need a system-wide installation go below the target directory.
 # Those that a test can do without are optional for developers: the script reports which tests are skipped. With
 # CI=true they are required.
 set -euo pipefail
@@ -34,6 +34,8 @@ readonly CARGO_CYCLONEDX=0.5.9
 readonly CARGO_DEB=3.8.0
 readonly MDBOOK=0.5.4
 readonly NODE=24.19.0
+readonly NODE20=20.20.2
+readonly NODE22=22.23.3
 readonly CLIENTS_PYTHON=clients/python/requirements-dev.txt
 readonly PEERS_PYTHON=crates/latchkey-bench/peers/django/requirements.txt
 
@@ -190,6 +192,15 @@ go_install() {
   GOBIN=$tools/$name-$version "$go" install -ldflags "-X main.version=$version" "$package@$version" >&2
 }
 
+# Installs a pinned package from npm in its own folder.
+npm_install() {
+  local package=$1 version=$2 into=$3 node
+  node=$(node_command) || { say "installing $package $version needs Node.js"; return 1; }
+  say "installing $package $version from npm"
+  PATH=$(dirname "$node"):$PATH npm install --no-save --no-fund --no-audit --loglevel=error --prefix "$into" \
+    "$package@$version" >&2
+}
+
 # Builds a program of the tests, and stores a copy of its source beside it.
 go_build() {
   local source=$1 into=$2 name=$3 go
@@ -281,6 +292,8 @@ path_of() {
     go) go_command ;;
     staticcheck) first_executable "$tools/staticcheck-$STATICCHECK/staticcheck" ;;
     node) node_command ;;
+    node20) first_executable "$tools/node-$NODE20/node_modules/node/bin/node" ;;
+    node22) first_executable "$tools/node-$NODE22/node_modules/node/bin/node" ;;
     java) java_command ;;
     clients-python) venv_python "$CLIENTS_PYTHON" "$tools/clients-python" ;;
     peers-python) venv_python "$PEERS_PYTHON" "$tools/peers-python" ;;
@@ -342,6 +355,8 @@ install_one() {
       # A wheel contains no links, and a copy of npm does not find its modules.
       chmod +x "$bin/$npm" && ln -sf "$npm" "$bin/npm"
       ;;
+    node20) npm_install node "$NODE20" "$tools/node-$NODE20" ;;
+    node22) npm_install node "$NODE22" "$tools/node-$NODE22" ;;
     java)
       apt_install openjdk-17-jdk-headless maven || die "java is missing: install a JDK, 17 or newer, and Maven"
       ;;
@@ -353,7 +368,7 @@ install_one() {
 
 optional() {
   [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx|helm|kubernetes-decoder|prometheus)$ ||
-    $1 =~ ^(connect-client|connect-es|chromium|openapi)$ ]]
+    $1 =~ ^(connect-client|connect-es|chromium|openapi|node20|node22)$ ]]
 }
 
 case ${1:-} in

@@ -111,6 +111,11 @@ fn the_pages_show_the_guards_that_are_tested() {
         ("../docs/integration.md", "python/tests/sample_aio.py"),
         ("python/README.md", "python/tests/sample_sync.py"),
         ("node/README.md", "node/test/sample.ts"),
+        ("node/README.md", "../examples/node/connect.ts"),
+        ("node/README.md", "../examples/node/express.ts"),
+        ("node/README.md", "../examples/node/fastify.ts"),
+        ("node/README.md", "../examples/node/nest.ts"),
+        ("../docs/integration.md", "../examples/node/express.ts"),
         ("java/README.md", "java/src/test/java/latchkey/sample/Sample.java"),
         ("../docs/integration.md", "../crates/latchkey-client/examples/guarded/main.rs"),
     ] {

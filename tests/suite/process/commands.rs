@@ -45,6 +45,8 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("docs/integration.md", "LISTEN=", "`make test-clients` runs this service"),
     ("docs/integration.md", "export LATCHKEY_ADDRESS=", "`guard` runs these services"),
     ("docs/integration.md", "greet ", "the same"),
+    ("docs/integration.md", "(cd clients/node", "downloads packages; `make test-clients` does the same"),
+    ("docs/integration.md", "LISTEN=", "`make test-clients` runs this service"),
     ("docs/integration.md", "python3 -m venv", "downloads packages; `make test-clients` does the same"),
     ("docs/integration.md", "export PATH=", "names the release profile; the README has the same commands"),
     (
