@@ -6,10 +6,10 @@
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
 # helm kubernetes-decoder prometheus connect-client connect-es chromium openapi cargo-machete rustfmt clippy c++, for
-# the clients go staticcheck node node20 node22 java clients-python, for `make peers` wrk peers-python, and for `make release`
-# cargo-about cargo-cyclonedx cargo-deb. Programs that do not need a system-wide installation go below the target directory.
-# Those that a test can do without are optional for developers: the script reports which tests are skipped. With
-# CI=true they are required.
+# the clients go staticcheck node node20 node22 java clients-python clients-python-3.10 clients-python-3.13, for `make peers`
+# wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb. Programs that do not need a system-wide
+# installation go below the target directory. Those that a test can do without are optional for developers: the script
+# reports which tests are skipped. With CI=true they are required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -37,6 +37,9 @@ readonly NODE=24.19.0
 readonly NODE20=20.20.2
 readonly NODE22=22.23.3
 readonly CLIENTS_PYTHON=clients/python/requirements-dev.txt
+# The oldest and the newest supported Python for the client, as Maven Central has them.
+readonly CPYTHON_310=3.10.8-1.5.8
+readonly CPYTHON_313=3.13.5-1.5.12
 readonly PEERS_PYTHON=crates/latchkey-bench/peers/django/requirements.txt
 
 target=${CARGO_TARGET_DIR:-target}
@@ -81,6 +84,33 @@ apt_unpack() {
     (cd "$into" && apt-get -qq download "$package" >&2) || return 1
   fi
   dpkg-deb --extract "$into/$package"_*.deb "$into" && rm "$into/$package"_*.deb
+}
+
+# Installs a Python from Maven Central, with the packages of a requirements file. `python` in its folder starts it.
+cpython_install() {
+  local build=$1 requirements=$2 into=$3 version
+  version=$(cut -d. -f1,2 <<<"$build")
+  [[ $(uname -sm) == "Linux x86_64" ]] || { say "Python $version can be installed on Linux on x86-64 only"; return 1; }
+  have mvn || apt_install openjdk-17-jdk-headless maven || return 1
+  say "installing Python $version from Maven Central, and the packages of $requirements from PyPI"
+  rm -rf "$into"
+  mvn --batch-mode --no-transfer-progress -Dstyle.color=never -q org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy \
+    -Dartifact="org.bytedeco:cpython:$build:jar:linux-x86_64" -DoutputDirectory="$into" >&2 || return 1
+  local home=$into/org/bytedeco/cpython/linux-x86_64
+  python3 -m zipfile -e "$into/cpython-$build-linux-x86_64.jar" "$into" && rm "$into"/*.jar || return 1
+  chmod +x "$home/bin/"*
+  LD_LIBRARY_PATH=$home "$home/bin/python$version" -m venv "$into/venv" >&2 || return 1
+  LD_LIBRARY_PATH=$home "$into/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+    --only-binary :all: --requirement "$requirements" >&2 || { rm -rf "$into"; return 1; }
+  printf '#!/bin/sh\nexport LD_LIBRARY_PATH=%q\nexec %q "$@"\n' "$home" "$into/venv/bin/python" >"$into/python"
+  chmod +x "$into/python"
+  cp "$requirements" "$into/requirements.txt"
+}
+
+# Prints such a Python, if its packages are those of the requirements file.
+cpython_python() {
+  local requirements=$1 into=$2
+  cmp -s "$requirements" "$into/requirements.txt" && first_executable "$into/python"
 }
 
 # Installs a pinned package from PyPI into its own folder.
@@ -296,6 +326,8 @@ path_of() {
     node22) first_executable "$tools/node-$NODE22/node_modules/node/bin/node" ;;
     java) java_command ;;
     clients-python) venv_python "$CLIENTS_PYTHON" "$tools/clients-python" ;;
+    clients-python-3.10) cpython_python "$CLIENTS_PYTHON" "$tools/$1-$CPYTHON_310" ;;
+    clients-python-3.13) cpython_python "$CLIENTS_PYTHON" "$tools/$1-$CPYTHON_313" ;;
     peers-python) venv_python "$PEERS_PYTHON" "$tools/peers-python" ;;
     wrk) command -v wrk ;;
     *) die "unknown tool $1" ;;
@@ -361,6 +393,8 @@ install_one() {
       apt_install openjdk-17-jdk-headless maven || die "java is missing: install a JDK, 17 or newer, and Maven"
       ;;
     clients-python) venv_install "$CLIENTS_PYTHON" "$tools/clients-python" || die "the Python client cannot be tested" ;;
+    clients-python-3.10) cpython_install "$CPYTHON_310" "$CLIENTS_PYTHON" "$tools/$1-$CPYTHON_310" ;;
+    clients-python-3.13) cpython_install "$CPYTHON_313" "$CLIENTS_PYTHON" "$tools/$1-$CPYTHON_313" ;;
     peers-python) venv_install "$PEERS_PYTHON" "$tools/peers-python" ;;
     wrk) apt_install wrk || die "wrk is missing: install wrk 4" ;;
   esac
@@ -368,7 +402,7 @@ install_one() {
 
 optional() {
   [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx|helm|kubernetes-decoder|prometheus)$ ||
-    $1 =~ ^(connect-client|connect-es|chromium|openapi|node20|node22)$ ]]
+    $1 =~ ^(connect-client|connect-es|chromium|openapi|node20|node22|clients-python-3\..*)$ ]]
 }
 
 case ${1:-} in

@@ -2,12 +2,13 @@
 
 import os
 
-import latchkey
 from sample.v1 import greeter_pb2
+
+import latchkey_auth
 
 
 def answer(request):
-    caller = latchkey.identity()
+    caller = latchkey_auth.identity()
     who = greeter_pb2.Identity(
         user_id=caller.user_id,
         username=caller.username,

@@ -13,8 +13,9 @@ import threading
 import time
 
 import grpc
-import latchkey
-from latchkey.v1 import auth_pb2, auth_pb2_grpc
+
+import latchkey_auth
+from latchkey_auth.v1 import auth_pb2, auth_pb2_grpc
 
 WORKERS = 8
 PAUSE = 0.004
@@ -34,7 +35,7 @@ def main() -> None:
     tokens = sys.stdin.read().split()
     stopped = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stopped.set())
-    channel = latchkey.channel(f"ipv4:{addresses}", options=OPTIONS[mode])
+    channel = latchkey_auth.channel(f"ipv4:{addresses}", options=OPTIONS[mode])
     validate = auth_pb2_grpc.AuthServiceStub(channel).Validate
     failures: collections.Counter[str] = collections.Counter()
     durations: list[float] = []

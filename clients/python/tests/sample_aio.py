@@ -5,9 +5,10 @@ import contextlib
 import os
 
 import grpc
-import latchkey
 from greeter import answer, requirements
 from sample.v1 import greeter_pb2, greeter_pb2_grpc
+
+import latchkey_auth
 
 
 class Greeter(greeter_pb2_grpc.GreeterServiceServicer):
@@ -58,8 +59,8 @@ async def main():
     address, key = os.environ["LATCHKEY_ADDRESS"], os.environ["LATCHKEY_CALLER_KEY"]
 
     # guarded from here
-    guard = latchkey.aio.Guard(
-        latchkey.aio.channel(address),
+    guard = latchkey_auth.aio.Guard(
+        address,
         caller_key=key,
         open_methods=["/sample.v1.GreeterService/Begun"],
     )
@@ -67,8 +68,8 @@ async def main():
     # to here
 
     if required := requirements():
-        guard = latchkey.aio.Guard(
-            latchkey.aio.channel(address),
+        guard = latchkey_auth.aio.Guard(
+            address,
             caller_key=key,
             open_methods=["/sample.v1.GreeterService/Begun"],
             **required,

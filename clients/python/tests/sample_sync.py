@@ -8,9 +8,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-import latchkey
 from greeter import answer, requirements
 from sample.v1 import greeter_pb2, greeter_pb2_grpc
+
+import latchkey_auth
 
 
 class Greeter(greeter_pb2_grpc.GreeterServiceServicer):
@@ -64,8 +65,8 @@ class Greeter(greeter_pb2_grpc.GreeterServiceServicer):
 address, key = os.environ["LATCHKEY_ADDRESS"], os.environ["LATCHKEY_CALLER_KEY"]
 
 # guarded from here
-guard = latchkey.Guard(
-    latchkey.channel(address),
+guard = latchkey_auth.Guard(
+    address,
     caller_key=key,
     open_methods=["/sample.v1.GreeterService/Begun"],
 )
@@ -73,8 +74,8 @@ server = grpc.server(ThreadPoolExecutor(max_workers=100), interceptors=[guard])
 # to here
 
 if required := requirements():
-    guard = latchkey.Guard(
-        latchkey.channel(address),
+    guard = latchkey_auth.Guard(
+        address,
         caller_key=key,
         open_methods=["/sample.v1.GreeterService/Begun"],
         **required,

@@ -7,15 +7,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-import latchkey
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from latchkey.v1 import auth_pb2, auth_pb2_grpc, reason_pb2
+
+import latchkey_auth
+from latchkey_auth.v1 import auth_pb2, auth_pb2_grpc, reason_pb2
 
 LIVE = auth_pb2.Session(user_id="u1", username="anna")
-REPLACED = reason_pb2.Rejection(
-    reason="REJECTION_REASON_REPLACED", message="too bad", by_device="iPhone", terminal=True
-)
+REPLACED = reason_pb2.Rejection(reason="REJECTION_REASON_REPLACED", message="too bad", by_device="iPhone", terminal=True)
 BREAKS = object()
 
 
@@ -80,7 +79,7 @@ class Service:
         self.how = queue.SimpleQueue()
 
     def waits(self, requests, context):
-        assert latchkey.identity().username == "anna"
+        assert latchkey_auth.identity().username == "anna"
         try:
             for request in requests:
                 yield request
@@ -113,12 +112,12 @@ class Service:
         yield
 
     def is_a_list(self, request, context):
-        return [request, latchkey.identity().username.encode()]
+        return [request, latchkey_auth.identity().username.encode()]
 
 
 class AioService(Service):
     async def waits(self, requests, context):
-        assert latchkey.identity().username == "anna"
+        assert latchkey_auth.identity().username == "anna"
         try:
             async for request in requests:
                 yield request
@@ -196,7 +195,7 @@ def start(request, fake):
         servers = []
 
         def start_sync(**options):
-            guard = latchkey.Guard(latchkey.channel(fake.address), **options)
+            guard = latchkey_auth.Guard(latchkey_auth.channel(fake.address), **options)
             service = Service()
             server = grpc.server(ThreadPoolExecutor(8), handlers(service), [guard])
             port = server.add_insecure_port("127.0.0.1:0")
@@ -216,7 +215,7 @@ def start(request, fake):
 
     def start_aio(**options):
         async def begin():
-            guard = latchkey.aio.Guard(latchkey.aio.channel(fake.address), **options)
+            guard = latchkey_auth.aio.Guard(latchkey_auth.aio.channel(fake.address), **options)
             service = AioService()
             server = grpc.aio.server(None, handlers(service), [guard])
             port = server.add_insecure_port("127.0.0.1:0")

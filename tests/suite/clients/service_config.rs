@@ -64,7 +64,7 @@ fn every_rpc_is_repeated_or_has_a_reason_not_to_be() {
 #[test]
 fn clients_carry_the_service_config() {
     let wanted = config();
-    for copy in ["clients/go/service_config.json", "clients/python/src/latchkey/service_config.json"] {
+    for copy in ["clients/go/service_config.json", "clients/python/src/latchkey_auth/service_config.json"] {
         assert_eq!(serde_json::from_str::<Value>(&read(copy)).unwrap(), wanted, "{copy}");
     }
     let script = read("clients/node/src/service_config.ts");

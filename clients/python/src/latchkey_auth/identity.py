@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
-from latchkey.v1 import auth_pb2
+from latchkey_auth.v1 import auth_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Identity:
     """The absolute deadline."""
     idle_expires_at: datetime
     """The idle deadline."""
+    last_seen_at: datetime | None = None
+    """The latest recorded use. Only from ``list_sessions``."""
 
     @staticmethod
     def of(session: auth_pb2.Session) -> Identity:
@@ -42,15 +44,19 @@ class Identity:
             slot=session.slot,
             device=session.device,
             roles=frozenset(session.roles),
-            issued_at=session.issued_at.ToDatetime(tzinfo=UTC),
-            expires_at=session.expires_at.ToDatetime(tzinfo=UTC),
-            idle_expires_at=session.idle_expires_at.ToDatetime(tzinfo=UTC),
+            issued_at=session.issued_at.ToDatetime(tzinfo=timezone.utc),
+            expires_at=session.expires_at.ToDatetime(tzinfo=timezone.utc),
+            idle_expires_at=session.idle_expires_at.ToDatetime(tzinfo=timezone.utc),
+            last_seen_at=session.last_seen_at.ToDatetime(tzinfo=timezone.utc) if session.HasField("last_seen_at") else None,
         )
 
 
-current: ContextVar[Identity] = ContextVar("latchkey.identity")
+current: ContextVar[Identity | None] = ContextVar("latchkey_auth.identity", default=None)
 
 
 def identity() -> Identity:
     """Returns the identity of the caller. Raises ``LookupError`` in an open method and outside of a call."""
-    return current.get()
+    who = current.get()
+    if who is None:
+        raise LookupError("there is no caller: the method or the path is open, or no guard was asked")
+    return who

@@ -2,8 +2,8 @@ import datetime
 
 from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
-from latchkey.v1 import auth_pb2 as _auth_pb2
-from latchkey.v1 import reason_pb2 as _reason_pb2
+from latchkey_auth.v1 import auth_pb2 as _auth_pb2
+from latchkey_auth.v1 import reason_pb2 as _reason_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message

@@ -5,22 +5,27 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from latchkey.denial import Denial
-from latchkey.handlers import KINDS
-from latchkey.identity import Identity, current
-from latchkey.news import News, NoPlace, Places
-from latchkey.rules import Options, Rules, no_verdict
-from latchkey.stream import Stream, abort
-from latchkey.v1 import auth_pb2, auth_pb2_grpc
+from latchkey_auth.channel import opened
+from latchkey_auth.denial import Denial
+from latchkey_auth.handlers import KINDS
+from latchkey_auth.identity import Identity, current
+from latchkey_auth.news import News, NoPlace, Places
+from latchkey_auth.rules import Options, Rules, no_verdict
+from latchkey_auth.stream import Stream, abort
+from latchkey_auth.v1 import auth_pb2, auth_pb2_grpc
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 class Guard(grpc.ServerInterceptor):
     """Accepts only calls whose token has a live session.
 
-    :param channel: a connection to Latchkey, see :func:`latchkey.channel`.
+    :param latchkey: the address of Latchkey, without TLS, or a channel, see :func:`latchkey_auth.channel`.
     :param caller_key: the caller key for Latchkey, needed with ``access.validate = "caller"``.
     :param open_methods: methods that are open to everybody, by full names such as ``/grpc.health.v1.Health/Check``.
     :param max_staleness: lets Latchkey answer from its near-cache, at most this ``timedelta`` old.
@@ -35,10 +40,16 @@ class Guard(grpc.ServerInterceptor):
     :param outage_grace: how long streams continue while Latchkey is unavailable, in seconds.
     """
 
-    def __init__(self, channel: grpc.Channel, **options: Unpack[Options]) -> None:
+    def __init__(self, latchkey: str | grpc.Channel, **options: Unpack[Options]) -> None:
         self._rules = Rules(**options)
+        channel, self._own = opened(latchkey)
         self._stub = auth_pb2_grpc.AuthServiceStub(channel)
         self._places = Places(self._rules.max_watches)
+
+    def close(self) -> None:
+        """Closes the channel, if the guard was given an address."""
+        if self._own is not None:
+            self._own.close()
 
     def intercept_service(
         self,

@@ -8,10 +8,10 @@ import time
 
 import grpc
 
-from latchkey import denial
-from latchkey.rejected import Rejected
-from latchkey.rules import Rules, in_short, log
-from latchkey.v1 import auth_pb2
+from latchkey_auth import denial
+from latchkey_auth.errors import Rejected
+from latchkey_auth.rules import Rules, in_short, log
+from latchkey_auth.v1 import auth_pb2
 
 _FIRST_PAUSE = 0.1
 _ASK_EVERY = 10.0
@@ -66,7 +66,7 @@ class News:
             case "session":
                 self._pause = _FIRST_PAUSE
             case "rejection":
-                raise denial.rejected(Rejected(message.rejection))
+                raise denial.rejected(Rejected.of(message.rejection))
             case _:
                 raise RuntimeError("Latchkey sent neither a session nor a rejection")
 
@@ -82,7 +82,7 @@ class News:
                 self._live = time.monotonic()
                 return self._next()
             case "rejection":
-                raise denial.rejected(Rejected(answer.rejection))
+                raise denial.rejected(Rejected.of(answer.rejection))
             case _:
                 return self.silent(RuntimeError("Latchkey answered without a verdict"))
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from latchkey.denial import Denial
+from latchkey_auth.denial import Denial
 
 
 def abort(context: grpc.ServicerContext, denial: Denial) -> NoReturn:

@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from latchkey.denial import Denial
-from latchkey.handlers import KINDS
+from latchkey_auth.denial import Denial
+from latchkey_auth.handlers import KINDS
 
 _Run = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
 

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from latchkey.v1 import auth_pb2 as latchkey_dot_v1_dot_auth__pb2
+from latchkey_auth.v1 import auth_pb2 as latchkey_dot_v1_dot_auth__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__

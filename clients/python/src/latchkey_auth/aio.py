@@ -4,46 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Unpack
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
-from latchkey.aio_stream import watched
-from latchkey.channel import OPTIONS, authority
-from latchkey.denial import Denial
-from latchkey.identity import Identity, current
-from latchkey.news import News, NoPlace, Places
-from latchkey.rejected import Rejected, no_token
-from latchkey.rules import Options, Rules, no_verdict, verdict
-from latchkey.v1 import auth_pb2, auth_pb2_grpc
+from latchkey_auth.aio_channel import channel, opened
+from latchkey_auth.aio_client import Client
+from latchkey_auth.aio_stream import watched
+from latchkey_auth.denial import Denial
+from latchkey_auth.identity import Identity, current
+from latchkey_auth.news import News, NoPlace, Places
+from latchkey_auth.rules import Options, Rules, no_verdict
+from latchkey_auth.v1 import auth_pb2, auth_pb2_grpc
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Client", "Guard", "channel"]
 
 
-def channel(
-    target: str,
-    credentials: grpc.ChannelCredentials | None = None,
-    options: Sequence[tuple[str, object]] = (),
-) -> grpc.aio.Channel:
-    """As :func:`latchkey.channel`."""
-    options = (*OPTIONS, *authority(target), *options)
-    if credentials is None:
-        return grpc.aio.insecure_channel(target, options=options)
-    return grpc.aio.secure_channel(target, credentials, options=options)
-
-
 class Guard(grpc.aio.ServerInterceptor):
-    """As :class:`latchkey.Guard`, with the same options, for a ``grpc.aio.server``.
+    """As :class:`latchkey_auth.Guard`, with the same options, for a ``grpc.aio.server``.
 
     When the session of a stream ends, the task of its handler is cancelled.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, **options: Unpack[Options]) -> None:
+    def __init__(self, latchkey: str | grpc.aio.Channel, **options: Unpack[Options]) -> None:
         self._rules = Rules(**options)
-        self._stub = auth_pb2_grpc.AuthServiceStub(channel)
+        made, self._own = opened(latchkey)
+        self._stub = auth_pb2_grpc.AuthServiceStub(made)
         self._places = Places(self._rules.max_watches)
+
+    async def close(self) -> None:
+        """Closes the channel, if the guard was given an address."""
+        if self._own is not None:
+            await self._own.close()
 
     async def intercept_service(
         self,
@@ -115,29 +112,3 @@ def _deny(denial: Denial) -> grpc.RpcMethodHandler:
 
     # For methods of any kind, because this kind does not wait for a request.
     return grpc.stream_stream_rpc_method_handler(abort)
-
-
-class Client:
-    """As :class:`latchkey.Client`."""
-
-    def __init__(self, channel: grpc.aio.Channel, *, caller_key: str | None = None, timeout: float = 10.0) -> None:
-        self._stub = auth_pb2_grpc.AuthServiceStub(channel)
-        self._rest = {"metadata": (("x-latchkey-key", caller_key),) if caller_key else (), "timeout": timeout}
-
-    async def login(self, username: str, password: str, *, device: str = "", slot: str = "") -> auth_pb2.LoginResponse:
-        """Opens a session. Returns the token, the session and the displaced sessions."""
-        request = auth_pb2.LoginRequest(username=username, password=password, device=device, slot=slot)
-        return await self._stub.Login(request, **self._rest)
-
-    async def validate(self, token: str, *, peek: bool = False) -> Identity:
-        """Returns the identity, or raises ``Rejected``. A ``grpc.RpcError`` says nothing about the token."""
-        if not token:
-            raise Rejected(no_token())
-        request = auth_pb2.ValidateRequest(token=token, peek=peek)
-        return verdict(await self._stub.Validate(request, **self._rest))
-
-    async def logout(self, token: str) -> auth_pb2.LogoutResponse:
-        """Ends the session of the token. It is not an error if it has ended already, or if the token is invalid."""
-        if not token:
-            return auth_pb2.LogoutResponse(rejection=no_token())
-        return await self._stub.Logout(auth_pb2.LogoutRequest(token=token), **self._rest)
