@@ -71,6 +71,15 @@ rolling() {
   grep '1 passed' <<<"$said" >&2
 }
 
+# Runs the commands that docs/integration.md shows for this client, after these that install it.
+documented() {
+  local name=the_commands_of_a_client_work said
+  say "commands in the documentation: $1"
+  said=$(LATCHKEY_TEST_COMMANDS=$1 LATCHKEY_TEST_COMMANDS_SETUP=$2 timeout 1200 cargo test --quiet --locked --workspace --test suite -- --exact "process::commands::$name" --ignored) ||
+    { printf '%s\n' "$said" >&2; return 1; }
+  grep '1 passed' <<<"$said" >&2
+}
+
 test_go() {
   scripts/tools.sh install go buf staticcheck
   local fresh sample race=()
@@ -173,21 +182,23 @@ packed_go() (
 
 test_python() {
   scripts/tools.sh install clients-python
-  local python fresh
+  local python fresh version
   python=$(tool clients-python)
   fresh=$(mktemp -d)
+  version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
   (
     cd clients/python
     "$python" generate.py "$fresh"
     same src/latchkey_auth/v1 "$fresh/src/latchkey_auth/v1" "run generate.py in clients/python"
     same tests/sample/v1 "$fresh/tests/sample/v1" "run generate.py in clients/python"
-    "$python" -m ruff check --quiet --config pyproject.toml .
-    "$python" -m ruff format --quiet --check --config pyproject.toml .
+    "$python" -m ruff check --quiet --config pyproject.toml . ../../examples/python
+    "$python" -m ruff format --quiet --check --config pyproject.toml . ../../examples/python
     "$python" -m build --no-isolation --outdir "$fresh/dist" . >"$fresh/build.log" 2>&1 || { cat "$fresh/build.log" >&2; exit 1; }
     # Install it like a user, instead of testing the source folder.
     "$python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$fresh"/dist/*.whl
     "$python" -m mypy
     "$python" -m pytest --quiet
+    cp tests/packed.py tests/typed.py "$fresh"
   )
   # The oldest and the newest supported Python. Without them scripts/tools.sh says so, and in CI it fails.
   local supported other
@@ -198,9 +209,23 @@ test_python() {
     "$other" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$fresh"/dist/*.whl
     (cd clients/python && "$other" -m pytest --quiet -p no:cacheprovider)
   done
+  # A new user: an environment of its own, outside of the repository.
+  (
+    cd "$fresh"
+    "$python" -m venv user
+    again user/bin/pip install --quiet --disable-pip-version-check --only-binary :all: \
+      --constraint "$OLDPWD/clients/python/requirements-dev.txt" "$(echo dist/*.whl)[fastapi,flask]" uvicorn
+    user/bin/python packed.py "$version"
+    "$python" -m mypy --strict --python-executable user/bin/python typed.py
+  )
+  documented python "ln -s '$fresh/user' .venv; ln -s '$PWD/examples' examples"
   rm -r "$fresh"
   scenarios "Python, grpc.aio" "$python clients/python/tests/sample_aio.py"
   scenarios "Python, threads" "$python clients/python/tests/sample_sync.py"
+  local sample
+  for sample in asgi fastapi wsgi flask django; do
+    scenarios_http "Python, $sample" "$python examples/python/$sample/main.py"
+  done
   rolling "Python, with retries" "$python clients/python/tests/rolling.py retry"
   rolling "Python, without retries" "$python clients/python/tests/rolling.py once"
 }

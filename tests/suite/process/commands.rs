@@ -7,6 +7,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -17,6 +18,8 @@ use tempfile::TempDir;
 use crate::support::process::{LATCHKEY, Process, run};
 
 const MARKER: &str = "<!-- tested -->";
+/// The marker of blocks that need a client, which `make test-clients` installs, as in `<!-- tested with python -->`.
+const CLIENT_MARKER: &str = "<!-- tested with ";
 
 /// The pages with marked blocks, and the commands that make what the pages take for granted.
 const PAGES: [(&str, &str); 5] = [
@@ -36,13 +39,11 @@ const USED: &str = "
 const NOT_RUN: &[(&str, &str, &str)] = &[
     ("README.md", "make run", "builds the release profile; the other blocks use a server of the test"),
     ("README.md", "docker run", "needs an image; `image` tests it where a Docker engine runs"),
-    ("docs/integration.md", "LATCHKEY_ADDRESS=", "`make test-clients` runs this service"),
     (
         "docs/integration.md",
         "mkdir ../greeter",
         "`make test-clients` builds this service outside the repository",
     ),
-    ("docs/integration.md", "LISTEN=", "`make test-clients` runs this service"),
     ("docs/integration.md", "export LATCHKEY_ADDRESS=", "`guard` runs these services"),
     ("docs/integration.md", "greet ", "the same"),
     ("docs/integration.md", "(cd clients/node", "downloads packages; `make test-clients` does the same"),
@@ -81,6 +82,8 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
 /// The addresses in the text.
 const GRPC: &str = "127.0.0.1:50051";
 const HTTP: &str = "127.0.0.1:8081";
+/// The address of a service of the reader.
+const SERVICE: &str = "127.0.0.1:8000";
 
 /// A command and its expected output.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -119,7 +122,8 @@ fn block_steps(text: &str) -> Result<Vec<Step>, String> {
             steps.push(Step { command: command.to_owned(), output: Vec::new() });
         } else {
             let step = steps.last_mut().ok_or("a block must begin with a command")?;
-            match line.strip_prefix("> ").or(goes_on.then_some(line)) {
+            let more = if line == ">" { Some("") } else { line.strip_prefix("> ") };
+            match more.or(goes_on.then_some(line)) {
                 Some(more) => step.command = format!("{}\n{more}", step.command),
                 None => step.output.push(line.to_owned()),
             }
@@ -209,15 +213,18 @@ fn check(text: &str, setup: &str) -> Result<(), String> {
     serve.env("LATCHKEY_LISTEN__GRPC", "127.0.0.1:0").env("LATCHKEY_LISTEN__HTTP", "127.0.0.1:0");
     let server = Process::launch(serve, &here.join("latchkey-data"));
     let (grpc, http) = (server.grpc.to_string(), server.http.to_string());
+    let service = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
 
     // A marker line precedes each command and preserves `$?`.
     let mut script =
         String::from("exec 2>&1\n__begin() { local s=$?; printf '\\n\\001%s\\n' \"$s\"; return $s; }\n");
+    // A service that the text starts must not outlive the shell.
+    script += "trap '[[ -z $(jobs -p) ]] || kill $(jobs -p)' EXIT\n";
     writeln!(script, "set -e\n{setup}\nset +e").unwrap();
     for step in &steps {
         let command = if step.starts_the_server() { ":" } else { &step.command };
         script += "__begin\n";
-        script += &command.replace(GRPC, &grpc).replace(HTTP, &http);
+        script += &command.replace(GRPC, &grpc).replace(HTTP, &http).replace(SERVICE, &service);
         script += "\n";
     }
     script += "__begin\n";
@@ -238,7 +245,7 @@ fn check(text: &str, setup: &str) -> Result<(), String> {
     let started = server.output();
     for (number, step) in steps.iter().enumerate() {
         let actual = if step.starts_the_server() { &started } else { parts[number].1 };
-        let actual = actual.replace(&grpc, GRPC).replace(&http, HTTP);
+        let actual = actual.replace(&grpc, GRPC).replace(&http, HTTP).replace(&service, SERVICE);
         let status = parts[number + 1].0;
         if let Some(line) = missing(&step.output, &actual.lines().collect::<Vec<_>>()) {
             return Err(format!("`{}` does not print `{line}` but:\n{actual}", step.command));
@@ -261,6 +268,20 @@ fn the_commands_in_the_documents_work(#[values(0, 1, 2, 3, 4)] page: usize) {
     check(&read(page), setup).unwrap_or_else(|error| panic!("{page}: {error}"));
 }
 
+/// `LATCHKEY_TEST_COMMANDS` names a client, and `LATCHKEY_TEST_COMMANDS_SETUP` has the commands that install it.
+#[test]
+#[ignore = "make test-clients installs the clients that these commands use"]
+fn the_commands_of_a_client_work() {
+    #[expect(clippy::disallowed_methods, reason = "settings of the test, not of Latchkey")]
+    let [client, setup] =
+        ["LATCHKEY_TEST_COMMANDS", "LATCHKEY_TEST_COMMANDS_SETUP"].map(|name| std::env::var(name).unwrap());
+    let marked = format!("{CLIENT_MARKER}{client} -->");
+    let page = "docs/integration.md";
+    let text = read(page).replace(MARKER, "").replace(&marked, MARKER);
+    let account = "echo 'correct horse battery staple' | latchkey account add anna --role staff";
+    check(&text, &format!("{account}\n{setup}")).unwrap_or_else(|error| panic!("{page}: {error}"));
+}
+
 #[test]
 fn every_block_of_commands_is_run_or_listed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -272,7 +293,9 @@ fn every_block_of_commands_is_run_or_listed() {
         let text = read(&page);
         let mut before = "";
         for part in text.split("```console\n") {
-            if !before.is_empty() && !before.trim_end().ends_with(MARKER) {
+            let is_run = before.trim_end().ends_with(MARKER)
+                || before.trim_end().lines().last().is_some_and(|line| line.starts_with(CLIENT_MARKER));
+            if !before.is_empty() && !is_run {
                 let steps = block_steps(part).unwrap();
                 found.push((page.clone(), steps[0].command.clone()));
             }

@@ -51,6 +51,7 @@ impl Django {
             .args(arguments)
             .env("DATABASE", &self.database)
             .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("PYTHONPATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/src"))
             .output()
             .unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -268,22 +269,31 @@ async fn a_view_accepts_tokens_cookies_and_django_sessions_and_no_stale_token() 
     let inactive = client.login("argon2", "").await.token;
     django.run(&["deactivate", "argon2"]);
 
-    let code = documented("django-authentication");
-    let there = format!("http://{}/", process.http);
-    let file = dir.path().join("authentication.py");
+    let settings = documented("django-settings");
+    let address = process.grpc.to_string();
+    let file = dir.path().join("settings.py");
     let view = |requests: &Value| {
-        let code = code.replace("http://127.0.0.1:8081/", &there);
-        assert!(code.contains(&there), "the documentation names another port");
-        std::fs::write(&file, code).unwrap();
+        let settings = settings.replace("127.0.0.1:50051", &address);
+        assert!(settings.contains(&address), "the documentation names another port");
+        std::fs::write(&file, settings).unwrap();
         let answers = django.run(&["view", file.to_str().unwrap(), &requests.to_string()]);
-        serde_json::from_str::<Value>(&answers).unwrap()
+        let mut answers = serde_json::from_str::<Value>(&answers).unwrap();
+        for answer in answers.as_array_mut().unwrap() {
+            // The time of the login.
+            if let Some(at) = answer[1].as_object_mut().unwrap().remove("at") {
+                assert!(at.as_str().unwrap().ends_with('Z'), "{at}");
+            }
+        }
+        answers
     };
     let by = |user: &str, class: &str| json!([200, { "user": user, "by": class }]);
     let (latchkey, session) = ("LatchkeyAuthentication", "SessionAuthentication");
     let bearer = |token: &str| json!({ "authorization": format!("Bearer {token}") });
     let cookie = |token: &str| json!({ "__Host-latchkey": token });
     let replaced = "You were logged out because of a newer login on iPhone.";
-    let replaced = json!([401, { "detail": replaced, "code": "REPLACED" }]);
+    let replaced =
+        json!({ "reason": "REPLACED", "message": replaced, "terminal": true, "by_device": "iPhone" });
+    let replaced = json!([401, replaced]);
     let cases = [
         (json!({ "headers": bearer(&token) }), by("Jürgen", latchkey)),
         (json!({ "cookies": cookie(&token) }), by("Jürgen", latchkey)),
@@ -303,8 +313,11 @@ async fn a_view_accepts_tokens_cookies_and_django_sessions_and_no_stale_token() 
     process.terminate();
     process.wait(Duration::from_secs(15));
     let answers = view(&json!([{ "cookies": cookie(&token) }, { "session": "root" }]));
-    let sorry = "It could not be found out who you are. Please try again.";
-    assert_eq!(answers, json!([[503, { "detail": sorry }], by("root", session)]));
+    let outage = json!({
+        "reason": "STORE_UNAVAILABLE",
+        "message": "the session cannot be checked at the moment: try again",
+    });
+    assert_eq!(answers, json!([[503, outage], by("root", session)]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

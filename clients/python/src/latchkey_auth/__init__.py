@@ -4,8 +4,9 @@ A guard takes the bearer token of every call, validates it with Latchkey, and gi
 (:func:`identity`). A denied call gets the reason. While Latchkey does not answer, no call is accepted and none is told that
 its session has ended.
 
-This module has the guard and the client for ``grpc``; :mod:`latchkey_auth.aio` is the same for ``grpc.aio``. The generated
-code of Latchkey's services is in ``latchkey_auth.v1``.
+This module has the guard and the client for ``grpc``; :mod:`latchkey_auth.aio` is the same for ``grpc.aio``. The guards for
+HTTP are in :mod:`latchkey_auth.asgi`, :mod:`latchkey_auth.fastapi`, :mod:`latchkey_auth.wsgi`, :mod:`latchkey_auth.flask`
+and :mod:`latchkey_auth.django`. The generated code of Latchkey's services is in ``latchkey_auth.v1``.
 """
 
 from latchkey_auth import aio
