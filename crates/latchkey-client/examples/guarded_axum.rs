@@ -1,22 +1,16 @@
-//! An axum server with a guard: `GET /greet` requires `authorization: Bearer <token>`.
-//!
-//! `docs/integration.md` shows its marked lines, and the scenarios of all clients call it
-//! (`make test-clients ARGS=rust`). Environment variables: `LATCHKEY_ADDRESS`, `LATCHKEY_CALLER_KEY`,
-//! `LATCHKEY_REQUIRED_ROLE`, `LATCHKEY_REQUIRED_SLOT`, and `LISTEN`, such as `127.0.0.1:8080`.
+//! An axum server with a guard. `docs/integration.md` shows its marked lines, and the scenarios of all clients call it
+//! (`make test-clients ARGS=rust`). `LISTEN` is its address; the other variables of `main` are about Latchkey.
 
 use std::{
     error::Error,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use axum::{Extension, Json, Router, routing::get};
+use axum::{Json, Router, routing::get};
 use latchkey_client::{Client, Guard, Identity};
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::{net::TcpListener, signal::unix};
 
 static BEGUN: AtomicU32 = AtomicU32::new(0);
 
@@ -24,46 +18,34 @@ static BEGUN: AtomicU32 = AtomicU32::new(0);
 #[expect(clippy::print_stdout, reason = "the example prints its address")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (address, key) = (env("LATCHKEY_ADDRESS", "127.0.0.1:50051"), env("LATCHKEY_CALLER_KEY", ""));
-    let (role, slot) = (env("LATCHKEY_REQUIRED_ROLE", ""), env("LATCHKEY_REQUIRED_SLOT", ""));
-    let latchkey = Client::connect(&address)?.with_caller_key(&key)?;
-    let mut guard = Guard::new(latchkey);
-    if !role.is_empty() {
-        guard = guard.required_role(role);
-    } else if !slot.is_empty() {
-        guard = guard.required_slot(slot);
-    }
+    // guarded from here
+    let guard = Guard::new(Client::connect(&address)?.with_caller_key(&key)?);
+    // to here
+    let guard = match (env("LATCHKEY_REQUIRED_ROLE", ""), env("LATCHKEY_REQUIRED_SLOT", "")) {
+        (role, _) if !role.is_empty() => guard.required_role(role),
+        (_, slot) if !slot.is_empty() => guard.required_slot(slot),
+        _ => guard,
+    };
+    let begun = async || Json(json!({ "count": BEGUN.load(Relaxed) }));
     let app = Router::new().route("/greet", get(greet)).layer(guard).route("/begun", get(begun));
 
     let listener = TcpListener::bind(env("LISTEN", "127.0.0.1:0")).await?;
     println!("listens on {}", listener.local_addr()?);
-    let mut terminated = signal(SignalKind::terminate())?;
+    let mut terminated = unix::signal(unix::SignalKind::terminate())?;
     let stop = async move { terminated.recv().await.unwrap_or_default() };
     Ok(axum::serve(listener, app).with_graceful_shutdown(stop).await?)
 }
 
-async fn greet(Extension(caller): Extension<Identity>) -> Json<Value> {
-    BEGUN.fetch_add(1, Ordering::Relaxed);
-    Json(json!({
-        "text": format!("Hello, {}", caller.username),
-        "identity": {
-            "user_id": &*caller.user_id,
-            "username": &*caller.username,
-            "session_id": &*caller.session_id,
-            "slot": &*caller.slot,
-            "device": &*caller.device,
-            "roles": &*caller.roles,
-            "issued_at_unix": unix(caller.issued_at),
-            "expires_at_unix": unix(caller.expires_at),
-        },
-    }))
-}
-
-async fn begun() -> Json<Value> {
-    Json(json!({ "count": BEGUN.load(Ordering::Relaxed) }))
-}
-
-fn unix(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+async fn greet(caller: Identity) -> Json<Value> {
+    BEGUN.fetch_add(1, Relaxed);
+    let unix = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let text = format!("Hello, {}", caller.username);
+    let (issued_at, expires_at) = (unix(caller.issued_at), unix(caller.expires_at));
+    Json(json!({ "text": text, "identity": {
+        "user_id": &*caller.user_id, "username": &*caller.username, "session_id": &*caller.session_id,
+        "slot": &*caller.slot, "device": &*caller.device, "roles": &*caller.roles,
+        "issued_at_unix": issued_at, "expires_at_unix": expires_at,
+    }}))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the lint is for the server")]

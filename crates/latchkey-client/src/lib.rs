@@ -111,12 +111,16 @@
 //!
 //! # Guarding an axum server
 //!
-//! ```no_run
+//! With the feature `axum`, handlers take the [`Identity`] of the caller as an argument, and those that also serve open
+//! paths an `Option<Identity>`. Without the feature, `Extension<Identity>` is the same.
+//!
+#![cfg_attr(feature = "axum", doc = "```no_run")]
+#![cfg_attr(not(feature = "axum"), doc = "```ignore")]
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use axum::{Extension, Router, routing::get};
+//! use axum::{Router, routing::get};
 //! use latchkey_client::{Client, Guard, Identity};
 //!
-//! async fn hello(Extension(caller): Extension<Identity>) -> String {
+//! async fn hello(caller: Identity) -> String {
 //!     format!("Hello, {}", caller.username)
 //! }
 //!
@@ -191,6 +195,7 @@
 //!
 //! No feature is enabled by default.
 //!
+//! - `axum`: [`Identity`] is an extractor of axum 0.8.
 //! - `tls-ring`: TLS with the cryptography of `ring`.
 //! - `tls-aws-lc`: TLS with the cryptography of `aws-lc-rs`.
 //! - `tls-native-roots`: trusts the root certificates of the operating system, with
@@ -202,6 +207,8 @@
 pub mod bearer;
 mod caller_key;
 mod connect;
+#[cfg(feature = "axum")]
+mod extract;
 mod guard;
 mod identity;
 mod jitter;
@@ -227,6 +234,8 @@ use crate::{
     replicas::{Replicas, Retry},
 };
 
+#[cfg(feature = "axum")]
+pub use self::extract::NotGuarded;
 pub use self::{
     caller_key::CallerKey,
     connect::ConnectError,
@@ -537,6 +546,6 @@ mod tests {
 }
 
 /// Compiles the examples of the README.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

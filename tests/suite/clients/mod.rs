@@ -123,6 +123,7 @@ fn the_pages_show_the_guards_that_are_tested() {
         ("../docs/integration.md", "../examples/node/express.ts"),
         ("java/README.md", "java/src/test/java/latchkey/sample/Sample.java"),
         ("../docs/integration.md", "../crates/latchkey-client/examples/guarded/main.rs"),
+        ("../docs/integration.md", "../crates/latchkey-client/examples/guarded_axum.rs"),
     ] {
         let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
         let read = |name: &str| fs::read_to_string(clients.join(name)).unwrap();

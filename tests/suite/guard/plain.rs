@@ -1,6 +1,10 @@
 //! In front of axum: who calls cannot be made up, and bodies are left as they are.
 
-use std::time::Duration;
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use ::http::{Request, Response, StatusCode};
 use axum::{
@@ -145,4 +149,61 @@ async fn a_body_that_goes_on_is_broken_off_when_the_session_ends() {
     let mut rest = Vec::new();
     let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.unwrap_or_else(|_| panic!("it goes on"));
     assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks like a whole answer");
+}
+
+/// Records what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_handler_takes_the_caller_and_without_a_guard_answers_500() {
+    async fn caller(caller: Identity) -> String {
+        caller.username.to_string()
+    }
+    async fn maybe(caller: Option<Identity>) -> String {
+        caller.map_or("nobody".into(), |caller| caller.username.to_string())
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    // The server logs elsewhere: the log of this thread is that of the axum server.
+    let server = Server::start(Store::Embedded).await;
+    server.client.user("anna").await;
+    let token = server.client.login("anna", "phone").await.token;
+    let guard = guard(server.app.grpc, &server.client).open(["/open", "/mistake"]);
+    let app = Router::new()
+        .route("/caller", get(caller))
+        .route("/maybe", get(maybe))
+        .route("/open", get(maybe))
+        .route("/mistake", get(caller))
+        .layer(guard)
+        .route("/forgotten", get(caller));
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let plain = Plain::start(app).await;
+    for (path, body) in [("/caller", "anna"), ("/maybe", "anna"), ("/open", "nobody")] {
+        assert_eq!(plain.get(path, &token).await.body, body, "{path}");
+    }
+    assert_eq!(http::get(plain.address, "/maybe", &[]).await.status, 401, "an option opens nothing");
+    for path in ["/forgotten", "/mistake"] {
+        let answer = plain.get(path, &token).await;
+        assert_eq!((answer.status, answer.header("content-type")), (500, Some("application/json")), "{path}");
+        assert_eq!(answer.json()["reason"], "INTERNAL", "{path}");
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("has no Guard layer") && log.contains("/forgotten"), "{log}");
+    assert!(
+        !log.contains("/mistake") && !log.contains(&token),
+        "once in a while, and without secrets: {log}"
+    );
 }

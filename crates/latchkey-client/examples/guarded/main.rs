@@ -22,7 +22,7 @@ use crate::{greeter::Greeter, service::GreeterServer};
 #[expect(clippy::print_stdout, reason = "the example prints its address")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (address, key) = (env("LATCHKEY_ADDRESS"), env("LATCHKEY_CALLER_KEY"));
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let listener = TcpListener::bind(listen()).await?;
 
     // guarded from here
     let latchkey = Client::connect(&address)?.with_caller_key(&key)?;
@@ -40,6 +40,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     server.add_service(GreeterServer::new(Greeter::default())).serve_with_incoming(incoming).await?;
     Ok(())
+}
+
+fn listen() -> String {
+    Some(env("LISTEN")).filter(|address| !address.is_empty()).unwrap_or("127.0.0.1:0".into())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the lint is for the server")]

@@ -8,15 +8,15 @@ use std::{
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Admits one log line per interval.
-pub(super) struct LogLimiter(Mutex<Option<Instant>>);
+pub(crate) struct LogLimiter(Mutex<Option<Instant>>);
 
 impl LogLimiter {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
     /// Returns whether to write the line.
-    pub(super) fn admits(&self, now: Instant) -> bool {
+    pub(crate) fn admits(&self, now: Instant) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL);
         if is_due {

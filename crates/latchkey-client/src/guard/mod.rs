@@ -21,7 +21,8 @@ use std::{
 use http::{HeaderMap, HeaderValue, header};
 
 pub use self::layer::Guarded;
-use self::{checker::Checker, denial::Denial, log_limiter::LogLimiter};
+pub(super) use self::log_limiter::LogLimiter;
+use self::{checker::Checker, denial::Denial};
 use super::{Client, Identity, ValidateOptions, Verdict};
 use crate::bearer::Credentials;
 
@@ -41,6 +42,9 @@ const DEFAULT_OUTAGE_GRACE: Duration = Duration::from_mins(1);
 /// # let _ = server; Ok(())
 /// # }
 /// ```
+///
+/// With axum, layers that answer requests by themselves, such as one for CORS, belong outside of the guard: a preflight
+/// request has no token. With the feature `axum`, [`Identity`] is an extractor.
 ///
 /// # Responses
 ///
