@@ -8,6 +8,7 @@ mod compare;
 mod grpc;
 mod guarded;
 mod http;
+mod manifests;
 mod play;
 mod sample;
 mod scenario;
