@@ -290,11 +290,28 @@ test_java() {
     -cp $classes/test-classes:$classes/classes:$(<$classes/test.classpath) latchkey.sample.Sample"
 }
 
-# Its own tests run with those of Latchkey; this plays only the common scenarios.
+# Its own tests run with those of Latchkey; this plays only the common scenarios, and packs the crates.
 test_rust() {
   cargo build --quiet --locked --workspace --example guarded --example guarded_axum
   scenarios "Rust, tonic" "$target/debug/examples/guarded"
   scenarios_http "Rust, axum" "$target/debug/examples/guarded_axum"
+  # Together, because the server depends on the client, which no registry has. Neither is compiled again.
+  local said
+  said=$(cargo package --no-verify --allow-dirty --locked -p latchkey -p latchkey-client 2>&1) ||
+    { printf '%s\n' "$said" >&2; return 1; }
+  packed latchkey LICENSE NOTICE README.md build.rs proto/latchkey/v1/auth.proto src/config.default.toml
+  packed latchkey-client LICENSE README.md src/generated/latchkey.v1.rs src/extract.rs examples/guarded_axum.rs
+}
+
+# Checks that the package of a crate has these files.
+packed() {
+  local crate=$1 version missing
+  version=$(cargo pkgid -p "$crate")
+  version=${version##*[#@]}
+  missing=$(comm -13 <(tar -tzf "$target/package/$crate-$version.crate" | sort) \
+    <(printf "$crate-$version/%s\n" "${@:2}" | sort))
+  [[ -z $missing ]] || { say "the package of $crate lacks $missing"; return 1; }
+  say "packed $crate $version"
 }
 
 # Builds with the features of the other tests. A separate build of the server would compile all dependencies again.
