@@ -60,8 +60,9 @@ impl Csv {
         let row = reader
             .next(&mut RowSplitter::CellStart)
             .map_err(|error| format!("line {}: {}", error.line, error.reason))?;
-        let header = row.and_then(|row| parse_row(row.bytes?));
-        let header = header.ok_or("line 1: must be a row of field names")?;
+        let row = row.ok_or("line 1: must be a row of field names")?;
+        let text = row.text().map_err(|violation| format!("line {}: {}", row.line, violation.reason))?;
+        let header = parse_row(text).ok_or("line 1: must be a row of field names")?;
         let mut columns = Vec::new();
         for name in &header {
             let field = FIELDS.iter().find(|field| **field == name).copied();
@@ -88,19 +89,17 @@ impl Csv {
 
     pub(super) fn next(&mut self) -> Result<Option<Record>, SyntaxError> {
         let Some(row) = self.reader.next(&mut RowSplitter::CellStart)? else { return Ok(None) };
-        let record = Record::new(row.line, |account| {
-            set_fields(account, row.bytes.ok_or_else(Violation::too_long)?, &self.columns)
-        });
+        let record = Record::new(row.line, |account| set_fields(account, row.text()?, &self.columns));
         Ok(Some(record))
     }
 }
 
 fn set_fields(
     account: &mut ImportedAccount,
-    row: &[u8],
+    row: &str,
     columns: &[Option<&'static str>],
 ) -> Result<(), Violation> {
-    let cells = parse_row(row).ok_or_else(|| Violation::record("is not a row of UTF-8 text"))?;
+    let cells = parse_row(row).ok_or_else(|| Violation::record("is not a row of CSV"))?;
     if cells.len() != columns.len() {
         let (cells, columns) = (cells.len(), columns.len());
         return Err(Violation::record(format!("has {cells} cells where the first row has {columns}")));
@@ -113,9 +112,9 @@ fn set_fields(
     Ok(())
 }
 
-/// Parses a row without its line break. Returns `None` if it is not UTF-8.
-fn parse_row(row: &[u8]) -> Option<StringRecord> {
-    let row = row.strip_suffix(b"\r").unwrap_or(row);
+/// Parses a row without its line break.
+fn parse_row(row: &str) -> Option<StringRecord> {
+    let row = row.strip_suffix('\r').unwrap_or(row).as_bytes();
     // With the default terminator, a carriage return in an unquoted cell would end the row.
     let mut reader = ReaderBuilder::new()
         .has_headers(false)

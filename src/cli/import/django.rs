@@ -7,97 +7,13 @@ use serde_json::{Map, Value};
 
 use super::{
     account::{Record, Violation, set_value},
-    record_reader::{RecordReader, Splitter, Step, SyntaxError},
+    objects::{self, ObjectSplitter, flag},
+    record_reader::{RecordReader, SyntaxError},
 };
 use crate::grpc::pb::ImportedAccount;
 
 /// The model of the groups that users refer to.
 const GROUP_MODEL: &str = "auth.group";
-
-/// Splits a dump into the objects of its array.
-#[derive(Debug, Clone, Default)]
-struct ObjectSplitter {
-    expected: Expected,
-    depth: usize,
-    in_string: bool,
-    escaped: bool,
-}
-
-/// The syntax that is expected next between objects.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Expected {
-    #[default]
-    ArrayOrObject,
-    /// Another object, in a dump without an array.
-    BareObject,
-    /// The first object of the array, or its end.
-    FirstObject,
-    CommaOrEnd,
-    Object,
-    Nothing,
-}
-
-impl ObjectSplitter {
-    fn between_objects(&mut self, byte: u8) -> Step {
-        self.expected = match (self.expected, byte) {
-            (_, b' ' | b'\t' | b'\r' | b'\n') => return Step::Skip,
-            (Expected::ArrayOrObject, b'[') => Expected::FirstObject,
-            (Expected::ArrayOrObject | Expected::BareObject, b'{') => {
-                return self.begin(Expected::BareObject);
-            }
-            (Expected::FirstObject | Expected::Object, b'{') => return self.begin(Expected::CommaOrEnd),
-            (Expected::CommaOrEnd, b',') => Expected::Object,
-            (Expected::FirstObject | Expected::CommaOrEnd, b']') => Expected::Nothing,
-            (Expected::Nothing, _) => return Step::Error("has something after the end of the dump"),
-            (Expected::CommaOrEnd, _) => return Step::Error("should have `,` or `]` after an entry"),
-            _ => return Step::Error("is not what Django's dumpdata writes, an array of objects"),
-        };
-        Step::Skip
-    }
-
-    fn begin(&mut self, next: Expected) -> Step {
-        (self.expected, self.depth) = (next, 1);
-        Step::Keep
-    }
-
-    fn in_object(&mut self, byte: u8) -> Step {
-        if self.in_string {
-            match byte {
-                _ if self.escaped => self.escaped = false,
-                b'\\' => self.escaped = true,
-                b'"' => self.in_string = false,
-                // JSON escapes line breaks. Without this check, the text after the string would be taken for strings.
-                b'\n' => return Step::Error("has a string that is not closed"),
-                _ => {}
-            }
-            return Step::Keep;
-        }
-        match byte {
-            b'"' => self.in_string = true,
-            b'{' | b'[' => self.depth += 1,
-            b'}' | b']' => self.depth -= 1,
-            _ => {}
-        }
-        if self.depth == 0 { Step::KeepAndEnd } else { Step::Keep }
-    }
-}
-
-impl Splitter for ObjectSplitter {
-    fn step(&mut self, byte: u8, in_record: bool) -> Step {
-        if in_record { self.in_object(byte) } else { self.between_objects(byte) }
-    }
-
-    fn end(&self, in_record: bool) -> Result<(), &'static str> {
-        match self.expected {
-            _ if in_record => Err("begins an entry that is cut off"),
-            Expected::BareObject | Expected::Nothing => Ok(()),
-            Expected::ArrayOrObject => Err("is the end of an empty file"),
-            Expected::FirstObject | Expected::CommaOrEnd | Expected::Object => {
-                Err("is where the dump is cut off")
-            }
-        }
-    }
-}
 
 /// The names in a dump.
 #[derive(Debug, Clone)]
@@ -140,10 +56,7 @@ impl Django {
             let Some(bytes) = object.bytes else {
                 return Ok(Some(Record::new(line, |_| Err(Violation::too_long()))));
             };
-            let mut entry = serde_json::from_slice(bytes).map_err(|error| SyntaxError {
-                line: line + error.line().saturating_sub(1) as u64,
-                reason: "is not JSON".to_owned(),
-            })?;
+            let mut entry = objects::parse(line, bytes)?;
             if self.is_user(&mut entry) {
                 return Ok(Some(Record::new(line, |account| self.set_fields(account, entry))));
             }
@@ -244,13 +157,5 @@ fn key(value: Value) -> Option<String> {
         Value::String(text) => Some(text),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
-    }
-}
-
-fn flag(fields: &mut Map<String, Value>, field: &str, default: bool) -> Result<bool, Violation> {
-    match fields.remove(field) {
-        None => Ok(default),
-        Some(Value::Bool(flag)) => Ok(flag),
-        Some(_) => Err(Violation::new(field, "must be true or false")),
     }
 }

@@ -42,17 +42,15 @@ impl JsonLines {
 
     pub(super) fn next(&mut self) -> Result<Option<Record>, SyntaxError> {
         let Some(line) = self.reader.next(&mut LineSplitter)? else { return Ok(None) };
-        let record = Record::new(line.line, |account| {
-            set_fields(account, line.bytes.ok_or_else(Violation::too_long)?, &self.ignored)
-        });
+        let record = Record::new(line.line, |account| set_fields(account, line.text()?, &self.ignored));
         Ok(Some(record))
     }
 }
 
-fn set_fields(account: &mut ImportedAccount, line: &[u8], ignored: &[String]) -> Result<(), Violation> {
+fn set_fields(account: &mut ImportedAccount, line: &str, ignored: &[String]) -> Result<(), Violation> {
     // The parser's message may quote the line, which contains a password hash.
     let mut fields: Map<String, Value> =
-        serde_json::from_slice(line).map_err(|_| Violation::record("is not a JSON object"))?;
+        serde_json::from_str(line).map_err(|_| Violation::record("is not a JSON object"))?;
     // Set first, so that a violation can name the user.
     if let Some(username) = fields.remove("username") {
         set_value(account, "username", username)?;

@@ -2,9 +2,13 @@
 //! each username, however large the file is.
 
 mod account;
+mod auth0;
 mod csv;
 mod django;
+mod encoding;
 mod json_lines;
+mod keycloak;
+mod objects;
 mod progress;
 mod record_reader;
 mod report;
@@ -38,7 +42,7 @@ use crate::domain::username::Username;
 pub(super) struct Import {
     /// The file with the accounts, or - for standard input.
     file: PathBuf,
-    /// auto, jsonl, csv or django
+    /// auto, jsonl, csv, django, keycloak or auth0
     #[arg(long, value_enum, default_value_t = Format::Auto, hide_possible_values = true)]
     format: Format,
     /// A role to add to every account; can be repeated
@@ -62,10 +66,10 @@ pub(super) struct Import {
     /// Django: the model of the users
     #[arg(long, value_name = "APP.MODEL", default_value = "auth.user")]
     model: String,
-    /// Django: the field that users log in with
-    #[arg(long, value_name = "FIELD", default_value = "username")]
-    username_field: String,
-    /// Django: the role of a group, or none; can be repeated
+    /// Django, Keycloak, Auth0: the field that users log in with, if not username (Auth0: or else email)
+    #[arg(long, value_name = "FIELD")]
+    username_field: Option<String>,
+    /// Django, Keycloak: the role of a group or realm role, or none; can be repeated
     #[arg(long = "group-role", value_name = "GROUP=ROLE", value_parser = group_role)]
     group_roles: Vec<(String, String)>,
 }
@@ -106,13 +110,20 @@ impl Import {
     }
 
     fn source(&self) -> Result<Source, CommandError> {
-        let django = django::Settings {
-            model: self.model.clone(),
-            username_field: self.username_field.clone(),
-            group_roles: self.group_roles.iter().cloned().collect(),
+        let username_field = self.username_field.clone().unwrap_or_else(|| "username".to_owned());
+        let roles: HashMap<_, _> = self.group_roles.iter().cloned().collect();
+        let settings = source::Settings {
             ignored: self.ignored.clone(),
+            django: django::Settings {
+                model: self.model.clone(),
+                username_field: username_field.clone(),
+                group_roles: roles.clone(),
+                ignored: self.ignored.clone(),
+            },
+            keycloak: keycloak::Settings { username_field, roles },
+            auth0_username: self.username_field.clone(),
         };
-        Source::open(&self.file, self.format, &self.ignored, django)
+        Source::open(&self.file, self.format, settings)
     }
 }
 

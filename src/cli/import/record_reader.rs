@@ -5,6 +5,8 @@
 
 use std::{fmt::Display, io::BufRead};
 
+use super::{account::Violation, encoding};
+
 /// The size of a record in bytes beyond which its contents are dropped.
 const MAX_RECORD: usize = 1 << 20;
 
@@ -39,6 +41,20 @@ pub(super) struct RawRecord<'a> {
     pub(super) line: u64,
     /// `None` if it is longer than [`MAX_RECORD`].
     pub(super) bytes: Option<&'a [u8]>,
+}
+
+impl<'a> RawRecord<'a> {
+    /// Returns the record as text.
+    pub(super) fn text(&self) -> Result<&'a str, Violation> {
+        let bytes = self.bytes.ok_or_else(Violation::too_long)?;
+        encoding::text(bytes).map_err(|error| {
+            let place = match error.lines {
+                0 => String::new(),
+                lines => format!("goes on to line {}, which ", self.line + lines),
+            };
+            Violation::record(place + &error.reason())
+        })
+    }
 }
 
 /// The rest of a file cannot be read.

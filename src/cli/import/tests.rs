@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 
 use super::{
     account::{FIELDS, Record},
+    auth0::Auth0,
     csv::Csv,
     django::{Django, Settings},
     json_lines::JsonLines,
+    keycloak::{self, Keycloak},
     record_reader::{RecordReader, SyntaxError},
 };
 use crate::grpc::pb::ImportedAccount;
@@ -43,6 +45,17 @@ fn settings() -> Settings {
 
 fn django(text: &[u8], chunk: usize) -> Read {
     let mut reader = Django::new(RecordReader::of(text, chunk), settings());
+    all(|| reader.next())
+}
+
+fn keycloak(text: &[u8], chunk: usize) -> Read {
+    let settings = keycloak::Settings { username_field: "username".into(), roles: HashMap::new() };
+    let mut reader = Keycloak::new(RecordReader::of(text, chunk), settings);
+    all(|| reader.next())
+}
+
+fn auth0(text: &[u8], chunk: usize, username_field: Option<&str>) -> Read {
+    let mut reader = Auth0::new(RecordReader::of(text, chunk), username_field.map(str::to_owned));
     all(|| reader.next())
 }
 
@@ -182,6 +195,7 @@ proptest! {
     #[test]
     fn no_bytes_make_a_reader_panic(text in proptest::collection::vec(any::<u8>(), 0..200), chunk in 1..16_usize) {
         let _ = (json_lines(&text, chunk, &[]), csv(&text, chunk, &[]), django(&text, chunk));
+        let _ = (keycloak(&text, chunk), auth0(&text, chunk, None));
     }
 
     #[test]
@@ -193,6 +207,8 @@ proptest! {
         let _ = json_lines(text.as_bytes(), chunk, &[]);
         let _ = csv(format!("username,password_hash\n{text}").as_bytes(), chunk, &[]);
         let _ = django(format!("[{{{text}").as_bytes(), chunk);
+        let _ = keycloak(format!("{{\"users\":[{{\"credentials\":[{text}").as_bytes(), chunk);
+        let _ = auth0(format!("{{\"custom_password_hash\":{{{text}").as_bytes(), chunk, None);
         let _ = django(format!("[{{\"model\":\"auth.user\",\"fields\":{{\"username\":{text}").as_bytes(), chunk);
     }
 }
@@ -259,7 +275,7 @@ fn a_dump_is_read_up_to_a_syntax_error() {
         (format!("[\n{good},\n"), 3, "cut off"),
         (format!("[\n{good}\n{good}]"), 3, "`,` or `]`"),
         (format!("[\n{good}\n]\n]"), 4, "after the end"),
-        (format!("[\n{good},\n7]"), 3, "not what Django's dumpdata writes"),
+        (format!("[\n{good},\n7]"), 3, "not an array of objects"),
     ] {
         let mut reader = Django::new(RecordReader::of(text.as_bytes(), 9), settings());
         let first = reader.next().unwrap().unwrap();
@@ -377,4 +393,138 @@ fn real_dumps_are_read_completely() {
             assert_eq!(with_violation, ["Jürgen", "ann+tag@example.org", "odd"]);
         }
     }
+}
+
+const EXPORTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/");
+
+#[test]
+fn the_users_of_a_realm_are_found_wherever_they_are() {
+    let text = std::fs::read(format!("{EXPORTS}keycloak/shop-realm.json")).unwrap();
+    let records = keycloak(&text, 100).unwrap();
+    let names = ["argon2", "sha1", "sha256", "sha256-long", "sha512", "gone", "credentials", "credentials"];
+    assert_eq!(outcomes(&records), names, "the service account is skipped");
+    let first = &records[0].account;
+    assert_eq!(first.user_id, "0ce753ea-acf7-8542-192b-0639c61868a7");
+    assert_eq!(first.roles, ["staff", "Content Editors"], "roles that every realm has are dropped");
+    let created = first.created_at.unwrap();
+    assert_eq!((created.seconds, created.nanos), (1_714_566_896, 789_000_000));
+    assert!(first.password_hash.starts_with("$argon2id$v=19$m=64,t=5,p=1$DOdT6qz3hUIZKwY5xhhopw$"));
+    assert!(records[2].account.password_hash.starts_with("$pbkdf2-sha256$i=1000,l=32$"));
+    assert!(!first.disabled && records[5].account.disabled);
+    for (record, reason) in [(6, "has no password"), (7, "hashed with bcrypt")] {
+        let violation = records[record].violation.as_ref().unwrap();
+        assert!(violation.reason.contains(reason), "{violation:?}");
+    }
+    assert_eq!(records[6].account.username, "sso");
+
+    let line = String::from_utf8_lossy(&text).lines().position(|line| line.contains("\"0ce753ea")).unwrap();
+    assert_eq!(records[0].line, line as u64, "the line with the bracket before the id");
+    for cut in [text.len() - 3, text.len() / 2, 400] {
+        assert!(keycloak(&text[..cut], 64).is_err(), "cut off after {cut} bytes");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_export_of_users_is_an_error_with_a_remedy() {
+    for (text, line, message) in [
+        ("{\"realm\": \"a\",\n\"users\": null}\n", 3, "without users: make one with `kc.sh export"),
+        ("{\"realm\": \"users\", \"a\": [], \"b\": {\"users\": [{}]}}", 1, "without users"),
+        ("\n[{\"realm\": \"a\"}]", 2, "an array of realms"),
+        ("users", 1, "not the export of a realm"),
+        ("{\"users\": []}\n{", 2, "not the export of a realm"),
+        ("", 1, "without users"),
+    ] {
+        let error = keycloak(text.as_bytes(), 3).unwrap_err();
+        assert_eq!((error.line, error.reason.contains(message)), (line, true), "{text}: {error:?}");
+    }
+    assert_eq!(keycloak(b"{\"a\": \"\\\"\", \"users\": []}", 3), Ok(vec![]));
+}
+
+#[test]
+fn a_user_of_a_realm_with_a_wrong_field_is_refused() {
+    let users = |user: Value| json!({ "users": [user] }).to_string();
+    let credential = |data: &str, secret: &str| json!([{ "type": "password", "credentialData": data, "secretData": secret }]);
+    let pbkdf2 = r#"{"algorithm": "pbkdf2-sha256", "hashIterations": 1}"#;
+    let argon2 = r#"{"algorithm": "argon2", "hashIterations": 1}"#;
+    let secret = r#"{"value": "AAAA", "salt": "AAAA"}"#;
+    for (field, value, reason) in [
+        ("username", json!(7), "must be a string"),
+        ("username", json!(null), "users log in with it"),
+        ("id", json!(7), "must be a string"),
+        ("enabled", json!("true"), "true or false"),
+        ("createdTimestamp", json!("2024"), "milliseconds"),
+        ("realmRoles", json!("staff"), "array of strings"),
+        ("realmRoles", json!([7]), "array of strings"),
+        ("credentials", json!(7), "must be an array"),
+        ("credentials", json!([{ "type": "password", "value": "hunter2" }]), "in credentialData"),
+        ("credentials", credential(pbkdf2, "{}"), "in secretData"),
+        ("credentials", credential(pbkdf2, r#"{"value": "*", "salt": ""}"#), "not Base64"),
+        ("credentials", credential(argon2, secret), "without its version"),
+    ] {
+        let mut user = json!({ "username": "a", "enabled": true, "credentials": credential(pbkdf2, secret) });
+        assert_eq!(outcomes(&keycloak(users(user.clone()).as_bytes(), 9).unwrap()), ["a"]);
+        user[field] = value;
+        let records = keycloak(users(user.clone()).as_bytes(), 9).unwrap();
+        let violation = records[0].violation.as_ref().unwrap_or_else(|| panic!("{user}"));
+        assert_eq!(
+            (violation.field.as_str(), violation.reason.contains(reason)),
+            (field, true),
+            "{violation:?}"
+        );
+        assert!(!violation.reason.contains("hunter2"));
+    }
+}
+
+#[test]
+fn the_users_of_auth0_have_the_ids_and_names_that_services_know() {
+    let text = std::fs::read(format!("{EXPORTS}auth0/hashes.ndjson")).unwrap();
+    let records = auth0(&text, 50, None).unwrap();
+    assert_eq!(lines(&records), [1, 2, 3, 4]);
+    assert_eq!(outcomes(&records), ["anna@example.org", "named", "moved@example.org", "passwordHash"]);
+    assert_eq!(records[3].account.username, "social@example.org");
+    let ids: Vec<_> = records.iter().map(|record| record.account.user_id.as_str()).collect();
+    assert_eq!(
+        ids[..3],
+        ["auth0|55579b557896d0ce1764c47f", "auth0|a157d36a739191c1826419da", "auth0|euclid"]
+    );
+    assert_eq!(outcomes(&auth0(&text, 50, Some("email")).unwrap())[1], "named@example.org");
+
+    let text = std::fs::read(format!("{EXPORTS}auth0/bulk.json")).unwrap();
+    let records = auth0(&text, 50, None).unwrap();
+    let names = ["seven", "argon@example.org", "pbkdf2@example.org", "scrypt@example.org"];
+    assert_eq!(outcomes(&records)[..4], names);
+    for (record, reason) in [(4, "uses \"md5\", which is not supported"), (5, "hashes passwords in utf16le")]
+    {
+        let violation = records[record].violation.as_ref().unwrap();
+        assert!(
+            violation.field == "custom_password_hash" && violation.reason.contains(reason),
+            "{violation:?}"
+        );
+    }
+    assert_eq!((records[0].account.user_id.as_str(), records[0].account.disabled), ("auth0|7", true));
+    assert!(records[3].account.password_hash.starts_with("$scrypt$ln=10,r=8,p=1$"));
+    let profile = br#"{"user_id": "auth0|1", "email": "a", "created_at": "2024-05-01T12:34:56.789Z", "password_hash": "!"}"#;
+    let profile = &auth0(profile, 50, None).unwrap()[0];
+    assert_eq!((profile.account.user_id.as_str(), &profile.violation), ("auth0|1", &None));
+    assert_eq!(profile.account.created_at.unwrap().seconds, 1_714_566_896);
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_refused_with_its_place() {
+    let records = json_lines(b"{\"username\": \"J\xfcrgen\"}\n{\"username\": \"b\"}", 5, &[]).unwrap();
+    let violation = records[0].violation.as_ref().unwrap();
+    assert!(violation.reason.starts_with("is not UTF-8 in column 16: convert the file"), "{violation:?}");
+    assert_eq!(outcomes(&records)[1], "b");
+
+    let records = csv(b"username,password_hash\n\"a\nJ\xfc\",!\n", 5, &[]).unwrap().unwrap();
+    let violation = records[0].violation.as_ref().unwrap();
+    assert!(
+        violation.reason.starts_with("goes on to line 3, which is not UTF-8 in column 2"),
+        "{violation:?}"
+    );
+    let error = csv(b"usern\xe4me,password_hash\n", 5, &[]).unwrap_err();
+    assert!(error.starts_with("line 1: is not UTF-8 in column 6"), "{error}");
+
+    let error = keycloak(b"{\"users\": [\n{\"username\":\n\"\xfc\"}]}", 5).unwrap_err();
+    assert_eq!((error.line, error.reason.starts_with("is not UTF-8 in column 2")), (3, true), "{error:?}");
 }

@@ -29,7 +29,21 @@ const PAGES: [(&str, &str); 5] = [
     ("docs/runbook.md", USED),
     ("docs/sessions.md", USED),
 ];
-const IMPORTED: &str = r#"echo '{"username": "carl", "password_hash": "$2b$04$abcdefghijklmnopqrstuuVGOjx7zCSRPdlpXVLTBdTLM5GnlwWDu"}' > users.jsonl"#;
+const IMPORTED: &str = r#"
+    echo '{"username": "carl", "password_hash": "$2b$04$abcdefghijklmnopqrstuuVGOjx7zCSRPdlpXVLTBdTLM5GnlwWDu"}' > users.jsonl
+    cat > shop-realm.json <<'END'
+    {
+      "realm" : "shop",
+      "users" : [ {
+        "username" : "dora", "enabled" : true, "credentials" : [ {
+          "type" : "password",
+          "secretData" : "{\"value\":\"yqSq2SygY1sB4EcH9f2FG0JTMES+wqLsOT5YmiRBplI=\",\"salt\":\"MDEyMzQ1Njc4OWFiY2RlZg==\"}",
+          "credentialData" : "{\"hashIterations\":1000,\"algorithm\":\"pbkdf2-sha256\"}"
+        } ]
+      } ]
+    }
+END
+    echo '{"_id": {"$oid": "5dea9f9c82dd7c0e76e4ec93"}, "email": "emil@example.org", "passwordHash": "$2b$04$7DPyO1.HoQ6UMEFXZ5MjIeVA28fZp3qmjKu6fzuqc4CWGke4M1QEy"}' > hashes.ndjson"#;
 const USED: &str = "
     echo 'correct horse battery staple' | latchkey account add alice
     echo 'correct horse battery staple' | latchkey login alice --device Phone

@@ -19,6 +19,8 @@ use crate::support::{
 };
 
 const DUMPS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/django/");
+/// Made by `make_exports.py` in the same folder.
+const EXPORTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/");
 
 /// A server and the files to import.
 struct ImportTest {
@@ -211,6 +213,90 @@ fn a_real_dump_of_django_is_imported() {
         assert!(shop.logs_in("root") && shop.logs_in("jürgen"), "{dump}");
         assert!(!shop.logs_in("sso") && !shop.logs_in("blank") && !shop.logs_in("gone"), "{dump}");
     }
+}
+
+#[test]
+fn users_of_keycloak_log_in_with_their_passwords() {
+    let shop = ImportTest::open();
+    let realm = format!("{EXPORTS}keycloak/shop-realm.json");
+    let (code, report) = shop.import_json(Path::new(&realm), &["--group-role", "Content Editors=editors"]);
+    assert_eq!((code, &report["added"], &report["skipped"]), (1, &json!(6), &json!(1)), "{report}");
+    let refused: Vec<_> =
+        report["refused"].as_array().unwrap().iter().map(|user| user["username"].as_str().unwrap()).collect();
+    assert_eq!(refused, ["sso", "bcrypt"]);
+    for username in ["argon2", "sha1", "sha256", "sha256-long", "sha512"] {
+        assert!(shop.logs_in(username), "{username}");
+        assert_ne!(shop.latchkey(&["login", username], "another password").code, 0, "{username}");
+    }
+    assert!(!shop.logs_in("gone") && !shop.logs_in("sso"));
+    let accounts = shop.accounts();
+    let argon2 = "0ce753ea-acf7-8542-192b-0639c61868a7 argon2 enabled editors,staff".to_owned();
+    assert!(
+        accounts.contains(&argon2) && accounts.iter().any(|line| line.ends_with(" gone disabled")),
+        "{accounts:?}"
+    );
+    // The files of users that `kc.sh export --dir` writes have the same users.
+    let users = format!("{EXPORTS}keycloak/shop-users-0.json");
+    let (code, report) = shop.import_json(Path::new(&users), &["--group-role", "Content Editors=editors"]);
+    assert_eq!((code, &report["present"]), (0, &json!(3)), "{report}");
+    let other = ImportTest::open();
+    let by_email = ["--format", "keycloak", "--username-field", "email", "--group-role", "Content Editors="];
+    assert_eq!(other.import(Path::new(&users), &by_email).code, 0);
+    assert!(other.logs_in("sha1@example.org"));
+}
+
+#[test]
+fn users_of_auth0_log_in_with_their_passwords() {
+    let shop = ImportTest::open();
+    let (code, report) =
+        shop.import_json(Path::new(&format!("{EXPORTS}auth0/hashes.ndjson")), &["--role", "staff"]);
+    assert_eq!((code, &report["added"]), (1, &json!(3)), "{report}");
+    assert_eq!(report["refused"][0]["username"], "social@example.org");
+    let (code, report) = shop.import_json(Path::new(&format!("{EXPORTS}auth0/bulk.json")), &[]);
+    assert_eq!((code, &report["added"]), (1, &json!(4)), "{report}");
+    for username in [
+        "anna@example.org",
+        "named",
+        "moved@example.org",
+        "argon@example.org",
+        "pbkdf2@example.org",
+        "scrypt@example.org",
+    ] {
+        assert!(shop.logs_in(username), "{username}");
+        assert_ne!(shop.latchkey(&["login", username], "another password").code, 0, "{username}");
+    }
+    assert!(!shop.logs_in("seven"), "blocked");
+    assert!(shop.accounts().contains(&"auth0|euclid moved@example.org enabled staff".to_owned()));
+}
+
+#[test]
+fn a_file_in_another_encoding_is_refused_with_the_remedy() {
+    let shop = ImportTest::open();
+    let text = format!("username,password_hash\nJürgen,{}\n", hash().replace(',', "\u{201a}"));
+    let little: Vec<_> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let big: Vec<_> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    for (mark, bytes, encoding) in [
+        (&b"\xff\xfe"[..], &little, "UTF-16"),
+        (b"\xfe\xff", &big, "UTF-16"),
+        (b"", &little, "UTF-16LE"),
+        (b"", &big, "UTF-16BE"),
+    ] {
+        let file = shop.file("users.csv", [mark, bytes].concat());
+        let done = shop.import(&file, &[]);
+        assert_eq!((done.code, done.out.as_str()), (2, ""), "{done:?}");
+        let remedy =
+            format!("is {encoding}: convert it with `iconv -f {encoding} -t UTF-8 {}`", file.display());
+        assert!(done.err.contains(&remedy), "{done:?}");
+        // The remedy works.
+        let words = ["-f", encoding, "-t", "UTF-8", file.to_str().unwrap()];
+        let converted = std::process::Command::new("iconv").args(words).output().unwrap().stdout;
+        assert_eq!(String::from_utf8(converted).unwrap().trim_start_matches('\u{feff}'), text);
+    }
+    let latin: Vec<_> =
+        "username,password_hash\nanna,!\nJürgen,!\n".chars().map(|c| u8::try_from(c).unwrap()).collect();
+    let done = shop.import(&shop.file("latin.csv", latin), &[]);
+    assert_eq!(done.code, 1);
+    assert!(done.out.contains("line 3: is not UTF-8 in column 2: convert the file"), "{done:?}");
 }
 
 #[test]
