@@ -282,12 +282,33 @@ node_versions() {
 
 test_java() {
   scripts/tools.sh install java
-  local mvn=(mvn --batch-mode --no-transfer-progress -Dstyle.color=never -q -f clients/java/pom.xml)
-  again "${mvn[@]}" test-compile
-  "${mvn[@]}" test
-  local classes=clients/java/target
-  scenarios Java "$(tool java) -XX:TieredStopAtLevel=1 \
-    -cp $classes/test-classes:$classes/classes:$(<$classes/test.classpath) latchkey.sample.Sample"
+  # A repository of its own, so that a test never uses packages that a developer has installed, nor installs any. It
+  # begins with the downloads of the developer.
+  local repository=$out/m2 java sample
+  if [[ ! -d $repository ]]; then
+    mkdir -p "$repository"
+    cp -al ~/.m2/repository/. "$repository" 2>/dev/null || say "downloading all packages from Maven Central"
+  fi
+  rm -rf "$repository/io/github/latchkey-auth"
+  local mvn=(mvn --batch-mode --no-transfer-progress -Dstyle.color=never -q "-Dmaven.repo.local=$repository")
+  again "${mvn[@]}" -f clients/java -DskipTests -Dmaven.javadoc.skip test-compile
+  # Builds the jars with sources and documentation, runs the tests, and installs the jars.
+  "${mvn[@]}" -f clients/java "-Dlatchkey.program=$target/debug/latchkey" install
+
+  # A short JVM start matters more than fast code.
+  java="$(tool java) -XX:TieredStopAtLevel=1"
+  local client=clients/java/client/target
+  scenarios "Java, gRPC" "$java -cp $client/test-classes:$client/classes:$(<$client/test.classpath) latchkey.sample.Sample"
+
+  # Like a user, outside of the repository and with the packed jars.
+  sample=$(mktemp -d)
+  cp -r examples/java/servlet examples/java/spring-boot "$sample"
+  rm -rf "$sample"/*/target
+  again "${mvn[@]}" -f "$sample/servlet" package
+  again "${mvn[@]}" -f "$sample/spring-boot" package
+  scenarios_http "Java, servlet" "$java -cp '$sample/servlet/target/greeter.jar:$sample/servlet/target/lib/*' example.Greeter"
+  scenarios_http "Java, Spring Boot" "$java -jar $sample/spring-boot/target/greeter.jar"
+  rm -r "$sample"
 }
 
 # Its own tests run with those of Latchkey; this plays only the common scenarios, and packs the crates.

@@ -122,7 +122,7 @@ fn the_pages_show_the_guards_that_are_tested() {
         ("node/README.md", "../examples/node/fastify.ts"),
         ("node/README.md", "../examples/node/nest.ts"),
         ("../docs/integration.md", "../examples/node/express.ts"),
-        ("java/README.md", "java/src/test/java/latchkey/sample/Sample.java"),
+        ("java/README.md", "java/client/src/test/java/latchkey/sample/Sample.java"),
         ("../docs/integration.md", "../crates/latchkey-client/examples/guarded/main.rs"),
         ("../docs/integration.md", "../crates/latchkey-client/examples/guarded_axum.rs"),
     ] {

@@ -63,6 +63,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("docs/integration.md", "(cd clients/node", "downloads packages; `make test-clients` does the same"),
     ("docs/integration.md", "LISTEN=", "`make test-clients` runs this service"),
     ("docs/integration.md", "python3 -m venv", "downloads packages; `make test-clients` does the same"),
+    ("docs/integration.md", "mvn ", "downloads packages; `make test-clients` does the same"),
     ("docs/integration.md", "export PATH=", "names the release profile; the README has the same commands"),
     (
         "docs/integration.md",

@@ -1,0 +1,2 @@
+/** Guards servlets, from Servlet 6.0 (Jakarta EE 10) on. */
+package latchkey.servlet;
