@@ -165,7 +165,7 @@ export class Client {
   readonly #callerKey: string | undefined;
   readonly #timeout: number;
 
-  /** `address` is a target of gRPC, such as `127.0.0.1:50051` or `dns:///latchkey.internal:50051`. */
+  /** `address` is a target of gRPC, such as `127.0.0.1:50051` or `dns:///latchkey.example:50051`. */
   constructor(address: string, options: ClientOptions = {}) {
     const channelCredentials = options.credentials ?? credentials.createInsecure();
     this.auth = new AuthServiceClient(address, channelCredentials, {
