@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/tools.sh install redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx \
-  helm kubernetes-decoder prometheus connect-client connect-es chromium openapi
+  helm kubernetes-decoder prometheus connect-client connect-es chromium openapi apache authlib spring-resource-server
 
 # The tests look for a program in its variable first, then on the PATH.
 for tool in redis=LATCHKEY_TEST_REDIS_SERVER valkey=LATCHKEY_TEST_VALKEY_SERVER grpcurl=LATCHKEY_TEST_GRPCURL \
@@ -13,7 +13,8 @@ for tool in redis=LATCHKEY_TEST_REDIS_SERVER valkey=LATCHKEY_TEST_VALKEY_SERVER 
   envoy=LATCHKEY_TEST_ENVOY nginx=LATCHKEY_TEST_NGINX helm=LATCHKEY_TEST_HELM \
   kubernetes-decoder=LATCHKEY_TEST_KUBERNETES_DECODER prometheus=LATCHKEY_TEST_PROMETHEUS \
   connect-client=LATCHKEY_TEST_CONNECT_CLIENT \
-  connect-es=LATCHKEY_TEST_CONNECT_ES chromium=LATCHKEY_TEST_CHROMIUM openapi=LATCHKEY_TEST_OPENAPI; do
+  connect-es=LATCHKEY_TEST_CONNECT_ES chromium=LATCHKEY_TEST_CHROMIUM openapi=LATCHKEY_TEST_OPENAPI \
+  apache=LATCHKEY_TEST_APACHE authlib=LATCHKEY_TEST_AUTHLIB spring-resource-server=LATCHKEY_TEST_SPRING; do
   if path=$(scripts/tools.sh path "${tool%%=*}"); then
     export "${tool#*=}=$path"
     printf 'test: %s=%s\n' "${tool#*=}" "$path" >&2

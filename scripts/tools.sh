@@ -5,11 +5,12 @@
 #   scripts/tools.sh path NAME         print the path; no output and status 1 if it is missing
 #
 # Names: redis postgres mariadb pgbouncer valkey grpcurl grpc-health-probe django grpcio envoy nginx buf cargo-deny
-# helm kubernetes-decoder prometheus connect-client connect-es chromium openapi cargo-machete rustfmt clippy c++, for
-# the clients go staticcheck node node20 node22 java clients-python clients-python-3.10 clients-python-3.13, for `make peers`
-# wrk peers-python, and for `make release` cargo-about cargo-cyclonedx cargo-deb. Programs that do not need a system-wide
-# installation go below the target directory. Those that a test can do without are optional for developers: the script
-# reports which tests are skipped. With CI=true they are required.
+# helm kubernetes-decoder prometheus connect-client connect-es chromium openapi apache authlib spring-resource-server
+# cargo-machete rustfmt clippy c++, for the clients go staticcheck node node20 node22 java clients-python
+# clients-python-3.10 clients-python-3.13, for `make peers` wrk peers-python, and for `make release` cargo-about
+# cargo-cyclonedx cargo-deb. Programs that do not need a system-wide installation go below the target directory. Those that
+# a test can do without are optional for developers: the script reports which tests are skipped. With CI=true they are
+# required.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,6 +25,7 @@ readonly CONNECT_ES=tests/fixtures/connect-es
 readonly OPENAPI=tests/fixtures/openapi/requirements.txt
 readonly DJANGO=tests/fixtures/django/requirements.txt
 readonly GRPCIO=tests/fixtures/grpcio/requirements.txt
+readonly OAUTH=tests/fixtures/oauth
 readonly ENVOY=1.40.0
 readonly GO=1.26.6
 readonly STATICCHECK=v0.8.2
@@ -69,10 +71,15 @@ apt_install() {
 
 # Unpacks a Debian package into its own folder. It is not installed, so its service is not started.
 apt_unpack() {
+  rm -rf "$2"
+  apt_add "$1" "$2"
+}
+
+# The same, into a folder with other packages.
+apt_add() {
   local package=$1 into=$2
   have apt-get && have dpkg-deb || return 1
   say "unpacking $package from apt-get"
-  rm -rf "$into"
   mkdir -p "$into"
   if ! (cd "$into" && apt-get -qq download "$package" >&2); then
     local root=()
@@ -157,6 +164,13 @@ node_install() {
   (cd "$into" && PATH=${node%/*}:$PATH npm ci --ignore-scripts --no-fund --no-audit --loglevel=error) >&2 || return 1
   printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$node" "$into/$name.js" >"$into/$name"
   chmod +x "$into/$name"
+}
+
+# Whether these programs exist and all their libraries are in the folder or installed.
+has_libraries() {
+  local folder=$1 found
+  shift
+  found=$(LD_LIBRARY_PATH=$folder ldd "$@" 2>/dev/null) && [[ $found != *'not found'* ]]
 }
 
 # Prints the first argument that is an executable file.
@@ -308,6 +322,27 @@ path_of() {
     chromium)
       first_executable "${LATCHKEY_TEST_CHROMIUM:-}" "$(command -v chromium)" "$(command -v google-chrome)"
       ;;
+    # Apache with mod_auth_openidc, and the libraries of both.
+    apache)
+      first_executable "${LATCHKEY_TEST_APACHE:-}" ||
+        { has_libraries "$tools"/apache/usr/lib/*-linux-gnu "$tools/apache/usr/sbin/apache2" \
+          "$tools/apache/usr/lib/apache2/modules/mod_auth_openidc.so" &&
+          first_executable "$tools/apache/usr/sbin/apache2"; }
+      ;;
+    # A Python with authlib.
+    authlib)
+      first_executable "${LATCHKEY_TEST_AUTHLIB:-}" || venv_python "$OAUTH/requirements.txt" "$tools/authlib"
+      ;;
+    # A program with Spring Security, as a jar. It is built again when its source changes.
+    spring-resource-server)
+      if [[ -n ${LATCHKEY_TEST_SPRING:-} ]]; then
+        printf '%s\n' "$LATCHKEY_TEST_SPRING"
+      else
+        local built=$tools/spring-resource-server
+        diff -rq "$OAUTH/spring" "$built/source" >/dev/null 2>&1 && [[ -f $built/resource-server.jar ]] &&
+          printf '%s\n' "$built/resource-server.jar"
+      fi
+      ;;
     nginx) first_executable "${LATCHKEY_TEST_NGINX:-}" "$(command -v nginx)" /usr/sbin/nginx ;;
     buf) first_executable "$tools/buf-$BUF/bin/buf" ;;
     cargo-deny) cargo deny --version 2>/dev/null ;;
@@ -360,6 +395,22 @@ install_one() {
     # It has too many libraries to be unpacked without being installed. It runs no service.
     chromium) apt_install chromium ;;
     prometheus) apt_unpack prometheus "$tools/prometheus" ;;
+    apache)
+      local package
+      rm -rf "$tools/apache"
+      for package in apache2-bin libapache2-mod-auth-openidc libcjose0 libhiredis0.14 libapr1 libaprutil1 libjansson4; do
+        apt_add "$package" "$tools/apache" || return 1
+      done
+      ;;
+    authlib) venv_install "$OAUTH/requirements.txt" "$tools/authlib" ;;
+    spring-resource-server)
+      java_command >/dev/null || apt_install openjdk-17-jdk-headless maven || return 1
+      local built=$tools/spring-resource-server
+      say "building $OAUTH/spring"
+      rm -rf "$built" && mkdir -p "$built" && cp -r "$OAUTH/spring" "$built/source" &&
+        mvn -q -B -f "$built/source/pom.xml" "-DbuildDirectory=$built/target" package >&2 &&
+        mv "$built/target/resource-server.jar" "$built/"
+      ;;
     nginx) apt_install nginx-light || apt_install nginx ;;
     buf) pip_install buf-bin "$BUF" "$tools/buf-$BUF" || die "buf could not be installed" ;;
     cargo-deny)
@@ -402,7 +453,7 @@ install_one() {
 
 optional() {
   [[ $1 =~ ^(pgbouncer|valkey|grpcurl|grpc-health-probe|django|grpcio|envoy|nginx|helm|kubernetes-decoder|prometheus)$ ||
-    $1 =~ ^(connect-client|connect-es|chromium|openapi|node20|node22|clients-python-3\..*)$ ]]
+    $1 =~ ^(connect-client|connect-es|chromium|openapi|apache|authlib|spring-resource-server|node20|node22|clients-python-3\..*)$ ]]
 }
 
 case ${1:-} in

@@ -9,6 +9,7 @@ mod paths;
 mod probe;
 mod programs;
 mod reasons;
+mod resource_servers;
 mod rest;
 
 use std::net::SocketAddr;

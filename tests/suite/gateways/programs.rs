@@ -1,8 +1,10 @@
-//! Envoy and nginx with the samples in `deploy/`, in which tests change only ports and what they name.
+//! Envoy, nginx and Apache with the samples in `deploy/`, in which tests change only ports and what they name.
 
 use std::{
+    fmt::Write as _,
     fs,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -10,7 +12,12 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::{address::unused_address, child_server::ChildServer, http, skip::find_program};
+use crate::support::{
+    address::unused_address,
+    child_server::{ChildServer, is_root},
+    http,
+    skip::{find_program, named_program},
+};
 
 /// How long a gateway may take to start.
 const STARTED: Duration = Duration::from_secs(20);
@@ -141,4 +148,63 @@ pub async fn nginx(latchkey: SocketAddr, app: SocketAddr, changes: &[(&str, &str
         }
     }
     panic!("nginx did not start: {}", fs::read_to_string(dir.path().join("log")).unwrap_or_default());
+}
+
+/// Starts Apache with its sample, for a service at `app`.
+pub async fn apache(app: SocketAddr, changes: &[(&str, &str)]) -> Option<Gateway> {
+    let program = named_program("Apache", "LATCHKEY_TEST_APACHE")?;
+    let usr = program.ancestors().nth(2).unwrap();
+    let modules = usr.join("lib/apache2/modules");
+    let libraries = fs::read_dir(usr.join("lib")).unwrap().map(|entry| entry.unwrap().path());
+    let libraries: Vec<_> = libraries
+        .filter(|path| path.to_str().is_some_and(|path| path.ends_with("-linux-gnu")))
+        .map(|path| path.display().to_string())
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    // Its workers are not root, and read the certificate.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for _ in 0..10 {
+        let address = unused_address();
+        let (listen, app) = (address.to_string(), app.to_string());
+        let mut all = vec![("127.0.0.1:8080", &*listen), ("127.0.0.1:3000", &*app)];
+        all.extend_from_slice(changes);
+        let conf = dir.path().join("latchkey.conf");
+        fs::write(&conf, sample("apache/latchkey.conf", &all)).unwrap();
+        // The sample is a part of apache2.conf.
+        let temp = dir.path().display();
+        let mut main = format!(
+            "ServerRoot {temp}\nServerName localhost\nPidFile {temp}/pid\nErrorLog {temp}/log\nMutex pthread\n\
+             StartServers 1\nServerLimit 1\nThreadsPerChild 8\nMaxRequestWorkers 8\nMinSpareThreads 1\n"
+        );
+        for name in [
+            "mpm_event",
+            "authn_core",
+            "authz_core",
+            "authz_user",
+            "headers",
+            "proxy",
+            "proxy_http",
+            "auth_openidc",
+        ] {
+            writeln!(main, "LoadModule {name}_module {}/mod_{name}.so", modules.display()).unwrap();
+        }
+        if is_root() {
+            main += "User nobody\nGroup nogroup\n";
+        }
+        writeln!(main, "Include {}", conf.display()).unwrap();
+        let file = dir.path().join("apache2.conf");
+        fs::write(&file, main).unwrap();
+        let mut command = Command::new("env");
+        command.arg(format!("LD_LIBRARY_PATH={}", libraries.join(":"))).arg(&program);
+        command.args(["-D", "FOREGROUND", "-f"]).arg(&file);
+        let mut process = ChildServer::start(&command, "TERM", None);
+        let begun = Instant::now();
+        while !process.has_ended() && begun.elapsed() < STARTED {
+            if http::try_get(address, "/", &[]).await.is_some() {
+                return Some(Gateway { address, _process: process, _dir: dir });
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    panic!("Apache did not start: {}", fs::read_to_string(dir.path().join("log")).unwrap_or_default());
 }
