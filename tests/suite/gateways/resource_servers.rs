@@ -1,4 +1,4 @@
-//! OAuth 2.0 resource servers of others, which introspect at Latchkey: authlib, Apache with mod_auth_openidc and its
+//! OAuth 2.0 resource servers of others, which introspect at Latchkey: authlib, Apache with `mod_auth_openidc` and its
 //! sample in `deploy/`, and Spring Security. Each of them has a page for everybody with a token, and one that needs the
 //! role `admin`, which is a scope for them.
 
