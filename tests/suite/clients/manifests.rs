@@ -160,7 +160,7 @@ fn the_names_of_the_clients_stand_for_the_repository() {
 /// A name that was given up must not come back in a page or an import.
 #[test]
 fn nothing_uses_an_earlier_name_of_a_client() {
-    let earlier = ["latchkey.internal", "@latchkey/client", "<groupId>latchkey</groupId>"];
+    let earlier = ["latchkey.internal/go", "@latchkey/client", "<groupId>latchkey</groupId>"];
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = ["clients", "docs", "examples"].map(|folder| root.join(folder)).to_vec();
     while let Some(folder) = folders.pop() {
