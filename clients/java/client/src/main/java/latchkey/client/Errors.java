@@ -29,10 +29,10 @@ final class Errors {
     ErrorInfo info = detail(details, ErrorInfo.getDefaultInstance());
     String message = status.getDescription() == null ? status.getCode().name() : status.getDescription();
     if (!info.getDomain().equals(DOMAIN)) {
-      // From gRPC itself, or a proxy.
+      // From gRPC itself, or a proxy. A connection that closes under a call is UNKNOWN or INTERNAL.
       String reason = status.getCode().name();
       return switch (status.getCode()) {
-        case UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED ->
+        case UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNKNOWN, INTERNAL ->
             new UnavailableException(reason, message, RETRY_AFTER, thrown);
         default -> new LatchkeyException(reason, message, thrown);
       };
