@@ -406,7 +406,8 @@ impl Services {
     fn new(config: &Config, dispatcher: Dispatcher) -> Result<Self, String> {
         let (dispatcher, pages) = (Arc::new(dispatcher), Arc::new(gateways::pages(config)?));
         let json = (config.listen.json || config.listen.grpc_json)
-            .then(|| Json::new(Arc::clone(&dispatcher), Arc::clone(&pages)).map(Arc::new));
+            .then(|| Json::new(Arc::clone(&dispatcher), Arc::clone(&pages), gateways::oauth(config)))
+            .map(|json| json.map(Arc::new));
         Ok(Self { json: json.transpose()?, dispatcher, pages })
     }
 

@@ -41,6 +41,16 @@ pub use self::sections::{
 /// Every configuration key with its default and its meaning, as TOML.
 pub const DEFAULTS: &str = include_str!("config.default.toml");
 
+/// Parses the URL of a server, to which paths can be appended: without user, query and fragment.
+pub fn base_url(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let is_plain = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain).then_some(url)
+}
+
 /// An error in the configuration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

@@ -1,4 +1,4 @@
-//! Turns settings into the gateway, forward-auth and cookies.
+//! Turns settings into the gateway, forward-auth, cookies and OAuth.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::{
     admission::Connection,
-    config::{self, Config},
+    config::{self, Config, ValidateAccess, base_url},
     domain::{Engine, Error},
     gateway::{Gateway, GatewaySettings, HeaderNames},
     grpc::{
@@ -16,6 +16,7 @@ use crate::{
         cookie::{SameSite, TokenCookie},
     },
     http::forward_auth::{CallerCheck, ForwardAuth},
+    json::OAuthSettings,
 };
 
 /// Creates the gateway that both ports share.
@@ -55,6 +56,21 @@ fn token_cookie(config: &Config) -> Option<TokenCookie> {
 
 pub(super) fn forward_auth(config: &Config, gateway: &Arc<Gateway>, access: Access) -> ForwardAuth {
     ForwardAuth::new(Arc::clone(gateway), Arc::new(Callers(access)), config.server.request_timeout)
+}
+
+/// The settings of OAuth. The endpoints are at `listen.http_url` or, if it is not set, below the issuer.
+pub(super) fn oauth(config: &Config) -> OAuthSettings {
+    let issuer = &config.token.issuer;
+    let path = base_url(issuer).map(|url| url.path().trim_end_matches('/').to_owned());
+    let http_url = &config.listen.http_url;
+    let base = if http_url.is_empty() { issuer } else { http_url };
+    OAuthSettings {
+        issuer: issuer.clone(),
+        audience: config.token.audience.clone(),
+        issuer_path: path,
+        base_url: base.trim_end_matches('/').to_owned(),
+        needs_caller: config.access.validate == ValidateAccess::Caller,
+    }
 }
 
 /// Checks the callers of forward-auth by the rule of Validate.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::{CacheSize, ClientCertificate, Config, ConfigError};
+use super::{CacheSize, ClientCertificate, Config, ConfigError, base_url};
 use crate::domain::{password::Argon2Params, sessions::MAX_TOMBSTONES, webhook::secret::Secret};
 
 /// The errors of a configuration, each once.
@@ -34,6 +34,11 @@ pub(super) fn check(config: &Config, errors: &mut Errors) {
     let listen = &config.listen;
     if listen.grpc == listen.http && listen.grpc.port() != 0 {
         errors.add(format!("listen.grpc and listen.http are both {}: choose two ports", listen.grpc));
+    }
+    if !listen.http_url.is_empty() && base_url(&listen.http_url).is_none() {
+        errors.add(
+            "listen.http_url is not a URL such as https://auth.example.com, without user, query and fragment",
+        );
     }
     sessions(config, errors);
     accounts(config, errors);

@@ -14,6 +14,7 @@ use crate::domain::keyring::KeyAlgorithm;
 pub struct Listen {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
+    pub http_url: String,
     pub json: bool,
     pub grpc_json: bool,
 }

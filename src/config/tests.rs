@@ -53,6 +53,24 @@ fn the_environment_overrides_the_file_and_the_file_the_defaults() {
 }
 
 #[test]
+fn a_base_url_has_no_user_query_or_fragment() {
+    for good in ["https://auth.example.com", "http://127.0.0.1:8081/", "https://example.com/auth"] {
+        assert!(load(&format!("[listen]\nhttp_url = '{good}'\n"), &[]).is_ok(), "{good}");
+    }
+    for wrong in [
+        "latchkey",
+        "auth.example.com:8081",
+        "ftp://a.b",
+        "https://u:p@a.b",
+        "https://a.b?c",
+        "https://a.b#c",
+    ] {
+        let error = error_of(&format!("[listen]\nhttp_url = '{wrong}'\n"), &[]);
+        assert!(error.starts_with("listen.http_url is not a URL"), "{wrong}: {error}");
+    }
+}
+
+#[test]
 fn the_size_of_the_near_cache_is_a_number_or_auto() {
     let file = |value: &str| load(&format!("[validate]\ncache_mib = {value}\n"), &[]);
     let variable = |value| load("", &[("LATCHKEY_VALIDATE__CACHE_MIB", value)]);

@@ -36,6 +36,11 @@ pub struct AccessSettings {
     pub certificates: Certificates,
 }
 
+/// In the extensions of a request, demands that its caller key be known even if the method is open to everybody: OAuth
+/// answers every wrong client credential with an error.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProvenCaller;
+
 /// Authenticates callers and checks their roles.
 pub struct Access {
     /// The SHA-256 hash of the admin key. The key is random, so a fast hash is enough.
@@ -73,20 +78,36 @@ impl Access {
     ) -> Result<Option<Arc<str>>, Error> {
         let keys = CallerKeys::find(headers);
         let Some(required) = self.role_for(rule) else { return Ok(self.identify_from_memory(&keys, peer)) };
-        let identity = match keys {
-            CallerKeys::One(key) if self.is_admin_key(key.as_bytes()) => admin(),
-            CallerKeys::One(key) => self.authenticate_key(key).await?,
-            CallerKeys::None => self.authenticate_certificate(peer)?,
-            CallerKeys::Several => {
-                return Err(Error::CallerUnauthenticated(
-                    "there are several caller keys in `x-latchkey-key`: send one",
-                ));
-            }
-        };
+        let identity = self.authenticate(&keys, peer).await?;
         if identity.roles.allow(required) {
             Ok(Some(identity.name))
         } else {
             Err(Error::CallerNotAllowed { caller: identity.name, role: required })
+        }
+    }
+
+    /// Like [`check`](Self::check), but an unknown key is an error even if the method is open to everybody.
+    pub(super) async fn check_proven(
+        &self,
+        rule: Rule,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> Result<Option<Arc<str>>, Error> {
+        let keys = CallerKeys::find(headers);
+        if self.requires_role(rule) || matches!(keys, CallerKeys::None) {
+            return self.check(rule, headers, peer).await;
+        }
+        Ok(Some(self.authenticate(&keys, peer).await?.name))
+    }
+
+    async fn authenticate(&self, keys: &CallerKeys<'_>, peer: &Peer) -> Result<Identity, Error> {
+        match keys {
+            CallerKeys::One(key) if self.is_admin_key(key.as_bytes()) => Ok(admin()),
+            CallerKeys::One(key) => self.authenticate_key(key).await,
+            CallerKeys::None => self.authenticate_certificate(peer),
+            CallerKeys::Several => Err(Error::CallerUnauthenticated(
+                "there are several caller keys in `x-latchkey-key`: send one",
+            )),
         }
     }
 

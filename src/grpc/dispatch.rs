@@ -20,7 +20,7 @@ use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
 use super::{
-    access::Access,
+    access::{Access, ProvenCaller},
     cookie::{Cookies, ENABLE_HEADER},
     cross_site,
     deadline::{self, Deadline},
@@ -168,7 +168,7 @@ impl Dispatcher {
     {
         let timeout = deadline::timeout(request.headers(), self.settings.timeout);
         let response = async {
-            if self.access.requires_role(Rule::Validator) {
+            if self.access.requires_role(Rule::Validator) || is_proven(surface, &request) {
                 self.check_caller(Rule::Validator, peer, id, &mut request).await?;
             }
             self.select_token(id, &mut request).await?;
@@ -259,7 +259,12 @@ impl Dispatcher {
         id: Option<&RequestId>,
         request: &mut Request<B>,
     ) -> Result<(), Status> {
-        match self.access.check(rule, request.headers(), peer).await {
+        let checked = if request.extensions().get::<ProvenCaller>().is_some() {
+            self.access.check_proven(rule, request.headers(), peer).await
+        } else {
+            self.access.check(rule, request.headers(), peer).await
+        };
+        match checked {
             Ok(None) => Ok(()),
             Ok(Some(name)) => {
                 request.extensions_mut().insert(CallerName(name));
@@ -420,6 +425,11 @@ fn measured(response: Response<Body>, meter: CallMeter, sends_stream: bool) -> R
             response
         }
     }
+}
+
+/// Whether the caller key of a request for a verdict must be known, if there is one.
+fn is_proven<B>(surface: Surface, request: &Request<B>) -> bool {
+    surface == Surface::Json && request.extensions().get::<ProvenCaller>().is_some()
 }
 
 /// Returns the status code in headers or trailers.

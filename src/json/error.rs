@@ -8,7 +8,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde::Serialize;
 use serde_json::Value;
 use tonic::{Code, Status, body::Body};
-use tonic_types::{StatusExt as _, pb};
+use tonic_types::{ErrorDetails, StatusExt as _, pb};
 
 use super::headers::{self, Encoding};
 
@@ -54,13 +54,17 @@ pub(super) fn response(pool: &DescriptorPool, status: &Status) -> Response<Body>
         Some("INVALID_REQUEST") if is_large => StatusCode::PAYLOAD_TOO_LARGE,
         _ => http,
     };
-    if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
-        let seconds = delay.as_millis().div_ceil(1000).max(1);
-        if let Ok(seconds) = HeaderValue::try_from(seconds.to_string()) {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds);
-        }
+    if let Some(seconds) = retry_after(&details) {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
     }
     response
+}
+
+/// Returns the value of `retry-after` of an error that may be gone later.
+pub(super) fn retry_after(details: &ErrorDetails) -> Option<HeaderValue> {
+    let delay = details.retry_info()?.retry_delay?;
+    let seconds = delay.as_millis().div_ceil(1000).max(1);
+    HeaderValue::try_from(seconds.to_string()).ok()
 }
 
 /// Returns the name of a code and its status over HTTP.

@@ -6,7 +6,7 @@ use http::{header, request, uri};
 use http_body_util::Full;
 use tonic::{Code, Status, body::Body};
 
-use super::routes::{Kind, Method};
+use super::routes::Kind;
 use crate::grpc::status;
 
 /// The methods of HTTP that pages may use. The others need a caller key, which does not belong in a browser.
@@ -65,16 +65,21 @@ pub(super) fn encodings(kind: Kind, headers: &HeaderMap) -> Result<Encodings, Un
                 Box::new((Some(StatusCode::UNSUPPORTED_MEDIA_TYPE), status))
             })?,
     };
+    let is_gzip = is_gzip(headers).map_err(|status| Box::new((None, status)))?;
+    Ok(Encodings { body, is_gzip })
+}
+
+/// Whether the body of a request is compressed with gzip.
+pub(super) fn is_gzip(headers: &HeaderMap) -> Result<bool, Status> {
     let mut compressions = headers.get_all(header::CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
-    let is_gzip = match (compressions.next(), compressions.next()) {
-        (None | Some(b"identity" | b""), None) => false,
-        (Some(b"gzip"), None) => true,
+    match (compressions.next(), compressions.next()) {
+        (None | Some(b"identity" | b""), None) => Ok(false),
+        (Some(b"gzip"), None) => Ok(true),
         _ => {
             let message = "the content-encoding is not supported: send gzip or identity";
-            return Err(Box::new((None, status::not_served(Code::Unimplemented, message))));
+            Err(status::not_served(Code::Unimplemented, message))
         }
-    };
-    Ok(Encodings { body, is_gzip })
+    }
 }
 
 /// Whether a request has a body in a type of gRPC or gRPC-Web.
@@ -86,6 +91,16 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn content_type(headers: &HeaderMap) -> Option<Encoding> {
+    let (kind, is_utf8) = media_type(headers)?;
+    if kind.eq_ignore_ascii_case("application/json") && is_utf8 {
+        Some(Encoding::Json)
+    } else {
+        kind.eq_ignore_ascii_case("application/proto").then_some(Encoding::Proto)
+    }
+}
+
+/// Returns the content type without its parameters, and whether they allow UTF-8.
+pub(super) fn media_type(headers: &HeaderMap) -> Option<(&str, bool)> {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
     let mut parts = value.to_str().ok()?.split(';').map(str::trim);
@@ -96,11 +111,7 @@ fn content_type(headers: &HeaderMap) -> Option<Encoding> {
         }
         _ => true,
     });
-    if kind.eq_ignore_ascii_case("application/json") && is_utf8 {
-        Some(Encoding::Json)
-    } else {
-        kind.eq_ignore_ascii_case("application/proto").then_some(Encoding::Proto)
-    }
+    Some((kind, is_utf8))
 }
 
 /// Checks the version of Connect, which a client may leave out.
@@ -119,8 +130,8 @@ pub(super) fn is_from_same_origin(headers: &HeaderMap) -> bool {
         && headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin")
 }
 
-/// Makes the head of a request that of a request over gRPC.
-pub(super) fn translate(parts: &mut request::Parts, method: &Method) -> Result<(), Status> {
+/// Makes the head of a request that of a request over gRPC to the method with this path.
+pub(super) fn translate(parts: &mut request::Parts, path: &str) -> Result<(), Status> {
     let headers = &mut parts.headers;
     if let Some(timeout) = headers.remove(CONNECT_TIMEOUT) {
         headers.insert(GRPC_TIMEOUT, grpc_timeout(&timeout)?);
@@ -134,7 +145,7 @@ pub(super) fn translate(parts: &mut request::Parts, method: &Method) -> Result<(
     // A cookie is for the host that was called.
     uri.authority = parts.uri.authority().cloned();
     uri.scheme = uri.authority.is_some().then_some(uri::Scheme::HTTP);
-    uri.path_and_query = method.path.parse().ok();
+    uri.path_and_query = path.parse().ok();
     parts.uri = Uri::from_parts(uri).unwrap_or_default();
     parts.method = HttpMethod::POST;
     parts.version = Version::HTTP_2;

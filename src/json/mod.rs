@@ -4,12 +4,15 @@
 //! it, and the dispatcher serves it like a request over gRPC. So access rules, limits, deadlines, cookies and metrics
 //! are those of gRPC. All of this is driven by the descriptors: a new method needs no code here.
 //!
+//! [`oauth`] serves resource servers that speak OAuth 2.0 only, through the same dispatcher.
+//!
 //! The HTTP port serves [`Json::router`], the gRPC port [`port::WithJson`].
 
 mod error;
 mod events;
 mod headers;
 mod message;
+mod oauth;
 mod openapi;
 pub mod port;
 mod request;
@@ -27,13 +30,14 @@ use axum::{
     extract::{ConnectInfo, State},
 };
 use bytes::{Buf as _, Bytes};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use prost_reflect::DescriptorPool;
 use tonic::{Code, Status, body::Body, codegen::StdError};
 
 use self::{
     headers::{Encoding, LONGEST_CACHE},
+    oauth::OAuth,
     request::Transcoder,
     routes::{Found, Kind, Match, Routes},
 };
@@ -51,6 +55,8 @@ use crate::{
     transport::peer::Peer,
 };
 
+pub use self::oauth::OAuthSettings;
+
 /// The path of the description of all paths.
 const OPENAPI: &str = "/openapi.json";
 /// The length of the prefix of a message in gRPC.
@@ -62,16 +68,17 @@ pub struct Json {
     pages: Arc<Pages>,
     pool: DescriptorPool,
     routes: Routes,
+    oauth: OAuth,
     openapi: OnceLock<Bytes>,
 }
 
 impl Json {
     /// Translates requests for `dispatcher`, and serves these pages too.
-    pub fn new(dispatcher: Arc<Dispatcher>, pages: Arc<Pages>) -> Result<Self, String> {
+    pub fn new(dispatcher: Arc<Dispatcher>, pages: Arc<Pages>, oauth: OAuthSettings) -> Result<Self, String> {
         let pool = DescriptorPool::decode(pb::PUBLISHED)
             .map_err(|error| format!("failed to read the descriptors of the protocol: {error}"))?;
         let routes = Routes::new(&pool)?;
-        Ok(Self { dispatcher, pages, pool, routes, openapi: OnceLock::new() })
+        Ok(Self { dispatcher, pages, pool, routes, oauth: OAuth::new(oauth), openapi: OnceLock::new() })
     }
 
     /// Returns the router of the HTTP port for all paths of methods.
@@ -103,7 +110,11 @@ impl Json {
             PageOrigin::Allowed(origin) => Some(origin.clone()),
             // A browser hides the response from a page of another origin, but the call would have run.
             PageOrigin::Foreign => {
-                let mut response = self.error(&status::foreign_origin(FOREIGN_ORIGIN));
+                let status = status::foreign_origin(FOREIGN_ORIGIN);
+                let mut response = match self.oauth.find(request.uri().path()) {
+                    Some(_) => oauth::error(&status),
+                    None => self.error(&status),
+                };
                 response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
                 return response;
             }
@@ -128,6 +139,9 @@ impl Json {
         let path = request.uri().path();
         if path == OPENAPI {
             return if *request.method() == Method::GET { self.openapi() } else { self.not_allowed("GET") };
+        }
+        if let Some(endpoint) = self.oauth.find(path) {
+            return self.oauth.serve(&self.dispatcher, peer, endpoint, request).await;
         }
         match self.routes.find(request.method(), path) {
             Match::Found(found) => self.call(peer, found, request).await.unwrap_or_else(|error| {
@@ -180,10 +194,11 @@ impl Json {
             kind,
             captures,
             query: parts.uri.query().map(str::to_owned),
-            encodings,
+            encoding: encodings.body,
         };
-        headers::translate(&mut parts, method).map_err(|status| Box::new((None, status)))?;
-        let body = Transcoder::new(self.dispatcher.limit(body, &peer.connection), transcoding);
+        headers::translate(&mut parts, &method.path).map_err(|status| Box::new((None, status)))?;
+        let body = self.dispatcher.limit(body, &peer.connection);
+        let body = Transcoder::new(body, encodings.is_gzip, transcoding);
         let response = self.dispatcher.serve_on(Surface::Json, peer, Request::from_parts(parts, body)).await;
         Ok(if kind == Kind::Events {
             self.events(response, method)
@@ -199,31 +214,18 @@ impl Json {
         method: &routes::Method,
         encoding: Encoding,
     ) -> Response<Body> {
-        let (mut parts, body) = response.into_parts();
-        let mut failure = Status::from_header_map(&parts.headers);
-        let mut message = Bytes::new();
-        if failure.is_none() {
-            match ResponseBody::new(body, None).collect().await {
-                Ok(collected) => {
-                    let trailers = collected.trailers().and_then(Status::from_header_map);
-                    failure = trailers.filter(|status| status.code() != Code::Ok);
-                    message = collected.to_bytes();
-                }
-                Err(status) => failure = Some(status),
+        let (others, message) = received(response).await;
+        let message = match encoding {
+            Encoding::Proto => message,
+            Encoding::Json => {
+                message.and_then(|message| message::to_json(&method.output, message).map(Bytes::from))
             }
-        }
-        headers::clean(&mut parts.headers);
-        message.advance(PREFIX.min(message.len()));
-        let message = match (failure, encoding) {
-            (Some(status), _) => Err(status),
-            (None, Encoding::Proto) => Ok(message),
-            (None, Encoding::Json) => message::to_json(&method.output, message).map(Bytes::from),
         };
         let mut response = match message {
             Ok(message) => headers::response(encoding, message),
             Err(status) => self.error(&status),
         };
-        headers::add_missing(response.headers_mut(), parts.headers);
+        headers::add_missing(response.headers_mut(), others);
         response
     }
 
@@ -263,6 +265,27 @@ impl Json {
         headers.insert(header::CACHE_CONTROL, LONGEST_CACHE);
         response
     }
+}
+
+/// Returns the headers of a response of a unary method that are not those of gRPC, and its message.
+async fn received(response: Response<Body>) -> (HeaderMap, Result<Bytes, Status>) {
+    let (mut parts, body) = response.into_parts();
+    let failure = Status::from_header_map(&parts.headers);
+    headers::clean(&mut parts.headers);
+    let message = match failure {
+        Some(status) => Err(status),
+        None => ResponseBody::new(body, None).collect().await.and_then(|collected| {
+            match collected.trailers().and_then(Status::from_header_map) {
+                Some(status) if status.code() != Code::Ok => Err(status),
+                _ => Ok(collected.to_bytes()),
+            }
+        }),
+    };
+    let message = message.map(|mut message| {
+        message.advance(PREFIX.min(message.len()));
+        message
+    });
+    (parts.headers, message)
 }
 
 /// Answers a request to the HTTP port, where there are no client certificates.

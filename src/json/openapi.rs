@@ -11,7 +11,10 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value, json};
 
-use super::routes::{self, Kind, Rule};
+use super::{
+    oauth,
+    routes::{self, Kind, Rule},
+};
 use crate::grpc::{
     methods::{self, Rule as AccessRule},
     pb,
@@ -132,6 +135,14 @@ impl<'a> Document<'a> {
                 paths.entry(routes::path(&method)).or_default().insert("post".into(), operation);
             }
         }
+        let mut paths: BTreeMap<_, Value> =
+            paths.into_iter().map(|(path, operations)| (path, operations.into())).collect();
+        paths.extend(oauth::paths().into_iter().map(|(path, operations)| (path.to_owned(), operations)));
+        self.schemas.extend(oauth::schemas().map(|(name, schema)| (name.to_owned(), schema)));
+        tags.push(json!({
+            "name": "OAuth",
+            "description": "For resource servers and clients that speak OAuth 2.0 only.",
+        }));
         let codes: BTreeSet<_> = CODES.iter().map(|(code, _)| code.to_lowercase()).collect();
         let codes: Vec<_> =
             codes.into_iter().chain(["canceled", "unimplemented", "unknown"].map(Into::into)).collect();
@@ -160,6 +171,11 @@ impl<'a> Document<'a> {
                         "in": "header",
                         "name": "x-latchkey-key",
                         "description": "The key of a caller, for methods that need a role.",
+                    },
+                    "clientBasic": {
+                        "type": "http",
+                        "scheme": "basic",
+                        "description": "The key of a caller as the password.",
                     },
                 },
             },

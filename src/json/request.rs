@@ -16,42 +16,44 @@ use prost_reflect::{DynamicMessage, MessageDescriptor};
 use tonic::{Status, codegen::StdError};
 use url::form_urlencoded;
 
-use super::{
-    PREFIX,
-    headers::{Encoding, Encodings},
-    message,
-    routes::Kind,
-    template::Captures,
-};
+use super::{PREFIX, headers::Encoding, message, routes::Kind, template::Captures};
 use crate::grpc::{codec::MAX_REQUEST, status};
 
-/// How to translate a request.
+/// How to translate the body of a request, once it is complete.
+pub(super) trait Translate {
+    /// Returns the message in binary.
+    fn message(&self, body: Bytes) -> Result<Bytes, Status>;
+}
+
+/// How to translate a request in JSON or of Connect.
 pub(super) struct Transcoding {
     pub(super) message: MessageDescriptor,
     pub(super) kind: Kind,
     pub(super) captures: Captures,
     pub(super) query: Option<String>,
-    pub(super) encodings: Encodings,
+    pub(super) encoding: Encoding,
 }
 
 /// A body of one message.
-pub(super) struct Transcoder<B> {
+pub(super) struct Transcoder<B, T> {
     body: B,
+    is_gzip: bool,
     received: BytesMut,
     /// `None` at the end.
-    transcoding: Option<Transcoding>,
+    transcoding: Option<T>,
 }
 
-impl<B> Transcoder<B> {
-    pub(super) fn new(body: B, transcoding: Transcoding) -> Self {
-        Self { body, received: BytesMut::new(), transcoding: Some(transcoding) }
+impl<B, T> Transcoder<B, T> {
+    pub(super) fn new(body: B, is_gzip: bool, transcoding: T) -> Self {
+        Self { body, is_gzip, received: BytesMut::new(), transcoding: Some(transcoding) }
     }
 }
 
-impl<B> Body for Transcoder<B>
+impl<B, T> Body for Transcoder<B, T>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<StdError>,
+    T: Translate + Unpin,
 {
     type Data = Bytes;
     type Error = StdError;
@@ -77,7 +79,7 @@ where
                 }
                 None => {
                     let Some(transcoding) = this.transcoding.take() else { break };
-                    let framed = transcoding.framed(this.received.split().freeze());
+                    let framed = framed(&transcoding, this.is_gzip, this.received.split().freeze());
                     return Poll::Ready(Some(framed.map(Frame::data).map_err(Into::into)));
                 }
             }
@@ -90,19 +92,19 @@ where
     }
 }
 
-impl Transcoding {
-    /// Returns the message with the prefix of gRPC.
-    fn framed(&self, body: Bytes) -> Result<Bytes, Status> {
-        let body = if self.encodings.is_gzip { decompressed(&body)? } else { body };
-        let message = self.message(body)?;
-        let length = u32::try_from(message.len()).map_err(|_| status::message_too_large())?;
-        let mut framed = BytesMut::with_capacity(PREFIX + message.len());
-        framed.put_u8(0);
-        framed.put_u32(length);
-        framed.put(message);
-        Ok(framed.freeze())
-    }
+/// Returns the message with the prefix of gRPC.
+fn framed(transcoding: &impl Translate, is_gzip: bool, body: Bytes) -> Result<Bytes, Status> {
+    let body = if is_gzip { decompressed(&body)? } else { body };
+    let message = transcoding.message(body)?;
+    let length = u32::try_from(message.len()).map_err(|_| status::message_too_large())?;
+    let mut framed = BytesMut::with_capacity(PREFIX + message.len());
+    framed.put_u8(0);
+    framed.put_u32(length);
+    framed.put(message);
+    Ok(framed.freeze())
+}
 
+impl Translate for Transcoding {
     fn message(&self, body: Bytes) -> Result<Bytes, Status> {
         let has_query = self.query.as_ref().is_some_and(|query| !query.is_empty());
         match self.kind {
@@ -113,7 +115,7 @@ impl Transcoding {
             Kind::Query | Kind::Events if !body.is_empty() => {
                 return Err(status::invalid_message("", "this path takes no body"));
             }
-            Kind::Connect if self.encodings.body == Encoding::Proto => return Ok(body),
+            Kind::Connect if self.encoding == Encoding::Proto => return Ok(body),
             _ => {}
         }
         let captures = self.captures.iter().map(|(field, value)| (field.as_str(), value.as_str()));

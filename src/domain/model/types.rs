@@ -425,3 +425,19 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     getrandom::fill(&mut bytes).expect("the operating system provides randomness");
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_role_has_the_form_of_an_oauth_scope() {
+        // RFC 6749 section 3.3.
+        let is_in_scopes = |c: char| matches!(c, '!' | '#'..='[' | ']'..='~');
+        for byte in 0..=u8::MAX {
+            let c = char::from(byte);
+            assert!(Role::parse(&c.to_string()).is_err() || is_in_scopes(c), "{c:?}");
+        }
+        assert!(Role::parse("").is_err());
+    }
+}

@@ -25,6 +25,7 @@ mod limits;
 mod list_sessions;
 mod login;
 mod logout;
+mod oauth;
 mod overload;
 mod panics;
 mod passwords;
