@@ -58,17 +58,17 @@ pub(super) fn forward_auth(config: &Config, gateway: &Arc<Gateway>, access: Acce
     ForwardAuth::new(Arc::clone(gateway), Arc::new(Callers(access)), config.server.request_timeout)
 }
 
-/// The settings of OAuth. The endpoints are at `listen.http_url` or, if it is not set, below the issuer.
+/// The settings of OAuth. The endpoints are at `listen.http_url` or, if it is not set, below the issuer if that is a URL.
 pub(super) fn oauth(config: &Config) -> OAuthSettings {
     let issuer = &config.token.issuer;
     let path = base_url(issuer).map(|url| url.path().trim_end_matches('/').to_owned());
-    let http_url = &config.listen.http_url;
-    let base = if http_url.is_empty() { issuer } else { http_url };
+    let http_url = Some(config.listen.http_url.as_str()).filter(|url| !url.is_empty());
+    let base = http_url.or_else(|| path.is_some().then_some(issuer.as_str()));
     OAuthSettings {
         issuer: issuer.clone(),
         audience: config.token.audience.clone(),
         issuer_path: path,
-        base_url: base.trim_end_matches('/').to_owned(),
+        base_url: base.map(|url| url.trim_end_matches('/').to_owned()),
         needs_caller: config.access.validate == ValidateAccess::Caller,
     }
 }

@@ -7,7 +7,7 @@ use super::{convert, cookie::Cookies, origin::Origins, request_id::RequestId, st
 use crate::domain::{Error, Violation, origin::Origin};
 
 /// The context of a call. A handler converts the message, calls the verb and converts the result inside of
-/// [`run`](Self::run).
+/// [`read`](Self::read) or [`change`](Self::change).
 pub(super) struct Call {
     pub(super) origin: Origin,
     pub(super) id: RequestId,

@@ -41,10 +41,10 @@ pub struct OAuthSettings {
     pub issuer: String,
     /// The `aud` claim of tokens.
     pub audience: String,
-    /// The path of the issuer without a slash at its end, if the issuer is a URL. Otherwise there is no metadata.
+    /// The path of the issuer without a slash at its end, if the issuer is a URL.
     pub issuer_path: Option<String>,
-    /// The URL of the endpoints without a slash at its end, if there is metadata.
-    pub base_url: String,
+    /// The URL of the endpoints without a slash at its end. `None`: the address at which a client asks for the metadata.
+    pub base_url: Option<String>,
     /// Whether an introspection needs a caller.
     pub needs_caller: bool,
 }
@@ -101,7 +101,7 @@ impl OAuth {
     {
         match endpoint {
             Endpoint::Metadata if *request.method() != Method::GET => not_allowed("GET"),
-            Endpoint::Metadata => self.metadata.response(),
+            Endpoint::Metadata => self.metadata.response(&self.settings, request.uri(), request.headers()),
             Endpoint::Introspect | Endpoint::Revoke if *request.method() != Method::POST => {
                 not_allowed("POST")
             }

@@ -446,11 +446,21 @@ async fn the_metadata_names_what_exists() {
         let answer = exchange(server.app.http, &format!("POST {METADATA}"), &[], b"").await.unwrap();
         assert_eq!((answer.status, answer.header("allow")), (405, Some("GET")));
     }
-    // The default issuer is not a URL.
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_issuer_with_a_url_the_metadata_has_the_address_of_the_request() {
     let server = Server::start(Store::Embedded).await;
     let answer = get(server.app.http, METADATA, &[]).await;
-    assert_eq!(error(&answer), (404, "not_found".into()));
-    assert!(answer.body.contains("token.issuer is not a URL"), "{answer:?}");
+    assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")));
+    let document = answer.json();
+    assert_eq!(document["issuer"], "http://app.test");
+    assert_eq!(document["introspection_endpoint"], "http://app.test/oauth2/introspect");
+    assert_eq!(get(server.app.http, METADATA, &[("host", b"other.test")]).await.status, 400, "two hosts");
+
+    let settings = [("LISTEN__HTTP_URL", "http://latchkey:8081")];
+    let server = Server::with(Store::Embedded, &settings).await;
+    assert_eq!(get(server.app.http, METADATA, &[]).await.json()["issuer"], "http://latchkey:8081");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
