@@ -58,6 +58,11 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "mkdir ../greeter",
         "`make test-clients` builds this service outside the repository",
     ),
+    (
+        "docs/integration.md",
+        "make example-web",
+        "builds the release profile; `process::web_page` serves the page in the same way",
+    ),
     ("docs/integration.md", "export LATCHKEY_ADDRESS=", "`guard` runs these services"),
     ("docs/integration.md", "greet ", "the same"),
     ("docs/integration.md", "(cd clients/node", "downloads packages; `make test-clients` does the same"),
