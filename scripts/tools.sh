@@ -162,7 +162,8 @@ node_install() {
   mkdir -p "$into"
   cp -R "$source/." "$into"
   (cd "$into" && PATH=${node%/*}:$PATH npm ci --ignore-scripts --no-fund --no-audit --loglevel=error) >&2 || return 1
-  printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$node" "$into/$name.js" >"$into/$name"
+  # The folder may be moved with the repository.
+  printf '#!/bin/sh\nexec "%s" "${0%%/*}/%s.js" "$@"\n' "$node" "$name" >"$into/$name"
   chmod +x "$into/$name"
 }
 
