@@ -106,20 +106,30 @@ impl Chromium {
     /// Returns the value of an expression.
     #[track_caller]
     pub fn evaluate(&mut self, page: &Page, expression: &str) -> Value {
-        let parameters = json!({ "expression": expression, "returnByValue": true, "userGesture": true });
-        let mut answer = self.call(Some(page), "Runtime.evaluate", &parameters);
-        assert_eq!(answer["exceptionDetails"], Value::Null, "{expression}");
-        answer["result"]["value"].take()
+        self.try_evaluate(page, expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    /// Waits until a condition is true.
+    fn try_evaluate(&mut self, page: &Page, expression: &str) -> Result<Value, Value> {
+        let parameters = json!({ "expression": expression, "returnByValue": true, "userGesture": true });
+        let mut answer = self.try_call(Some(page), "Runtime.evaluate", &parameters)?;
+        match answer["exceptionDetails"].take() {
+            Value::Null => Ok(answer["result"]["value"].take()),
+            exception => Err(exception),
+        }
+    }
+
+    /// Waits until a condition is true. While the page is loading, it may be an error.
     #[track_caller]
     pub fn until(&mut self, page: &Page, condition: &str) {
         let deadline = Instant::now() + PATIENCE;
-        while self.evaluate(page, &format!("Boolean({condition})")) != true {
+        loop {
+            let value = self.try_evaluate(page, &format!("Boolean({condition})"));
+            if value.as_ref().is_ok_and(|value| *value == true) {
+                break;
+            }
             if Instant::now() > deadline {
                 let shown = self.evaluate(page, "document.body.innerText + JSON.stringify(window.problems)");
-                panic!("not true: {condition}\n{shown}");
+                panic!("not true: {condition}: {value:?}\n{shown}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -127,6 +137,10 @@ impl Chromium {
 
     #[track_caller]
     fn call(&mut self, page: Option<&Page>, method: &str, parameters: &Value) -> Value {
+        self.try_call(page, method, parameters).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    fn try_call(&mut self, page: Option<&Page>, method: &str, parameters: &Value) -> Result<Value, Value> {
         self.last_id += 1;
         let id = self.last_id;
         let mut request = json!({ "id": id, "method": method, "params": parameters });
@@ -140,8 +154,10 @@ impl Chromium {
             let message = self.messages.recv_timeout(left);
             let mut message = message.unwrap_or_else(|error| panic!("{method}: {error}"));
             if message["id"] == id {
-                assert_eq!(message["error"], Value::Null, "{method}");
-                return message["result"].take();
+                return match message["error"].take() {
+                    Value::Null => Ok(message["result"].take()),
+                    error => Err(error),
+                };
             }
         }
     }
