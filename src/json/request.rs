@@ -19,13 +19,13 @@ use url::form_urlencoded;
 use super::{PREFIX, headers::Encoding, message, routes::Kind, template::Captures};
 use crate::grpc::{codec::MAX_REQUEST, status};
 
-/// How to translate the body of a request, once it is complete.
+/// Translates the body of a request, once it is complete.
 pub(super) trait Translate {
     /// Returns the message in binary.
     fn message(&self, body: Bytes) -> Result<Bytes, Status>;
 }
 
-/// How to translate a request in JSON or of Connect.
+/// Translates a request in JSON or of Connect.
 pub(super) struct Transcoding {
     pub(super) message: MessageDescriptor,
     pub(super) kind: Kind,

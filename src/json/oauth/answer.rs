@@ -156,7 +156,6 @@ pub(in crate::json) fn error(status: &Status) -> Response<Body> {
         (Code::ResourceExhausted, "INVALID_REQUEST") => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request"),
         (Code::InvalidArgument, _) => (StatusCode::BAD_REQUEST, "invalid_request"),
         (Code::Unimplemented, _) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request"),
-        (Code::NotFound, _) => (StatusCode::NOT_FOUND, "not_found"),
         (Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Cancelled, _) => {
             (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable")
         }

@@ -8,7 +8,7 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use url::form_urlencoded;
 
-use super::Endpoint;
+use super::Operation;
 use crate::{
     grpc::{pb, status},
     json::{
@@ -33,24 +33,24 @@ pub(super) fn check_type(headers: &HeaderMap) -> Result<(), Unserved> {
     }
 }
 
-/// How to translate a form.
+/// Translates the form of a request to this operation.
 pub(super) struct Form {
-    pub(super) endpoint: Endpoint,
+    pub(super) operation: Operation,
     pub(super) query: Option<String>,
 }
 
 impl Translate for Form {
     fn message(&self, body: Bytes) -> Result<Bytes, Status> {
-        let parameters = Parameters::parse(self.endpoint, self.query.as_deref().unwrap_or_default(), &body)?;
+        let parameters = Parameters::parse(self.operation, self.query.as_deref().unwrap_or_default(), &body)?;
         let token = match parameters.token {
             Some(token) if !token.is_empty() => token.into_owned(),
             _ => return Err(status::invalid_message("token", "is missing")),
         };
-        Ok(match self.endpoint {
-            Endpoint::Revoke => {
+        Ok(match self.operation {
+            Operation::Revoke => {
                 pb::LogoutRequest { token, scope: pb::LogoutScope::This.into() }.encode_to_vec()
             }
-            Endpoint::Introspect | Endpoint::Metadata => {
+            Operation::Introspect => {
                 let max_staleness = parameters.max_staleness.as_deref().map(duration).transpose()?;
                 let peek = parameters.peek.as_deref().map(boolean).transpose()?.unwrap_or_default();
                 pb::ValidateRequest { token, peek, max_staleness }.encode_to_vec()
@@ -72,12 +72,12 @@ impl<'a> Parameters<'a> {
     /// Reads the parameters in the body, and those of Latchkey in the query, too: many resource servers send only the
     /// parameters of the standard, but have a setting for the URL. Unknown parameters are ignored, as the standard
     /// demands, except those that can only be misspelled parameters of Latchkey.
-    fn parse(endpoint: Endpoint, query: &'a str, body: &'a [u8]) -> Result<Self, Status> {
+    fn parse(operation: Operation, query: &'a str, body: &'a [u8]) -> Result<Self, Status> {
         let mut parameters = Self::default();
         let in_query = form_urlencoded::parse(query.as_bytes()).map(|pair| (true, pair));
         let in_body = form_urlencoded::parse(body).map(|pair| (false, pair));
         for (is_in_query, (name, value)) in in_query.chain(in_body) {
-            let is_introspection = endpoint == Endpoint::Introspect;
+            let is_introspection = operation == Operation::Introspect;
             let (name, parameter) = match &*name {
                 "token" => ("token", &mut parameters.token),
                 "token_type_hint" => ("token_type_hint", &mut parameters.hint),
@@ -131,13 +131,13 @@ fn duration(value: &str) -> Result<prost_types::Duration, Status> {
 mod tests {
     use super::*;
 
-    fn translate(endpoint: Endpoint, query: &str, body: &str) -> Result<Bytes, String> {
-        let form = Form { endpoint, query: Some(query.to_owned()) };
+    fn translate(operation: Operation, query: &str, body: &str) -> Result<Bytes, String> {
+        let form = Form { operation, query: Some(query.to_owned()) };
         form.message(Bytes::copy_from_slice(body.as_bytes())).map_err(|status| status.message().to_owned())
     }
 
     fn validate(query: &str, body: &str) -> Result<pb::ValidateRequest, String> {
-        translate(Endpoint::Introspect, query, body)
+        translate(Operation::Introspect, query, body)
             .map(|message| pb::ValidateRequest::decode(message).unwrap())
     }
 
@@ -148,7 +148,7 @@ mod tests {
         let one = validate("latchkey_peek=true", "latchkey_max_staleness=250ms&token=a%2Eb%20+").unwrap();
         let staleness = Some(prost_types::Duration { seconds: 0, nanos: 250_000_000 });
         assert_eq!((&*one.token, one.peek, one.max_staleness), ("a.b  ", true, staleness));
-        let message = translate(Endpoint::Revoke, "", "token=x&token_type_hint=refresh_token").unwrap();
+        let message = translate(Operation::Revoke, "", "token=x&token_type_hint=refresh_token").unwrap();
         let message = pb::LogoutRequest::decode(message).unwrap();
         assert_eq!((&*message.token, message.scope()), ("x", pb::LogoutScope::This));
         // What is not UTF-8 is no token, but the resource server is not to blame.
@@ -177,7 +177,7 @@ mod tests {
             let error = validate(query, body).unwrap_err();
             assert!(error.starts_with(names) && !error.contains("secret"), "{query} {body}: {error}");
         }
-        let error = translate(Endpoint::Revoke, "latchkey_peek=true", "token=secret").unwrap_err();
+        let error = translate(Operation::Revoke, "latchkey_peek=true", "token=secret").unwrap_err();
         assert!(error.starts_with("latchkey_peek is not a parameter: this path"), "{error}");
     }
 }

@@ -45,24 +45,30 @@ pub struct OAuthSettings {
     pub issuer_path: Option<String>,
     /// The URL of the endpoints without a slash at its end. `None`: the address at which a client asks for the metadata.
     pub base_url: Option<String>,
-    /// Whether an introspection needs a caller.
+    /// If true, an introspection needs a caller.
     pub needs_caller: bool,
 }
 
 /// A path that is served here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
-    Introspect,
-    Revoke,
+    Call(Operation),
     Metadata,
 }
 
-impl Endpoint {
-    /// The path of the method, except for the metadata.
+/// An operation, which is a method of Latchkey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    Introspect,
+    Revoke,
+}
+
+impl Operation {
+    /// Returns the path of the method.
     fn method(self) -> &'static str {
         match self {
+            Self::Introspect => "/latchkey.v1.AuthService/Validate",
             Self::Revoke => "/latchkey.v1.AuthService/Logout",
-            Self::Introspect | Self::Metadata => "/latchkey.v1.AuthService/Validate",
         }
     }
 }
@@ -81,8 +87,8 @@ impl OAuth {
     /// Returns the endpoint with this path.
     pub(super) fn find(&self, path: &str) -> Option<Endpoint> {
         match path {
-            INTROSPECT => Some(Endpoint::Introspect),
-            REVOKE => Some(Endpoint::Revoke),
+            INTROSPECT => Some(Endpoint::Call(Operation::Introspect)),
+            REVOKE => Some(Endpoint::Call(Operation::Revoke)),
             _ => self.metadata.has_path(path).then_some(Endpoint::Metadata),
         }
     }
@@ -102,11 +108,9 @@ impl OAuth {
         match endpoint {
             Endpoint::Metadata if *request.method() != Method::GET => not_allowed("GET"),
             Endpoint::Metadata => self.metadata.response(&self.settings, request.uri(), request.headers()),
-            Endpoint::Introspect | Endpoint::Revoke if *request.method() != Method::POST => {
-                not_allowed("POST")
-            }
-            Endpoint::Introspect | Endpoint::Revoke => {
-                let called = self.call(dispatcher, peer, endpoint, request).await;
+            Endpoint::Call(_) if *request.method() != Method::POST => not_allowed("POST"),
+            Endpoint::Call(operation) => {
+                let called = self.call(dispatcher, peer, operation, request).await;
                 called.unwrap_or_else(|unserved| {
                     let (code, status) = *unserved;
                     let mut response = error(&status);
@@ -123,7 +127,7 @@ impl OAuth {
         &self,
         dispatcher: &Dispatcher,
         peer: &Peer,
-        endpoint: Endpoint,
+        operation: Operation,
         request: Request<B>,
     ) -> Result<Response<Body>, Unserved>
     where
@@ -135,15 +139,15 @@ impl OAuth {
         let with_usual_status = |status| Box::new((None, status));
         let is_gzip = headers::is_gzip(&parts.headers).map_err(with_usual_status)?;
         credential::translate(&mut parts.headers).map_err(with_usual_status)?;
-        let form = Form { endpoint, query: parts.uri.query().map(str::to_owned) };
-        headers::translate(&mut parts, endpoint.method()).map_err(with_usual_status)?;
+        let form = Form { operation, query: parts.uri.query().map(str::to_owned) };
+        headers::translate(&mut parts, operation.method()).map_err(with_usual_status)?;
         let body = Transcoder::new(dispatcher.limit(body, &peer.connection), is_gzip, form);
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(ProvenCaller);
         let (others, message) = received(dispatcher.serve_on(Surface::Json, peer, request).await).await;
-        let body = message.and_then(|message| match endpoint {
-            Endpoint::Revoke => answer::revocation(message),
-            Endpoint::Introspect | Endpoint::Metadata => answer::introspection(message, &self.settings),
+        let body = message.and_then(|message| match operation {
+            Operation::Revoke => answer::revocation(message),
+            Operation::Introspect => answer::introspection(message, &self.settings),
         });
         let mut response = match body {
             Ok(body) => headers::response(headers::Encoding::Json, body),

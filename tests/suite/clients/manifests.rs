@@ -14,7 +14,7 @@ struct Repository {
     owner: String,
 }
 
-/// What a manifest says.
+/// The fields of a manifest that are compared.
 struct Manifest {
     file: &'static str,
     name: String,

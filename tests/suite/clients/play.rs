@@ -30,7 +30,7 @@ pub trait Player: Sized {
     async fn end(self) {}
 }
 
-/// What was played.
+/// The numbers of scenarios and calls that were played.
 #[derive(Default)]
 struct Tally {
     scenarios: usize,

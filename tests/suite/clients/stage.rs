@@ -18,7 +18,7 @@ use crate::support::{
     server::{Server, Store},
 };
 
-/// How long an event may take.
+/// The time limit of an event.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
 pub struct Stage {

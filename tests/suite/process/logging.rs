@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::support::{client::is_live, process::Process, redis::RedisServer};
 
-/// How long an event may take.
+/// The time limit of an event.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for the end of the process on a blocking thread.

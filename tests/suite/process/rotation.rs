@@ -22,7 +22,7 @@ use crate::support::{
     replicas::Replicas,
 };
 
-/// How long an event may take.
+/// The time limit of an event.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The number of users.

@@ -102,7 +102,7 @@ pub fn unprivileged(program: &Path, user: &str, dir: &Path) -> Command {
     command
 }
 
-/// Whether the tests run as root.
+/// Returns whether the tests run as root.
 pub fn is_root() -> bool {
     Command::new("id").arg("-u").output().unwrap().stdout.trim_ascii() == b"0"
 }

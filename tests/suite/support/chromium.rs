@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long an answer or a condition may take.
+/// The time limit of an answer and of a condition.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Chromium reads from descriptor 3 and writes to 4.
 const SHELL: &str = r#"exec "$@" --remote-debugging-pipe 3<&0 4>&1 0</dev/null 1>&2"#;
