@@ -57,7 +57,7 @@ ARG REVISION=
 ARG COMMIT_SECONDS=
 # Cargo compares timestamps, and those of the sources can be older than the build above.
 RUN touch build.rs src/main.rs src/lib.rs crates/latchkey-client/src/lib.rs \
- && LATCHKEY_COMMIT=$REVISION LATCHKEY_COMMIT_SECONDS=$COMMIT_SECONDS \
+ && BUILD_COMMIT=$REVISION BUILD_COMMIT_SECONDS=$COMMIT_SECONDS \
     cargo build --release --locked --target "$(cat /target)" -p latchkey --bin latchkey
 
 # The files of the final stage. The ids are numeric there, so that an orchestrator can verify that this is not root, and

@@ -96,11 +96,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Sets `LATCHKEY_VERSION`, such as `0.1.0 (7fe8c0d63b29 2026-11-29)`, and `LATCHKEY_COMMIT`, which is `unknown` where
+/// Sets `BUILD_VERSION`, such as `0.1.0 (7fe8c0d63b29 2026-11-29)`, and `BUILD_COMMIT`, which is `unknown` where
 /// there is none.
 ///
-/// Builds without git, such as those of an archive or an image, get the commit from the variable `LATCHKEY_COMMIT`, and its
-/// date from `LATCHKEY_COMMIT_SECONDS` or `SOURCE_DATE_EPOCH`, of which the latter makes Cargo compile some C libraries
+/// Builds without git, such as those of an archive or an image, get the commit from the variable `BUILD_COMMIT`, and its
+/// date from `BUILD_COMMIT_SECONDS` or `SOURCE_DATE_EPOCH`, of which the latter makes Cargo compile some C libraries
 /// again. The date is never that of the build, so that the same sources make the same program. A debug build does not look
 /// at git, because it would compile the whole crate again after every commit.
 #[expect(
@@ -111,34 +111,32 @@ fn version() -> Result<(), Box<dyn Error>> {
     let version = env::var("CARGO_PKG_VERSION")?;
     let debug = env::var("PROFILE")? == "debug";
     let (git_commit, git_seconds) = if debug { None } else { git_commit() }.unzip();
-    let commit = variable("LATCHKEY_COMMIT").map(|commit| commit.chars().take(12).collect()).or(git_commit);
+    let commit = variable("BUILD_COMMIT").map(|commit| commit.chars().take(12).collect()).or(git_commit);
     if let Some(commit) = &commit
         && !commit.chars().all(|c| c.is_ascii_alphanumeric())
     {
-        return Err(format!("LATCHKEY_COMMIT must be the hash of a commit, and is {commit:?}").into());
+        return Err(format!("BUILD_COMMIT must be the hash of a commit, and is {commit:?}").into());
     }
-    let date = match variable("LATCHKEY_COMMIT_SECONDS")
-        .or_else(|| variable("SOURCE_DATE_EPOCH"))
-        .or(git_seconds)
-    {
-        Some(seconds) => {
-            let Ok(seconds) = seconds.parse() else {
-                return Err(format!(
-                    "LATCHKEY_COMMIT_SECONDS or SOURCE_DATE_EPOCH must be seconds since 1970, and is {seconds:?}"
+    let date =
+        match variable("BUILD_COMMIT_SECONDS").or_else(|| variable("SOURCE_DATE_EPOCH")).or(git_seconds) {
+            Some(seconds) => {
+                let Ok(seconds) = seconds.parse() else {
+                    return Err(format!(
+                    "BUILD_COMMIT_SECONDS or SOURCE_DATE_EPOCH must be seconds since 1970, and is {seconds:?}"
                 )
                 .into());
-            };
-            let time =
-                humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
-            time.split('T').next().map(str::to_owned)
-        }
-        None => None,
-    };
+                };
+                let time =
+                    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
+                time.split('T').next().map(str::to_owned)
+            }
+            None => None,
+        };
     let details: Vec<_> =
         [commit.clone(), date, debug.then(|| "debug build".into())].into_iter().flatten().collect();
     let details = if details.is_empty() { String::new() } else { format!(" ({})", details.join(" ")) };
-    println!("cargo:rustc-env=LATCHKEY_VERSION={version}{details}");
-    println!("cargo:rustc-env=LATCHKEY_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+    println!("cargo:rustc-env=BUILD_VERSION={version}{details}");
+    println!("cargo:rustc-env=BUILD_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
     Ok(())
 }
 

@@ -36,7 +36,7 @@ mkdir -p "$dist"
 
 say "compiling"
 # Not exported: the program takes variables of this form for settings.
-LATCHKEY_COMMIT=$(git rev-parse HEAD) cargo build --release --locked -p latchkey --bin latchkey
+BUILD_COMMIT=$(git rev-parse HEAD) cargo build --release --locked -p latchkey --bin latchkey
 
 say "collecting licences"
 "$cargo_about" generate --locked --fail --config deploy/release/about.toml \

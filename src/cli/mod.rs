@@ -68,7 +68,7 @@ Exit codes: 0 done, 1 failed or rejected, 2 wrong usage, 3 unavailable.";
 
 /// An authentication service in which the latest login wins.
 #[derive(Parser)]
-#[command(name = "latchkey", version = env!("LATCHKEY_VERSION"), styles = STYLES, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "latchkey", version = env!("BUILD_VERSION"), styles = STYLES, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

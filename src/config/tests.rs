@@ -383,3 +383,14 @@ fn debug_shows_no_secret() {
     let config = load(file, &[]).unwrap();
     assert!(!format!("{config:?}").contains("hunter"));
 }
+
+/// `cargo run`, and so `make run`, sets the variables of the build script for the server, too.
+#[test]
+fn no_variable_of_the_build_looks_like_a_setting() {
+    let script = include_str!("../../build.rs");
+    let set: Vec<_> = script.split("rustc-env=").skip(1).collect();
+    assert!(set.len() >= 2, "{set:?}");
+    for variable in set {
+        assert!(!variable.starts_with("LATCHKEY"), "{}", variable.lines().next().unwrap_or_default());
+    }
+}

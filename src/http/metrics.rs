@@ -307,7 +307,7 @@ impl Collector for EngineCollector {
         )?)?;
         let labels = [
             ("version", env!("CARGO_PKG_VERSION")),
-            ("commit", option_env!("LATCHKEY_COMMIT").unwrap_or("unknown")),
+            ("commit", option_env!("BUILD_COMMIT").unwrap_or("unknown")),
         ];
         let help = "The version of the server";
         encoder.encode_descriptor("build", help, None, MetricType::Info)?.encode_info(&labels)
