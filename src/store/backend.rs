@@ -18,7 +18,7 @@ use crate::domain::{
 pub const EVENT_RETENTION: Duration = Duration::from_hours(24);
 
 /// The most commits of `commit_many` that are under way at a time, so that they do not delay others for long.
-const CONCURRENT_COMMITS: usize = 64;
+pub(super) const CONCURRENT_COMMITS: usize = 64;
 
 /// The value of a register.
 #[derive(Debug, Clone, PartialEq, Eq)]

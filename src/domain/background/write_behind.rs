@@ -9,7 +9,7 @@
 //! that times out by the record although a use of it is queued is neither live nor dead until the use is recorded
 //! (`lapses`): the answer is UNAVAILABLE. Queued uses are written at shutdown.
 //!
-//! A batch goes to the store together: the embedded store makes one transaction of it, Redis one pipeline. A crash
+//! A batch goes to the store together: the embedded store makes one transaction of it, Redis few scripts. A crash
 //! loses the uses of the last few milliseconds; a session that is not used again can then time out early, by the time
 //! since the use before.
 
@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::fast::RandomState;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::Notify;
 
@@ -70,9 +71,9 @@ pub struct WriteBehind {
 
 #[derive(Default)]
 struct Queue {
-    waiting: HashMap<SessionId, SessionUse>,
+    waiting: HashMap<SessionId, SessionUse, RandomState>,
     /// The batch that is being recorded.
-    batch: HashMap<SessionId, SessionUse>,
+    batch: HashMap<SessionId, SessionUse, RandomState>,
     closed: bool,
 }
 

@@ -143,6 +143,50 @@ async fn a_commit_at_a_stale_revision_changes_nothing_and_returns_the_current_va
 
 #[apply(every_store)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_commits_succeed_and_conflict_each_for_itself(kind: StoreKind) {
+    let Some(store) = TestStore::start(kind).await else { return };
+
+    let users: Vec<_> = (0..600).map(|number| user(&format!("user{number}"))).collect();
+    let mut commits = Vec::new();
+    for (number, user) in (0..).zip(&users) {
+        // A third of the registers is new, a third is changed, and for a third the revision is stale.
+        let mut expected = Revision::ABSENT;
+        if number % 3 > 0 {
+            expected = store.commit(user, expected, change(1)).await;
+        }
+        if number % 3 > 1 {
+            store.commit(user, expected, change(2)).await;
+        }
+        commits.push((user, expected, change_with(1000 + number, [number])));
+    }
+    // Of two commits to one register, one is made.
+    commits.push((&users[0], Revision::ABSENT, change_with(1600, [600])));
+    let end = store.end_of_log().await;
+    let results = store.registers.commit_many(commits).await;
+    assert_eq!(results.len(), 601);
+    let mut made = Vec::new();
+    for ((number, user), result) in (0..).zip(users.iter().chain(&users[..1])).zip(results) {
+        let stands = store.load(user).await;
+        match result.unwrap() {
+            Commit::Committed(revision) => {
+                assert_eq!(stands, (revision, state(1000 + number)), "{user}");
+                made.push((user.as_str(), number));
+            }
+            Commit::Conflict(newer) => assert_eq!(stands, (newer.revision, (*newer.state).clone()), "{user}"),
+        }
+    }
+    assert_eq!(made.len(), 400);
+    assert!(made.iter().all(|(_, number)| number % 3 < 2), "{made:?}");
+    let (seen, _) = store.drain(end, 1000).await;
+    let mut seen = numbers(&seen);
+    seen.sort_unstable();
+    made.sort_unstable();
+    assert_eq!(seen, made);
+    assert!(store.registers.commit_many(Vec::new()).await.is_empty());
+}
+
+#[apply(every_store)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_expects_no_value_conflicts_with_a_value(kind: StoreKind) {
     let Some(store) = TestStore::start(kind).await else { return };
 

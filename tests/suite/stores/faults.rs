@@ -282,6 +282,11 @@ async fn scripts_that_the_server_forgets_are_sent_again() {
         assert_eq!(numbers(&tail.events), [("alice", generation)]);
         end = tail.next;
     }
+    let () = server.query(redis::cmd("SCRIPT").arg("FLUSH"));
+    let users: Vec<_> = (0..10).map(|number| user(&format!("user{number}"))).collect();
+    let commits = users.iter().map(|user| (user, Revision::ABSENT, change(1))).collect();
+    let outcomes = store.commit_many(commits).await;
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Commit::Committed(_)))), "{outcomes:?}");
 }
 
 /// Returns the keys of the only register and of the stream of its bucket.

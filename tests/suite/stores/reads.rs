@@ -1,4 +1,4 @@
-//! Batching: concurrent loads share commands to Redis and stay correct.
+//! Batching: concurrent loads, and commits that are made together, share commands to Redis and stay correct.
 
 use super::test_store::{StoreKind, TestStore, every_store};
 use rstest::rstest;
@@ -336,5 +336,32 @@ async fn a_load_sees_every_commit_that_was_answered_before_it_began_whatever_els
     assert!(readers.join_all().await.into_iter().all(|loads| loads > 1));
     for user in answered.keys() {
         assert_eq!(store.load(user).await.1, state(100));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_without_events_share_scripts() {
+    let server = RedisServer::start();
+    let store = connect(&settings(server.url())).await;
+    let users: Vec<_> = (0..256).map(|number| user(&format!("user{number}"))).collect();
+    let mut revision = vec![Revision::ABSENT; users.len()];
+    for (generation, scripts) in [(1, 256), (2, 2), (3, 2)] {
+        let () = server.query(redis::cmd("CONFIG").arg("RESETSTAT"));
+        let commits =
+            users.iter().zip(&revision).map(|(user, revision)| (user, *revision, change(generation)));
+        let commits = store.commit_many(commits.collect()).await;
+        revision = commits.into_iter().map(|commit| committed(commit.unwrap())).collect();
+        let info: String = server.query(redis::cmd("INFO").arg("commandstats"));
+        let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        let calls = calls.and_then(|line| line.split(',').next()).and_then(|calls| calls.parse().ok());
+        // The first time, the server does not have the script.
+        assert!(calls.is_some_and(|calls: usize| (scripts..=scripts + 2).contains(&calls)), "{info}");
+    }
+}
+
+fn committed(commit: Commit<UserSessions>) -> Revision {
+    match commit {
+        Commit::Committed(revision) => revision,
+        Commit::Conflict(newer) => panic!("{newer:?}"),
     }
 }
