@@ -118,7 +118,7 @@ async fn measure(plan: &Plan) -> Result<Value> {
         "floor": floor,
         "scaling": scaling,
         "logins": logins,
-        "storm": login_burst,
+        "login_burst": login_burst,
     }))
 }
 
@@ -136,7 +136,7 @@ async fn measure_floor(
 #[expect(clippy::print_stdout, reason = "prints the result")]
 async fn measure_parts(names: &[&str]) -> Result<()> {
     let rows = ROWS.iter().chain(&FLOOR);
-    let parts: Vec<_> = rows.map(|row| row.key).chain(["scaling", "logins", "storm"]).collect();
+    let parts: Vec<_> = rows.map(|row| row.key).chain(["scaling", "logins", "login_burst"]).collect();
     if let Some(unknown) = names.iter().find(|name| !parts.contains(name)) {
         let parts = parts.join(", ");
         return Err(format!(
@@ -151,7 +151,7 @@ async fn measure_parts(names: &[&str]) -> Result<()> {
         let result = match *name {
             "scaling" => scaling::measure(&PLAN, &pinning, &echo).await?,
             "logins" => logins::measure(&PLAN, &pinning).await?,
-            "storm" => login_burst::measure(&PLAN, &pinning).await?,
+            "login_burst" => login_burst::measure(&PLAN, &pinning).await?,
             key => {
                 if let Some(row) = FLOOR.iter().find(|row| row.key == key) {
                     measure_floor(row, &PLAN, &pinning, &h2_echo).await?

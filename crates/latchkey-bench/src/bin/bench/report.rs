@@ -11,7 +11,7 @@ const NOT_AT_ITS_LIMIT: &str = "\nThe echo was not at its limit in this run, bec
                                 requests/s flatters. That of server CPU does not.\n";
 
 const MORE_LOGINS_THAN_HASHES: &str =
-    "\nMore logins than bare hashes cannot be: other work had the machine in this run. Measure again.\n";
+    "\nMore logins than bare hashes: other work had the machine during some turns.\n";
 const WITHOUT_REAL_TIME: &str = "\nThe load had to wait for the server here, which is in these latencies: to go first it needs `chrt`, and root.\n";
 
 pub(crate) fn write(results: &Value, folder: &Path) -> io::Result<()> {
@@ -107,17 +107,17 @@ fn write_logins(results: &Value, text: &mut String) {
 }
 
 fn write_login_burst(results: &Value, text: &mut String) {
-    let burst = &results["storm"];
+    let burst = &results["login_burst"];
     let _ = write!(
         text,
         "\n| {} Validates/s, {} of {} cores hash | p99 when quiet, microseconds | p99 at {} logins/s | ratio | min – max | goal |\n\
-         |---|---:|---:|---:|---:|---:|\n| Validate in a storm of logins | {} | {} | {} | at most {} |\n",
+         |---|---:|---:|---:|---:|---:|\n| Validate in a login burst | {} | {} | {} | at most {} |\n",
         burst["rate"],
         burst["threads"],
         results["environment"]["cores"],
         whole(&burst["logins_per_second"]),
         whole(&burst["p99_us_quiet"]),
-        whole(&burst["p99_us_in_the_storm"]),
+        whole(&burst["p99_us_in_the_burst"]),
         ratio(&burst["ratio"]),
         burst["goal"],
     );

@@ -141,7 +141,7 @@ async fn redis(plan: &Plan, pinning: &CorePinning) -> Result<Side> {
     let registers = seed::redis(redis.url()).await?;
     let tokens = open_sessions(plan, data.path(), &registers).await?;
     let latchkey = LatchkeyServer::start_on(data, Some(redis), pinning, &[]).await?;
-    Ok(Side { key: "redis_strict", name: "Validate, Redis, always asked", latchkey, tokens })
+    Ok(Side { key: "redis_strict", name: "Validate, Redis, strict", latchkey, tokens })
 }
 
 async fn open_sessions<R: Backend>(plan: &Plan, data: &Path, registers: &CodecStore<R>) -> Result<Tokens> {
