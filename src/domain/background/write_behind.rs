@@ -71,6 +71,7 @@ pub struct WriteBehind {
 
 #[derive(Default)]
 struct Queue {
+    /// Latchkey chooses the ids of sessions, so nobody can choose some that collide.
     waiting: HashMap<SessionId, SessionUse, RandomState>,
     /// The batch that is being recorded.
     batch: HashMap<SessionId, SessionUse, RandomState>,

@@ -130,20 +130,13 @@ impl Entries {
         }
         // Of two overlapping reads the higher revision wins, then the later read. A lower revision replaces an entry
         // beyond its maximum age: then the store has been rolled back.
-        let cached = self.cache.peek(key);
-        let is_newer = |cached: &Entry| {
+        let is_newer = |cached: Entry| {
             (cached.value.revision, cached.as_of) >= (read.revision, ticket.as_of)
                 && is_within_max_age(ticket.as_of.saturating_sub(cached.as_of))
         };
-        if cached.as_ref().is_some_and(is_newer) {
-            return;
+        if !self.cache.peek(key).is_some_and(is_newer) {
+            self.cache.insert(key.clone(), Entry { value: read.clone(), as_of: ticket.as_of });
         }
-        // The state that is cached stays where it is in memory, so that the next one is freed soon after it was read.
-        // Its revision alone does not tell: a store that was rolled back gives the same revision to other states.
-        let same = cached.map(|cached| cached.value);
-        let same = same.filter(|cached| cached.revision == read.revision && cached.state == read.state);
-        let value = same.unwrap_or_else(|| read.clone());
-        self.cache.insert(key.clone(), Entry { value, as_of: ticket.as_of });
     }
 
     /// Caches what was committed, unless the ticket is void, and voids all earlier tickets.

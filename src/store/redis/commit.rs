@@ -56,7 +56,7 @@ impl CommitScript {
         ScriptCall { script: &self.one, keys, arguments }
     }
 
-    /// Commits without events to registers that exist, each of which is named once.
+    /// Returns the call that makes commits without events to registers that exist. Each register is named once.
     pub(super) fn call_many(
         &self,
         layout: &Layout,
@@ -76,7 +76,7 @@ impl CommitScript {
     }
 }
 
-/// A value as Redis stores it.
+/// Returns a value as Redis stores it.
 fn encoded(value: &EncodedValue) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(8 + value.bytes.len());
     bytes.extend_from_slice(&value.revision.to_be_bytes());
@@ -84,7 +84,7 @@ fn encoded(value: &EncodedValue) -> Vec<u8> {
     bytes
 }
 
-/// The argument of PXAT, which rejects 0.
+/// Returns the argument of PXAT, which rejects 0.
 fn expiry(keep_until: Timestamp) -> Vec<u8> {
     keep_until.as_micros().div_ceil(1000).max(1).to_string().into_bytes()
 }

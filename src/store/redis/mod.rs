@@ -21,6 +21,7 @@ mod agreement;
 mod announcements;
 mod cluster;
 mod commit;
+mod commit_many;
 mod connect;
 mod connection;
 mod cursor;
@@ -40,7 +41,6 @@ mod url;
 mod voters;
 
 use std::{
-    collections::HashSet,
     slice,
     sync::Arc,
     time::{Duration, Instant},
@@ -48,10 +48,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
-use futures_util::{
-    future::join_all,
-    stream::{self, StreamExt as _},
-};
+use futures_util::future::join_all;
 use prometheus_client::metrics::counter::Counter;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::sleep;
@@ -68,9 +65,7 @@ use self::{
     script_call::ScriptCall,
     topology::{Node, Topology, TopologyKind},
 };
-use super::backend::{
-    Backend, CONCURRENT_COMMITS, EVENT_RETENTION, EncodedChange, EncodedCommit, EncodedTail, EncodedValue,
-};
+use super::backend::{Backend, EVENT_RETENTION, EncodedChange, EncodedCommit, EncodedTail, EncodedValue};
 use crate::domain::ports::{Cursor, Quiet, StoreError};
 
 pub use inspection::{Inspection, InspectionError, ServerFacts, inspect};
@@ -82,9 +77,6 @@ const NAME: &str = "redis";
 /// The most registers that one MGET reads. The server serves nobody else meanwhile, and the first of them waits for
 /// the last.
 const MAX_MGET_KEYS: usize = 512;
-
-/// The most commits that one script makes, for the same reason.
-const MAX_COMMITS: usize = 128;
 
 /// The length of most keys of registers, for which memory is allocated.
 const REGISTER_KEY_LEN: usize = 48;
@@ -273,41 +265,7 @@ impl RedisRegisters {
         responses.into_iter().next().unwrap_or(Ok(Value::Nil))
     }
 
-    /// Makes commits to registers of one node by one script. Returns no result for those that have to be made one by
-    /// one, which finds out why.
-    async fn commit_together(
-        &self,
-        commits: &[&(Register<'_>, EncodedChange)],
-    ) -> Vec<Option<Result<EncodedCommit, StoreError>>> {
-        let all = |result: Option<Result<_, _>>| vec![result; commits.len()];
-        let Ok(node) = self.topology.primary(commits[0].0.bucket) else { return all(None) };
-        let call = self.commit.call_many(&self.layout, commits);
-        let is_committed = |response: &Value| {
-            let responses = responses(response).iter().zip(commits);
-            responses.into_iter().any(|(response, (_, change))| is_committed(response, change))
-        };
-        let is_expected = |response: &Value| {
-            let responses = responses(response);
-            let is_expected = |(response, (register, change)): (&Value, &&(_, _))| {
-                is_response_to_commit(response, register, change)
-            };
-            responses.len() == commits.len() && responses.iter().zip(commits).all(is_expected)
-        };
-        match node.requests.commit(&call, false, self.durability, is_committed, is_expected).await {
-            Ok(response) if responses(&response).len() == commits.len() => {
-                let result = |(response, (register, change)): (&Value, &&(_, EncodedChange))| {
-                    // Nil stands for a missing value and for one of the wrong type.
-                    let is_certain = is_response_to_commit(response, register, change);
-                    is_certain.then(|| self.committed(register, change.clone(), response.clone()))
-                };
-                responses(&response).iter().zip(commits).map(result).collect()
-            }
-            Err(Failure::Store(error)) => all(Some(Err(error))),
-            Ok(_) | Err(_) => all(None),
-        }
-    }
-
-    /// The result of a commit by the response to its script.
+    /// Returns the result of a commit, by the response to its script, and remembers a commit that was made.
     fn committed(
         &self,
         register: &Register<'_>,
@@ -453,43 +411,7 @@ impl Backend for RedisRegisters {
         &self,
         commits: Vec<(&str, EncodedChange)>,
     ) -> Vec<Result<EncodedCommit, StoreError>> {
-        let commits = commits.into_iter().map(|(key, change)| (self.layout.register(key), change));
-        let commits: Vec<_> = commits.collect();
-        let mut results: Vec<Option<Result<EncodedCommit, StoreError>>> = vec![None; commits.len()];
-        // Those that one script can make, the ones of one hash slot together.
-        let mut seen = HashSet::with_capacity(commits.len());
-        let mut together: Vec<_> = (0..commits.len())
-            .filter(|index| {
-                let (register, change) = &commits[*index];
-                change.events.is_empty() && change.expected > 0 && seen.insert(register.key)
-            })
-            .collect();
-        if self.is_cluster() {
-            together.sort_unstable_by_key(|index| commits[*index].0.bucket);
-        }
-        let in_one_script =
-            |a: &usize, b: &usize| !self.is_cluster() || commits[*a].0.bucket == commits[*b].0.bucket;
-        let groups = together.chunk_by(in_one_script).flat_map(|group| group.chunks(MAX_COMMITS));
-        let made = groups.filter(|group| group.len() > 1).map(async |group| {
-            let commits: Vec<_> = group.iter().map(|index| &commits[*index]).collect();
-            (group, self.commit_together(&commits).await)
-        });
-        for (group, made) in join_all(made.collect::<Vec<_>>()).await {
-            for (index, result) in group.iter().zip(made) {
-                results[*index] = result;
-            }
-        }
-        let others = (0..commits.len()).filter(|index| results[*index].is_none());
-        let others = others.map(async |index| {
-            let (register, change) = &commits[index];
-            (index, self.commit(register.key, change.clone()).await)
-        });
-        let others: Vec<_> =
-            stream::iter(others.collect::<Vec<_>>()).buffered(CONCURRENT_COMMITS).collect().await;
-        for (index, result) in others {
-            results[index] = Some(result);
-        }
-        results.into_iter().flatten().collect()
+        self.make_commits(commits).await
     }
 
     async fn confirm(&self, key: &str) -> Result<(), StoreError> {
@@ -559,11 +481,6 @@ fn values<'a>(group: &[usize], response: &'a Value) -> Option<&'a [Value]> {
     }
 }
 
-/// The responses to commits that one script has made.
-fn responses(response: &Value) -> &[Value] {
-    if let Value::Array(responses) = response { responses } else { &[] }
-}
-
 fn into_values(group: &[usize], response: Value) -> Option<Vec<Value>> {
     match response {
         value if group.len() == 1 => Some(vec![value]),
@@ -577,12 +494,12 @@ fn is_value_of(register: &Register<'_>, response: &Value) -> bool {
     matches!(response, Value::BulkString(value) if value.get(8..).is_some_and(|bytes| register.is_bound(bytes)))
 }
 
-/// Whether a response says that a commit was made.
+/// Returns true if a response says that the commit was made.
 fn is_committed(response: &Value, change: &EncodedChange) -> bool {
     matches!(response, Value::BulkString(bytes) if *bytes == change.value.revision.to_be_bytes())
 }
 
-/// Whether a response is certainly the one to a commit.
+/// Returns true if a response is certainly the one to this commit.
 fn is_response_to_commit(response: &Value, register: &Register<'_>, change: &EncodedChange) -> bool {
     match response {
         Value::Array(current) => current.first().is_some_and(|current| is_value_of(register, current)),

@@ -13,8 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foldhash::fast::RandomState;
-
 use crate::{domain::types::Timestamp, store::backend::EncodedChange};
 
 /// The most memory for commits, approximately.
@@ -39,7 +37,7 @@ pub(super) struct RecentCommits(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    by_key: HashMap<Arc<str>, (u64, Arc<EncodedChange>), RandomState>,
+    by_key: HashMap<Arc<str>, (u64, Arc<EncodedChange>)>,
     /// In the order in which they were acknowledged. An entry counts only if `by_key` has its number.
     order: VecDeque<(u64, Instant, Arc<str>)>,
     last_number: u64,

@@ -157,15 +157,18 @@ async fn many_commits_succeed_and_conflict_each_for_itself(kind: StoreKind) {
         if number % 3 > 1 {
             store.commit(user, expected, change(2)).await;
         }
-        commits.push((user, expected, change_with(1000 + number, [number])));
+        // Redis makes commits without events in another way.
+        let events = (number % 2 > 0).then_some(number);
+        commits.push((user, expected, change_with(1000 + number, events)));
     }
     // Of two commits to one register, one is made.
-    commits.push((&users[0], Revision::ABSENT, change_with(1600, [600])));
+    let again = commits[4].1;
+    commits.push((&users[4], again, change(1600)));
     let end = store.end_of_log().await;
     let results = store.registers.commit_many(commits).await;
     assert_eq!(results.len(), 601);
     let mut made = Vec::new();
-    for ((number, user), result) in (0..).zip(users.iter().chain(&users[..1])).zip(results) {
+    for ((number, user), result) in (0..).zip(users.iter().chain(&users[4..5])).zip(results) {
         let stands = store.load(user).await;
         match result.unwrap() {
             Commit::Committed(revision) => {
@@ -180,6 +183,7 @@ async fn many_commits_succeed_and_conflict_each_for_itself(kind: StoreKind) {
     let (seen, _) = store.drain(end, 1000).await;
     let mut seen = numbers(&seen);
     seen.sort_unstable();
+    made.retain(|(_, number)| number % 2 > 0);
     made.sort_unstable();
     assert_eq!(seen, made);
     assert!(store.registers.commit_many(Vec::new()).await.is_empty());

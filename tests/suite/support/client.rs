@@ -183,11 +183,10 @@ impl Client {
         self.health.clone().check(message).await.unwrap().into_inner().status()
     }
 
-    /// Waits until the server serves, including logins. After a failover, logins may wait for the other replicas to
-    /// follow the new primary.
+    /// Waits until the server serves, including logins.
     pub async fn until_serving(&self) {
         for service in ["", LOGIN] {
-            self.until_service(service, ServingStatus::Serving, Duration::from_secs(30)).await;
+            self.until_service(service, ServingStatus::Serving, Duration::from_secs(10)).await;
         }
     }
 

@@ -185,24 +185,6 @@ fn an_entry_beyond_its_maximum_age_is_not_used_although_the_log_is_followed() {
 }
 
 #[test]
-fn a_later_read_keeps_a_state_that_is_the_same_and_replaces_one_that_only_has_the_same_revision() {
-    let entries = Entries::new(1 << 20);
-    let second = Duration::from_secs(1);
-    let at = |seconds: u32| ReadTicket {
-        invalidations: 0,
-        as_of: entries.micros(Instant::now() + second * seconds),
-    };
-    let first = value(2);
-    entries.end_read(&alice(), &first, at(1));
-    entries.end_read(&alice(), &value(2), at(2));
-    assert!(entries.get(&alice()).is_some_and(|cached| Arc::ptr_eq(&cached.state, &first.state)));
-    // A store that was rolled back gives the revision of a commit that it has lost to another one.
-    let rolled_back = Versioned { revision: first.revision, ..value(1) };
-    entries.end_read(&alice(), &rolled_back, at(3));
-    assert!(entries.get(&alice()).is_some_and(|cached| cached.state == rolled_back.state));
-}
-
-#[test]
 fn reading_an_absent_register_removes_its_entry() {
     let entries = Entries::new(1 << 20);
     entries.end_read(&alice(), &value(1), entries.begin_read(&alice()));
